@@ -1,0 +1,275 @@
+//! Fine-tunes a RoBERTa (or BERT) on a GLUE task with VB-LoRA, LoRA, the head alone, or in full, and shows what each bought and cost.
+//!
+//! ```text
+//! cargo run --release --example roberta_glue                       # bundled model and task, no download
+//! cargo run --release --example roberta_glue -- --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
+//! cargo run --release --example roberta_glue --features cuda -- --backend cuda ...
+//! ```
+#![allow(
+    clippy::print_stdout,
+    reason = "the table on the terminal is the program's output"
+)]
+
+use std::{
+    path::PathBuf,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
+use vblora_bench::{
+    demo,
+    recipes::{Recipe, Size},
+    report::{Results, Stop, summary_table},
+    tasks::Task,
+    train::{DataSource, Method, Session},
+};
+use vblora_models::{EncoderConfig, ModelFiles, resolve};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Set by Ctrl-C; the run then ends after its step and reports what was reached.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, two minutes.
+#[derive(Debug, Parser)]
+#[command(name = "roberta_glue")]
+struct Arguments {
+    /// A Hugging Face directory (config.json, model.safetensors, tokenizer.json) or hub id [default: the bundled tiny RoBERTa]
+    #[arg(long, value_name = "DIR|HUB_ID")]
+    model: Option<String>,
+    /// The hub revision: a branch, tag or commit
+    #[arg(long, requires = "model")]
+    revision: Option<String>,
+    /// GLUE's directory: <DIR>/<task>/{train,dev}.tsv
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The task [default: demo, or the recipe's]
+    #[arg(long, value_enum)]
+    task: Option<Task>,
+    /// A method; repeat to compare [default: head, lora and vblora]
+    #[arg(long = "method", value_enum)]
+    methods: Vec<Method>,
+    /// Adapted linear maps: qv, all, or suffixes with commas between
+    #[arg(long, value_name = "qv|all|SUFFIX,...")]
+    targets: Option<String>,
+    /// Seeds with commas between; one run each
+    #[arg(long, value_delimiter = ',')]
+    seeds: Vec<u64>,
+    #[arg(long)]
+    epochs: Option<usize>,
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Tokens to which an input is cut
+    #[arg(long)]
+    max_length: Option<usize>,
+    #[arg(long)]
+    lr_bank: Option<f64>,
+    #[arg(long)]
+    lr_logits: Option<f64>,
+    /// LoRA's learning rate
+    #[arg(long)]
+    lr_adapter: Option<f64>,
+    #[arg(long)]
+    lr_head: Option<f64>,
+    /// r, of VB-LoRA and LoRA
+    #[arg(long)]
+    rank: Option<usize>,
+    /// h, the number of bank vectors
+    #[arg(long, value_name = "H")]
+    bank: Option<usize>,
+    /// b, the length of a bank vector
+    #[arg(long, value_name = "B")]
+    vector_length: Option<usize>,
+    /// k, the bank vectors mixed per sub-vector
+    #[arg(long, value_name = "K")]
+    topk: Option<usize>,
+    /// A recipe (TOML, as config.toml of a run); other flags override its keys
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// flex, ndarray, wgpu or cuda
+    #[arg(long, default_value = DEFAULT_BACKEND)]
+    backend: BackendKind,
+    /// The backend's device number
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    device: usize,
+    /// A directory for configuration, log, results, table, picture and adapters
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Use --out even if it holds a run
+    #[arg(long)]
+    overwrite: bool,
+    /// Print the plan and stop
+    #[arg(long)]
+    plan: bool,
+    /// No progress, only the final table
+    #[arg(long)]
+    quiet: bool,
+}
+
+const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
+    "flex"
+} else if cfg!(feature = "ndarray") {
+    "ndarray"
+} else if cfg!(feature = "cuda") {
+    "cuda"
+} else {
+    "wgpu"
+};
+
+fn main() -> ExitCode {
+    let level = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_target(false)
+        .without_time()
+        .with_writer(std::io::stderr)
+        .init();
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode> {
+    let session = session(&arguments)?;
+    let plan = session.plan()?;
+    if arguments.plan || !arguments.quiet {
+        println!("{plan}");
+    }
+    if arguments.plan {
+        return Ok(ExitCode::SUCCESS);
+    }
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("cannot listen for Ctrl-C")?;
+    let results = arguments
+        .backend
+        .dispatch(arguments.device, Job(&session))??;
+    println!("{}", summary_table(&results));
+    if let Some(out) = &session.out {
+        println!(
+            "Written to {}: config.toml, log.jsonl, results.json, table.md, curves.svg, adapters.",
+            out.display()
+        );
+    }
+    Ok(exit_code(&results))
+}
+
+struct Job<'a>(&'a Session);
+
+impl BackendJob for Job<'_> {
+    type Output = vblora_bench::Result<Results>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
+        self.0.run::<B>(&device, &INTERRUPTED)
+    }
+}
+
+/// 130 after Ctrl-C, as shells have it; 1 if a run's loss left the numbers.
+fn exit_code(results: &Results) -> ExitCode {
+    if INTERRUPTED.load(Ordering::Relaxed) {
+        return ExitCode::from(130);
+    }
+    let failed = results
+        .runs
+        .iter()
+        .find(|run| matches!(run.stop, Stop::NonFiniteLoss { .. }));
+    match failed {
+        Some(run) => {
+            tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
+            ExitCode::FAILURE
+        }
+        None => ExitCode::SUCCESS,
+    }
+}
+
+fn session(arguments: &Arguments) -> Result<Session> {
+    let files = match &arguments.model {
+        Some(model) => resolve(model, arguments.revision.as_deref())?,
+        None => demo::model_files(),
+    };
+    let recipe = recipe(arguments, &files)?;
+    let data = match &arguments.data {
+        Some(dir) => DataSource::Directory(dir.clone()),
+        None if recipe.task == Task::Demo => DataSource::Demo,
+        None => bail!(
+            "task {} needs --data DIR with {}/train.tsv and dev.tsv",
+            recipe.task,
+            recipe.task
+        ),
+    };
+    let methods = match arguments.methods.as_slice() {
+        [] => vec![Method::Head, Method::Lora, Method::VbLora],
+        some => some.to_vec(),
+    };
+    let command = std::env::args()
+        .skip(1)
+        .fold("roberta_glue".to_owned(), |command, word| {
+            command + " " + &word
+        });
+    Ok(Session {
+        recipe,
+        methods,
+        files,
+        data,
+        out: arguments.out.clone(),
+        overwrite: arguments.overwrite,
+        quiet: arguments.quiet,
+        command,
+    })
+}
+
+/// The recipe file, or the built-in recipe for a model of this width; flags override keys.
+fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
+    let mut recipe = match &arguments.recipe {
+        Some(file) => Recipe::from_toml_file(file)?,
+        None => built_in(arguments.task.unwrap_or(Task::Demo), files)?,
+    };
+    let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
+    set(&mut recipe.epochs, arguments.epochs);
+    set(&mut recipe.batch, arguments.batch);
+    set(&mut recipe.max_length, arguments.max_length);
+    set(&mut recipe.vblora.rank, arguments.rank);
+    set(&mut recipe.lora.rank, arguments.rank);
+    set(&mut recipe.vblora.bank, arguments.bank);
+    set(&mut recipe.vblora.vector_length, arguments.vector_length);
+    set(&mut recipe.vblora.topk, arguments.topk);
+    let set = |to: &mut f64, from: Option<f64>| *to = from.unwrap_or(*to);
+    set(&mut recipe.lr.bank, arguments.lr_bank);
+    set(&mut recipe.lr.logits, arguments.lr_logits);
+    set(&mut recipe.lr.adapter, arguments.lr_adapter);
+    set(&mut recipe.lr.head, arguments.lr_head);
+    recipe.task = arguments.task.unwrap_or(recipe.task);
+    if let Some(targets) = &arguments.targets {
+        recipe.targets.clone_from(targets);
+    }
+    if !arguments.seeds.is_empty() {
+        recipe.seeds.clone_from(&arguments.seeds);
+    }
+    recipe.validate()?;
+    Ok(recipe)
+}
+
+/// The paper's recipe for roberta-base and -large, MiniLM's for its width; the demonstration's for everything else.
+fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
+    let size = match EncoderConfig::from_files(files)?.hidden_size {
+        768 => Size::Base,
+        1024 => Size::Large,
+        384 => Size::Minilm,
+        _ => Size::Demo,
+    };
+    let exact = Recipe::builtin(size, task);
+    // A model and task that no built-in recipe pairs: the demonstration's settings on that task.
+    exact
+        .or_else(|_| {
+            Recipe::builtin(Size::Demo, Task::Demo).map(|recipe| Recipe { task, ..recipe })
+        })
+        .map_err(Into::into)
+}

@@ -1,0 +1,162 @@
+//! What can go wrong in this crate; every message names the file, line or setting.
+
+use std::path::{Path, PathBuf};
+
+/// The result of this crate's fallible functions.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory could not be read or written.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// What was tried, as a verb: `read`, `write`.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The system's answer.
+        source: std::io::Error,
+    },
+    /// No file holds the split of a task.
+    #[error("no {split} split of task {task}: {reason} in {}", dir.display())]
+    NoSplit {
+        /// `train` or `dev`.
+        split: &'static str,
+        /// The task's name.
+        task: &'static str,
+        /// The directory that was searched.
+        dir: PathBuf,
+        /// What was looked for and what was found.
+        reason: String,
+    },
+    /// A split file has no examples.
+    #[error("{file}: the split is empty, expected at least one example")]
+    EmptySplit {
+        /// The file, or the name of the text.
+        file: String,
+    },
+    /// A header lacks a column that the task needs.
+    #[error("{file}: no column \"{column}\" in the header, found {found}")]
+    MissingColumn {
+        /// The file, or the name of the text.
+        file: String,
+        /// The column looked for.
+        column: &'static str,
+        /// The header's columns.
+        found: String,
+    },
+    /// A row of a split cannot be read.
+    #[error("{file}, line {line}: expected {expected}, found {found}")]
+    Row {
+        /// The file, or the name of the text.
+        file: String,
+        /// The line, counted from 1, the header included.
+        line: usize,
+        /// What the task asks for.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// A name that stands for nothing.
+    #[error("unknown {what} \"{name}\", expected one of {expected}")]
+    UnknownName {
+        /// The kind of thing: `task`, `metric`, ...
+        what: &'static str,
+        /// The name given.
+        name: String,
+        /// The names there are.
+        expected: String,
+    },
+    /// Predictions that cannot be scored against the labels.
+    #[error("cannot score {task}: expected {expected}, found {found}")]
+    Score {
+        /// The task's name.
+        task: &'static str,
+        /// What the task asks for.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A recipe file that does not parse; the message names the key and, where known, the line.
+    #[error("recipe {file}: {message}")]
+    RecipeSyntax {
+        /// The file.
+        file: String,
+        /// The parser's words.
+        message: String,
+    },
+    /// A setting outside its range.
+    #[error("setting {setting}: expected {expected}, found {found}")]
+    Setting {
+        /// The setting's key, as in the recipe file (`vblora.topk`).
+        setting: String,
+        /// The values allowed.
+        expected: String,
+        /// The value given.
+        found: String,
+    },
+    /// There is no built-in recipe for this pair.
+    #[error("no built-in recipe for task {task} in \"{size}\", which has {available}")]
+    NoRecipe {
+        /// The recipe file's name.
+        size: &'static str,
+        /// The task's name.
+        task: &'static str,
+        /// The tasks that the file has.
+        available: String,
+    },
+    /// A `results.json` that does not parse or cannot be written as JSON.
+    #[error("results {file}: {source}")]
+    Json {
+        /// The file.
+        file: String,
+        /// The parser's or serialiser's words.
+        source: serde_json::Error,
+    },
+    /// The adapter library's error.
+    #[error(transparent)]
+    Adapter(#[from] vblora::Error),
+    /// The model library's error.
+    #[error(transparent)]
+    Model(#[from] vblora_models::Error),
+    /// A run directory that is not free.
+    #[error("{} already holds a run ({found}); choose another --out or give --overwrite", dir.display())]
+    RunExists {
+        /// The directory.
+        dir: PathBuf,
+        /// The file that shows it.
+        found: &'static str,
+    },
+    /// A picture could not be drawn.
+    #[error("cannot draw {what}: {message}")]
+    Draw {
+        /// The picture.
+        what: String,
+        /// The drawing library's words.
+        message: String,
+    },
+}
+
+impl Error {
+    /// A reading error of `path`.
+    pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        Self::Io {
+            action: "read",
+            path,
+            source,
+        }
+    }
+
+    /// A writing error of `path`.
+    pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
+        let path = path.to_path_buf();
+        Self::Io {
+            action: "write",
+            path,
+            source,
+        }
+    }
+}

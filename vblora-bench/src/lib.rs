@@ -1,0 +1,22 @@
+//! The paper's GLUE benchmark: tasks, metrics, schedules, recipes and reports.
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`tasks`] | GLUE's TSV files to examples, every malformed row an error with file and line |
+//! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman in double precision |
+//! | [`schedule`] | the learning-rate factor of each step |
+//! | [`recipes`] | hyperparameters of published runs as TOML |
+//! | [`report`] | `results.json`, the summary table, the curve picture |
+#![forbid(unsafe_code)]
+
+pub mod demo;
+pub mod error;
+pub mod metrics;
+pub mod pretrain;
+pub mod recipes;
+pub mod report;
+pub mod schedule;
+pub mod tasks;
+pub mod train;
+
+pub use error::{Error, Result};

@@ -1,0 +1,314 @@
+//! A recipe: every hyperparameter of a run on one task.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vblora::{LoraConfig, VbLoraConfig};
+
+use crate::schedule::{Schedule, ScheduleKind};
+use crate::tasks::Task;
+use crate::{Error, Result};
+
+/// Every hyperparameter of a run on one task. An unknown key, at any level, is an error.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The task.
+    pub task: Task,
+    /// The model the settings are for; a note, not a path.
+    pub model: String,
+    /// The adapted modules: `qv`, `all`, or module-name suffixes with commas between them.
+    pub targets: String,
+    /// Passes over the training split.
+    pub epochs: usize,
+    /// Rows of a micro-batch.
+    pub batch: usize,
+    /// Micro-batches of an optimizer step.
+    #[serde(default = "one")]
+    pub accumulation: usize,
+    /// Tokens to which a row is cut, special tokens included.
+    pub max_length: usize,
+    /// Whether rows of like length share a batch, as transformers' option of this name: less padding, a less random order.
+    #[serde(default)]
+    pub group_by_length: bool,
+    /// Seeds, one run each.
+    pub seeds: Vec<u64>,
+    /// Largest joint gradient norm; 0 turns clipping off.
+    #[serde(default = "unit")]
+    pub clip_norm: f64,
+    /// Dropout probability inside the base; absent: the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base_dropout: Option<f64>,
+    /// The learning-rate schedule, shared by all groups.
+    pub schedule: ScheduleSettings,
+    /// Learning rates by parameter group.
+    pub lr: LearningRates,
+    /// Weight decay by parameter group; biases and norms have none.
+    #[serde(default)]
+    pub weight_decay: WeightDecay,
+    /// AdamW's own settings.
+    #[serde(default)]
+    pub adam: AdamSettings,
+    /// VB-LoRA's settings.
+    pub vblora: VbLoraConfig,
+    /// LoRA's settings.
+    pub lora: LoraConfig,
+    /// The task head's settings.
+    #[serde(default)]
+    pub head: HeadSettings,
+    /// Settings whose value differs between sources, or that one of them leaves out: key to what each says.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub differs: BTreeMap<String, String>,
+}
+
+/// The learning-rate schedule.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScheduleSettings {
+    /// `constant`, `linear` or `cosine`.
+    pub kind: ScheduleKind,
+    /// The part of all steps over which the rate rises, in 0..=1; rounded up to whole steps.
+    pub warmup_ratio: f64,
+}
+
+/// Learning rates by parameter group, at the schedule's full height.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearningRates {
+    /// VB-LoRA's bank.
+    pub bank: f64,
+    /// VB-LoRA's logits.
+    pub logits: f64,
+    /// LoRA's A and B.
+    pub adapter: f64,
+    /// The task head.
+    pub head: f64,
+    /// The base model, in full fine-tuning only.
+    pub base: f64,
+}
+
+/// Weight decay by parameter group.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WeightDecay {
+    /// VB-LoRA's bank.
+    pub bank: f64,
+    /// VB-LoRA's logits.
+    pub logits: f64,
+    /// LoRA's A and B.
+    pub adapter: f64,
+    /// The matrices of the task head.
+    pub head: f64,
+    /// The matrices of the base model, in full fine-tuning only.
+    pub base: f64,
+    /// Whether biases and norms decay like matrices, as with torch's plain AdamW.
+    pub biases: bool,
+}
+
+impl Default for WeightDecay {
+    /// Head and base 0.1, the rest 0: the official code gives bank and logits no decay.
+    fn default() -> Self {
+        Self {
+            bank: 0.0,
+            logits: 0.0,
+            adapter: 0.0,
+            head: 0.1,
+            base: 0.1,
+            biases: false,
+        }
+    }
+}
+
+/// AdamW's own settings.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdamSettings {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+}
+
+impl Default for AdamSettings {
+    /// 0.9, 0.999, 1e-8: torch's and the official code's.
+    fn default() -> Self {
+        Self {
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+        }
+    }
+}
+
+/// The task head: dense, tanh, dropout, projection on the first token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HeadSettings {
+    /// Dropout probability before each of the two matrices.
+    pub dropout: f64,
+    /// Starting values.
+    pub init: HeadInit,
+}
+
+impl Default for HeadSettings {
+    /// RoBERTa's: dropout 0.1, `roberta`.
+    fn default() -> Self {
+        Self {
+            dropout: 0.1,
+            init: HeadInit::Roberta,
+        }
+    }
+}
+
+/// Starting values of the head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HeadInit {
+    /// Matrices normal with standard deviation 0.02, biases zero: transformers' RoBERTa.
+    Roberta,
+    /// Matrices and biases uniform within `1 / sqrt(d_in)`: the default of PyTorch's Linear.
+    Torch,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe file.
+    ///
+    /// # Errors
+    /// No such file; an unknown or missing key, with file and key; what [`Recipe::validate`] refuses.
+    pub fn from_toml_file(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        Self::from_toml(&text, &path.display().to_string())
+    }
+
+    /// Reads and checks a recipe; `file` is the name that errors carry.
+    ///
+    /// # Errors
+    /// As [`Recipe::from_toml_file`].
+    pub fn from_toml(text: &str, file: &str) -> Result<Self> {
+        let recipe: Self = toml::from_str(text).map_err(|e| syntax(file, e))?;
+        recipe.validate()?;
+        Ok(recipe)
+    }
+
+    /// The whole recipe, defaults included, as TOML that [`Recipe::from_toml`] reads back equal.
+    ///
+    /// # Errors
+    /// A value that the TOML writer refuses.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| syntax("to be written", e))
+    }
+
+    /// The schedule over `total_steps` optimizer steps.
+    pub fn schedule(&self, total_steps: usize) -> Schedule {
+        Schedule::with_ratio(self.schedule.kind, self.schedule.warmup_ratio, total_steps)
+    }
+}
+
+pub(super) fn syntax(file: &str, error: impl std::fmt::Display) -> Error {
+    Error::RecipeSyntax {
+        file: file.to_string(),
+        message: error.to_string().trim_end().to_string(),
+    }
+}
+
+fn one() -> usize {
+    1
+}
+
+fn unit() -> f64 {
+    1.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::Size;
+
+    /// A recipe with nothing but the keys that have no default.
+    const SHORT: &str = r#"
+task = "rte"
+model = "any"
+targets = "query,value"
+epochs = 3
+batch = 8
+max_length = 64
+seeds = [7]
+schedule = { kind = "cosine", warmup_ratio = 0.1 }
+lr = { bank = 1e-3, logits = 1e-2, adapter = 5e-4, head = 2e-3, base = 1e-5 }
+vblora = { bank = 16, vector_length = 8, rank = 2, topk = 3, bank_bound = 0.02, logits_std = 0.01 }
+lora = { rank = 2, alpha = 4, dropout = 0.05 }
+"#;
+
+    #[test]
+    fn the_defaults_are_the_documented_ones() {
+        let recipe = Recipe::from_toml(SHORT, "short.toml").unwrap();
+        assert_eq!(
+            (recipe.accumulation, recipe.clip_norm, recipe.base_dropout),
+            (1, 1.0, None)
+        );
+        assert_eq!(
+            (recipe.weight_decay.head, recipe.weight_decay.bank),
+            (0.1, 0.0)
+        );
+        assert_eq!((recipe.adam.beta2, recipe.adam.eps), (0.999, 1e-8));
+        assert_eq!(
+            (recipe.head.dropout, recipe.head.init),
+            (0.1, HeadInit::Roberta)
+        );
+        let schedule = recipe.schedule(101);
+        assert_eq!(
+            (schedule.warmup_steps, schedule.kind),
+            (11, ScheduleKind::Cosine)
+        );
+    }
+
+    #[test]
+    fn what_is_written_reads_back_equal() {
+        let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc).unwrap();
+        recipe.base_dropout = Some(0.25);
+        recipe.seeds = vec![3, 9_007_199_254_740_993];
+        let text = recipe.to_toml().unwrap();
+        assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");
+        recipe.seeds = vec![u64::MAX];
+        let text = recipe.to_toml().unwrap();
+        assert_eq!(Recipe::from_toml(&text, "again").unwrap().seeds, [u64::MAX]);
+    }
+
+    #[test]
+    fn unknown_and_missing_keys_are_named_with_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("mine.toml");
+        let message = |text: String| {
+            std::fs::write(&path, text).unwrap();
+            Recipe::from_toml_file(&path).unwrap_err().to_string()
+        };
+        for (from, to, key) in [
+            ("epochs = 3", "epoch = 3", "`epoch`"),
+            ("topk = 3", "top_k = 3", "`top_k`"),
+            ("head = 2e-3", "heads = 2e-3", "`heads`"),
+            ("warmup_ratio", "warmup", "`warmup`"),
+            ("kind = \"cosine\"", "kind = \"square\"", "`square`"),
+            ("batch = 8", "", "`batch`"),
+            ("task = \"rte\"", "task = \"mnli\"", "`mnli`"),
+            ("epochs = 3", "epochs = -3", "line 5"),
+        ] {
+            let error = message(SHORT.replace(from, to));
+            assert!(
+                error.contains(key) && error.contains("mine.toml"),
+                "{error}"
+            );
+        }
+        for table in ["weight_decay", "adam", "head"] {
+            let error = message(format!("{SHORT}{table} = {{ wrong = 1.0 }}\n"));
+            assert!(error.contains("`wrong`"), "{error}");
+        }
+        let absent = Recipe::from_toml_file(dir.path().join("none.toml"))
+            .unwrap_err()
+            .to_string();
+        assert!(absent.contains("none.toml"), "{absent}");
+    }
+}

@@ -1,0 +1,210 @@
+//! The ranges of a recipe's settings.
+
+use super::recipe::Recipe;
+use crate::{Error, Result};
+
+/// Fewer tokens hold no pair: three special tokens and one of text.
+const SHORTEST: usize = 4;
+
+impl Recipe {
+    /// Checks every setting's range. That b divides the adapted dimensions is the plan's to check, with the model at hand.
+    ///
+    /// # Errors
+    /// The first setting outside its range, by its key, with the values allowed.
+    pub fn validate(&self) -> Result<()> {
+        self.validate_run()?;
+        self.validate_optimizer()?;
+        self.validate_adapters()
+    }
+
+    fn validate_run(&self) -> Result<()> {
+        at_least("epochs", self.epochs, 1)?;
+        at_least("batch", self.batch, 1)?;
+        at_least("accumulation", self.accumulation, 1)?;
+        at_least("max_length", self.max_length, SHORTEST)?;
+        probability("head.dropout", self.head.dropout)?;
+        self.base_dropout
+            .map_or(Ok(()), |dropout| probability("base_dropout", dropout))?;
+        if self
+            .targets
+            .split(',')
+            .any(|target| target.trim().is_empty())
+        {
+            return Err(setting(
+                "targets",
+                "qv, all or suffixes with commas between them",
+                &self.targets,
+            ));
+        }
+        let mut seeds = self.seeds.clone();
+        seeds.sort_unstable();
+        seeds.dedup();
+        if seeds.is_empty() || seeds.len() < self.seeds.len() {
+            return Err(setting(
+                "seeds",
+                "at least one, no two equal",
+                format!("{:?}", self.seeds),
+            ));
+        }
+        Ok(())
+    }
+
+    fn validate_optimizer(&self) -> Result<()> {
+        let (lr, decay, adam) = (&self.lr, &self.weight_decay, &self.adam);
+        for (name, value) in [
+            ("lr.bank", lr.bank),
+            ("lr.logits", lr.logits),
+            ("lr.adapter", lr.adapter),
+            ("lr.head", lr.head),
+            ("lr.base", lr.base),
+            ("weight_decay.bank", decay.bank),
+            ("weight_decay.logits", decay.logits),
+            ("weight_decay.adapter", decay.adapter),
+            ("weight_decay.head", decay.head),
+            ("weight_decay.base", decay.base),
+            ("clip_norm", self.clip_norm),
+        ] {
+            check(
+                name,
+                value,
+                value.is_finite() && value >= 0.0,
+                "a finite number, at least 0",
+            )?;
+        }
+        let ratio = self.schedule.warmup_ratio;
+        check(
+            "schedule.warmup_ratio",
+            ratio,
+            (0.0..=1.0).contains(&ratio),
+            "a number in 0..=1",
+        )?;
+        probability("adam.beta1", adam.beta1)?;
+        probability("adam.beta2", adam.beta2)?;
+        positive("adam.eps", adam.eps)
+    }
+
+    fn validate_adapters(&self) -> Result<()> {
+        let (vblora, lora) = (&self.vblora, &self.lora);
+        at_least("vblora.bank", vblora.bank, 1)?;
+        at_least("vblora.vector_length", vblora.vector_length, 1)?;
+        at_least("vblora.rank", vblora.rank, 1)?;
+        if !(1..=vblora.bank).contains(&vblora.topk) {
+            let expected = format!("1..={} (vblora.bank)", vblora.bank);
+            return Err(setting("vblora.topk", &expected, vblora.topk));
+        }
+        // A bank of zeros gets no gradient, so it would stay zero (paper notes 1.3).
+        positive("vblora.bank_bound", vblora.bank_bound)?;
+        let std = vblora.logits_std;
+        check(
+            "vblora.logits_std",
+            std,
+            std.is_finite() && std >= 0.0,
+            "a finite number, at least 0",
+        )?;
+        at_least("lora.rank", lora.rank, 1)?;
+        positive("lora.alpha", lora.alpha)?;
+        probability("lora.dropout", lora.dropout)
+    }
+}
+
+fn at_least(name: &str, value: usize, least: usize) -> Result<()> {
+    if value >= least {
+        Ok(())
+    } else {
+        Err(setting(name, &format!("at least {least}"), value))
+    }
+}
+
+fn positive(name: &str, value: f64) -> Result<()> {
+    check(
+        name,
+        value,
+        value.is_finite() && value > 0.0,
+        "a finite number above 0",
+    )
+}
+
+fn probability(name: &str, value: f64) -> Result<()> {
+    check(
+        name,
+        value,
+        (0.0..1.0).contains(&value),
+        "a number in 0..1, 1 excluded",
+    )
+}
+
+fn check(name: &str, value: f64, holds: bool, expected: &str) -> Result<()> {
+    if holds {
+        Ok(())
+    } else {
+        Err(setting(name, expected, value))
+    }
+}
+
+fn setting(name: &str, expected: &str, found: impl ToString) -> Error {
+    Error::Setting {
+        setting: name.to_string(),
+        expected: expected.to_string(),
+        found: found.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::Size;
+    use crate::tasks::Task;
+
+    type Spoil = fn(&mut Recipe);
+
+    #[test]
+    fn each_bad_setting_is_named() {
+        let cases: [(&str, Spoil); 25] = [
+            ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
+            ("vblora.topk", |r| r.vblora.topk = 0),
+            ("vblora.bank", |r| r.vblora.bank = 0),
+            ("vblora.vector_length", |r| r.vblora.vector_length = 0),
+            ("vblora.rank", |r| r.vblora.rank = 0),
+            ("vblora.bank_bound", |r| r.vblora.bank_bound = 0.0),
+            ("vblora.logits_std", |r| r.vblora.logits_std = f64::NAN),
+            ("lora.rank", |r| r.lora.rank = 0),
+            ("lora.alpha", |r| r.lora.alpha = -1.0),
+            ("lora.dropout", |r| r.lora.dropout = 1.0),
+            ("epochs", |r| r.epochs = 0),
+            ("batch", |r| r.batch = 0),
+            ("accumulation", |r| r.accumulation = 0),
+            ("max_length", |r| r.max_length = 3),
+            ("lr.head", |r| r.lr.head = f64::NAN),
+            ("lr.bank", |r| r.lr.bank = -1e-3),
+            ("weight_decay.head", |r| r.weight_decay.head = f64::INFINITY),
+            ("clip_norm", |r| r.clip_norm = -1.0),
+            ("schedule.warmup_ratio", |r| r.schedule.warmup_ratio = 1.5),
+            ("adam.beta2", |r| r.adam.beta2 = 1.0),
+            ("adam.eps", |r| r.adam.eps = 0.0),
+            ("head.dropout", |r| r.head.dropout = -0.1),
+            ("base_dropout", |r| r.base_dropout = Some(2.0)),
+            ("targets", |r| r.targets = "query,,value".into()),
+            ("seeds", |r| r.seeds = vec![1, 2, 1]),
+        ];
+        for (name, spoil) in cases {
+            let mut recipe = Recipe::builtin(Size::Base, Task::Cola).unwrap();
+            spoil(&mut recipe);
+            let error = recipe.validate().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("setting {name}: expected ")),
+                "{name}: {error}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_edges_are_allowed() {
+        let mut recipe = Recipe::builtin(Size::Base, Task::Cola).unwrap();
+        recipe.vblora.topk = recipe.vblora.bank;
+        recipe.max_length = 4;
+        recipe.clip_norm = 0.0;
+        recipe.lr.logits = 0.0;
+        recipe.schedule.warmup_ratio = 1.0;
+        recipe.validate().unwrap();
+    }
+}

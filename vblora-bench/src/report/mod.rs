@@ -1,0 +1,13 @@
+//! What a run leaves behind: `results.json`, the summary table, the curve picture.
+
+mod curve;
+mod numbers;
+mod results;
+mod summary;
+mod table;
+
+pub use curve::curves_svg;
+pub use numbers::human_bytes;
+pub use results::{EpochResult, EpochScores, Results, RunResult, Stop, best_epoch};
+pub use summary::{Spread, Summary, summarise, summary_table};
+pub use table::{Align, Table};

@@ -1,0 +1,110 @@
+//! Markdown tables whose columns also line up in a terminal.
+
+use std::fmt;
+
+/// On which side of its column a cell stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Align {
+    /// Words.
+    Left,
+    /// Numbers.
+    Right,
+}
+
+/// A Markdown table, padded so that its source is readable as it is. `Display` writes it, one line per row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Table {
+    columns: Vec<(String, Align)>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table of these columns and no rows.
+    pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, Align)>) -> Self {
+        let columns = columns
+            .into_iter()
+            .map(|(name, align)| (escape(name.into()), align))
+            .collect();
+        Self {
+            columns,
+            rows: Vec::new(),
+        }
+    }
+
+    /// Adds a row; missing cells are left empty, cells beyond the columns are dropped.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        let mut cells: Vec<String> = cells.into_iter().map(|cell| escape(cell.into())).collect();
+        cells.resize(self.columns.len(), String::new());
+        self.rows.push(cells);
+    }
+
+    /// The width of each column in characters; three at least, for the rule below the header.
+    fn widths(&self) -> Vec<usize> {
+        let width = |(i, (name, _)): (usize, &(String, Align))| {
+            let cells = self.rows.iter().map(|row| row[i].chars().count());
+            cells.chain([name.chars().count(), 3]).max().unwrap_or(3)
+        };
+        self.columns.iter().enumerate().map(width).collect()
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let widths = self.widths();
+        let line = |f: &mut fmt::Formatter<'_>, cells: &mut dyn Iterator<Item = &String>| {
+            for ((cell, width), (_, align)) in cells.zip(&widths).zip(&self.columns) {
+                match align {
+                    Align::Left => write!(f, "| {cell:<width$} ")?,
+                    Align::Right => write!(f, "| {cell:>width$} ")?,
+                }
+            }
+            writeln!(f, "|")
+        };
+        line(f, &mut self.columns.iter().map(|(name, _)| name))?;
+        for (width, (_, align)) in widths.iter().zip(&self.columns) {
+            match align {
+                Align::Left => write!(f, "| {} ", "-".repeat(*width))?,
+                Align::Right => write!(f, "| {}: ", "-".repeat(width - 1))?,
+            }
+        }
+        writeln!(f, "|")?;
+        self.rows
+            .iter()
+            .try_for_each(|row| line(f, &mut row.iter()))
+    }
+}
+
+/// A cell that ends neither the cell nor the line.
+fn escape(cell: String) -> String {
+    cell.replace('|', "\\|").replace(['\n', '\r', '\t'], " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new([("method", Align::Left), ("n", Align::Right)]);
+        table.row(["vblora", "12,345"]);
+        table.row(["é ± ü", "7"]);
+        let expected = "\
+| method |      n |
+| ------ | -----: |
+| vblora | 12,345 |
+| é ± ü  |      7 |
+";
+        assert_eq!(table.to_string(), expected);
+    }
+
+    #[test]
+    fn cells_are_escaped_padded_and_cut_to_the_columns() {
+        let mut table = Table::new([("a", Align::Left), ("b", Align::Left)]);
+        table.row(["x|y\nz"]);
+        table.row(["1", "2", "3"]);
+        let text = table.to_string();
+        assert_eq!(text.lines().count(), 4);
+        assert!(text.contains("| x\\|y z |     |\n"), "{text}");
+        assert!(!text.contains('3'), "{text}");
+    }
+}

@@ -1,0 +1,181 @@
+//! The learning-rate factor of each step: warm-up, then constant, linear or cosine.
+
+use serde::{Deserialize, Serialize};
+
+/// What the learning rate does after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// Stays at its full value.
+    Constant,
+    /// Falls linearly to zero at the last step.
+    Linear,
+    /// Falls to zero along half a cosine.
+    Cosine,
+}
+
+/// A factor in [0, 1] for every step, by which each group's learning rate is multiplied.
+///
+/// The values are those of transformers' `get_constant_schedule_with_warmup`,
+/// `get_linear_schedule_with_warmup` and `get_cosine_schedule_with_warmup` (half a cycle).
+/// One difference: from `total_steps` on, the cosine stays at zero, where theirs rises again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// The shape after the warm-up.
+    pub kind: ScheduleKind,
+    /// Optimizer steps over which the factor rises linearly from zero.
+    pub warmup_steps: usize,
+    /// Optimizer steps of the whole run.
+    pub total_steps: usize,
+}
+
+impl Schedule {
+    /// The schedule whose warm-up is `ceil(warmup_ratio * total_steps)` steps, as in transformers.
+    ///
+    /// A ratio that is negative or not a number gives no warm-up.
+    pub fn with_ratio(kind: ScheduleKind, warmup_ratio: f64, total_steps: usize) -> Self {
+        // A float-to-integer cast saturates and takes NaN to zero.
+        let warmup_steps = (warmup_ratio * total_steps as f64).ceil() as usize;
+        Self {
+            kind,
+            warmup_steps,
+            total_steps,
+        }
+    }
+
+    /// The factor of the `step`-th optimizer step, counted from 0.
+    ///
+    /// With a warm-up the first step has factor 0, as in transformers.
+    pub fn factor(&self, step: usize) -> f64 {
+        if step < self.warmup_steps {
+            return step as f64 / self.warmup_steps as f64;
+        }
+        match self.kind {
+            ScheduleKind::Constant => 1.0,
+            ScheduleKind::Linear => 1.0 - self.progress(step),
+            ScheduleKind::Cosine => {
+                0.5 * (1.0 + (std::f64::consts::PI * self.progress(step)).cos())
+            }
+        }
+    }
+
+    /// The part of the decay that lies behind `step`, in [0, 1].
+    fn progress(&self, step: usize) -> f64 {
+        if step >= self.total_steps {
+            return 1.0;
+        }
+        // Here warmup_steps <= step < total_steps, so the length is at least 1.
+        let length = self.total_steps - self.warmup_steps;
+        (step - self.warmup_steps) as f64 / length as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn close(found: f64, expected: f64) {
+        assert!(
+            (found - expected).abs() < 1e-15,
+            "{found} is not {expected}"
+        );
+    }
+
+    #[test]
+    fn linear_rises_then_falls() {
+        let schedule = Schedule {
+            kind: ScheduleKind::Linear,
+            warmup_steps: 4,
+            total_steps: 20,
+        };
+        for (step, expected) in [
+            (0, 0.0),
+            (1, 0.25),
+            (3, 0.75),
+            (4, 1.0),
+            (5, 0.9375),
+            (12, 0.5),
+            (19, 0.0625),
+            (20, 0.0),
+            (99, 0.0),
+        ] {
+            close(schedule.factor(step), expected);
+        }
+    }
+
+    #[test]
+    fn cosine_has_the_hand_computed_values() {
+        let schedule = Schedule {
+            kind: ScheduleKind::Cosine,
+            warmup_steps: 2,
+            total_steps: 14,
+        };
+        // progress 0, 1/4, 1/3, 1/2, 2/3, 1 of half a cycle
+        for (step, expected) in [
+            (1, 0.5),
+            (2, 1.0),
+            (5, 0.5 * (1.0 + 0.5f64.sqrt())),
+            (6, 0.75),
+            (8, 0.5),
+            (10, 0.25),
+            (14, 0.0),
+            (26, 0.0),
+        ] {
+            close(schedule.factor(step), expected);
+        }
+    }
+
+    #[test]
+    fn constant_stays() {
+        let schedule = Schedule {
+            kind: ScheduleKind::Constant,
+            warmup_steps: 5,
+            total_steps: 7,
+        };
+        close(schedule.factor(2), 0.4);
+        close(schedule.factor(5), 1.0);
+        close(schedule.factor(700), 1.0);
+    }
+
+    #[test]
+    fn the_warm_up_is_rounded_up() {
+        let warmup =
+            |ratio, total| Schedule::with_ratio(ScheduleKind::Linear, ratio, total).warmup_steps;
+        assert_eq!(warmup(0.06, 100), 6);
+        assert_eq!(warmup(0.06, 101), 7);
+        assert_eq!(warmup(0.06, 575), 35);
+        assert_eq!(warmup(0.0, 575), 0);
+        assert_eq!(warmup(f64::NAN, 10), 0);
+        assert_eq!(warmup(-1.0, 10), 0);
+    }
+
+    #[test]
+    fn degenerate_lengths_stay_finite() {
+        for kind in [
+            ScheduleKind::Constant,
+            ScheduleKind::Linear,
+            ScheduleKind::Cosine,
+        ] {
+            for (warmup_steps, total_steps) in [(0, 0), (0, 1), (1, 1), (3, 0), (5, 2)] {
+                let schedule = Schedule {
+                    kind,
+                    warmup_steps,
+                    total_steps,
+                };
+                for step in 0..8 {
+                    let factor = schedule.factor(step);
+                    assert!(
+                        (0.0..=1.0).contains(&factor),
+                        "{schedule:?} at {step}: {factor}"
+                    );
+                }
+            }
+        }
+        let one = Schedule {
+            kind: ScheduleKind::Linear,
+            warmup_steps: 0,
+            total_steps: 1,
+        };
+        close(one.factor(0), 1.0);
+    }
+}

@@ -1,0 +1,7 @@
+//! What is trained on: the GLUE tasks of the paper and the demonstration set.
+
+mod folder;
+pub mod glue;
+mod rows;
+
+pub use glue::{Example, Label, Split, SplitName, Task, parse_split, read_split};

@@ -1,0 +1,73 @@
+//! The methods that a run can compare.
+
+use clap::ValueEnum;
+use vblora::{AdapterConfig, SitePlan, count, count::Count};
+use vblora_models::{EncoderConfig, roberta};
+
+use crate::{Result, recipes::Recipe};
+
+/// What is trained on top of, or instead of, the frozen base.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lowercase")]
+pub enum Method {
+    /// VB-LoRA and the head.
+    VbLora,
+    /// LoRA and the head.
+    Lora,
+    /// The head alone, on the frozen base.
+    Head,
+    /// Base and head: full fine-tuning, the yardstick.
+    Full,
+}
+
+impl Method {
+    /// The name on the command line and in results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::VbLora => "vblora",
+            Self::Lora => "lora",
+            Self::Head => "head",
+            Self::Full => "full",
+        }
+    }
+
+    /// The adapter's settings, for the methods that have one.
+    pub fn adapter(self, recipe: &Recipe) -> Option<AdapterConfig> {
+        match self {
+            Self::VbLora => Some(AdapterConfig::VbLora(recipe.vblora.clone())),
+            Self::Lora => Some(AdapterConfig::Lora(recipe.lora.clone())),
+            Self::Head | Self::Full => None,
+        }
+    }
+
+    /// The sites that the recipe's targets pick in such a model.
+    ///
+    /// # Errors
+    /// The targets pick none.
+    pub fn sites(recipe: &Recipe, model: &EncoderConfig) -> Result<SitePlan> {
+        Ok(roberta::targets(&recipe.targets)?.select(&roberta::sites(model))?)
+    }
+
+    /// What is trained and stored besides the head.
+    ///
+    /// # Errors
+    /// The adapter's settings do not fit the model's sites.
+    pub fn count(self, recipe: &Recipe, model: &EncoderConfig) -> Result<Count> {
+        Ok(match self.adapter(recipe) {
+            Some(adapter) => adapter.count(&Self::sites(recipe, model)?)?,
+            None if self == Self::Full => count::dense(model.parameters()),
+            None => count::dense(0),
+        })
+    }
+
+    /// The dry run: sites, sub-vectors, trained and stored parameters and bytes, before anything is allocated.
+    ///
+    /// # Errors
+    /// As [`count`](Self::count).
+    pub fn describe(self, recipe: &Recipe, model: &EncoderConfig) -> Result<String> {
+        Ok(match self.adapter(recipe) {
+            Some(adapter) => adapter.describe(&Self::sites(recipe, model)?)?,
+            None => format!("{}\n  {}\n", self.name(), self.count(recipe, model)?),
+        })
+    }
+}

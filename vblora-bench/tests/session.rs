@@ -1,0 +1,202 @@
+//! Whole sessions on the bundled model with a little data: outcome, files, refusal, interruption, repetition, flat memory.
+#![allow(missing_docs)]
+#![cfg(feature = "flex")]
+
+use std::{path::Path, sync::atomic::AtomicBool};
+
+use burn::backend::Flex;
+use vblora::StoredVbLora;
+use vblora_bench::{
+    demo,
+    recipes::{Recipe, Size},
+    report::{Results, Stop},
+    tasks::{Label, SplitName, Task},
+    train::{DataSource, Method, Session},
+};
+
+/// The first rows of the bundled task in a directory of GLUE's layout.
+fn data(dir: &Path, train: usize, dev: usize) {
+    std::fs::create_dir_all(dir.join("demo")).unwrap();
+    for (name, rows) in [(SplitName::Train, train), (SplitName::Dev, dev)] {
+        let split = demo::split(name).unwrap();
+        let line = |e: &vblora_bench::tasks::Example| {
+            let Label::Class(class) = e.label else {
+                panic!("classes")
+            };
+            format!("x\t{class}\t\t{}\n", e.a)
+        };
+        let text: String = split.examples[..rows].iter().map(line).collect();
+        std::fs::write(dir.join(format!("demo/{}.tsv", name.name())), text).unwrap();
+    }
+}
+
+fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Session {
+    data(dir, 96, 40);
+    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    (recipe.epochs, recipe.batch, recipe.seeds) = (2, 32, vec![3]);
+    edit(&mut recipe);
+    Session {
+        recipe,
+        methods: methods.to_vec(),
+        files: demo::model_files(),
+        data: DataSource::Directory(dir.to_owned()),
+        out: Some(dir.join("run")),
+        overwrite: false,
+        quiet: true,
+        command: "a test".into(),
+    }
+}
+
+fn run(session: &Session) -> vblora_bench::Result<Results> {
+    session.run::<Flex>(&Default::default(), &AtomicBool::new(false))
+}
+
+#[test]
+fn every_method_runs_and_leaves_what_it_promises() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(
+        dir.path(),
+        &[Method::Head, Method::Lora, Method::VbLora, Method::Full],
+        |_| (),
+    );
+    let results = run(&session).unwrap();
+    assert_eq!(results.runs.len(), 4);
+    for run in &results.runs {
+        assert_eq!(
+            (run.stop, run.epochs.len(), run.steps),
+            (Stop::Completed, 2, 6),
+            "{}",
+            run.method
+        );
+        assert!(
+            run.epochs.iter().all(|e| e.train_loss.is_finite()
+                && e.metrics.get(Task::Demo.primary_metric()).is_some())
+        );
+    }
+    let stored = |method: &str| {
+        results
+            .runs
+            .iter()
+            .find(|r| r.method == method)
+            .unwrap()
+            .stored_bytes
+    };
+    assert_eq!(stored("head"), 0);
+    assert!(stored("vblora") < stored("lora") && stored("lora") < stored("full"));
+    let out = dir.path().join("run");
+    assert_eq!(Results::read(out.join("results.json")).unwrap(), results);
+    let adapter = StoredVbLora::load(&out.join("vblora-seed3/adapter.safetensors")).unwrap();
+    assert_eq!(adapter.settings().count().bytes as u64, stored("vblora"));
+    for file in [
+        "table.md",
+        "curves.svg",
+        "log.jsonl",
+        "lora-seed3/adapter.safetensors",
+        "full-seed3/model.safetensors",
+        "head-seed3/head.safetensors",
+    ] {
+        assert!(
+            std::fs::metadata(out.join(file)).unwrap().len() > 100,
+            "{file}"
+        );
+    }
+    let recipe = Recipe::from_toml_file(out.join("config.toml")).unwrap();
+    assert_eq!(recipe, session.recipe);
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    assert_eq!(
+        log.lines()
+            .filter(|l| l.contains("\"event\":\"step\""))
+            .count(),
+        24
+    );
+    assert!(
+        log.lines()
+            .all(|l| serde_json::from_str::<serde_json::Value>(l).is_ok())
+    );
+}
+
+#[test]
+fn a_directory_that_holds_a_run_is_refused_unless_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = session(dir.path(), &[Method::Head], |r| r.epochs = 1);
+    run(&session).unwrap();
+    let before = std::fs::read(dir.path().join("run/results.json")).unwrap();
+    let message = run(&session).unwrap_err().to_string();
+    assert!(
+        message.contains("already holds a run") && message.contains("--overwrite"),
+        "{message}"
+    );
+    assert_eq!(
+        std::fs::read(dir.path().join("run/results.json")).unwrap(),
+        before
+    );
+    session.overwrite = true;
+    run(&session).unwrap();
+}
+
+#[test]
+fn runs_repeat_and_seeds_differ() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = session(dir.path(), &[Method::VbLora], |r| {
+        (r.epochs, r.seeds) = (1, vec![3, 4])
+    });
+    session.out = None;
+    let (first, second) = (run(&session).unwrap(), run(&session).unwrap());
+    for (a, b) in first.runs.iter().zip(&second.runs) {
+        assert_eq!(a.epochs, b.epochs, "to the bit");
+    }
+    assert_ne!(
+        first.runs[0].epochs[0].train_loss,
+        first.runs[1].epochs[0].train_loss
+    );
+}
+
+#[test]
+fn an_interruption_ends_cleanly_with_what_was_reached() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), &[Method::Head, Method::Lora], |_| ());
+    let interrupted = AtomicBool::new(true);
+    assert!(
+        session
+            .run::<Flex>(&Default::default(), &interrupted)
+            .unwrap()
+            .runs
+            .is_empty()
+    );
+    assert!(!dir.path().join("run/results.json").exists());
+}
+
+#[test]
+fn a_loss_that_leaves_the_numbers_stops_the_run_and_names_the_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), &[Method::Head], |r| {
+        (r.lr.head, r.schedule.warmup_ratio) = (1e38, 0.0)
+    });
+    let results = run(&session).unwrap();
+    let Stop::NonFiniteLoss { step } = results.runs[0].stop else {
+        panic!("{:?}", results.runs[0].stop)
+    };
+    assert!((1..6).contains(&step), "{step}");
+}
+
+#[test]
+fn bad_settings_are_errors_before_anything_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = |edit: &dyn Fn(&mut Recipe)| {
+        let session = session(dir.path(), &[Method::VbLora], edit);
+        let message = run(&session).unwrap_err().to_string();
+        assert!(
+            !dir.path().join("run").exists(),
+            "nothing half-written: {message}"
+        );
+        message
+    };
+    assert!(error(&|r| r.vblora.vector_length = 100).contains("attention.self.query"));
+    assert!(error(&|r| r.targets = "q_proj".into()).contains("q_proj"));
+    assert!(error(&|r| r.vblora.topk = 1000).contains("topk"));
+    assert!(error(&|r| r.vblora.vector_length = 0).contains("vector_length"));
+    assert!(error(&|r| r.vblora.rank = 0).contains("rank"));
+    let mut missing = session(dir.path(), &[Method::Head], |_| ());
+    missing.data = DataSource::Directory(dir.path().join("nowhere"));
+    assert!(run(&missing).unwrap_err().to_string().contains("nowhere"));
+}

@@ -1,0 +1,257 @@
+//! One step at a time on a tiny random model that the test makes.
+
+use burn::{backend::Autodiff, module::Module};
+use vblora::{AdapterConfig, VbLoraConfig, backend::VbLoraBackend, rng::Key};
+use vblora_bench::{
+    recipes::{Recipe, Size},
+    tasks::Task,
+    train::{LabelledBatch, Learner, StepReport, Trained},
+};
+use vblora_models::{
+    Activation, ClassificationHead, EncoderConfig, Family, HeadInit, Labels, PaddedBatch, Roberta,
+    roberta,
+};
+
+use crate::support::{assert_close, values};
+
+fn config(dropout: f64) -> EncoderConfig {
+    EncoderConfig {
+        family: Family::Roberta,
+        hidden_size: 16,
+        num_layers: 2,
+        num_heads: 2,
+        intermediate_size: 32,
+        vocab_size: 50,
+        max_positions: 20,
+        type_vocab_size: 1,
+        layer_norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        hidden_dropout: dropout,
+        attention_dropout: dropout,
+        classifier_dropout: None,
+        pad_token_id: 1,
+        initializer_range: 0.2,
+        position_offset: 2,
+    }
+}
+
+fn recipe() -> Recipe {
+    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    recipe.vblora = VbLoraConfig {
+        bank: 12,
+        vector_length: 8,
+        rank: 2,
+        topk: 2,
+        bank_bound: 0.3,
+        logits_std: 0.5,
+    };
+    recipe.lora.rank = 2;
+    (recipe.head.dropout, recipe.lr.head, recipe.lr.base) = (0.0, 1e-2, 1e-2);
+    recipe
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    VbLora,
+    Lora,
+    Head,
+    Full,
+}
+
+fn learner<B: VbLoraBackend>(
+    kind: Kind,
+    dropout: f64,
+    seed: u64,
+    device: &B::Device,
+) -> Learner<B> {
+    let recipe = recipe();
+    let base = Roberta::<B>::random(config(dropout), 3, device).unwrap();
+    let plan = roberta::targets("qv")
+        .unwrap()
+        .select(&base.sites())
+        .unwrap();
+    let adapter = |config: AdapterConfig| {
+        Trained::Adapter(Box::new(
+            config.init::<Autodiff<B>>(&plan, 4, device).unwrap(),
+        ))
+    };
+    let trained = match kind {
+        Kind::VbLora => adapter(AdapterConfig::VbLora(recipe.vblora.clone())),
+        Kind::Lora => adapter(AdapterConfig::Lora(recipe.lora.clone())),
+        Kind::Head => Trained::HeadOnly,
+        Kind::Full => Trained::Everything,
+    };
+    let head = ClassificationHead::init(16, 2, 0.0, HeadInit::Normal(0.2), 5, device);
+    Learner::new(&base, trained, head, &recipe, seed, device)
+}
+
+fn batch(first: usize, rows: usize) -> LabelledBatch {
+    let columns = 9;
+    let cell = |row: usize, column: usize| {
+        let length = 4 + row % 6;
+        if column < length {
+            (5 + Key::new(row as u64).below(column as u64, 45) as i64, 1)
+        } else {
+            (1, 0)
+        }
+    };
+    let cells: Vec<_> = (first..first + rows)
+        .flat_map(|row| (0..columns).map(move |c| cell(row, c)))
+        .collect();
+    let inputs = PaddedBatch {
+        ids: cells.iter().map(|c| c.0).collect(),
+        type_ids: vec![0; cells.len()],
+        mask: cells.iter().map(|c| c.1).collect(),
+        rows,
+        columns,
+    };
+    LabelledBatch {
+        inputs,
+        labels: Labels::Classes((first..first + rows).map(|row| row % 2).collect()),
+    }
+}
+
+fn train<B: VbLoraBackend>(learner: &mut Learner<B>, steps: usize) -> Vec<StepReport> {
+    (0..steps)
+        .map(|step| {
+            learner
+                .step(step, &[batch(8 * (step % 2), 8)], 1.0)
+                .unwrap()
+        })
+        .collect()
+}
+
+fn base_values<B: VbLoraBackend>(learner: &Learner<B>) -> Vec<(String, Vec<f32>)> {
+    use burn::module::AutodiffModule;
+    learner
+        .base()
+        .valid()
+        .tensors()
+        .into_iter()
+        .map(|(name, tensor)| (name, tensor.values))
+        .collect()
+}
+
+pub(crate) fn frozen_weights_stay_to_the_bit<B: VbLoraBackend>(device: &B::Device) {
+    for kind in [Kind::VbLora, Kind::Lora, Kind::Head] {
+        let mut learner = learner::<B>(kind, 0.1, 1, device);
+        let before = base_values(&learner);
+        let reports = train(&mut learner, 6);
+        assert!(reports.iter().all(StepReport::is_finite));
+        assert!(base_values(&learner) == before, "the base moved");
+    }
+}
+
+pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Device) {
+    for kind in [Kind::VbLora, Kind::Lora, Kind::Head, Kind::Full] {
+        let mut learner = learner::<B>(kind, 0.0, 1, device);
+        let before = (
+            base_values(&learner),
+            values(learner.head().dense.weight.val().inner()),
+        );
+        let deltas = |learner: &Learner<B>| {
+            let factors = learner.factors();
+            factors
+                .names()
+                .map(|site| values(factors.get(site).unwrap().delta()))
+                .collect::<Vec<_>>()
+        };
+        let start = deltas(&learner);
+        let reports = train(&mut learner, 12);
+        assert!(
+            reports[10].loss < reports[0].loss,
+            "{} to {}",
+            reports[0].loss,
+            reports[10].loss
+        );
+        assert_ne!(
+            values(learner.head().dense.weight.val().inner()),
+            before.1,
+            "the head is trained"
+        );
+        assert_eq!(base_values(&learner) != before.0, kind == Kind::Full);
+        assert_eq!(
+            deltas(&learner) != start,
+            matches!(kind, Kind::VbLora | Kind::Lora)
+        );
+        let moved = |part: &str| {
+            let after = base_values(&learner);
+            before
+                .0
+                .iter()
+                .zip(&after)
+                .filter(|(b, _)| b.0.contains(part))
+                .all(|(b, a)| b.1 != a.1)
+        };
+        if kind == Kind::Full {
+            assert!(moved("query.weight") && moved("LayerNorm.bias") && moved("word_embeddings"));
+        }
+        assert!(learner.base().num_params() > 1000);
+    }
+}
+
+/// The mean over the examples of all micro-batches, the shorter last one included.
+pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device) {
+    for kind in [Kind::VbLora, Kind::Full] {
+        let (mut whole, mut parts) = (
+            learner::<B>(kind, 0.0, 1, device),
+            learner::<B>(kind, 0.0, 1, device),
+        );
+        for step in 0..3 {
+            let one = whole.step(step, &[batch(0, 11)], 1.0).unwrap();
+            let many = parts
+                .step(step, &[batch(0, 4), batch(4, 4), batch(8, 3)], 1.0)
+                .unwrap();
+            assert_close("loss", &[many.loss], &[one.loss], 1e-5);
+            assert_close("norm", &[many.norm], &[one.norm], 1e-4);
+        }
+    }
+}
+
+pub(crate) fn a_bad_step_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
+    let mut learner = learner::<B>(Kind::VbLora, 0.0, 1, device);
+    let good = train(&mut learner, 1);
+    assert!(good[0].is_finite());
+    // A learning rate without measure makes the next loss leave the numbers; the step after that must not be taken.
+    let mut last = learner
+        .step(1, &[batch(0, 8)], f64::from(f32::MAX))
+        .unwrap();
+    let mut step = 2;
+    while last.is_finite() && step < 6 {
+        last = learner
+            .step(step, &[batch(0, 8)], f64::from(f32::MAX))
+            .unwrap();
+        step += 1;
+    }
+    assert!(!last.is_finite(), "{last:?}");
+    let before = values(learner.head().dense.weight.val().inner());
+    assert!(!learner.step(step, &[batch(0, 8)], 1.0).unwrap().is_finite());
+    let after = values(learner.head().dense.weight.val().inner());
+    assert!(
+        before
+            .iter()
+            .zip(&after)
+            .all(|(a, b)| a.to_bits() == b.to_bits())
+    );
+}
+
+pub(crate) fn dropout_is_on_in_training_and_repeats<B: VbLoraBackend>(device: &B::Device) {
+    for kind in [Kind::VbLora, Kind::Head, Kind::Full] {
+        let losses = |seed: u64, dropout: f64| {
+            let mut learner = learner::<B>(kind, dropout, seed, device);
+            train(&mut learner, 3)
+                .iter()
+                .map(|r| r.loss)
+                .collect::<Vec<_>>()
+        };
+        assert_close("the same seed", &losses(1, 0.2), &losses(1, 0.2), 1e-5);
+        assert!(
+            (losses(1, 0.2)[0] - losses(2, 0.2)[0]).abs() > 1e-6,
+            "another seed drops other elements"
+        );
+        assert!(
+            (losses(1, 0.0)[0] - losses(2, 0.0)[0]).abs() < 1e-9,
+            "without dropout the first loss has no noise"
+        );
+    }
+}

@@ -1,0 +1,2 @@
+pub(crate) mod learner;
+pub(crate) mod recorded;

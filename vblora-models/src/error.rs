@@ -1,0 +1,273 @@
+//! What can go wrong with a model's files, said so that the reader can act on it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// Result of this crate's functions.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Failure to find, read, understand or write a model's files.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The adapter library's error: a target rule, a tensor too large for a device, a device that failed.
+    #[error(transparent)]
+    Adapter(#[from] vblora::Error),
+
+    /// The model's directory is not there.
+    #[error("no such directory: {}", path.display())]
+    NoDirectory {
+        /// The path as given.
+        path: PathBuf,
+    },
+
+    /// The model's path is there but is no directory.
+    #[error("{} is not a directory; a model is a directory with config.json, model.safetensors and a tokenizer", path.display())]
+    NotADirectory {
+        /// The path as given.
+        path: PathBuf,
+    },
+
+    /// None of the files that would do is in the model.
+    #[error("{place} has no {wanted}")]
+    NoFile {
+        /// Directory or label of the model.
+        place: String,
+        /// The file, or the alternatives, looked for.
+        wanted: String,
+    },
+
+    /// A file name that is more than a name (a path, or `..`).
+    #[error("{found_in}: {name:?} is not a plain file name")]
+    NotAFileName {
+        /// Where the name was written.
+        found_in: String,
+        /// The name.
+        name: String,
+    },
+
+    /// The operating system refused to read or write.
+    #[error("{file}: {source}")]
+    Io {
+        /// The file.
+        file: String,
+        /// The cause.
+        source: std::io::Error,
+    },
+
+    /// A JSON file that does not parse, or has another structure.
+    #[error("{file}: not the JSON expected: {problem}")]
+    Json {
+        /// The file.
+        file: String,
+        /// The cause, with its line and column when known.
+        problem: String,
+    },
+
+    /// A safetensors file whose header does not describe its contents.
+    #[error("{file}: not a valid safetensors file: {problem}")]
+    Safetensors {
+        /// The file.
+        file: String,
+        /// The cause: header length, offsets, shape.
+        problem: String,
+    },
+
+    /// A tensor is in none of the model's files.
+    #[error("{file}: no tensor {tensor:?}")]
+    NoTensor {
+        /// The file or index searched.
+        file: String,
+        /// The tensor.
+        tensor: String,
+    },
+
+    /// A tensor has another shape than the configuration asks for.
+    #[error("{file}: {tensor}")]
+    Shape {
+        /// The file that holds the tensor.
+        file: String,
+        /// Name, expected and found shape.
+        tensor: Misshapen,
+    },
+
+    /// A tensor that cannot be read as f32 values.
+    #[error("{file}: tensor {tensor:?}: {problem}")]
+    Tensor {
+        /// The file that holds the tensor.
+        file: String,
+        /// The tensor.
+        tensor: String,
+        /// The cause: its type, or a value that is not finite.
+        problem: String,
+    },
+
+    /// A checkpoint does not hold exactly the tensors of the model. Nothing was loaded.
+    #[error("{file} does not fit the model:{}", Listing(.missing, .unexpected, .misshapen, .unreadable))]
+    Weights {
+        /// The checkpoint.
+        file: String,
+        /// Tensors the model needs and the checkpoint lacks.
+        missing: Vec<String>,
+        /// Tensors the checkpoint has and the model does not know.
+        unexpected: Vec<String>,
+        /// Tensors with another shape than the model's.
+        misshapen: Vec<Misshapen>,
+        /// Tensors that could not be read as f32, each with the cause.
+        unreadable: Vec<String>,
+    },
+
+    /// `config.json` describes a model that this crate does not have.
+    #[error(
+        "{file}: config of another architecture: model_type is {found:?}, supported are {supported}"
+    )]
+    OtherArchitecture {
+        /// The configuration file.
+        file: String,
+        /// Its `model_type`.
+        found: String,
+        /// The model types that can be loaded.
+        supported: &'static str,
+    },
+
+    /// A field of `config.json` is missing, of the wrong type, or has an impossible value.
+    #[error("{file}: field {field:?}: {problem}")]
+    Config {
+        /// The configuration file.
+        file: String,
+        /// The field.
+        field: String,
+        /// What was expected and found.
+        problem: String,
+    },
+
+    /// A tokenizer file that cannot be used.
+    #[error("{file}: not a usable tokenizer: {problem}")]
+    Tokenizer {
+        /// The tokenizer file.
+        file: String,
+        /// The cause.
+        problem: String,
+    },
+
+    /// The tokenizer can give ids for which the model has no embedding.
+    #[error(
+        "{file}: the tokenizer does not fit the model: token {token:?} has id {id}, but the vocabulary size is {vocab_size} (ids 0 to {})",
+        vocab_size.saturating_sub(1)
+    )]
+    TokenizerDoesNotFit {
+        /// The tokenizer file.
+        file: String,
+        /// The token with the largest id.
+        token: String,
+        /// That id.
+        id: u32,
+        /// Rows of the model's word embedding.
+        vocab_size: usize,
+    },
+
+    /// The maximum length leaves no room for text.
+    #[error("maximum length {max_length} leaves no room for text: {special} special tokens are added to each example, so it must be at least {}", special + 1)]
+    MaxLength {
+        /// The maximum length asked for, in tokens.
+        max_length: usize,
+        /// Special tokens that every example gets.
+        special: usize,
+    },
+
+    /// A model name that is neither an existing directory nor a hub id.
+    #[error("{model:?} is neither a directory nor a hub id (\"owner/name\" or \"name\")")]
+    NotAModel {
+        /// The name as given.
+        model: String,
+    },
+
+    /// A hub id was given to a build that cannot download.
+    #[error("{model:?} is no directory here; to take it as a hub id, build with `--features hub`")]
+    NoHubFeature {
+        /// The name as given.
+        model: String,
+    },
+
+    /// The hub did not give the model's files.
+    #[error(
+        "cannot get model {model:?} (revision {revision}) from the hub: {problem}; a local directory needs no network"
+    )]
+    Hub {
+        /// The hub id.
+        model: String,
+        /// Branch, tag or commit.
+        revision: String,
+        /// The file asked for and the cause.
+        problem: String,
+    },
+}
+
+/// A tensor with another shape than the model's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Misshapen {
+    /// Its name in the checkpoint.
+    pub tensor: String,
+    /// The model's shape.
+    pub expected: Vec<usize>,
+    /// The checkpoint's shape.
+    pub found: Vec<usize>,
+}
+
+impl fmt::Display for Misshapen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            tensor,
+            expected,
+            found,
+        } = self;
+        write!(
+            f,
+            "tensor {tensor:?}: expected shape {expected:?}, found {found:?}"
+        )
+    }
+}
+
+/// The non-empty lists of [`Error::Weights`], one item a line.
+struct Listing<'a>(&'a [String], &'a [String], &'a [Misshapen], &'a [String]);
+
+impl fmt::Display for Listing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        section(f, "missing", self.0)?;
+        section(f, "unexpected", self.1)?;
+        section(f, "misshapen", self.2)?;
+        section(f, "unreadable", self.3)
+    }
+}
+
+fn section<T: fmt::Display>(f: &mut fmt::Formatter<'_>, title: &str, items: &[T]) -> fmt::Result {
+    if items.is_empty() {
+        return Ok(());
+    }
+    write!(f, "\n  {title} ({}):", items.len())?;
+    items.iter().try_for_each(|item| write!(f, "\n    {item}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_error_lists_every_tensor_once_and_leaves_empty_sections_out() {
+        let error = Error::Weights {
+            file: "m/model.safetensors".into(),
+            missing: vec!["a.weight".into(), "b.bias".into()],
+            unexpected: vec![],
+            misshapen: vec![Misshapen {
+                tensor: "c".into(),
+                expected: vec![2, 3],
+                found: vec![3, 2],
+            }],
+            unreadable: vec![],
+        };
+        assert_eq!(
+            error.to_string(),
+            "m/model.safetensors does not fit the model:\n  missing (2):\n    a.weight\n    b.bias\n  misshapen (1):\n    tensor \"c\": expected shape [2, 3], found [3, 2]"
+        );
+    }
+}

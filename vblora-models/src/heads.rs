@@ -1,0 +1,162 @@
+//! The task head: RoBERTa's classification head, trained in full.
+
+use burn::{
+    module::{Module, Param},
+    nn::Linear,
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use vblora::{Noise, backend::VbLoraBackend, noise::dropout, rng::Key};
+
+use crate::{HostTensor, roberta::host_tensor};
+
+/// How a fresh head is drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HeadInit {
+    /// RoBERTa's: normal weights with this standard deviation (`initializer_range`), zero biases.
+    Normal(f64),
+    /// torch's `Linear`: weights and biases uniform in `1 / sqrt(d_in)`.
+    Torch,
+}
+
+/// Dropout, dense, tanh, dropout and projection on the first token of the last hidden state.
+///
+/// One output is regression; more are the scores of as many classes.
+#[derive(Module, Debug)]
+pub struct ClassificationHead<B: Backend> {
+    /// `[d, d]`
+    pub dense: Linear<B>,
+    /// `[d, labels]`
+    pub out_proj: Linear<B>,
+    #[module(skip)]
+    dropout: f64,
+}
+
+impl<B: VbLoraBackend> ClassificationHead<B> {
+    /// A fresh head; its values depend on `seed` alone.
+    pub fn init(
+        d: usize,
+        labels: usize,
+        dropout: f64,
+        init: HeadInit,
+        seed: u64,
+        device: &B::Device,
+    ) -> Self {
+        let key = Key::new(seed).name("head");
+        Self {
+            dense: draw(key.name("dense"), d, d, init, device),
+            out_proj: draw(key.name("out_proj"), d, labels, init, device),
+            dropout,
+        }
+    }
+
+    /// A head from two pairs of weight `[d_in, d_out]` and bias `[d_out]`.
+    pub fn new(
+        dense: (Tensor<B, 2>, Tensor<B, 1>),
+        out_proj: (Tensor<B, 2>, Tensor<B, 1>),
+        dropout: f64,
+    ) -> Self {
+        let linear = |(weight, bias): (Tensor<B, 2>, Tensor<B, 1>)| Linear {
+            weight: Param::from_tensor(weight),
+            bias: Some(Param::from_tensor(bias)),
+        };
+        Self {
+            dense: linear(dense),
+            out_proj: linear(out_proj),
+            dropout,
+        }
+    }
+
+    /// # Shapes
+    /// - hidden: `[n, t, d]`
+    /// - output: `[n, labels]`
+    pub fn forward(&self, hidden: Tensor<B, 3>, noise: Option<Noise>) -> Tensor<B, 2> {
+        let [n, _, d] = hidden.dims();
+        let first = hidden.slice([0..n, 0..1, 0..d]).reshape([n, d]);
+        let first = dropout(first, self.dropout, noise, "head.input");
+        let dense = self.dense.forward(first).tanh();
+        self.out_proj
+            .forward(dropout(dense, self.dropout, noise, "head.dense"))
+    }
+
+    /// The head's tensors by their Hugging Face names, weights as torch stores them (`[d_out, d_in]`).
+    pub fn tensors(&self) -> Vec<(String, HostTensor)> {
+        let of = |name: &str, linear: &Linear<B>| {
+            let weight = (
+                format!("classifier.{name}.weight"),
+                host_tensor(linear.weight.val().transpose()),
+            );
+            let bias = linear
+                .bias
+                .as_ref()
+                .map(|bias| (format!("classifier.{name}.bias"), host_tensor(bias.val())));
+            std::iter::once(weight).chain(bias).collect::<Vec<_>>()
+        };
+        [of("dense", &self.dense), of("out_proj", &self.out_proj)].concat()
+    }
+}
+
+/// The number of parameters of a head on hidden states of width `d`.
+pub fn head_parameters(d: usize, labels: usize) -> usize {
+    (d + 1) * d + (d + 1) * labels
+}
+
+fn draw<B: Backend>(
+    key: Key,
+    d_in: usize,
+    d_out: usize,
+    init: HeadInit,
+    device: &B::Device,
+) -> Linear<B> {
+    let (weight, bias) = match init {
+        HeadInit::Normal(std) => (
+            key.name("weight").normal(d_in * d_out, std),
+            vec![0.0; d_out],
+        ),
+        HeadInit::Torch => {
+            let bound = 1.0 / (d_in as f64).sqrt();
+            let uniform = |name, n| key.name(name).uniform(n, -bound, bound);
+            (uniform("weight", d_in * d_out), uniform("bias", d_out))
+        }
+    };
+    Linear {
+        weight: Param::from_tensor(Tensor::from_data(
+            TensorData::new(weight, [d_in, d_out]),
+            device,
+        )),
+        bias: Some(Param::from_tensor(Tensor::from_data(
+            TensorData::new(bias, [d_out]),
+            device,
+        ))),
+    }
+}
+
+/// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids, or the squared error of `[n, 1]` against scores.
+pub fn loss<B: Backend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B, 1> {
+    let device = output.device();
+    match labels {
+        Labels::Classes(classes) => {
+            let ids: Vec<i32> = classes.iter().map(|&c| c as i32).collect();
+            let ids = Tensor::from_data(TensorData::new(ids, [classes.len(), 1]), &device);
+            burn::tensor::activation::log_softmax(output, 1)
+                .gather(1, ids)
+                .mean()
+                .neg()
+        }
+        Labels::Scores(scores) => {
+            let scores = Tensor::<B, 2>::from_data(
+                TensorData::new(scores.clone(), [scores.len(), 1]),
+                &device,
+            );
+            (output - scores).square().mean()
+        }
+    }
+}
+
+/// The labels of a batch.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Labels {
+    /// Class ids, below the head's number of outputs.
+    Classes(Vec<usize>),
+    /// Real values.
+    Scores(Vec<f32>),
+}

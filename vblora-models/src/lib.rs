@@ -1,0 +1,34 @@
+//! Frozen transformers whose linear maps are sites for VB-LoRA adapters.
+//!
+//! This crate turns the files of a Hugging Face model into what training needs, and knows no task:
+//!
+//! - [`ModelFiles`]: a directory, or files bundled in the binary; [`resolve`] also takes a hub id.
+//! - [`EncoderConfig`]: `config.json` of RoBERTa and BERT.
+//! - [`TextTokenizer`]: text to token ids, truncated and padded.
+//! - [`Checkpoint`] and [`Loader`]: safetensors weights, every tensor used or reported.
+//!
+//! Nothing here panics on bad files: every failure is an [`Error`] that names the file and the
+//! tensor, field or token at fault.
+
+mod config;
+mod error;
+mod files;
+mod heads;
+mod hub;
+mod lm_head;
+pub mod roberta;
+mod source;
+mod tokenizer;
+mod upload;
+mod weights;
+
+pub use config::{Activation, EncoderConfig, Family};
+pub use error::{Error, Misshapen, Result};
+pub use files::{Bytes, ModelFiles};
+pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
+pub use hub::resolve;
+pub use lm_head::LmHead;
+pub use roberta::{EncoderInput, Roberta, host_tensor};
+pub use source::{RandomWeights, WeightSource};
+pub use tokenizer::{Encoded, PaddedBatch, TextTokenizer, pad};
+pub use weights::{Checkpoint, HostTensor, LoadReport, Loader, SaveDtype, save_safetensors};

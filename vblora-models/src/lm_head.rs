@@ -1,0 +1,82 @@
+//! RoBERTa's masked-language-modelling head, with which this project pretrains its bundled model.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, backend::Backend},
+};
+use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::gelu};
+
+use crate::{
+    EncoderConfig, HostTensor, Result,
+    roberta::{Builder, FrozenLayerNorm, host_tensor},
+    source::RandomWeights,
+};
+
+/// Dense, GELU, normalisation, and the product with the word embeddings (tied) plus a bias per token.
+#[derive(Module, Debug)]
+pub struct LmHead<B: Backend> {
+    /// `[d, d]`
+    pub dense: FrozenLinear<B>,
+    /// `lm_head.layer_norm`
+    pub norm: FrozenLayerNorm<B>,
+    /// `[vocabulary]`
+    pub bias: Param<Tensor<B, 1>>,
+}
+
+impl<B: VbLoraBackend> LmHead<B> {
+    /// A head with fresh weights.
+    ///
+    /// # Errors
+    /// A tensor too large for the device.
+    pub fn random(config: &EncoderConfig, seed: u64, device: &B::Device) -> Result<Self> {
+        let mut source = RandomWeights::new(seed, config.initializer_range);
+        let mut builder = Builder::<B, _>::new(&mut source, device);
+        let d = config.hidden_size;
+        Ok(Self {
+            dense: builder.linear("lm_head.dense", d, d)?,
+            norm: FrozenLayerNorm::build(
+                &mut builder,
+                "lm_head.layer_norm",
+                d,
+                config.layer_norm_eps,
+            )?,
+            bias: builder.frozen("lm_head.bias", [config.vocab_size])?,
+        })
+    }
+
+    /// Token scores of chosen positions.
+    ///
+    /// # Shapes
+    /// - hidden: `[m, d]`, words: `[vocabulary, d]`
+    /// - output: `[m, vocabulary]`
+    pub fn forward(&self, hidden: Tensor<B, 2>, words: Tensor<B, 2>) -> Tensor<B, 2> {
+        let x = self
+            .norm
+            .forward(gelu(self.dense.forward(hidden, &Factors::none())));
+        x.matmul(words.transpose()) + self.bias.val().unsqueeze()
+    }
+
+    /// The head's tensors by their Hugging Face names; the tied decoder is not among them.
+    pub fn tensors(&self) -> Vec<(String, HostTensor)> {
+        let mut out = vec![(
+            "lm_head.dense.weight".into(),
+            host_tensor(self.dense.weight.val().transpose()),
+        )];
+        out.extend(
+            self.dense
+                .bias
+                .as_ref()
+                .map(|bias| ("lm_head.dense.bias".into(), host_tensor(bias.val()))),
+        );
+        out.push((
+            "lm_head.layer_norm.weight".into(),
+            host_tensor(self.norm.gamma.val()),
+        ));
+        out.push((
+            "lm_head.layer_norm.bias".into(),
+            host_tensor(self.norm.beta.val()),
+        ));
+        out.push(("lm_head.bias".into(), host_tensor(self.bias.val())));
+        out
+    }
+}

@@ -1,0 +1,161 @@
+//! One encoder layer: self-attention and a two-layer perceptron, each followed by dropout, the residual sum and a normalisation.
+
+use burn::{
+    module::Module,
+    tensor::{Tensor, activation, backend::Backend},
+};
+use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, noise::dropout, ops};
+
+use super::{build::Builder, norm::FrozenLayerNorm};
+use crate::{Activation, EncoderConfig, Result, source::WeightSource};
+
+/// A post-norm encoder layer with six sites.
+#[derive(Module, Debug)]
+pub struct EncoderLayer<B: Backend> {
+    /// `attention.self.query`
+    pub query: FrozenLinear<B>,
+    /// `attention.self.key`
+    pub key: FrozenLinear<B>,
+    /// `attention.self.value`
+    pub value: FrozenLinear<B>,
+    /// `attention.output.dense`
+    pub attention_output: FrozenLinear<B>,
+    /// `attention.output.LayerNorm`
+    pub attention_norm: FrozenLayerNorm<B>,
+    /// `intermediate.dense`
+    pub intermediate: FrozenLinear<B>,
+    /// `output.dense`
+    pub output: FrozenLinear<B>,
+    /// `output.LayerNorm`
+    pub output_norm: FrozenLayerNorm<B>,
+    #[module(skip)]
+    settings: Settings,
+}
+
+/// What a layer takes from the configuration.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    heads: usize,
+    hidden_dropout: f64,
+    attention_dropout: f64,
+    activation: Activation,
+}
+
+impl<B: VbLoraBackend> EncoderLayer<B> {
+    pub(crate) fn build<S: WeightSource>(
+        builder: &mut Builder<'_, B, S>,
+        config: &EncoderConfig,
+        index: usize,
+    ) -> Result<Self> {
+        let (d, inner, eps) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.layer_norm_eps,
+        );
+        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        Ok(Self {
+            query: builder.linear(&name("attention.self.query"), d, d)?,
+            key: builder.linear(&name("attention.self.key"), d, d)?,
+            value: builder.linear(&name("attention.self.value"), d, d)?,
+            attention_output: builder.linear(&name("attention.output.dense"), d, d)?,
+            attention_norm: FrozenLayerNorm::build(
+                builder,
+                &name("attention.output.LayerNorm"),
+                d,
+                eps,
+            )?,
+            intermediate: builder.linear(&name("intermediate.dense"), d, inner)?,
+            output: builder.linear(&name("output.dense"), inner, d)?,
+            output_norm: FrozenLayerNorm::build(builder, &name("output.LayerNorm"), d, eps)?,
+            settings: Settings {
+                heads: config.num_heads,
+                hidden_dropout: config.hidden_dropout,
+                attention_dropout: config.attention_dropout,
+                activation: config.activation,
+            },
+        })
+    }
+
+    /// The layer's linear maps and normalisations under their Hugging Face names.
+    pub(crate) fn linears(&self) -> [&FrozenLinear<B>; 6] {
+        [
+            &self.query,
+            &self.key,
+            &self.value,
+            &self.attention_output,
+            &self.intermediate,
+            &self.output,
+        ]
+    }
+
+    pub(crate) fn norms(&self) -> [(&'static str, &FrozenLayerNorm<B>); 2] {
+        [
+            ("attention.output.LayerNorm", &self.attention_norm),
+            ("output.LayerNorm", &self.output_norm),
+        ]
+    }
+
+    /// # Shapes
+    /// - input and output: `[n, t, d]`
+    /// - mask: `[n, 1, 1, t]`, added to the attention scores
+    ///
+    /// `factors` carry the layer's own noise.
+    pub fn forward(
+        &self,
+        x: Tensor<B, 3>,
+        mask: Option<&Tensor<B, 4>>,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 3> {
+        let (noise, p) = (factors.noise(), self.settings.hidden_dropout);
+        let attended = self
+            .attention_output
+            .forward(self.attend(x.clone(), mask, factors), factors);
+        let x = self
+            .attention_norm
+            .forward(dropout(attended, p, noise, "attention.output") + x);
+        let inner = self.activate(self.intermediate.forward(x.clone(), factors));
+        let inner = self.output.forward(inner, factors);
+        self.output_norm
+            .forward(dropout(inner, p, noise, "output") + x)
+    }
+
+    /// Softmax attention of every head, without the output map.
+    fn attend(
+        &self,
+        x: Tensor<B, 3>,
+        mask: Option<&Tensor<B, 4>>,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 3> {
+        let [n, t, d] = x.dims();
+        let heads = self.settings.heads;
+        let size = d / heads;
+        let split = |x: Tensor<B, 3>| x.reshape([n, t, heads, size]).swap_dims(1, 2);
+        let query = split(
+            self.query
+                .forward(x.clone(), factors)
+                .mul_scalar(1.0 / (size as f64).sqrt()),
+        );
+        let key = split(self.key.forward(x.clone(), factors));
+        let value = split(self.value.forward(x, factors));
+        let scores = query.matmul(key.swap_dims(2, 3));
+        let scores = match mask {
+            Some(mask) => scores + mask.clone(),
+            None => scores,
+        };
+        let weights = dropout(
+            ops::softmax(scores),
+            self.settings.attention_dropout,
+            factors.noise(),
+            "attention.self",
+        );
+        weights.matmul(value).swap_dims(1, 2).reshape([n, t, d])
+    }
+
+    fn activate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match self.settings.activation {
+            Activation::Gelu => ops::gelu(x),
+            Activation::GeluTanh => activation::gelu_approximate(x),
+            Activation::Relu => activation::relu(x),
+        }
+    }
+}

@@ -1,0 +1,241 @@
+//! Host tensors onto a device, in its compute dtype, none of them larger than the device can hold.
+
+use burn::tensor::{Tensor, TensorData};
+use vblora::backend::VbLoraBackend;
+
+use crate::{HostTensor, Result};
+
+/// Moves a tensor onto the device.
+///
+/// # Errors
+/// It is larger than the device can hold in one piece.
+pub(crate) fn upload<B: VbLoraBackend, const D: usize>(
+    name: &str,
+    tensor: HostTensor,
+    device: &B::Device,
+) -> Result<Tensor<B, D>> {
+    upload_within(name, tensor, B::max_tensor_bytes(device), device)
+}
+
+fn upload_within<B: VbLoraBackend, const D: usize>(
+    name: &str,
+    tensor: HostTensor,
+    limit: Option<usize>,
+    device: &B::Device,
+) -> Result<Tensor<B, D>> {
+    let bytes = 4 * tensor.values.len();
+    match limit {
+        Some(limit) if bytes > limit => {
+            let backend = B::name(device);
+            Err(vblora::Error::TooLarge {
+                tensor: name.into(),
+                bytes,
+                limit,
+                backend,
+            }
+            .into())
+        }
+        _ => Ok(Tensor::from_data(
+            TensorData::new(tensor.values, tensor.shape),
+            device,
+        )),
+    }
+}
+
+/// Moves a table `[rows, d]` onto the device in as many pieces of whole rows as it takes.
+///
+/// # Errors
+/// One row is larger than the device can hold.
+pub(crate) fn upload_rows<B: VbLoraBackend>(
+    name: &str,
+    table: HostTensor,
+    device: &B::Device,
+) -> Result<Vec<Tensor<B, 2>>> {
+    upload_rows_within(name, table, B::max_tensor_bytes(device), device)
+}
+
+fn upload_rows_within<B: VbLoraBackend>(
+    name: &str,
+    table: HostTensor,
+    limit: Option<usize>,
+    device: &B::Device,
+) -> Result<Vec<Tensor<B, 2>>> {
+    let [rows, d] = [table.shape[0], table.shape[1]];
+    let most = limit
+        .map_or(rows, |limit| limit / (4 * d))
+        .clamp(1, rows.max(1));
+    let piece = |values: &[f32]| {
+        let shape = vec![values.len() / d, d];
+        upload_within(
+            name,
+            HostTensor {
+                shape,
+                values: values.to_vec(),
+            },
+            limit,
+            device,
+        )
+    };
+    if most >= rows {
+        return Ok(vec![upload_within(name, table, limit, device)?]);
+    }
+    table.values.chunks(most * d).map(piece).collect()
+}
+
+/// Waits for the device and turns what went wrong on it into an error; GPU backends report nothing before.
+///
+/// # Errors
+/// The device failed.
+pub(crate) fn sync<B: VbLoraBackend>(device: &B::Device, during: &str) -> Result<()> {
+    B::sync(device).map_err(|e| {
+        let reason = format!("{e:?}");
+        vblora::Error::DeviceFailed {
+            during: during.into(),
+            reason,
+        }
+        .into()
+    })
+}
+
+/// A matrix with rows and columns exchanged, on the host, so that the device holds it in the order in which it is used.
+pub(crate) fn transposed(matrix: HostTensor) -> HostTensor {
+    /// Rows and columns of a tile that fits the first-level cache.
+    const TILE: usize = 32;
+    let [rows, columns] = [matrix.shape[0], matrix.shape[1]];
+    let mut values = vec![0.0; rows * columns];
+    for i0 in (0..rows).step_by(TILE) {
+        for j0 in (0..columns).step_by(TILE) {
+            for i in i0..(i0 + TILE).min(rows) {
+                for j in j0..(j0 + TILE).min(columns) {
+                    values[j * rows + i] = matrix.values[i * columns + j];
+                }
+            }
+        }
+    }
+    HostTensor {
+        shape: vec![columns, rows],
+        values,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(feature = "flex")]
+    use burn::tensor::backend::Backend;
+
+    use super::*;
+
+    #[test]
+    fn transposing_moves_every_element() {
+        let (rows, columns) = (37, 70);
+        let matrix = HostTensor {
+            shape: vec![rows, columns],
+            values: (0..rows * columns).map(|i| i as f32).collect(),
+        };
+        let turned = transposed(matrix.clone());
+        assert_eq!(turned.shape, [columns, rows]);
+        assert!((0..rows).all(|i| {
+            (0..columns).all(|j| turned.values[j * rows + i] == matrix.values[i * columns + j])
+        }));
+        assert_eq!(transposed(turned), matrix);
+    }
+    fn counted(rows: usize, d: usize) -> HostTensor {
+        HostTensor {
+            shape: vec![rows, d],
+            values: (0..rows * d).map(|i| i as f32).collect(),
+        }
+    }
+
+    #[cfg(feature = "flex")]
+    type B = burn::backend::Flex;
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn a_table_is_cut_into_the_fewest_pieces_of_whole_rows() {
+        let table = counted(7, 3);
+        // A row has 12 bytes.
+        for (limit, rows) in [
+            (None, vec![7]),
+            (Some(84), vec![7]),
+            (Some(83), vec![6, 1]),
+            (Some(40), vec![3, 3, 1]),
+            (Some(12), vec![1; 7]),
+        ] {
+            let pieces =
+                upload_rows_within::<B>("words", table.clone(), limit, &Default::default())
+                    .unwrap();
+            assert_eq!(
+                pieces.iter().map(|piece| piece.dims()).collect::<Vec<_>>(),
+                rows.iter().map(|&n| [n, 3]).collect::<Vec<_>>()
+            );
+            let values = pieces
+                .into_iter()
+                .flat_map(|piece| piece.into_data().into_vec::<f32>().unwrap());
+            assert_eq!(values.collect::<Vec<_>>(), table.values, "limit {limit:?}");
+        }
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn what_is_too_large_is_refused_by_name() {
+        let message =
+            upload_rows_within::<B>("words", counted(7, 3), Some(11), &Default::default())
+                .unwrap_err()
+                .to_string();
+        assert_eq!(
+            message,
+            format!(
+                "words: 12 bytes, more than the 11 bytes that a tensor may have on backend {}",
+                B::name(&Default::default())
+            )
+        );
+        let message = upload_within::<B, 2>("dense", counted(7, 3), Some(83), &Default::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("dense: 84 bytes, more than the 83 bytes"),
+            "{message}"
+        );
+        assert!(
+            upload_within::<B, 2>("dense", counted(7, 3), Some(84), &Default::default()).is_ok()
+        );
+        assert!(upload::<B, 2>("dense", counted(7, 3), &Default::default()).is_ok());
+    }
+
+    /// The limit that the backend itself names, on the backend that has one.
+    #[cfg(feature = "wgpu")]
+    #[test]
+    fn wgpu_splits_or_refuses_beyond_its_limit() {
+        type Gpu = burn::backend::Wgpu;
+        let device = Default::default();
+        let (rows, d) = (33, 1 << 20);
+        let mut table = HostTensor {
+            shape: vec![rows, d],
+            values: vec![0.0; rows * d],
+        };
+        (0..rows).for_each(|row| table.values[row * d] = row as f32);
+        let message = upload::<Gpu, 2>("dense", table.clone(), &device)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.starts_with("dense: 138412032 bytes, more than the 134217728 bytes"),
+            "{message}"
+        );
+        let pieces = upload_rows::<Gpu>("words", table, &device).unwrap();
+        assert_eq!(
+            pieces
+                .iter()
+                .map(|piece| piece.dims()[0])
+                .collect::<Vec<_>>(),
+            [32, 1]
+        );
+        let firsts = pieces
+            .into_iter()
+            .map(|piece| piece.narrow(1, 0, 1).into_data().into_vec::<f32>().unwrap());
+        assert_eq!(
+            firsts.flatten().collect::<Vec<_>>(),
+            (0..rows).map(|row| row as f32).collect::<Vec<_>>()
+        );
+        sync::<Gpu>(&device, "reading back").unwrap();
+    }
+}

@@ -1,0 +1,374 @@
+//! A model's safetensors file, or its shards, opened and checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Deserialize;
+
+use super::header::{self, Entry};
+use super::{HostTensor, convert};
+use crate::error::Misshapen;
+use crate::files::{Bytes, is_file_name};
+use crate::{Error, ModelFiles, Result};
+
+/// The weights in one file.
+pub(crate) const SINGLE: &str = "model.safetensors";
+/// The table of a model whose weights are in several files.
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+
+/// The tensors of a Hugging Face checkpoint, read one at a time; remembers which were read.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// The single file or the index, for messages.
+    file: String,
+    shards: Vec<Shard>,
+    /// Tensor name to position in `shards`.
+    shard_of: BTreeMap<String, usize>,
+    used: BTreeSet<String>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    file: String,
+    bytes: Bytes,
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names. Headers are
+    /// checked against the files; no tensor is converted yet.
+    ///
+    /// # Errors
+    /// No such file, a file that is not valid safetensors, an index that names an absent shard, a path, or
+    /// a tensor that its shard does not hold, or a tensor that lies in two shards.
+    pub fn open(files: &ModelFiles) -> Result<Self> {
+        if files.contains(SINGLE) {
+            return Self::from_shards(files.describe(SINGLE), vec![Shard::open(files, SINGLE)?]);
+        }
+        if !files.contains(INDEX) {
+            return Err(files.no_file(&format!("{SINGLE} or {INDEX}")));
+        }
+        let file = files.describe(INDEX);
+        let weight_map = weight_map(&files.read(INDEX)?, &file)?;
+        let names: BTreeSet<&str> = weight_map.values().map(String::as_str).collect();
+        let shards = names
+            .into_iter()
+            .map(|name| Shard::open(files, name))
+            .collect::<Result<Vec<_>>>()?;
+        check_index(&weight_map, &shards, files)?;
+        Self::from_shards(file, shards)
+    }
+
+    fn from_shards(file: String, shards: Vec<Shard>) -> Result<Self> {
+        let mut shard_of: BTreeMap<String, usize> = BTreeMap::new();
+        for (position, shard) in shards.iter().enumerate() {
+            for name in shard.entries.keys() {
+                if let Some(earlier) = shard_of.insert(name.clone(), position) {
+                    let problem = format!("tensor {name:?} is in {} too", shards[earlier].file);
+                    return Err(shard.invalid(problem));
+                }
+            }
+        }
+        Ok(Self {
+            file,
+            shards,
+            shard_of,
+            used: BTreeSet::new(),
+        })
+    }
+
+    /// The file, or the index of the shards, for messages.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// Names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.shard_of.keys().map(String::as_str)
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.shard_of.contains_key(name)
+    }
+
+    /// The shape of a tensor, without reading its values.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        let (_, entry) = self.find(name)?;
+        Some(&entry.shape)
+    }
+
+    /// Reads a tensor as f32 and marks it as used.
+    ///
+    /// # Errors
+    /// [`Error::NoTensor`]; [`Error::Tensor`] if it is not of a float type or has a value that is not finite.
+    pub fn tensor(&mut self, name: &str) -> Result<HostTensor> {
+        let (shard, entry) = self.find(name).ok_or_else(|| Error::NoTensor {
+            file: self.file.clone(),
+            tensor: name.to_owned(),
+        })?;
+        let values =
+            convert::to_f32(entry.dtype, &shard.bytes[entry.bytes.clone()]).map_err(|problem| {
+                Error::Tensor {
+                    file: shard.file.clone(),
+                    tensor: name.to_owned(),
+                    problem,
+                }
+            })?;
+        let shape = entry.shape.clone();
+        self.used.insert(name.to_owned());
+        Ok(HostTensor { shape, values })
+    }
+
+    /// As [`Checkpoint::tensor`], for a tensor that must have this shape.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::tensor`], and [`Error::Shape`].
+    pub fn tensor_shaped(&mut self, name: &str, expected: &[usize]) -> Result<HostTensor> {
+        if let Some((shard, entry)) = self.find(name)
+            && entry.shape != expected
+        {
+            return Err(Error::Shape {
+                file: shard.file.clone(),
+                tensor: Misshapen {
+                    tensor: name.to_owned(),
+                    expected: expected.to_vec(),
+                    found: entry.shape.clone(),
+                },
+            });
+        }
+        self.tensor(name)
+    }
+
+    /// Marks a tensor as used without reading it.
+    pub(super) fn mark_used(&mut self, name: &str) {
+        self.used.insert(name.to_owned());
+    }
+
+    /// Names of the tensors that were not read, sorted.
+    pub fn unused(&self) -> Vec<String> {
+        self.names()
+            .filter(|name| !self.used.contains(*name))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    fn find(&self, name: &str) -> Option<(&Shard, &Entry)> {
+        let shard = &self.shards[*self.shard_of.get(name)?];
+        Some((shard, shard.entries.get(name)?))
+    }
+}
+
+impl Shard {
+    fn open(files: &ModelFiles, name: &str) -> Result<Self> {
+        let bytes = files.read(name)?;
+        let file = files.describe(name);
+        match header::parse(&bytes) {
+            Ok(entries) => Ok(Self {
+                file,
+                bytes,
+                entries,
+            }),
+            Err(problem) => Err(Error::Safetensors { file, problem }),
+        }
+    }
+
+    fn invalid(&self, problem: String) -> Error {
+        Error::Safetensors {
+            file: self.file.clone(),
+            problem,
+        }
+    }
+}
+
+/// The shard files that an index names, sorted, each a plain file name.
+#[cfg(feature = "hub")]
+pub(crate) fn shard_names(index: &[u8], file: &str) -> Result<BTreeSet<String>> {
+    Ok(weight_map(index, file)?.into_values().collect())
+}
+
+fn weight_map(index: &[u8], file: &str) -> Result<BTreeMap<String, String>> {
+    let json = |problem: String| Error::Json {
+        file: file.to_owned(),
+        problem,
+    };
+    let Index { weight_map } =
+        serde_json::from_slice(index).map_err(|error| json(error.to_string()))?;
+    if weight_map.is_empty() {
+        return Err(json("weight_map is empty".to_owned()));
+    }
+    match weight_map.values().find(|name| !is_file_name(name)) {
+        None => Ok(weight_map),
+        Some(name) => Err(Error::NotAFileName {
+            found_in: file.to_owned(),
+            name: name.clone(),
+        }),
+    }
+}
+
+/// Every tensor of the index must be in the shard that the index says.
+fn check_index(
+    weight_map: &BTreeMap<String, String>,
+    shards: &[Shard],
+    files: &ModelFiles,
+) -> Result<()> {
+    let by_file: BTreeMap<&str, &Shard> = shards.iter().map(|s| (s.file.as_str(), s)).collect();
+    for (tensor, name) in weight_map {
+        let file = files.describe(name);
+        let holds = by_file
+            .get(file.as_str())
+            .is_some_and(|shard| shard.entries.contains_key(tensor));
+        if !holds {
+            return Err(Error::NoTensor {
+                file,
+                tensor: tensor.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{SaveDtype, save_safetensors};
+    use std::path::Path;
+
+    fn save(dir: &Path, file: &str, tensors: &[(&str, &[usize], &[f32])]) {
+        save_safetensors(&dir.join(file), tensors, SaveDtype::F32).unwrap();
+    }
+
+    fn open(dir: &Path) -> Result<Checkpoint> {
+        Checkpoint::open(&ModelFiles::open(dir).unwrap())
+    }
+
+    fn sharded(dir: &Path, index: &str) -> Result<Checkpoint> {
+        save(dir, "one.safetensors", &[("a", &[2], &[1.0, 2.0])]);
+        save(dir, "two.safetensors", &[("b", &[1, 1], &[3.0])]);
+        std::fs::write(dir.join(INDEX), index).unwrap();
+        open(dir)
+    }
+
+    #[test]
+    fn tensors_are_read_by_name_and_shape_and_use_is_tracked() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        save(
+            dir.path(),
+            SINGLE,
+            &[("w", &[2, 3], &values), ("v", &[1], &[7.0])],
+        );
+        let mut checkpoint = open(dir.path()).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["v", "w"]);
+        let tensor = checkpoint.tensor_shaped("w", &[2, 3]).unwrap();
+        assert_eq!((tensor.shape, tensor.values), (vec![2, 3], values.to_vec()));
+        assert_eq!(checkpoint.unused(), ["v"]);
+        let error = checkpoint.tensor_shaped("v", &[2]).unwrap_err().to_string();
+        assert!(
+            error.contains("\"v\": expected shape [2], found [1]"),
+            "{error}"
+        );
+        let error = checkpoint.tensor("x").unwrap_err().to_string();
+        assert!(
+            error.contains("model.safetensors: no tensor \"x\""),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn shards_read_like_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = r#"{"metadata":{},"weight_map":{"a":"one.safetensors","b":"two.safetensors"}}"#;
+        let mut checkpoint = sharded(dir.path(), index).unwrap();
+        assert_eq!(checkpoint.tensor("a").unwrap().values, [1.0, 2.0]);
+        assert_eq!(checkpoint.tensor("b").unwrap().shape, [1, 1]);
+    }
+
+    #[test]
+    fn a_bad_index_is_an_error_that_names_the_cause() {
+        let cases = [
+            (
+                r#"{"weight_map":{"a":"absent.safetensors"}}"#,
+                "absent.safetensors",
+            ),
+            (
+                r#"{"weight_map":{"c":"one.safetensors"}}"#,
+                "one.safetensors: no tensor \"c\"",
+            ),
+            (
+                r#"{"weight_map":{"a":"../one.safetensors"}}"#,
+                "not a plain file name",
+            ),
+            (
+                r#"{"weight_map":{"a":"/one.safetensors"}}"#,
+                "not a plain file name",
+            ),
+            (r#"{"weight_map":{}}"#, "weight_map is empty"),
+            (r#"{"weights":{}}"#, "weight_map"),
+            ("{", "index.json"),
+        ];
+        for (index, expected) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let error = sharded(dir.path(), index).unwrap_err().to_string();
+            assert!(error.contains(expected), "{index}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_in_two_shards_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = r#"{"weight_map":{"a":"one.safetensors","z":"three.safetensors"}}"#;
+        save(
+            dir.path(),
+            "three.safetensors",
+            &[("a", &[1], &[0.5]), ("z", &[1], &[0.5])],
+        );
+        let error = sharded(dir.path(), index).unwrap_err().to_string();
+        assert!(
+            error.contains("\"a\"") && error.contains("one.safetensors"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_absent_checkpoint_names_what_was_looked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors or model.safetensors.index.json"));
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SINGLE);
+        save(dir.path(), SINGLE, &[("w", &[2, 2], &[1.0, 2.0, 3.0, 4.0])]);
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let error = open(dir.path()).unwrap_err();
+            assert!(matches!(error, Error::Safetensors { .. }), "{length}");
+            assert!(error.to_string().contains("model.safetensors"));
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_names_its_tensor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(SINGLE);
+        save(dir.path(), SINGLE, &[("layer.w", &[2], &[1.0, 2.0])]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let end = bytes.len();
+        bytes[end - 4..].copy_from_slice(&f32::NAN.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = open(dir.path()).unwrap().tensor("layer.w").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("\"layer.w\"") && error.contains("value 1"),
+            "{error}"
+        );
+    }
+}

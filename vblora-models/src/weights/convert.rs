@@ -1,0 +1,75 @@
+//! Stored values to f32.
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+/// Little-endian values of a tensor as f32. The error is the cause alone.
+///
+/// A value that is not finite (or an f64 too large for f32) is an error: a frozen weight with it would turn
+/// every output into NaN, far from the cause.
+pub(super) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
+    let values: Vec<f32> = match dtype {
+        Dtype::F32 => map(bytes, f32::from_le_bytes),
+        Dtype::F16 => map(bytes, |value| f16::from_le_bytes(value).to_f32()),
+        Dtype::BF16 => map(bytes, |value| bf16::from_le_bytes(value).to_f32()),
+        Dtype::F64 => map(bytes, |value| f64::from_le_bytes(value) as f32),
+        other => {
+            return Err(format!(
+                "type {other} cannot be a weight here; expected F32, F16, BF16 or F64"
+            ));
+        }
+    };
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(format!("value {at} is not finite: {}", values[at])),
+    }
+}
+
+fn map<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|&chunk| value(chunk)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_float_type_becomes_f32() {
+        let values = [1.5f32, -0.25, 1024.0, 0.0];
+        let f32s: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let f16s: Vec<u8> = [0x3E00u16, 0xB400, 0x6400, 0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let bf16s: Vec<u8> = [0x3FC0u16, 0xBE80, 0x4480, 0]
+            .iter()
+            .flat_map(|v| v.to_le_bytes())
+            .collect();
+        let f64s: Vec<u8> = values
+            .iter()
+            .flat_map(|&v| f64::from(v).to_le_bytes())
+            .collect();
+        assert_eq!(to_f32(Dtype::F32, &f32s).unwrap(), values);
+        assert_eq!(to_f32(Dtype::F16, &f16s).unwrap(), values);
+        assert_eq!(to_f32(Dtype::BF16, &bf16s).unwrap(), values);
+        assert_eq!(to_f32(Dtype::F64, &f64s).unwrap(), values);
+    }
+
+    #[test]
+    fn values_that_are_not_finite_are_errors_with_their_place() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let bytes: Vec<u8> = [1.0, bad].iter().flat_map(|v| v.to_le_bytes()).collect();
+            assert!(to_f32(Dtype::F32, &bytes).unwrap_err().contains("value 1"));
+        }
+        let too_large = 1e300f64.to_le_bytes();
+        assert!(to_f32(Dtype::F64, &too_large).is_err());
+        assert!(to_f32(Dtype::F16, &0x7E00u16.to_le_bytes()).is_err());
+    }
+
+    #[test]
+    fn integers_are_no_weights() {
+        let error = to_f32(Dtype::I64, &[0; 8]).unwrap_err();
+        assert!(error.contains("I64") && error.contains("BF16"), "{error}");
+    }
+}

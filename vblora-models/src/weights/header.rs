@@ -1,0 +1,238 @@
+//! The header of a safetensors file, checked against the file before a tensor is touched.
+//!
+//! The `safetensors` crate checks the same rules, but names neither the tensor nor the offsets at fault,
+//! and can overflow when it adds up the sizes that a lying header claims.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use safetensors::Dtype;
+use serde::Deserialize;
+
+/// Bytes of the length in front of the header.
+const LENGTH_BYTES: usize = 8;
+/// The limit of the reference implementation; a real header has about 100 bytes per tensor.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Where one tensor lies in its file.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Entry {
+    pub(super) dtype: Dtype,
+    pub(super) shape: Vec<usize>,
+    /// Byte range in the whole file.
+    pub(super) bytes: Range<usize>,
+}
+
+#[derive(Deserialize)]
+struct Described {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    data_offsets: (usize, usize),
+}
+
+/// All tensors of a file. The error is the cause alone; the caller knows the file's name.
+pub(super) fn parse(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
+    let header = header_text(file)?;
+    let data_start = LENGTH_BYTES + header.len();
+    let described = described_tensors(header)?;
+    let entries = described
+        .into_iter()
+        .map(|(name, tensor)| {
+            let entry = place(tensor, data_start, file.len())
+                .map_err(|problem| format!("tensor {name:?}: {problem}"))?;
+            Ok((name, entry))
+        })
+        .collect::<Result<BTreeMap<_, _>, String>>()?;
+    check_cover(&entries, data_start, file.len())?;
+    Ok(entries)
+}
+
+fn header_text(file: &[u8]) -> Result<&[u8], String> {
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+        return Err(format!(
+            "it has {} bytes, too few for the {LENGTH_BYTES}-byte header length (empty or truncated)",
+            file.len()
+        ));
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MAX_HEADER_BYTES {
+        return Err(format!(
+            "header length {length} is over the limit of {MAX_HEADER_BYTES} bytes"
+        ));
+    }
+    rest.get(..length as usize).ok_or_else(|| {
+        format!(
+            "header length {length}, but only {} bytes follow (truncated?)",
+            rest.len()
+        )
+    })
+}
+
+fn described_tensors(header: &[u8]) -> Result<BTreeMap<String, Described>, String> {
+    let mut fields: BTreeMap<String, serde_json::Value> =
+        serde_json::from_slice(header).map_err(|error| format!("header: {error}"))?;
+    fields.remove("__metadata__");
+    if fields.is_empty() {
+        return Err("it holds no tensors".to_owned());
+    }
+    fields
+        .into_iter()
+        .map(|(name, value)| match Described::deserialize(value) {
+            Ok(described) => Ok((name, described)),
+            Err(error) => Err(format!("tensor {name:?}: {error}")),
+        })
+        .collect()
+}
+
+/// Checks one tensor's offsets against its shape and the end of the file.
+fn place(tensor: Described, data_start: usize, file_end: usize) -> Result<Entry, String> {
+    let Described {
+        dtype,
+        shape,
+        data_offsets: (start, end),
+    } = tensor;
+    let data = file_end - data_start;
+    if start > end || end > data {
+        return Err(format!(
+            "offsets {start}..{end} are outside the {data} bytes of data (truncated?)"
+        ));
+    }
+    let needed = byte_size(dtype, &shape)
+        .ok_or_else(|| format!("shape {shape:?} of {dtype} has no possible size"))?;
+    if needed != end - start {
+        return Err(format!(
+            "shape {shape:?} of {dtype} needs {needed} bytes, but its offsets {start}..{end} give {}",
+            end - start
+        ));
+    }
+    Ok(Entry {
+        dtype,
+        shape,
+        bytes: data_start + start..data_start + end,
+    })
+}
+
+fn byte_size(dtype: Dtype, shape: &[usize]) -> Option<usize> {
+    let elements = shape
+        .iter()
+        .try_fold(1usize, |product, &side| product.checked_mul(side))?;
+    let bits = elements.checked_mul(dtype.bitsize())?;
+    bits.is_multiple_of(8).then_some(bits / 8)
+}
+
+/// The tensors must cover the data exactly once: no overlap, no hole, nothing after the last.
+fn check_cover(
+    entries: &BTreeMap<String, Entry>,
+    data_start: usize,
+    file_end: usize,
+) -> Result<(), String> {
+    let mut in_order: Vec<_> = entries.iter().collect();
+    in_order.sort_by_key(|(_, entry)| (entry.bytes.start, entry.bytes.end));
+    let mut reached = data_start;
+    for (name, entry) in in_order {
+        if entry.bytes.start != reached {
+            let what = if entry.bytes.start < reached {
+                "overlaps the tensor before it"
+            } else {
+                "leaves a hole before it"
+            };
+            let start = entry.bytes.start - data_start;
+            return Err(format!("tensor {name:?} at offset {start} {what}"));
+        }
+        reached = entry.bytes.end;
+    }
+    match file_end - reached {
+        0 => Ok(()),
+        rest => Err(format!("{rest} bytes at the end belong to no tensor")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.extend(vec![0; data]);
+        bytes
+    }
+
+    fn problem(header: &str, data: usize) -> String {
+        parse(&file(header, data)).unwrap_err()
+    }
+
+    #[test]
+    fn a_good_header_gives_ranges_in_the_file() {
+        let header = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F16","shape":[3],"data_offsets":[8,14]},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}"#;
+        let entries = parse(&file(header, 14)).unwrap();
+        let start = 8 + header.len();
+        assert_eq!(entries["a"].bytes, start..start + 8);
+        assert_eq!(entries["b"].bytes, start + 8..start + 14);
+        assert_eq!(entries["b"].shape, [3]);
+    }
+
+    #[test]
+    fn truncated_or_overlong_headers_are_named() {
+        assert!(parse(b"").unwrap_err().contains("it has 0 bytes"));
+        assert!(parse(b"abc").unwrap_err().contains("it has 3 bytes"));
+        let short = [100u64.to_le_bytes().as_slice(), b"{}"].concat();
+        let error = parse(&short).unwrap_err();
+        assert!(error.contains("header length 100") && error.contains("only 2 bytes"));
+        let error = parse(&u64::MAX.to_le_bytes()).unwrap_err();
+        assert!(error.contains("over the limit"), "{error}");
+    }
+
+    #[test]
+    fn headers_that_are_not_a_tensor_table_are_named() {
+        assert!(problem("{nonsense", 0).contains("header: "));
+        assert!(problem("[1]", 0).contains("header: "));
+        assert!(problem("{}", 0).contains("holds no tensors"));
+        assert!(problem(r#"{"__metadata__":{}}"#, 0).contains("holds no tensors"));
+        for wrong in [
+            r#"{"w":3}"#,
+            r#"{"w":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#,
+            r#"{"w":{"dtype":"F32","shape":[1]}}"#,
+        ] {
+            assert!(problem(wrong, 4).contains("tensor \"w\""), "{wrong}");
+        }
+        assert!(parse(&[&4u64.to_le_bytes()[..], &[0xff; 4]].concat()).is_err());
+    }
+
+    #[test]
+    fn lying_offsets_are_named() {
+        let one = |shape: &str, offsets: &str| {
+            format!(r#"{{"w":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        assert!(problem(&one("[2]", "[0,8]"), 7).contains("outside the 7 bytes"));
+        assert!(problem(&one("[2]", "[8,0]"), 8).contains("outside"));
+        assert!(problem(&one("[3]", "[0,8]"), 8).contains("needs 12 bytes"));
+        assert!(problem(&one("[1]", "[4,8]"), 8).contains("hole"));
+        assert!(problem(&one("[2]", "[0,8]"), 11).contains("3 bytes at the end"));
+        let huge = one("[4611686018427387904,8]", "[0,8]");
+        assert!(problem(&huge, 8).contains("no possible size"));
+    }
+
+    #[test]
+    fn overlapping_tensors_are_named() {
+        let header = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+        let error = problem(header, 12);
+        assert!(error.contains("\"b\"") && error.contains("overlaps"));
+    }
+
+    #[test]
+    fn sizes_that_overflow_when_summed_are_an_error() {
+        let header: Vec<String> = (0..9u64)
+            .map(|i| {
+                let start = i * (1 << 60);
+                let end = start + (1 << 60);
+                format!(
+                    r#""t{i}":{{"dtype":"U8","shape":[{}],"data_offsets":[{start},{end}]}}"#,
+                    1u64 << 60
+                )
+            })
+            .collect();
+        assert!(problem(&format!("{{{}}}", header.join(",")), 8).contains("outside"));
+    }
+}

@@ -1,0 +1,47 @@
+//! The encoders' behaviour on every backend: each test is written once and instantiated for those that are compiled in.
+#![allow(missing_docs)]
+#![allow(clippy::print_stdout)] // The reason for a skip, and the case at hand.
+
+#[path = "../../vblora/tests/support/mod.rs"]
+#[macro_use]
+mod support;
+mod suite;
+
+mod encoder {
+    use super::suite::encoder as tests;
+    on_every_backend!(tests: matches_the_plain_reference, adapters_act_on_their_sites, padding_changes_nothing,
+        positions_start_where_the_family_says, token_types_are_summed, a_word_table_in_pieces_is_one_table);
+}
+
+mod heads {
+    use super::suite::heads as tests;
+    on_every_backend!(tests: classification_head_is_the_plain_one, losses_are_the_plain_ones, lm_head_is_the_plain_one);
+}
+
+mod saving {
+    use super::suite::saving as tests;
+    on_every_backend!(tests: saved_models_load_as_they_were, half_precision_rounds_once, a_wrong_checkpoint_is_refused_by_name);
+}
+
+mod training {
+    use super::suite::training as tests;
+    on_every_backend!(tests: dropout_is_a_function_of_its_keys, every_dropout_place_is_live, the_base_gets_no_gradient,
+        gradients_match_finite_differences);
+}
+
+mod recorded {
+    use super::suite::recorded as tests;
+    on_every_backend!(tests: fixture_roberta);
+}
+
+mod minilm {
+    use super::suite::minilm as tests;
+    on_every_backend!(tests: fixture_minilm);
+
+    /// The whole check of real weights, a thousand sentences, on the fastest CPU backend alone.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn fixture_minilm_similarity() {
+        tests::fixture_similarity::<burn::backend::Flex>(&Default::default());
+    }
+}

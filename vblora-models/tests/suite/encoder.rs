@@ -1,0 +1,213 @@
+//! The forward pass: equal to the plain reference, indifferent to padding, with positions and token types as the family has them.
+
+use burn::{
+    module::Param,
+    tensor::{ElementConversion, Tensor},
+};
+use vblora::{Adapter, Factors, backend::VbLoraBackend};
+use vblora_models::{
+    Activation, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Roberta,
+};
+
+use super::{
+    plain::Plain,
+    tiny::{FAMILIES, adapter, batch, config, model, model_of, texts},
+};
+use crate::support::{assert_close, values};
+
+/// Every hidden state of a batch, each `[n, t, d]`.
+fn states<B: VbLoraBackend>(
+    model: &Roberta<B>,
+    input: &EncoderInput<B>,
+    factors: &Factors<B>,
+) -> Vec<Tensor<B, 3>> {
+    let mut seen = Vec::new();
+    let last = model.trace(input, factors, |state| seen.push(state.clone()));
+    assert_eq!(
+        values(last),
+        values(seen.last().unwrap().clone()),
+        "the output is the last hidden state"
+    );
+    seen
+}
+
+/// The rows of text `i`'s tokens, without its padding.
+fn tokens<B: VbLoraBackend>(state: &Tensor<B, 3>, i: usize, count: usize) -> Vec<f64> {
+    values(state.clone().slice([i..i + 1, 0..count]))
+}
+
+fn assert_matches_plain<B: VbLoraBackend>(
+    model: &Roberta<B>,
+    factors: &Factors<B>,
+    texts: &[Encoded],
+    device: &B::Device,
+) {
+    let plain = Plain::new(model.config(), model.tensors()).with_updates(factors);
+    let input = EncoderInput::new(&batch(texts, model.config()), model.config(), device);
+    let states = states(model, &input, factors);
+    assert_eq!(states.len(), model.config().num_layers + 1);
+    for (i, text) in texts.iter().enumerate() {
+        for (n, (found, expected)) in states.iter().zip(plain.hidden_states(text)).enumerate() {
+            let what = format!("{:?}, text {i}, hidden state {n}", model.config().family);
+            assert_close(
+                &what,
+                &tokens(found, i, text.ids.len()),
+                &expected.values,
+                1e-5,
+            );
+        }
+    }
+}
+
+pub(crate) fn matches_the_plain_reference<B: VbLoraBackend>(device: &B::Device) {
+    for family in FAMILIES {
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+            let model = model_of::<B>(
+                EncoderConfig {
+                    activation,
+                    ..config(family)
+                },
+                device,
+            );
+            assert_matches_plain(&model, &Factors::none(), &texts(family), device);
+        }
+    }
+}
+
+/// Each linear map reads the pair of its own name: a pair on any one role gives what the plain update gives, and changes the output.
+pub(crate) fn adapters_act_on_their_sites<B: VbLoraBackend>(device: &B::Device) {
+    let model = model::<B>(Family::Roberta, device);
+    let texts = texts(Family::Roberta);
+    let roles = [
+        "query",
+        "key",
+        "value",
+        "attention.output.dense",
+        "intermediate.dense",
+        "output.dense",
+        "all-linear",
+    ];
+    let input = EncoderInput::new(&batch(&texts, model.config()), model.config(), device);
+    let alone = values(model.forward(&input, &Factors::none()));
+    for role in roles {
+        let factors = adapter(&model, role, device).factors();
+        assert_matches_plain(&model, &factors, &texts, device);
+        let found = values(model.forward(&input, &factors));
+        let moved = found
+            .iter()
+            .zip(&alone)
+            .fold(0.0_f64, |m, (a, b)| m.max((a - b).abs()));
+        assert!(moved > 1e-2, "{role} moves the output by {moved}");
+    }
+}
+
+pub(crate) fn padding_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
+    for family in FAMILIES {
+        let model = model::<B>(family, device);
+        let texts = texts(family);
+        let input = |texts: &[Encoded]| {
+            EncoderInput::<B>::new(&batch(texts, model.config()), model.config(), device)
+        };
+        let together = input(&texts);
+        assert!(together.mask.is_some());
+        let together = model.forward(&together, &Factors::none());
+        for (i, text) in texts.iter().enumerate() {
+            let alone = input(std::slice::from_ref(text));
+            assert!(
+                alone.mask.is_none(),
+                "a batch without padding needs no mask"
+            );
+            let alone = values(model.forward(&alone, &Factors::none()));
+            assert_close(
+                &format!("{family:?}, text {i}"),
+                &tokens(&together, i, text.ids.len()),
+                &alone,
+                1e-5,
+            );
+        }
+    }
+}
+
+/// BERT's start at 0 in every row; RoBERTa's at the padding id + 1, and padding stays at the padding id.
+pub(crate) fn positions_start_where_the_family_says<B: VbLoraBackend>(device: &B::Device) {
+    let positions = |pad: u32, family: Family| {
+        let config = EncoderConfig {
+            pad_token_id: pad,
+            ..config(family)
+        };
+        let p = i64::from(pad);
+        let ids = vec![9, 8, 7, 6, 9, 8, p, p, p, p, 9, 8];
+        let mask = ids.iter().map(|&id| i64::from(id != p)).collect();
+        let batch = PaddedBatch {
+            type_ids: vec![0; 12],
+            ids,
+            mask,
+            rows: 3,
+            columns: 4,
+        };
+        let positions = EncoderInput::<B>::new(&batch, &config, device).positions;
+        assert_eq!(positions.dims(), [3, 4]);
+        positions.into_data().iter::<i64>().collect::<Vec<_>>()
+    };
+    assert_eq!(
+        positions(1, Family::Roberta),
+        [2, 3, 4, 5, 2, 3, 1, 1, 1, 1, 2, 3]
+    );
+    assert_eq!(
+        positions(5, Family::Roberta),
+        [6, 7, 8, 9, 6, 7, 5, 5, 5, 5, 6, 7]
+    );
+    assert_eq!(
+        positions(0, Family::Bert),
+        [0, 1, 2, 3, 0, 1, 2, 3, 0, 1, 2, 3]
+    );
+}
+
+pub(crate) fn token_types_are_summed<B: VbLoraBackend>(device: &B::Device) {
+    let output = |family: Family, second: u32| {
+        let model = model::<B>(family, device);
+        let text = Encoded {
+            ids: vec![2, 7, 40, 13],
+            type_ids: vec![0, 0, second, second],
+            truncated: false,
+        };
+        values(model.forward(
+            &EncoderInput::new(&batch(&[text], model.config()), model.config(), device),
+            &Factors::none(),
+        ))
+    };
+    let moved = output(Family::Bert, 0)
+        .iter()
+        .zip(output(Family::Bert, 1))
+        .fold(0.0_f64, |m, (a, b)| m.max((a - b).abs()));
+    assert!(moved > 0.1, "moved by {moved}");
+    // RoBERTa has one type, which a pair's second part gets too.
+    assert_eq!(output(Family::Roberta, 0), output(Family::Roberta, 1));
+}
+
+pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::Device) {
+    let whole = model::<B>(Family::Roberta, device);
+    let table = whole.embeddings.word_table();
+    let d = whole.config().hidden_size;
+    // The ids of the texts lie on both sides of each border, and on it.
+    for borders in [
+        vec![0, 7, 14, 50],
+        vec![0, 13, 50],
+        vec![0, 1, 2, 3, 40, 49, 50],
+    ] {
+        let mut pieces = whole.clone();
+        let piece =
+            |ends: &[usize]| Param::from_tensor(table.clone().slice([ends[0]..ends[1], 0..d]));
+        pieces.embeddings.word = borders.windows(2).map(piece).collect();
+        let input = EncoderInput::new(
+            &batch(&texts(Family::Roberta), whole.config()),
+            whole.config(),
+            device,
+        );
+        let [found, expected] =
+            [&pieces, &whole].map(|m| m.embeddings.forward(&input, &Factors::none()));
+        let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
+        assert_eq!(difference, 0.0, "{borders:?}");
+        assert_eq!(pieces.tensors(), whole.tensors(), "{borders:?}");
+    }
+}

@@ -1,0 +1,602 @@
+//! Values recorded from PEFT on a small RoBERTa (shared/fixtures/models, where there): every adapter of every encoder found there, with
+//! names, shapes and settings from the files beside it. What these tests cannot interpret is a failure.
+
+use std::path::Path;
+
+use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
+use serde_json::Value;
+use vblora::{
+    Adapter, Composition, Factors, FrozenLinear, Site, SitePlan, StoredVbLora, Targets,
+    ValidVbLora, VbLora, VbLoraConfig, backend::VbLoraBackend,
+};
+use vblora_models::{
+    ClassificationHead, EncoderInput, Labels, ModelFiles, PaddedBatch, Roberta, head_parameters,
+    loss,
+};
+
+use crate::support::{
+    assert_close,
+    fixtures::{Tensors, entries, folder, json, number, rank_first},
+    tensor, values,
+};
+
+type Ad<B> = Autodiff<B>;
+
+/// Settings of `adapter_config.json` that do not change what is computed here.
+const IGNORED: [&str; 8] = [
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "init_logits_std",
+    "init_vector_bank_bound",
+    "peft_version",
+    "revision",
+    "save_only_topk_weights",
+];
+
+/// Settings that [`Case::read`] interprets.
+const INTERPRETED: [&str; 9] = [
+    "num_vectors",
+    "vector_length",
+    "r",
+    "topk",
+    "exclude_modules",
+    "layers_to_transform",
+    "modules_to_save",
+    "target_modules",
+    "vblora_dropout",
+];
+
+pub(crate) fn fixture_roberta<B: VbLoraBackend>(device: &B::Device) {
+    let Some(folder) = folder("models") else {
+        return;
+    };
+    let mut cases = 0;
+    for family in entries(&folder, "") {
+        let config = json(&family.join("base/config.json"));
+        let architecture = config["architectures"][0]
+            .as_str()
+            .expect("architectures")
+            .to_owned();
+        if architecture.ends_with("ForCausalLM") || architecture.ends_with("LMHeadModel") {
+            continue; // A decoder: no case of this crate's encoders.
+        }
+        for path in entries(&family, "")
+            .into_iter()
+            .filter(|path| !path.ends_with("base"))
+        {
+            println!("{}", path.display());
+            assert_eq!(
+                architecture,
+                "RobertaForSequenceClassification",
+                "no head for {}",
+                family.display()
+            );
+            check_case::<B>(&Case::read(&family, &path, &config, device), device);
+            cases += 1;
+        }
+    }
+    if cases == 0 {
+        println!("skipped: no encoder among {}", folder.display());
+    }
+}
+
+/// One recorded adapter on one base.
+struct Case<B: VbLoraBackend> {
+    io: Value,
+    recorded: Tensors,
+    /// The adapter with all logits, and with codes only.
+    full: Tensors,
+    topk: Tensors,
+    model: Roberta<Ad<B>>,
+    base_head: ClassificationHead<Ad<B>>,
+    /// In front of the encoder's names in the checkpoint.
+    prefix: String,
+    valid: ValidVbLora,
+}
+
+impl<B: VbLoraBackend> Case<B> {
+    fn read(family: &Path, path: &Path, config: &Value, device: &B::Device) -> Self {
+        let settings = json(&path.join("adapter_full/adapter_config.json"));
+        refuse_unknown(&settings);
+        assert!(
+            config["problem_type"].is_null(),
+            "problem type {}",
+            config["problem_type"]
+        );
+        let (model, report) =
+            Roberta::load(&ModelFiles::open(&family.join("base")).unwrap(), device).unwrap();
+        let io = json(&path.join("io.json"));
+        let recorded = Tensors::read(&path.join("io.safetensors"));
+        recorded.names().for_each(refuse_unknown_tensor);
+        let adapter =
+            |kind: &str| Tensors::read(&path.join(kind).join("adapter_model.safetensors"));
+        let base = Tensors::read(&family.join("base/model.safetensors"));
+        let vblora = VbLoraConfig {
+            bank: number(&settings, "num_vectors"),
+            vector_length: number(&settings, "vector_length"),
+            rank: number(&settings, "r"),
+            topk: number(&settings, "topk"),
+            ..Default::default()
+        };
+        Self {
+            valid: vblora
+                .check(&plan(&io, &settings, &model.sites(), &report.prefix))
+                .unwrap(),
+            base_head: head(&base, "classifier", device),
+            full: adapter("adapter_full"),
+            topk: adapter("adapter_topk"),
+            prefix: report.prefix,
+            io,
+            recorded,
+            model,
+        }
+    }
+
+    /// A module's name in PEFT's files.
+    fn module(&self, site: &str) -> String {
+        format!("base_model.model.{}{site}", self.prefix)
+    }
+
+    /// Logits, or their gradients, of all sites in this library's order; `name` maps a tensor of the layer to its name in `file`.
+    fn slab(&self, file: &Tensors, before: &str, after: &str) -> Vec<f64> {
+        let site = |site: &Site| {
+            let name = |side: &str| {
+                format!(
+                    "{before}{}.vblora_logits_{side}{after}",
+                    self.module(&site.name)
+                )
+            };
+            let mut rows = file.get(&name("A")).to_vec();
+            rows.extend(rank_first(file.get(&name("B")), file.shape(&name("B"))));
+            rows
+        };
+        self.valid.plan().sites().iter().flat_map(site).collect()
+    }
+
+    fn adapter(&self, device: &B::Device) -> VbLora<Ad<B>> {
+        let narrow = |values: &[f64]| values.iter().map(|&v| v as f32).collect::<Vec<_>>();
+        let bank = narrow(self.full.get("base_model.vblora_vector_bank"));
+        self.valid
+            .load(bank, narrow(&self.slab(&self.full, "", "")), device)
+            .unwrap()
+    }
+
+    fn batch(&self) -> PaddedBatch {
+        let [rows, columns] = *self.recorded.shape("input_ids") else {
+            panic!("input_ids")
+        };
+        let whole = |name: &str| {
+            self.recorded
+                .get(name)
+                .iter()
+                .map(|&v| v as i64)
+                .collect::<Vec<_>>()
+        };
+        let type_ids = vec![0; rows * columns];
+        PaddedBatch {
+            ids: whole("input_ids"),
+            type_ids,
+            mask: whole("attention_mask"),
+            rows,
+            columns,
+        }
+    }
+
+    fn labels(&self) -> Labels {
+        let labels = self.recorded.get("labels");
+        match self.recorded.shape("logits")[1] {
+            1 => Labels::Scores(labels.iter().map(|&v| v as f32).collect()),
+            _ => Labels::Classes(labels.iter().map(|&v| v as usize).collect()),
+        }
+    }
+}
+
+fn refuse_unknown(settings: &Value) {
+    let fixed = [
+        ("peft_type", Value::from("VBLORA")),
+        ("task_type", "SEQ_CLS".into()),
+        ("bias", "none".into()),
+        ("fan_in_fan_out", false.into()),
+        ("layers_pattern", Value::Null),
+    ];
+    for (key, value) in settings.as_object().expect("an object") {
+        match fixed.iter().find(|(name, _)| name == key) {
+            Some((_, expected)) => assert_eq!(value, expected, "{key}"),
+            None => assert!(
+                IGNORED.contains(&&**key) || INTERPRETED.contains(&&**key) || value.is_null(),
+                "setting {key}: {value}"
+            ),
+        }
+    }
+    // Recorded in evaluation mode but for the gradients, which would need torch's masks.
+    assert_eq!(settings["vblora_dropout"], 0.0);
+}
+
+fn refuse_unknown_tensor(name: &str) {
+    let known = [
+        "input_ids",
+        "attention_mask",
+        "labels",
+        "logits",
+        "loss",
+        "base_logits",
+        "base_loss",
+        "delta_first",
+        "logits_topk_reload",
+        "logits_merged",
+    ];
+    assert!(
+        known.contains(&name) || name.starts_with("grad.") || name.starts_with("hidden."),
+        "tensor {name}"
+    );
+}
+
+/// A list of texts, or none.
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::Null => Vec::new(),
+        Value::Array(list) => list
+            .iter()
+            .map(|v| v.as_str().unwrap_or_else(|| panic!("{value}")).to_owned())
+            .collect(),
+        other => panic!("expected a list, found {other}"),
+    }
+}
+
+/// The sites that PEFT adapted, in this library's order.
+fn plan(io: &Value, settings: &Value, sites: &[Site], prefix: &str) -> SitePlan {
+    // PEFT's rules see the name in the whole model.
+    let named: Vec<Site> = sites
+        .iter()
+        .map(|s| Site::new(format!("{prefix}{}", s.name), s.d_in, s.d_out))
+        .collect();
+    let rule = match &io["targets"] {
+        Value::String(all) if all == "all-linear" => Targets::all_linear(),
+        Value::String(pattern) => Targets::regex(pattern).unwrap(),
+        list => Targets::suffixes(texts(list)),
+    };
+    let rule = rule.exclude(texts(&settings["exclude_modules"]));
+    let layers = settings["layers_to_transform"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    let layers = layers
+        .iter()
+        .map(|layer| layer.as_u64().expect("a layer") as usize);
+    let chosen = layers
+        .fold(rule, |rule, layer| rule.layers(layer..=layer))
+        .select(&named)
+        .unwrap();
+    let names: Vec<&str> = chosen
+        .sites()
+        .iter()
+        .map(|site| &site.name[prefix.len()..])
+        .collect();
+    let plan = Targets::suffixes(names).select(sites).unwrap();
+    let mut found: Vec<_> = plan
+        .sites()
+        .iter()
+        .map(|s| {
+            (
+                format!("base_model.model.{prefix}{}", s.name),
+                s.d_in,
+                s.d_out,
+            )
+        })
+        .collect();
+    found.sort();
+    let module = |(name, dims): (&String, &Value)| {
+        assert_eq!(dims[2], false, "{name}: RoBERTa has no Conv1D");
+        (
+            name.clone(),
+            dims[0].as_u64().unwrap() as usize,
+            dims[1].as_u64().unwrap() as usize,
+        )
+    };
+    let mut expected: Vec<_> = io["modules"]
+        .as_object()
+        .expect("modules")
+        .iter()
+        .map(module)
+        .collect();
+    expected.sort();
+    assert_eq!(found, expected, "adapted modules");
+    plan
+}
+
+/// The classification head under a name of a file; weights are stored `[d_out, d_in]`.
+fn head<B: VbLoraBackend>(file: &Tensors, name: &str, device: &B::Device) -> ClassificationHead<B> {
+    let linear = |part: &str| {
+        let weight = format!("{name}.{part}.weight");
+        let [d_out, d_in] = *file.shape(&weight) else {
+            panic!("{weight}")
+        };
+        let weight = tensor::<B, 2>(file.get(&weight), [d_out, d_in], device).transpose();
+        (
+            weight,
+            tensor::<B, 1>(file.get(&format!("{name}.{part}.bias")), [d_out], device),
+        )
+    };
+    ClassificationHead::new(linear("dense"), linear("out_proj"), 0.0)
+}
+
+#[track_caller]
+fn assert_within(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: number of values");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!(
+            (f - e).abs() <= tolerance,
+            "{what}[{i}]: expected {e}, found {f}"
+        );
+    }
+}
+
+fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
+    let adapter = case.adapter(device);
+    check_counts(case);
+    check_base(case, device);
+    check_gradients(case, &adapter, device);
+    let inner = adapter.valid();
+    let delta = inner
+        .factors()
+        .get(
+            case.io["first_module"]
+                .as_str()
+                .unwrap()
+                .strip_prefix(&case.module(""))
+                .unwrap(),
+        )
+        .unwrap()
+        .delta();
+    assert_close(
+        "delta_first",
+        &values(delta.transpose()),
+        case.recorded.get("delta_first"),
+        1e-5,
+    );
+    let head = head::<B>(&case.full, "base_model.model.classifier", device);
+    let model = case.model.valid();
+    let stored = inner.store().unwrap();
+    check_codes(case, &stored);
+    check_output(
+        case,
+        "logits_topk_reload",
+        &model,
+        &head,
+        &stored.factors(device),
+        device,
+    );
+    check_output(
+        case,
+        "logits_merged",
+        &merged(&model, &inner.factors()),
+        &head,
+        &Factors::none(),
+        device,
+    );
+}
+
+fn check_output<B: VbLoraBackend>(
+    case: &Case<B>,
+    name: &str,
+    model: &Roberta<B>,
+    head: &ClassificationHead<B>,
+    factors: &Factors<B>,
+    device: &B::Device,
+) -> Tensor<B, 2> {
+    let input = EncoderInput::new(&case.batch(), model.config(), device);
+    let found = head.forward(model.forward(&input, factors), None);
+    assert_within(name, &values(found.clone()), case.recorded.get(name), 1e-4);
+    found
+}
+
+/// PEFT's counts of what it trains and saves: adapter, and everything else (the head).
+fn check_counts<B: VbLoraBackend>(case: &Case<B>) {
+    let (count, config) = (case.valid.count(), case.valid.config());
+    let saved =
+        |form: &str| [0, 1].map(|i| case.io["nb_savable"][form][i].as_f64().expect("a count"));
+    let [d, labels] = [
+        case.model.config().hidden_size,
+        case.recorded.shape("logits")[1],
+    ];
+    let head = head_parameters(d, labels) as f64;
+    assert_eq!(saved("full"), [count.trained as f64, head]);
+    // PEFT's signed indices are wider than the paper's at h = 256 and from 32,768 on.
+    let width = match config.bank {
+        0..=255 => 1,
+        256..=32_767 => 2,
+        _ => 4,
+    };
+    let wider =
+        (width - vblora::count::index_bytes(config.bank)) * config.topk * case.valid.sub_vectors();
+    assert_eq!(saved("topk"), [count.stored + wider as f64 / 4.0, head]);
+}
+
+fn check_base<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
+    let head = case.base_head.valid();
+    let found = check_output(
+        case,
+        "base_logits",
+        &case.model.valid(),
+        &head,
+        &Factors::none(),
+        device,
+    );
+    assert_within(
+        "base_loss",
+        &values(loss(found, &case.labels())),
+        case.recorded.get("base_loss"),
+        1e-5,
+    );
+}
+
+/// Hidden states, scores, loss and every gradient of one training pass.
+fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, device: &B::Device) {
+    let recorded = &case.recorded;
+    let head = head::<Ad<B>>(&case.full, "base_model.model.classifier", device);
+    let input = EncoderInput::new(&case.batch(), case.model.config(), device);
+    let mut step = Composition::new(adapter);
+    let mut states = Vec::new();
+    let last = case.model.trace(&input, step.factors(), |state| {
+        states.push(values(state.clone().inner()))
+    });
+    assert_eq!(
+        states.len(),
+        recorded
+            .names()
+            .filter(|name| name.starts_with("hidden."))
+            .count(),
+        "hidden states"
+    );
+    for (n, state) in states.iter().enumerate() {
+        let expected = recorded.get(&format!("hidden.{n}"));
+        assert_within(
+            &format!("hidden.{n}"),
+            &of_tokens(case, state),
+            &of_tokens(case, expected),
+            1e-4,
+        );
+    }
+    let output = head.forward(last, None);
+    assert_within(
+        "logits",
+        &values(output.clone().inner()),
+        recorded.get("logits"),
+        1e-4,
+    );
+    let loss = loss(output, &case.labels());
+    assert_within(
+        "loss",
+        &values(loss.clone().inner()),
+        recorded.get("loss"),
+        1e-5,
+    );
+    let mut grads = loss.backward();
+    let mut compared = 0;
+    for (name, linear) in [("dense", &head.dense), ("out_proj", &head.out_proj)] {
+        let name = |part: &str| format!("grad.base_model.model.classifier.{name}.{part}");
+        let weight = linear
+            .weight
+            .val()
+            .grad(&grads)
+            .expect("a gradient")
+            .transpose();
+        assert_close(
+            &name("weight"),
+            &values(weight),
+            recorded.get(&name("weight")),
+            1e-4,
+        );
+        let bias = linear
+            .bias
+            .as_ref()
+            .unwrap()
+            .val()
+            .grad(&grads)
+            .expect("a gradient");
+        assert_close(
+            &name("bias"),
+            &values(bias),
+            recorded.get(&name("bias")),
+            1e-4,
+        );
+        compared += 2;
+    }
+    step.collect(&mut grads);
+    let grads = step.push_back().unwrap();
+    let bank = values(adapter.bank.val().grad(&grads).unwrap());
+    assert_close(
+        "grad of the bank",
+        &bank,
+        recorded.get("grad.base_model.vblora_vector_bank"),
+        1e-4,
+    );
+    compared +=
+        1 + check_logit_gradients(case, &values(adapter.logits.val().grad(&grads).unwrap()));
+    assert_eq!(
+        compared,
+        recorded
+            .names()
+            .filter(|name| name.starts_with("grad."))
+            .count(),
+        "every recorded gradient was compared"
+    );
+}
+
+/// Tensor by tensor, since the tolerance is relative to each one's largest value; returns how many there are.
+fn check_logit_gradients<B: VbLoraBackend>(case: &Case<B>, found: &[f64]) -> usize {
+    let (expected, config) = (case.slab(&case.recorded, "grad.", ""), case.valid.config());
+    assert_eq!(found.len(), expected.len());
+    let (mut start, mut compared) = (0, 0);
+    for site in case.valid.plan().sites() {
+        for (side, dim) in [("A", site.d_in), ("B", site.d_out)] {
+            let span = start..start + config.rank * dim / config.vector_length * config.bank;
+            let what = format!("grad of {} logits_{side}", site.name);
+            assert_close(&what, &found[span.clone()], &expected[span.clone()], 1e-4);
+            (start, compared) = (span.end, compared + 1);
+        }
+    }
+    assert_eq!(start, found.len());
+    compared
+}
+
+/// The rows `[.., d]` of tokens that are not padding.
+fn of_tokens<B: VbLoraBackend>(case: &Case<B>, state: &[f64]) -> Vec<f64> {
+    let mask = case.recorded.get("attention_mask");
+    assert!(
+        mask.contains(&0.0) && mask.contains(&1.0),
+        "a record without padding proves less"
+    );
+    let d = state.len() / mask.len();
+    state
+        .chunks(d)
+        .zip(mask)
+        .filter(|(_, m)| **m == 1.0)
+        .flat_map(|(row, _)| row.to_vec())
+        .collect()
+}
+
+/// The codes made of the full logits against those that PEFT stored.
+fn check_codes<B: VbLoraBackend>(case: &Case<B>, stored: &StoredVbLora) {
+    let found: Vec<f64> = stored
+        .codes()
+        .indices
+        .iter()
+        .map(|&i| f64::from(i))
+        .collect();
+    assert_eq!(found, case.slab(&case.topk, "", "_topk_indices"), "indices");
+    if case.valid.config().topk > 1 {
+        let found: Vec<f64> = stored
+            .codes()
+            .weights
+            .iter()
+            .map(|&w| f64::from(w))
+            .collect();
+        assert_within(
+            "weights",
+            &found,
+            &case.slab(&case.topk, "", "_topk_weights"),
+            1e-6,
+        );
+    }
+}
+
+/// The model with every update added into its weight.
+fn merged<B: VbLoraBackend>(model: &Roberta<B>, factors: &Factors<B>) -> Roberta<B> {
+    let mut model = model.clone();
+    for layer in &mut model.layers {
+        let linears: [&mut FrozenLinear<B>; 6] = [
+            &mut layer.query,
+            &mut layer.key,
+            &mut layer.value,
+            &mut layer.attention_output,
+            &mut layer.intermediate,
+            &mut layer.output,
+        ];
+        linears
+            .into_iter()
+            .for_each(|linear| *linear = linear.merged(factors));
+    }
+    model
+}

@@ -1,0 +1,128 @@
+//! One composition per optimizer step: factors cut from the graph, their gradients pushed back once.
+
+use std::{collections::BTreeMap, marker::PhantomData};
+
+use burn::{
+    backend::Autodiff,
+    tensor::{Tensor, backend::AutodiffBackend},
+};
+
+use super::{Adapter, SiteSpans};
+use crate::{Error, Factors, LowRank, Result, backend::VbLoraBackend};
+
+/// The gradients of Burn's autodiff on `B`.
+type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
+
+/// The factors of one optimizer step as leaves of their own, and the way of their gradients back to the adapter's parameters.
+///
+/// ```text
+/// let mut step = Composition::new(&adapter);            // one top-k, one softmax, one gather for the whole model
+/// for batch in micro_batches {
+///     let mut grads = loss(batch, step.factors()).backward();
+///     step.collect(&mut grads);                         // adds up on the leaves
+/// }
+/// let grads = step.push_back()?;                        // one backward through the composition
+/// ```
+///
+/// Burn walks a graph once, so micro-batches could not share factors that hang on it; and slices on the graph would each cost a
+/// slab-sized tensor in the backward pass.
+#[derive(Debug)]
+pub struct Composition<B: VbLoraBackend, A> {
+    slabs: Vec<Tensor<Autodiff<B>, 2>>,
+    sites: Vec<(String, SiteSpans)>,
+    factors: Factors<Autodiff<B>>,
+    /// Summed gradients of each site's leaves: down `[d_in, r]`, up `[r, d_out]`.
+    sums: BTreeMap<String, [Tensor<B, 2>; 2]>,
+    adapter: PhantomData<fn(&A)>,
+}
+
+impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
+    /// Composes the adapter's factors once.
+    pub fn new(adapter: &A) -> Self {
+        let slabs = adapter.slabs();
+        let inner: Vec<Tensor<B, 2>> = slabs.iter().map(|slab| slab.clone().inner()).collect();
+        let leaf =
+            |tensor: Tensor<B, 2>| Tensor::<Autodiff<B>, 2>::from_inner(tensor).require_grad();
+        let names = adapter.plan().sites().iter().map(|site| site.name.clone());
+        let sites: Vec<_> = names.zip(adapter.spans()).collect();
+        let pairs = sites.iter().map(|(name, spans)| {
+            let (down, up) = (
+                leaf(spans.down.read(&inner).transpose()),
+                leaf(spans.up.read(&inner)),
+            );
+            (
+                name.clone(),
+                LowRank {
+                    down,
+                    up,
+                    scale: adapter.scale(),
+                },
+            )
+        });
+        let factors = Factors::new(pairs.collect(), adapter.dropout());
+        Self {
+            slabs,
+            sites,
+            factors,
+            sums: BTreeMap::new(),
+            adapter: PhantomData,
+        }
+    }
+
+    /// The step's factors.
+    pub fn factors(&self) -> &Factors<Autodiff<B>> {
+        &self.factors
+    }
+
+    /// Takes the factors' gradients out of `grads` and adds them to what earlier micro-batches left.
+    pub fn collect(&mut self, grads: &mut Gradients<B>) {
+        for (name, _) in &self.sites {
+            let pair = self
+                .factors
+                .get(name)
+                .expect("composed for every site in new");
+            let (Some(down), Some(up)) = (pair.down.grad_remove(grads), pair.up.grad_remove(grads))
+            else {
+                continue;
+            };
+            let sum = match self.sums.remove(name) {
+                Some([d, u]) => [d + down, u + up],
+                None => [down, up],
+            };
+            self.sums.insert(name.clone(), sum);
+        }
+    }
+
+    /// Pushes the summed gradients through the composition: one backward pass, whatever the number of micro-batches.
+    ///
+    /// # Errors
+    /// A site got no gradient from any [`collect`](Self::collect).
+    pub fn push_back(mut self) -> Result<Gradients<B>> {
+        let mut pieces: Vec<Vec<(usize, Tensor<B, 2>)>> =
+            self.slabs.iter().map(|_| Vec::new()).collect();
+        for (name, spans) in &self.sites {
+            let [down, up] = self
+                .sums
+                .remove(name)
+                .ok_or_else(|| Error::NoGradient { site: name.clone() })?;
+            for (span, grad) in [(&spans.down, down.transpose()), (&spans.up, up)] {
+                let [_, columns] = self.slabs[span.slab].dims();
+                pieces[span.slab].push((span.rows.start, grad.reshape([span.rows.len(), columns])));
+            }
+        }
+        // sum(slab * constant) has the constant as its gradient to the slab.
+        let terms = self
+            .slabs
+            .into_iter()
+            .zip(pieces)
+            .map(|(slab, mut pieces)| {
+                pieces.sort_by_key(|(row, _)| *row);
+                let grad = Tensor::cat(pieces.into_iter().map(|(_, grad)| grad).collect(), 0);
+                (slab * Tensor::from_inner(grad)).sum()
+            });
+        let total = terms
+            .reduce(|a, b| a + b)
+            .expect("a plan is never empty, so there is a slab");
+        Ok(total.backward())
+    }
+}

@@ -1,0 +1,151 @@
+//! A method chosen at run time.
+
+use std::fmt;
+
+use burn::{
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Adapter, Lora, LoraConfig, SiteSpans, VbLora, VbLoraConfig};
+use crate::{Result, SitePlan, backend::VbLoraBackend, count::Count};
+
+/// The settings of one of the methods.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterConfig {
+    /// VB-LoRA.
+    VbLora(VbLoraConfig),
+    /// LoRA.
+    Lora(LoraConfig),
+}
+
+impl AdapterConfig {
+    /// The method's name on the command line and in results.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::VbLora(_) => "vblora",
+            Self::Lora(_) => "lora",
+        }
+    }
+
+    /// What would be trained and stored on these sites, before anything is allocated.
+    ///
+    /// # Errors
+    /// The settings do not work on these sites.
+    pub fn count(&self, plan: &SitePlan) -> Result<Count> {
+        match self {
+            Self::VbLora(config) => config.check(plan).map(|valid| valid.count()),
+            Self::Lora(config) => config.check(plan).map(|valid| valid.count()),
+        }
+    }
+
+    /// The number of sub-vectors, for the method that has them.
+    pub fn sub_vectors(&self, plan: &SitePlan) -> Option<usize> {
+        match self {
+            Self::VbLora(config) => {
+                Some(plan.sub_vectors(config.rank, config.vector_length.max(1)))
+            }
+            Self::Lora(_) => None,
+        }
+    }
+
+    /// Makes the adapter with initial values that depend on `seed` and the sites' names alone.
+    ///
+    /// # Errors
+    /// The settings do not work on these sites.
+    pub fn init<B: VbLoraBackend>(
+        &self,
+        plan: &SitePlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<AnyAdapter<B>> {
+        Ok(match self {
+            Self::VbLora(config) => AnyAdapter::VbLora(config.check(plan)?.init(seed, device)),
+            Self::Lora(config) => AnyAdapter::Lora(config.check(plan)?.init(seed, device)),
+        })
+    }
+
+    /// The dry run: what would be adapted and what it would cost.
+    ///
+    /// # Errors
+    /// The settings do not work on these sites.
+    pub fn describe(&self, plan: &SitePlan) -> Result<String> {
+        let count = self.count(plan)?;
+        let sub_vectors = self
+            .sub_vectors(plan)
+            .map(|s| format!("  S = {s} sub-vectors\n"))
+            .unwrap_or_default();
+        Ok(format!(
+            "{self} on {} sites\n{plan}{sub_vectors}  {count}\n",
+            plan.sites().len()
+        ))
+    }
+}
+
+impl fmt::Display for AdapterConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::VbLora(VbLoraConfig {
+                bank,
+                vector_length,
+                rank,
+                topk,
+                ..
+            }) => {
+                write!(
+                    f,
+                    "VB-LoRA h = {bank}, b = {vector_length}, r = {rank}, k = {topk}"
+                )
+            }
+            Self::Lora(LoraConfig { rank, alpha, .. }) => {
+                write!(f, "LoRA r = {rank}, alpha = {alpha}")
+            }
+        }
+    }
+}
+
+/// An adapter of any method.
+#[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "there is one adapter per run, and Burn's modules cannot be boxed"
+)]
+pub enum AnyAdapter<B: Backend> {
+    /// VB-LoRA.
+    VbLora(VbLora<B>),
+    /// LoRA.
+    Lora(Lora<B>),
+}
+
+macro_rules! each {
+    ($self:ident, $adapter:ident => $body:expr) => {
+        match $self {
+            AnyAdapter::VbLora($adapter) => $body,
+            AnyAdapter::Lora($adapter) => $body,
+        }
+    };
+}
+
+impl<B: VbLoraBackend> Adapter<B> for AnyAdapter<B> {
+    fn plan(&self) -> &SitePlan {
+        each!(self, adapter => adapter.plan())
+    }
+
+    fn slabs(&self) -> Vec<Tensor<B, 2>> {
+        each!(self, adapter => adapter.slabs())
+    }
+
+    fn spans(&self) -> Vec<SiteSpans> {
+        each!(self, adapter => adapter.spans())
+    }
+
+    fn scale(&self) -> f64 {
+        each!(self, adapter => adapter.scale())
+    }
+
+    fn dropout(&self) -> f64 {
+        each!(self, adapter => adapter.dropout())
+    }
+}

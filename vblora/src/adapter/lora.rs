@@ -1,0 +1,181 @@
+//! LoRA (Hu et al. 2022), the baseline every other method is measured against.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Adapter, SiteSpans, Span};
+use crate::{
+    Error, Result, SitePlan,
+    backend::VbLoraBackend,
+    count::{self, Count},
+    rng::Key,
+};
+
+/// The settings of LoRA; the defaults are those of the paper's GLUE rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraConfig {
+    /// r, the rank of the factors.
+    pub rank: usize,
+    /// The update is scaled by `alpha / rank`.
+    pub alpha: f64,
+    /// The probability of dropping an element of the adapter's input in training.
+    pub dropout: f64,
+}
+
+impl Default for LoraConfig {
+    fn default() -> Self {
+        Self {
+            rank: 8,
+            alpha: 16.0,
+            dropout: 0.0,
+        }
+    }
+}
+
+impl LoraConfig {
+    /// Checks the settings.
+    ///
+    /// # Errors
+    /// A setting that cannot work.
+    pub fn check(&self, plan: &SitePlan) -> Result<ValidLora> {
+        if self.rank == 0 {
+            return Err(Error::setting("rank", "at least 1", self.rank));
+        }
+        if !self.alpha.is_finite() {
+            return Err(Error::setting("alpha", "finite", self.alpha));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::setting(
+                "dropout",
+                "at least 0 and below 1",
+                self.dropout,
+            ));
+        }
+        Ok(ValidLora {
+            config: self.clone(),
+            plan: plan.clone(),
+        })
+    }
+}
+
+/// Settings that fit their sites.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidLora {
+    config: LoraConfig,
+    plan: SitePlan,
+}
+
+impl ValidLora {
+    /// The settings.
+    pub fn config(&self) -> &LoraConfig {
+        &self.config
+    }
+
+    /// The sites.
+    pub fn plan(&self) -> &SitePlan {
+        &self.plan
+    }
+
+    /// What would be trained and stored.
+    pub fn count(&self) -> Count {
+        count::lora(
+            self.config.rank,
+            self.plan.sites().iter().map(|s| (s.d_in, s.d_out)),
+        )
+    }
+
+    /// Draws A Kaiming-uniform with a = sqrt(5), that is uniform in `1 / sqrt(d_in)`, and sets B to zero: the update starts at zero.
+    pub fn init<B: VbLoraBackend>(&self, seed: u64, device: &B::Device) -> Lora<B> {
+        let rank = self.config.rank;
+        let key = Key::new(seed).name("lora");
+        let parameter = |values: Vec<f32>, dim: usize| {
+            Param::from_tensor(Tensor::<B, 2>::from_data(
+                TensorData::new(values, [rank, dim]),
+                device,
+            ))
+        };
+        let a = self.plan.sites().iter().map(|site| {
+            let bound = 1.0 / (site.d_in as f64).sqrt();
+            parameter(
+                key.name(&site.name)
+                    .name("a")
+                    .uniform(rank * site.d_in, -bound, bound),
+                site.d_in,
+            )
+        });
+        let b = self
+            .plan
+            .sites()
+            .iter()
+            .map(|site| parameter(vec![0.0; rank * site.d_out], site.d_out));
+        Lora {
+            a: a.collect(),
+            b: b.collect(),
+            valid: self.clone(),
+        }
+    }
+}
+
+/// The LoRA adapter: `W + (alpha / r) A B` per site.
+///
+/// Made by [`ValidLora::init`].
+#[derive(Module, Debug)]
+pub struct Lora<B: Backend> {
+    /// Per site `[r, d_in]`, PEFT's `lora_A`.
+    pub a: Vec<Param<Tensor<B, 2>>>,
+    /// Per site `[r, d_out]`, PEFT's `lora_B` transposed.
+    pub b: Vec<Param<Tensor<B, 2>>>,
+    #[module(skip)]
+    valid: ValidLora,
+}
+
+impl<B: Backend> Lora<B> {
+    /// The checked settings.
+    pub fn settings(&self) -> &ValidLora {
+        &self.valid
+    }
+}
+
+impl<B: VbLoraBackend> Adapter<B> for Lora<B> {
+    fn plan(&self) -> &SitePlan {
+        &self.valid.plan
+    }
+
+    /// A and B of each site, one after the other.
+    fn slabs(&self) -> Vec<Tensor<B, 2>> {
+        self.a
+            .iter()
+            .zip(&self.b)
+            .flat_map(|(a, b)| [a.val(), b.val()])
+            .collect()
+    }
+
+    fn spans(&self) -> Vec<SiteSpans> {
+        let rank = self.valid.config.rank;
+        let span = |slab, dim| Span {
+            slab,
+            rows: 0..rank,
+            rank,
+            dim,
+        };
+        let sites = self.valid.plan.sites().iter().enumerate();
+        sites
+            .map(|(i, site)| SiteSpans {
+                down: span(2 * i, site.d_in),
+                up: span(2 * i + 1, site.d_out),
+            })
+            .collect()
+    }
+
+    fn scale(&self) -> f64 {
+        self.valid.config.alpha / self.valid.config.rank as f64
+    }
+
+    fn dropout(&self) -> f64 {
+        self.valid.config.dropout
+    }
+}

@@ -1,0 +1,41 @@
+//! Where factors lie in the tensors they are composed in.
+
+use std::ops::Range;
+
+use burn::tensor::{Tensor, backend::Backend};
+
+/// One factor: `rows` of slab `slab`, read in row-major order as `[rank, dim]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    /// Which slab.
+    pub slab: usize,
+    /// Which of its rows.
+    pub rows: Range<usize>,
+    /// r
+    pub rank: usize,
+    /// `d_in` or `d_out`
+    pub dim: usize,
+}
+
+/// The two factors of a site, both rank-major: down as `[r, d_in]` (PEFT's A), up as `[r, d_out]` (PEFT's B transposed).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SiteSpans {
+    /// Faces the input.
+    pub down: Span,
+    /// Faces the output.
+    pub up: Span,
+}
+
+impl Span {
+    /// The factor.
+    ///
+    /// # Shapes
+    /// - output: `[r, dim]`
+    pub fn read<B: Backend>(&self, slabs: &[Tensor<B, 2>]) -> Tensor<B, 2> {
+        let [_, columns] = slabs[self.slab].dims();
+        slabs[self.slab]
+            .clone()
+            .slice([self.rows.clone(), 0..columns])
+            .reshape([self.rank, self.dim])
+    }
+}

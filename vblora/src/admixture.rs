@@ -1,0 +1,86 @@
+//! Top-k admixture (paper 3.2, equation 3.3): a sub-vector is a softmax mixture of the k bank vectors with the largest logits.
+
+use burn::tensor::{Int, Tensor, TensorPrimitive};
+
+use crate::{
+    Error, Result,
+    backend::{VbLoraBackend, primitive},
+    ops::softmax,
+};
+
+/// `u_s = sum_j w_sj bank[i_sj]` with `i_s` the k largest logits of row s and `w_s` the softmax over those k alone.
+///
+/// Differentiable in logits and bank: with `g` the gradient of `u_s`, bank row `i_sj` receives `w_sj g`, logit `i_sj` receives
+/// `w_sj (bank[i_sj] . g - sum_l w_sl bank[i_sl] . g)`, every other logit exactly 0. With k = 1 no logit gets a gradient at all.
+/// Ties go to the lowest index.
+///
+/// # Shapes
+/// - logits: `[S, h]`, bank: `[h, b]`
+/// - output: `[S, b]`
+///
+/// # Errors
+/// Shapes that do not fit, k outside `1..=h`, or a logit that is not finite (this reads the logits back to the host; a training loop
+/// that has checked them once uses [`admixture_unchecked`]).
+pub fn admixture<B: VbLoraBackend>(
+    logits: Tensor<B, 2>,
+    bank: Tensor<B, 2>,
+    k: usize,
+) -> Result<Tensor<B, 2>> {
+    let ([s, h], [rows, b]) = (logits.dims(), bank.dims());
+    if rows != h {
+        return Err(Error::Shape {
+            tensor: "bank".into(),
+            expected: vec![h, b],
+            found: vec![rows, b],
+        });
+    }
+    if !(1..=h).contains(&k) {
+        return Err(Error::setting("topk", format!("from 1 to h = {h}"), k));
+    }
+    if s > 0 {
+        check_finite("logits", h, &host(logits.clone()))?;
+    }
+    Ok(admixture_unchecked(logits, bank, k))
+}
+
+/// [`admixture`] without its checks: no read-back, the result is unspecified where they would fail.
+pub fn admixture_unchecked<B: VbLoraBackend>(
+    logits: Tensor<B, 2>,
+    bank: Tensor<B, 2>,
+    k: usize,
+) -> Tensor<B, 2> {
+    let [_, h] = logits.dims();
+    if k == h {
+        return softmax(logits).matmul(bank);
+    }
+    let indices =
+        Tensor::<B, 2, Int>::from_primitive(B::top_k_indices(primitive(logits.clone()), k));
+    let weights = softmax(logits.gather(1, indices.clone()));
+    let mixed = B::mix(
+        primitive(bank),
+        primitive(weights),
+        indices.into_primitive(),
+    );
+    Tensor::from_primitive(TensorPrimitive::Float(mixed))
+}
+
+/// Refuses NaN and infinities in a row-major `[rows, columns]` tensor.
+pub(crate) fn check_finite(tensor: &str, columns: usize, values: &[f32]) -> Result<()> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(at) => Err(Error::NonFinite {
+            tensor: tensor.into(),
+            row: at / columns.max(1),
+            value: values[at],
+        }),
+        None => Ok(()),
+    }
+}
+
+/// A tensor's values on the host, as f32.
+pub(crate) fn host<B: VbLoraBackend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
+    tensor
+        .into_data()
+        .convert::<f32>()
+        .into_vec()
+        .expect("converted to f32 just above")
+}

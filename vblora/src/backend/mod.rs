@@ -1,0 +1,187 @@
+//! What the library asks of a backend beyond Burn's `Backend`: one extension trait whose default bodies are plain tensor operations, the
+//! fast paths of single backends, and the choice of a backend by name.
+
+mod autodiff;
+mod choice;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod cpu;
+mod defaults;
+mod mask;
+
+use burn::tensor::{
+    Shape, Tensor, TensorMetadata, TensorPrimitive,
+    backend::Backend,
+    ops::{Device, FloatTensor, IntTensor},
+};
+
+pub use choice::{BackendJob, BackendKind};
+
+/// Burn's `Backend` with the operations of the top-k admixture, keyed dropout, and the three operations of a transformer block for which
+/// Burn's autodiff keeps several full-size tensors (GELU, softmax, layer norm), here with a backward of their own.
+///
+/// Every method has a default body, so `impl VbLoraBackend for MyBackend {}` is enough for another backend; an override must give the
+/// same indices and masks to the bit and the same sums to rounding (`tests/suite` holds the shipped ones to that).
+pub trait VbLoraBackend: Backend {
+    /// The largest tensor that is safe on the device, where the backend does not say so itself but reads back garbage.
+    fn max_tensor_bytes(_device: &Device<Self>) -> Option<usize> {
+        None
+    }
+
+    /// Indices of the `k` largest logits of each row, largest first, ties to the lowest index. Not differentiable.
+    ///
+    /// # Shapes
+    /// - logits: `[S, h]`, finite, `1 <= k <= h`
+    /// - output: `[S, k]`
+    fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
+        defaults::top_k(float::<Self, 2>(logits), k).into_primitive()
+    }
+
+    /// `out[s, :] = sum_j weights[s, j] * bank[indices[s, j], :]`, differentiable in bank and weights.
+    ///
+    /// # Shapes
+    /// - bank: `[h, b]`, weights and indices: `[S, k]`
+    /// - output: `[S, b]`
+    fn mix(
+        bank: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        primitive(defaults::mix(
+            float::<Self, 2>(bank),
+            float(weights),
+            Tensor::from_primitive(indices),
+        ))
+    }
+
+    /// The gradients of [`mix`](Self::mix) to bank and weights (paper notes 1.3). Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - grad: `[S, b]`; outputs: `[h, b]` and `[S, k]`
+    fn mix_backward(
+        bank: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let (d_bank, d_weights) = defaults::mix_backward(
+            float::<Self, 2>(bank),
+            float(weights),
+            Tensor::from_primitive(indices),
+            float(grad),
+        );
+        (primitive(d_bank), primitive(d_weights))
+    }
+
+    /// GELU by the error function, `x Phi(x)`. Burn's own has the derivative of the tanh form on most backends.
+    fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::gelu(x)
+    }
+
+    /// The gradient of [`erf_gelu`](Self::erf_gelu): `grad (Phi(x) + x phi(x))`. Called on the inner backend only.
+    fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        let shape = x.shape();
+        Self::float_reshape(
+            primitive(defaults::erf_gelu_backward(rows::<Self>(x), rows(grad))),
+            shape,
+        )
+    }
+
+    /// Softmax over the last dimension.
+    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let last = x.shape().num_dims() - 1;
+        Self::softmax(x, last)
+    }
+
+    /// The gradient of [`row_softmax`](Self::row_softmax) given its output. Called on the inner backend only.
+    fn row_softmax_backward(
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = output.shape();
+        Self::float_reshape(
+            primitive(defaults::row_softmax_backward(
+                rows::<Self>(output),
+                rows(grad),
+            )),
+            shape,
+        )
+    }
+
+    /// Layer normalisation over the last dimension, `gamma (x - mean) / sqrt(var + epsilon) + beta`.
+    ///
+    /// # Shapes
+    /// - x and output: `[.., d]`; gamma, beta: `[d]`
+    fn row_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::layer_norm(x, gamma, Some(beta), epsilon)
+    }
+
+    /// The gradients of [`row_norm`](Self::row_norm) to x, gamma and beta; the latter two only if asked for. Called on the inner backend
+    /// only.
+    #[allow(clippy::type_complexity)]
+    fn row_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+        affine: bool,
+    ) -> (
+        FloatTensor<Self>,
+        Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+    ) {
+        let shape = x.shape();
+        let (dx, affine) =
+            defaults::row_norm_backward(rows::<Self>(x), float(gamma), epsilon, rows(grad), affine);
+        (
+            Self::float_reshape(primitive(dx), shape),
+            affine.map(|(gamma, beta)| (primitive(gamma), primitive(beta))),
+        )
+    }
+
+    /// A dropout mask: 0 with probability `p`, else `1 / (1 - p)`; element `i` in row-major order depends on `key` and `i` alone.
+    fn dropout_mask(shape: Shape, device: &Device<Self>, key: u64, p: f64) -> FloatTensor<Self> {
+        let mask = mask::on_device::<Self>(shape.num_elements(), device, key, p);
+        Self::float_reshape(primitive(mask), shape)
+    }
+}
+
+/// A tensor from its primitive.
+fn float<B: Backend, const D: usize>(tensor: FloatTensor<B>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(tensor))
+}
+
+/// A tensor of any rank as its rows `[.., d] -> [n, d]`.
+fn rows<B: Backend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
+    let shape = tensor.shape();
+    let d = shape[shape.num_dims() - 1];
+    let n = shape.num_elements() / d.max(1);
+    float(B::float_reshape(tensor, Shape::new([n, d])))
+}
+
+/// A float tensor's primitive.
+pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
+    tensor.into_primitive().tensor()
+}
+
+// GPU backends run the default bodies. Generic over the element types, so that `Wgpu` and `Vulkan`, which differ in how they store
+// booleans, are both covered.
+#[cfg(feature = "wgpu")]
+impl<F, I, T> VbLoraBackend for burn::backend::wgpu::Wgpu<F, I, T>
+where
+    F: burn::backend::wgpu::FloatElement,
+    I: burn::backend::wgpu::IntElement,
+    T: burn::backend::wgpu::BoolElement,
+{
+    /// WebGPU's guaranteed limit of a storage binding. Many devices allow more, but Burn has no way to ask, software Vulkan allows no
+    /// more, and an upload beyond the limit fails without an error.
+    fn max_tensor_bytes(_device: &Device<Self>) -> Option<usize> {
+        Some(128 << 20)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl VbLoraBackend for burn::backend::Cuda {}

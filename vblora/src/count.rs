@@ -1,0 +1,187 @@
+//! How much an adapter trains and how much of it is stored: parameters as the paper counts them, and real bytes.
+//!
+//! | model, targets | h, r | computed here | printed in the paper |
+//! | --- | --- | --- | --- |
+//! | RoBERTa-base, query and value | 90, 4 | 23,904 | 0.023M (agrees only if truncated) |
+//! | RoBERTa-base, all | 90, 4 | 26,928 | 0.027M |
+//! | RoBERTa-large, query and value | 90, 4 | 25,344 | 0.024M (does not agree: 0.025M) |
+//! | RoBERTa-large, all | 90, 4 | 33,408 | 0.033M |
+//! | GPT-2 M, all, q, k, v apart | 256, 4 | 75,904 | 0.076M |
+//! | LoRA r = 8, query and value, base / large | | 294,912 / 786,432 | 0.295M / 0.786M |
+//!
+//! For h > 256 the paper's figures fit an index counted as a whole float (3 per sub-vector at k = 2), which no integer type of that
+//! bank needs; here the width is that of the smallest unsigned integer that holds h - 1, the paper's own rule of section 3.4.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What an adapter costs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Count {
+    /// Parameters that receive gradients, the task head apart.
+    pub trained: usize,
+    /// Stored parameters in float32 equivalents (a one-byte index counts a quarter; paper, section 3.4).
+    pub stored: f64,
+    /// Bytes of the stored tensors in float32 with indices at their real width, without the file's header.
+    pub bytes: usize,
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            trained,
+            stored,
+            bytes,
+        } = self;
+        write!(
+            f,
+            "{} trained, {} stored parameters, {} bytes",
+            thousands(*trained),
+            float_thousands(*stored),
+            thousands(*bytes)
+        )
+    }
+}
+
+/// Bytes of one index into a bank of `h` vectors: 1 up to h = 256, 2 up to 65,536, else 4.
+pub fn index_bytes(h: usize) -> usize {
+    match h {
+        0..=0x100 => 1,
+        0x101..=0x1_0000 => 2,
+        _ => 4,
+    }
+}
+
+/// VB-LoRA: a bank `[h, b]` and `s` sub-vectors of `k` indices and `k - 1` weights (paper, section 3.4).
+///
+/// `stored = h b + s (k beta / 4 + k - 1)` with `beta` bytes per index.
+pub fn vblora(h: usize, b: usize, s: usize, k: usize) -> Count {
+    let bytes = 4 * h * b + s * (k * index_bytes(h) + 4 * (k - 1));
+    Count {
+        trained: h * b + s * h,
+        stored: bytes as f64 / 4.0,
+        bytes,
+    }
+}
+
+/// LoRA: `rank (d_in + d_out)` per site, all of it trained and stored.
+pub fn lora(rank: usize, dims: impl IntoIterator<Item = (usize, usize)>) -> Count {
+    let n = dims
+        .into_iter()
+        .map(|(d_in, d_out)| rank * (d_in + d_out))
+        .sum();
+    dense(n)
+}
+
+/// `n` float32 parameters that are trained and stored as they are: a head, a fully trained model.
+pub fn dense(n: usize) -> Count {
+    Count {
+        trained: n,
+        stored: n as f64,
+        bytes: 4 * n,
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn thousands(n: usize) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+fn float_thousands(x: f64) -> String {
+    let fraction = x.fract();
+    let whole = thousands(x.trunc() as usize);
+    if fraction == 0.0 {
+        whole
+    } else {
+        format!("{whole}{}", &format!("{fraction}")[1..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Site, Targets};
+
+    fn encoder(layers: usize, d: usize) -> Vec<Site> {
+        let roles = [
+            ("query", d, d),
+            ("key", d, d),
+            ("value", d, d),
+            ("attention.output.dense", d, d),
+            ("intermediate.dense", d, 4 * d),
+            ("output.dense", 4 * d, d),
+        ];
+        (0..layers)
+            .flat_map(|n| roles.map(|(role, i, o)| Site::new(format!("layer.{n}.{role}"), i, o)))
+            .collect()
+    }
+
+    fn stored(layers: usize, d: usize, targets: &str, h: usize) -> f64 {
+        let plan = targets
+            .parse::<Targets>()
+            .unwrap()
+            .select(&encoder(layers, d))
+            .unwrap();
+        vblora(h, 256, plan.sub_vectors(4, 256), 2).stored
+    }
+
+    fn lora_qv(layers: usize, d: usize) -> usize {
+        let plan = "query,value"
+            .parse::<Targets>()
+            .unwrap()
+            .select(&encoder(layers, d))
+            .unwrap();
+        lora(8, plan.sites().iter().map(|s| (s.d_in, s.d_out))).trained
+    }
+
+    /// The worked counts of the paper notes, section 1.9.
+    #[test]
+    fn published_counts_that_reproduce() {
+        assert_eq!(stored(12, 768, "query,value", 90), 23_904.0);
+        assert_eq!(stored(12, 768, "all-linear", 90), 26_928.0);
+        assert_eq!(stored(24, 1024, "query,value", 90), 25_344.0);
+        assert_eq!(stored(24, 1024, "all-linear", 90), 33_408.0);
+        // GPT-2 M has the same six shapes per layer when q, k and v are apart.
+        assert_eq!(stored(24, 1024, "all-linear", 256), 75_904.0);
+        assert_eq!((lora_qv(12, 768), lora_qv(24, 1024)), (294_912, 786_432));
+    }
+
+    #[test]
+    fn trained_counts_bank_and_all_logits() {
+        assert_eq!(vblora(90, 256, 1536, 2).trained, 161_280);
+        assert_eq!(vblora(90, 256, 6912, 2).trained, 645_120);
+    }
+
+    #[test]
+    fn index_width_changes_where_the_type_does() {
+        assert_eq!(
+            [1, 256, 257, 65_536, 65_537].map(index_bytes),
+            [1, 1, 2, 2, 4]
+        );
+    }
+
+    #[test]
+    fn one_of_k_stores_no_weight() {
+        assert_eq!(
+            vblora(90, 8, 10, 1),
+            Count {
+                trained: 720 + 900,
+                stored: 722.5,
+                bytes: 2890
+            }
+        );
+        assert_eq!(
+            vblora(90, 8, 10, 1).to_string(),
+            "1,620 trained, 722.5 stored parameters, 2,890 bytes"
+        );
+    }
+}

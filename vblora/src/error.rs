@@ -1,0 +1,156 @@
+//! What can go wrong, each with the thing it happened to, what was expected and what was found.
+
+use std::path::PathBuf;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Every error of the crate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A target rule picked no site.
+    #[error("targets {rule} match no site; the model has {available}")]
+    NoMatch {
+        /// The rule as it was given.
+        rule: String,
+        /// The roles of the model's sites.
+        available: String,
+    },
+    /// A target or exclusion pattern is not a regular expression.
+    #[error("target pattern {pattern:?} is not a regular expression: {reason}")]
+    Pattern {
+        /// The pattern as it was given.
+        pattern: String,
+        /// The parser's words.
+        reason: String,
+    },
+    /// The sub-vector length does not divide a dimension of a site.
+    #[error(
+        "site {site}: vector length b = {b} does not divide {side} = {dim}; \
+         valid for all chosen sites: {valid}"
+    )]
+    NotDivisible {
+        /// The first site in the way.
+        site: String,
+        /// `d_in` or `d_out`.
+        side: &'static str,
+        /// The dimension.
+        dim: usize,
+        /// The vector length asked for.
+        b: usize,
+        /// The vector lengths that divide every dimension of every chosen site.
+        valid: String,
+    },
+    /// A setting has a value that cannot work.
+    #[error("{setting} must be {expected}, found {found}")]
+    Setting {
+        /// The setting's name.
+        setting: &'static str,
+        /// What would be accepted.
+        expected: String,
+        /// What was given.
+        found: String,
+    },
+    /// A tensor holds NaN or an infinity.
+    #[error("{tensor}: value {value} in row {row}, all values must be finite")]
+    NonFinite {
+        /// The tensor.
+        tensor: String,
+        /// The first row with such a value.
+        row: usize,
+        /// The value.
+        value: f32,
+    },
+    /// A tensor has another shape than it must have.
+    #[error("{tensor}: expected shape {expected:?}, found {found:?}")]
+    Shape {
+        /// The tensor.
+        tensor: String,
+        /// The shape it must have.
+        expected: Vec<usize>,
+        /// The shape it has.
+        found: Vec<usize>,
+    },
+    /// Gradients were pushed back for factors that no backward pass reached.
+    #[error(
+        "site {site} got no gradient: no loss was differentiated through these factors \
+         (a graph can be walked only once)"
+    )]
+    NoGradient {
+        /// The first site without a gradient.
+        site: String,
+    },
+    /// A backend that this program was built without.
+    #[error(
+        "backend {name} is not compiled in; build with --features {name} (compiled in: {compiled})"
+    )]
+    NotCompiled {
+        /// The backend asked for.
+        name: &'static str,
+        /// The backends there are.
+        compiled: String,
+    },
+    /// A device that is not there or does not work.
+    #[error("backend {backend}, device {device}: {reason}")]
+    Device {
+        /// The backend.
+        backend: &'static str,
+        /// The device index.
+        device: usize,
+        /// What the backend said.
+        reason: String,
+    },
+    /// A tensor beyond what the device can hold in one piece.
+    #[error(
+        "{tensor}: {bytes} bytes, more than the {limit} bytes that a tensor may have on backend {backend}"
+    )]
+    TooLarge {
+        /// The tensor.
+        tensor: String,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+        /// The backend.
+        backend: String,
+    },
+    /// The device reported an error after the fact.
+    #[error("the device failed while {during}: {reason}")]
+    DeviceFailed {
+        /// What was being done.
+        during: String,
+        /// What the backend said.
+        reason: String,
+    },
+    /// A file could not be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's words.
+        source: std::io::Error,
+    },
+    /// A file's content is not what it must be.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The tensor or field, what was expected and what was found.
+        reason: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn setting(
+        setting: &'static str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Self {
+        Self::Setting {
+            setting,
+            expected: expected.into(),
+            found: found.to_string(),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What an adapter gives to a forward pass: one low-rank pair per adapted site and, in training, the step's noise.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use burn::tensor::{Tensor, backend::Backend};
+
+use crate::noise::Noise;
+
+/// A low-rank pair: the update of a site's weight `[d_in, d_out]` is `scale * down up`, which is never formed in training.
+#[derive(Debug, Clone)]
+pub struct LowRank<B: Backend> {
+    /// `[d_in, r]`, faces the input.
+    pub down: Tensor<B, 2>,
+    /// `[r, d_out]`, faces the output.
+    pub up: Tensor<B, 2>,
+    /// 1 for VB-LoRA, `alpha / r` for LoRA.
+    pub scale: f64,
+}
+
+impl<B: Backend> LowRank<B> {
+    /// The update as a matrix, for merging and for tests.
+    ///
+    /// # Shapes
+    /// - output: `[d_in, d_out]`
+    pub fn delta(&self) -> Tensor<B, 2> {
+        self.down
+            .clone()
+            .matmul(self.up.clone())
+            .mul_scalar(self.scale)
+    }
+}
+
+/// The pairs of all adapted sites by name. Cheap to clone; a site without a pair runs as the frozen map it is.
+#[derive(Debug, Clone)]
+pub struct Factors<B: Backend> {
+    pairs: Arc<BTreeMap<String, LowRank<B>>>,
+    dropout: f64,
+    noise: Option<Noise>,
+}
+
+impl<B: Backend> Factors<B> {
+    /// No adapter at all.
+    pub fn none() -> Self {
+        Self::new(BTreeMap::new(), 0.0)
+    }
+
+    /// Pairs by site name, and the probability of dropping an element of the adapters' input in training.
+    pub fn new(pairs: BTreeMap<String, LowRank<B>>, dropout: f64) -> Self {
+        Self {
+            pairs: Arc::new(pairs),
+            dropout,
+            noise: None,
+        }
+    }
+
+    /// The same pairs in a training pass: dropout is on, with the masks of `noise`.
+    #[must_use]
+    pub fn with_noise(&self, noise: Noise) -> Self {
+        Self {
+            noise: Some(noise),
+            ..self.clone()
+        }
+    }
+
+    /// The pair of a site.
+    pub fn get(&self, site: &str) -> Option<&LowRank<B>> {
+        self.pairs.get(site)
+    }
+
+    /// The names of the adapted sites, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.pairs.keys().map(String::as_str)
+    }
+
+    /// The noise of this pass; `None` outside training.
+    pub fn noise(&self) -> Option<Noise> {
+        self.noise
+    }
+
+    /// The probability of dropping an element of an adapter's input in training.
+    pub fn dropout(&self) -> f64 {
+        self.dropout
+    }
+}

@@ -1,0 +1,109 @@
+//! A frozen linear map with a place for an adapter.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, backend::Backend, module::linear},
+};
+
+use crate::{Factors, Site, backend::VbLoraBackend};
+
+/// How a checkpoint stores the weight of a linear map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightLayout {
+    /// `[d_out, d_in]`, torch's `Linear`.
+    OutIn,
+    /// `[d_in, d_out]`, GPT-2's `Conv1D` ("fan-in, fan-out").
+    InOut,
+}
+
+/// `y = x W + b`, plus `s (x A) B` where [`Factors`] hold a pair for this site (paper, Algorithm 1). The update is never formed.
+///
+/// Weight and bias require no gradient and get none.
+#[derive(Module, Debug)]
+pub struct FrozenLinear<B: Backend> {
+    /// `[d_in, d_out]`
+    pub weight: Param<Tensor<B, 2>>,
+    /// `[d_out]`
+    pub bias: Option<Param<Tensor<B, 1>>>,
+    #[module(skip)]
+    site: String,
+}
+
+impl<B: Backend> FrozenLinear<B> {
+    /// Freezes a weight stored as `layout` says, and a bias, under the site's name.
+    ///
+    /// # Shapes
+    /// - weight: `[d_out, d_in]` or `[d_in, d_out]`
+    /// - bias: `[d_out]`
+    pub fn new(
+        site: impl Into<String>,
+        weight: Tensor<B, 2>,
+        bias: Option<Tensor<B, 1>>,
+        layout: WeightLayout,
+    ) -> Self {
+        let weight = match layout {
+            WeightLayout::OutIn => weight.transpose(),
+            WeightLayout::InOut => weight,
+        };
+        Self {
+            weight: Param::from_tensor(weight).set_require_grad(false),
+            bias: bias.map(|bias| Param::from_tensor(bias).set_require_grad(false)),
+            site: site.into(),
+        }
+    }
+
+    /// This map as a site.
+    pub fn site(&self) -> Site {
+        let [d_in, d_out] = self.weight.dims();
+        Site::new(self.site.clone(), d_in, d_out)
+    }
+
+    /// The map with its update added into the weight: one matrix product again, nothing left of the adapter.
+    #[must_use]
+    pub fn merged(&self, factors: &Factors<B>) -> Self {
+        let Some(pair) = factors.get(&self.site) else {
+            return self.clone();
+        };
+        let weight = self.weight.val() + pair.delta();
+        Self {
+            weight: Param::from_tensor(weight).set_require_grad(false),
+            ..self.clone()
+        }
+    }
+}
+
+impl<B: VbLoraBackend> FrozenLinear<B> {
+    /// Applies the map and its site's adapter.
+    ///
+    /// # Shapes
+    /// - input: `[.., d_in]`
+    /// - output: `[.., d_out]`
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>, factors: &Factors<B>) -> Tensor<B, D> {
+        let [d_in, d_out] = self.weight.dims();
+        let mut shape = x.dims();
+        let rows = shape.iter().product::<usize>() / d_in;
+        shape[D - 1] = d_out;
+        // One flat product: backends treat leading dimensions as a batch of small ones.
+        let x = x.reshape([rows, d_in]);
+        let y = linear(
+            x.clone(),
+            self.weight.val(),
+            self.bias.as_ref().map(|b| b.val()),
+        );
+        let y = match factors.get(&self.site) {
+            Some(pair) => {
+                let x = crate::noise::dropout(x, factors.dropout(), factors.noise(), &self.site);
+                // The scale goes on the narrow side: r columns instead of d_out.
+                let narrow = x.matmul(pair.down.clone());
+                let narrow = if pair.scale == 1.0 {
+                    narrow
+                } else {
+                    narrow.mul_scalar(pair.scale)
+                };
+                y + narrow.matmul(pair.up.clone())
+            }
+            None => y,
+        };
+        y.reshape(shape)
+    }
+}

@@ -1,0 +1,53 @@
+//! Dropout whose masks are a function of (seed, step, micro-batch, place) and of nothing else, equal on every backend.
+
+use burn::tensor::{Tensor, TensorPrimitive};
+
+use crate::{backend::VbLoraBackend, rng::Key};
+
+/// The noise of one micro-batch of a training run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noise(Key);
+
+impl Noise {
+    /// The noise of micro-batch `micro_batch` of optimizer step `step` in the run with this seed.
+    pub fn new(seed: u64, step: u64, micro_batch: u64) -> Self {
+        Self(Key::new(seed).name("noise").index(step).index(micro_batch))
+    }
+
+    /// The noise of a numbered part, for example a layer.
+    #[must_use]
+    pub fn index(self, index: u64) -> Self {
+        Self(self.0.index(index))
+    }
+
+    /// Inverted dropout: an element is zeroed with probability `p`, else divided by `1 - p`. `place` names where in the model it stands.
+    ///
+    /// # Shapes
+    /// - input and output: the same, fewer than 2^31 elements
+    pub fn dropout<B: VbLoraBackend, const D: usize>(
+        self,
+        x: Tensor<B, D>,
+        p: f64,
+        place: &str,
+    ) -> Tensor<B, D> {
+        if p <= 0.0 {
+            return x;
+        }
+        let key = self.0.name(place).bits(0);
+        let mask = B::dropout_mask(x.shape(), &x.device(), key, p);
+        x * Tensor::from_primitive(TensorPrimitive::Float(mask))
+    }
+}
+
+/// [`Noise::dropout`] where there is noise; the input itself outside training.
+pub fn dropout<B: VbLoraBackend, const D: usize>(
+    x: Tensor<B, D>,
+    p: f64,
+    noise: Option<Noise>,
+    place: &str,
+) -> Tensor<B, D> {
+    match noise {
+        Some(noise) => noise.dropout(x, p, place),
+        None => x,
+    }
+}

@@ -1,0 +1,35 @@
+//! The library's behaviour on every backend: each test is written once and instantiated for those that are compiled in.
+#![allow(missing_docs, clippy::print_stdout)]
+
+#[macro_use]
+mod support;
+mod suite;
+
+mod admixture {
+    use super::suite::admixture as tests;
+    on_every_backend!(tests: matches_the_reference_on_random_shapes, gradients_match_finite_differences, paper_test_vector,
+        ties_go_to_the_lowest_index, bad_input_is_an_error, strided_input);
+}
+
+mod adapters {
+    use super::suite::adapters as tests;
+    on_every_backend!(tests: factors_lie_as_peft_lays_them, linear_equals_the_materialised_update, pushed_back_gradients_are_exact,
+        lora_scales_and_starts_at_zero, one_bank_stays_one_and_the_base_stays_put, initial_values_are_the_same_everywhere,
+        micro_batches_add_up, a_composition_without_gradients_is_an_error);
+}
+
+mod operations {
+    use super::suite::operations as tests;
+    on_every_backend!(tests: dropout_masks_are_the_same_everywhere, gelu_and_its_gradient, softmax_and_its_gradient,
+        layer_norm_and_its_gradients);
+}
+
+mod storage {
+    use super::suite::storage as tests;
+    on_every_backend!(tests: codes_compose_what_the_adapter_composed, files_round_trip, broken_files_are_errors);
+}
+
+mod recorded {
+    use super::suite::recorded as tests;
+    on_every_backend!(tests: fixture_admixture, fixture_peft_linear);
+}

@@ -1,0 +1,431 @@
+//! Adapters: layout, exactness of the cut, initialisation, the bank's single ownership, the frozen base.
+
+use burn::{
+    backend::Autodiff,
+    module::{AutodiffModule, Module},
+    optim::{AdamWConfig, GradientsParams, Optimizer},
+    tensor::Tensor,
+};
+use vblora::{
+    Adapter, AdapterConfig, Composition, Factors, FrozenLinear, LoraConfig, Noise, Site, SitePlan,
+    Targets, VbLora, VbLoraConfig, WeightLayout, backend::VbLoraBackend, rng::Key,
+};
+
+use crate::support::{
+    assert_close,
+    reference::{self, Matrix},
+    tensor, values,
+};
+
+type Ad<B> = Autodiff<B>;
+
+fn config(rank: usize, topk: usize) -> VbLoraConfig {
+    VbLoraConfig {
+        bank: 10,
+        vector_length: 4,
+        rank,
+        topk,
+        bank_bound: 0.5,
+        logits_std: 1.0,
+    }
+}
+
+fn plan() -> SitePlan {
+    Targets::all_linear()
+        .select(&[Site::new("one", 8, 12), Site::new("two", 12, 4)])
+        .unwrap()
+}
+
+fn random<B: VbLoraBackend>(
+    name: &str,
+    rows: usize,
+    columns: usize,
+    device: &B::Device,
+) -> (Tensor<B, 2>, Matrix) {
+    let draw = Key::new(11).name(name).normal(rows * columns, 0.7);
+    let matrix = Matrix::new(rows, columns, draw.into_iter().map(f64::from).collect());
+    (tensor(&matrix.values, [rows, columns], device), matrix)
+}
+
+fn linear<B: VbLoraBackend>(
+    site: &str,
+    d_in: usize,
+    d_out: usize,
+    device: &B::Device,
+) -> FrozenLinear<B> {
+    let (weight, _) = random::<B>(site, d_in, d_out, device);
+    let (bias, _) = random::<B>("bias", 1, d_out, device);
+    FrozenLinear::new(site, weight, Some(bias.squeeze_dim(0)), WeightLayout::InOut)
+}
+
+/// A (r, in) has its chunks one after another along a row, B (out, r) along a column: the layout example of the paper notes, 1.10.
+pub(crate) fn factors_lie_as_peft_lays_them<B: VbLoraBackend>(device: &B::Device) {
+    let plan = Targets::all_linear()
+        .select(&[Site::new("w", 4, 2)])
+        .unwrap();
+    let settings = VbLoraConfig {
+        bank: 6,
+        vector_length: 2,
+        rank: 2,
+        topk: 1,
+        ..Default::default()
+    }
+    .check(&plan)
+    .unwrap();
+    // Bank row i is the chunk of slab row i: U(t, rho) at rank-major row 2 rho + t, then V(0, rho).
+    let bank = vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 0.1, 0.2, 0.3, 0.4];
+    let logits = (0..6)
+        .flat_map(|s| (0..6).map(move |i| if i == s { 1.0 } else { 0.0 }))
+        .collect();
+    let adapter: VbLora<B> = settings.load(bank, logits, device).unwrap();
+    let factors = adapter.factors();
+    let pair = factors.get("w").unwrap();
+    assert_close(
+        "A",
+        &values(pair.down.clone().transpose()),
+        &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+        1e-6,
+    );
+    assert_close(
+        "B",
+        &values(pair.up.clone().transpose()),
+        &[0.1, 0.3, 0.2, 0.4],
+        1e-6,
+    );
+    assert_close(
+        "delta",
+        &values(pair.delta().transpose()),
+        &[1.6, 2.0, 2.4, 2.8, 2.2, 2.8, 3.4, 4.0],
+        1e-6,
+    );
+}
+
+pub(crate) fn linear_equals_the_materialised_update<B: VbLoraBackend>(device: &B::Device) {
+    for config in [
+        AdapterConfig::VbLora(config(3, 2)),
+        AdapterConfig::Lora(LoraConfig {
+            rank: 3,
+            alpha: 7.5,
+            dropout: 0.5,
+        }),
+    ] {
+        let adapter = nonzero::<B>(&config, device);
+        let factors = adapter.factors();
+        let (x, xm) = random::<B>("x", 5, 8, device);
+        let layer = linear::<B>("one", 8, 12, device);
+        let pair = factors.get("one").unwrap();
+        let matrix = |t: &Tensor<B, 2>| Matrix::new(t.dims()[0], t.dims()[1], values(t.clone()));
+        let delta = matrix(&pair.down)
+            .times(&matrix(&pair.up))
+            .map(|v| v * pair.scale);
+        let weight = matrix(&layer.weight.val()).plus(&delta);
+        let bias = values(layer.bias.as_ref().unwrap().val());
+        let mut expected = xm.times(&weight);
+        expected
+            .values
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v += bias[i % 12]);
+        assert_close(
+            "unmerged",
+            &values(layer.forward(x.clone(), &factors)),
+            &expected.values,
+            1e-5,
+        );
+        assert_close(
+            "merged",
+            &values(layer.merged(&factors).forward(x.clone(), &Factors::none())),
+            &expected.values,
+            1e-5,
+        );
+        let deep = layer.forward(x.clone().reshape([1, 5, 1, 8]), &factors);
+        assert_eq!(deep.dims(), [1, 5, 1, 12]);
+        assert_close("more dimensions", &values(deep), &expected.values, 1e-5);
+        let plain = values(layer.forward(x, &Factors::none()));
+        assert!(
+            plain
+                .iter()
+                .zip(&expected.values)
+                .any(|(p, e)| (p - e).abs() > 0.01),
+            "the adapter does something"
+        );
+    }
+}
+
+/// An adapter whose update is not zero, also for LoRA.
+fn nonzero<B: VbLoraBackend>(config: &AdapterConfig, device: &B::Device) -> vblora::AnyAdapter<B> {
+    let mut adapter = config.init::<B>(&plan(), 5, device).unwrap();
+    if let vblora::AnyAdapter::Lora(lora) = &mut adapter {
+        for (i, b) in lora.b.iter_mut().enumerate() {
+            let [r, d] = b.dims();
+            let (value, _) = random::<B>(&format!("b{i}"), r, d, device);
+            *b = burn::module::Param::from_tensor(value);
+        }
+    }
+    adapter
+}
+
+fn loss<B: VbLoraBackend>(
+    factors: &Factors<Ad<B>>,
+    device: &B::Device,
+    batch: &str,
+) -> Tensor<Ad<B>, 1> {
+    let (x, _) = random::<Ad<B>>(batch, 6, 8, device);
+    let hidden = linear::<Ad<B>>("one", 8, 12, device)
+        .forward(x, factors)
+        .tanh();
+    linear::<Ad<B>>("two", 12, 4, device)
+        .forward(hidden, factors)
+        .square()
+        .mean()
+}
+
+/// Gradients by name, in a fixed order.
+fn gradients<B: VbLoraBackend>(
+    adapter: &vblora::AnyAdapter<Ad<B>>,
+    grads: &<Ad<B> as burn::tensor::backend::AutodiffBackend>::Gradients,
+) -> Vec<Vec<f64>> {
+    match adapter {
+        vblora::AnyAdapter::VbLora(a) => [&a.bank, &a.logits]
+            .map(|p| values(p.val().grad(grads).expect("gradient")))
+            .into(),
+        vblora::AnyAdapter::Lora(a) => {
+            a.a.iter()
+                .chain(&a.b)
+                .map(|p| values(p.val().grad(grads).expect("gradient")))
+                .collect()
+        }
+    }
+}
+
+/// The cut gives the gradients of the whole graph.
+pub(crate) fn pushed_back_gradients_are_exact<B: VbLoraBackend>(device: &B::Device) {
+    for config in [
+        AdapterConfig::VbLora(config(3, 2)),
+        AdapterConfig::Lora(LoraConfig {
+            rank: 3,
+            alpha: 7.5,
+            dropout: 0.0,
+        }),
+    ] {
+        let adapter = nonzero::<Ad<B>>(&config, device);
+        let whole = loss::<B>(&adapter.factors(), device, "x").backward();
+        let mut step = Composition::new(&adapter);
+        step.collect(&mut loss::<B>(step.factors(), device, "x").backward());
+        let cut = step.push_back().unwrap();
+        for (found, expected) in gradients::<B>(&adapter, &cut)
+            .iter()
+            .zip(gradients::<B>(&adapter, &whole))
+        {
+            assert_close("gradient", found, &expected, 1e-5);
+            assert!(expected.iter().any(|v| v.abs() > 1e-6));
+        }
+    }
+}
+
+pub(crate) fn micro_batches_add_up<B: VbLoraBackend>(device: &B::Device) {
+    let adapter = nonzero::<Ad<B>>(&AdapterConfig::VbLora(config(2, 3)), device);
+    let both =
+        loss::<B>(&adapter.factors(), device, "x") + loss::<B>(&adapter.factors(), device, "y");
+    let expected = gradients::<B>(&adapter, &both.backward());
+    let mut step = Composition::new(&adapter);
+    for batch in ["x", "y"] {
+        step.collect(&mut loss::<B>(step.factors(), device, batch).backward());
+    }
+    for (found, expected) in gradients::<B>(&adapter, &step.push_back().unwrap())
+        .iter()
+        .zip(expected)
+    {
+        assert_close("gradient", found, &expected, 1e-5);
+    }
+}
+
+pub(crate) fn a_composition_without_gradients_is_an_error<B: VbLoraBackend>(device: &B::Device) {
+    let adapter = nonzero::<Ad<B>>(&AdapterConfig::VbLora(config(2, 2)), device);
+    let message = Composition::new(&adapter)
+        .push_back()
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(message.contains("site one got no gradient"), "{message}");
+    // A site that the loss does not pass through is named too.
+    let mut step = Composition::new(&adapter);
+    let (x, _) = random::<Ad<B>>("x", 6, 8, device);
+    step.collect(
+        &mut linear::<Ad<B>>("one", 8, 12, device)
+            .forward(x, step.factors())
+            .sum()
+            .backward(),
+    );
+    assert!(
+        step.push_back()
+            .err()
+            .unwrap()
+            .to_string()
+            .contains("site two")
+    );
+}
+
+pub(crate) fn lora_scales_and_starts_at_zero<B: VbLoraBackend>(device: &B::Device) {
+    let config = LoraConfig {
+        rank: 3,
+        alpha: 7.5,
+        dropout: 0.5,
+    };
+    let adapter = config.check(&plan()).unwrap().init::<B>(3, device);
+    let factors = adapter.factors();
+    let pair = factors.get("two").unwrap();
+    assert_eq!(
+        (pair.scale, pair.down.dims(), pair.up.dims()),
+        (2.5, [12, 3], [3, 4])
+    );
+    assert!(values(pair.delta()).iter().all(|&v| v == 0.0));
+    let a = values(pair.down.clone());
+    assert!(
+        a.iter().all(|v| v.abs() <= 1.0 / 12f64.sqrt()) && a.iter().any(|v| v.abs() > 0.2),
+        "{a:?}"
+    );
+    // Dropout acts on the adapter's input alone, and only with noise.
+    let factors = nonzero::<B>(&AdapterConfig::Lora(config), device).factors();
+    let layer = linear::<B>("one", 8, 12, device);
+    let (x, _) = random::<B>("x", 5, 8, device);
+    let noisy = factors.with_noise(Noise::new(1, 0, 0));
+    let dropped = Noise::new(1, 0, 0).dropout(x.clone(), 0.5, "one");
+    let pair = factors.get("one").unwrap();
+    let expected = layer.forward(x.clone(), &Factors::none()) + dropped.matmul(pair.delta());
+    assert_close(
+        "noisy",
+        &values(layer.forward(x.clone(), &noisy)),
+        &values(expected),
+        1e-5,
+    );
+    assert_ne!(
+        values(layer.forward(x.clone(), &noisy)),
+        values(layer.forward(x, &factors))
+    );
+}
+
+/// A two-layer model that is trained for a while.
+#[derive(Module, Debug)]
+struct Net<B: burn::tensor::backend::Backend> {
+    one: FrozenLinear<B>,
+    two: FrozenLinear<B>,
+}
+
+pub(crate) fn one_bank_stays_one_and_the_base_stays_put<B: VbLoraBackend>(device: &B::Device) {
+    let net = Net::<Ad<B>> {
+        one: linear("one", 8, 12, device),
+        two: linear("two", 12, 4, device),
+    };
+    let frozen = |net: &Net<Ad<B>>| {
+        [&net.one, &net.two].map(|l| {
+            (
+                l.weight.val().into_data(),
+                l.bias.as_ref().unwrap().val().into_data(),
+            )
+        })
+    };
+    let before = frozen(&net);
+    let mut adapter = config(3, 2)
+        .check(&plan())
+        .unwrap()
+        .init::<Ad<B>>(5, device);
+    let start = (values(adapter.bank.val()), values(adapter.logits.val()));
+    let mut optimizer = AdamWConfig::new().with_weight_decay(0.0).init();
+    for i in 0..30 {
+        let (x, _) = random::<Ad<B>>(&format!("x{}", i % 3), 6, 8, device);
+        let mut step = Composition::new(&adapter);
+        let output = net
+            .two
+            .forward(net.one.forward(x, step.factors()).tanh(), step.factors());
+        let mut grads = output.square().mean().backward();
+        for layer in [&net.one, &net.two] {
+            assert!(
+                !layer.weight.val().is_require_grad() && layer.weight.val().grad(&grads).is_none()
+            );
+            assert!(layer.bias.as_ref().unwrap().val().grad(&grads).is_none());
+        }
+        step.collect(&mut grads);
+        let grads = GradientsParams::from_grads(step.push_back().unwrap(), &adapter);
+        adapter = optimizer.step(0.05, adapter, grads);
+    }
+    assert_eq!(frozen(&net), before, "base weights to the bit");
+    assert_eq!(
+        adapter.num_params(),
+        10 * 4 + 10 * plan().sub_vectors(3, 4),
+        "one bank, one slab of logits"
+    );
+    assert_ne!(
+        (values(adapter.bank.val()), values(adapter.logits.val())),
+        start
+    );
+    // Every factor of every site is a mixture of the one bank there is.
+    let inner = adapter.valid();
+    let stored = inner.store().unwrap();
+    let bank = Matrix::new(10, 4, stored.bank().iter().map(|&v| f64::from(v)).collect());
+    let logits = Matrix::new(plan().sub_vectors(3, 4), 10, values(inner.logits.val()));
+    let slab = reference::admixture(&logits, &bank, 2);
+    assert_close(
+        "first factor",
+        &values(inner.factors().get("one").unwrap().down.clone().transpose()),
+        &slab.values[..24],
+        1e-5,
+    );
+    let last = values(inner.factors().get("two").unwrap().up.clone());
+    assert_close(
+        "last factor",
+        &last,
+        &slab.values[slab.values.len() - last.len()..],
+        1e-5,
+    );
+}
+
+/// Recorded once: a seed means the same adapter on every backend, in every version, whatever other sites there are.
+pub(crate) fn initial_values_are_the_same_everywhere<B: VbLoraBackend>(device: &B::Device) {
+    let adapter = VbLoraConfig {
+        bank: 10,
+        vector_length: 4,
+        ..Default::default()
+    }
+    .check(&plan())
+    .unwrap()
+    .init::<B>(1234, device);
+    let bits = |v: Vec<f64>| {
+        v[..3]
+            .iter()
+            .map(|&v| (v as f32).to_bits())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        (
+            bits(values(adapter.bank.val())),
+            bits(values(adapter.logits.val()))
+        ),
+        (RECORDED_BANK.into(), RECORDED_LOGITS.into())
+    );
+    let alone = Targets::suffixes(["two"]).select(plan().sites()).unwrap();
+    let alone = VbLoraConfig {
+        bank: 10,
+        vector_length: 4,
+        ..Default::default()
+    }
+    .check(&alone)
+    .unwrap()
+    .init::<B>(1234, device);
+    assert_eq!(
+        values(alone.factors().get("two").unwrap().delta()),
+        values(adapter.factors().get("two").unwrap().delta())
+    );
+    let other = VbLoraConfig {
+        bank: 10,
+        vector_length: 4,
+        ..Default::default()
+    }
+    .check(&plan())
+    .unwrap()
+    .init::<B>(1235, device);
+    assert_ne!(values(other.bank.val()), values(adapter.bank.val()));
+}
+
+const RECORDED_BANK: [u32; 3] = [3_128_472_230, 3_156_798_823, 1_011_376_334];
+const RECORDED_LOGITS: [u32; 3] = [985_596_641, 3_145_877_040, 999_168_775];

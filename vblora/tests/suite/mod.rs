@@ -1,0 +1,5 @@
+pub(crate) mod adapters;
+pub(crate) mod admixture;
+pub(crate) mod operations;
+pub(crate) mod recorded;
+pub(crate) mod storage;

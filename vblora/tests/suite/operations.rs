@@ -1,0 +1,164 @@
+//! Dropout masks, and the operations with a backward of their own, against f64.
+
+use burn::{backend::Autodiff, tensor::Tensor};
+use vblora::{Noise, backend::VbLoraBackend, ops, rng::Key};
+
+use crate::support::{
+    assert_close,
+    reference::{Matrix, finite_differences},
+    tensor, values,
+};
+
+type Ad<B> = Autodiff<B>;
+
+/// The first 40 elements and the number of drops were recorded once: a run repeats on another backend and in a later version.
+pub(crate) fn dropout_masks_are_the_same_everywhere<B: VbLoraBackend>(device: &B::Device) {
+    let noise = Noise::new(7, 3, 1);
+    let ones = Tensor::<B, 3>::ones([2, 300, 150], device);
+    let dropped = values(noise.dropout(ones.clone(), 0.25, "place"));
+    let kept = 1.0 / 0.75;
+    assert!(dropped.iter().all(|&v| v == 0.0 || (v - kept).abs() < 1e-6));
+    let first: String = dropped[..40]
+        .iter()
+        .map(|&v| if v == 0.0 { '.' } else { 'x' })
+        .collect();
+    let count = dropped.iter().filter(|&&v| v == 0.0).count();
+    assert_eq!((first.as_str(), count), (RECORDED_MASK, RECORDED_DROPS));
+    assert_ne!(
+        dropped,
+        values(noise.dropout(ones.clone(), 0.25, "elsewhere"))
+    );
+    assert_ne!(
+        dropped,
+        values(Noise::new(7, 3, 2).dropout(ones.clone(), 0.25, "place"))
+    );
+    assert_ne!(
+        dropped,
+        values(noise.index(1).dropout(ones.clone(), 0.25, "place"))
+    );
+    assert_eq!(
+        values(noise.dropout(ones.clone(), 0.0, "place")),
+        values(ones)
+    );
+}
+
+const RECORDED_MASK: &str = "xxxxxxxxxx.xxxx.xxxxxxxxxxxxxxxxxxxxxxx.";
+const RECORDED_DROPS: usize = 22_590;
+
+fn sample(rows: usize, columns: usize) -> (Matrix, Matrix) {
+    let draw = |name: &str| {
+        let values = Key::new(2).name(name).normal(rows * columns, 1.5);
+        Matrix::new(rows, columns, values.into_iter().map(f64::from).collect())
+    };
+    (draw("x"), draw("grad"))
+}
+
+/// Holds an operation and its gradient to an f64 function and that function's slopes.
+fn check<B: VbLoraBackend>(
+    device: &B::Device,
+    x: &Matrix,
+    grad: &Matrix,
+    operation: impl Fn(Tensor<Ad<B>, 2>) -> Tensor<Ad<B>, 2>,
+    expected: impl Fn(&Matrix) -> Matrix,
+) {
+    let input = tensor::<Ad<B>, 2>(&x.values, [x.rows, x.columns], device).require_grad();
+    let output = operation(input.clone());
+    assert_close(
+        "output",
+        &values(output.clone().inner()),
+        &expected(x).values,
+        1e-5,
+    );
+    let weights = tensor(&grad.values, [grad.rows, grad.columns], device);
+    let grads = (output * weights).sum().backward();
+    let slopes = finite_differences(x, 1e-5, |m| {
+        crate::support::reference::dot(&expected(m), grad)
+    });
+    assert_close(
+        "gradient",
+        &values(input.grad(&grads).expect("a gradient")),
+        &slopes.values,
+        1e-5,
+    );
+}
+
+/// The error function by its power series, exact to rounding in the range of the samples.
+fn erf(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+pub(crate) fn gelu_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
+    let (x, grad) = sample(5, 33);
+    let x = x.map(|v| v.clamp(-3.5, 3.5));
+    check::<B>(device, &x, &grad, ops::gelu, |m| {
+        m.map(|v| 0.5 * v * (1.0 + erf(v / std::f64::consts::SQRT_2)))
+    });
+}
+
+pub(crate) fn softmax_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
+    let (x, grad) = sample(6, 17);
+    check::<B>(device, &x, &grad, ops::softmax, |m| {
+        let rows = (0..m.rows).flat_map(|i| {
+            let powers: Vec<f64> = m.row(i).iter().map(|v| v.exp()).collect();
+            let sum: f64 = powers.iter().sum();
+            powers.into_iter().map(move |p| p / sum)
+        });
+        Matrix::new(m.rows, m.columns, rows.collect())
+    });
+}
+
+pub(crate) fn layer_norm_and_its_gradients<B: VbLoraBackend>(device: &B::Device) {
+    let (x, grad) = sample(6, 19);
+    let (gamma, beta) = sample(1, 19);
+    let epsilon = 1e-3;
+    let norm = |m: &Matrix, gamma: &Matrix, beta: &Matrix| {
+        let rows = (0..m.rows).flat_map(|i| {
+            let n = m.columns as f64;
+            let mean = m.row(i).iter().sum::<f64>() / n;
+            let var = m.row(i).iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
+            let normal = m.row(i).iter().map(|v| (v - mean) / (var + epsilon).sqrt());
+            normal
+                .zip(&gamma.values)
+                .zip(&beta.values)
+                .map(|((v, g), b)| v * g + b)
+                .collect::<Vec<_>>()
+        });
+        Matrix::new(m.rows, m.columns, rows.collect())
+    };
+    let vector = |m: &Matrix| tensor::<Ad<B>, 1>(&m.values, [m.columns], device);
+    check::<B>(
+        device,
+        &x,
+        &grad,
+        |t| ops::layer_norm(t, vector(&gamma), vector(&beta), epsilon),
+        |m| norm(m, &gamma, &beta),
+    );
+    // gamma and beta, when they are trained
+    let (g, b) = (vector(&gamma).require_grad(), vector(&beta).require_grad());
+    let t = tensor::<Ad<B>, 2>(&x.values, [x.rows, x.columns], device);
+    let grads = (ops::layer_norm(t, g.clone(), b.clone(), epsilon)
+        * tensor(&grad.values, [x.rows, x.columns], device))
+    .sum()
+    .backward();
+    let loss = |m: &Matrix| crate::support::reference::dot(m, &grad);
+    let slopes = finite_differences(&gamma, 1e-5, |m| loss(&norm(&x, m, &beta)));
+    assert_close(
+        "gamma",
+        &values(g.grad(&grads).unwrap()),
+        &slopes.values,
+        1e-5,
+    );
+    let slopes = finite_differences(&beta, 1e-5, |m| loss(&norm(&x, &gamma, m)));
+    assert_close(
+        "beta",
+        &values(b.grad(&grads).unwrap()),
+        &slopes.values,
+        1e-5,
+    );
+}

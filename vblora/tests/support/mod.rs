@@ -1,0 +1,63 @@
+//! What the test suites of the workspace share: recorded values, a plain f64 reference, and one instantiation per compiled backend.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stdout)]
+
+pub mod fixtures;
+pub mod reference;
+
+use burn::tensor::{Tensor, TensorData};
+use vblora::backend::VbLoraBackend;
+
+/// Instantiates generic tests `fn name<B: VbLoraBackend>(device: &B::Device)` of `module` on every backend that is compiled in. Each
+/// ends with a sync, since a GPU's errors show only there.
+#[macro_export]
+macro_rules! on_every_backend {
+    ($module:ident: $($test:ident),* $(,)?) => {
+        on_every_backend!(@ "flex", flex, burn::backend::Flex, $module, $($test),*);
+        on_every_backend!(@ "ndarray", ndarray, burn::backend::NdArray, $module, $($test),*);
+        on_every_backend!(@ "wgpu", wgpu, burn::backend::Wgpu, $module, $($test),*);
+        on_every_backend!(@ "cuda", cuda, burn::backend::Cuda, $module, $($test),*);
+    };
+    (@ $feature:literal, $name:ident, $backend:ty, $module:ident, $($test:ident),*) => {
+        #[cfg(feature = $feature)]
+        mod $name {
+            $(#[test]
+            fn $test() {
+                let device = Default::default();
+                super::$module::$test::<$backend>(&device);
+                <$backend as burn::tensor::backend::Backend>::sync(&device).expect("the device reports no error");
+            })*
+        }
+    };
+}
+
+/// A tensor from f64 values, rounded once.
+pub fn tensor<B: VbLoraBackend, const D: usize>(
+    values: &[f64],
+    shape: [usize; D],
+    device: &B::Device,
+) -> Tensor<B, D> {
+    let values: Vec<f32> = values.iter().map(|&v| v as f32).collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// A tensor's values.
+pub fn values<B: VbLoraBackend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f64> {
+    tensor
+        .into_data()
+        .convert::<f64>()
+        .into_vec()
+        .expect("converted to f64")
+}
+
+/// Asserts that no value is further off than `tolerance` times the largest expected magnitude (at least 1e-6 of 1).
+#[track_caller]
+pub fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: number of values");
+    let scale = expected.iter().fold(1e-6_f64, |m, v| m.max(v.abs()));
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!(
+            (f - e).abs() <= tolerance * scale,
+            "{what}[{i}]: expected {e}, found {f} (largest magnitude {scale})"
+        );
+    }
+}

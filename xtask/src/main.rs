@@ -1,0 +1,48 @@
+//! Chores of the workspace: `cargo xtask <command>`.
+//!
+//! This file parses and dispatches; each command has a file of its own.
+
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    reason = "a command's report on the terminal is its output"
+)]
+
+mod blimp;
+mod keyed_hash;
+mod make_demo_task;
+mod make_tiny_corpus;
+mod pretrain_tiny;
+mod progress;
+mod train_tokenizer;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Chores of the vblora workspace. Relative paths are taken from the current directory; the
+/// defaults fit the workspace root.
+#[derive(Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    MakeDemoTask(make_demo_task::Arguments),
+    MakeTinyCorpus(make_tiny_corpus::Arguments),
+    PretrainTiny(pretrain_tiny::Arguments),
+    TrainTokenizer(train_tokenizer::Arguments),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().command {
+        Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
+        Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
+        Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
+        Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),
+    }
+}

@@ -1,0 +1,229 @@
+//! `cargo xtask pretrain-tiny`: the bundled RoBERTa, made again by this project's own code.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde::Serialize;
+use vblora::{
+    backend::{BackendJob, BackendKind, VbLoraBackend},
+    storage::write_atomically,
+};
+use vblora_bench::pretrain::{PretrainSettings, Pretrainer, SpecialIds};
+use vblora_models::{
+    Activation, Encoded, EncoderConfig, Family, ModelFiles, SaveDtype, TextTokenizer,
+    save_safetensors,
+};
+
+use crate::progress;
+
+/// Pretrains the bundled tiny RoBERTa by masked-language modelling.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Text, one sentence per line (`cargo xtask make-tiny-corpus`).
+    #[arg(long)]
+    corpus: PathBuf,
+    /// The folder with `tokenizer.json`; the model is written beside it.
+    #[arg(long, default_value = "vblora-bench/assets/tiny-roberta")]
+    out: PathBuf,
+    #[arg(long, default_value = "flex")]
+    backend: BackendKind,
+    #[arg(long, default_value_t = 0)]
+    device: usize,
+    #[arg(long, default_value_t = 12_000)]
+    steps: usize,
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    #[arg(long, default_value_t = 1.5e-3)]
+    lr: f64,
+    #[arg(long, default_value_t = 20_26)]
+    seed: u64,
+    #[arg(long, default_value_t = 4)]
+    layers: usize,
+    #[arg(long, default_value_t = 256)]
+    width: usize,
+    #[arg(long, default_value_t = 768)]
+    inner: usize,
+    /// Stop after this many seconds, decaying the learning rate as if the run were whole (the model is then worse than it could be).
+    #[arg(long)]
+    max_seconds: Option<u64>,
+}
+
+/// Every how many sentences one is held out to measure the loss.
+const HELD_OUT: usize = 100;
+
+/// The longest sentence, in tokens.
+const MAX_LENGTH: usize = 64;
+
+/// What is written beside the model.
+#[derive(Serialize)]
+struct Record {
+    command: String,
+    backend: String,
+    settings: PretrainSettings,
+    sentences: usize,
+    held_out: usize,
+    parameters: usize,
+    seconds: f64,
+    steps: usize,
+    /// (step, mean training loss since the line before, held-out loss)
+    log: Vec<(usize, f64, f64)>,
+    final_held_out_loss: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    arguments
+        .backend
+        .dispatch(arguments.device, Job(arguments))?
+}
+
+struct Job<'a>(&'a Arguments);
+
+impl BackendJob for Job<'_> {
+    type Output = Result<()>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Result<()> {
+        pretrain::<B>(self.0, &device)
+    }
+}
+
+fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {
+    let tokenizer = TextTokenizer::from_files(&ModelFiles::open(&arguments.out)?)?;
+    let (train, held_out) = sentences(&arguments.corpus, &tokenizer)?;
+    let config = config(arguments, &tokenizer);
+    config.check("the command line")?;
+    let settings = PretrainSettings {
+        seed: arguments.seed,
+        steps: arguments.steps,
+        batch: arguments.batch,
+        lr: arguments.lr,
+        warmup: arguments.steps / 20,
+        weight_decay: 0.01,
+        mask_share: 0.15,
+        clip_norm: 1.0,
+    };
+    let special = SpecialIds {
+        mask: tokenizer
+            .token_id("<mask>")
+            .context("the tokenizer has no <mask>")?,
+        first_ordinary: 5,
+    };
+    let start = Instant::now();
+    let mut trainer = Pretrainer::<B>::new(config.clone(), special, settings.clone(), device)?;
+    let bar = progress::bar(arguments.steps as u64, "pretraining");
+    let (mut log, mut losses) = (Vec::new(), Vec::new());
+    let mut done = 0;
+    for step in 0..arguments.steps {
+        losses.extend(trainer.step(step, &train, step % 20 == 19));
+        done = step + 1;
+        bar.inc(1);
+        let late = arguments
+            .max_seconds
+            .is_some_and(|most| start.elapsed().as_secs() >= most);
+        if done % 1000 == 0 || done == arguments.steps || late {
+            let mean = losses.iter().sum::<f64>() / losses.len().max(1) as f64;
+            let loss = trainer.evaluate(&held_out);
+            bar.println(format!(
+                "step {done}: train {mean:.4}, held out {loss:.4}, {:.0} s",
+                start.elapsed().as_secs_f64()
+            ));
+            ensure!(loss.is_finite(), "the loss is not finite at step {done}");
+            log.push((done, mean, loss));
+            losses.clear();
+        }
+        if late {
+            break;
+        }
+    }
+    bar.finish();
+    let tensors = trainer.tensors();
+    let record = Record {
+        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        backend: B::name(device),
+        settings,
+        sentences: train.len(),
+        held_out: held_out.len(),
+        parameters: tensors.iter().map(|(_, t)| t.values.len()).sum(),
+        seconds: start.elapsed().as_secs_f64(),
+        steps: done,
+        final_held_out_loss: log.last().map_or(f64::NAN, |line| line.2),
+        log,
+    };
+    save(&arguments.out, &config, &tensors, &record)
+}
+
+fn sentences(corpus: &Path, tokenizer: &TextTokenizer) -> Result<(Vec<Encoded>, Vec<Encoded>)> {
+    let text =
+        std::fs::read_to_string(corpus).with_context(|| format!("reading {}", corpus.display()))?;
+    let lines: Vec<_> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| (line, None))
+        .collect();
+    ensure!(
+        lines.len() > HELD_OUT,
+        "{}: {} sentences, too few to train on",
+        corpus.display(),
+        lines.len()
+    );
+    let encoded = tokenizer.encode_batch(&lines, MAX_LENGTH)?;
+    let (mut train, mut held_out) = (Vec::new(), Vec::new());
+    for (i, sentence) in encoded.into_iter().enumerate() {
+        if i % HELD_OUT == 0 {
+            held_out.push(sentence)
+        } else {
+            train.push(sentence)
+        }
+    }
+    Ok((train, held_out))
+}
+
+fn config(arguments: &Arguments, tokenizer: &TextTokenizer) -> EncoderConfig {
+    let pad_token_id = 1;
+    EncoderConfig {
+        family: Family::Roberta,
+        hidden_size: arguments.width,
+        num_layers: arguments.layers,
+        num_heads: arguments.width / 64,
+        intermediate_size: arguments.inner,
+        vocab_size: tokenizer.largest_id() as usize + 1,
+        max_positions: MAX_LENGTH + pad_token_id as usize + 1,
+        type_vocab_size: 1,
+        layer_norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        hidden_dropout: 0.1,
+        attention_dropout: 0.1,
+        classifier_dropout: None,
+        pad_token_id,
+        initializer_range: 0.02,
+        position_offset: pad_token_id as usize + 1,
+    }
+}
+
+fn save(
+    out: &Path,
+    config: &EncoderConfig,
+    tensors: &[(String, vblora_models::HostTensor)],
+    record: &Record,
+) -> Result<()> {
+    let views: Vec<_> = tensors
+        .iter()
+        .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))
+        .collect();
+    save_safetensors(&out.join("model.safetensors"), &views, SaveDtype::F16)?;
+    write_atomically(&out.join("config.json"), config.to_json().as_bytes())?;
+    write_atomically(
+        &out.join("pretraining.json"),
+        serde_json::to_string_pretty(record)?.as_bytes(),
+    )?;
+    println!(
+        "{}: {} parameters, held-out loss {:.4}",
+        out.display(),
+        record.parameters,
+        record.final_held_out_loss
+    );
+    Ok(())
+}
