@@ -241,7 +241,7 @@ fn loss<B: VbLoraBackend>(
         Tensor::<B, 1, Int>::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
     };
     let chosen = hidden.reshape([n * t, d]).select(0, ints(&masked.places));
-    let scores = log_softmax(head.forward(chosen, model.embeddings.word_table()), 1);
+    let scores = log_softmax(head.forward(chosen, &model.embeddings), 1);
     scores
         .gather(1, ints(&masked.targets).unsqueeze_dim(1))
         .mean()

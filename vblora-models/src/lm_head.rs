@@ -8,7 +8,7 @@ use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::gelu};
 
 use crate::{
     EncoderConfig, HostTensor, Result,
-    roberta::{Builder, FrozenLayerNorm, host_tensor},
+    roberta::{Builder, Embeddings, FrozenLayerNorm, host_tensor},
     source::RandomWeights,
 };
 
@@ -47,13 +47,12 @@ impl<B: VbLoraBackend> LmHead<B> {
     /// Token scores of chosen positions.
     ///
     /// # Shapes
-    /// - hidden: `[m, d]`, words: `[vocabulary, d]`
-    /// - output: `[m, vocabulary]`
-    pub fn forward(&self, hidden: Tensor<B, 2>, words: Tensor<B, 2>) -> Tensor<B, 2> {
+    /// - hidden: `[m, d]`; output: `[m, vocabulary]`
+    pub fn forward(&self, hidden: Tensor<B, 2>, embeddings: &Embeddings<B>) -> Tensor<B, 2> {
         let x = self
             .norm
             .forward(gelu(self.dense.forward(hidden, &Factors::none())));
-        x.matmul(words.transpose()) + self.bias.val().unsqueeze()
+        embeddings.word_scores(x) + self.bias.val().unsqueeze()
     }
 
     /// The head's tensors by their Hugging Face names; the tied decoder is not among them.

@@ -105,11 +105,15 @@ impl<B: VbLoraBackend> Embeddings<B> {
         found
     }
 
-    /// The whole word table on the host's side of things, `[vocabulary, d]`; what a tied head multiplies by.
-    pub fn word_table(&self) -> Tensor<B, 2> {
+    /// The product with the transposed word table, piece by piece: a tied head's scores.
+    ///
+    /// # Shapes
+    /// - x: `[m, d]`; output: `[m, vocabulary]`
+    pub fn word_scores(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let of_piece = |piece: &Param<Tensor<B, 2>>| x.clone().matmul(piece.val().transpose());
         match self.word.as_slice() {
-            [one] => one.val(),
-            pieces => Tensor::cat(pieces.iter().map(Param::val).collect(), 0),
+            [one] => of_piece(one),
+            pieces => Tensor::cat(pieces.iter().map(of_piece).collect(), 1),
         }
     }
 }

@@ -187,7 +187,10 @@ pub(crate) fn token_types_are_summed<B: VbLoraBackend>(device: &B::Device) {
 
 pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::Device) {
     let whole = model::<B>(Family::Roberta, device);
-    let table = whole.embeddings.word_table();
+    let [table] = whole.embeddings.word.as_slice() else {
+        panic!("a small table is one piece");
+    };
+    let table = table.val();
     let d = whole.config().hidden_size;
     // The ids of the texts lie on both sides of each border, and on it.
     for borders in [
@@ -209,5 +212,9 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert_eq!(difference, 0.0, "{borders:?}");
         assert_eq!(pieces.tensors(), whole.tensors(), "{borders:?}");
+        let x = whole.embeddings.position.val();
+        let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word_scores(x.clone()));
+        let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
+        assert!(difference < 1e-6, "{borders:?}: {difference}");
     }
 }

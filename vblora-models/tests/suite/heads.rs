@@ -1,8 +1,10 @@
 //! The heads and the losses against plain loops.
 
+use burn::module::Param;
 use vblora::{backend::VbLoraBackend, rng::Key};
 use vblora_models::{
-    ClassificationHead, Family, HeadInit, HostTensor, Labels, LmHead, head_parameters, loss,
+    ClassificationHead, Family, HeadInit, HostTensor, Labels, LmHead, Roberta, head_parameters,
+    loss,
 };
 
 use super::{
@@ -164,9 +166,11 @@ pub(crate) fn lm_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {
         &inner.times(&words.transposed()),
         plain.matrix("lm_head.bias").row(0),
     );
-    let found = head.forward(
-        tensor(&hidden.values, [m, d], device),
-        tensor(&words.values, [config.vocab_size, d], device),
-    );
+    let mut embeddings = Roberta::<B>::random(config.clone(), 3, device)
+        .unwrap()
+        .embeddings;
+    let table = tensor(&words.values, [config.vocab_size, d], device);
+    embeddings.word = vec![Param::from_tensor(table)];
+    let found = head.forward(tensor(&hidden.values, [m, d], device), &embeddings);
     assert_close("token scores", &values(found), &expected.values, 1e-5);
 }
