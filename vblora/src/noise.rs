@@ -2,7 +2,10 @@
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
-use crate::{backend::VbLoraBackend, rng::Key};
+use crate::{
+    backend::{VbLoraBackend, primitive},
+    rng::Key,
+};
 
 /// The noise of one micro-batch of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +36,13 @@ impl Noise {
         if p <= 0.0 {
             return x;
         }
-        let key = self.0.name(place).bits(0);
-        let mask = B::dropout_mask(x.shape(), &x.device(), key, p);
-        x * Tensor::from_primitive(TensorPrimitive::Float(mask))
+        let dropped = B::dropout(primitive(x), self.key(place), p);
+        Tensor::from_primitive(TensorPrimitive::Float(dropped))
+    }
+
+    /// The key of the mask of a place.
+    pub(crate) fn key(self, place: &str) -> u64 {
+        self.0.name(place).bits(0)
     }
 }
 

@@ -2,7 +2,10 @@
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
-use crate::backend::{VbLoraBackend, primitive};
+use crate::{
+    Noise,
+    backend::{AttentionSettings, VbLoraBackend, primitive},
+};
 
 /// GELU by the error function.
 pub fn gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
@@ -30,4 +33,27 @@ pub fn layer_norm<B: VbLoraBackend, const D: usize>(
         primitive(beta),
         epsilon,
     )))
+}
+
+/// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, with the mask of `place` where there is noise.
+///
+/// # Shapes
+/// - q, k, v and output: `[n, t, d]`, `heads` a divisor of d
+/// - mask: `[n, t]`, added to the scores of each key
+pub fn attention<B: VbLoraBackend>(
+    qkv: [Tensor<B, 3>; 3],
+    mask: Option<Tensor<B, 2>>,
+    heads: usize,
+    dropout: f64,
+    noise: Option<Noise>,
+    place: &str,
+) -> Tensor<B, 3> {
+    let settings = AttentionSettings {
+        heads,
+        dropout: noise
+            .filter(|_| dropout > 0.0)
+            .map(|noise| (noise.key(place), dropout)),
+    };
+    let (output, _) = B::head_attention(qkv.map(primitive), mask.map(primitive), settings);
+    Tensor::from_primitive(TensorPrimitive::Float(output))
 }

@@ -16,8 +16,8 @@ pub struct EncoderInput<B: Backend> {
     pub type_ids: Tensor<B, 2, Int>,
     /// `[n, t]`
     pub positions: Tensor<B, 2, Int>,
-    /// `[n, 1, 1, t]`, added to attention scores: 0 for tokens, very negative for padding. `None` without padding.
-    pub mask: Option<Tensor<B, 4>>,
+    /// `[n, t]`, added to attention scores: 0 for tokens, very negative for padding. `None` without padding.
+    pub mask: Option<Tensor<B, 2>>,
 }
 
 impl<B: Backend> EncoderInput<B> {
@@ -39,7 +39,7 @@ impl<B: Backend> EncoderInput<B> {
                 .iter()
                 .map(|&m| if m == 0 { MASKED } else { 0.0 })
                 .collect();
-            Tensor::from_data(TensorData::new(values, [n, 1, 1, t]), device)
+            Tensor::from_data(TensorData::new(values, [n, t]), device)
         });
         Self {
             ids: ints(batch.ids.clone()),

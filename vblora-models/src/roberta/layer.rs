@@ -97,13 +97,13 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
 
     /// # Shapes
     /// - input and output: `[n, t, d]`
-    /// - mask: `[n, 1, 1, t]`, added to the attention scores
+    /// - mask: `[n, t]`, added to the attention scores of each key
     ///
     /// `factors` carry the layer's own noise.
     pub fn forward(
         &self,
         x: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 4>>,
+        mask: Option<&Tensor<B, 2>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
         let (noise, p) = (factors.noise(), self.settings.hidden_dropout);
@@ -123,32 +123,18 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
     fn attend(
         &self,
         x: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 4>>,
+        mask: Option<&Tensor<B, 2>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
-        let [n, t, d] = x.dims();
-        let heads = self.settings.heads;
-        let size = d / heads;
-        let split = |x: Tensor<B, 3>| x.reshape([n, t, heads, size]).swap_dims(1, 2);
-        let query = split(
-            self.query
-                .forward(x.clone(), factors)
-                .mul_scalar(1.0 / (size as f64).sqrt()),
-        );
-        let key = split(self.key.forward(x.clone(), factors));
-        let value = split(self.value.forward(x, factors));
-        let scores = query.matmul(key.swap_dims(2, 3));
-        let scores = match mask {
-            Some(mask) => scores + mask.clone(),
-            None => scores,
-        };
-        let weights = dropout(
-            ops::softmax(scores),
+        let qkv = [&self.query, &self.key, &self.value].map(|map| map.forward(x.clone(), factors));
+        ops::attention(
+            qkv,
+            mask.cloned(),
+            self.settings.heads,
             self.settings.attention_dropout,
             factors.noise(),
             "attention.self",
-        );
-        weights.matmul(value).swap_dims(1, 2).reshape([n, t, d])
+        )
     }
 
     fn activate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {

@@ -8,13 +8,12 @@ use burn::{
         ops::{Backward, Ops, OpsKind},
     },
     tensor::{
-        Shape,
         backend::AutodiffBackend,
-        ops::{Device, FloatTensor, IntTensor},
+        ops::{FloatTensor, IntTensor},
     },
 };
 
-use super::VbLoraBackend;
+use super::{AttentionSettings, VbLoraBackend};
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
@@ -97,8 +96,41 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
         }
     }
 
-    fn dropout_mask(shape: Shape, device: &Device<Self>, key: u64, p: f64) -> FloatTensor<Self> {
-        <Self as AutodiffBackend>::from_inner(B::dropout_mask(shape, device, key, p))
+    fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
+        match Dropout
+            .prepare::<C>([x.node.clone()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish((key, p), B::dropout(x.primitive, key, p)),
+            OpsKind::UnTracked(prep) => prep.finish(B::dropout(x.primitive, key, p)),
+        }
+    }
+
+    fn head_attention(
+        [q, k, v]: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let mask = mask.map(|mask| mask.primitive);
+        let parents = [q.node.clone(), k.node.clone(), v.node.clone()];
+        let (output, weights) = match Attention.prepare::<C>(parents).compute_bound().stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let nodes = [&q, &k, &v].map(|x| prep.checkpoint(x));
+                let inputs = [q.primitive, k.primitive, v.primitive];
+                let (output, weights) = B::head_attention(inputs, mask, settings);
+                (
+                    prep.finish((nodes, weights.clone(), settings), output),
+                    weights,
+                )
+            }
+            OpsKind::UnTracked(prep) => {
+                let inputs = [q.primitive, k.primitive, v.primitive];
+                let (output, weights) = B::head_attention(inputs, mask, settings);
+                (prep.finish(output), weights)
+            }
+        };
+        (output, <Self as AutodiffBackend>::from_inner(weights))
     }
 }
 
@@ -189,6 +221,45 @@ impl<B: VbLoraBackend> Backward<B, 3> for Norm {
                 if let Some(node) = node {
                     grads.register::<B>(node.id, grad);
                 }
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Dropout;
+
+impl<B: VbLoraBackend> Backward<B, 1> for Dropout {
+    type State = (u64, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (key, p) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::dropout(grad, key, p));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attention;
+
+impl<B: VbLoraBackend> Backward<B, 3> for Attention {
+    type State = ([NodeId; 3], FloatTensor<B>, AttentionSettings);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let (nodes, weights, settings) = ops.state;
+        let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
+        let grad = grads.consume::<B>(&ops.node);
+        let found = B::head_attention_backward(inputs, weights, settings, grad);
+        for (node, grad) in ops.parents.into_iter().zip(found) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, grad);
             }
         }
     }

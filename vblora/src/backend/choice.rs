@@ -25,9 +25,9 @@ pub enum BackendKind {
 }
 
 /// Work that is generic over the backend; closures cannot be.
-pub trait BackendJob {
+pub trait BackendJob: Send {
     /// What the work gives.
-    type Output;
+    type Output: Send;
 
     /// Does the work on this backend and device.
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output;
@@ -64,7 +64,9 @@ impl BackendKind {
         match self {
             #[cfg(feature = "flex")]
             Self::Flex => {
-                self.start::<burn::backend::Flex, J>(self.only_device(device)?, device, job)
+                let only = self.only_device(device)?;
+                // On a thread of the pool that flex computes on: from outside, every parallel operation would hand its work over and sleep.
+                rayon::scope(|_| self.start::<burn::backend::Flex, J>(only, device, job))
             }
             #[cfg(feature = "ndarray")]
             Self::NdArray => {

@@ -1,6 +1,12 @@
 //! The default bodies: plain tensor operations, right on every backend, and what every fast path is held to.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, backend::Backend};
+use burn::tensor::{
+    IndexingUpdateOp, Int, Tensor, TensorMetadata,
+    backend::Backend,
+    ops::{FloatTensor, IntTensor},
+};
+
+use super::{AttentionSettings, VbLoraBackend, float, mask, primitive, rows};
 
 /// `k` passes of max, compare and mask: no sort (Burn's is unstable), no read-back. Rows must be finite: a masked entry is -inf.
 pub(super) fn top_k<B: Backend>(mut logits: Tensor<B, 2>, k: usize) -> Tensor<B, 2, Int> {
@@ -27,7 +33,7 @@ pub(super) fn top_k<B: Backend>(mut logits: Tensor<B, 2>, k: usize) -> Tensor<B,
     Tensor::cat(picked, 1)
 }
 
-pub(super) fn mix<B: Backend>(
+fn mix<B: Backend>(
     bank: Tensor<B, 2>,
     weights: Tensor<B, 2>,
     indices: Tensor<B, 2, Int>,
@@ -39,7 +45,36 @@ pub(super) fn mix<B: Backend>(
         .reshape([s, b])
 }
 
-pub(super) fn mix_backward<B: Backend>(
+/// [`mix`] on primitives.
+pub(super) fn mix_any<B: Backend>(
+    bank: FloatTensor<B>,
+    weights: FloatTensor<B>,
+    indices: IntTensor<B>,
+) -> FloatTensor<B> {
+    primitive(mix(
+        float::<B, 2>(bank),
+        float(weights),
+        Tensor::from_primitive(indices),
+    ))
+}
+
+/// [`mix_backward`] on primitives.
+pub(super) fn mix_backward_any<B: Backend>(
+    bank: FloatTensor<B>,
+    weights: FloatTensor<B>,
+    indices: IntTensor<B>,
+    grad: FloatTensor<B>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let (d_bank, d_weights) = mix_backward(
+        float::<B, 2>(bank),
+        float(weights),
+        Tensor::from_primitive(indices),
+        float(grad),
+    );
+    (primitive(d_bank), primitive(d_weights))
+}
+
+fn mix_backward<B: Backend>(
     bank: Tensor<B, 2>,
     weights: Tensor<B, 2>,
     indices: Tensor<B, 2, Int>,
@@ -87,7 +122,7 @@ pub(super) fn row_softmax_backward<B: Backend>(
 
 /// With `n = (x - mean) / std` and `g = grad gamma`: `dx = (g - mean(g) - n mean(g n)) / std`, `dgamma = sum(grad n)`, `dbeta = sum(grad)`.
 #[allow(clippy::type_complexity)]
-pub(super) fn row_norm_backward<B: Backend>(
+fn row_norm_backward<B: Backend>(
     x: Tensor<B, 2>,
     gamma: Tensor<B, 1>,
     epsilon: f64,
@@ -115,4 +150,85 @@ pub(super) fn row_norm_backward<B: Backend>(
         (g.clone() * normal.clone()).mean_dim(1),
     );
     ((g - mean - normal * along) * inverse, affine)
+}
+
+/// [`row_norm_backward`] for any rank.
+#[allow(clippy::type_complexity)]
+pub(super) fn row_norm_backward_any<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    epsilon: f64,
+    grad: FloatTensor<B>,
+    affine: bool,
+) -> (FloatTensor<B>, Option<(FloatTensor<B>, FloatTensor<B>)>) {
+    let shape = x.shape();
+    let (dx, affine) = row_norm_backward(rows::<B>(x), float(gamma), epsilon, rows(grad), affine);
+    (
+        B::float_reshape(primitive(dx), shape),
+        affine.map(|(gamma, beta)| (primitive(gamma), primitive(beta))),
+    )
+}
+
+pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, key: u64, p: f64) -> FloatTensor<B> {
+    let shape = x.shape();
+    let mask = mask::on_device::<B>(shape.num_elements(), &B::float_device(&x), key, p);
+    B::float_mul(x, B::float_reshape(primitive(mask), shape))
+}
+
+/// `[n, t, d] -> [n, heads, t, d / heads]`
+fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+    let [n, t, d] = x.dims();
+    x.reshape([n, t, heads, d / heads]).swap_dims(1, 2)
+}
+
+/// `[n, heads, t, size] -> [n, t, heads size]`
+fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+    let [n, heads, t, size] = x.dims();
+    x.swap_dims(1, 2).reshape([n, t, heads * size])
+}
+
+fn drop_weights<B: VbLoraBackend>(x: Tensor<B, 4>, settings: AttentionSettings) -> Tensor<B, 4> {
+    match settings.dropout {
+        Some((key, p)) => float(B::dropout(primitive(x), key, p)),
+        None => x,
+    }
+}
+
+pub(super) fn attention<B: VbLoraBackend>(
+    qkv: [FloatTensor<B>; 3],
+    mask: Option<FloatTensor<B>>,
+    settings: AttentionSettings,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let [q, k, v] = qkv.map(|x| float::<B, 3>(x));
+    let [n, t, d] = q.dims();
+    let heads = settings.heads;
+    let scale = 1.0 / ((d / heads) as f64).sqrt();
+    let scores = split(q.mul_scalar(scale), heads).matmul(split(k, heads).swap_dims(2, 3));
+    let scores = match mask {
+        Some(mask) => scores + float::<B, 2>(mask).reshape([n, 1, 1, t]),
+        None => scores,
+    };
+    let weights = B::row_softmax(primitive(scores));
+    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings);
+    (primitive(join(dropped.matmul(split(v, heads)))), weights)
+}
+
+pub(super) fn attention_backward<B: VbLoraBackend>(
+    qkv: [FloatTensor<B>; 3],
+    weights: FloatTensor<B>,
+    settings: AttentionSettings,
+    grad: FloatTensor<B>,
+) -> [FloatTensor<B>; 3] {
+    let heads = settings.heads;
+    let [q, k, v] = qkv.map(|x| split(float::<B, 3>(x), heads));
+    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
+    let grad = split(float::<B, 3>(grad), heads);
+    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings);
+    let dv = dropped.swap_dims(2, 3).matmul(grad.clone());
+    let d_weights = drop_weights(grad.matmul(v.swap_dims(2, 3)), settings);
+    let d_scores: Tensor<B, 4> = float(B::row_softmax_backward(weights, primitive(d_weights)));
+    let d_scores = d_scores.mul_scalar(scale);
+    let dq = d_scores.clone().matmul(k);
+    let dk = d_scores.swap_dims(2, 3).matmul(q);
+    [dq, dk, dv].map(|grad| primitive(join(grad)))
 }

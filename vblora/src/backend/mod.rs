@@ -3,10 +3,16 @@
 
 mod autodiff;
 mod choice;
-#[cfg(any(feature = "flex", feature = "ndarray"))]
-mod cpu;
 mod defaults;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod kernels;
 mod mask;
+#[cfg(feature = "ndarray")]
+mod ndarray;
+#[cfg(any(feature = "flex", feature = "ndarray"))]
+mod select;
 
 use burn::tensor::{
     Shape, Tensor, TensorMetadata, TensorPrimitive,
@@ -16,8 +22,8 @@ use burn::tensor::{
 
 pub use choice::{BackendJob, BackendKind};
 
-/// Burn's `Backend` with the operations of the top-k admixture, keyed dropout, and the three operations of a transformer block for which
-/// Burn's autodiff keeps several full-size tensors (GELU, softmax, layer norm), here with a backward of their own.
+/// Burn's `Backend` with the operations of the top-k admixture, keyed dropout, and the operations of a transformer block for which
+/// Burn's autodiff keeps several full-size tensors (GELU, softmax, layer norm, attention), here with a backward of their own.
 ///
 /// Every method has a default body, so `impl VbLoraBackend for MyBackend {}` is enough for another backend; an override must give the
 /// same indices and masks to the bit and the same sums to rounding (`tests/suite` holds the shipped ones to that).
@@ -46,11 +52,7 @@ pub trait VbLoraBackend: Backend {
         weights: FloatTensor<Self>,
         indices: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        primitive(defaults::mix(
-            float::<Self, 2>(bank),
-            float(weights),
-            Tensor::from_primitive(indices),
-        ))
+        defaults::mix_any::<Self>(bank, weights, indices)
     }
 
     /// The gradients of [`mix`](Self::mix) to bank and weights (paper notes 1.3). Called on the inner backend only.
@@ -63,13 +65,7 @@ pub trait VbLoraBackend: Backend {
         indices: IntTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let (d_bank, d_weights) = defaults::mix_backward(
-            float::<Self, 2>(bank),
-            float(weights),
-            Tensor::from_primitive(indices),
-            float(grad),
-        );
-        (primitive(d_bank), primitive(d_weights))
+        defaults::mix_backward_any::<Self>(bank, weights, indices, grad)
     }
 
     /// GELU by the error function, `x Phi(x)`. Burn's own has the derivative of the tanh form on most backends.
@@ -133,20 +129,50 @@ pub trait VbLoraBackend: Backend {
         FloatTensor<Self>,
         Option<(FloatTensor<Self>, FloatTensor<Self>)>,
     ) {
-        let shape = x.shape();
-        let (dx, affine) =
-            defaults::row_norm_backward(rows::<Self>(x), float(gamma), epsilon, rows(grad), affine);
-        (
-            Self::float_reshape(primitive(dx), shape),
-            affine.map(|(gamma, beta)| (primitive(gamma), primitive(beta))),
-        )
+        defaults::row_norm_backward_any::<Self>(x, gamma, epsilon, grad, affine)
     }
 
-    /// A dropout mask: 0 with probability `p`, else `1 / (1 - p)`; element `i` in row-major order depends on `key` and `i` alone.
-    fn dropout_mask(shape: Shape, device: &Device<Self>, key: u64, p: f64) -> FloatTensor<Self> {
-        let mask = mask::on_device::<Self>(shape.num_elements(), device, key, p);
-        Self::float_reshape(primitive(mask), shape)
+    /// Inverted dropout: element `i` in row-major order is zeroed with probability `p`, else divided by `1 - p`, by `key` and `i` alone.
+    /// Its gradient is the same dropout of the gradient.
+    fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
+        defaults::dropout::<Self>(x, key, p)
     }
+
+    /// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, and its weights before dropout, which the
+    /// backward pass needs. The weights are not differentiable.
+    ///
+    /// # Shapes
+    /// - q, k, v: `[n, t, d]`; mask: `[n, t]`, added to the scores of each key
+    /// - outputs: `[n, t, d]` and `[n, heads, t, t]`
+    fn head_attention(
+        qkv: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        defaults::attention::<Self>(qkv, mask, settings)
+    }
+
+    /// The gradients of [`head_attention`](Self::head_attention) to q, k and v, given its weights. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - grad and outputs: `[n, t, d]`
+    fn head_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        weights: FloatTensor<Self>,
+        settings: AttentionSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        defaults::attention_backward::<Self>(qkv, weights, settings, grad)
+    }
+}
+
+/// What an attention is besides its tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSettings {
+    /// Heads, a divisor of d.
+    pub heads: usize,
+    /// Key and probability of the dropout of its weights; `None` outside training.
+    pub dropout: Option<(u64, f64)>,
 }
 
 /// A tensor from its primitive.

@@ -1,0 +1,280 @@
+//! Fast paths of flex by direct access to its memory: one pass each, in place where nothing else holds the tensor, instead of a tensor per
+//! step. Each falls back to the default body for element types other than f32.
+
+use burn::{
+    backend::flex::{Flex, FlexTensor},
+    tensor::{
+        DType, Shape, TensorData, TensorMetadata,
+        ops::{ActivationOps, FloatTensor, IntTensor},
+    },
+};
+
+use super::{
+    AttentionSettings, VbLoraBackend, defaults, float, kernels,
+    kernels::{Heads, over_rows, over_sequences},
+    mask::Mask,
+    primitive, rows,
+    select::top_k_rows,
+};
+
+/// Elementwise work is cut into runs of this many elements at least.
+const RUN: usize = 1024;
+
+fn is_f32(tensors: &[&FlexTensor]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
+}
+
+/// The last dimension.
+fn width(x: &FlexTensor) -> usize {
+    let shape = x.shape();
+    shape[shape.num_dims() - 1]
+}
+
+/// The tensor's elements in row-major order, changed by `change`.
+fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
+    // Row-major over the whole buffer, so the buffer is the tensor.
+    let contiguous = x.to_contiguous();
+    // Only now may the contiguous tensor be the last holder of its buffer.
+    drop(x);
+    let mut x = contiguous;
+    change(x.storage_mut::<f32>());
+    x
+}
+
+impl VbLoraBackend for Flex {
+    fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
+        if !is_f32(&[&logits]) {
+            return defaults::top_k(float::<Self, 2>(logits), k).into_primitive();
+        }
+        let [s, h] = logits.shape().dims::<2>();
+        let logits = logits.to_contiguous();
+        // Flex reads indices as i32.
+        let picked: Vec<i32> = top_k_rows(logits.storage::<f32>(), h, k)
+            .map(|i| i as i32)
+            .collect();
+        FlexTensor::from_data(TensorData::new(picked, [s, k]))
+    }
+
+    fn mix(
+        bank: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !is_f32(&[&bank, &weights]) || indices.dtype() != DType::I32 {
+            return defaults::mix_any::<Self>(bank, weights, indices);
+        }
+        let ([s, k], [_, b]) = (weights.shape().dims::<2>(), bank.shape().dims::<2>());
+        let [bank, weights, indices] = [bank, weights, indices].map(|x| x.to_contiguous());
+        let (bank, weights) = (bank.storage::<f32>(), weights.storage::<f32>());
+        let indices = indices.storage::<i32>();
+        let mut out = vec![0.0; s * b];
+        over_rows(&mut out, b, |start, run| {
+            for (row, out) in run.chunks_exact_mut(b).enumerate() {
+                let at = (start / b + row) * k;
+                kernels::mix_row(bank, &weights[at..][..k], &indices[at..][..k], out);
+            }
+        });
+        tensor(out, Shape::new([s, b]))
+    }
+
+    fn mix_backward(
+        bank: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&[&bank, &weights, &grad]) || indices.dtype() != DType::I32 {
+            return defaults::mix_backward_any::<Self>(bank, weights, indices, grad);
+        }
+        let ([s, k], [h, b]) = (weights.shape().dims::<2>(), bank.shape().dims::<2>());
+        let [bank, weights, indices, grad] =
+            [bank, weights, indices, grad].map(|x| x.to_contiguous());
+        let (mut d_bank, mut d_weights) = (vec![0.0; h * b], vec![0.0; s * k]);
+        kernels::mix_backward(
+            bank.storage(),
+            weights.storage(),
+            indices.storage(),
+            grad.storage(),
+            [k, b],
+            [&mut d_bank, &mut d_weights],
+        );
+        (
+            tensor(d_bank, Shape::new([h, b])),
+            tensor(d_weights, Shape::new([s, k])),
+        )
+    }
+
+    fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !is_f32(&[&x]) {
+            return Self::gelu(x);
+        }
+        in_place(x, |values| {
+            over_rows(values, RUN.min(values.len()), |_, run| {
+                for value in run {
+                    *value = kernels::gelu(*value);
+                }
+            });
+        })
+    }
+
+    fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !is_f32(&[&x, &grad]) {
+            return Self::gelu_backward(x, grad);
+        }
+        let x = x.to_contiguous();
+        let x = x.storage::<f32>();
+        in_place(grad, |grad| {
+            over_rows(grad, RUN.min(grad.len()), |start, run| {
+                for (grad, &x) in run.iter_mut().zip(&x[start..]) {
+                    *grad *= kernels::gelu_slope(x);
+                }
+            });
+        })
+    }
+
+    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let d = width(&x);
+        if !is_f32(&[&x]) || d == 0 {
+            let last = x.shape().num_dims() - 1;
+            return Self::softmax(x, last);
+        }
+        in_place(x, |values| {
+            over_rows(values, d, |_, run| {
+                run.chunks_exact_mut(d).for_each(kernels::softmax_row);
+            });
+        })
+    }
+
+    fn row_softmax_backward(
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let d = width(&output);
+        if !is_f32(&[&output, &grad]) || d == 0 {
+            let shape = output.shape();
+            let grad = defaults::row_softmax_backward(rows::<Self>(output), rows(grad));
+            return primitive(grad).reshape(shape);
+        }
+        let output = output.to_contiguous();
+        let y = output.storage::<f32>();
+        in_place(grad, |grad| {
+            over_rows(grad, d, |start, run| {
+                for (grad, y) in run.chunks_exact_mut(d).zip(y[start..].chunks_exact(d)) {
+                    kernels::softmax_row_backward(y, grad);
+                }
+            });
+        })
+    }
+
+    fn row_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+        affine: bool,
+    ) -> (
+        FloatTensor<Self>,
+        Option<(FloatTensor<Self>, FloatTensor<Self>)>,
+    ) {
+        let d = width(&x);
+        // Trained normalisations are for pretraining and full fine-tuning only.
+        if affine || !is_f32(&[&x, &gamma, &grad]) || d == 0 {
+            return defaults::row_norm_backward_any::<Self>(x, gamma, epsilon, grad, affine);
+        }
+        let (x, gamma) = (x.to_contiguous(), gamma.to_contiguous());
+        let (x, gamma) = (x.storage::<f32>(), gamma.storage::<f32>());
+        let grad = in_place(grad, |grad| {
+            over_rows(grad, d, |start, run| {
+                for (grad, x) in run.chunks_exact_mut(d).zip(x[start..].chunks_exact(d)) {
+                    kernels::norm_row_backward(x, gamma, epsilon as f32, grad);
+                }
+            });
+        });
+        (grad, None)
+    }
+
+    fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
+        if !is_f32(&[&x]) {
+            return defaults::dropout::<Self>(x, key, p);
+        }
+        let mask = Mask::new(key, p);
+        in_place(x, |values| {
+            over_rows(values, RUN.min(values.len()), |start, run| {
+                kernels::drop_out(&mask, start, run);
+            });
+        })
+    }
+
+    fn head_attention(
+        [q, k, v]: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&[&q, &k, &v]) {
+            return defaults::attention::<Self>([q, k, v], mask, settings);
+        }
+        let ([n, t, d], heads) = (q.shape().dims::<3>(), settings.heads);
+        let [q, k, v] = [q, k, v].map(|x| x.to_contiguous());
+        let inputs = [&q, &k, &v].map(|x| x.storage::<f32>());
+        let mask = mask.map(|mask| mask.to_contiguous());
+        let mask = mask.as_ref().map(|mask| mask.storage::<f32>());
+        let dropout = settings.dropout.map(|(key, p)| Mask::new(key, p));
+        let sizes = Heads {
+            tokens: t,
+            width: d,
+            heads,
+        };
+        let (mut output, mut weights) = (vec![0.0; n * t * d], vec![0.0; n * heads * t * t]);
+        over_sequences(n, [&mut weights, &mut output], |i, [weights, output]| {
+            kernels::attend(
+                sizes,
+                inputs.map(|x| &x[i * t * d..][..t * d]),
+                mask.map(|mask| &mask[i * t..][..t]),
+                dropout.as_ref().map(|mask| (mask, i * heads * t * t)),
+                weights,
+                output,
+            );
+        });
+        (
+            tensor(output, Shape::new([n, t, d])),
+            tensor(weights, Shape::new([n, heads, t, t])),
+        )
+    }
+
+    fn head_attention_backward(
+        [q, k, v]: [FloatTensor<Self>; 3],
+        weights: FloatTensor<Self>,
+        settings: AttentionSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        if !is_f32(&[&q, &k, &v, &grad]) {
+            return defaults::attention_backward::<Self>([q, k, v], weights, settings, grad);
+        }
+        let ([n, t, d], heads) = (q.shape().dims::<3>(), settings.heads);
+        let [q, k, v, grad, weights] = [q, k, v, grad, weights].map(|x| x.to_contiguous());
+        let inputs = [&q, &k, &v].map(|x| x.storage::<f32>());
+        let (grad, weights) = (grad.storage::<f32>(), weights.storage::<f32>());
+        let dropout = settings.dropout.map(|(key, p)| Mask::new(key, p));
+        let sizes = Heads {
+            tokens: t,
+            width: d,
+            heads,
+        };
+        let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0; n * t * d]);
+        over_sequences(n, [&mut dq, &mut dk, &mut dv], |i, grads| {
+            kernels::attend_backward(
+                sizes,
+                inputs.map(|x| &x[i * t * d..][..t * d]),
+                dropout.as_ref().map(|mask| (mask, i * heads * t * t)),
+                &weights[i * heads * t * t..][..heads * t * t],
+                &grad[i * t * d..][..t * d],
+                grads,
+            );
+        });
+        [dq, dk, dv].map(|grad| tensor(grad, Shape::new([n, t, d])))
+    }
+}
+
+fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape))
+}

@@ -1,0 +1,518 @@
+//! Loops over f32 slices for CPU backends: whole rows go to threads, and every loop is written so that the compiler turns it into the
+//! vector instructions of the processor at hand. Products and sums are not contracted, so all processors with the same lanes agree.
+
+use pulp::Arch;
+use rayon::prelude::*;
+
+use super::mask::Mask;
+
+/// Partial sums kept side by side: two AVX2 registers, or one of AVX-512.
+const LANES: usize = 16;
+
+/// Elements below which waking another thread costs more than it brings.
+const PARALLEL_FROM: usize = 1 << 15;
+
+/// Calls `body(start, run)` on runs of whole rows of `out`, `start` being the run's first element; on all threads if there is enough to do.
+pub(super) fn over_rows(out: &mut [f32], row: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
+    let arch = Arch::new();
+    let run = run_length(out.len(), row);
+    if run >= out.len() {
+        return arch.dispatch(|| body(0, out));
+    }
+    out.par_chunks_mut(run)
+        .enumerate()
+        .for_each(|(i, out)| arch.dispatch(|| body(i * run, out)));
+}
+
+/// Elements of a run: two runs for each thread, whole rows.
+fn run_length(len: usize, row: usize) -> usize {
+    if len < PARALLEL_FROM {
+        return len;
+    }
+    let rows = len / row.max(1);
+    rows.div_ceil(2 * rayon::current_num_threads()).max(1) * row
+}
+
+/// `e^x` to rounding; 0 below the smallest normal result, infinity above 2.3e38, NaN for NaN.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    // Adding it rounds to an integer, which then stands in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    let clamped = x.clamp(-87.3, 88.37);
+    let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    // ln 2 in two parts, the first exact in products with n.
+    let r = clamped - n * 0.693_359_4 + n * 2.121_944_4e-4;
+    let tail = ((((1.987_569_1e-4 * r + 1.398_199_9e-3) * r + 8.333_452e-3) * r + 4.166_579_6e-2)
+        * r
+        + 1.666_666_5e-1)
+        * r
+        + 0.5;
+    let fraction = tail * r * r + r + 1.0;
+    let power = f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000));
+    let value = fraction * power;
+    let value = if x < -87.3 { 0.0 } else { value };
+    if x > 88.37 { f32::INFINITY } else { value }
+}
+
+/// The error function within 5e-7: an odd rational function on [-4, 4] (the coefficients are those of Eigen and XLA), constant beyond.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    let x = x.clamp(-4.0, 4.0);
+    let s = x * x;
+    let p = ((((((-2.726_142_4e-10 * s + 2.770_681_4e-8) * s - 2.101_024e-6) * s
+        - 5.692_506_4e-5)
+        * s
+        - 7.349_906e-4)
+        * s
+        - 2.954_6e-3)
+        * s
+        - 1.609_603_3e-2)
+        * x;
+    let q = (((-1.456_607_2e-5 * s - 2.133_740_6e-4) * s - 1.682_827e-3) * s - 7.373_329e-3) * s
+        - 1.426_473_9e-2;
+    (p / q).clamp(-1.0, 1.0)
+}
+
+/// `x Phi(x)`
+#[inline(always)]
+pub(super) fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+/// `Phi(x) + x phi(x)`
+#[inline(always)]
+pub(super) fn gelu_slope(x: f32) -> f32 {
+    const INV_SQRT_TAU: f32 = 0.398_942_3;
+    let cumulative = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
+    cumulative + x * exp(-0.5 * x * x) * INV_SQRT_TAU
+}
+
+#[inline(always)]
+fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+    let mut lanes = [0.0_f32; LANES];
+    let whole = n - n % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for (lane, sum) in lanes.iter_mut().enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    let rest: f32 = (whole..n).map(&term).sum();
+    lanes.iter().sum::<f32>() + rest
+}
+
+#[inline(always)]
+fn largest(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = row.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (best, &value) in lanes.iter_mut().zip(chunk) {
+            *best = if value > *best { value } else { *best };
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .fold(f32::NEG_INFINITY, |a, &b| a.max(b))
+}
+
+/// Softmax of one row in place.
+#[inline(always)]
+pub(super) fn softmax_row(row: &mut [f32]) {
+    let max = largest(row);
+    for value in row.iter_mut() {
+        *value = exp(*value - max);
+    }
+    let scale = 1.0 / sum_of(row.len(), |i| row[i]);
+    for value in row {
+        *value *= scale;
+    }
+}
+
+/// `grad <- y (grad - sum(grad y))`
+#[inline(always)]
+pub(super) fn softmax_row_backward(y: &[f32], grad: &mut [f32]) {
+    let grad = &mut grad[..y.len()];
+    let along = sum_of(y.len(), |i| y[i] * grad[i]);
+    for (g, &y) in grad.iter_mut().zip(y) {
+        *g = y * (*g - along);
+    }
+}
+
+/// The gradient of a row's normalisation to the row, in place of the output's.
+#[inline(always)]
+pub(super) fn norm_row_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
+    let n = x.len();
+    let (gamma, grad) = (&gamma[..n], &mut grad[..n]);
+    let mean = sum_of(n, |i| x[i]) / n as f32;
+    let variance = sum_of(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+    let inverse = 1.0 / (variance + epsilon).sqrt();
+    let mean_grad = sum_of(n, |i| grad[i] * gamma[i]) / n as f32;
+    let along = sum_of(n, |i| grad[i] * gamma[i] * (x[i] - mean)) * inverse / n as f32;
+    for i in 0..n {
+        let normal = (x[i] - mean) * inverse;
+        grad[i] = (grad[i] * gamma[i] - mean_grad - normal * along) * inverse;
+    }
+}
+
+/// One sub-vector, `sum_j weights[j] bank[indices[j]]`.
+#[inline(always)]
+pub(super) fn mix_row(bank: &[f32], weights: &[f32], indices: &[i32], out: &mut [f32]) {
+    let b = out.len();
+    for (&weight, &index) in weights.iter().zip(indices) {
+        for (out, &value) in out.iter_mut().zip(&bank[index as usize * b..][..b]) {
+            *out += weight * value;
+        }
+    }
+}
+
+/// The gradients of all sub-vectors `[S, b]` to the bank `[h, b]`, added up row after row, and to the weights `[S, k]`.
+pub(super) fn mix_backward(
+    bank: &[f32],
+    weights: &[f32],
+    indices: &[i32],
+    grad: &[f32],
+    [k, b]: [usize; 2],
+    [d_bank, d_weights]: [&mut [f32]; 2],
+) {
+    Arch::new().dispatch(|| {
+        for (s, grad) in grad.chunks_exact(b).enumerate() {
+            for at in s * k..(s + 1) * k {
+                let row = indices[at] as usize * b..(indices[at] as usize + 1) * b;
+                let vector = &bank[row.clone()];
+                d_weights[at] = sum_of(b, |i| vector[i] * grad[i]);
+                for (sum, &value) in d_bank[row].iter_mut().zip(grad) {
+                    *sum += weights[at] * value;
+                }
+            }
+        }
+    });
+}
+
+/// Multiplies elements `start..` by their values of the mask.
+#[inline(always)]
+pub(super) fn drop_out(mask: &Mask, start: usize, values: &mut [f32]) {
+    for (i, value) in values.iter_mut().enumerate() {
+        *value *= mask.value((start + i) as u32);
+    }
+}
+
+/// `n` rounded up to whole lanes.
+pub(super) fn padded(n: usize) -> usize {
+    n.next_multiple_of(LANES)
+}
+
+/// `c = a b` for small matrices.
+///
+/// # Shapes
+/// - a: `[m, inner]`, read by (row, column); b: `[inner, n]`, c: `[m, n]`, n a multiple of [`LANES`]
+#[inline(always)]
+fn product(m: usize, n: usize, a: impl Fn(usize, usize) -> f32, b: &[f32], c: &mut [f32]) {
+    let inner = b.len() / n;
+    let mut row = 0;
+    while row + 4 <= m {
+        block::<4>(row, inner, n, &a, b, c);
+        row += 4;
+    }
+    while row < m {
+        block::<1>(row, inner, n, &a, b, c);
+        row += 1;
+    }
+}
+
+/// `R` rows of a product, with the sums of `R x LANES` elements in registers.
+#[inline(always)]
+fn block<const R: usize>(
+    row: usize,
+    inner: usize,
+    n: usize,
+    a: &impl Fn(usize, usize) -> f32,
+    b: &[f32],
+    c: &mut [f32],
+) {
+    for column in (0..n).step_by(LANES) {
+        let mut sums = [[0.0_f32; LANES]; R];
+        for i in 0..inner {
+            let from = &b[i * n + column..][..LANES];
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let factor = a(row + r, i);
+                for (sum, &value) in sums.iter_mut().zip(from) {
+                    *sum += factor * value;
+                }
+            }
+        }
+        for (r, sums) in sums.iter().enumerate() {
+            c[(row + r) * n + column..][..LANES].copy_from_slice(sums);
+        }
+    }
+}
+
+/// The sizes of one attention call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Heads {
+    pub(super) tokens: usize,
+    pub(super) width: usize,
+    pub(super) heads: usize,
+}
+
+impl Heads {
+    fn size(self) -> usize {
+        self.width / self.heads
+    }
+
+    fn scale(self) -> f32 {
+        1.0 / (self.size() as f32).sqrt()
+    }
+
+    /// One head of `[t, d]` as `[t, padded size]`.
+    #[inline(always)]
+    fn gather(self, from: &[f32], head: usize, to: &mut [f32]) {
+        let (size, width) = (self.size(), padded(self.size()));
+        for (from, to) in from
+            .chunks_exact(self.width)
+            .zip(to.chunks_exact_mut(width))
+        {
+            to[..size].copy_from_slice(&from[head * size..][..size]);
+        }
+    }
+
+    /// One head of `[t, d]` as `[size, padded t]`.
+    #[inline(always)]
+    fn gather_transposed(self, from: &[f32], head: usize, to: &mut [f32]) {
+        let (size, width) = (self.size(), padded(self.tokens));
+        for (token, from) in from.chunks_exact(self.width).enumerate() {
+            for (i, &value) in from[head * size..][..size].iter().enumerate() {
+                to[i * width + token] = value;
+            }
+        }
+    }
+
+    /// `[t, padded size]` back into one head of `[t, d]`.
+    #[inline(always)]
+    fn scatter(self, from: &[f32], head: usize, scale: f32, to: &mut [f32]) {
+        let (size, width) = (self.size(), padded(self.size()));
+        for (from, to) in from
+            .chunks_exact(width)
+            .zip(to.chunks_exact_mut(self.width))
+        {
+            for (to, &value) in to[head * size..][..size].iter_mut().zip(from) {
+                *to = value * scale;
+            }
+        }
+    }
+}
+
+/// Attention of one sequence.
+///
+/// # Shapes
+/// - q, k, v, output: `[t, d]`; mask: `[t]`, added to scores; weights: `[heads, t, t]`, before dropout
+/// - dropout: the mask and the index of the sequence's first weight in it
+#[inline(always)]
+pub(super) fn attend(
+    sizes: Heads,
+    [q, k, v]: [&[f32]; 3],
+    mask: Option<&[f32]>,
+    dropout: Option<(&Mask, usize)>,
+    weights: &mut [f32],
+    output: &mut [f32],
+) {
+    let (t, size, scale) = (sizes.tokens, sizes.size(), sizes.scale());
+    let (t_padded, s_padded) = (padded(t), padded(size));
+    let mut keys = vec![0.0; size * t_padded];
+    let mut values = vec![0.0; t * s_padded];
+    let mut scores = vec![0.0; t * t_padded];
+    let mut out = vec![0.0; t * s_padded];
+    for (head, weights) in weights.chunks_exact_mut(t * t).enumerate() {
+        sizes.gather_transposed(k, head, &mut keys);
+        sizes.gather(v, head, &mut values);
+        let query = |i: usize, j: usize| q[i * sizes.width + head * size + j] * scale;
+        product(t, t_padded, query, &keys, &mut scores);
+        for (i, weights) in weights.chunks_exact_mut(t).enumerate() {
+            let row = &mut scores[i * t_padded..][..t];
+            if let Some(mask) = mask {
+                for (score, &mask) in row.iter_mut().zip(mask) {
+                    *score += mask;
+                }
+            }
+            softmax_row(row);
+            weights.copy_from_slice(row);
+            if let Some((mask, first)) = dropout {
+                drop_out(mask, first + (head * t + i) * t, row);
+            }
+        }
+        product(
+            t,
+            s_padded,
+            |i, j| scores[i * t_padded + j],
+            &values,
+            &mut out,
+        );
+        sizes.scatter(&out, head, 1.0, output);
+    }
+}
+
+/// The gradients of [`attend`] to q, k and v.
+#[inline(always)]
+pub(super) fn attend_backward(
+    sizes: Heads,
+    [q, k, v]: [&[f32]; 3],
+    dropout: Option<(&Mask, usize)>,
+    weights: &[f32],
+    grad: &[f32],
+    [dq, dk, dv]: [&mut [f32]; 3],
+) {
+    let (t, size, scale) = (sizes.tokens, sizes.size(), sizes.scale());
+    let (t_padded, s_padded) = (padded(t), padded(size));
+    let mut transposed = vec![0.0; size * t_padded];
+    let mut rows = vec![0.0; t * s_padded];
+    let mut kept = vec![0.0; t * t];
+    let mut d_scores = vec![0.0; t * t_padded];
+    let mut out = vec![0.0; t * s_padded];
+    for (head, weights) in weights.chunks_exact(t * t).enumerate() {
+        let drop = |values: &mut [f32], row: usize| {
+            if let Some((mask, first)) = dropout {
+                drop_out(mask, first + (head * t + row) * t, values);
+            }
+        };
+        kept.copy_from_slice(weights);
+        drop(&mut kept, 0);
+        sizes.gather(grad, head, &mut rows);
+        product(t, s_padded, |j, i| kept[i * t + j], &rows, &mut out);
+        sizes.scatter(&out, head, 1.0, dv);
+        sizes.gather_transposed(v, head, &mut transposed);
+        product(
+            t,
+            t_padded,
+            |i, j| rows[i * s_padded + j],
+            &transposed,
+            &mut d_scores,
+        );
+        for (i, weights) in weights.chunks_exact(t).enumerate() {
+            let row = &mut d_scores[i * t_padded..][..t];
+            drop(row, i);
+            softmax_row_backward(weights, row);
+        }
+        sizes.gather(k, head, &mut rows);
+        product(
+            t,
+            s_padded,
+            |i, j| d_scores[i * t_padded + j],
+            &rows,
+            &mut out,
+        );
+        sizes.scatter(&out, head, scale, dq);
+        sizes.gather(q, head, &mut rows);
+        product(
+            t,
+            s_padded,
+            |j, i| d_scores[i * t_padded + j],
+            &rows,
+            &mut out,
+        );
+        sizes.scatter(&out, head, scale, dk);
+    }
+}
+
+/// Calls `body` once per sequence on its slices of the outputs, on all threads if there is enough to do.
+pub(super) fn over_sequences<const N: usize>(
+    sequences: usize,
+    mut outputs: [&mut [f32]; N],
+    body: impl Fn(usize, [&mut [f32]; N]) + Sync,
+) {
+    let arch = Arch::new();
+    let work: usize = outputs.iter().map(|out| out.len()).sum();
+    let mut parts: Vec<[&mut [f32]; N]> = Vec::with_capacity(sequences);
+    for left in (1..=sequences).rev() {
+        parts.push(outputs.each_mut().map(|out| {
+            let size = out.len() / left;
+            out.split_off_mut(..size).expect("a share of what is left")
+        }));
+    }
+    let call = |(i, part): (usize, [&mut [f32]; N])| arch.dispatch(|| body(i, part));
+    if work < PARALLEL_FROM {
+        parts.into_iter().enumerate().for_each(call);
+    } else {
+        parts.into_par_iter().enumerate().for_each(call);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error function by its power series; beyond 4 it is one to f32.
+    fn exact_erf(x: f64) -> f64 {
+        if x.abs() > 4.0 {
+            return x.signum();
+        }
+        let (mut term, mut sum) = (x, x);
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * 2.0 / std::f64::consts::PI.sqrt()
+    }
+
+    #[test]
+    fn exp_and_erf_are_right_to_rounding() {
+        for i in -88_000..89_000 {
+            let x = i as f32 * 1e-3;
+            let (found, expected) = (f64::from(exp(x)), f64::from(x).exp());
+            let error = if x < -87.3 {
+                found
+            } else if x > 88.37 {
+                1.0 / found
+            } else {
+                (found - expected).abs() / expected
+            };
+            assert!(error < 3e-7, "exp({x}): {found} {expected}");
+        }
+        for i in -60_000..60_000 {
+            let x = i as f32 * 1e-4;
+            let error = (f64::from(erf(x)) - exact_erf(f64::from(x))).abs();
+            assert!(error < 5e-7, "erf({x}) is off by {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        assert!(exp(f32::NAN).is_nan() && gelu(f32::NAN).is_nan() && gelu_slope(f32::NAN).is_nan());
+        assert_eq!(exp(f32::NEG_INFINITY), 0.0);
+        assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+        assert_eq!(gelu(f32::INFINITY), f32::INFINITY);
+        let mut row = [1.0, f32::NAN, 2.0];
+        softmax_row(&mut row);
+        assert!(row.iter().all(|v| v.is_nan()));
+        let mut row = [1.0, f32::NEG_INFINITY, 1.0];
+        softmax_row(&mut row);
+        assert_eq!(row, [0.5, 0.0, 0.5]);
+    }
+
+    #[test]
+    fn runs_cover_every_element_once() {
+        for (rows, row) in [(1, 5), (700, 100), (3, 40_000), (70_001, 1)] {
+            let mut out = vec![0.0; rows * row];
+            over_rows(&mut out, row, |start, run| {
+                assert!(start % row == 0 && run.len() % row == 0);
+                for (i, value) in run.iter_mut().enumerate() {
+                    *value += (start + i) as f32;
+                }
+            });
+            assert!(out.iter().enumerate().all(|(i, &v)| v == i as f32));
+        }
+    }
+
+    #[test]
+    fn products_of_any_shape_are_right() {
+        for (m, inner, n) in [(1, 1, 16), (5, 3, 32), (9, 17, 48)] {
+            let a: Vec<f32> = (0..m * inner).map(|i| (i % 7) as f32 - 3.0).collect();
+            let b: Vec<f32> = (0..inner * n).map(|i| (i % 11) as f32 - 5.0).collect();
+            let mut c = vec![f32::NAN; m * n];
+            product(m, n, |i, j| a[i * inner + j], &b, &mut c);
+            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
+                let expected: f32 = (0..inner).map(|l| a[i * inner + l] * b[l * n + j]).sum();
+                assert_eq!(c[i * n + j], expected, "{m} {inner} {n}: {i}, {j}");
+            }
+        }
+    }
+}
