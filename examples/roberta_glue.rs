@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    io::IsTerminal,
     path::PathBuf,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -66,14 +67,14 @@ struct Arguments {
     /// Tokens to which an input is cut
     #[arg(long)]
     max_length: Option<usize>,
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr_bank: Option<f64>,
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr_logits: Option<f64>,
     /// LoRA's learning rate
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr_adapter: Option<f64>,
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     lr_head: Option<f64>,
     /// r, of VB-LoRA and LoRA
     #[arg(long)]
@@ -127,6 +128,7 @@ fn main() -> ExitCode {
         .with_env_filter(level)
         .with_target(false)
         .without_time()
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(Arguments::parse()) {
@@ -154,10 +156,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         .dispatch(arguments.device, Job(&session))??;
     println!("{}", summary_table(&results));
     if let Some(out) = &session.out {
-        println!(
-            "Written to {}: config.toml, log.jsonl, results.json, table.md, curves.svg, adapters.",
-            out.display()
-        );
+        println!("Written to {}.", out.display());
     }
     Ok(exit_code(&results))
 }

@@ -10,14 +10,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[non_exhaustive]
 pub enum Error {
     /// A file or directory could not be read or written.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {cause}", path.display())]
     Io {
         /// What was tried, as a verb: `read`, `write`.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
         /// The system's answer.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// No file holds the split of a task.
     #[error("no {split} split of task {task}: {reason} in {}", dir.display())]
@@ -108,12 +108,12 @@ pub enum Error {
         available: String,
     },
     /// A `results.json` that does not parse or cannot be written as JSON.
-    #[error("results {file}: {source}")]
+    #[error("results {file}: {cause}")]
     Json {
         /// The file.
         file: String,
         /// The parser's or serialiser's words.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
     /// The adapter library's error.
     #[error(transparent)]
@@ -141,22 +141,22 @@ pub enum Error {
 
 impl Error {
     /// A reading error of `path`.
-    pub(crate) fn read(path: &Path, source: std::io::Error) -> Self {
+    pub(crate) fn read(path: &Path, cause: std::io::Error) -> Self {
         let path = path.to_path_buf();
         Self::Io {
             action: "read",
             path,
-            source,
+            cause,
         }
     }
 
     /// A writing error of `path`.
-    pub(crate) fn write(path: &Path, source: std::io::Error) -> Self {
+    pub(crate) fn write(path: &Path, cause: std::io::Error) -> Self {
         let path = path.to_path_buf();
         Self::Io {
             action: "write",
             path,
-            source,
+            cause,
         }
     }
 }

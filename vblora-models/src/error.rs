@@ -47,12 +47,12 @@ pub enum Error {
     },
 
     /// The operating system refused to read or write.
-    #[error("{file}: {source}")]
+    #[error("{file}: {cause}")]
     Io {
         /// The file.
         file: String,
         /// The cause.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 
     /// A JSON file that does not parse, or has another structure.

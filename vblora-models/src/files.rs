@@ -81,9 +81,9 @@ impl ModelFiles {
             return Err(self.no_file(name));
         }
         match &self.source {
-            Source::Directory(dir) => map(&dir.join(name)).map_err(|source| Error::Io {
+            Source::Directory(dir) => map(&dir.join(name)).map_err(|cause| Error::Io {
                 file: self.describe(name),
-                source,
+                cause,
             }),
             Source::Embedded { files, .. } => files
                 .iter()

@@ -124,12 +124,12 @@ pub enum Error {
         reason: String,
     },
     /// A file could not be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// The operating system's words.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
     /// A file's content is not what it must be.
     #[error("{}: {reason}", path.display())]

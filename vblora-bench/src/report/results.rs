@@ -215,10 +215,10 @@ impl Results {
     }
 }
 
-fn json(path: &Path, source: serde_json::Error) -> Error {
+fn json(path: &Path, cause: serde_json::Error) -> Error {
     Error::Json {
         file: path.display().to_string(),
-        source,
+        cause,
     }
 }
 

@@ -128,9 +128,9 @@ impl StepLog {
         let Some((path, file)) = &mut self.file else {
             return Ok(());
         };
-        let mut text = serde_json::to_string(line).map_err(|source| Error::Json {
+        let mut text = serde_json::to_string(line).map_err(|cause| Error::Json {
             file: path.display().to_string(),
-            source,
+            cause,
         })?;
         text.push('\n');
         file.write_all(text.as_bytes())

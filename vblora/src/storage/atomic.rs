@@ -13,9 +13,9 @@ use crate::{Error, Result};
 /// # Errors
 /// The operating system refuses; an older file at `path` is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    replace(path, bytes).map_err(|source| Error::Io {
+    replace(path, bytes).map_err(|cause| Error::Io {
         path: path.to_owned(),
-        source,
+        cause,
     })
 }
 

@@ -265,9 +265,9 @@ impl StoredVbLora {
     /// # Errors
     /// The file cannot be read, is not a safetensors file, lacks a part, or holds values that do not fit its settings.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|source| Error::Io {
+        let bytes = std::fs::read(path).map_err(|cause| Error::Io {
             path: path.to_owned(),
-            source,
+            cause,
         })?;
         Self::parse(&bytes).map_err(|reason| Error::Format {
             path: path.to_owned(),

@@ -162,3 +162,68 @@ pub(crate) fn layer_norm_and_its_gradients<B: VbLoraBackend>(device: &B::Device)
         1e-5,
     );
 }
+
+/// Attention in one operation against the same out of single ones, with padding and with dropout.
+pub(crate) fn attention_is_its_parts<B: VbLoraBackend>(device: &B::Device) {
+    for (n, t, heads, size) in [(3, 5, 2, 9), (2, 19, 3, 16), (1, 1, 1, 4)] {
+        let d = heads * size;
+        let draw = |name: &str| {
+            let values = Key::new(8).name(name).normal(n * t * d, 1.0);
+            let values: Vec<f64> = values.into_iter().map(f64::from).collect();
+            tensor::<Ad<B>, 3>(&values, [n, t, d], device)
+        };
+        // The last third of the last sequence is padding.
+        let hidden: Vec<f64> = (0..n * t)
+            .map(|i| if i >= n * t - t / 3 { -1e4 } else { 0.0 })
+            .collect();
+        let mask = tensor::<Ad<B>, 2>(&hidden, [n, t], device);
+        for (mask, noise) in [
+            (None, None),
+            (Some(mask.clone()), None),
+            (Some(mask), Some(Noise::new(3, 4, 0))),
+        ] {
+            let case = format!("{n} {t} {heads} {size}, noise {}", noise.is_some());
+            let run = |whole: bool| {
+                let [q, k, v] = ["q", "k", "v"].map(|name| draw(name).require_grad());
+                let qkv = [q.clone(), k.clone(), v.clone()];
+                let output = if whole {
+                    ops::attention(qkv, mask.clone(), heads, 0.3, noise, "place")
+                } else {
+                    parts::<B>(qkv, mask.clone(), heads, noise)
+                };
+                let shown = values(output.clone().inner());
+                let grads = (output * draw("grad")).sum().backward();
+                [q, k, v]
+                    .map(|x| values(x.grad(&grads).expect("a gradient")))
+                    .into_iter()
+                    .chain([shown])
+                    .collect::<Vec<_>>()
+            };
+            for (name, (found, expected)) in ["dq", "dk", "dv", "output"]
+                .into_iter()
+                .zip(run(true).iter().zip(&run(false)))
+            {
+                assert_close(&format!("{case}: {name}"), found, expected, 2e-5);
+            }
+        }
+    }
+}
+
+fn parts<B: VbLoraBackend>(
+    qkv: [Tensor<Ad<B>, 3>; 3],
+    mask: Option<Tensor<Ad<B>, 2>>,
+    heads: usize,
+    noise: Option<Noise>,
+) -> Tensor<Ad<B>, 3> {
+    let [n, t, d] = qkv[0].dims();
+    let [q, k, v] = qkv.map(|x| x.reshape([n, t, heads, d / heads]).swap_dims(1, 2));
+    let scores = q
+        .matmul(k.swap_dims(2, 3))
+        .div_scalar(((d / heads) as f64).sqrt());
+    let scores = match mask {
+        Some(mask) => scores + mask.reshape([n, 1, 1, t]),
+        None => scores,
+    };
+    let weights = vblora::noise::dropout(ops::softmax(scores), 0.3, noise, "place");
+    weights.matmul(v).swap_dims(1, 2).reshape([n, t, d])
+}
