@@ -93,7 +93,7 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
     });
     let rms = (squares / logits.len() as f64).sqrt();
     assert!(
-        rms < 3e-4,
+        rms < 1e-3,
         "logits: rms {rms}, {strayed} of {} stray",
         logits.len()
     );
