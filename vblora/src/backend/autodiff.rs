@@ -216,8 +216,8 @@ impl<B: VbLoraBackend> Backward<B, 3> for Norm {
         if let Some(node) = to_x {
             grads.register::<B>(node.id, dx);
         }
-        if let Some((d_gamma, d_beta)) = affine {
-            for (node, grad) in [(to_gamma, d_gamma), (to_beta, d_beta)] {
+        if let Some(grads_affine) = affine {
+            for (node, grad) in [to_gamma, to_beta].into_iter().zip(grads_affine) {
                 if let Some(node) = node {
                     grads.register::<B>(node.id, grad);
                 }

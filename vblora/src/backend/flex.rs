@@ -10,10 +10,9 @@ use burn::{
 };
 
 use super::{
-    AttentionSettings, VbLoraBackend, defaults, float, kernels,
+    AttentionSettings, NormGradients, VbLoraBackend, defaults, kernels,
     kernels::{Heads, over_rows, over_sequences},
     mask::Mask,
-    primitive, rows,
     select::top_k_rows,
 };
 
@@ -44,7 +43,7 @@ fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
 impl VbLoraBackend for Flex {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
         if !is_f32(&[&logits]) {
-            return defaults::top_k(float::<Self, 2>(logits), k).into_primitive();
+            return defaults::top_k::<Self>(logits, k);
         }
         let [s, h] = logits.shape().dims::<2>();
         let logits = logits.to_contiguous();
@@ -61,7 +60,7 @@ impl VbLoraBackend for Flex {
         indices: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         if !is_f32(&[&bank, &weights]) || indices.dtype() != DType::I32 {
-            return defaults::mix_any::<Self>(bank, weights, indices);
+            return defaults::mix::<Self>(bank, weights, indices);
         }
         let ([s, k], [_, b]) = (weights.shape().dims::<2>(), bank.shape().dims::<2>());
         let [bank, weights, indices] = [bank, weights, indices].map(|x| x.to_contiguous());
@@ -84,7 +83,7 @@ impl VbLoraBackend for Flex {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !is_f32(&[&bank, &weights, &grad]) || indices.dtype() != DType::I32 {
-            return defaults::mix_backward_any::<Self>(bank, weights, indices, grad);
+            return defaults::mix_backward::<Self>(bank, weights, indices, grad);
         }
         let ([s, k], [h, b]) = (weights.shape().dims::<2>(), bank.shape().dims::<2>());
         let [bank, weights, indices, grad] =
@@ -119,7 +118,7 @@ impl VbLoraBackend for Flex {
 
     fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         if !is_f32(&[&x, &grad]) {
-            return Self::gelu_backward(x, grad);
+            return defaults::erf_gelu_backward::<Self>(x, grad);
         }
         let x = x.to_contiguous();
         let x = x.storage::<f32>();
@@ -151,9 +150,7 @@ impl VbLoraBackend for Flex {
     ) -> FloatTensor<Self> {
         let d = width(&output);
         if !is_f32(&[&output, &grad]) || d == 0 {
-            let shape = output.shape();
-            let grad = defaults::row_softmax_backward(rows::<Self>(output), rows(grad));
-            return primitive(grad).reshape(shape);
+            return defaults::row_softmax_backward::<Self>(output, grad);
         }
         let output = output.to_contiguous();
         let y = output.storage::<f32>();
@@ -172,14 +169,11 @@ impl VbLoraBackend for Flex {
         epsilon: f64,
         grad: FloatTensor<Self>,
         affine: bool,
-    ) -> (
-        FloatTensor<Self>,
-        Option<(FloatTensor<Self>, FloatTensor<Self>)>,
-    ) {
+    ) -> NormGradients<Self> {
         let d = width(&x);
         // Trained normalisations are for pretraining and full fine-tuning only.
         if affine || !is_f32(&[&x, &gamma, &grad]) || d == 0 {
-            return defaults::row_norm_backward_any::<Self>(x, gamma, epsilon, grad, affine);
+            return defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
         }
         let (x, gamma) = (x.to_contiguous(), gamma.to_contiguous());
         let (x, gamma) = (x.storage::<f32>(), gamma.storage::<f32>());

@@ -39,7 +39,7 @@ pub trait VbLoraBackend: Backend {
     /// - logits: `[S, h]`, finite, `1 <= k <= h`
     /// - output: `[S, k]`
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
-        defaults::top_k(float::<Self, 2>(logits), k).into_primitive()
+        defaults::top_k::<Self>(logits, k)
     }
 
     /// `out[s, :] = sum_j weights[s, j] * bank[indices[s, j], :]`, differentiable in bank and weights.
@@ -52,7 +52,7 @@ pub trait VbLoraBackend: Backend {
         weights: FloatTensor<Self>,
         indices: IntTensor<Self>,
     ) -> FloatTensor<Self> {
-        defaults::mix_any::<Self>(bank, weights, indices)
+        defaults::mix::<Self>(bank, weights, indices)
     }
 
     /// The gradients of [`mix`](Self::mix) to bank and weights (paper notes 1.3). Called on the inner backend only.
@@ -65,7 +65,7 @@ pub trait VbLoraBackend: Backend {
         indices: IntTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        defaults::mix_backward_any::<Self>(bank, weights, indices, grad)
+        defaults::mix_backward::<Self>(bank, weights, indices, grad)
     }
 
     /// GELU by the error function, `x Phi(x)`. Burn's own has the derivative of the tanh form on most backends.
@@ -75,11 +75,7 @@ pub trait VbLoraBackend: Backend {
 
     /// The gradient of [`erf_gelu`](Self::erf_gelu): `grad (Phi(x) + x phi(x))`. Called on the inner backend only.
     fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
-        let shape = x.shape();
-        Self::float_reshape(
-            primitive(defaults::erf_gelu_backward(rows::<Self>(x), rows(grad))),
-            shape,
-        )
+        defaults::erf_gelu_backward::<Self>(x, grad)
     }
 
     /// Softmax over the last dimension.
@@ -93,14 +89,7 @@ pub trait VbLoraBackend: Backend {
         output: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let shape = output.shape();
-        Self::float_reshape(
-            primitive(defaults::row_softmax_backward(
-                rows::<Self>(output),
-                rows(grad),
-            )),
-            shape,
-        )
+        defaults::row_softmax_backward::<Self>(output, grad)
     }
 
     /// Layer normalisation over the last dimension, `gamma (x - mean) / sqrt(var + epsilon) + beta`.
@@ -118,18 +107,14 @@ pub trait VbLoraBackend: Backend {
 
     /// The gradients of [`row_norm`](Self::row_norm) to x, gamma and beta; the latter two only if asked for. Called on the inner backend
     /// only.
-    #[allow(clippy::type_complexity)]
     fn row_norm_backward(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         epsilon: f64,
         grad: FloatTensor<Self>,
         affine: bool,
-    ) -> (
-        FloatTensor<Self>,
-        Option<(FloatTensor<Self>, FloatTensor<Self>)>,
-    ) {
-        defaults::row_norm_backward_any::<Self>(x, gamma, epsilon, grad, affine)
+    ) -> NormGradients<Self> {
+        defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine)
     }
 
     /// Inverted dropout: element `i` in row-major order is zeroed with probability `p`, else divided by `1 - p`, by `key` and `i` alone.
@@ -165,6 +150,9 @@ pub trait VbLoraBackend: Backend {
         defaults::attention_backward::<Self>(qkv, weights, settings, grad)
     }
 }
+
+/// The gradients of [`row_norm`](VbLoraBackend::row_norm) to x and, if asked for, to gamma and beta.
+pub type NormGradients<B> = (FloatTensor<B>, Option<[FloatTensor<B>; 2]>);
 
 /// What an attention is besides its tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,13 +8,13 @@ use burn::{
     },
 };
 
-use super::{VbLoraBackend, defaults, float, mask::Mask, select::top_k_rows};
+use super::{VbLoraBackend, defaults, mask::Mask, select::top_k_rows};
 
 impl VbLoraBackend for NdArray {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
         let [s, h] = logits.shape().dims::<2>();
         let NdArrayTensor::F32(storage) = &logits else {
-            return defaults::top_k(float::<Self, 2>(logits), k).into_primitive();
+            return defaults::top_k::<Self>(logits, k);
         };
         let view = storage.view();
         let rows = view.as_standard_layout();
