@@ -180,18 +180,5 @@ pub(crate) fn plus_row(x: &Matrix, row: &[f64]) -> Matrix {
 }
 
 pub(crate) fn gelu(x: f64) -> f64 {
-    0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
-}
-
-/// The error function by its power series; beyond 4 it is 1 to 2e-8.
-fn erf(x: f64) -> f64 {
-    if x.abs() > 4.0 {
-        return x.signum();
-    }
-    let (mut term, mut sum) = (x, x);
-    for n in 1..200 {
-        term *= -x * x / f64::from(n);
-        sum += term / f64::from(2 * n + 1);
-    }
-    sum * 2.0 / std::f64::consts::PI.sqrt()
+    0.5 * x * (1.0 + libm::erf(x / std::f64::consts::SQRT_2))
 }
