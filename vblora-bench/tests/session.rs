@@ -5,14 +5,16 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::backend::Flex;
-use vblora::StoredVbLora;
+use vblora::storage::peft::PeftDirectory;
 use vblora_bench::{
     demo,
+    metrics::{Predictions, Scores, score},
     recipes::{Recipe, Size},
     report::{Results, Stop},
-    tasks::{Label, SplitName, Task},
-    train::{DataSource, Method, Session},
+    tasks::{Label, SplitName, Task, read_split},
+    train::{DataSource, EncodedSplit, Method, Session},
 };
+use vblora_models::{ClassificationHead, EncoderInput, Roberta, TextTokenizer};
 
 /// The first rows of the bundled task in a directory of GLUE's layout.
 fn data(dir: &Path, train: usize, dev: usize) {
@@ -51,6 +53,27 @@ fn run(session: &Session) -> vblora_bench::Result<Results> {
     session.run::<Flex>(&Default::default(), &AtomicBool::new(false))
 }
 
+/// The dev scores of an adapter, from its files alone.
+fn scores_of_files(adapter: &Path, data: &Path) -> Scores {
+    let (files, device) = (demo::model_files(), Default::default());
+    let (base, _) = Roberta::<Flex>::load(&files, &device).unwrap();
+    let found = PeftDirectory::open(adapter)
+        .and_then(|found| found.bind(&base.sites()))
+        .unwrap();
+    assert_eq!(found.prefix, "roberta.");
+    let head = ClassificationHead::<Flex>::from_tensors("the adapter", &found.saved, 0.1, &device);
+    let split = read_split(data, Task::Demo, SplitName::Dev).unwrap();
+    let split = EncodedSplit::new(&split, &TextTokenizer::from_files(&files).unwrap(), 64).unwrap();
+    let rows: Vec<usize> = (0..split.len()).collect();
+    let batch = split.batch(&rows, base.config().pad_token_id).unwrap();
+    let input = EncoderInput::new(&batch.inputs, base.config(), &device);
+    let hidden = base.forward(&input, &found.adapter.factors(&device));
+    let outputs = head.unwrap().forward(hidden, None);
+    let classes: Vec<i32> = outputs.argmax(1).into_data().into_vec().unwrap();
+    let classes = classes.into_iter().map(|class| class as usize).collect();
+    score(Task::Demo, &Predictions::Classes(classes), split.labels()).unwrap()
+}
+
 #[test]
 fn every_method_runs_and_leaves_what_it_promises() {
     let dir = tempfile::tempdir().unwrap();
@@ -85,13 +108,18 @@ fn every_method_runs_and_leaves_what_it_promises() {
     assert!(stored("vblora") < stored("lora") && stored("lora") < stored("full"));
     let out = dir.path().join("run");
     assert_eq!(Results::read(out.join("results.json")).unwrap(), results);
-    let adapter = StoredVbLora::load(&out.join("vblora-seed3/adapter.safetensors")).unwrap();
-    assert_eq!(adapter.settings().count().bytes as u64, stored("vblora"));
+    for method in ["vblora", "lora"] {
+        let run = results.runs.iter().find(|r| r.method == method).unwrap();
+        let scores = scores_of_files(&out.join(format!("{method}-seed3")), dir.path());
+        assert_eq!(scores, run.best.as_ref().unwrap().metrics, "{method}");
+    }
+    let found = PeftDirectory::open(&out.join("vblora-seed3")).unwrap();
+    assert!(found.is_topk());
     for file in [
         "table.md",
         "curves.svg",
         "log.jsonl",
-        "lora-seed3/adapter.safetensors",
+        "lora-seed3/adapter_model.safetensors",
         "full-seed3/model.safetensors",
         "head-seed3/head.safetensors",
     ] {

@@ -7,7 +7,7 @@ use burn::{
 };
 use vblora::{Noise, backend::VbLoraBackend, noise::dropout, rng::Key};
 
-use crate::{HostTensor, roberta::host_tensor};
+use crate::{Error, HostTensor, Result, error::Misshapen, roberta::host_tensor};
 
 /// How a fresh head is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,6 +64,54 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
             out_proj: linear(out_proj),
             dropout,
         }
+    }
+
+    /// A head from its tensors as [`tensors`](Self::tensors) gives them; `file` is where they come from, for messages.
+    ///
+    /// # Errors
+    /// A tensor is missing, or has another shape than a head's.
+    pub fn from_tensors(
+        file: &str,
+        tensors: &[(String, HostTensor)],
+        dropout: f64,
+        device: &B::Device,
+    ) -> Result<Self> {
+        let find = |part: &str| {
+            let name = format!("classifier.{part}");
+            let found = tensors.iter().find(|(found, _)| *found == name);
+            found.ok_or_else(|| Error::NoTensor {
+                file: file.to_owned(),
+                tensor: name,
+            })
+        };
+        let d = find("dense.bias")?.1.values.len();
+        let labels = find("out_proj.bias")?.1.values.len();
+        let read = |part: &str, shape: &[usize]| {
+            let (name, tensor) = find(part)?;
+            if tensor.shape == shape {
+                return Ok(TensorData::new(tensor.values.clone(), tensor.shape.clone()));
+            }
+            Err(Error::Shape {
+                file: file.to_owned(),
+                tensor: Misshapen {
+                    tensor: name.clone(),
+                    expected: shape.to_vec(),
+                    found: tensor.shape.clone(),
+                },
+            })
+        };
+        let linear = |part: &str, d_out: usize| {
+            let weight = read(&format!("{part}.weight"), &[d_out, d])?;
+            let bias = read(&format!("{part}.bias"), &[d_out])?;
+            let bias = Tensor::<B, 1>::from_data(bias, device);
+            let weight = Tensor::<B, 2>::from_data(weight, device).transpose();
+            Ok::<_, Error>((weight, bias))
+        };
+        Ok(Self::new(
+            linear("dense", d)?,
+            linear("out_proj", labels)?,
+            dropout,
+        ))
     }
 
     /// # Shapes

@@ -76,6 +76,18 @@ pub(crate) fn check_finite(tensor: &str, columns: usize, values: &[f32]) -> Resu
     }
 }
 
+/// Refuses values that do not fill a row-major matrix of this shape, NaN and infinities.
+pub(crate) fn check_values(tensor: &str, shape: [usize; 2], values: &[f32]) -> Result<()> {
+    if shape[0].checked_mul(shape[1]) != Some(values.len()) {
+        return Err(Error::Shape {
+            tensor: tensor.into(),
+            expected: shape.into(),
+            found: vec![values.len()],
+        });
+    }
+    check_finite(tensor, shape[1], values)
+}
+
 /// A tensor's values on the host, as f32.
 pub(crate) fn host<B: VbLoraBackend, const D: usize>(tensor: Tensor<B, D>) -> Vec<f32> {
     tensor

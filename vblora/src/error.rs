@@ -81,6 +81,12 @@ pub enum Error {
         /// The first site without a gradient.
         site: String,
     },
+    /// Training was asked of an adapter of which only the codes are left.
+    #[error(
+        "only the top-k codes of this adapter were stored, and training needs all logits: train from the full form \
+         (PEFT: save_only_topk_weights = false) or from a checkpoint"
+    )]
+    CodesOnly,
     /// A backend that this program was built without.
     #[error(
         "backend {name} is not compiled in; build with --features {name} (compiled in: {compiled})"

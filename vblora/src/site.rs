@@ -226,6 +226,12 @@ pub struct SitePlan {
 }
 
 impl SitePlan {
+    /// These sites, at least one.
+    pub(crate) fn exactly(sites: Vec<Site>) -> Self {
+        debug_assert!(!sites.is_empty());
+        Self { sites }
+    }
+
     /// The chosen sites.
     pub fn sites(&self) -> &[Site] {
         &self.sites
@@ -244,8 +250,8 @@ impl SitePlan {
     pub fn sub_vectors(&self, rank: usize, b: usize) -> usize {
         self.sites
             .iter()
-            .map(|s| rank * (s.d_in / b + s.d_out / b))
-            .sum()
+            .map(|s| rank.saturating_mul(s.d_in / b + s.d_out / b))
+            .fold(0, usize::saturating_add)
     }
 
     /// Checks that `b` divides every dimension.

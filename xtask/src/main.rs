@@ -12,6 +12,7 @@ mod blimp;
 mod keyed_hash;
 mod make_demo_task;
 mod make_tiny_corpus;
+mod peft_roundtrip;
 mod pretrain_tiny;
 mod progress;
 mod train_tokenizer;
@@ -34,6 +35,7 @@ struct Arguments {
 enum Command {
     MakeDemoTask(make_demo_task::Arguments),
     MakeTinyCorpus(make_tiny_corpus::Arguments),
+    PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
     TrainTokenizer(train_tokenizer::Arguments),
 }
@@ -42,6 +44,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
         Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
+        Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),
     }

@@ -2,9 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::module::AutodiffModule;
-use vblora::{AnyAdapter, backend::VbLoraBackend, storage::write_atomically};
-use vblora_models::{SaveDtype, save_safetensors};
+use burn::{backend::Autodiff, module::AutodiffModule};
+use vblora::{
+    AnyAdapter,
+    backend::VbLoraBackend,
+    storage::{HostAdapter, peft::PeftAdapter, write_atomically},
+};
+use vblora_models::{Family, SaveDtype, save_safetensors};
 
 use super::{
     learner::{Learner, Trained},
@@ -26,7 +30,7 @@ const CONFIG: &str = "config.toml";
 /// | `config.toml` | the resolved recipe, which `--recipe` takes, under the command as a comment |
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
-/// | `METHOD-seedN/` | the best epoch's adapter (VB-LoRA: bank and codes) and head |
+/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes), with the head in it on a RoBERTa; else `head.safetensors` |
 #[derive(Debug)]
 pub struct RunDir(PathBuf);
 
@@ -99,7 +103,8 @@ impl RunDir {
         )?)
     }
 
-    /// Writes what the run has trained so far: the adapter in its stored form, and the head under its Hugging Face names.
+    /// Writes what the run has trained so far, in files that other tools load: an adapter as a PEFT directory, everything else under its
+    /// Hugging Face names.
     pub(super) fn save_trained<B: VbLoraBackend>(
         &self,
         run: &Run,
@@ -109,28 +114,36 @@ impl RunDir {
             .0
             .join(format!("{}-seed{}", run.method.name(), run.seed));
         std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
-        save_tensors(
-            &dir.join("head.safetensors"),
-            &learner.head().valid().tensors(),
-        )?;
+        let head = learner.head().valid().tensors();
+        // The head is RoBERTa's, whatever the encoder; Hugging Face has no BERT with this head that it could be part of.
+        let is_roberta = learner.base().config().family == Family::Roberta;
         match learner.trained() {
-            Trained::Adapter(adapter) => match &**adapter {
-                AnyAdapter::VbLora(adapter) => Ok(adapter
-                    .valid()
-                    .store()?
-                    .save(&dir.join("adapter.safetensors"))?),
-                AnyAdapter::Lora(adapter) => save_tensors(
-                    &dir.join("adapter.safetensors"),
-                    &lora_tensors(&adapter.valid()),
-                ),
-            },
+            Trained::Adapter(adapter) if is_roberta => {
+                let adapter = PeftAdapter {
+                    prefix: "roberta.".into(),
+                    modules_to_save: vec!["classifier".into()],
+                    saved: head,
+                    task_type: Some("SEQ_CLS".into()),
+                    ..stored(adapter)?
+                };
+                return Ok(adapter.write(&dir)?);
+            }
+            Trained::Adapter(adapter) => stored(adapter)?.write(&dir)?,
             Trained::Everything => save_tensors(
                 &dir.join("model.safetensors"),
                 &learner.base().valid().tensors(),
-            ),
-            Trained::HeadOnly => Ok(()),
+            )?,
+            Trained::HeadOnly => {}
         }
+        save_tensors(&dir.join("head.safetensors"), &head)
     }
+}
+
+/// The form worth keeping: VB-LoRA's bank and codes, LoRA's factors.
+fn stored<B: VbLoraBackend>(adapter: &AnyAdapter<Autodiff<B>>) -> Result<PeftAdapter> {
+    let adapter = HostAdapter::read(&adapter.valid())?;
+    let stored = adapter.store().map(HostAdapter::TopK);
+    Ok(PeftAdapter::new(stored.unwrap_or(adapter)))
 }
 
 type Named = Vec<(String, vblora_models::HostTensor)>;
@@ -141,27 +154,4 @@ fn save_tensors(path: &Path, tensors: &Named) -> Result<()> {
         .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))
         .collect();
     Ok(save_safetensors(path, &views, SaveDtype::F32)?)
-}
-
-/// `SITE.lora_A.weight` `[r, d_in]` and `SITE.lora_B.weight` `[d_out, r]`, the shapes of PEFT.
-fn lora_tensors<B: VbLoraBackend>(adapter: &vblora::Lora<B>) -> Named {
-    let sites = adapter
-        .settings()
-        .plan()
-        .sites()
-        .iter()
-        .zip(adapter.a.iter().zip(&adapter.b));
-    let named = sites.flat_map(|(site, (a, b))| {
-        [
-            (
-                format!("{}.lora_A.weight", site.name),
-                vblora_models::host_tensor(a.val()),
-            ),
-            (
-                format!("{}.lora_B.weight", site.name),
-                vblora_models::host_tensor(b.val().transpose()),
-            ),
-        ]
-    });
-    named.collect()
 }

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::header::{self, Entry};
-use super::{HostTensor, convert};
+use vblora::storage::{Entry, Header, to_f32};
+
+use super::HostTensor;
 use crate::error::Misshapen;
 use crate::files::{Bytes, is_file_name};
 use crate::{Error, ModelFiles, Result};
@@ -111,14 +112,13 @@ impl Checkpoint {
             file: self.file.clone(),
             tensor: name.to_owned(),
         })?;
-        let values =
-            convert::to_f32(entry.dtype, &shard.bytes[entry.bytes.clone()]).map_err(|problem| {
-                Error::Tensor {
-                    file: shard.file.clone(),
-                    tensor: name.to_owned(),
-                    problem,
-                }
-            })?;
+        let values = to_f32(entry.dtype, &shard.bytes[entry.bytes.clone()]).map_err(|problem| {
+            Error::Tensor {
+                file: shard.file.clone(),
+                tensor: name.to_owned(),
+                problem,
+            }
+        })?;
         let shape = entry.shape.clone();
         self.used.insert(name.to_owned());
         Ok(HostTensor { shape, values })
@@ -167,11 +167,11 @@ impl Shard {
     fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let bytes = files.read(name)?;
         let file = files.describe(name);
-        match header::parse(&bytes) {
-            Ok(entries) => Ok(Self {
+        match Header::parse(&bytes) {
+            Ok(Header { tensors, .. }) => Ok(Self {
                 file,
                 bytes,
-                entries,
+                entries: tensors,
             }),
             Err(problem) => Err(Error::Safetensors { file, problem }),
         }

@@ -1,13 +1,15 @@
 //! Values recorded from PEFT on a small RoBERTa (shared/fixtures/models, where there): every adapter of every encoder found there, with
 //! names, shapes and settings from the files beside it. What these tests cannot interpret is a failure.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::Value;
 use vblora::{
     Adapter, Composition, Factors, FrozenLinear, Site, SitePlan, StoredVbLora, Targets,
-    ValidVbLora, VbLora, VbLoraConfig, backend::VbLoraBackend,
+    ValidVbLora, VbLora, VbLoraConfig,
+    backend::VbLoraBackend,
+    storage::{HostAdapter, peft::PeftDirectory},
 };
 use vblora_models::{
     ClassificationHead, EncoderInput, Labels, ModelFiles, PaddedBatch, Roberta, head_parameters,
@@ -93,6 +95,7 @@ struct Case<B: VbLoraBackend> {
     /// In front of the encoder's names in the checkpoint.
     prefix: String,
     valid: ValidVbLora,
+    path: PathBuf,
 }
 
 impl<B: VbLoraBackend> Case<B> {
@@ -127,6 +130,7 @@ impl<B: VbLoraBackend> Case<B> {
             full: adapter("adapter_full"),
             topk: adapter("adapter_topk"),
             prefix: report.prefix,
+            path: path.to_owned(),
             io,
             recorded,
             model,
@@ -375,6 +379,24 @@ fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
         &Factors::none(),
         device,
     );
+    check_directories(case, &model, device);
+}
+
+/// The directories that PEFT wrote, as this library reads them: adapter and head, as they are and as LoRA.
+fn check_directories<B: VbLoraBackend>(case: &Case<B>, model: &Roberta<B>, device: &B::Device) {
+    for (kind, logits) in [
+        ("adapter_full", "logits"),
+        ("adapter_topk", "logits_topk_reload"),
+    ] {
+        let found = PeftDirectory::open(&case.path.join(kind)).unwrap();
+        let found = found.bind(&model.sites()).unwrap();
+        assert_eq!(found.prefix, case.prefix);
+        let head = ClassificationHead::from_tensors(kind, &found.saved, 0.0, device).unwrap();
+        let as_lora = HostAdapter::Lora(found.adapter.to_lora());
+        for adapter in [found.adapter, as_lora] {
+            check_output(case, logits, model, &head, &adapter.factors(device), device);
+        }
+    }
 }
 
 fn check_output<B: VbLoraBackend>(

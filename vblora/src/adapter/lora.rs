@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Adapter, SiteSpans, Span};
 use crate::{
-    Error, Result, SitePlan,
+    Error, Result, Site, SitePlan,
+    admixture::check_values,
     backend::VbLoraBackend,
     count::{self, Count},
     rng::Key,
@@ -90,33 +91,62 @@ impl ValidLora {
 
     /// Draws A Kaiming-uniform with a = sqrt(5), that is uniform in `1 / sqrt(d_in)`, and sets B to zero: the update starts at zero.
     pub fn init<B: VbLoraBackend>(&self, seed: u64, device: &B::Device) -> Lora<B> {
-        let rank = self.config.rank;
+        let (rank, sites) = (self.config.rank, self.plan.sites());
         let key = Key::new(seed).name("lora");
-        let parameter = |values: Vec<f32>, dim: usize| {
-            Param::from_tensor(Tensor::<B, 2>::from_data(
-                TensorData::new(values, [rank, dim]),
-                device,
-            ))
-        };
-        let a = self.plan.sites().iter().map(|site| {
+        let draw = |site: &Site| {
             let bound = 1.0 / (site.d_in as f64).sqrt();
-            parameter(
-                key.name(&site.name)
-                    .name("a")
-                    .uniform(rank * site.d_in, -bound, bound),
-                site.d_in,
-            )
-        });
-        let b = self
-            .plan
-            .sites()
-            .iter()
-            .map(|site| parameter(vec![0.0; rank * site.d_out], site.d_out));
-        Lora {
-            a: a.collect(),
-            b: b.collect(),
+            let key = key.name(&site.name).name("a");
+            key.uniform(rank * site.d_in, -bound, bound)
+        };
+        let a: Vec<_> = sites.iter().map(draw).collect();
+        let b: Vec<_> = sites.iter().map(|s| vec![0.0; rank * s.d_out]).collect();
+        self.load(&a, &b, device)
+            .expect("drawn to the shapes of this configuration, finite")
+    }
+
+    /// An adapter from given values.
+    ///
+    /// # Shapes
+    /// - a: per site `[r, d_in]`, b: per site `[r, d_out]`, row-major
+    ///
+    /// # Errors
+    /// A wrong number of values, or one that is not finite.
+    pub fn load<B: VbLoraBackend>(
+        &self,
+        a: &[Vec<f32>],
+        b: &[Vec<f32>],
+        device: &B::Device,
+    ) -> Result<Lora<B>> {
+        self.check_values(a, b)?;
+        let parameter = |values: &Vec<f32>| {
+            let shape = [self.config.rank, values.len() / self.config.rank];
+            let data = TensorData::new(values.clone(), shape);
+            Param::from_tensor(Tensor::<B, 2>::from_data(data, device))
+        };
+        Ok(Lora {
+            a: a.iter().map(parameter).collect(),
+            b: b.iter().map(parameter).collect(),
             valid: self.clone(),
+        })
+    }
+
+    /// Refuses another number of factors, factors of another size, or values that are not finite.
+    pub(crate) fn check_values(&self, a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<()> {
+        let (rank, sites) = (self.config.rank, self.plan.sites());
+        for (name, given) in [("lora_A", a), ("lora_B", b)] {
+            if given.len() != sites.len() {
+                return Err(Error::Shape {
+                    tensor: name.into(),
+                    expected: vec![sites.len()],
+                    found: vec![given.len()],
+                });
+            }
         }
+        for (site, (a, b)) in sites.iter().zip(a.iter().zip(b)) {
+            check_values(&format!("{}.lora_A", site.name), [rank, site.d_in], a)?;
+            check_values(&format!("{}.lora_B", site.name), [rank, site.d_out], b)?;
+        }
+        Ok(())
     }
 }
 

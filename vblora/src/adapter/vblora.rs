@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 use super::{Adapter, SiteSpans, Span};
 use crate::{
     Error, Result, Site, SitePlan,
-    admixture::{admixture_unchecked, check_finite, host},
+    admixture::{admixture_unchecked, check_values, host},
     backend::VbLoraBackend,
     count::{self, Count},
     rng::Key,
-    storage::{Codes, StoredVbLora},
+    storage::{HostVbLora, StoredVbLora},
 };
 
 /// The settings of VB-LoRA; the defaults are the paper's for RoBERTa (Table 7).
@@ -164,30 +164,24 @@ impl ValidVbLora {
         logits: Vec<f32>,
         device: &B::Device,
     ) -> Result<VbLora<B>> {
-        let VbLoraConfig {
-            bank: h,
-            vector_length: b,
-            ..
-        } = self.config;
-        let parameter = |name: &str, values: Vec<f32>, shape: [usize; 2]| {
-            if values.len() != shape[0] * shape[1] {
-                return Err(Error::Shape {
-                    tensor: name.into(),
-                    expected: shape.into(),
-                    found: vec![values.len()],
-                });
-            }
-            check_finite(name, shape[1], &values)?;
-            Ok(Param::from_tensor(Tensor::<B, 2>::from_data(
-                TensorData::new(values, shape),
-                device,
-            )))
+        self.check_values(&bank, &logits)?;
+        let (h, b) = (self.config.bank, self.config.vector_length);
+        let parameter = |values: Vec<f32>, shape: [usize; 2]| {
+            let data = TensorData::new(values, shape);
+            Param::from_tensor(Tensor::<B, 2>::from_data(data, device))
         };
         Ok(VbLora {
-            bank: parameter("bank", bank, [h, b])?,
-            logits: parameter("logits", logits, [self.sub_vectors(), h])?,
+            bank: parameter(bank, [h, b]),
+            logits: parameter(logits, [self.sub_vectors(), h]),
             valid: self.clone(),
         })
+    }
+
+    /// Refuses a bank or logits of another size, or with values that are not finite.
+    pub(crate) fn check_values(&self, bank: &[f32], logits: &[f32]) -> Result<()> {
+        let (h, b) = (self.config.bank, self.config.vector_length);
+        check_values("bank", [h, b], bank)?;
+        check_values("logits", [self.sub_vectors(), h], logits)
     }
 }
 
@@ -215,20 +209,8 @@ impl<B: VbLoraBackend> VbLora<B> {
     /// # Errors
     /// A bank entry or a logit is not finite.
     pub fn store(&self) -> Result<StoredVbLora> {
-        let VbLoraConfig {
-            bank: h,
-            vector_length: b,
-            topk,
-            ..
-        } = self.valid.config;
         let (bank, logits) = (host(self.bank.val()), host(self.logits.val()));
-        check_finite("bank", b, &bank)?;
-        check_finite("logits", h, &logits)?;
-        StoredVbLora::new(
-            self.valid.clone(),
-            bank,
-            Codes::from_logits(&logits, h, topk),
-        )
+        HostVbLora::new(self.valid.clone(), bank, logits).map(|adapter| adapter.store())
     }
 }
 

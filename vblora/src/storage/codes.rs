@@ -1,11 +1,11 @@
 //! The stored form of VB-LoRA (paper 3.4): the bank and, per sub-vector, k indices and k - 1 weights. It composes factors by itself.
 
-use std::{borrow::Cow, collections::HashMap, path::Path};
+use std::{ops::Range, path::Path};
 
 use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
-use safetensors::{Dtype, SafeTensors, View};
+use safetensors::Dtype;
 
-use super::write_atomically;
+use super::tensors::{StoredTensor, TensorFile, write_tensors};
 use crate::{
     Error, Factors, LowRank, Result, ValidVbLora,
     admixture::check_finite,
@@ -73,7 +73,7 @@ impl Codes {
     /// Refuses codes that do not fit `rows` sub-vectors over a bank of `h`.
     fn check(&self, rows: usize, h: usize) -> Result<()> {
         let shape = |tensor: &str, found: usize, columns: usize| {
-            if found == rows * columns {
+            if rows.checked_mul(columns) == Some(found) {
                 return Ok(());
             }
             Err(Error::Shape {
@@ -136,7 +136,7 @@ impl StoredVbLora {
     /// Values that do not fit the settings: a wrong number, an index at or above h, twice in a row, a weight outside 0 to 1.
     pub fn new(settings: ValidVbLora, bank: Vec<f32>, codes: Codes) -> Result<Self> {
         let (h, b) = (settings.config().bank, settings.config().vector_length);
-        if bank.len() != h * b {
+        if h.checked_mul(b) != Some(bank.len()) {
             return Err(Error::Shape {
                 tensor: "bank".into(),
                 expected: vec![h, b],
@@ -209,55 +209,61 @@ impl StoredVbLora {
         Factors::new(pairs.collect(), 0.0)
     }
 
+    /// Per site its down factor transposed `[r, d_in]` and its up factor `[r, d_out]`, row-major, in host memory.
+    pub(super) fn host_factors(&self) -> Vec<(Vec<f32>, Vec<f32>)> {
+        let (b, k) = (self.settings.config().vector_length, self.codes.topk);
+        let weights = self.codes.full_weights();
+        let compose = |rows: Range<usize>| {
+            let mut out = vec![0.0; rows.len() * b];
+            for (row, out) in rows.zip(out.chunks_exact_mut(b)) {
+                let mixed = weights[row * k..][..k]
+                    .iter()
+                    .zip(&self.codes.indices[row * k..]);
+                for (weight, &index) in mixed {
+                    let vector = &self.bank[index as usize * b..][..b];
+                    for (out, value) in out.iter_mut().zip(vector) {
+                        *out += weight * value;
+                    }
+                }
+            }
+            out
+        };
+        let spans = self.settings.spans().into_iter();
+        spans
+            .map(|site| (compose(site.down.rows), compose(site.up.rows)))
+            .collect()
+    }
+
     /// Writes one safetensors file: `bank` f32 `[h, b]`, `indices` U8, U16 or U32 `[S, k]`, `weights` f32 `[S, k - 1]`, settings and sites
     /// as JSON in the metadata.
     ///
     /// # Errors
     /// The operating system refuses; nothing is left half-written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let format = |reason: String| Error::Format {
+        let settings = serde_json::to_string(&self.settings).map_err(|e| Error::Format {
             path: path.to_owned(),
-            reason,
-        };
-        let settings = serde_json::to_string(&self.settings).map_err(|e| format(e.to_string()))?;
-        let bytes = safetensors::serialize(
-            self.tensors(),
-            Some(HashMap::from([(SETTINGS.to_owned(), settings)])),
-        )
-        .map_err(|e| format(e.to_string()))?;
-        write_atomically(path, &bytes)
-    }
-
-    fn tensors(&self) -> [(&'static str, Stored); 3] {
+            reason: e.to_string(),
+        })?;
         let (config, rows) = (self.settings.config(), self.settings.sub_vectors());
-        let floats = |values: &[f32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
-        let width = index_bytes(config.bank);
-        let indices = self
-            .codes
-            .indices
-            .iter()
-            .flat_map(|i| i.to_le_bytes()[..width].to_vec())
-            .collect();
-        let dtype = [Dtype::U8, Dtype::U16, Dtype::U32][width / 2];
-        [
+        let index = [Dtype::U8, Dtype::U16, Dtype::U32][index_bytes(config.bank) / 2];
+        let Codes {
+            topk,
+            indices,
+            weights,
+        } = &self.codes;
+        let tensors = [
             (
                 "bank",
-                Stored(
-                    Dtype::F32,
-                    vec![config.bank, config.vector_length],
-                    floats(&self.bank),
-                ),
+                StoredTensor::floats(&[config.bank, config.vector_length], &self.bank),
             ),
-            ("indices", Stored(dtype, vec![rows, config.topk], indices)),
             (
-                "weights",
-                Stored(
-                    Dtype::F32,
-                    vec![rows, config.topk - 1],
-                    floats(&self.codes.weights),
-                ),
+                "indices",
+                StoredTensor::integers(index, &[rows, *topk], indices),
             ),
-        ]
+            ("weights", StoredTensor::floats(&[rows, topk - 1], weights)),
+        ];
+        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor));
+        write_tensors(path, &tensors, (SETTINGS, &settings))
     }
 
     /// Reads what [`save`](Self::save) wrote, checking every value.
@@ -265,91 +271,24 @@ impl StoredVbLora {
     /// # Errors
     /// The file cannot be read, is not a safetensors file, lacks a part, or holds values that do not fit its settings.
     pub fn load(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|cause| Error::Io {
-            path: path.to_owned(),
-            cause,
+        let file = TensorFile::read(path)?;
+        let settings = file.metadata(SETTINGS).ok_or_else(|| {
+            file.error(format!(
+                "no metadata entry {SETTINGS:?}: not a stored VB-LoRA adapter"
+            ))
         })?;
-        Self::parse(&bytes).map_err(|reason| Error::Format {
-            path: path.to_owned(),
-            reason,
-        })
-    }
-
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let text = |e: &dyn ToString| e.to_string();
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| text(&e))?;
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| text(&e))?;
-        let settings = header.metadata().as_ref().and_then(|m| m.get(SETTINGS));
-        let settings = settings.ok_or_else(|| {
-            format!("no metadata entry {SETTINGS:?}: not a stored VB-LoRA adapter")
-        })?;
-        let found: ValidVbLora =
-            serde_json::from_str(settings).map_err(|e| format!("metadata {SETTINGS:?}: {e}"))?;
+        let found: ValidVbLora = serde_json::from_str(settings)
+            .map_err(|e| file.error(format!("metadata {SETTINGS:?}: {e}")))?;
         // The file's word is not enough: the settings are checked like anybody's.
-        let settings = found.config().check(found.plan()).map_err(|e| text(&e))?;
-        let tensor = |name: &str| {
-            tensors
-                .tensor(name)
-                .map_err(|e| format!("tensor {name:?}: {e}"))
-        };
-        let bank = read_floats("bank", tensor("bank")?)?;
-        let weights = read_floats("weights", tensor("weights")?)?;
+        let settings = found
+            .config()
+            .check(found.plan())
+            .map_err(|e| file.error(e.to_string()))?;
         let codes = Codes {
             topk: settings.config().topk,
-            indices: read_indices(tensor("indices")?)?,
-            weights,
+            indices: file.integers("indices")?,
+            weights: file.floats("weights")?,
         };
-        Self::new(settings, bank, codes).map_err(|e| text(&e))
+        Self::new(settings, file.floats("bank")?, codes).map_err(|e| file.error(e.to_string()))
     }
-}
-
-/// A tensor ready to be written: dtype, shape, little-endian bytes.
-struct Stored(Dtype, Vec<usize>, Vec<u8>);
-
-impl View for Stored {
-    fn dtype(&self) -> Dtype {
-        self.0
-    }
-
-    fn shape(&self) -> &[usize] {
-        &self.1
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(&self.2)
-    }
-
-    fn data_len(&self) -> usize {
-        self.2.len()
-    }
-}
-
-fn read_floats(name: &str, view: safetensors::tensor::TensorView<'_>) -> Result<Vec<f32>, String> {
-    if view.dtype() != Dtype::F32 {
-        return Err(format!(
-            "tensor {name:?}: expected F32, found {:?}",
-            view.dtype()
-        ));
-    }
-    let word = |c: &[u8]| f32::from_le_bytes(c.try_into().expect("chunks of 4"));
-    Ok(view.data().chunks_exact(4).map(word).collect())
-}
-
-fn read_indices(view: safetensors::tensor::TensorView<'_>) -> Result<Vec<u32>, String> {
-    let width = match view.dtype() {
-        Dtype::U8 => 1,
-        Dtype::U16 => 2,
-        Dtype::U32 => 4,
-        other => {
-            return Err(format!(
-                "tensor \"indices\": expected U8, U16 or U32, found {other:?}"
-            ));
-        }
-    };
-    let word = |c: &[u8]| {
-        let mut word = [0; 4];
-        word[..width].copy_from_slice(c);
-        u32::from_le_bytes(word)
-    };
-    Ok(view.data().chunks_exact(width).map(word).collect())
 }

@@ -3,11 +3,12 @@
 use half::{bf16, f16};
 use safetensors::Dtype;
 
-/// Little-endian values of a tensor as f32. The error is the cause alone.
+/// Little-endian values of a tensor as f32.
 ///
-/// A value that is not finite (or an f64 too large for f32) is an error: a frozen weight with it would turn
-/// every output into NaN, far from the cause.
-pub(super) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
+/// # Errors
+/// The cause alone. A value that is not finite (or an f64 too large for f32) is an error: a weight with it would turn every output into
+/// NaN, far from the cause.
+pub fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
     let values: Vec<f32> = match dtype {
         Dtype::F32 => map(bytes, f32::from_le_bytes),
         Dtype::F16 => map(bytes, |value| f16::from_le_bytes(value).to_f32()),
@@ -25,7 +26,32 @@ pub(super) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
     }
 }
 
-fn map<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+/// Little-endian integers of a tensor, none negative, as u32: the types in which top-k indices are found.
+///
+/// # Errors
+/// The cause alone: another type, a negative value, a value beyond u32.
+pub(super) fn to_u32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<u32>, String> {
+    let values: Vec<i64> = match dtype {
+        Dtype::U8 => map(bytes, |value| i64::from(u8::from_le_bytes(value))),
+        Dtype::I8 => map(bytes, |value| i64::from(i8::from_le_bytes(value))),
+        Dtype::U16 => map(bytes, |value| i64::from(u16::from_le_bytes(value))),
+        Dtype::I16 => map(bytes, |value| i64::from(i16::from_le_bytes(value))),
+        Dtype::U32 => map(bytes, |value| i64::from(u32::from_le_bytes(value))),
+        Dtype::I32 => map(bytes, |value| i64::from(i32::from_le_bytes(value))),
+        Dtype::I64 => map(bytes, i64::from_le_bytes),
+        other => {
+            return Err(format!(
+                "type {other} cannot be an index here; expected U8 to U32 or I8 to I64"
+            ));
+        }
+    };
+    values
+        .into_iter()
+        .map(|value| u32::try_from(value).map_err(|_| format!("{value} is no index")))
+        .collect()
+}
+
+fn map<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|&chunk| value(chunk)).collect()
 }

@@ -13,14 +13,27 @@ use serde::Deserialize;
 const LENGTH_BYTES: usize = 8;
 /// The limit of the reference implementation; a real header has about 100 bytes per tensor.
 const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// The one key that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// Where one tensor lies in its file.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Entry {
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
+pub struct Entry {
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<usize>,
     /// Byte range in the whole file.
-    pub(super) bytes: Range<usize>,
+    pub bytes: Range<usize>,
+}
+
+/// What a safetensors file says of itself.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Header {
+    /// Its tensors by name; at least one.
+    pub tensors: BTreeMap<String, Entry>,
+    /// The free text beside them.
+    pub metadata: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -30,21 +43,39 @@ struct Described {
     data_offsets: (usize, usize),
 }
 
-/// All tensors of a file. The error is the cause alone; the caller knows the file's name.
-pub(super) fn parse(file: &[u8]) -> Result<BTreeMap<String, Entry>, String> {
-    let header = header_text(file)?;
-    let data_start = LENGTH_BYTES + header.len();
-    let described = described_tensors(header)?;
-    let entries = described
-        .into_iter()
-        .map(|(name, tensor)| {
-            let entry = place(tensor, data_start, file.len())
+impl Header {
+    /// Reads the header of a whole file and checks it against the file: every tensor lies inside, has the bytes that its shape needs, and
+    /// together they cover the data once.
+    ///
+    /// # Errors
+    /// The cause alone; the caller knows the file's name.
+    pub fn parse(file: &[u8]) -> Result<Self, String> {
+        let text = header_text(file)?;
+        let data_start = LENGTH_BYTES + text.len();
+        let mut fields: BTreeMap<String, serde_json::Value> =
+            serde_json::from_slice(text).map_err(|error| format!("header: {error}"))?;
+        let metadata = match fields.remove(METADATA) {
+            None => BTreeMap::new(),
+            Some(value) => serde_json::from_value(value)
+                .map_err(|error| format!("header, {METADATA}: {error}"))?,
+        };
+        if fields.is_empty() {
+            return Err("it holds no tensors".to_owned());
+        }
+        let placed = |(name, value): (String, serde_json::Value)| {
+            let entry = Described::deserialize(value)
+                .map_err(|error| error.to_string())
+                .and_then(|tensor| place(tensor, data_start, file.len()))
                 .map_err(|problem| format!("tensor {name:?}: {problem}"))?;
             Ok((name, entry))
-        })
-        .collect::<Result<BTreeMap<_, _>, String>>()?;
-    check_cover(&entries, data_start, file.len())?;
-    Ok(entries)
+        };
+        let tensors = fields
+            .into_iter()
+            .map(placed)
+            .collect::<Result<BTreeMap<_, _>, String>>()?;
+        check_cover(&tensors, data_start, file.len())?;
+        Ok(Self { tensors, metadata })
+    }
 }
 
 fn header_text(file: &[u8]) -> Result<&[u8], String> {
@@ -66,22 +97,6 @@ fn header_text(file: &[u8]) -> Result<&[u8], String> {
             rest.len()
         )
     })
-}
-
-fn described_tensors(header: &[u8]) -> Result<BTreeMap<String, Described>, String> {
-    let mut fields: BTreeMap<String, serde_json::Value> =
-        serde_json::from_slice(header).map_err(|error| format!("header: {error}"))?;
-    fields.remove("__metadata__");
-    if fields.is_empty() {
-        return Err("it holds no tensors".to_owned());
-    }
-    fields
-        .into_iter()
-        .map(|(name, value)| match Described::deserialize(value) {
-            Ok(described) => Ok((name, described)),
-            Err(error) => Err(format!("tensor {name:?}: {error}")),
-        })
-        .collect()
 }
 
 /// Checks one tensor's offsets against its shape and the end of the file.
@@ -159,13 +174,13 @@ mod tests {
     }
 
     fn problem(header: &str, data: usize) -> String {
-        parse(&file(header, data)).unwrap_err()
+        Header::parse(&file(header, data)).unwrap_err()
     }
 
     #[test]
     fn a_good_header_gives_ranges_in_the_file() {
         let header = r#"{"__metadata__":{"format":"pt"},"b":{"dtype":"F16","shape":[3],"data_offsets":[8,14]},"a":{"dtype":"F32","shape":[2,1],"data_offsets":[0,8]}}"#;
-        let entries = parse(&file(header, 14)).unwrap();
+        let entries = Header::parse(&file(header, 14)).unwrap().tensors;
         let start = 8 + header.len();
         assert_eq!(entries["a"].bytes, start..start + 8);
         assert_eq!(entries["b"].bytes, start + 8..start + 14);
@@ -174,12 +189,16 @@ mod tests {
 
     #[test]
     fn truncated_or_overlong_headers_are_named() {
-        assert!(parse(b"").unwrap_err().contains("it has 0 bytes"));
-        assert!(parse(b"abc").unwrap_err().contains("it has 3 bytes"));
+        assert!(Header::parse(b"").unwrap_err().contains("it has 0 bytes"));
+        assert!(
+            Header::parse(b"abc")
+                .unwrap_err()
+                .contains("it has 3 bytes")
+        );
         let short = [100u64.to_le_bytes().as_slice(), b"{}"].concat();
-        let error = parse(&short).unwrap_err();
+        let error = Header::parse(&short).unwrap_err();
         assert!(error.contains("header length 100") && error.contains("only 2 bytes"));
-        let error = parse(&u64::MAX.to_le_bytes()).unwrap_err();
+        let error = Header::parse(&u64::MAX.to_le_bytes()).unwrap_err();
         assert!(error.contains("over the limit"), "{error}");
     }
 
@@ -197,7 +216,7 @@ mod tests {
         ] {
             assert!(problem(wrong, 4).contains("tensor \"w\""), "{wrong}");
         }
-        assert!(parse(&[&4u64.to_le_bytes()[..], &[0xff; 4]].concat()).is_err());
+        assert!(Header::parse(&[&4u64.to_le_bytes()[..], &[0xff; 4]].concat()).is_err());
     }
 
     #[test]

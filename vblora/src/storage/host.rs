@@ -1,0 +1,205 @@
+//! A trained adapter in host memory, bound to no backend: what files are read into and written from.
+
+use burn::{module::Param, tensor::Tensor};
+
+use super::{Codes, StoredVbLora};
+use crate::{
+    Adapter, AnyAdapter, Error, Factors, Lora, LoraConfig, Result, SitePlan, ValidLora,
+    ValidVbLora, VbLora, admixture::host, backend::VbLoraBackend,
+};
+
+/// An adapter's values and settings, in one of the forms that files have.
+#[derive(Debug, Clone, PartialEq)]
+pub enum HostAdapter {
+    /// VB-LoRA with all logits: can be trained further.
+    VbLora(HostVbLora),
+    /// VB-LoRA's bank and codes: for inference, merging and export.
+    TopK(StoredVbLora),
+    /// LoRA.
+    Lora(HostLora),
+}
+
+/// VB-LoRA with all its logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostVbLora {
+    settings: ValidVbLora,
+    bank: Vec<f32>,
+    logits: Vec<f32>,
+}
+
+/// LoRA's factors.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostLora {
+    settings: ValidLora,
+    a: Vec<Vec<f32>>,
+    b: Vec<Vec<f32>>,
+}
+
+impl HostVbLora {
+    /// # Shapes
+    /// - bank: `[h, b]`, logits: `[S, h]`, in the order of [`ValidVbLora::load`]
+    ///
+    /// # Errors
+    /// A wrong number of values, or one that is not finite.
+    pub fn new(settings: ValidVbLora, bank: Vec<f32>, logits: Vec<f32>) -> Result<Self> {
+        settings.check_values(&bank, &logits)?;
+        Ok(Self {
+            settings,
+            bank,
+            logits,
+        })
+    }
+
+    /// The settings and sites.
+    pub fn settings(&self) -> &ValidVbLora {
+        &self.settings
+    }
+
+    /// The bank, `[h, b]` row-major.
+    pub fn bank(&self) -> &[f32] {
+        &self.bank
+    }
+
+    /// The logits, `[S, h]` row-major.
+    pub fn logits(&self) -> &[f32] {
+        &self.logits
+    }
+
+    /// The bank and the codes of the logits (paper 3.4).
+    pub fn store(&self) -> StoredVbLora {
+        let config = self.settings.config();
+        let codes = Codes::from_logits(&self.logits, config.bank, config.topk);
+        StoredVbLora::new(self.settings.clone(), self.bank.clone(), codes)
+            .expect("codes of finite logits fit their settings")
+    }
+}
+
+impl HostLora {
+    /// # Shapes
+    /// - a: per site `[r, d_in]`, b: per site `[r, d_out]`, row-major
+    ///
+    /// # Errors
+    /// A wrong number of values, or one that is not finite.
+    pub fn new(settings: ValidLora, a: Vec<Vec<f32>>, b: Vec<Vec<f32>>) -> Result<Self> {
+        settings.check_values(&a, &b)?;
+        Ok(Self { settings, a, b })
+    }
+
+    /// The settings and sites.
+    pub fn settings(&self) -> &ValidLora {
+        &self.settings
+    }
+
+    /// Per site `[r, d_in]`, row-major.
+    pub fn a(&self) -> &[Vec<f32>] {
+        &self.a
+    }
+
+    /// Per site `[r, d_out]`, row-major.
+    pub fn b(&self) -> &[Vec<f32>] {
+        &self.b
+    }
+}
+
+impl HostAdapter {
+    /// An adapter's present values.
+    ///
+    /// # Errors
+    /// A value is not finite.
+    pub fn read<B: VbLoraBackend>(adapter: &AnyAdapter<B>) -> Result<Self> {
+        match adapter {
+            AnyAdapter::VbLora(adapter) => Self::read_vblora(adapter),
+            AnyAdapter::Lora(adapter) => Self::read_lora(adapter),
+        }
+    }
+
+    fn read_vblora<B: VbLoraBackend>(adapter: &VbLora<B>) -> Result<Self> {
+        HostVbLora::new(
+            adapter.settings().clone(),
+            host(adapter.bank.val()),
+            host(adapter.logits.val()),
+        )
+        .map(Self::VbLora)
+    }
+
+    fn read_lora<B: VbLoraBackend>(adapter: &Lora<B>) -> Result<Self> {
+        let values =
+            |parameters: &[Param<Tensor<B, 2>>]| parameters.iter().map(|p| host(p.val())).collect();
+        HostLora::new(
+            adapter.settings().clone(),
+            values(&adapter.a),
+            values(&adapter.b),
+        )
+        .map(Self::Lora)
+    }
+
+    /// The adapted sites.
+    pub fn plan(&self) -> &SitePlan {
+        match self {
+            Self::VbLora(adapter) => adapter.settings.plan(),
+            Self::TopK(adapter) => adapter.settings().plan(),
+            Self::Lora(adapter) => adapter.settings.plan(),
+        }
+    }
+
+    /// The adapter as a module whose parameters can be trained.
+    ///
+    /// # Errors
+    /// Only codes are left: the logits that training moves are gone.
+    pub fn trainable<B: VbLoraBackend>(&self, device: &B::Device) -> Result<AnyAdapter<B>> {
+        match self {
+            Self::VbLora(HostVbLora {
+                settings,
+                bank,
+                logits,
+            }) => settings
+                .load(bank.clone(), logits.clone(), device)
+                .map(AnyAdapter::VbLora),
+            Self::TopK(_) => Err(Error::CodesOnly),
+            Self::Lora(HostLora { settings, a, b }) => {
+                settings.load(a, b, device).map(AnyAdapter::Lora)
+            }
+        }
+    }
+
+    /// The factors of all sites, for inference and merging.
+    pub fn factors<B: VbLoraBackend>(&self, device: &B::Device) -> Factors<B> {
+        match self {
+            Self::TopK(adapter) => adapter.factors(device),
+            _ => self
+                .trainable::<B>(device)
+                .expect("values were checked when they came in")
+                .factors(),
+        }
+    }
+
+    /// The bank and the codes; `None` for LoRA, which has none.
+    pub fn store(&self) -> Option<StoredVbLora> {
+        match self {
+            Self::VbLora(adapter) => Some(adapter.store()),
+            Self::TopK(adapter) => Some(adapter.clone()),
+            Self::Lora(_) => None,
+        }
+    }
+
+    /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, LoRA as it is.
+    pub fn to_lora(&self) -> HostLora {
+        let Some(stored) = self.store() else {
+            let Self::Lora(adapter) = self else {
+                unreachable!("only LoRA has no codes")
+            };
+            return adapter.clone();
+        };
+        let rank = stored.settings().config().rank;
+        let config = LoraConfig {
+            rank,
+            alpha: rank as f64,
+            dropout: 0.0,
+        };
+        let settings = config
+            .check(stored.settings().plan())
+            .expect("a rank of at least one");
+        let (a, b) = stored.host_factors().into_iter().unzip();
+        HostLora { settings, a, b }
+    }
+}

@@ -1,0 +1,91 @@
+//! Hugging Face PEFT's adapter directories, `adapter_config.json` and `adapter_model.safetensors`, both ways.
+//!
+//! | method | tensors per module, under `base_model.model.MODULE.` | dtype and shape |
+//! | --- | --- | --- |
+//! | VB-LoRA, all logits | `vblora_logits_A`, `vblora_logits_B` | f32 `[r, d_in / b, h]`, `[d_out / b, r, h]` |
+//! | VB-LoRA, codes only | the same names and `_topk_indices`; and `_topk_weights` | u8, i16 or i32, last dimension k; f32, last dimension k - 1 |
+//! | LoRA | `lora_A.weight`, `lora_B.weight` | f32 `[r, d_in]`, `[d_out, r]` |
+//!
+//! Beside them stand the bank, `base_model.vblora_vector_bank` `[h, b]`, and the tensors of `modules_to_save`. Unlike PEFT, reading believes the
+//! tensors, not the flag `save_only_topk_weights`, and refuses what does not fit: see [`PeftDirectory`].
+
+mod config;
+mod read;
+mod write;
+
+pub use config::PeftConfig;
+pub use read::PeftDirectory;
+
+use super::{HostAdapter, HostTensor};
+
+const CONFIG: &str = "adapter_config.json";
+const TENSORS: &str = "adapter_model.safetensors";
+/// In front of every tensor of the model.
+const ROOT: &str = "base_model.model.";
+const BANK: &str = "base_model.vblora_vector_bank";
+
+/// The parts of a module's adapter in each form, down factor first.
+const FULL: &[&str] = &["vblora_logits_A", "vblora_logits_B"];
+const TOPK: &[&str] = &[
+    "vblora_logits_A_topk_indices",
+    "vblora_logits_B_topk_indices",
+    "vblora_logits_A_topk_weights",
+    "vblora_logits_B_topk_weights",
+];
+const LORA: &[&str] = &["lora_A.weight", "lora_B.weight"];
+
+/// An adapter as a PEFT directory holds it, bound to a model's sites.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PeftAdapter {
+    /// The adapter.
+    pub adapter: HostAdapter,
+    /// What stands in front of the sites' names in the model that PEFT wraps, such as `roberta.`.
+    pub prefix: String,
+    /// The names that `modules_to_save` lists.
+    pub modules_to_save: Vec<String>,
+    /// The tensors of modules trained in full by their names in that model, such as `classifier.dense.weight`, shaped as torch stores them.
+    pub saved: Vec<(String, HostTensor)>,
+    /// PEFT's task type, such as `SEQ_CLS`.
+    pub task_type: Option<String>,
+    /// The base's hub id or directory, as far as it is recorded.
+    pub base_model: Option<String>,
+    /// Whether the base stores its weights `[d_in, d_out]`, as GPT-2 does.
+    pub fan_in_fan_out: bool,
+}
+
+impl PeftAdapter {
+    /// An adapter alone, on a model whose modules are named as the sites are.
+    pub fn new(adapter: HostAdapter) -> Self {
+        Self {
+            adapter,
+            prefix: String::new(),
+            modules_to_save: Vec::new(),
+            saved: Vec::new(),
+            task_type: None,
+            base_model: None,
+            fan_in_fan_out: false,
+        }
+    }
+}
+
+/// `[outer, inner, width]` as `[inner, outer, width]`: between PEFT's B, whose tiles come first, and this library's factors, whose rank does.
+fn swap<T: Copy>(values: &[T], [outer, inner, width]: [usize; 3]) -> Vec<T> {
+    (0..inner)
+        .flat_map(|i| (0..outer).map(move |o| (o * inner + i) * width))
+        .flat_map(|start| values[start..start + width].iter().copied())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swapping_twice_changes_nothing() {
+        let values: Vec<u32> = (0..24).collect();
+        let swapped = swap(&values, [2, 3, 4]);
+        assert_eq!(swapped[..8], [0, 1, 2, 3, 12, 13, 14, 15]);
+        assert_eq!(swap(&swapped, [3, 2, 4]), values);
+        assert!(swap::<u32>(&[], [2, 3, 0]).is_empty());
+    }
+}

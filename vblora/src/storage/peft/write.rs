@@ -1,0 +1,172 @@
+//! Writing a directory that PEFT loads.
+
+use std::path::Path;
+
+use safetensors::Dtype;
+
+use super::{BANK, CONFIG, FULL, LORA, PeftAdapter, ROOT, TENSORS, TOPK, config, swap};
+use crate::{
+    Error, Result, SitePlan,
+    storage::{
+        HostAdapter, HostLora, HostVbLora, StoredVbLora,
+        tensors::{StoredTensor, write_tensors},
+        write_atomically,
+    },
+};
+
+type Named = Vec<(String, StoredTensor)>;
+
+impl PeftAdapter {
+    /// Writes `adapter_config.json` and `adapter_model.safetensors` into `dir`, which is made if absent.
+    ///
+    /// A directory without its configuration is no adapter: an older one is removed first and the new one written last, so that the two
+    /// never come from different adapters.
+    ///
+    /// # Errors
+    /// The operating system refuses; two tensors have one name.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let (config, tensors) = (dir.join(CONFIG), dir.join(TENSORS));
+        let stored = self.tensors();
+        let mut names: Vec<_> = stored.iter().map(|(name, _)| name).collect();
+        names.sort();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::Format {
+                path: tensors,
+                reason: format!("tensor {:?} is given twice", twice[0]),
+            });
+        }
+        match std::fs::remove_file(&config) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::Io {
+                    path: config,
+                    cause,
+                });
+            }
+            _ => {}
+        }
+        write_tensors(&tensors, &stored, ("format", "pt"))?;
+        let text =
+            serde_json::to_string_pretty(&config::to_json(self)).map_err(|e| Error::Format {
+                path: config.clone(),
+                reason: e.to_string(),
+            })?;
+        write_atomically(&config, text.as_bytes())
+    }
+
+    fn tensors(&self) -> Named {
+        let mut tensors = match &self.adapter {
+            HostAdapter::VbLora(adapter) => self.full(adapter),
+            HostAdapter::TopK(adapter) => self.topk(adapter),
+            HostAdapter::Lora(adapter) => self.lora(adapter),
+        };
+        tensors.extend(self.saved.iter().map(|(name, saved)| {
+            (
+                format!("{ROOT}{name}"),
+                StoredTensor::floats(&saved.shape, &saved.values),
+            )
+        }));
+        tensors
+    }
+
+    fn name(&self, site: &str, part: &str) -> String {
+        format!("{ROOT}{}{site}.{part}", self.prefix)
+    }
+
+    fn full(&self, adapter: &HostVbLora) -> Named {
+        let config = adapter.settings().config();
+        let shape = [config.rank, config.vector_length, config.bank];
+        let plan = adapter.settings().plan();
+        let logits = StoredTensor::floats;
+        let mut tensors = self.slab(plan, adapter.logits(), [FULL[0], FULL[1]], shape, logits);
+        tensors.push(bank(adapter.bank(), config.bank, config.vector_length));
+        tensors
+    }
+
+    fn topk(&self, adapter: &StoredVbLora) -> Named {
+        let config = adapter.settings().config();
+        let (rank, b, k) = (config.rank, config.vector_length, config.topk);
+        let (plan, codes) = (adapter.settings().plan(), adapter.codes());
+        // PEFT's rule; its h = 256 takes two bytes.
+        let index = match config.bank {
+            0..=255 => Dtype::U8,
+            256..=32_767 => Dtype::I16,
+            _ => Dtype::I32,
+        };
+        let indices =
+            |shape: &[usize], values: &[u32]| StoredTensor::integers(index, shape, values);
+        let weights = StoredTensor::floats;
+        let mut tensors = self.slab(
+            plan,
+            &codes.indices,
+            [TOPK[0], TOPK[1]],
+            [rank, b, k],
+            indices,
+        );
+        tensors.extend(self.slab(
+            plan,
+            &codes.weights,
+            [TOPK[2], TOPK[3]],
+            [rank, b, k - 1],
+            weights,
+        ));
+        tensors.push(bank(adapter.bank(), config.bank, b));
+        tensors
+    }
+
+    fn lora(&self, adapter: &HostLora) -> Named {
+        let rank = adapter.settings().config().rank;
+        let sites = adapter.settings().plan().sites().iter();
+        let factors = adapter.a().iter().zip(adapter.b());
+        sites
+            .zip(factors)
+            .flat_map(|(site, (a, b))| {
+                [
+                    (
+                        self.name(&site.name, LORA[0]),
+                        StoredTensor::floats(&[rank, site.d_in], a),
+                    ),
+                    (
+                        self.name(&site.name, LORA[1]),
+                        StoredTensor::floats(&[site.d_out, rank], &swap(b, [rank, site.d_out, 1])),
+                    ),
+                ]
+            })
+            .collect()
+    }
+
+    /// The rows of a slab as PEFT's tensors, two per site.
+    fn slab<T: Copy>(
+        &self,
+        plan: &SitePlan,
+        values: &[T],
+        [down, up]: [&str; 2],
+        [rank, b, width]: [usize; 3],
+        store: impl Fn(&[usize], &[T]) -> StoredTensor,
+    ) -> Named {
+        let mut rest = values;
+        let mut take = |tiles: usize| {
+            let (taken, left) = rest.split_at(rank * tiles * width);
+            rest = left;
+            taken
+        };
+        let mut tensors = Vec::new();
+        for site in plan.sites() {
+            let tiles = [site.d_in / b, site.d_out / b];
+            let rows = take(tiles[0]);
+            tensors.push((
+                self.name(&site.name, down),
+                store(&[rank, tiles[0], width], rows),
+            ));
+            let rows = swap(take(tiles[1]), [rank, tiles[1], width]);
+            tensors.push((
+                self.name(&site.name, up),
+                store(&[tiles[1], rank, width], &rows),
+            ));
+        }
+        tensors
+    }
+}
+
+fn bank(values: &[f32], h: usize, b: usize) -> (String, StoredTensor) {
+    (BANK.to_owned(), StoredTensor::floats(&[h, b], values))
+}

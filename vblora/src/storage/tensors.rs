@@ -1,0 +1,194 @@
+//! Small safetensors files as a whole: read with every value checked, written all or nothing.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+use safetensors::{Dtype, View};
+
+use super::{
+    convert::{to_f32, to_u32},
+    header::{Entry, Header},
+    write_atomically,
+};
+use crate::{Error, Result};
+
+/// Larger files are refused before they are read. PEFT's largest with all logits (Llama-2-13B, h = 2,048, all linear maps) has 0.5 GB.
+pub const MAX_FILE_BYTES: u64 = 4 << 30;
+
+/// A tensor in host memory.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HostTensor {
+    /// Its shape; empty for a scalar.
+    pub shape: Vec<usize>,
+    /// Its values in row-major order, as many as the product of `shape`.
+    pub values: Vec<f32>,
+}
+
+/// A safetensors file in memory.
+#[derive(Debug)]
+pub struct TensorFile {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    header: Header,
+}
+
+impl TensorFile {
+    /// Reads a file and checks its header.
+    ///
+    /// # Errors
+    /// The file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not a safetensors file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let io = |cause| Error::Io {
+            path: path.to_owned(),
+            cause,
+        };
+        let size = std::fs::metadata(path).map_err(io)?.len();
+        let format = |reason| Error::Format {
+            path: path.to_owned(),
+            reason,
+        };
+        if size > MAX_FILE_BYTES {
+            return Err(format(format!(
+                "{size} bytes, over the limit of {MAX_FILE_BYTES} for an adapter"
+            )));
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        let header = Header::parse(&bytes).map_err(format)?;
+        Ok(Self {
+            path: path.to_owned(),
+            bytes,
+            header,
+        })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of its tensors, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.header.tensors.keys().map(String::as_str)
+    }
+
+    /// A text beside the tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.header.metadata.get(key).map(String::as_str)
+    }
+
+    /// The shape of a tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.header
+            .tensors
+            .get(name)
+            .map(|entry| entry.shape.as_slice())
+    }
+
+    /// The element type of a tensor.
+    pub fn dtype(&self, name: &str) -> Option<Dtype> {
+        self.header.tensors.get(name).map(|entry| entry.dtype)
+    }
+
+    /// A tensor of floats, widened to f32.
+    ///
+    /// # Errors
+    /// There is none of this name, it is of another type, or a value is not finite.
+    pub fn floats(&self, name: &str) -> Result<Vec<f32>> {
+        self.convert(name, to_f32)
+    }
+
+    /// A tensor of integers that are not negative.
+    ///
+    /// # Errors
+    /// There is none of this name, it is of another type, or a value is negative or beyond u32.
+    pub fn integers(&self, name: &str) -> Result<Vec<u32>> {
+        self.convert(name, to_u32)
+    }
+
+    fn convert<T>(
+        &self,
+        name: &str,
+        read: impl Fn(Dtype, &[u8]) -> Result<Vec<T>, String>,
+    ) -> Result<Vec<T>> {
+        let Some(Entry { dtype, bytes, .. }) = self.header.tensors.get(name) else {
+            return Err(self.error(format!("no tensor {name:?}")));
+        };
+        read(*dtype, &self.bytes[bytes.clone()])
+            .map_err(|problem| self.error(format!("tensor {name:?}: {problem}")))
+    }
+
+    /// Something wrong with this file.
+    pub(super) fn error(&self, reason: impl Into<String>) -> Error {
+        Error::Format {
+            path: self.path.clone(),
+            reason: reason.into(),
+        }
+    }
+}
+
+/// A tensor as it will be stored.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StoredTensor {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl StoredTensor {
+    pub(super) fn floats(shape: &[usize], values: &[f32]) -> Self {
+        Self {
+            dtype: Dtype::F32,
+            shape: shape.into(),
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    /// Integers that fit the type, which is one of U8, I16, U16, I32, U32.
+    pub(super) fn integers(dtype: Dtype, shape: &[usize], values: &[u32]) -> Self {
+        let width = dtype.bitsize() / 8;
+        Self {
+            dtype,
+            shape: shape.into(),
+            bytes: values
+                .iter()
+                .flat_map(|v| v.to_le_bytes().into_iter().take(width))
+                .collect(),
+        }
+    }
+}
+
+impl View for &StoredTensor {
+    fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(&self.bytes)
+    }
+
+    fn data_len(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+/// Writes tensors and one metadata entry as a safetensors file, atomically.
+pub(super) fn write_tensors(
+    path: &Path,
+    tensors: &[(String, StoredTensor)],
+    metadata: (&str, &str),
+) -> Result<()> {
+    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| Error::Format {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })?;
+    write_atomically(path, &bytes)
+}

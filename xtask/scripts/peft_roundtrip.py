@@ -1,0 +1,81 @@
+"""The Python half of `cargo xtask peft-roundtrip`: PEFT writes adapters for this library to read, and reads what it wrote.
+
+    peft_roundtrip.py make DIR    a small random RoBERTa, adapters on it, and the logits they give
+    peft_roundtrip.py check DIR   loads every adapter under DIR/ours and compares its logits with those beside it
+
+Needs torch, transformers, peft and safetensors.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import peft
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+TARGETS = {"qv": ["query", "value"], "all": ALL}
+
+
+def base_model(directory):
+    model = transformers.RobertaForSequenceClassification.from_pretrained(directory / "base")
+    return model.eval()
+
+
+def configurations():
+    for targets, modules in TARGETS.items():
+        for topk, bank in [(1, 20), (2, 90), (3, 300)]:
+            yield f"vblora-{targets}-k{topk}-h{bank}", peft.VBLoRAConfig(
+                task_type="SEQ_CLS", r=4, num_vectors=bank, vector_length=16, topk=topk, target_modules=modules,
+                init_vector_bank_bound=0.5, init_logits_std=1.0, save_only_topk_weights=False,
+            )
+        yield f"lora-{targets}", peft.LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=8, target_modules=modules)
+
+
+def logits(model, directory):
+    with torch.no_grad():
+        return model(**load_file(directory / "inputs.safetensors")).logits.contiguous()
+
+
+def make(directory):
+    torch.manual_seed(7)
+    config = transformers.RobertaConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=40, type_vocab_size=1, num_labels=3, initializer_range=0.2,
+    )
+    transformers.RobertaForSequenceClassification(config).save_pretrained(directory / "base")
+    lengths = [12, 7, 3]
+    mask = torch.tensor([[int(i < n) for i in range(12)] for n in lengths])
+    ids = torch.randint(5, 100, (3, 12)) * mask + (1 - mask)
+    save_file({"input_ids": ids, "attention_mask": mask}, directory / "inputs.safetensors")
+    for name, settings in configurations():
+        model = peft.get_peft_model(base_model(directory), settings).eval()
+        with torch.no_grad():
+            for parameter_name, parameter in model.named_parameters():
+                if "lora_B" in parameter_name:
+                    parameter.normal_(0, 0.3)
+        forms = [("full", False), ("topk", True)] if name.startswith("vblora") else [("full", None)]
+        for form, topk_only in forms:
+            if topk_only is not None:
+                model.peft_config["default"].save_only_topk_weights = topk_only
+            target = directory / "theirs" / f"{name}-{form}"
+            model.save_pretrained(target)
+            save_file({"logits": logits(model, directory)}, target / "logits.safetensors")
+
+
+def check(directory):
+    rows = []
+    for adapter in sorted((directory / "ours").iterdir()):
+        model = peft.PeftModel.from_pretrained(base_model(directory), adapter).eval()
+        expected = load_file(adapter / "logits.safetensors")["logits"]
+        difference = (logits(model, directory) - expected).abs().max().item()
+        rows.append({"adapter": adapter.name, "difference": difference})
+    versions = {"peft": peft.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
+    (directory / "report.json").write_text(json.dumps({"versions": versions, "rows": rows}))
+
+
+if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    {"make": make, "check": check}[sys.argv[1]](Path(sys.argv[2]))

@@ -1,0 +1,219 @@
+//! `cargo xtask peft-roundtrip`: adapters that PEFT wrote, read here; adapters written here, read by PEFT; the same logits both ways.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde::Deserialize;
+use vblora::{
+    Factors,
+    backend::{BackendJob, BackendKind, VbLoraBackend},
+    storage::{
+        HostAdapter, HostTensor, TensorFile,
+        peft::{PeftAdapter, PeftDirectory},
+        write_atomically,
+    },
+};
+use vblora_models::{
+    ClassificationHead, EncoderInput, ModelFiles, PaddedBatch, Roberta, SaveDtype, host_tensor,
+    save_safetensors,
+};
+
+const SCRIPT: &str = include_str!("../scripts/peft_roundtrip.py");
+
+/// The largest difference of a logit that is rounding.
+const TOLERANCE: f64 = 1e-4;
+
+/// Compares with Hugging Face PEFT, both ways: what it writes gives the same logits here, and the other way round.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A Python interpreter with torch, transformers and peft (pip install torch transformers peft).
+    #[arg(long)]
+    python: PathBuf,
+    /// A folder for models and adapters; what is in it is replaced.
+    #[arg(long, default_value = "target/peft-roundtrip")]
+    out: PathBuf,
+    #[arg(long, default_value = "flex")]
+    backend: BackendKind,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let out = &arguments.out;
+    if out.exists() {
+        std::fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
+    }
+    let script = out.join("peft_roundtrip.py");
+    write_atomically(&script, SCRIPT.as_bytes())?;
+    let python = |verb: &str| -> Result<()> {
+        let status = Command::new(&arguments.python)
+            .args([script.as_os_str(), verb.as_ref(), out.as_os_str()])
+            .env("HF_HUB_OFFLINE", "1")
+            .status()
+            .with_context(|| format!("cannot run {}", arguments.python.display()))?;
+        ensure!(
+            status.success(),
+            "{} {} {verb} failed ({status}); it needs torch, transformers and peft",
+            arguments.python.display(),
+            script.display()
+        );
+        Ok(())
+    };
+    python("make")?;
+    let read = arguments.backend.dispatch(0, Ours { dir: out })??;
+    python("check")?;
+    let report = out.join("report.json");
+    let report: Report = serde_json::from_slice(&std::fs::read(&report)?)
+        .with_context(|| report.display().to_string())?;
+    let versions: Vec<_> = report
+        .versions
+        .iter()
+        .map(|(name, version)| format!("{name} {version}"))
+        .collect();
+    println!("{}", versions.join(", "));
+    let written = report
+        .rows
+        .into_iter()
+        .map(|row| (row.adapter, row.difference));
+    let mut wrong = 0;
+    for (direction, rows) in [
+        ("written by PEFT, read here", read),
+        ("written here, read by PEFT", written.collect()),
+    ] {
+        println!("\n{direction}: largest difference of a logit");
+        ensure!(!rows.is_empty(), "{direction}: nothing was compared");
+        for (adapter, difference) in rows {
+            let is_right = difference <= TOLERANCE;
+            wrong += usize::from(!is_right);
+            let mark = if is_right { "" } else { "  WRONG" };
+            println!("  {adapter:<32} {difference:.1e}{mark}");
+        }
+    }
+    if wrong > 0 {
+        bail!("{wrong} adapters give other logits (tolerance {TOLERANCE:e})");
+    }
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Report {
+    versions: BTreeMap<String, String>,
+    rows: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    adapter: String,
+    difference: f64,
+}
+
+/// Reads every adapter under `theirs`, and writes each under `ours` in every form it has, beside the logits it gives here.
+struct Ours<'a> {
+    dir: &'a Path,
+}
+
+impl BackendJob for Ours<'_> {
+    type Output = Result<Vec<(String, f64)>>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
+        let model = Model::<B>::open(self.dir, device)?;
+        let mut rows = Vec::new();
+        let mut theirs: Vec<_> = std::fs::read_dir(self.dir.join("theirs"))?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<_>>()?;
+        theirs.sort();
+        for path in theirs {
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            let found = PeftDirectory::open(&path)?.bind(&model.base.sites())?;
+            let expected = TensorFile::read(&path.join("logits.safetensors"))?.floats("logits")?;
+            let logits = model.logits(&found)?;
+            rows.push((name.clone(), difference(&logits.values, &expected)));
+            for (form, adapter) in forms(&found.adapter) {
+                let adapter = PeftAdapter {
+                    adapter,
+                    ..found.clone()
+                };
+                let dir = self.dir.join("ours").join(format!("{name}-as-{form}"));
+                adapter.write(&dir)?;
+                let logits = model.logits(&adapter)?;
+                let logits = ("logits", &*logits.shape, &*logits.values);
+                save_safetensors(&dir.join("logits.safetensors"), &[logits], SaveDtype::F32)?;
+            }
+        }
+        Ok(rows)
+    }
+}
+
+/// The adapter as it is, and in every form that it can be turned into.
+fn forms(adapter: &HostAdapter) -> Vec<(&'static str, HostAdapter)> {
+    let as_lora = HostAdapter::Lora(adapter.to_lora());
+    match adapter {
+        HostAdapter::VbLora(full) => vec![
+            ("full", adapter.clone()),
+            ("topk", HostAdapter::TopK(full.store())),
+            ("lora", as_lora),
+        ],
+        HostAdapter::TopK(_) => vec![("topk", adapter.clone()), ("lora", as_lora)],
+        HostAdapter::Lora(_) => vec![("lora", as_lora)],
+    }
+}
+
+struct Model<B: VbLoraBackend> {
+    base: Roberta<B>,
+    batch: PaddedBatch,
+    device: B::Device,
+}
+
+impl<B: VbLoraBackend> Model<B> {
+    fn open(dir: &Path, device: B::Device) -> Result<Self> {
+        let (base, _) = Roberta::load(&ModelFiles::open(&dir.join("base"))?, &device)?;
+        let inputs = TensorFile::read(&dir.join("inputs.safetensors"))?;
+        let whole = |name: &str| -> Result<Vec<i64>> {
+            Ok(inputs.integers(name)?.into_iter().map(i64::from).collect())
+        };
+        let Some(&[rows, columns]) = inputs.shape("input_ids") else {
+            bail!("{}: input_ids is no matrix", inputs.path().display());
+        };
+        let batch = PaddedBatch {
+            ids: whole("input_ids")?,
+            type_ids: vec![0; rows * columns],
+            mask: whole("attention_mask")?,
+            rows,
+            columns,
+        };
+        Ok(Self {
+            base,
+            batch,
+            device,
+        })
+    }
+
+    fn logits(&self, adapter: &PeftAdapter) -> Result<HostTensor> {
+        let head =
+            ClassificationHead::from_tensors("the adapter", &adapter.saved, 0.0, &self.device)?;
+        let factors: Factors<B> = adapter.adapter.factors(&self.device);
+        let input = EncoderInput::new(&self.batch, self.base.config(), &self.device);
+        let hidden = self.base.forward(&input, &factors);
+        Ok(host_tensor(head.forward(hidden, None)))
+    }
+}
+
+fn difference(found: &[f32], expected: &[f32]) -> f64 {
+    if found.len() != expected.len() {
+        return f64::INFINITY;
+    }
+    let differences = found.iter().zip(expected).map(|(f, e)| (f - e).abs());
+    // One that is no number must not get lost in a maximum.
+    let largest = differences.fold(0.0_f32, |largest, difference| match difference.is_nan() {
+        true => f32::INFINITY,
+        false => largest.max(difference),
+    });
+    f64::from(largest)
+}
