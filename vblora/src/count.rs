@@ -53,6 +53,53 @@ pub fn index_bytes(h: usize) -> usize {
     }
 }
 
+/// In how many bits a value of a compact file is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Precision {
+    /// As it is.
+    #[default]
+    F32,
+    /// Half precision.
+    F16,
+    /// 8 bits; a bank has a scale for each vector.
+    Bits8,
+}
+
+impl Precision {
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 => 2,
+            Self::Bits8 => 1,
+        }
+    }
+}
+
+/// Bits of a packed index into a bank of `h` vectors: `ceil(log2 h)`, none for a single vector.
+pub fn index_bits(h: usize) -> usize {
+    h.max(1).next_power_of_two().trailing_zeros() as usize
+}
+
+/// Bytes of `n` packed numbers of `bits` bits.
+pub fn packed_bytes(n: usize, bits: usize) -> usize {
+    n.saturating_mul(bits).div_ceil(8)
+}
+
+/// Bytes of a bank `[h, b]` in a compact file, without the file's header.
+pub fn bank_bytes(h: usize, b: usize, precision: Precision) -> usize {
+    let scales = if precision == Precision::Bits8 {
+        4 * h
+    } else {
+        0
+    };
+    precision.bytes() * h * b + scales
+}
+
+/// Bytes of the codes of `s` sub-vectors in a compact file, without the file's header.
+pub fn codes_bytes(h: usize, s: usize, k: usize, weights: Precision) -> usize {
+    packed_bytes(s * k, index_bits(h)) + weights.bytes() * s * (k - 1)
+}
+
 /// VB-LoRA: a bank `[h, b]` and `s` sub-vectors of `k` indices and `k - 1` weights (paper, section 3.4).
 ///
 /// `stored = h b + s (k beta / 4 + k - 1)` with `beta` bytes per index.
@@ -167,6 +214,28 @@ mod tests {
             [1, 256, 257, 65_536, 65_537].map(index_bytes),
             [1, 1, 2, 2, 4]
         );
+    }
+
+    #[test]
+    fn packed_indices_take_no_more_bits_than_their_bank_needs() {
+        let banks = [1, 2, 3, 90, 128, 129, 256, 257, 2048, 65_537];
+        assert_eq!(banks.map(index_bits), [0, 1, 2, 7, 7, 8, 8, 9, 11, 17]);
+    }
+
+    /// What PEFT needs 109 kB and 2.53 MB for: RoBERTa-base, query and value, and the codes of Llama-2-7B, all linear maps.
+    #[test]
+    fn compact_files_are_a_fraction_of_pefts() {
+        use Precision::{Bits8, F16};
+        let (bank, codes) = (bank_bytes(90, 256, Bits8), codes_bytes(90, 576, 2, Bits8));
+        assert_eq!((bank, codes), (23_400, 1_584));
+        assert_eq!(
+            bank_bytes(90, 256, F16) + codes_bytes(90, 576, 2, F16),
+            48_240
+        );
+        let codes = codes_bytes(2048, 39_040, 2, Bits8);
+        assert_eq!(codes, 146_400);
+        assert_eq!(codes + bank_bytes(2048, 256, Bits8), 678_880);
+        assert_eq!(codes_bytes(2048, 39_040, 2, F16), 185_440);
     }
 
     #[test]

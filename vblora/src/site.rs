@@ -250,7 +250,7 @@ impl SitePlan {
     pub fn sub_vectors(&self, rank: usize, b: usize) -> usize {
         self.sites
             .iter()
-            .map(|s| rank.saturating_mul(s.d_in / b + s.d_out / b))
+            .map(|s| rank.saturating_mul((s.d_in / b).saturating_add(s.d_out / b)))
             .fold(0, usize::saturating_add)
     }
 

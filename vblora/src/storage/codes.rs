@@ -1,23 +1,19 @@
 //! The stored form of VB-LoRA (paper 3.4): the bank and, per sub-vector, k indices and k - 1 weights. It composes factors by itself.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
-use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
-use safetensors::Dtype;
-
-use super::tensors::{StoredTensor, TensorFile, write_tensors};
 use crate::{
     Error, Factors, LowRank, Result, ValidVbLora,
     admixture::check_finite,
     backend::{VbLoraBackend, primitive},
-    count::index_bytes,
 };
-
-/// The metadata key under which settings and sites stand.
-const SETTINGS: &str = "vblora";
+use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 
 /// How far a row's stored weights may add up beyond 1 by rounding.
 const SUM_SLACK: f32 = 1e-4;
+
+/// The most that storing a weight in few bits can add to it: half of bf16's step below 1, or of a 255th.
+const COARSEST_STEP: f32 = 1.0 / 510.0;
 
 /// Which bank vectors each sub-vector mixes, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -68,6 +64,17 @@ impl Codes {
             .chunks_exact(self.topk - 1)
             .flat_map(complete)
             .collect()
+    }
+
+    /// Divides rows whose stored weights add up to more than 1 by their sum: what rounding each of them to few bits can do.
+    pub(super) fn bring_sums_to_one(&mut self) {
+        for row in self.weights.chunks_exact_mut((self.topk - 1).max(1)) {
+            let sum: f32 = row.iter().sum();
+            let steps = row.len() as f32;
+            if sum > 1.0 && sum <= 1.0 + steps * COARSEST_STEP {
+                row.iter_mut().for_each(|weight| *weight /= sum);
+            }
+        }
     }
 
     /// Refuses codes that do not fit `rows` sub-vectors over a bank of `h`.
@@ -232,63 +239,5 @@ impl StoredVbLora {
         spans
             .map(|site| (compose(site.down.rows), compose(site.up.rows)))
             .collect()
-    }
-
-    /// Writes one safetensors file: `bank` f32 `[h, b]`, `indices` U8, U16 or U32 `[S, k]`, `weights` f32 `[S, k - 1]`, settings and sites
-    /// as JSON in the metadata.
-    ///
-    /// # Errors
-    /// The operating system refuses; nothing is left half-written.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        let settings = serde_json::to_string(&self.settings).map_err(|e| Error::Format {
-            path: path.to_owned(),
-            reason: e.to_string(),
-        })?;
-        let (config, rows) = (self.settings.config(), self.settings.sub_vectors());
-        let index = [Dtype::U8, Dtype::U16, Dtype::U32][index_bytes(config.bank) / 2];
-        let Codes {
-            topk,
-            indices,
-            weights,
-        } = &self.codes;
-        let tensors = [
-            (
-                "bank",
-                StoredTensor::floats(&[config.bank, config.vector_length], &self.bank),
-            ),
-            (
-                "indices",
-                StoredTensor::integers(index, &[rows, *topk], indices),
-            ),
-            ("weights", StoredTensor::floats(&[rows, topk - 1], weights)),
-        ];
-        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor));
-        write_tensors(path, &tensors, (SETTINGS, &settings))
-    }
-
-    /// Reads what [`save`](Self::save) wrote, checking every value.
-    ///
-    /// # Errors
-    /// The file cannot be read, is not a safetensors file, lacks a part, or holds values that do not fit its settings.
-    pub fn load(path: &Path) -> Result<Self> {
-        let file = TensorFile::read(path)?;
-        let settings = file.metadata(SETTINGS).ok_or_else(|| {
-            file.error(format!(
-                "no metadata entry {SETTINGS:?}: not a stored VB-LoRA adapter"
-            ))
-        })?;
-        let found: ValidVbLora = serde_json::from_str(settings)
-            .map_err(|e| file.error(format!("metadata {SETTINGS:?}: {e}")))?;
-        // The file's word is not enough: the settings are checked like anybody's.
-        let settings = found
-            .config()
-            .check(found.plan())
-            .map_err(|e| file.error(e.to_string()))?;
-        let codes = Codes {
-            topk: settings.config().topk,
-            indices: file.integers("indices")?,
-            weights: file.floats("weights")?,
-        };
-        Self::new(settings, file.floats("bank")?, codes).map_err(|e| file.error(e.to_string()))
     }
 }

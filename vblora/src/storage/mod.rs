@@ -2,14 +2,18 @@
 
 mod atomic;
 mod codes;
+mod compact;
 mod convert;
 mod header;
 mod host;
+mod packing;
 pub mod peft;
 mod tensors;
 
+pub use crate::count::Precision;
 pub use atomic::write_atomically;
 pub use codes::{Codes, StoredVbLora};
+pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_SUB_VECTORS, Precisions};
 pub use convert::to_f32;
 pub use header::{Entry, Header};
 pub use host::{HostAdapter, HostLora, HostVbLora};

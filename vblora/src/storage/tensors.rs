@@ -108,6 +108,23 @@ impl TensorFile {
         self.convert(name, to_u32)
     }
 
+    /// The bytes of a tensor of single bytes.
+    ///
+    /// # Errors
+    /// There is none of this name, or it is of another type.
+    pub(super) fn bytes(&self, name: &str) -> Result<&[u8]> {
+        match self.header.tensors.get(name) {
+            None => Err(self.error(format!("no tensor {name:?}"))),
+            Some(entry) if matches!(entry.dtype, Dtype::U8 | Dtype::I8) => {
+                Ok(&self.bytes[entry.bytes.clone()])
+            }
+            Some(entry) => Err(self.error(format!(
+                "tensor {name:?}: expected single bytes, found {}",
+                entry.dtype
+            ))),
+        }
+    }
+
     fn convert<T>(
         &self,
         name: &str,
@@ -143,6 +160,14 @@ impl StoredTensor {
             dtype: Dtype::F32,
             shape: shape.into(),
             bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        }
+    }
+
+    pub(super) fn bytes(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
+        Self {
+            dtype,
+            shape: shape.into(),
+            bytes,
         }
     }
 

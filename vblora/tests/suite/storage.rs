@@ -60,12 +60,6 @@ pub(crate) fn files_round_trip<B: VbLoraBackend>(device: &B::Device) {
         let stored = adapter::<B>(topk, bank, device).store().unwrap();
         stored.save(&path).unwrap();
         assert_eq!(StoredVbLora::load(&path).unwrap(), stored);
-        let size = std::fs::metadata(&path).unwrap().len() as usize;
-        let tensors = stored.settings().count().bytes;
-        assert!(
-            size > tensors && size < tensors + 1000,
-            "{size} bytes for {tensors} of tensors"
-        );
     }
 }
 

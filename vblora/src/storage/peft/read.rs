@@ -189,35 +189,21 @@ impl PeftDirectory {
                 ))),
             }
         })?;
-        let weights = self.slab(plan, prefix, [TOPK[2], TOPK[3]], [rank, b, k - 1], |name| {
-            self.weights(name, k - 1)
-        })?;
-        let codes = Codes {
+        let read = |name: &str| self.file.floats(name);
+        let weights = self.slab(plan, prefix, [TOPK[2], TOPK[3]], [rank, b, k - 1], read)?;
+        let mut codes = Codes {
             topk: k,
             indices,
             weights,
         };
+        // Half precision may have pushed a sum over 1.
+        let first = self.tensor(&self.sites[0].name, TOPK[2]);
+        if self.file.dtype(&first) != Some(Dtype::F32) {
+            codes.bring_sums_to_one();
+        }
         StoredVbLora::new(settings, bank, codes)
             .map(HostAdapter::TopK)
             .map_err(blame)
-    }
-
-    /// Weights of which rounding to half precision may have pushed a row's sum over 1: such a row is divided by its sum.
-    fn weights(&self, name: &str, columns: usize) -> Result<Vec<f32>> {
-        let mut weights = self.file.floats(name)?;
-        // One rounding of each weight, all upwards.
-        let slack = match self.file.dtype(name) {
-            Some(Dtype::F16) => f32::EPSILON * 4096.0,
-            Some(Dtype::BF16) => f32::EPSILON * 32_768.0,
-            _ => 0.0,
-        };
-        for row in weights.chunks_exact_mut(columns.max(1)) {
-            let sum: f32 = row.iter().sum();
-            if sum > 1.0 && sum <= 1.0 + slack {
-                row.iter_mut().for_each(|weight| *weight /= sum);
-            }
-        }
-        Ok(weights)
     }
 
     /// The rows of all sites in this library's order: down then up, each rank-major.

@@ -1,8 +1,4 @@
 //! PEFT directories: what is written comes back, what PEFT wrote is read and written again to the byte, what is broken says where.
-#![allow(missing_docs, clippy::print_stdout)]
-
-mod support;
-
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
@@ -10,7 +6,6 @@ use std::{
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
-use support::fixtures;
 use vblora::{
     LoraConfig, Site, SitePlan, StoredVbLora, Targets, VbLoraConfig,
     rng::Key,
@@ -19,6 +14,8 @@ use vblora::{
         peft::{PeftAdapter, PeftDirectory},
     },
 };
+
+use crate::support::fixtures;
 
 const ONE: &str = "base_model.model.layer.0.one.vblora_logits";
 

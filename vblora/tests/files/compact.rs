@@ -1,0 +1,205 @@
+//! The compact file: what it holds comes back, its size is known beforehand, what is broken says where.
+
+use std::path::Path;
+
+use vblora::{
+    Site, StoredVbLora, Targets, VbLoraConfig,
+    rng::Key,
+    storage::{Bank, Codes, Precision, Precisions},
+};
+
+const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bits8];
+
+/// An adapter with random codes, as a long training leaves them: the first weight anywhere between 1 / k and 1.
+fn random(config: VbLoraConfig, sites: &[Site]) -> StoredVbLora {
+    let plan = Targets::all_linear().select(sites).unwrap();
+    let settings = config.check(&plan).unwrap();
+    let (h, b, k, s) = (
+        config.bank,
+        config.vector_length,
+        config.topk,
+        settings.sub_vectors(),
+    );
+    let key = Key::new(11);
+    let bank = key.name("bank").normal(h * b, 0.1);
+    // A few candidates per sub-vector stand for all h logits.
+    let logits = key.name("logits").normal(s * k, 1.0);
+    let mut codes = Codes::from_logits(&logits, k, k);
+    for (row, indices) in codes.indices.chunks_exact_mut(k).enumerate() {
+        let start = key.name("start").below(row as u64, h) as u32;
+        for (j, index) in indices.iter_mut().enumerate() {
+            *index = (start + j as u32 * 7) % h as u32;
+        }
+    }
+    StoredVbLora::new(settings, bank, codes).unwrap()
+}
+
+fn small(bank: usize, topk: usize) -> StoredVbLora {
+    let config = VbLoraConfig {
+        bank,
+        vector_length: 4,
+        rank: 3,
+        topk,
+        ..Default::default()
+    };
+    random(config, &[Site::new("one", 8, 12), Site::new("two", 12, 4)])
+}
+
+/// Bytes of a file behind its header.
+fn data_bytes(path: &Path) -> usize {
+    let bytes = std::fs::read(path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+    bytes.len() - 8 - header as usize
+}
+
+#[test]
+fn every_precision_comes_back_as_it_was_rounded_in_the_bytes_foretold() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    for (h, k) in [(1, 1), (10, 1), (90, 2), (256, 3), (257, 3), (2048, 2)] {
+        let stored = small(h, k);
+        for bank in PRECISIONS {
+            for weights in PRECISIONS {
+                let precisions = Precisions { bank, weights };
+                let loss = stored.save_as(&path, precisions).unwrap();
+                let found = StoredVbLora::load(&path).unwrap();
+                assert_eq!(found, stored.rounded(precisions).unwrap());
+                assert_eq!(found.codes().indices, stored.codes().indices);
+                assert_eq!(
+                    data_bytes(&path),
+                    stored.file_bytes(precisions).iter().sum::<usize>()
+                );
+                let exact = precisions == Precisions::default();
+                assert_eq!(
+                    loss.largest_change == 0.0,
+                    exact || (bank == Precision::F32 && k == 1)
+                );
+                assert!(loss.largest_change <= 0.02 * loss.largest_entry, "{loss:?}");
+                if exact {
+                    assert_eq!(found, stored);
+                }
+            }
+        }
+    }
+}
+
+/// The sizes to reach, on written files (design notes: PEFT needs 109 kB and 2.53 MB).
+#[test]
+fn files_of_the_papers_models_are_small() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    let write = |stored: &StoredVbLora, precision: Precision| {
+        let precisions = Precisions {
+            bank: precision,
+            weights: precision,
+        };
+        stored.save_as(&path, precisions).unwrap();
+        let whole = data_bytes(&path);
+        let bank = stored.own_bank().rounded(precision).unwrap();
+        stored.save_codes(&path, &bank, precision).unwrap();
+        [whole, data_bytes(&path)]
+    };
+    let roberta: Vec<_> = (0..24)
+        .map(|n| {
+            Site::new(
+                format!("encoder.layer.{}.attention.self.{}", n / 2, n % 2),
+                768,
+                768,
+            )
+        })
+        .collect();
+    let roberta = random(VbLoraConfig::default(), &roberta);
+    let [whole, codes] = write(&roberta, Precision::Bits8);
+    assert!(whole <= 26_000 && codes <= 2_500, "{whole} {codes}");
+    let [whole, codes] = write(&roberta, Precision::F16);
+    assert!(whole <= 50_000 && codes <= 2_500, "{whole} {codes}");
+    let llama: Vec<_> = (0..32)
+        .flat_map(|n| {
+            let (d, inner) = (4096, 11_008);
+            [(d, d); 4]
+                .into_iter()
+                .chain([(d, inner), (d, inner), (inner, d)])
+                .enumerate()
+                .map(move |(i, (d_in, d_out))| Site::new(format!("layers.{n}.{i}"), d_in, d_out))
+        })
+        .collect();
+    let config = VbLoraConfig {
+        bank: 2048,
+        ..Default::default()
+    };
+    let llama = random(config, &llama);
+    assert_eq!(llama.settings().sub_vectors(), 39_040);
+    let [whole, codes] = write(&llama, Precision::Bits8);
+    assert!(whole <= 700_000 && codes <= 190_000, "{whole} {codes}");
+}
+
+#[test]
+fn one_bank_serves_many_adapters_and_codes_know_their_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let stored = small(90, 2);
+    for precision in PRECISIONS {
+        let bank = stored.own_bank().save(&at("bank"), precision).unwrap();
+        assert_eq!(Bank::load(&at("bank")).unwrap(), bank);
+        stored
+            .save_codes(&at("codes"), &bank, Precision::F32)
+            .unwrap();
+        let found = StoredVbLora::load_codes(&at("codes"), &bank).unwrap();
+        assert_eq!(
+            (found.codes(), found.own_bank()),
+            (stored.codes(), bank.clone())
+        );
+        let mut other = bank.values().to_vec();
+        other[7] += 0.5;
+        let other = Bank::new(bank.shape(), other).unwrap();
+        let error = StoredVbLora::load_codes(&at("codes"), &other)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&bank.sha256()) && error.contains(&other.sha256()),
+            "{error}"
+        );
+        let error = StoredVbLora::load(&at("codes")).unwrap_err().to_string();
+        assert!(
+            error.contains("no bank") && error.contains(&bank.sha256()),
+            "{error}"
+        );
+        let error = StoredVbLora::load(&at("bank")).unwrap_err().to_string();
+        assert!(error.contains("no codes"), "{error}");
+    }
+    // The bank of a whole file can be shared as well.
+    stored.save(&at("whole")).unwrap();
+    assert_eq!(Bank::load(&at("whole")).unwrap(), stored.own_bank());
+    // A bank of another shape cannot be bound to.
+    let narrow = Bank::new([90, 2], vec![0.5; 180]).unwrap();
+    assert!(
+        stored
+            .save_codes(&at("codes"), &narrow, Precision::F32)
+            .is_err()
+    );
+}
+
+#[test]
+fn a_damaged_bank_is_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    small(90, 2).save(&path).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    // The bank comes first: its type has the widest elements.
+    bytes[8 + header + 5] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = StoredVbLora::load(&path).unwrap_err().to_string();
+    assert!(error.contains("damaged"), "{error}");
+}
+
+#[test]
+fn a_value_beyond_half_precision_is_refused_and_leaves_the_old_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bank");
+    std::fs::write(&path, "old").unwrap();
+    let bank = Bank::new([1, 2], vec![1.0, 70_000.0]).unwrap();
+    let error = bank.save(&path, Precision::F16).unwrap_err().to_string();
+    assert!(error.contains("bank"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}

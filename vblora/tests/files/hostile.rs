@@ -1,0 +1,196 @@
+//! Files made to do harm: whatever their bytes say, reading ends in an adapter or in an error that names the file, never in a panic.
+
+use std::path::Path;
+
+use vblora::{
+    LoraConfig, Site, StoredVbLora, Targets, VbLoraConfig,
+    rng::Key,
+    storage::{
+        Bank, HostAdapter, HostLora, HostVbLora, Precision, Precisions,
+        peft::{PeftAdapter, PeftDirectory},
+    },
+};
+
+/// Of each kind of file.
+const CASES: u64 = 34_000;
+
+fn sites() -> Vec<Site> {
+    vec![Site::new("a.one", 4, 8), Site::new("a.two", 8, 4)]
+}
+
+fn vblora() -> HostVbLora {
+    let config = VbLoraConfig {
+        bank: 9,
+        vector_length: 4,
+        rank: 2,
+        topk: 3,
+        ..Default::default()
+    };
+    let plan = Targets::all_linear().select(&sites()).unwrap();
+    let settings = config.check(&plan).unwrap();
+    let logits = Key::new(1).normal(settings.sub_vectors() * 9, 1.0);
+    HostVbLora::new(settings, Key::new(2).normal(36, 1.0), logits).unwrap()
+}
+
+/// Draws for one case.
+struct Draw(Key, u64);
+
+impl Draw {
+    fn below(&mut self, n: usize) -> usize {
+        self.1 += 1;
+        self.0.below(self.1, n.max(1))
+    }
+
+    fn of<'a>(&mut self, choices: &[&'a [u8]]) -> &'a [u8] {
+        choices[self.below(choices.len())]
+    }
+}
+
+/// One to three of: a byte changed, the end cut off or repeated, the header's length changed, a number or word in the text replaced.
+fn corrupt(file: &[u8], case: u64, name: &str) -> Vec<u8> {
+    let mut draw = Draw(Key::new(case).name(name), 0);
+    let mut bytes = file.to_vec();
+    for _ in 0..=draw.below(3) {
+        if bytes.is_empty() {
+            return bytes;
+        }
+        let at = draw.below(bytes.len());
+        match draw.below(8) {
+            0 => bytes[at] ^= 1 << draw.below(8),
+            1 => bytes.truncate(at),
+            2 => {
+                let tail = bytes[at..].to_vec();
+                bytes.extend(tail);
+            }
+            3 => bytes[draw.below(8).min(file.len() - 1).min(at)] = draw.below(256) as u8,
+            // The text is what decides most; digits of numbers in it, whole numbers, whole words.
+            4 | 5 => {
+                let digits: Vec<_> = (0..bytes.len())
+                    .filter(|&i| bytes[i].is_ascii_digit())
+                    .collect();
+                if let Some(&at) = digits.get(draw.below(digits.len())) {
+                    let number = draw.of(&[
+                        b"0",
+                        b"9",
+                        b"-1",
+                        b"18446744073709551615",
+                        b"1e9",
+                        b"null",
+                        b"4294967296",
+                    ]);
+                    bytes.splice(at..=at, number.iter().copied());
+                }
+            }
+            6 => {
+                let words: [&[u8]; 6] = [b"F32", b"U8", b"I8", b"topk", b"bank", b"shape"];
+                let (from, to) = (
+                    draw.of(&words),
+                    draw.of(&[b"F16", b"I64", b"BF16", b"A", b""]),
+                );
+                if let Some(at) = bytes.windows(from.len()).position(|w| w == from) {
+                    bytes.splice(at..at + from.len(), to.iter().copied());
+                }
+            }
+            // The data, in place: values that are no numbers, indices beyond the bank.
+            _ => {
+                let value = draw.of(&[&[0xff; 4], &[0, 0, 0x80, 0x7f], &[0xff, 0xff, 0x7f, 0x7f]]);
+                let end = (at + 4).min(bytes.len());
+                bytes[at..end].copy_from_slice(&value[..end - at]);
+            }
+        }
+    }
+    bytes
+}
+
+/// How many files of this kind were read all the same.
+fn attack(path: &Path, name: &str, mut read: impl FnMut() -> Result<(), vblora::Error>) -> u64 {
+    let whole = std::fs::read(path).unwrap();
+    read().unwrap();
+    let mut survived = 0;
+    for case in 0..CASES {
+        std::fs::write(path, corrupt(&whole, case, name)).unwrap();
+        match read() {
+            Ok(()) => survived += 1,
+            Err(error) => {
+                let file = path.file_name().unwrap().to_str().unwrap();
+                assert!(error.to_string().contains(file), "case {case}: {error}");
+            }
+        }
+    }
+    println!("{name}: {survived} of {CASES} were still right");
+    std::fs::write(path, whole).unwrap();
+    read().unwrap();
+    survived
+}
+
+#[test]
+fn a_compact_file_of_arbitrary_bytes_gives_an_error_or_an_adapter() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    let stored = vblora().store();
+    let precisions = Precisions {
+        bank: Precision::Bits8,
+        weights: Precision::F16,
+    };
+    stored.save_as(&path, precisions).unwrap();
+    let survived = attack(&path, "compact", || {
+        // What was read can be used.
+        let found = StoredVbLora::load(&path)?;
+        HostAdapter::TopK(found).to_lora();
+        Bank::load(&path).map(|_| ())
+    });
+    assert!((1..CASES / 2).contains(&survived));
+}
+
+#[test]
+fn peft_tensors_of_arbitrary_bytes_give_an_error_or_an_adapter() {
+    for (name, adapter) in [
+        ("top-k", HostAdapter::TopK(vblora().store())),
+        ("full", HostAdapter::VbLora(vblora())),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        PeftAdapter::new(adapter).write(dir.path()).unwrap();
+        let survived = attack(&dir.path().join("adapter_model.safetensors"), name, || {
+            let found = PeftDirectory::open(dir.path())?;
+            found.bind(found.sites()).map(|a| {
+                a.adapter.to_lora();
+            })
+        });
+        assert!((1..CASES / 2).contains(&survived));
+    }
+}
+
+#[test]
+fn a_peft_configuration_of_arbitrary_bytes_gives_an_error_or_an_adapter() {
+    let config = LoraConfig {
+        rank: 2,
+        ..Default::default()
+    };
+    let plan = Targets::all_linear().select(&sites()).unwrap();
+    let values = |dims: [usize; 2]| dims.map(|dim| vec![0.5; 2 * dim]).to_vec();
+    let lora = HostLora::new(config.check(&plan).unwrap(), values([4, 8]), values([8, 4]));
+    for (name, adapter) in [
+        ("LoRA", HostAdapter::Lora(lora.unwrap())),
+        ("VB-LoRA", HostAdapter::TopK(vblora().store())),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        PeftAdapter::new(adapter).write(dir.path()).unwrap();
+        // A setting may be fine by itself and not fit the tensors: then theirs is the name in the error.
+        let path = dir.path().join("adapter_config.json");
+        attack(&path, name, || {
+            let found = PeftDirectory::open(dir.path()).map_err(as_config)?;
+            found.bind(found.sites()).map(|_| ()).map_err(as_config)
+        });
+    }
+}
+
+/// The same error with the configuration's name in place of that of the tensors beside it.
+fn as_config(error: vblora::Error) -> vblora::Error {
+    match error {
+        vblora::Error::Format { path, reason } => vblora::Error::Format {
+            path: path.with_file_name("adapter_config.json"),
+            reason,
+        },
+        other => other,
+    }
+}
