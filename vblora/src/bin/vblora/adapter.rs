@@ -1,0 +1,104 @@
+//! An adapter out of whatever the user points at.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use vblora::{
+    AdapterConfig, Error, Result, Site, StoredVbLora,
+    storage::{
+        Bank, HostAdapter,
+        peft::{PeftAdapter, PeftDirectory},
+    },
+};
+
+/// Where an adapter is.
+#[derive(Args)]
+pub(crate) struct Place {
+    /// A PEFT directory or a compact file
+    pub(crate) path: PathBuf,
+    /// The file with the bank, for a compact file that holds codes alone
+    #[arg(long)]
+    pub(crate) bank: Option<PathBuf>,
+    /// What stands in front of the sites' names in a PEFT directory, such as "roberta."; it is left out of compact files
+    #[arg(long, default_value = "")]
+    pub(crate) prefix: String,
+}
+
+/// An adapter and how it lay on the disk.
+pub(crate) struct Opened {
+    pub(crate) form: &'static str,
+    pub(crate) adapter: PeftAdapter,
+}
+
+impl Place {
+    pub(crate) fn open(&self) -> Result<Opened> {
+        if self.path.is_dir() {
+            return self.open_directory();
+        }
+        let (form, adapter) = match &self.bank {
+            Some(bank) => (
+                "compact file, codes alone",
+                StoredVbLora::load_codes(&self.path, &Bank::load(bank)?)?,
+            ),
+            None => ("compact file", StoredVbLora::load(&self.path)?),
+        };
+        let adapter = PeftAdapter {
+            prefix: self.prefix.clone(),
+            ..PeftAdapter::new(HostAdapter::TopK(adapter))
+        };
+        Ok(Opened { form, adapter })
+    }
+
+    fn open_directory(&self) -> Result<Opened> {
+        let found = PeftDirectory::open(&self.path)?;
+        let sites = found
+            .sites()
+            .iter()
+            .map(|site| match site.name.strip_prefix(&self.prefix) {
+                Some(name) if !name.is_empty() => Ok(Site::new(name, site.d_in, site.d_out)),
+                _ => Err(wrong(
+                    &self.path,
+                    format!(
+                        "module {:?} does not begin with --prefix {:?}",
+                        site.name, self.prefix
+                    ),
+                )),
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let adapter = PeftAdapter {
+            prefix: self.prefix.clone(),
+            ..found.bind(&sites)?
+        };
+        let form = match &adapter.adapter {
+            HostAdapter::VbLora(_) => "PEFT directory, all logits",
+            HostAdapter::TopK(_) => "PEFT directory, codes only",
+            HostAdapter::Lora(_) => "PEFT directory",
+        };
+        Ok(Opened { form, adapter })
+    }
+}
+
+/// The adapter's method and settings.
+pub(crate) fn config(adapter: &HostAdapter) -> AdapterConfig {
+    match adapter {
+        HostAdapter::VbLora(adapter) => AdapterConfig::VbLora(adapter.settings().config().clone()),
+        HostAdapter::TopK(adapter) => AdapterConfig::VbLora(adapter.settings().config().clone()),
+        HostAdapter::Lora(adapter) => AdapterConfig::Lora(adapter.settings().config().clone()),
+    }
+}
+
+/// A report as JSON.
+pub(crate) fn json(report: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(report);
+    text.map(|text| text + "\n")
+        .map_err(|e| wrong(Path::new("the report"), e.to_string()))
+}
+
+/// Something wrong with a file or directory.
+pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Format {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}

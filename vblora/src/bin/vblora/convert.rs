@@ -1,0 +1,138 @@
+//! `vblora convert`: one form of an adapter into another.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use vblora::{
+    Result, StoredVbLora,
+    count::thousands,
+    storage::{HostAdapter, Loss, Precision, Precisions, peft::PeftAdapter},
+};
+
+use crate::adapter::{Place, wrong};
+
+/// Turns an adapter into another form; the original stays.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// The directory or file to write
+    to: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    form: Form,
+    /// A compact file's precision of the bank
+    #[arg(long, value_enum, default_value = "f32")]
+    bank_precision: Bits,
+    /// A compact file's precision of the weights
+    #[arg(long, value_enum, default_value = "f32")]
+    weight_precision: Bits,
+    /// Write a compact file although it has no place for the tensors of modules_to_save
+    #[arg(long)]
+    without_modules: bool,
+    /// Write where something is already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    /// A PEFT directory with all logits, to train on
+    PeftFull,
+    /// A PEFT directory with codes only
+    PeftTopk,
+    /// A PEFT directory of plain LoRA with the same factors
+    PeftLora,
+    /// A compact file
+    Compact,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bits {
+    F32,
+    F16,
+    #[value(name = "8bits")]
+    Bits8,
+}
+
+impl From<Bits> for Precision {
+    fn from(bits: Bits) -> Self {
+        match bits {
+            Bits::F32 => Self::F32,
+            Bits::F16 => Self::F16,
+            Bits::Bits8 => Self::Bits8,
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let (from, to) = (&arguments.place.path, &arguments.to);
+    if to.exists() && !arguments.overwrite {
+        return Err(wrong(to, "is there already; --overwrite writes over it"));
+    }
+    let found = arguments.place.open()?.adapter;
+    let stored = || {
+        let stored = found.adapter.store();
+        stored.ok_or_else(|| wrong(from, "LoRA, which has no bank and no codes"))
+    };
+    let write = |adapter: HostAdapter| {
+        PeftAdapter {
+            adapter,
+            ..found.clone()
+        }
+        .write(to)
+    };
+    let mut lost = String::new();
+    match arguments.form {
+        Form::PeftFull => match &found.adapter {
+            HostAdapter::VbLora(_) => write(found.adapter.clone())?,
+            _ => {
+                return Err(wrong(
+                    from,
+                    "no logits in it: they are not stored in this form",
+                ));
+            }
+        },
+        Form::PeftTopk => write(HostAdapter::TopK(stored()?))?,
+        Form::PeftLora => write(HostAdapter::Lora(found.adapter.to_lora()))?,
+        Form::Compact => {
+            if !found.saved.is_empty() && !arguments.without_modules {
+                return Err(wrong(
+                    from,
+                    format!(
+                        "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
+                        found.saved.len()
+                    ),
+                ));
+            }
+            let loss = compact(&stored()?, to, arguments)?;
+            lost = format!(
+                "largest change of a factor's entry: {:.1e} (largest entry: {:.1e})\n",
+                loss.largest_change, loss.largest_entry
+            );
+        }
+    }
+    let bytes = thousands(size(to) as usize);
+    Ok(format!(
+        "{lost}{} -> {}: {bytes} bytes\n",
+        from.display(),
+        to.display()
+    ))
+}
+
+fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> Result<Loss> {
+    let precisions = Precisions {
+        bank: arguments.bank_precision.into(),
+        weights: arguments.weight_precision.into(),
+    };
+    stored.save_as(to, precisions)
+}
+
+/// Bytes of a file, or of a directory's files.
+fn size(path: &Path) -> u64 {
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().map(|entry| bytes(&entry.path())).sum(),
+        Err(_) => bytes(path),
+    }
+}

@@ -1,0 +1,260 @@
+//! `vblora diff`: how two adapters differ.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::Serialize;
+use vblora::{
+    Result, StoredVbLora,
+    storage::{HostAdapter, HostLora},
+};
+
+use crate::adapter::{Place, json};
+
+/// Compares two adapters: what codes changed, how far the updates of each site are apart, and which vectors of the banks correspond.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A PEFT directory or a compact file with its bank
+    one: PathBuf,
+    /// Another, of any method and form
+    other: PathBuf,
+    /// What stands in front of the sites' names in PEFT directories, such as "roberta."
+    #[arg(long, default_value = "")]
+    prefix: String,
+    /// JSON in place of a text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    sites: Vec<SiteDistance>,
+    only_in_one: Vec<String>,
+    only_in_other: Vec<String>,
+    /// Where both are VB-LoRA with the same h, b, r, k and sites.
+    codes: Option<CodeChanges>,
+    bank: Option<BankChanges>,
+}
+
+#[derive(Serialize)]
+struct SiteDistance {
+    site: String,
+    /// Norms of the updates (Frobenius).
+    one: f64,
+    other: f64,
+    /// The norm of their difference over the larger of the two; 0 for equal ones.
+    distance: f64,
+}
+
+#[derive(Serialize)]
+struct CodeChanges {
+    sub_vectors: usize,
+    /// Sub-vectors that mix other vectors.
+    changed: usize,
+    /// The mean change of a weight where the vectors are the same, in the same order.
+    mean_weight_change: f64,
+}
+
+#[derive(Serialize)]
+struct BankChanges {
+    vectors: usize,
+    /// Vectors whose nearest in the other bank, by cosine, has the same number.
+    same_nearest: usize,
+    /// The cosine to the vector of the same number, least and mean.
+    least_cosine: f64,
+    mean_cosine: f64,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let open = |path: &PathBuf| {
+        let place = Place {
+            path: path.clone(),
+            bank: None,
+            prefix: arguments.prefix.clone(),
+        };
+        place.open().map(|opened| opened.adapter.adapter)
+    };
+    let report = compare(&open(&arguments.one)?, &open(&arguments.other)?);
+    if arguments.json {
+        return json(&report);
+    }
+    Ok(table(&report).join("\n") + "\n")
+}
+
+fn table(report: &Report) -> Vec<String> {
+    let only = |place: &str, names: &[String]| {
+        let lines = names
+            .iter()
+            .map(|name| format!("only in the {place}: {name}"));
+        lines.collect::<Vec<_>>()
+    };
+    let mut lines = only("first", &report.only_in_one);
+    lines.extend(only("second", &report.only_in_other));
+    lines.extend(report.codes.as_ref().map(|codes| {
+        format!(
+            "codes: {} of {} sub-vectors mix other vectors; weights of the others change by {:.1e} in the mean",
+            codes.changed, codes.sub_vectors, codes.mean_weight_change
+        )
+    }));
+    lines.extend(report.bank.as_ref().map(|bank| {
+        format!(
+            "bank: the nearest vector of the other bank has the same number for {} of {}; cosine to it at least {:.4}, in the mean {:.4}",
+            bank.same_nearest, bank.vectors, bank.least_cosine, bank.mean_cosine
+        )
+    }));
+    let width = report.sites.iter().map(|s| s.site.len()).max().unwrap_or(4);
+    lines.push(format!(
+        "{:width$}  norm, first  second     distance",
+        "site"
+    ));
+    lines.extend(report.sites.iter().map(|site| {
+        format!(
+            "{:width$}  {:<11.3e}  {:<9.3e}  {:.3e}",
+            site.site, site.one, site.other, site.distance
+        )
+    }));
+    lines
+}
+
+fn compare(one: &HostAdapter, other: &HostAdapter) -> Report {
+    let names = |adapter: &HostAdapter| -> Vec<String> {
+        let sites = adapter.plan().sites().iter();
+        sites.map(|site| site.name.clone()).collect()
+    };
+    let (in_one, in_other) = (names(one), names(other));
+    let missing = |from: &[String], names: &[String]| {
+        let missing = names.iter().filter(|name| !from.contains(name));
+        missing.cloned().collect()
+    };
+    let (first, second) = (one.to_lora(), other.to_lora());
+    let sites = in_one.iter().enumerate().filter_map(|(i, name)| {
+        let j = in_other.iter().position(|found| found == name)?;
+        // Sites of one name on different models have no distance.
+        let same = first.settings().plan().sites()[i] == second.settings().plan().sites()[j];
+        same.then(|| distance(name, (&first, i), (&second, j)))
+    });
+    let banks = match (one.store(), other.store()) {
+        (Some(one), Some(other)) if one.own_bank().shape() == other.own_bank().shape() => {
+            Some((one, other))
+        }
+        _ => None,
+    };
+    let codes = banks.as_ref().filter(|(one, other)| {
+        let key = |s: &StoredVbLora| {
+            let config = s.settings().config();
+            (config.rank, config.topk, s.settings().plan().clone())
+        };
+        key(one) == key(other)
+    });
+    Report {
+        sites: sites.collect(),
+        only_in_one: missing(&in_other, &in_one),
+        only_in_other: missing(&in_one, &in_other),
+        codes: codes.map(|(one, other)| code_changes(one, other)),
+        bank: banks.as_ref().map(|(one, other)| bank_changes(one, other)),
+    }
+}
+
+/// Norms from products of small matrices: `<B1 A1, B2 A2>` is the sum over `(A1 A2^T) * (B1 B2^T)`; no update is formed.
+fn distance(name: &str, one: (&HostLora, usize), other: (&HostLora, usize)) -> SiteDistance {
+    let product = |x: (&HostLora, usize), y: (&HostLora, usize)| {
+        let factors = |(adapter, at): (&HostLora, usize)| {
+            let config = adapter.settings().config().clone();
+            let scale = config.alpha / config.rank as f64;
+            (
+                adapter.a()[at].clone(),
+                adapter.b()[at].clone(),
+                config.rank,
+                scale,
+            )
+        };
+        let ((a1, b1, r1, s1), (a2, b2, r2, s2)) = (factors(x), factors(y));
+        let rows = (0..r1).flat_map(|i| (0..r2).map(move |j| (i, j)));
+        let sum: f64 = rows
+            .map(|(i, j)| {
+                dot(row(&a1, i, r1), row(&a2, j, r2)) * dot(row(&b1, i, r1), row(&b2, j, r2))
+            })
+            .sum();
+        sum * s1 * s2
+    };
+    let (xx, yy, xy) = (
+        product(one, one),
+        product(other, other),
+        product(one, other),
+    );
+    let larger = xx.max(yy).max(0.0);
+    SiteDistance {
+        site: name.to_owned(),
+        one: xx.max(0.0).sqrt(),
+        other: yy.max(0.0).sqrt(),
+        distance: if larger > 0.0 {
+            ((xx + yy - 2.0 * xy).max(0.0) / larger).sqrt()
+        } else {
+            0.0
+        },
+    }
+}
+
+fn row(matrix: &[f32], at: usize, rows: usize) -> &[f32] {
+    let width = matrix.len() / rows;
+    &matrix[at * width..][..width]
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    let products = x.iter().zip(y).map(|(&x, &y)| f64::from(x) * f64::from(y));
+    products.sum()
+}
+
+fn code_changes(one: &StoredVbLora, other: &StoredVbLora) -> CodeChanges {
+    let k = one.codes().topk;
+    let weights = [one, other].map(|stored| stored.codes().full_weights());
+    let rows = one
+        .codes()
+        .indices
+        .chunks_exact(k)
+        .zip(other.codes().indices.chunks_exact(k));
+    let (mut changed, mut change, mut compared) = (0, 0.0, 0_usize);
+    for (at, (x, y)) in rows.enumerate() {
+        let sorted = |row: &[u32]| {
+            let mut row = row.to_vec();
+            row.sort_unstable();
+            row
+        };
+        changed += usize::from(sorted(x) != sorted(y));
+        if x == y {
+            let pairs = weights[0][at * k..][..k].iter().zip(&weights[1][at * k..]);
+            change += pairs.map(|(x, y)| f64::from((x - y).abs())).sum::<f64>();
+            compared += k;
+        }
+    }
+    CodeChanges {
+        sub_vectors: one.settings().sub_vectors(),
+        changed,
+        mean_weight_change: change / compared.max(1) as f64,
+    }
+}
+
+fn bank_changes(one: &StoredVbLora, other: &StoredVbLora) -> BankChanges {
+    let [h, b] = one.own_bank().shape();
+    let vectors = [one, other].map(|stored| stored.bank().chunks_exact(b).collect::<Vec<_>>());
+    let norms = vectors.each_ref().map(|vectors| {
+        let norms = vectors.iter().map(|vector| dot(vector, vector).sqrt());
+        norms.collect::<Vec<_>>()
+    });
+    let cosine = |i: usize, j: usize| {
+        let norm = norms[0][i] * norms[1][j];
+        if norm > 0.0 {
+            dot(vectors[0][i], vectors[1][j]) / norm
+        } else {
+            0.0
+        }
+    };
+    let own: Vec<f64> = (0..h).map(|i| cosine(i, i)).collect();
+    let is_nearest = |i: &usize| (0..h).all(|j| j == *i || cosine(*i, j) <= own[*i]);
+    BankChanges {
+        vectors: h,
+        same_nearest: (0..h).filter(is_nearest).count(),
+        least_cosine: own.iter().copied().fold(1.0, f64::min),
+        mean_cosine: own.iter().sum::<f64>() / h as f64,
+    }
+}

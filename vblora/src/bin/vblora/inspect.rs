@@ -1,0 +1,104 @@
+//! `vblora inspect`: what is in this file or directory.
+
+use clap::Args;
+use serde::Serialize;
+use vblora::{AdapterConfig, Result, Site, StoredVbLora, count::Count};
+
+use crate::adapter::{Place, config, json};
+
+/// Says what is in an adapter file or directory: method, sites, counts, bytes, and how the bank is used.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// JSON in place of a text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    form: &'static str,
+    method: AdapterConfig,
+    sites: &'a [Site],
+    count: Count,
+    bank: Option<BankUse>,
+    saved: Vec<(&'a str, &'a [usize])>,
+    base_model: Option<&'a str>,
+}
+
+/// How much of the bank the codes use.
+#[derive(Serialize)]
+struct BankUse {
+    vectors: usize,
+    /// Vectors that at least one sub-vector mixes.
+    used: usize,
+    /// Sub-vectors that mix the most used vector, of all.
+    most_used_by: usize,
+    sub_vectors: usize,
+    /// The mean of the largest weight: 1 / k mixes evenly, 1 picks one vector.
+    mean_first_weight: f64,
+    largest_entry: f32,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let opened = arguments.place.open()?;
+    let adapter = &opened.adapter;
+    let (method, plan) = (config(&adapter.adapter), adapter.adapter.plan());
+    let report = Report {
+        form: opened.form,
+        count: method.count(plan)?,
+        sites: plan.sites(),
+        bank: adapter.adapter.store().as_ref().map(BankUse::of),
+        saved: adapter
+            .saved
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
+            .collect(),
+        base_model: adapter.base_model.as_deref(),
+        method,
+    };
+    if arguments.json {
+        return json(&report);
+    }
+    let mut lines = vec![
+        format!("{}: {}", arguments.place.path.display(), report.form),
+        report.method.describe(plan)?.trim_end().to_owned(),
+    ];
+    lines.extend(report.bank.as_ref().map(|bank| {
+        format!(
+            "  bank: {} of {} vectors used, the most used one by {} of {} sub-vectors; mean first weight {:.3}; entries up to {:.3e}",
+            bank.used,
+            bank.vectors,
+            bank.most_used_by,
+            bank.sub_vectors,
+            bank.mean_first_weight,
+            bank.largest_entry
+        )
+    }));
+    let saved = report.saved.iter();
+    lines.extend(saved.map(|(name, shape)| format!("  beside it: {name} {shape:?}")));
+    lines.extend(report.base_model.map(|base| format!("  base: {base}")));
+    Ok(lines.join("\n") + "\n")
+}
+
+impl BankUse {
+    fn of(stored: &StoredVbLora) -> Self {
+        let (config, codes) = (stored.settings().config(), stored.codes());
+        let mut uses = vec![0; config.bank];
+        for &index in &codes.indices {
+            uses[index as usize] += 1;
+        }
+        let weights = codes.full_weights();
+        let first = weights.iter().step_by(codes.topk).map(|&w| f64::from(w));
+        let sub_vectors = stored.settings().sub_vectors();
+        Self {
+            vectors: config.bank,
+            used: uses.iter().filter(|&&n| n > 0).count(),
+            most_used_by: uses.iter().copied().max().unwrap_or(0),
+            sub_vectors,
+            mean_first_weight: first.sum::<f64>() / sub_vectors.max(1) as f64,
+            largest_entry: stored.bank().iter().fold(0.0, |m, v| v.abs().max(m)),
+        }
+    }
+}
