@@ -1,33 +1,27 @@
 //! The command-line tool, as a shell user meets it.
 #![allow(missing_docs)]
 
+#[macro_use]
+mod support;
+
 use std::{path::Path, process::Command};
 
 use vblora::{
-    Site, StoredVbLora, Targets, VbLoraConfig,
-    rng::Key,
+    Site, StoredVbLora,
     storage::{
         Bank, HostAdapter, HostLora, HostTensor, HostVbLora, Precision,
         peft::{PeftAdapter, PeftDirectory},
     },
 };
 
+use support::random_vblora;
+
 fn sites() -> Vec<Site> {
     vec![Site::new("a.one", 8, 12), Site::new("a.two", 12, 4)]
 }
 
 fn adapter() -> HostVbLora {
-    let config = VbLoraConfig {
-        bank: 10,
-        vector_length: 4,
-        rank: 3,
-        topk: 2,
-        ..Default::default()
-    };
-    let plan = Targets::all_linear().select(&sites()).unwrap();
-    let settings = config.check(&plan).unwrap();
-    let logits = Key::new(1).normal(settings.sub_vectors() * 10, 1.0);
-    HostVbLora::new(settings, Key::new(2).normal(40, 1.0), logits).unwrap()
+    random_vblora(&sites(), 10, 2)
 }
 
 /// A PEFT directory `net` with a head.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Adapter, SiteSpans, Span};
 use crate::{
     Error, Result, Site, SitePlan,
-    admixture::{admixture_unchecked, check_values, host},
+    admixture::{admixture_unchecked, check_values},
     backend::VbLoraBackend,
     count::{self, Count},
     rng::Key,
@@ -209,8 +209,7 @@ impl<B: VbLoraBackend> VbLora<B> {
     /// # Errors
     /// A bank entry or a logit is not finite.
     pub fn store(&self) -> Result<StoredVbLora> {
-        let (bank, logits) = (host(self.bank.val()), host(self.logits.val()));
-        HostVbLora::new(self.valid.clone(), bank, logits).map(|adapter| adapter.store())
+        HostVbLora::read(self).map(|adapter| adapter.store())
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::{
     Error, Factors, LowRank, Result, ValidVbLora,
-    admixture::check_finite,
+    admixture::{check_finite, check_values},
     backend::{VbLoraBackend, primitive},
 };
 use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
@@ -143,13 +143,7 @@ impl StoredVbLora {
     /// Values that do not fit the settings: a wrong number, an index at or above h, twice in a row, a weight outside 0 to 1.
     pub fn new(settings: ValidVbLora, bank: Vec<f32>, codes: Codes) -> Result<Self> {
         let (h, b) = (settings.config().bank, settings.config().vector_length);
-        if h.checked_mul(b) != Some(bank.len()) {
-            return Err(Error::Shape {
-                tensor: "bank".into(),
-                expected: vec![h, b],
-                found: vec![bank.len()],
-            });
-        }
+        check_values("bank", [h, b], &bank)?;
         if codes.topk != settings.config().topk {
             return Err(Error::setting(
                 "topk",
@@ -157,7 +151,6 @@ impl StoredVbLora {
                 codes.topk,
             ));
         }
-        check_finite("bank", b, &bank)?;
         codes.check(settings.sub_vectors(), h)?;
         Ok(Self {
             settings,

@@ -65,6 +65,15 @@ impl HostVbLora {
         &self.logits
     }
 
+    /// An adapter's present values.
+    pub(crate) fn read<B: VbLoraBackend>(adapter: &VbLora<B>) -> Result<Self> {
+        Self::new(
+            adapter.settings().clone(),
+            host(adapter.bank.val()),
+            host(adapter.logits.val()),
+        )
+    }
+
     /// The bank and the codes of the logits (paper 3.4).
     pub fn store(&self) -> StoredVbLora {
         let config = self.settings.config();
@@ -83,6 +92,17 @@ impl HostLora {
     pub fn new(settings: ValidLora, a: Vec<Vec<f32>>, b: Vec<Vec<f32>>) -> Result<Self> {
         settings.check_values(&a, &b)?;
         Ok(Self { settings, a, b })
+    }
+
+    /// An adapter's present values.
+    fn read<B: VbLoraBackend>(adapter: &Lora<B>) -> Result<Self> {
+        let values =
+            |parameters: &[Param<Tensor<B, 2>>]| parameters.iter().map(|p| host(p.val())).collect();
+        Self::new(
+            adapter.settings().clone(),
+            values(&adapter.a),
+            values(&adapter.b),
+        )
     }
 
     /// The settings and sites.
@@ -108,29 +128,9 @@ impl HostAdapter {
     /// A value is not finite.
     pub fn read<B: VbLoraBackend>(adapter: &AnyAdapter<B>) -> Result<Self> {
         match adapter {
-            AnyAdapter::VbLora(adapter) => Self::read_vblora(adapter),
-            AnyAdapter::Lora(adapter) => Self::read_lora(adapter),
+            AnyAdapter::VbLora(adapter) => HostVbLora::read(adapter).map(Self::VbLora),
+            AnyAdapter::Lora(adapter) => HostLora::read(adapter).map(Self::Lora),
         }
-    }
-
-    fn read_vblora<B: VbLoraBackend>(adapter: &VbLora<B>) -> Result<Self> {
-        HostVbLora::new(
-            adapter.settings().clone(),
-            host(adapter.bank.val()),
-            host(adapter.logits.val()),
-        )
-        .map(Self::VbLora)
-    }
-
-    fn read_lora<B: VbLoraBackend>(adapter: &Lora<B>) -> Result<Self> {
-        let values =
-            |parameters: &[Param<Tensor<B, 2>>]| parameters.iter().map(|p| host(p.val())).collect();
-        HostLora::new(
-            adapter.settings().clone(),
-            values(&adapter.a),
-            values(&adapter.b),
-        )
-        .map(Self::Lora)
     }
 
     /// The adapted sites.
@@ -184,11 +184,10 @@ impl HostAdapter {
 
     /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, LoRA as it is.
     pub fn to_lora(&self) -> HostLora {
-        let Some(stored) = self.store() else {
-            let Self::Lora(adapter) = self else {
-                unreachable!("only LoRA has no codes")
-            };
-            return adapter.clone();
+        let stored = match self {
+            Self::VbLora(adapter) => adapter.store(),
+            Self::TopK(adapter) => adapter.clone(),
+            Self::Lora(adapter) => return adapter.clone(),
         };
         let rank = stored.settings().config().rank;
         let config = LoraConfig {

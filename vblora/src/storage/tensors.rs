@@ -27,6 +27,22 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
+/// A whole file, refused before it is read if it is larger than `limit`.
+pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>> {
+    let io = |cause| Error::Io {
+        path: path.to_owned(),
+        cause,
+    };
+    let size = std::fs::metadata(path).map_err(io)?.len();
+    if size > limit {
+        return Err(Error::Format {
+            path: path.to_owned(),
+            reason: format!("{size} bytes, over the limit of {limit}"),
+        });
+    }
+    std::fs::read(path).map_err(io)
+}
+
 /// A safetensors file in memory.
 #[derive(Debug)]
 pub struct TensorFile {
@@ -41,22 +57,11 @@ impl TensorFile {
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not a safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
-        let io = |cause| Error::Io {
-            path: path.to_owned(),
-            cause,
-        };
-        let size = std::fs::metadata(path).map_err(io)?.len();
-        let format = |reason| Error::Format {
+        let bytes = read_up_to(path, MAX_FILE_BYTES)?;
+        let header = Header::parse(&bytes).map_err(|reason| Error::Format {
             path: path.to_owned(),
             reason,
-        };
-        if size > MAX_FILE_BYTES {
-            return Err(format(format!(
-                "{size} bytes, over the limit of {MAX_FILE_BYTES} for an adapter"
-            )));
-        }
-        let bytes = std::fs::read(path).map_err(io)?;
-        let header = Header::parse(&bytes).map_err(format)?;
+        })?;
         Ok(Self {
             path: path.to_owned(),
             bytes,

@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use vblora::{
-    LoraConfig, Site, StoredVbLora, Targets, VbLoraConfig,
+    LoraConfig, Site, StoredVbLora, Targets,
     rng::Key,
     storage::{
         Bank, HostAdapter, HostLora, HostVbLora, Precision, Precisions,
         peft::{PeftAdapter, PeftDirectory},
     },
 };
+
+use crate::support::random_vblora;
 
 /// Of each kind of file.
 const CASES: u64 = 34_000;
@@ -19,17 +21,7 @@ fn sites() -> Vec<Site> {
 }
 
 fn vblora() -> HostVbLora {
-    let config = VbLoraConfig {
-        bank: 9,
-        vector_length: 4,
-        rank: 2,
-        topk: 3,
-        ..Default::default()
-    };
-    let plan = Targets::all_linear().select(&sites()).unwrap();
-    let settings = config.check(&plan).unwrap();
-    let logits = Key::new(1).normal(settings.sub_vectors() * 9, 1.0);
-    HostVbLora::new(settings, Key::new(2).normal(36, 1.0), logits).unwrap()
+    random_vblora(&sites(), 9, 3)
 }
 
 /// Draws for one case.

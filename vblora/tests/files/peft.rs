@@ -7,7 +7,7 @@ use std::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use vblora::{
-    LoraConfig, Site, SitePlan, StoredVbLora, Targets, VbLoraConfig,
+    LoraConfig, Site, SitePlan, StoredVbLora, Targets,
     rng::Key,
     storage::{
         Codes, HostAdapter, HostLora, HostTensor, HostVbLora, TensorFile,
@@ -15,7 +15,7 @@ use vblora::{
     },
 };
 
-use crate::support::fixtures;
+use crate::support::{fixtures, random_vblora};
 
 const ONE: &str = "base_model.model.layer.0.one.vblora_logits";
 
@@ -31,21 +31,7 @@ fn plan() -> SitePlan {
 }
 
 fn full(bank: usize, topk: usize) -> HostVbLora {
-    let config = VbLoraConfig {
-        bank,
-        vector_length: 4,
-        rank: 3,
-        topk,
-        bank_bound: 0.5,
-        logits_std: 2.0,
-    };
-    let settings = config.check(&plan()).unwrap();
-    let key = Key::new(3);
-    let values = key.name("bank").uniform(bank * 4, -0.5, 0.5);
-    let logits = key
-        .name("logits")
-        .normal(settings.sub_vectors() * bank, 2.0);
-    HostVbLora::new(settings, values, logits).unwrap()
+    random_vblora(&sites(), bank, topk)
 }
 
 fn lora() -> HostLora {

@@ -5,7 +5,7 @@ pub mod fixtures;
 pub mod reference;
 
 use burn::tensor::{Tensor, TensorData};
-use vblora::backend::VbLoraBackend;
+use vblora::{Site, Targets, VbLoraConfig, backend::VbLoraBackend, rng::Key, storage::HostVbLora};
 
 /// Instantiates generic tests `fn name<B: VbLoraBackend>(device: &B::Device)` of `module` on every backend that is compiled in. Each
 /// ends with a sync, since a GPU's errors show only there.
@@ -60,4 +60,24 @@ pub fn assert_close(what: &str, found: &[f64], expected: &[f64], tolerance: f64)
             "{what}[{i}]: expected {e}, found {f} (largest magnitude {scale})"
         );
     }
+}
+
+/// A VB-LoRA adapter of rank 3 on these sites, random values throughout; vectors have length 4.
+pub fn random_vblora(sites: &[Site], bank: usize, topk: usize) -> HostVbLora {
+    let config = VbLoraConfig {
+        bank,
+        vector_length: 4,
+        rank: 3,
+        topk,
+        bank_bound: 0.5,
+        logits_std: 2.0,
+    };
+    let plan = Targets::all_linear().select(sites).unwrap();
+    let settings = config.check(&plan).unwrap();
+    let key = Key::new(3);
+    let values = key.name("bank").uniform(bank * 4, -0.5, 0.5);
+    let logits = key
+        .name("logits")
+        .normal(settings.sub_vectors() * bank, 2.0);
+    HostVbLora::new(settings, values, logits).unwrap()
 }

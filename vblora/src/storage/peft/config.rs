@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::{CONFIG, PeftAdapter};
 use crate::{
-    AdapterConfig, Error, LoraConfig, Result, Site, Targets, VbLoraConfig, storage::HostAdapter,
+    AdapterConfig, Error, LoraConfig, Result, Site, Targets, VbLoraConfig,
+    storage::{HostAdapter, tensors::read_up_to},
 };
 
 /// The version of PEFT whose layout is written.
@@ -50,21 +51,11 @@ pub struct PeftConfig {
 impl PeftConfig {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
-        let io = |cause| Error::Io {
-            path: path.clone(),
-            cause,
-        };
         let format = |reason: String| Error::Format {
             path: path.clone(),
             reason,
         };
-        let size = std::fs::metadata(&path).map_err(io)?.len();
-        if size > MAX_CONFIG_BYTES {
-            return Err(format(format!(
-                "{size} bytes, over the limit of {MAX_CONFIG_BYTES} for a configuration"
-            )));
-        }
-        let text = std::fs::read(&path).map_err(io)?;
+        let text = read_up_to(&path, MAX_CONFIG_BYTES)?;
         let fields = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
         Self::from_fields(fields).map_err(format)
     }
