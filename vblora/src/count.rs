@@ -53,6 +53,15 @@ pub fn index_bytes(h: usize) -> usize {
     }
 }
 
+/// Bytes of one index in PEFT's top-k form, whose types are u8, i16 and i32: a bank of 256 takes two.
+pub fn peft_index_bytes(h: usize) -> usize {
+    match h {
+        0..=255 => 1,
+        256..=32_767 => 2,
+        _ => 4,
+    }
+}
+
 /// In how many bits a value of a compact file is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {

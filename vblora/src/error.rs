@@ -87,6 +87,18 @@ pub enum Error {
          (PEFT: save_only_topk_weights = false) or from a checkpoint"
     )]
     CodesOnly,
+    /// An adapter that was made for other linear maps than the model has.
+    #[error(
+        "the adapter was made for linear maps with SHA-256 {made_for}, the model's have {found}: {difference}"
+    )]
+    OtherBase {
+        /// The hash of the sites that the adapter was made for.
+        made_for: String,
+        /// The hash of the model's sites of these names.
+        found: String,
+        /// The first site that differs, its shape there and here.
+        difference: String,
+    },
     /// A backend that this program was built without.
     #[error(
         "backend {name} is not compiled in; build with --features {name} (compiled in: {compiled})"

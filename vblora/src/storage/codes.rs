@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::identity::{MAX_RECIPE_BYTES, check_base};
 use crate::{
-    Error, Factors, LowRank, Result, ValidVbLora,
+    Error, Factors, LowRank, Result, Site, ValidVbLora,
     admixture::{check_finite, check_values},
     backend::{VbLoraBackend, primitive},
 };
@@ -134,6 +135,7 @@ pub struct StoredVbLora {
     settings: ValidVbLora,
     bank: Vec<f32>,
     codes: Codes,
+    recipe: Option<String>,
 }
 
 impl StoredVbLora {
@@ -156,7 +158,39 @@ impl StoredVbLora {
             settings,
             bank,
             codes,
+            recipe: None,
         })
+    }
+
+    /// The same adapter with a text that says how it was made, of any form: files carry it along.
+    ///
+    /// # Errors
+    /// It is longer than [`MAX_RECIPE_BYTES`](super::MAX_RECIPE_BYTES).
+    pub fn with_recipe(mut self, recipe: Option<String>) -> Result<Self> {
+        let bytes = recipe.as_ref().map_or(0, String::len);
+        if bytes > MAX_RECIPE_BYTES {
+            return Err(Error::setting(
+                "recipe",
+                format!("at most {MAX_RECIPE_BYTES} bytes"),
+                bytes,
+            ));
+        }
+        self.recipe = recipe;
+        Ok(self)
+    }
+
+    /// How the adapter was made, if its maker said so.
+    pub fn recipe(&self) -> Option<&str> {
+        self.recipe.as_deref()
+    }
+
+    /// Binds the adapter to a model by its sites, which must have those that the adapter was made for, in their shapes.
+    ///
+    /// # Errors
+    /// [`Error::OtherBase`]: the [hash](super::sites_sha256) of the model's sites of these names is another.
+    pub fn bind(self, sites: &[Site]) -> Result<Self> {
+        check_base(self.settings.plan().sites(), sites)?;
+        Ok(self)
     }
 
     /// The settings and sites.
@@ -176,37 +210,12 @@ impl StoredVbLora {
 
     /// Composes the factors from bank and codes; no logits, no logarithm.
     pub fn factors<B: VbLoraBackend>(&self, device: &B::Device) -> Factors<B> {
-        let config = self.settings.config();
-        let rows = self.settings.sub_vectors();
-        let matrix = |values: Vec<f32>, shape: [usize; 2]| {
-            Tensor::<B, 2>::from_data(TensorData::new(values, shape), device)
-        };
-        let bank = matrix(self.bank.clone(), [config.bank, config.vector_length]);
-        let weights = matrix(self.codes.full_weights(), [rows, config.topk]);
-        let indices: Vec<i32> = self.codes.indices.iter().map(|&i| i as i32).collect();
-        let indices =
-            Tensor::<B, 2, Int>::from_data(TensorData::new(indices, [rows, config.topk]), device);
-        let slab = B::mix(
-            primitive(bank),
-            primitive(weights),
-            indices.into_primitive(),
-        );
-        let slabs = [Tensor::from_primitive(TensorPrimitive::Float(slab))];
-        let pairs = self
-            .settings
-            .plan()
-            .sites()
-            .iter()
-            .zip(self.settings.spans())
-            .map(|(site, spans)| {
-                let pair = LowRank {
-                    down: spans.down.read(&slabs).transpose(),
-                    up: spans.up.read(&slabs),
-                    scale: 1.0,
-                };
-                (site.name.clone(), pair)
-            });
-        Factors::new(pairs.collect(), 0.0)
+        compose(
+            &self.settings,
+            self.own_bank().upload(device),
+            &self.codes.indices,
+            self.codes.full_weights(),
+        )
     }
 
     /// Per site its down factor transposed `[r, d_in]` and its up factor `[r, d_out]`, row-major, in host memory.
@@ -233,4 +242,37 @@ impl StoredVbLora {
             .map(|site| (compose(site.down.rows), compose(site.up.rows)))
             .collect()
     }
+}
+
+/// The factors of all sites from a bank on the device; only codes go there.
+///
+/// # Shapes
+/// - bank: `[h, b]`; indices and weights: `[S, k]`, all k weights of each row
+pub(crate) fn compose<B: VbLoraBackend>(
+    settings: &ValidVbLora,
+    bank: Tensor<B, 2>,
+    indices: &[u32],
+    weights: Vec<f32>,
+) -> Factors<B> {
+    let shape = [settings.sub_vectors(), settings.config().topk];
+    let device = bank.device();
+    let weights = Tensor::<B, 2>::from_data(TensorData::new(weights, shape), &device);
+    let indices: Vec<i32> = indices.iter().map(|&i| i as i32).collect();
+    let indices = Tensor::<B, 2, Int>::from_data(TensorData::new(indices, shape), &device);
+    let slab = B::mix(
+        primitive(bank),
+        primitive(weights),
+        indices.into_primitive(),
+    );
+    let slabs = [Tensor::from_primitive(TensorPrimitive::Float(slab))];
+    let sites = settings.plan().sites().iter().zip(settings.spans());
+    let pairs = sites.map(|(site, spans)| {
+        let pair = LowRank {
+            down: spans.down.read(&slabs).transpose(),
+            up: spans.up.read(&slabs),
+            scale: 1.0,
+        };
+        (site.name.clone(), pair)
+    });
+    Factors::new(pairs.collect(), 0.0)
 }

@@ -7,25 +7,29 @@
 //! | `indices` | u8 `[ceil(S k ceil(log2 h) / 8)]` | the k indices of each sub-vector, lowest bit first |
 //! | `weights` | f32, f16 or u8 `[S, k - 1]` | all weights but the last; u8 counts 255ths |
 //!
-//! The metadata entry `vblora` holds format version, settings, sites and the bank's SHA-256. A file may hold the bank alone or the codes
-//! alone: one bank, many adapters.
+//! The metadata entry `vblora` is a JSON object: the format's version (`format`), the bank's SHA-256 (`bank_sha256`) and, with codes, settings
+//! and sites (`settings`), the sites' SHA-256 (`base_sha256`, [`sites_sha256`]) and how the adapter was made, if its maker said so (`recipe`).
+//! A file may hold the bank alone or the codes alone: one bank, many adapters.
 
 use std::{collections::BTreeSet, path::Path};
 
+use burn::tensor::{Tensor, TensorData};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
     Codes, StoredVbLora,
+    identity::{hexadecimal, sites_sha256},
     packing::{
         from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
     },
-    tensors::{StoredTensor, TensorFile, write_tensors},
+    tensors::{StoredTensor, TensorFile, header_bytes, write_tensors},
 };
 use crate::{
-    Error, Result, SitePlan, ValidVbLora,
+    Result, SitePlan, ValidVbLora,
     admixture::check_values,
+    backend::VbLoraBackend,
     count::{Precision, bank_bytes, codes_bytes, index_bits, packed_bytes},
 };
 
@@ -75,6 +79,11 @@ struct Description {
     /// Of the codes; absent where the file holds a bank alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<ValidVbLora>,
+    /// Of the sites; there with the settings.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipe: Option<String>,
 }
 
 impl Bank {
@@ -97,6 +106,14 @@ impl Bank {
         &self.values
     }
 
+    /// The bank on a device.
+    ///
+    /// # Shapes
+    /// - output: `[h, b]`
+    pub(crate) fn upload<B: VbLoraBackend>(&self, device: &B::Device) -> Tensor<B, 2> {
+        Tensor::from_data(TensorData::new(self.values.clone(), self.shape), device)
+    }
+
     /// What codes are bound to: SHA-256 of shape and values, in hexadecimal.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
@@ -106,8 +123,7 @@ impl Bank {
         for value in &self.values {
             hash.update(value.to_le_bytes());
         }
-        let bytes = hash.finalize();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        hexadecimal(&hash.finalize())
     }
 
     /// The bank as a reader gets it from a file of this precision.
@@ -210,7 +226,7 @@ impl StoredVbLora {
         let rounded = self.rounded(precisions)?;
         let mut tensors = bank.tensors(precisions.bank);
         tensors.extend(self.code_tensors(precisions.weights));
-        write(path, tensors, &rounded.own_bank(), Some(self.settings()))?;
+        write(path, tensors, &rounded.own_bank(), Some(self))?;
         Ok(self.loss(&rounded))
     }
 
@@ -221,12 +237,7 @@ impl StoredVbLora {
     pub fn save_codes(&self, path: &Path, bank: &Bank, weights: Precision) -> Result<Loss> {
         let codes = self.rounded_codes(weights);
         let rounded = Self::new(self.settings().clone(), bank.values.clone(), codes)?;
-        write(
-            path,
-            self.code_tensors(weights),
-            bank,
-            Some(self.settings()),
-        )?;
+        write(path, self.code_tensors(weights), bank, Some(self))?;
         Ok(self.loss(&rounded))
     }
 
@@ -262,6 +273,13 @@ impl StoredVbLora {
             return Err(file.error("a bank alone, no codes"));
         };
         check_sites(found.plan()).map_err(|problem| file.error(problem))?;
+        let base_sha256 = sites_sha256(found.plan().sites());
+        if description.base_sha256.as_ref() != Some(&base_sha256) {
+            return Err(file.error(format!(
+                "the sites have SHA-256 {base_sha256}, but {} is written beside them: the file is damaged",
+                description.base_sha256.as_deref().unwrap_or("none")
+            )));
+        }
         // The file's word is not enough: the settings are checked like anybody's.
         let settings = found
             .config()
@@ -309,16 +327,9 @@ impl StoredVbLora {
         if file.dtype("weights") != Some(Dtype::F32) {
             codes.bring_sums_to_one();
         }
-        Self::new(settings, bank.values.clone(), codes).map_err(|e| file.error(e.to_string()))
-    }
-
-    /// Bytes of the tensors of a file of these precisions: the bank's, and the codes'.
-    pub fn file_bytes(&self, precisions: Precisions) -> [usize; 2] {
-        let (config, s) = (self.settings().config(), self.settings().sub_vectors());
-        [
-            bank_bytes(config.bank, config.vector_length, precisions.bank),
-            codes_bytes(config.bank, s, config.topk, precisions.weights),
-        ]
+        Self::new(settings, bank.values.clone(), codes)
+            .and_then(|stored| stored.with_recipe(description.recipe.clone()))
+            .map_err(|e| file.error(e.to_string()))
     }
 
     /// The bank apart from the codes.
@@ -337,7 +348,8 @@ impl StoredVbLora {
     pub fn rounded(&self, precisions: Precisions) -> Result<Self> {
         let bank = self.own_bank().rounded(precisions.bank)?;
         let codes = self.rounded_codes(precisions.weights);
-        Self::new(self.settings().clone(), bank.values, codes)
+        Self::new(self.settings().clone(), bank.values, codes)?
+            .with_recipe(self.recipe().map(str::to_owned))
     }
 
     fn rounded_codes(&self, precision: Precision) -> Codes {
@@ -401,26 +413,82 @@ fn halves(shape: &[usize], values: &[f32]) -> StoredTensor {
     StoredTensor::bytes(Dtype::F16, shape, bytes)
 }
 
+/// Which parts a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Bank and codes.
+    Whole,
+    /// The bank alone.
+    Bank,
+    /// The codes alone.
+    Codes,
+}
+
+impl ValidVbLora {
+    /// Bytes of a compact file of an adapter with these settings, metadata and all, before there is one.
+    pub fn compact_bytes(&self, part: Part, precisions: Precisions, recipe: Option<&str>) -> usize {
+        let (config, s) = (self.config(), self.sub_vectors());
+        let (h, b, k) = (config.bank, config.vector_length, config.topk);
+        let (mut shapes, mut data) = (Vec::new(), 0);
+        if part != Part::Codes {
+            shapes.push(("bank", bank_type(precisions.bank), vec![h, b]));
+            if precisions.bank == Precision::Bits8 {
+                shapes.push(("bank_scale", Dtype::F32, vec![h]));
+            }
+            data += bank_bytes(h, b, precisions.bank);
+        }
+        if part != Part::Bank {
+            let packed = packed_bytes(s * k, index_bits(h));
+            shapes.push(("indices", Dtype::U8, vec![packed]));
+            shapes.push(("weights", weight_type(precisions.weights), vec![s, k - 1]));
+            data += codes_bytes(h, s, k, precisions.weights);
+        }
+        // A hash has this many digits, whatever they are.
+        let hash = hexadecimal(&Sha256::digest(b""));
+        let codes = (part != Part::Bank).then_some((self, recipe));
+        header_bytes(&shapes, (KEY, &description(hash, codes))) + data
+    }
+}
+
+fn bank_type(precision: Precision) -> Dtype {
+    match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::F16 => Dtype::F16,
+        Precision::Bits8 => Dtype::I8,
+    }
+}
+
+fn weight_type(precision: Precision) -> Dtype {
+    match precision {
+        Precision::Bits8 => Dtype::U8,
+        other => bank_type(other),
+    }
+}
+
+/// The metadata of a file with this bank's hash and, if it holds codes, their settings and recipe.
+fn description(bank_sha256: String, codes: Option<(&ValidVbLora, Option<&str>)>) -> String {
+    let description = Description {
+        format: FORMAT,
+        bank_sha256,
+        base_sha256: codes.map(|(settings, _)| sites_sha256(settings.plan().sites())),
+        recipe: codes.and_then(|(_, recipe)| recipe.map(str::to_owned)),
+        settings: codes.map(|(settings, _)| settings.clone()),
+    };
+    serde_json::to_string(&description).expect("texts and finite numbers")
+}
+
 fn write(
     path: &Path,
     tensors: Vec<(&'static str, StoredTensor)>,
     bank: &Bank,
-    settings: Option<&ValidVbLora>,
+    codes: Option<&StoredVbLora>,
 ) -> Result<()> {
-    let description = Description {
-        format: FORMAT,
-        bank_sha256: bank.sha256(),
-        settings: settings.cloned(),
-    };
-    let description = serde_json::to_string(&description).map_err(|e| Error::Format {
-        path: path.to_owned(),
-        reason: e.to_string(),
-    })?;
+    let codes = codes.map(|stored| (stored.settings(), stored.recipe()));
     let tensors: Vec<_> = tensors
         .into_iter()
         .map(|(name, tensor)| (name.to_owned(), tensor))
         .collect();
-    write_tensors(path, &tensors, (KEY, &description))
+    write_tensors(path, &tensors, (KEY, &description(bank.sha256(), codes)))
 }
 
 /// What a plan made by [`Targets`](crate::Targets) has by itself, and one out of a file need not have.

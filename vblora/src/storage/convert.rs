@@ -26,6 +26,29 @@ pub fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
     }
 }
 
+/// Values as the little-endian bytes of a float type, each rounded once, to the nearest even.
+///
+/// # Errors
+/// The cause alone: another type, a value that is not finite in this one.
+pub(super) fn from_f32(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, String> {
+    let (bytes, is_finite): (Vec<u8>, fn(f32) -> bool) = match dtype {
+        Dtype::F32 => (unmap(values, f32::to_le_bytes), f32::is_finite),
+        Dtype::F16 => (
+            unmap(values, |value| f16::from_f32(value).to_le_bytes()),
+            |value| f16::from_f32(value).is_finite(),
+        ),
+        Dtype::BF16 => (
+            unmap(values, |value| bf16::from_f32(value).to_le_bytes()),
+            |value| bf16::from_f32(value).is_finite(),
+        ),
+        other => return Err(format!("type {other}; expected F32, F16 or BF16")),
+    };
+    match values.iter().find(|value| !is_finite(**value)) {
+        None => Ok(bytes),
+        Some(value) => Err(format!("{value} is not finite as {dtype}")),
+    }
+}
+
 /// Little-endian integers of a tensor, none negative, as u32: the types in which top-k indices are found.
 ///
 /// # Errors
@@ -54,6 +77,10 @@ pub(super) fn to_u32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<u32>, String> {
 fn map<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|&chunk| value(chunk)).collect()
+}
+
+fn unmap<const N: usize>(values: &[f32], bytes: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
+    values.iter().flat_map(|&value| bytes(value)).collect()
 }
 
 #[cfg(test)]
@@ -97,5 +124,30 @@ mod tests {
     fn integers_are_no_weights() {
         let error = to_f32(Dtype::I64, &[0; 8]).unwrap_err();
         assert!(error.contains("I64") && error.contains("BF16"), "{error}");
+    }
+
+    #[test]
+    fn values_are_rounded_once_to_the_nearest_even() {
+        // 1 + 2^-8 lies halfway between two bf16 values, 1 + 2^-11 between two f16 values; both go to the even one, 1.
+        let halfway = [1.0 + 1.0 / 256.0, 1.0 + 1.0 / 2048.0];
+        assert_eq!(
+            from_f32(Dtype::BF16, &halfway[..1]).unwrap(),
+            0x3F80u16.to_le_bytes()
+        );
+        assert_eq!(
+            from_f32(Dtype::F16, &halfway[1..]).unwrap(),
+            0x3C00u16.to_le_bytes()
+        );
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::BF16] {
+            let bytes = from_f32(dtype, &[1.5, -0.25]).unwrap();
+            assert_eq!(to_f32(dtype, &bytes).unwrap(), [1.5, -0.25]);
+            assert!(from_f32(dtype, &[f32::INFINITY]).is_err());
+        }
+        assert!(
+            from_f32(Dtype::F16, &[70_000.0])
+                .unwrap_err()
+                .contains("70000")
+        );
+        assert!(from_f32(Dtype::I8, &[0.0]).is_err());
     }
 }

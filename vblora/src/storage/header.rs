@@ -4,6 +4,7 @@
 //! and can overflow when it adds up the sizes that a lying header claims.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
 
 use safetensors::Dtype;
@@ -50,7 +51,25 @@ impl Header {
     /// # Errors
     /// The cause alone; the caller knows the file's name.
     pub fn parse(file: &[u8]) -> Result<Self, String> {
-        let text = header_text(file)?;
+        let length = text_length(file.first_chunk().copied(), file.len())?;
+        Self::from_text(&file[LENGTH_BYTES..][..length], file.len())
+    }
+
+    /// As [`parse`](Self::parse), reading the front of a file of `size` bytes and nothing behind it; gives the bytes that were read too.
+    pub(super) fn read(file: &mut impl Read, size: usize) -> Result<(Self, Vec<u8>), String> {
+        let mut read = |bytes: usize| {
+            let mut front = vec![0; bytes];
+            let done = file.read_exact(&mut front);
+            done.map(|()| front).map_err(|error| error.to_string())
+        };
+        let mut front = read(LENGTH_BYTES.min(size))?;
+        let length = text_length(front.first_chunk().copied(), size)?;
+        front.extend(read(length)?);
+        let header = Self::from_text(&front[LENGTH_BYTES..], size)?;
+        Ok((header, front))
+    }
+
+    fn from_text(text: &[u8], file_end: usize) -> Result<Self, String> {
         let data_start = LENGTH_BYTES + text.len();
         let mut fields: BTreeMap<String, serde_json::Value> =
             serde_json::from_slice(text).map_err(|error| format!("header: {error}"))?;
@@ -65,7 +84,7 @@ impl Header {
         let placed = |(name, value): (String, serde_json::Value)| {
             let entry = Described::deserialize(value)
                 .map_err(|error| error.to_string())
-                .and_then(|tensor| place(tensor, data_start, file.len()))
+                .and_then(|tensor| place(tensor, data_start, file_end))
                 .map_err(|problem| format!("tensor {name:?}: {problem}"))?;
             Ok((name, entry))
         };
@@ -73,30 +92,31 @@ impl Header {
             .into_iter()
             .map(placed)
             .collect::<Result<BTreeMap<_, _>, String>>()?;
-        check_cover(&tensors, data_start, file.len())?;
+        check_cover(&tensors, data_start, file_end)?;
         Ok(Self { tensors, metadata })
     }
 }
 
-fn header_text(file: &[u8]) -> Result<&[u8], String> {
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+/// The length of the header's text by the first bytes of a file of `size` bytes.
+fn text_length(first: Option<[u8; LENGTH_BYTES]>, size: usize) -> Result<usize, String> {
+    let Some(first) = first else {
         return Err(format!(
-            "it has {} bytes, too few for the {LENGTH_BYTES}-byte header length (empty or truncated)",
-            file.len()
+            "it has {size} bytes, too few for the {LENGTH_BYTES}-byte header length (empty or truncated)"
         ));
     };
-    let length = u64::from_le_bytes(*length);
+    let length = u64::from_le_bytes(first);
     if length > MAX_HEADER_BYTES {
         return Err(format!(
             "header length {length} is over the limit of {MAX_HEADER_BYTES} bytes"
         ));
     }
-    rest.get(..length as usize).ok_or_else(|| {
-        format!(
-            "header length {length}, but only {} bytes follow (truncated?)",
-            rest.len()
-        )
-    })
+    let rest = size - LENGTH_BYTES;
+    match length as usize {
+        length if length <= rest => Ok(length),
+        length => Err(format!(
+            "header length {length}, but only {rest} bytes follow (truncated?)"
+        )),
+    }
 }
 
 /// Checks one tensor's offsets against its shape and the end of the file.

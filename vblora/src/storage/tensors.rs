@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use safetensors::{Dtype, View};
+use safetensors::{
+    Dtype, View,
+    tensor::{Metadata, TensorInfo},
+};
 
 use super::{
     convert::{to_f32, to_u32},
@@ -206,6 +209,30 @@ impl View for &StoredTensor {
     fn data_len(&self) -> usize {
         self.bytes.len()
     }
+}
+
+/// Bytes in front of the tensors of a file that [`write_tensors`] would write with these names, types and shapes.
+pub(super) fn header_bytes(shapes: &[(&str, Dtype, Vec<usize>)], metadata: (&str, &str)) -> usize {
+    let mut shapes = shapes.to_vec();
+    // The order of the data, which the offsets' digits depend on.
+    shapes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+    let mut end = 0;
+    let tensors = shapes.into_iter().map(|(name, dtype, shape)| {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        let data_offsets = (start, end);
+        let info = TensorInfo {
+            dtype,
+            shape,
+            data_offsets,
+        };
+        (name.to_owned(), info)
+    });
+    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
+    let header = Metadata::new(Some(metadata), tensors.collect());
+    let header = header.expect("offsets one behind the other, of shapes and types of their size");
+    let text = serde_json::to_string(&header).expect("texts and numbers");
+    8 + text.len().next_multiple_of(8)
 }
 
 /// Writes tensors and one metadata entry as a safetensors file, atomically.

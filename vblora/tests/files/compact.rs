@@ -5,7 +5,7 @@ use std::path::Path;
 use vblora::{
     Site, StoredVbLora, Targets, VbLoraConfig,
     rng::Key,
-    storage::{Bank, Codes, Precision, Precisions},
+    storage::{Bank, Codes, MAX_RECIPE_BYTES, Part, Precision, Precisions, sites_sha256},
 };
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bits8];
@@ -65,10 +65,18 @@ fn every_precision_comes_back_as_it_was_rounded_in_the_bytes_foretold() {
                 let found = StoredVbLora::load(&path).unwrap();
                 assert_eq!(found, stored.rounded(precisions).unwrap());
                 assert_eq!(found.codes().indices, stored.codes().indices);
-                assert_eq!(
-                    data_bytes(&path),
-                    stored.file_bytes(precisions).iter().sum::<usize>()
-                );
+                let foretold = |part, recipe| {
+                    let settings = stored.settings();
+                    settings.compact_bytes(part, precisions, recipe)
+                };
+                let size = |path: &Path| std::fs::metadata(path).unwrap().len() as usize;
+                assert_eq!(size(&path), foretold(Part::Whole, None));
+                let shared = stored.own_bank().save(&path, bank).unwrap();
+                assert_eq!(size(&path), foretold(Part::Bank, None));
+                let recipe = "lr = 1e-3 \"quoted\"\nη = 2";
+                let described = stored.clone().with_recipe(Some(recipe.into())).unwrap();
+                described.save_codes(&path, &shared, weights).unwrap();
+                assert_eq!(size(&path), foretold(Part::Codes, Some(recipe)));
                 let exact = precisions == Precisions::default();
                 assert_eq!(
                     loss.largest_change == 0.0,
@@ -202,4 +210,66 @@ fn a_value_beyond_half_precision_is_refused_and_leaves_the_old_file() {
     let error = bank.save(&path, Precision::F16).unwrap_err().to_string();
     assert!(error.contains("bank"), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"old");
+}
+
+#[test]
+fn a_file_says_how_it_was_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let recipe = Some("epochs = 3\n".to_owned());
+    let stored = small(90, 2).with_recipe(recipe.clone()).unwrap();
+    stored.save(&at("whole")).unwrap();
+    let found = StoredVbLora::load(&at("whole")).unwrap();
+    assert_eq!(found.recipe(), recipe.as_deref());
+    assert_eq!(found, stored);
+    let precisions = Precisions {
+        bank: Precision::Bits8,
+        weights: Precision::F16,
+    };
+    assert_eq!(
+        stored.rounded(precisions).unwrap().recipe(),
+        recipe.as_deref()
+    );
+    let long = "x".repeat(MAX_RECIPE_BYTES + 1);
+    assert!(small(90, 2).with_recipe(Some(long[1..].into())).is_ok());
+    let error = small(90, 2)
+        .with_recipe(Some(long))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("recipe") && error.contains("65537"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_knows_the_model_it_was_made_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    small(90, 2).save(&path).unwrap();
+    let found = StoredVbLora::load(&path).unwrap();
+    let sites = found.settings().plan().sites().to_vec();
+    let model = [&[Site::new("more", 4, 4)], &*sites].concat();
+    assert_eq!(found.clone().bind(&model).unwrap(), found);
+    let other = [Site::new("one", 8, 12), Site::new("two", 12, 8)];
+    let error = found.bind(&other).unwrap_err().to_string();
+    for part in [
+        "two",
+        "12 -> 4",
+        "12 -> 8",
+        &sites_sha256(&sites),
+        &sites_sha256(&other),
+    ] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    // Another name of the same length beside the same hash.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(3).position(|w| w == b"two").unwrap();
+    bytes[at..at + 3].copy_from_slice(b"six");
+    std::fs::write(&path, bytes).unwrap();
+    let error = StoredVbLora::load(&path).unwrap_err().to_string();
+    assert!(
+        error.contains("sites") && error.contains("damaged"),
+        "{error}"
+    );
 }

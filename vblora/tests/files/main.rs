@@ -7,4 +7,5 @@ mod support;
 
 mod compact;
 mod hostile;
+mod merge;
 mod peft;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use vblora::{
-    Result, StoredVbLora,
+    Error, Result, StoredVbLora,
     count::thousands,
     storage::{HostAdapter, Loss, Precision, Precisions, peft::PeftAdapter},
 };
@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Write a compact file although it has no place for the tensors of modules_to_save
     #[arg(long)]
     without_modules: bool,
+    /// A text, such as a run's config.toml, that a compact file is to carry: how the adapter was made
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
     /// Write where something is already
     #[arg(long)]
     overwrite: bool,
@@ -125,7 +128,15 @@ fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> Result<Lo
         bank: arguments.bank_precision.into(),
         weights: arguments.weight_precision.into(),
     };
-    stored.save_as(to, precisions)
+    let Some(path) = &arguments.recipe else {
+        return stored.save_as(to, precisions);
+    };
+    let recipe = std::fs::read_to_string(path).map_err(|cause| Error::Io {
+        path: path.clone(),
+        cause,
+    })?;
+    let described = stored.clone().with_recipe(Some(recipe))?;
+    described.save_as(to, precisions)
 }
 
 /// Bytes of a file, or of a directory's files.

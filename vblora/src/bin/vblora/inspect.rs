@@ -2,7 +2,11 @@
 
 use clap::Args;
 use serde::Serialize;
-use vblora::{AdapterConfig, Result, Site, StoredVbLora, count::Count};
+use vblora::{
+    AdapterConfig, Result, Site, StoredVbLora,
+    count::Count,
+    storage::{HostAdapter, sites_sha256},
+};
 
 use crate::adapter::{Place, config, json};
 
@@ -25,6 +29,8 @@ struct Report<'a> {
     bank: Option<BankUse>,
     saved: Vec<(&'a str, &'a [usize])>,
     base_model: Option<&'a str>,
+    base_sha256: String,
+    recipe: Option<&'a str>,
 }
 
 /// How much of the bank the codes use.
@@ -56,6 +62,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
             .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
             .collect(),
         base_model: adapter.base_model.as_deref(),
+        base_sha256: sites_sha256(plan.sites()),
+        recipe: match &adapter.adapter {
+            HostAdapter::TopK(stored) => stored.recipe(),
+            _ => None,
+        },
         method,
     };
     if arguments.json {
@@ -79,6 +90,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let saved = report.saved.iter();
     lines.extend(saved.map(|(name, shape)| format!("  beside it: {name} {shape:?}")));
     lines.extend(report.base_model.map(|base| format!("  base: {base}")));
+    lines.push(format!(
+        "  names and shapes: SHA-256 {}",
+        report.base_sha256
+    ));
+    let recipe = report.recipe.into_iter().flat_map(str::lines);
+    lines.extend(recipe.map(|line| format!("  recipe: {line}")));
     Ok(lines.join("\n") + "\n")
 }
 

@@ -1,4 +1,4 @@
-//! `vblora`: looks into adapter files and turns them into each other.
+//! `vblora`: looks into adapter files, turns them into each other, merges them into their base, and plans new ones.
 //!
 //! This file parses and dispatches; each command has a file of its own. Exit status: 0, 1 where something went wrong, 2 for a wrong command
 //! line.
@@ -7,9 +7,14 @@
 #![allow(clippy::print_stderr, reason = "errors go there")]
 
 mod adapter;
+mod architectures;
 mod convert;
 mod diff;
+mod forms;
 mod inspect;
+mod merge;
+mod plan;
+mod search;
 
 use std::{
     io::{ErrorKind, Write},
@@ -18,7 +23,7 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-/// Looks into adapter files and turns them into each other: PEFT directories and compact files.
+/// Looks into adapter files (PEFT directories and compact files), turns them into each other, merges them, and plans new ones.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
@@ -31,6 +36,8 @@ enum Command {
     Inspect(inspect::Arguments),
     Convert(convert::Arguments),
     Diff(diff::Arguments),
+    Merge(merge::Arguments),
+    Plan(plan::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -38,6 +45,8 @@ fn main() -> ExitCode {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Convert(arguments) => convert::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Merge(arguments) => merge::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
     };
     match done {
         // Whoever reads may stop reading: `vblora inspect .. | head`.

@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use super::{BANK, CONFIG, FULL, LORA, PeftAdapter, ROOT, TENSORS, TOPK, config, swap};
 use crate::{
     Error, Result, SitePlan,
+    count::peft_index_bytes,
     storage::{
         HostAdapter, HostLora, HostVbLora, StoredVbLora,
         tensors::{StoredTensor, write_tensors},
@@ -86,10 +87,9 @@ impl PeftAdapter {
         let config = adapter.settings().config();
         let (rank, b, k) = (config.rank, config.vector_length, config.topk);
         let (plan, codes) = (adapter.settings().plan(), adapter.codes());
-        // PEFT's rule; its h = 256 takes two bytes.
-        let index = match config.bank {
-            0..=255 => Dtype::U8,
-            256..=32_767 => Dtype::I16,
+        let index = match peft_index_bytes(config.bank) {
+            1 => Dtype::U8,
+            2 => Dtype::I16,
             _ => Dtype::I32,
         };
         let indices =

@@ -2,7 +2,11 @@
 #![allow(missing_docs)]
 
 #[macro_use]
+#[path = "../support/mod.rs"]
 mod support;
+
+mod merge;
+mod plan;
 
 use std::{path::Path, process::Command};
 
@@ -11,6 +15,7 @@ use vblora::{
     storage::{
         Bank, HostAdapter, HostLora, HostTensor, HostVbLora, Precision,
         peft::{PeftAdapter, PeftDirectory},
+        sites_sha256,
     },
 };
 
@@ -67,6 +72,7 @@ fn inspect_says_what_is_there() {
         "h = 10, b = 4, r = 3, k = 2 on 2 sites",
         "of 10 vectors used",
         "classifier.weight [1, 2]",
+        "names and shapes: SHA-256 ",
     ] {
         assert!(out.contains(part), "{part:?} in {out}");
     }
@@ -101,6 +107,20 @@ fn every_form_turns_into_the_others() {
     let small = StoredVbLora::load(&dir.path().join("small")).unwrap();
     assert_eq!(small.bank(), adapter().bank());
     assert_eq!(small.settings().plan().sites(), sites());
+    std::fs::write(dir.path().join("recipe"), "epochs = 3\nlr = 0.01\n").unwrap();
+    run("convert topk told --form compact --prefix net. --without-modules --recipe recipe");
+    run("convert told again --form compact --weight-precision 8bits");
+    let out = run("inspect again");
+    assert!(
+        out.contains("recipe: epochs = 3\n  recipe: lr = 0.01\n"),
+        "{out}"
+    );
+    let hash = sites_sha256(&sites());
+    assert!(
+        out.contains(&format!("names and shapes: SHA-256 {hash}")),
+        "{out}"
+    );
+    std::fs::remove_file(dir.path().join("again")).unwrap();
     run("convert small lora --form peft-lora --prefix net.");
     let lora = HostAdapter::TopK(small.clone()).to_lora();
     assert_eq!(read("lora").adapter, HostAdapter::Lora(lora));

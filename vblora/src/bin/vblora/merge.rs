@@ -1,0 +1,65 @@
+//! `vblora merge`: an adapter added into its base.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use vblora::{
+    Result,
+    storage::{merge, peft::PeftAdapter},
+};
+
+use crate::adapter::{Place, json};
+
+/// Writes a Hugging Face directory with the adapter added into the base's weights; neither is changed.
+///
+/// Weights go through memory in small blocks; types, shards, index and all other files stay as they are. Sums are computed in f32 and
+/// rounded once. Weights in other forms (pytorch_model.bin, ...) and subfolders are left out.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The base: a directory with model.safetensors, or with shards and their index
+    base: PathBuf,
+    #[command(flatten)]
+    place: Place,
+    /// The directory to write
+    to: PathBuf,
+    /// The base stores its weights [d_in, d_out], as GPT-2 does; a PEFT directory says so itself
+    #[arg(long)]
+    fan_in_fan_out: bool,
+    /// Leave out the tensors of modules_to_save, for a base that has no such modules
+    #[arg(long)]
+    without_modules: bool,
+    /// Replace a directory that is there already
+    #[arg(long)]
+    overwrite: bool,
+    /// JSON in place of a text
+    #[arg(long)]
+    json: bool,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let found = arguments.place.open()?.adapter;
+    let adapter = PeftAdapter {
+        fan_in_fan_out: found.fan_in_fan_out || arguments.fan_in_fan_out,
+        saved: match arguments.without_modules {
+            true => Vec::new(),
+            false => found.saved,
+        },
+        ..found
+    };
+    let (base, to) = (&arguments.base, &arguments.to);
+    let merged = merge(base, &adapter, to, arguments.overwrite)?;
+    if arguments.json {
+        return json(&merged);
+    }
+    let mut text = format!(
+        "{} weights updated, {} tensors replaced in {}\n",
+        merged.updated,
+        merged.replaced,
+        merged.weights.join(", ")
+    );
+    if !merged.left_out.is_empty() {
+        text += &format!("left out: {}\n", merged.left_out.join(", "));
+    }
+    let [base, adapter, to] = [base, &arguments.place.path, to].map(|path| path.display());
+    Ok(text + &format!("{base} + {adapter} -> {to}\n"))
+}

@@ -1,0 +1,208 @@
+//! `vblora plan`: what an adapter would be, before there is one; and which settings fit a number of bytes.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use vblora::{
+    AdapterConfig, Result, Site, SitePlan, Targets, ValidVbLora, VbLoraConfig,
+    count::{Count, thousands},
+};
+
+use crate::{
+    adapter::{json, wrong},
+    architectures::Model,
+    forms::Form,
+    search,
+};
+
+/// Says what VB-LoRA would adapt, train and store on a model, by its config.json; or, with --at-most, which settings fit into a number of
+/// bytes.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A config.json of RoBERTa, BERT, GPT-2, Llama, Mistral or Gemma, or a directory with one
+    config: PathBuf,
+    /// all-linear, SUFFIX,... or regex:PATTERN
+    #[arg(long, default_value = "all-linear")]
+    targets: Targets,
+    /// Count GPT-2's c_attn as three maps, as the paper does
+    #[arg(long)]
+    split_qkv: bool,
+    /// h, the number of bank vectors [default: 90, or any]
+    #[arg(long, value_parser = size)]
+    bank: Option<usize>,
+    /// b, the length of a bank vector [default: 256, or any that divides all dimensions]
+    #[arg(long, value_parser = size)]
+    vector_length: Option<usize>,
+    /// r, the rank of the factors [default: 4, or any]
+    #[arg(long, value_parser = size)]
+    rank: Option<usize>,
+    /// k, how many bank vectors a sub-vector mixes [default: 2, or any]
+    #[arg(long, value_parser = size)]
+    topk: Option<usize>,
+    /// List the settings whose file has at most this size (30kB, 0.7MB, 64KiB, 30000), those that train the most parameters first
+    #[arg(long, value_parser = bytes, value_name = "SIZE")]
+    at_most: Option<usize>,
+    /// The form that --at-most is about
+    #[arg(long, value_enum, default_value = "compact-8bits")]
+    form: Form,
+    /// JSON in place of a text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    architecture: &'static str,
+    sites: &'a [Site],
+    settings: &'a VbLoraConfig,
+    sub_vectors: usize,
+    count: Count,
+    /// By form.
+    bytes: BTreeMap<String, usize>,
+}
+
+#[derive(Serialize)]
+struct Fitting<'a> {
+    architecture: &'static str,
+    sites: &'a [Site],
+    form: String,
+    at_most: usize,
+    fits: Vec<search::Fit>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let model = Model::read(&arguments.config, arguments.split_qkv)?;
+    let plan = arguments.targets.select(&model.sites)?;
+    match arguments.at_most {
+        Some(most) => fitting(arguments, model.architecture, &plan, most),
+        None => forward(arguments, model.architecture, &plan),
+    }
+}
+
+fn forward(arguments: &Arguments, architecture: &'static str, plan: &SitePlan) -> Result<String> {
+    let default = VbLoraConfig::default();
+    let config = VbLoraConfig {
+        bank: arguments.bank.unwrap_or(default.bank),
+        vector_length: arguments.vector_length.unwrap_or(default.vector_length),
+        rank: arguments.rank.unwrap_or(default.rank),
+        topk: arguments.topk.unwrap_or(default.topk),
+        ..default
+    };
+    let settings = config.check(plan)?;
+    if arguments.json {
+        return json(&Report {
+            architecture,
+            sites: plan.sites(),
+            settings: &config,
+            sub_vectors: settings.sub_vectors(),
+            count: settings.count(),
+            bytes: by_form(&settings)
+                .map(|(form, bytes)| (form.name(), bytes))
+                .collect(),
+        });
+    }
+    let described = AdapterConfig::VbLora(config.clone()).describe(plan)?;
+    let mut text = format!("{architecture}: {described}");
+    for (form, bytes) in by_form(&settings) {
+        text += &format!(
+            "  {:<15} {:>15} bytes  {}\n",
+            form.name(),
+            thousands(bytes),
+            form.what()
+        );
+    }
+    Ok(text)
+}
+
+fn by_form(settings: &ValidVbLora) -> impl Iterator<Item = (Form, usize)> {
+    let forms = Form::value_variants().iter();
+    forms.map(|form| (*form, form.bytes(settings)))
+}
+
+fn fitting(
+    arguments: &Arguments,
+    architecture: &'static str,
+    plan: &SitePlan,
+    most: usize,
+) -> Result<String> {
+    let pinned = search::Pinned {
+        bank: arguments.bank,
+        vector_length: arguments.vector_length,
+        rank: arguments.rank,
+        topk: arguments.topk,
+    };
+    let fits = search::fits(plan, &pinned, arguments.form, most)?;
+    let form = arguments.form.name();
+    if fits.is_empty() {
+        let most = thousands(most);
+        return Err(wrong(
+            &arguments.config,
+            format!("no settings fit into {most} bytes as {form}"),
+        ));
+    }
+    if arguments.json {
+        return json(&Fitting {
+            architecture,
+            sites: plan.sites(),
+            form,
+            at_most: most,
+            fits,
+        });
+    }
+    let mut text = format!(
+        "{architecture}: {} sites as {form} in at most {} bytes, most trained parameters first\n{plan}",
+        plan.sites().len(),
+        thousands(most)
+    );
+    text += "      r      h      b    k        S         trained         bytes\n";
+    for fit in &fits {
+        let search::Fit {
+            rank,
+            bank,
+            vector_length,
+            topk,
+            ..
+        } = fit;
+        text += &format!(
+            "{rank:>7} {bank:>6} {vector_length:>6} {topk:>4} {:>8} {:>15} {:>13}\n",
+            thousands(fit.sub_vectors),
+            thousands(fit.trained),
+            thousands(fit.bytes)
+        );
+    }
+    Ok(text)
+}
+
+/// A setting: beyond this no product of them overflows, and no adapter has such.
+fn size(text: &str) -> Result<usize, String> {
+    const MOST: usize = 1 << 20;
+    match text.parse() {
+        Ok(number @ 1..=MOST) => Ok(number),
+        _ => Err(format!("expected a number from 1 to {MOST}")),
+    }
+}
+
+/// `30kB`, `0.7 MB`, `64KiB`, `30000`.
+fn bytes(text: &str) -> Result<usize, String> {
+    let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
+    let (number, unit) = text.split_at(at.unwrap_or(text.len()));
+    let unit = match unit.trim() {
+        "" | "B" => 1.0,
+        "kB" | "KB" | "k" => 1e3,
+        "MB" | "M" => 1e6,
+        "GB" | "G" => 1e9,
+        "KiB" => 1024.0,
+        "MiB" => 1024.0 * 1024.0,
+        "GiB" => 1024.0 * 1024.0 * 1024.0,
+        other => {
+            return Err(format!(
+                "unit {other:?}; expected B, kB, MB, GB, KiB, MiB or GiB"
+            ));
+        }
+    };
+    match number.parse::<f64>() {
+        Ok(number) if number * unit >= 1.0 => Ok((number * unit).round() as usize),
+        _ => Err("expected a size such as 30kB".into()),
+    }
+}
