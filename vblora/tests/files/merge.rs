@@ -297,6 +297,21 @@ fn shards_index_and_other_files_stay_as_they_are() {
     );
 }
 
+/// As Hugging Face's loader does: the single file is the model, whatever an index beside it says.
+#[test]
+fn an_index_beside_a_single_file_is_left_out_with_its_shards() {
+    let dir = on_disk(&base(Dtype::F32));
+    let from = dir.path().join("base");
+    write(&from.join("model-1.safetensors"), &base(Dtype::F16));
+    let index = r#"{"weight_map":{"net.layer.0.one.weight":"model-1.safetensors"}}"#;
+    std::fs::write(from.join(INDEX), index).unwrap();
+    let report = merged(dir.path(), &adapter()).unwrap();
+    assert_eq!(report.weights, [SINGLE]);
+    assert_eq!(report.left_out, ["model-1.safetensors", INDEX]);
+    let kept = ["config.json", SINGLE].map(str::to_owned);
+    assert_eq!(names(&dir.path().join("out")), kept.into());
+}
+
 /// A hub checkpoint of the bare model lacks the prefix that the model with a head has, and a compact file lacks the one of the checkpoint.
 #[test]
 fn a_prefix_more_or_less_is_found() {

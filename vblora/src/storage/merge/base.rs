@@ -14,7 +14,7 @@ use crate::{
 };
 
 const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Larger indices are refused before they are read; a real one has about 100 bytes per tensor.
 const MAX_INDEX_BYTES: u64 = 64 << 20;
@@ -71,6 +71,11 @@ impl Base {
 
     pub(super) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether the files are those of an index.
+    pub(super) fn is_sharded(&self) -> bool {
+        self.shards.iter().any(|shard| shard.name != SINGLE)
     }
 
     pub(super) fn shards(&self) -> &[Shard] {

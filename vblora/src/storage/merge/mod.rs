@@ -9,7 +9,7 @@ mod folder;
 
 use std::{collections::BTreeMap, path::Path};
 
-use base::Base;
+use base::{Base, INDEX};
 use change::Change;
 use folder::NewFolder;
 use serde::Serialize;
@@ -157,7 +157,9 @@ fn copy_others(base: &Base, folder: &NewFolder) -> Result<Vec<String>> {
             continue;
         }
         let ending = path.extension().unwrap_or_default().to_string_lossy();
-        if !path.is_file() || OTHER_WEIGHTS.contains(&&*ending) {
+        // The index of shards that a single file makes superfluous.
+        let superfluous = name == INDEX && !base.is_sharded();
+        if !path.is_file() || superfluous || OTHER_WEIGHTS.contains(&&*ending) {
             left_out.push(name.into_owned());
         } else {
             folder.copy(&path)?;
