@@ -23,6 +23,11 @@ mod saving {
     on_every_backend!(tests: saved_models_load_as_they_were, half_precision_rounds_once, a_wrong_checkpoint_is_refused_by_name);
 }
 
+mod serving {
+    use super::suite::serving as tests;
+    on_every_backend!(tests: a_mixed_batch_is_its_rows_alone, merging_leaves_the_base_as_it_was, a_merged_directory_is_the_adapted_model);
+}
+
 mod training {
     use super::suite::training as tests;
     on_every_backend!(tests: dropout_is_a_function_of_its_keys, every_dropout_place_is_live, the_base_gets_no_gradient,

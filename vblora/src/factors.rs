@@ -36,7 +36,11 @@ pub struct Factors<B: Backend> {
     pairs: Arc<BTreeMap<String, LowRank<B>>>,
     dropout: f64,
     noise: Option<Noise>,
+    rows: Option<Arc<RowScales<B>>>,
 }
+
+/// Of a mixed batch: by site the scale of each narrow column in each row, 0 for those of other rows' adapters, `[n, R]`.
+pub(crate) type RowScales<B> = BTreeMap<String, Tensor<B, 2>>;
 
 impl<B: Backend> Factors<B> {
     /// No adapter at all.
@@ -50,6 +54,39 @@ impl<B: Backend> Factors<B> {
             pairs: Arc::new(pairs),
             dropout,
             noise: None,
+            rows: None,
+        }
+    }
+
+    /// The pairs of several adapters side by side, and what each row of a batch takes of them.
+    pub(crate) fn mixed(pairs: Arc<BTreeMap<String, LowRank<B>>>, rows: Arc<RowScales<B>>) -> Self {
+        Self {
+            pairs,
+            dropout: 0.0,
+            noise: None,
+            rows: Some(rows),
+        }
+    }
+
+    /// Whether these are for a batch whose rows have adapters of their own.
+    pub fn is_mixed(&self) -> bool {
+        self.rows.is_some()
+    }
+
+    /// The narrow product of a site, times its pair's scale, or times each row's own scales.
+    ///
+    /// # Shapes
+    /// - narrow and output: `[n t, R]`, with n the rows of the batch
+    pub(crate) fn scaled(&self, site: &str, narrow: Tensor<B, 2>, n: usize) -> Tensor<B, 2> {
+        if let Some(scales) = self.rows.as_ref().and_then(|rows| rows.get(site)) {
+            let ([all, columns], [expected, _]) = (narrow.dims(), scales.dims());
+            assert_eq!(n, expected, "rows of a batch with adapters of their own");
+            let narrow = narrow.reshape([n, all / n, columns]);
+            return (narrow * scales.clone().unsqueeze_dim(1)).reshape([all, columns]);
+        }
+        match self.get(site) {
+            Some(pair) if pair.scale != 1.0 => narrow.mul_scalar(pair.scale),
+            _ => narrow,
         }
     }
 
@@ -62,7 +99,7 @@ impl<B: Backend> Factors<B> {
         }
     }
 
-    /// The pair of a site.
+    /// The pair of a site; of a mixed batch, the pairs of all its adapters side by side.
     pub fn get(&self, site: &str) -> Option<&LowRank<B>> {
         self.pairs.get(site)
     }
@@ -75,6 +112,11 @@ impl<B: Backend> Factors<B> {
     /// The noise of this pass; `None` outside training.
     pub fn noise(&self) -> Option<Noise> {
         self.noise
+    }
+
+    /// All pairs by site.
+    pub(crate) fn pairs(&self) -> &BTreeMap<String, LowRank<B>> {
+        &self.pairs
     }
 
     /// The probability of dropping an element of an adapter's input in training.

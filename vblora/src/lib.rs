@@ -75,7 +75,9 @@ mod linear;
 pub mod noise;
 pub mod ops;
 pub mod rng;
+mod set;
 mod site;
+mod stack;
 pub mod storage;
 
 pub use adapter::{
@@ -86,5 +88,7 @@ pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};
 pub use linear::{FrozenLinear, WeightLayout};
 pub use noise::Noise;
+pub use set::AdapterSet;
 pub use site::{Site, SitePlan, Targets};
+pub use stack::Stack;
 pub use storage::StoredVbLora;

@@ -58,12 +58,17 @@ impl<B: Backend> FrozenLinear<B> {
         Site::new(self.site.clone(), d_in, d_out)
     }
 
-    /// The map with its update added into the weight: one matrix product again, nothing left of the adapter.
+    /// The map with its update added into the weight: one matrix product again, nothing left of the adapter. This map stays as it is, to
+    /// the bit: dropping the other undoes the merge.
+    ///
+    /// # Panics
+    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)), whose rows have no weight in common.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let Some(pair) = factors.get(&self.site) else {
             return self.clone();
         };
+        assert!(!factors.is_mixed(), "rows with adapters of their own");
         let weight = self.weight.val() + pair.delta();
         Self {
             weight: Param::from_tensor(weight).set_require_grad(false),
@@ -78,9 +83,13 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     /// # Shapes
     /// - input: `[.., d_in]`
     /// - output: `[.., d_out]`
+    ///
+    /// # Panics
+    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)) with another number of rows than the input's first dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>, factors: &Factors<B>) -> Tensor<B, D> {
         let [d_in, d_out] = self.weight.dims();
         let mut shape = x.dims();
+        let batch = if D == 1 { 1 } else { shape[0] };
         let rows = shape.iter().product::<usize>() / d_in;
         shape[D - 1] = d_out;
         // One flat product: backends treat leading dimensions as a batch of small ones.
@@ -95,11 +104,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
                 let x = crate::noise::dropout(x, factors.dropout(), factors.noise(), &self.site);
                 // The scale goes on the narrow side: r columns instead of d_out.
                 let narrow = x.matmul(pair.down.clone());
-                let narrow = if pair.scale == 1.0 {
-                    narrow
-                } else {
-                    narrow.mul_scalar(pair.scale)
-                };
+                let narrow = factors.scaled(&self.site, narrow, batch);
                 y + narrow.matmul(pair.up.clone())
             }
             None => y,

@@ -24,6 +24,12 @@ mod operations {
         layer_norm_and_its_gradients, attention_is_its_parts);
 }
 
+mod serving {
+    use super::suite::serving as tests;
+    on_every_backend!(tests: rows_take_their_own_adapter, a_set_switches_adapters_and_shares_their_bank, merging_keeps_the_base_to_the_bit,
+        rows_without_an_adapter_are_untouched);
+}
+
 mod storage {
     use super::suite::storage as tests;
     on_every_backend!(tests: codes_compose_what_the_adapter_composed, files_round_trip, broken_files_are_errors);

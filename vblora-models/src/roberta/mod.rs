@@ -5,6 +5,7 @@ mod embeddings;
 mod export;
 mod input;
 mod layer;
+mod merge;
 mod norm;
 
 use burn::{

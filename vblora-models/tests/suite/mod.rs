@@ -4,5 +4,6 @@ pub(crate) mod minilm;
 pub(crate) mod plain;
 pub(crate) mod recorded;
 pub(crate) mod saving;
+pub(crate) mod serving;
 pub(crate) mod tiny;
 pub(crate) mod training;

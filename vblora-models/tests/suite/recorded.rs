@@ -6,10 +6,13 @@ use std::path::{Path, PathBuf};
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::Value;
 use vblora::{
-    Adapter, Composition, Factors, FrozenLinear, Site, SitePlan, StoredVbLora, Targets,
-    ValidVbLora, VbLora, VbLoraConfig,
+    Adapter, Composition, Factors, Site, SitePlan, StoredVbLora, Targets, ValidVbLora, VbLora,
+    VbLoraConfig,
     backend::VbLoraBackend,
-    storage::{HostAdapter, peft::PeftDirectory},
+    storage::{
+        HostAdapter, merge,
+        peft::{PeftAdapter, PeftDirectory},
+    },
 };
 use vblora_models::{
     ClassificationHead, EncoderInput, Labels, ModelFiles, PaddedBatch, Roberta, head_parameters,
@@ -374,7 +377,7 @@ fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
     check_output(
         case,
         "logits_merged",
-        &merged(&model, &inner.factors()),
+        &model.merged(&inner.factors()),
         &head,
         &Factors::none(),
         device,
@@ -392,11 +395,28 @@ fn check_directories<B: VbLoraBackend>(case: &Case<B>, model: &Roberta<B>, devic
         let found = found.bind(&model.sites()).unwrap();
         assert_eq!(found.prefix, case.prefix);
         let head = ClassificationHead::from_tensors(kind, &found.saved, 0.0, device).unwrap();
+        check_merged_on_disk(case, &found, device);
         let as_lora = HostAdapter::Lora(found.adapter.to_lora());
         for adapter in [found.adapter, as_lora] {
             check_output(case, logits, model, &head, &adapter.factors(device), device);
         }
     }
+}
+
+/// Base and adapter as PEFT wrote them, merged into a directory.
+fn check_merged_on_disk<B: VbLoraBackend>(
+    case: &Case<B>,
+    adapter: &PeftAdapter,
+    device: &B::Device,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, out) = (case.path.with_file_name("base"), dir.path().join("out"));
+    merge(&base, adapter, &out, false).unwrap();
+    let (model, _) = Roberta::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
+    let weights = Tensors::read(&out.join("model.safetensors"));
+    let head = head::<B>(&weights, "classifier", device);
+    let none = Factors::none();
+    check_output(case, "logits_merged", &model, &head, &none, device);
 }
 
 fn check_output<B: VbLoraBackend>(
@@ -602,23 +622,4 @@ fn check_codes<B: VbLoraBackend>(case: &Case<B>, stored: &StoredVbLora) {
             1e-6,
         );
     }
-}
-
-/// The model with every update added into its weight.
-fn merged<B: VbLoraBackend>(model: &Roberta<B>, factors: &Factors<B>) -> Roberta<B> {
-    let mut model = model.clone();
-    for layer in &mut model.layers {
-        let linears: [&mut FrozenLinear<B>; 6] = [
-            &mut layer.query,
-            &mut layer.key,
-            &mut layer.value,
-            &mut layer.attention_output,
-            &mut layer.intermediate,
-            &mut layer.output,
-        ];
-        linears
-            .into_iter()
-            .for_each(|linear| *linear = linear.merged(factors));
-    }
-    model
 }

@@ -14,6 +14,7 @@ mod tensors;
 
 pub use crate::count::Precision;
 pub use atomic::write_atomically;
+pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
 pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_SUB_VECTORS, Part, Precisions};
 pub use convert::to_f32;

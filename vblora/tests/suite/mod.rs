@@ -2,4 +2,5 @@ pub(crate) mod adapters;
 pub(crate) mod admixture;
 pub(crate) mod operations;
 pub(crate) mod recorded;
+pub(crate) mod serving;
 pub(crate) mod storage;

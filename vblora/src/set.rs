@@ -1,0 +1,134 @@
+//! Adapters by name beside one resident base: loaded, unloaded, switched.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+
+use crate::{
+    Error, Factors, Result, Stack, ValidVbLora,
+    backend::VbLoraBackend,
+    storage::{HostAdapter, StoredVbLora, compose},
+};
+
+/// Adapters by name, ready to be used on one resident base.
+///
+/// VB-LoRA adapters with one bank (by its SHA-256) share its one copy on the device. Their codes, a few kilobytes each, wait in host
+/// memory; [`factors`](Self::factors) moves them and composes on the device, so a switch costs one mixture and no weights. LoRA, which
+/// has nothing to share, waits on the device as the factors it is. The base is not touched.
+#[derive(Debug)]
+pub struct AdapterSet<B: VbLoraBackend> {
+    device: B::Device,
+    /// By SHA-256; there as long as an adapter needs it.
+    banks: BTreeMap<String, Tensor<B, 2>>,
+    adapters: BTreeMap<String, Resident<B>>,
+}
+
+#[derive(Debug)]
+enum Resident<B: VbLoraBackend> {
+    Codes {
+        settings: ValidVbLora,
+        bank: String,
+        indices: Vec<u32>,
+        /// All k of each sub-vector.
+        weights: Vec<f32>,
+    },
+    Lora(Factors<B>),
+}
+
+impl<B: VbLoraBackend> AdapterSet<B> {
+    /// No adapters yet.
+    pub fn new(device: B::Device) -> Self {
+        Self {
+            device,
+            banks: BTreeMap::new(),
+            adapters: BTreeMap::new(),
+        }
+    }
+
+    /// Takes an adapter in; of VB-LoRA the codes, and the bank if it is not here yet.
+    ///
+    /// # Errors
+    /// The name is taken.
+    pub fn load(&mut self, name: &str, adapter: &HostAdapter) -> Result<()> {
+        if self.adapters.contains_key(name) {
+            return Err(Error::setting("adapter", "a new name", format!("{name:?}")));
+        }
+        let resident = match adapter.store() {
+            Some(stored) => self.codes(&stored),
+            None => Resident::Lora(adapter.factors(&self.device)),
+        };
+        self.adapters.insert(name.to_owned(), resident);
+        Ok(())
+    }
+
+    fn codes(&mut self, stored: &StoredVbLora) -> Resident<B> {
+        let (bank, device) = (stored.own_bank(), &self.device);
+        let sha256 = bank.sha256();
+        let upload = || bank.upload(device);
+        self.banks.entry(sha256.clone()).or_insert_with(upload);
+        Resident::Codes {
+            settings: stored.settings().clone(),
+            bank: sha256,
+            indices: stored.codes().indices.clone(),
+            weights: stored.codes().full_weights(),
+        }
+    }
+
+    /// Lets an adapter go, and its bank if no other needs it.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn unload(&mut self, name: &str) -> Result<()> {
+        self.find(name)?;
+        self.adapters.remove(name);
+        let adapters = &self.adapters;
+        self.banks.retain(|sha256, _| {
+            let needs = |adapter: &Resident<B>| matches!(adapter, Resident::Codes { bank, .. } if bank == sha256);
+            adapters.values().any(needs)
+        });
+        Ok(())
+    }
+
+    /// The adapters' names, in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.adapters.keys().map(String::as_str)
+    }
+
+    /// The number of banks on the device.
+    pub fn banks(&self) -> usize {
+        self.banks.len()
+    }
+
+    /// Switches to an adapter: the factors that a forward pass is given.
+    ///
+    /// # Errors
+    /// There is none of this name.
+    pub fn factors(&self, name: &str) -> Result<Factors<B>> {
+        Ok(match self.find(name)? {
+            Resident::Lora(factors) => factors.clone(),
+            Resident::Codes {
+                settings,
+                bank,
+                indices,
+                weights,
+            } => compose(settings, self.banks[bank].clone(), indices, weights.clone()),
+        })
+    }
+
+    /// Several adapters side by side, in this order, for batches whose rows use different ones.
+    ///
+    /// # Errors
+    /// There is none of one of these names.
+    pub fn stack(&self, names: &[&str]) -> Result<Stack<B>> {
+        let factors = names.iter().map(|name| self.factors(name));
+        Ok(Stack::new(&factors.collect::<Result<Vec<_>>>()?))
+    }
+
+    fn find(&self, name: &str) -> Result<&Resident<B>> {
+        self.adapters.get(name).ok_or_else(|| {
+            let names: Vec<_> = self.names().collect();
+            let expected = format!("one of {names:?}");
+            Error::setting("adapter", expected, format!("{name:?}"))
+        })
+    }
+}
