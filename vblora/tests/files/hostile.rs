@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use safetensors::{Dtype, tensor::TensorView};
 use vblora::{
     LoraConfig, Site, StoredVbLora, Targets,
     rng::Key,
     storage::{
-        Bank, HostAdapter, HostLora, HostVbLora, Precision, Precisions,
+        Bank, HostAdapter, HostLora, HostVbLora, Precision, Precisions, merge,
         peft::{PeftAdapter, PeftDirectory},
     },
 };
@@ -185,4 +186,40 @@ fn as_config(error: vblora::Error) -> vblora::Error {
         },
         other => other,
     }
+}
+
+/// Fewer cases than of the other kinds: a merge writes a folder and waits for the disk.
+#[test]
+fn a_base_of_arbitrary_bytes_is_merged_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, out) = (dir.path().join("base"), dir.path().join("out"));
+    std::fs::create_dir(&base).unwrap();
+    let values = [0; 4 * 32];
+    let view = |shape: [usize; 2]| TensorView::new(Dtype::F32, shape.into(), &values).unwrap();
+    let tensors = [
+        ("a.one.weight", view([8, 4])),
+        ("a.two.weight", view([4, 8])),
+    ];
+    let whole = safetensors::serialize(tensors, None).unwrap();
+    let adapter = PeftAdapter::new(HostAdapter::VbLora(vblora()));
+    let mut merged = 0;
+    for case in 0..500 {
+        let bytes = if case == 0 {
+            whole.clone()
+        } else {
+            corrupt(&whole, case, "base")
+        };
+        std::fs::write(base.join("model.safetensors"), bytes).unwrap();
+        match merge(&base, &adapter, &out, true) {
+            Ok(_) => merged += 1,
+            Err(error) => assert!(error.to_string().contains("base"), "case {case}: {error}"),
+        }
+        // The first of all succeeds; what fails leaves its output, and nothing beside it.
+        assert_eq!(
+            std::fs::read_dir(dir.path()).unwrap().count(),
+            2,
+            "case {case}"
+        );
+    }
+    assert!((1..250).contains(&merged), "{merged}");
 }
