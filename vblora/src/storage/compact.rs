@@ -24,17 +24,17 @@ use super::{
     packing::{
         from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
     },
-    tensors::{StoredTensor, TensorFile, header_bytes, write_tensors},
+    tensors::{StoredTensor, TensorFile, write_tensors},
 };
 use crate::{
     Result, SitePlan, ValidVbLora,
     admixture::check_values,
     backend::VbLoraBackend,
-    count::{Precision, bank_bytes, codes_bytes, index_bits, packed_bytes},
+    count::{Precision, index_bits, packed_bytes},
 };
 
 /// The metadata key of [`Description`].
-const KEY: &str = "vblora";
+pub(super) const KEY: &str = "vblora";
 
 /// More sub-vectors than this are refused before anything is allocated for them; Llama-2-13B with r = 4 and b = 256 has 61,000.
 pub const MAX_SUB_VECTORS: usize = 1 << 26;
@@ -413,60 +413,11 @@ fn halves(shape: &[usize], values: &[f32]) -> StoredTensor {
     StoredTensor::bytes(Dtype::F16, shape, bytes)
 }
 
-/// Which parts a file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
-    /// Bank and codes.
-    Whole,
-    /// The bank alone.
-    Bank,
-    /// The codes alone.
-    Codes,
-}
-
-impl ValidVbLora {
-    /// Bytes of a compact file of an adapter with these settings, metadata and all, before there is one.
-    pub fn compact_bytes(&self, part: Part, precisions: Precisions, recipe: Option<&str>) -> usize {
-        let (config, s) = (self.config(), self.sub_vectors());
-        let (h, b, k) = (config.bank, config.vector_length, config.topk);
-        let (mut shapes, mut data) = (Vec::new(), 0);
-        if part != Part::Codes {
-            shapes.push(("bank", bank_type(precisions.bank), vec![h, b]));
-            if precisions.bank == Precision::Bits8 {
-                shapes.push(("bank_scale", Dtype::F32, vec![h]));
-            }
-            data += bank_bytes(h, b, precisions.bank);
-        }
-        if part != Part::Bank {
-            let packed = packed_bytes(s * k, index_bits(h));
-            shapes.push(("indices", Dtype::U8, vec![packed]));
-            shapes.push(("weights", weight_type(precisions.weights), vec![s, k - 1]));
-            data += codes_bytes(h, s, k, precisions.weights);
-        }
-        // A hash has this many digits, whatever they are.
-        let hash = hexadecimal(&Sha256::digest(b""));
-        let codes = (part != Part::Bank).then_some((self, recipe));
-        header_bytes(&shapes, (KEY, &description(hash, codes))) + data
-    }
-}
-
-fn bank_type(precision: Precision) -> Dtype {
-    match precision {
-        Precision::F32 => Dtype::F32,
-        Precision::F16 => Dtype::F16,
-        Precision::Bits8 => Dtype::I8,
-    }
-}
-
-fn weight_type(precision: Precision) -> Dtype {
-    match precision {
-        Precision::Bits8 => Dtype::U8,
-        other => bank_type(other),
-    }
-}
-
 /// The metadata of a file with this bank's hash and, if it holds codes, their settings and recipe.
-fn description(bank_sha256: String, codes: Option<(&ValidVbLora, Option<&str>)>) -> String {
+pub(super) fn description(
+    bank_sha256: String,
+    codes: Option<(&ValidVbLora, Option<&str>)>,
+) -> String {
     let description = Description {
         format: FORMAT,
         bank_sha256,

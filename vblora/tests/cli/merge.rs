@@ -77,6 +77,7 @@ fn what_cannot_be_merged_is_one_line_and_leaves_nothing() {
         ("merge base absent merged", 1, "absent"),
         ("merge base net base", 1, "--overwrite"),
         ("merge base net base --overwrite", 1, "the base itself"),
+        ("merge base net net --overwrite", 1, "the adapter itself"),
         ("merge base net merged", 1, "no tensor \"net.a.one.weight\""),
         (
             "merge base net merged --prefix net. --fan-in-fan-out",

@@ -245,7 +245,13 @@ fn what_cannot_be_planned_is_one_line() {
             1,
             "no settings fit into 100 bytes",
         ),
-        (ROBERTA_BASE, "--form nonsense", 2, "codes-8bits"),
+        (
+            ROBERTA_BASE,
+            "--at-most 1MB --form nonsense",
+            2,
+            "codes-8bits",
+        ),
+        (ROBERTA_BASE, "--form codes", 2, "--at-most"),
     ] {
         let (found, _, error) = run(dir.path(), config, arguments);
         assert_eq!(found, status, "{arguments}: {error}");

@@ -476,6 +476,7 @@ fn only_a_folder_of_plain_files_is_replaced_and_only_on_demand() {
     assert_eq!(read(&out.join(SINGLE)), first);
     assert!(!names(&out).contains("stale"));
     refused(&from, true, "the base itself");
+    refused(&from.join("merged"), false, "inside it");
     refused(dir.path(), true, "not replaced");
     refused(&dir.path().join(".."), true, "no name");
     std::fs::write(dir.path().join("file"), "x").unwrap();

@@ -8,7 +8,7 @@ use vblora::{
     storage::{merge, peft::PeftAdapter},
 };
 
-use crate::adapter::{Place, json};
+use crate::adapter::{Place, json, wrong};
 
 /// Writes a Hugging Face directory with the adapter added into the base's weights; neither is changed.
 ///
@@ -37,6 +37,10 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let real = |path: &PathBuf| path.canonicalize().ok();
+    if real(&arguments.to).is_some() && real(&arguments.to) == real(&arguments.place.path) {
+        return Err(wrong(&arguments.to, "the adapter itself"));
+    }
     let found = arguments.place.open()?.adapter;
     let adapter = PeftAdapter {
         fan_in_fan_out: found.fan_in_fan_out || arguments.fan_in_fan_out,

@@ -44,7 +44,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     at_most: Option<usize>,
     /// The form that --at-most is about
-    #[arg(long, value_enum, default_value = "compact-8bits")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "compact-8bits",
+        requires = "at_most"
+    )]
     form: Form,
     /// JSON in place of a text
     #[arg(long)]

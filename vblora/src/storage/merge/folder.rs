@@ -33,12 +33,13 @@ impl NewFolder {
         })
     }
 
-    /// Refuses to be the folder that is read from.
-    pub(super) fn must_not_be(&self, source: &Path) -> Result<()> {
-        let real = |path: &Path| std::fs::canonicalize(path).ok();
-        let target = real(&self.target);
-        match target.is_some() && target == real(source) {
-            true => Err(wrong(&self.target, "the base itself")),
+    /// Refuses to be the folder that is read from, or inside it.
+    pub(super) fn must_be_outside(&self, source: &Path) -> Result<()> {
+        let real = |path: &Path| std::fs::canonicalize(path).map_err(io_error(path));
+        let name = self.target.file_name().unwrap_or_default();
+        let place = real(parent(&self.target))?.join(name);
+        match place.starts_with(real(source)?) {
+            true => Err(wrong(&self.target, "the base itself or inside it")),
             false => Ok(()),
         }
     }

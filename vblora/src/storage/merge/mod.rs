@@ -60,7 +60,7 @@ pub struct Merged {
 /// F32, F16 and BF16; a sum is not finite in that type; the operating system refuses.
 pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) -> Result<Merged> {
     let folder = NewFolder::beside(out, overwrite)?;
-    folder.must_not_be(base)?;
+    folder.must_be_outside(base)?;
     let found = Base::open(base)?;
     let lora = adapter.adapter.to_lora();
     let changes = changes(&found, adapter, &lora)?;

@@ -1,0 +1,67 @@
+//! How large a compact file will be.
+
+use safetensors::Dtype;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Precisions,
+    compact::{KEY, description},
+    identity::hexadecimal,
+    tensors::header_bytes,
+};
+use crate::{
+    ValidVbLora,
+    count::{Precision, bank_bytes, codes_bytes, index_bits, packed_bytes},
+};
+
+/// Which parts a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Bank and codes.
+    Whole,
+    /// The bank alone.
+    Bank,
+    /// The codes alone.
+    Codes,
+}
+
+impl ValidVbLora {
+    /// Bytes of a compact file of an adapter with these settings, metadata and all, before there is one.
+    pub fn compact_bytes(&self, part: Part, precisions: Precisions, recipe: Option<&str>) -> usize {
+        let (config, s) = (self.config(), self.sub_vectors());
+        let (h, b, k) = (config.bank, config.vector_length, config.topk);
+        let (mut shapes, mut data) = (Vec::new(), 0);
+        if part != Part::Codes {
+            shapes.push(("bank", bank_type(precisions.bank), vec![h, b]));
+            if precisions.bank == Precision::Bits8 {
+                shapes.push(("bank_scale", Dtype::F32, vec![h]));
+            }
+            data += bank_bytes(h, b, precisions.bank);
+        }
+        if part != Part::Bank {
+            let packed = packed_bytes(s * k, index_bits(h));
+            shapes.push(("indices", Dtype::U8, vec![packed]));
+            shapes.push(("weights", weight_type(precisions.weights), vec![s, k - 1]));
+            data += codes_bytes(h, s, k, precisions.weights);
+        }
+        // A hash has this many digits, whatever they are.
+        let hash = hexadecimal(&Sha256::digest(b""));
+        let codes = (part != Part::Bank).then_some((self, recipe));
+        header_bytes(&shapes, (KEY, &description(hash, codes))) + data
+    }
+}
+
+fn bank_type(precision: Precision) -> Dtype {
+    match precision {
+        Precision::F32 => Dtype::F32,
+        Precision::F16 => Dtype::F16,
+        Precision::Bits8 => Dtype::I8,
+    }
+}
+
+fn weight_type(precision: Precision) -> Dtype {
+    match precision {
+        Precision::Bits8 => Dtype::U8,
+        other => bank_type(other),
+    }
+}
