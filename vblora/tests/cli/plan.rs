@@ -1,10 +1,10 @@
 //! `vblora plan`: the paper's counts on the paper's models, and settings for a size.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::Value;
 
-use super::vblora;
+use super::{support::fixtures, vblora};
 
 const ROBERTA_BASE: &str = r#"{"model_type": "roberta", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}"#;
 const ROBERTA_LARGE: &str = r#"{"model_type": "roberta", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}"#;
@@ -139,6 +139,38 @@ fn maps_have_the_names_and_shapes_of_the_checkpoint() {
     assert_eq!(gpt2[1], ("h.0.mlp.c_proj".into(), 4096, 1024));
     let bert = ROBERTA_BASE.replace("roberta", "bert");
     assert_eq!(sites(&bert, ""), sites(ROBERTA_BASE, ""));
+}
+
+/// The modules that PEFT found in models of every architecture, for all linear maps.
+#[test]
+fn fixture_models_have_the_maps_that_peft_adapts() {
+    let Some(folder) = fixtures::folder("models") else {
+        return;
+    };
+    for family in fixtures::entries(&folder, "") {
+        let config = std::fs::read_to_string(family.join("base/config.json")).unwrap();
+        let report = plan(&config, "--vector-length 16");
+        let found = report["sites"].as_array().unwrap().iter();
+        let found: BTreeMap<_, _> = found
+            .map(|site| {
+                (
+                    site["name"].as_str().unwrap(),
+                    [&site["d_in"], &site["d_out"]],
+                )
+            })
+            .collect();
+        let io = fixtures::json(&family.join("all_linear/io.json"));
+        let modules = io["modules"].as_object().unwrap();
+        // Without PEFT's root and the name of the bare model in the one with a head.
+        let expected: BTreeMap<_, _> = modules
+            .iter()
+            .map(|(module, shape)| {
+                let name = module.strip_prefix("base_model.model.").unwrap();
+                (name.split_once('.').unwrap().1, [&shape[0], &shape[1]])
+            })
+            .collect();
+        assert_eq!(found, expected, "{}", family.display());
+    }
 }
 
 /// The sizes that the README states, now with metadata: of the tensors they are the library's tests'.

@@ -534,3 +534,37 @@ fn fixture_merged_weight() {
         }
     }
 }
+
+/// Models of five architectures, GPT-2's transposed weights among them: what is added to the first weight is PEFT's update of it.
+#[test]
+fn fixture_models_get_the_update_that_peft_computes() {
+    let Some(folder) = fixtures::folder("models") else {
+        return;
+    };
+    for family in fixtures::entries(&folder, "") {
+        let base = family.join("base");
+        let before = read(&base.join(SINGLE));
+        for targets in ["qv", "all_linear"] {
+            let case = family.join(targets);
+            let opened = PeftDirectory::open(&case.join("adapter_full")).unwrap();
+            let adapter = opened.bind(opened.sites()).unwrap();
+            let dir = tempfile::tempdir().unwrap();
+            let out = dir.path().join("out");
+            let report = merge(&base, &adapter, &out, false).unwrap();
+            let io = fixtures::json(&case.join("io.json"));
+            assert_eq!(report.updated, io["modules"].as_object().unwrap().len());
+            let module = io["first_module"].as_str().unwrap();
+            let module = module.strip_prefix("base_model.model.").unwrap();
+            let values = |tensors: &BTreeMap<_, (Dtype, Vec<usize>, Vec<u8>)>| {
+                let (dtype, _, bytes) = &tensors[&format!("{module}.weight")];
+                to_f32(*dtype, bytes).unwrap()
+            };
+            let after = read(&out.join(SINGLE));
+            let added = values(&after).into_iter().zip(values(&before));
+            let added: Vec<_> = added.map(|(a, b)| f64::from(a) - f64::from(b)).collect();
+            let record = fixtures::Tensors::read(&case.join("io.safetensors"));
+            let what = case.display().to_string();
+            crate::support::assert_close(&what, &added, record.get("delta_first"), 1e-5);
+        }
+    }
+}
