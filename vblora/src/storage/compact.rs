@@ -42,8 +42,8 @@ pub const MAX_SUB_VECTORS: usize = 1 << 26;
 /// A site with a larger dimension is refused.
 pub const MAX_DIMENSION: usize = 1 << 24;
 
-/// The version of the format; a reader refuses later ones.
-const FORMAT: u32 = 1;
+/// The version of the format; a reader refuses others. Version 1, never released, did not say which sites the codes were for.
+const FORMAT: u32 = 2;
 
 /// The precision of each part of a file. The default loses nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -273,3 +273,20 @@ fn a_file_knows_the_model_it_was_made_for() {
         "{error}"
     );
 }
+
+#[test]
+fn another_version_of_the_format_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    small(90, 2).save(&path).unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let key = br#"format\":"#;
+    let at = bytes.windows(key.len()).position(|w| w == key).unwrap() + key.len();
+    for version in [b'1', b'9'] {
+        bytes[at] = version;
+        std::fs::write(&path, &bytes).unwrap();
+        let error = StoredVbLora::load(&path).unwrap_err().to_string();
+        let expected = format!("format {}, this program reads", char::from(version));
+        assert!(error.contains(&expected), "{error}");
+    }
+}
