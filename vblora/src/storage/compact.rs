@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Codes, StoredVbLora,
+    hash::hex,
     packing::{
         from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
     },
@@ -106,8 +107,7 @@ impl Bank {
         for value in &self.values {
             hash.update(value.to_le_bytes());
         }
-        let bytes = hash.finalize();
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(hash)
     }
 
     /// The bank as a reader gets it from a file of this precision.
