@@ -10,6 +10,14 @@ pub fn sha256_hex(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String 
     hex(hash)
 }
 
+/// SHA-256 of values, little-endian.
+pub(super) fn sha256_floats(values: &[f32]) -> [u8; 32] {
+    let hash = values.iter().fold(Sha256::new(), |hash, value| {
+        hash.chain_update(value.to_le_bytes())
+    });
+    hash.finalize().into()
+}
+
 /// A finished hash in hexadecimal.
 pub(super) fn hex(hash: Sha256) -> String {
     let bytes = hash.finalize();

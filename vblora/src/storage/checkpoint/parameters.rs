@@ -6,6 +6,7 @@
 //! | `NAME/value` | f32 `[n]`, or `[m]` of the touched elements alone | the values |
 //! | `NAME/first`, `NAME/second` | f32, as `value` | AdamW's moments; absent before the first step |
 //! | `NAME/touched` | u8 | where the m elements lie: the gap before each, 7 bits to a byte, low bits first; absent where all are stored |
+//! | `NAME/drawn` | u8 `[32]` | SHA-256 of the values that the others were drawn with: a machine may compute logarithms otherwise |
 
 use std::path::Path;
 
@@ -14,7 +15,10 @@ use safetensors::Dtype;
 use crate::{
     Error, Result,
     admixture::check_finite,
-    storage::tensors::{StoredTensor, TensorFile, tensor_bytes},
+    storage::{
+        hash::sha256_floats,
+        tensors::{StoredTensor, TensorFile, tensor_bytes},
+    },
 };
 
 /// One parameter in training.
@@ -111,8 +115,9 @@ impl ParameterState {
         tensors: &mut Vec<(String, StoredTensor)>,
     ) -> Form {
         let n = self.value.len();
+        let initial = initial.filter(|initial| initial.len() == n);
         let touched: Option<Vec<usize>> = initial
-            .filter(|initial| initial.len() == n)
+            .as_ref()
             .map(|initial| (0..n).filter(|&i| self.is_touched(i, initial[i])).collect());
         let per_element = 4 * (1 + self.moments.iter().flatten().count());
         let packed = touched.map(|at| (pack_gaps(&at), at));
@@ -123,7 +128,7 @@ impl ParameterState {
             tensors.push((format!("{name}/{part}"), tensor));
         };
         let parts = [("first", 0), ("second", 1)];
-        let Some((gaps, at)) = smaller else {
+        let (Some((gaps, at)), Some(initial)) = (smaller, initial) else {
             push("value", &self.value);
             for (part, moment) in parts {
                 self.moments.iter().for_each(|m| push(part, &m[moment]));
@@ -139,6 +144,8 @@ impl ParameterState {
         }
         let gaps = StoredTensor::bytes(Dtype::U8, &[gaps.len()], gaps);
         tensors.push((format!("{name}/touched"), gaps));
+        let drawn = StoredTensor::bytes(Dtype::U8, &[32], sha256_floats(&initial).to_vec());
+        tensors.push((format!("{name}/drawn"), drawn));
         Form::Touched {
             elements: at.len(),
             of: n,
@@ -166,6 +173,10 @@ fn read(
                     "tensor {touched:?}: the {n} values that {name} started with are not known here"
                 ))
             })?;
+            if file.bytes(&part("drawn"))? != sha256_floats(&initial) {
+                let reason = "the values that it was drawn with are others here";
+                return Err(file.error(format!("tensor {touched:?}: {reason}")));
+            }
             Some((at, initial))
         }
     };
@@ -310,7 +321,7 @@ mod tests {
         let (_, form, size) = round_trip(&few, &initial).unwrap();
         let (elements, of) = (3, 1000);
         assert_eq!(form, Form::Touched { elements, of });
-        assert!(size < 700, "{size}");
+        assert!(size < 800, "{size}");
         let decayed = ParameterState {
             value: initial.iter().map(|v| v * 0.99 + 1.0).collect(),
             ..few
@@ -336,6 +347,9 @@ mod tests {
         assert!(error("x", 900, Some(initial.clone())).contains("outside the 900"));
         assert!(error("x", 1001, Some(initial.clone())).contains("not known here"));
         assert!(error("x", 1000, None).contains("not known here"));
+        let mut other = initial.clone();
+        other[500] = f32::from_bits(other[500].to_bits() + 1);
+        assert!(error("x", 1000, Some(other)).contains("others here"));
         assert!(error("y", 1000, None).contains("of no parameter"));
         let bad = ParameterState {
             value: vec![f32::NAN],
