@@ -211,7 +211,7 @@ fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
     assert!(
         error
             .to_string()
-            .contains("bank: expected shape [24, 64], found [48, 64]"),
+            .contains("bank.safetensors: bank: expected shape [24, 64], found [48, 64]"),
         "{error}"
     );
     assert!(!dir.path().join("misfit").exists(), "nothing half-written");

@@ -186,7 +186,11 @@ impl Session {
         };
         let bank = Bank::load(&shared.file)?;
         let plan = Method::sites(&self.recipe, model)?;
-        self.recipe.vblora.check(&plan)?.check_bank(&bank)?;
+        let fits = self.recipe.vblora.check(&plan)?.check_bank(&bank);
+        fits.map_err(|error| vblora::Error::Format {
+            path: shared.file.clone(),
+            reason: error.to_string(),
+        })?;
         Ok(Some(bank))
     }
 
