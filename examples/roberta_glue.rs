@@ -22,10 +22,10 @@ use clap::Parser;
 use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 use vblora_bench::{
     demo,
-    recipes::{Recipe, Size},
+    recipes::{Recipe, SharedBank, Size},
     report::{Results, Stop, summary_table},
     tasks::Task,
-    train::{DataSource, Method, Session},
+    train::{CheckpointSettings, DataSource, Method, Session},
 };
 use vblora_models::{EncoderConfig, ModelFiles, resolve};
 
@@ -88,6 +88,12 @@ struct Arguments {
     /// k, the bank vectors mixed per sub-vector
     #[arg(long, value_name = "K")]
     topk: Option<usize>,
+    /// A compact file whose bank VB-LoRA starts from, in place of one of its own
+    #[arg(long, value_name = "FILE")]
+    bank_file: Option<PathBuf>,
+    /// Leave the bank of --bank-file as it is: only logits and head are trained
+    #[arg(long, requires = "bank_file")]
+    freeze_bank: bool,
     /// A recipe (TOML, as config.toml of a run); other flags override its keys
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
@@ -103,6 +109,15 @@ struct Arguments {
     /// Use --out even if it holds a run
     #[arg(long)]
     overwrite: bool,
+    /// Go on with the session in --out where it was interrupted or killed
+    #[arg(long, requires = "out", conflicts_with = "overwrite")]
+    resume: bool,
+    /// Write a checkpoint to --out also every N steps, not only after each epoch
+    #[arg(long, value_name = "N", requires = "out")]
+    checkpoint_every: Option<usize>,
+    /// How many of a run's last checkpoints stay, besides that of its best epoch
+    #[arg(long, value_name = "N", default_value_t = CheckpointSettings::default().keep)]
+    keep: usize,
     /// Print the plan and stop
     #[arg(long)]
     plan: bool,
@@ -220,6 +235,11 @@ fn session(arguments: &Arguments) -> Result<Session> {
         data,
         out: arguments.out.clone(),
         overwrite: arguments.overwrite,
+        resume: arguments.resume,
+        checkpoints: CheckpointSettings {
+            every: arguments.checkpoint_every,
+            keep: arguments.keep,
+        },
         quiet: arguments.quiet,
         command,
     })
@@ -245,6 +265,10 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     set(&mut recipe.lr.logits, arguments.lr_logits);
     set(&mut recipe.lr.adapter, arguments.lr_adapter);
     set(&mut recipe.lr.head, arguments.lr_head);
+    if let Some(file) = arguments.bank_file.clone() {
+        let frozen = arguments.freeze_bank;
+        recipe.bank = Some(SharedBank { file, frozen });
+    }
     recipe.task = arguments.task.unwrap_or(recipe.task);
     if let Some(targets) = &arguments.targets {
         recipe.targets.clone_from(targets);

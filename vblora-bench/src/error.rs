@@ -122,12 +122,24 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] vblora_models::Error),
     /// A run directory that is not free.
-    #[error("{} already holds a run ({found}); choose another --out or give --overwrite", dir.display())]
+    #[error("{} already holds a run ({found}); choose another --out, or give --resume or --overwrite", dir.display())]
     RunExists {
         /// The directory.
         dir: PathBuf,
         /// The file that shows it.
         found: &'static str,
+    },
+    /// What is to be resumed was made otherwise.
+    #[error("{} cannot be resumed: its {part} is {expected}, now it is {found}", place.display())]
+    OtherRun {
+        /// The checkpoint or configuration.
+        place: PathBuf,
+        /// What differs: backend, base model, data or recipe.
+        part: &'static str,
+        /// What it was.
+        expected: String,
+        /// What it is now.
+        found: String,
     },
     /// A picture could not be drawn.
     #[error("cannot draw {what}: {message}")]

@@ -3,10 +3,10 @@
 use burn::{
     backend::Autodiff,
     module::{AutodiffModule, Module},
-    tensor::{Int, Tensor, TensorData, activation::log_softmax},
+    tensor::{Int, Tensor, TensorData},
 };
 use serde::{Deserialize, Serialize};
-use vblora::{Factors, Noise, backend::VbLoraBackend, rng::Key};
+use vblora::{Factors, Noise, backend::VbLoraBackend, ops::log_softmax, rng::Key};
 use vblora_models::{
     Encoded, EncoderConfig, EncoderInput, HostTensor, LmHead, PaddedBatch, Roberta, pad,
 };
@@ -241,7 +241,7 @@ fn loss<B: VbLoraBackend>(
         Tensor::<B, 1, Int>::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
     };
     let chosen = hidden.reshape([n * t, d]).select(0, ints(&masked.places));
-    let scores = log_softmax(head.forward(chosen, &model.embeddings), 1);
+    let scores = log_softmax(head.forward(chosen, &model.embeddings));
     scores
         .gather(1, ints(&masked.targets).unsqueeze_dim(1))
         .mean()

@@ -5,16 +5,21 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::backend::Flex;
-use vblora::storage::peft::PeftDirectory;
+use vblora::{
+    StoredVbLora,
+    storage::{Precision, peft::PeftDirectory},
+};
 use vblora_bench::{
     demo,
     metrics::{Predictions, Scores, score},
-    recipes::{Recipe, Size},
+    recipes::{Recipe, SharedBank, Size},
     report::{Results, Stop},
     tasks::{Label, SplitName, Task, read_split},
-    train::{DataSource, EncodedSplit, Method, Session},
+    train::{CheckpointSettings, DataSource, EncodedSplit, Method, Session},
 };
-use vblora_models::{ClassificationHead, EncoderInput, Roberta, TextTokenizer};
+use vblora_models::{
+    ClassificationHead, EncoderConfig, EncoderInput, Roberta, TextTokenizer, roberta,
+};
 
 /// The first rows of the bundled task in a directory of GLUE's layout.
 fn data(dir: &Path, train: usize, dev: usize) {
@@ -44,6 +49,8 @@ fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Sessio
         data: DataSource::Directory(dir.to_owned()),
         out: Some(dir.join("run")),
         overwrite: false,
+        resume: false,
+        checkpoints: CheckpointSettings::default(),
         quiet: true,
         command: "a test".into(),
     }
@@ -143,11 +150,88 @@ fn every_method_runs_and_leaves_what_it_promises() {
     );
 }
 
+/// The bank and the codes that a session left.
+fn stored(adapter: &Path) -> StoredVbLora {
+    let found = PeftDirectory::open(adapter).unwrap();
+    let found = found.bind(&roberta::sites(
+        &EncoderConfig::from_files(&demo::model_files()).unwrap(),
+    ));
+    found.unwrap().adapter.store().unwrap()
+}
+
+#[test]
+fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = session(dir.path(), &[Method::VbLora], |r| r.epochs = 1);
+    run(&first).unwrap();
+    let own = stored(&dir.path().join("run/vblora-seed3"));
+    let file = dir.path().join("bank.safetensors");
+    let bank = own.own_bank().save(&file, Precision::Bits8).unwrap();
+    let second = |name: &str, frozen: bool, lr: f64, edit: &dyn Fn(&mut Recipe)| {
+        let file = file.clone();
+        let mut session = session(dir.path(), &[Method::VbLora], |r| {
+            (r.seeds, r.lr.bank) = (vec![5], lr);
+            r.bank = Some(SharedBank {
+                file: file.clone(),
+                frozen,
+            });
+            edit(r);
+        });
+        session.out = Some(dir.path().join(name));
+        let results = run(&session)?;
+        let adapter = dir.path().join(name).join("vblora-seed5");
+        Ok::<_, vblora_bench::Error>((session, results, adapter))
+    };
+    let (session, results, adapter) = second("frozen", true, 0.1, &|_| ()).unwrap();
+    let trained = stored(&adapter);
+    assert_eq!(trained.own_bank(), bank, "to the bit");
+    assert_ne!(
+        trained.codes().indices,
+        own.codes().indices,
+        "drawn with another seed"
+    );
+    let codes = StoredVbLora::load_codes(&adapter.join("codes.safetensors"), &bank).unwrap();
+    assert_eq!(codes, trained);
+    assert!(StoredVbLora::load_codes(&adapter.join("codes.safetensors"), &own.own_bank()).is_err());
+    let first_count = run_count(&first);
+    let count = &results.runs[0];
+    assert_eq!(count.trained_parameters + 48 * 64, first_count.0);
+    assert_eq!(count.stored_bytes + 4 * 48 * 64, first_count.1);
+    let plan = session.plan().unwrap();
+    assert!(plan.contains("bank.safetensors, frozen"), "{plan}");
+    let scores = scores_of_files(&adapter, dir.path());
+    assert_eq!(scores, count.best.as_ref().unwrap().metrics);
+    // Shared and trained: it starts as the file has it, and moves.
+    let (_, _, adapter) = second("still", false, 0.0, &|_| ()).unwrap();
+    assert_eq!(stored(&adapter).own_bank(), bank);
+    assert!(!adapter.join("codes.safetensors").exists());
+    let (_, _, adapter) = second("moving", false, 1e-2, &|_| ()).unwrap();
+    assert_ne!(stored(&adapter).own_bank(), bank);
+    let error = second("misfit", true, 0.1, &|r| r.vblora.bank = 24).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("bank.safetensors: bank: expected shape [24, 64], found [48, 64]"),
+        "{error}"
+    );
+    assert!(!dir.path().join("misfit").exists(), "nothing half-written");
+}
+
+/// Trained parameters and stored bytes.
+fn run_count(session: &Session) -> (u64, u64) {
+    let model = EncoderConfig::from_files(&session.files).unwrap();
+    let count = Method::VbLora.count(&session.recipe, &model).unwrap();
+    (count.trained as u64, count.bytes as u64)
+}
+
 #[test]
 fn a_directory_that_holds_a_run_is_refused_unless_told() {
     let dir = tempfile::tempdir().unwrap();
     let mut session = session(dir.path(), &[Method::Head], |r| r.epochs = 1);
+    let checkpoints = dir.path().join("run/checkpoints");
+    std::fs::create_dir_all(checkpoints.join("of something else")).unwrap();
     run(&session).unwrap();
+    assert!(checkpoints.join("of something else").exists());
     let before = std::fs::read(dir.path().join("run/results.json")).unwrap();
     let message = run(&session).unwrap_err().to_string();
     assert!(
@@ -159,7 +243,10 @@ fn a_directory_that_holds_a_run_is_refused_unless_told() {
         before
     );
     session.overwrite = true;
+    session.methods = vec![Method::Lora];
     run(&session).unwrap();
+    let left: Vec<_> = std::fs::read_dir(checkpoints).unwrap().collect();
+    assert_eq!(left.len(), 1, "the older run's are gone: {left:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use burn::{
     nn::Linear,
     tensor::{Tensor, TensorData, backend::Backend},
 };
-use vblora::{Noise, backend::VbLoraBackend, noise::dropout, rng::Key};
+use vblora::{Noise, backend::VbLoraBackend, noise::dropout, ops::log_softmax, rng::Key};
 
 use crate::{Error, HostTensor, Result, error::Misshapen, roberta::host_tensor};
 
@@ -179,16 +179,13 @@ fn draw<B: Backend>(
 }
 
 /// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids, or the squared error of `[n, 1]` against scores.
-pub fn loss<B: Backend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B, 1> {
+pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B, 1> {
     let device = output.device();
     match labels {
         Labels::Classes(classes) => {
             let ids: Vec<i32> = classes.iter().map(|&c| c as i32).collect();
             let ids = Tensor::from_data(TensorData::new(ids, [classes.len(), 1]), &device);
-            burn::tensor::activation::log_softmax(output, 1)
-                .gather(1, ids)
-                .mean()
-                .neg()
+            log_softmax(output).gather(1, ids).mean().neg()
         }
         Labels::Scores(scores) => {
             let scores = Tensor::<B, 2>::from_data(

@@ -121,6 +121,16 @@ pub fn vblora(h: usize, b: usize, s: usize, k: usize) -> Count {
     }
 }
 
+/// VB-LoRA on a bank that is trained and stored elsewhere: logits and codes alone.
+pub fn vblora_codes(h: usize, s: usize, k: usize) -> Count {
+    let bytes = s * (k * index_bytes(h) + 4 * (k - 1));
+    Count {
+        trained: s * h,
+        stored: bytes as f64 / 4.0,
+        bytes,
+    }
+}
+
 /// LoRA: `rank (d_in + d_out)` per site, all of it trained and stored.
 pub fn lora(rank: usize, dims: impl IntoIterator<Item = (usize, usize)>) -> Count {
     let n = dims

@@ -17,6 +17,11 @@ pub fn softmax<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D
     Tensor::from_primitive(TensorPrimitive::Float(B::row_softmax(primitive(x))))
 }
 
+/// Log-softmax over the last dimension.
+pub fn log_softmax<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::row_log_softmax(primitive(x))))
+}
+
 /// Layer normalisation over the last dimension.
 ///
 /// # Shapes

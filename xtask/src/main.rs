@@ -9,6 +9,7 @@
 )]
 
 mod blimp;
+mod checkpoint_sizes;
 mod keyed_hash;
 mod make_demo_task;
 mod make_tiny_corpus;
@@ -33,6 +34,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    CheckpointSizes(checkpoint_sizes::Arguments),
     MakeDemoTask(make_demo_task::Arguments),
     MakeTinyCorpus(make_tiny_corpus::Arguments),
     PeftRoundtrip(peft_roundtrip::Arguments),
@@ -42,6 +44,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
+        Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments),
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
         Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),

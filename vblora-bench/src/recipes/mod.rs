@@ -9,5 +9,6 @@ mod validate;
 
 pub use builtin::Size;
 pub use recipe::{
-    AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, WeightDecay,
+    AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, SharedBank,
+    WeightDecay,
 };

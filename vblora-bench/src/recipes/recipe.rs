@@ -1,7 +1,8 @@
 //! A recipe: every hyperparameter of a run on one task.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vblora::{LoraConfig, VbLoraConfig};
@@ -52,6 +53,9 @@ pub struct Recipe {
     pub adam: AdamSettings,
     /// VB-LoRA's settings.
     pub vblora: VbLoraConfig,
+    /// The bank that VB-LoRA starts from; absent: one of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bank: Option<SharedBank>,
     /// LoRA's settings.
     pub lora: LoraConfig,
     /// The task head's settings.
@@ -117,6 +121,28 @@ impl Default for WeightDecay {
             base: 0.1,
             biases: false,
         }
+    }
+}
+
+/// A bank that other adapters share.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SharedBank {
+    /// A compact file with a bank in it.
+    pub file: PathBuf,
+    /// Whether it stays as it is: only logits and head are trained, and the codes are bound to it.
+    #[serde(default)]
+    pub frozen: bool,
+}
+
+impl fmt::Display for SharedBank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let how = if self.frozen {
+            "frozen"
+        } else {
+            "to start from"
+        };
+        write!(f, "bank of {}, {how}", self.file.display())
     }
 }
 

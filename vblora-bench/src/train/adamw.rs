@@ -23,8 +23,11 @@ pub struct Rule {
 pub struct AdamW<B: VbLoraBackend> {
     settings: AdamSettings,
     step: i32,
-    moments: BTreeMap<String, [Tensor<B, 1>; 2]>,
+    moments: Moments<B>,
 }
+
+/// First and second moment of each parameter by path, flat.
+pub type Moments<B> = BTreeMap<String, [Tensor<B, 1>; 2]>;
 
 impl<B: VbLoraBackend> AdamW<B> {
     /// An optimizer before its first step.
@@ -34,6 +37,16 @@ impl<B: VbLoraBackend> AdamW<B> {
             step: 0,
             moments: BTreeMap::new(),
         }
+    }
+
+    /// Steps taken, and the first and second moment of each parameter that has had a gradient, by path.
+    pub fn state(&self) -> (i32, &Moments<B>) {
+        (self.step, &self.moments)
+    }
+
+    /// Goes on from another optimizer's [`state`](Self::state).
+    pub(super) fn restore(&mut self, step: i32, moments: Moments<B>) {
+        (self.step, self.moments) = (step, moments);
     }
 
     /// Starts an optimizer step; [`apply`](Self::apply) is then called once for each module.

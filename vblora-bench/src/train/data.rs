@@ -1,6 +1,6 @@
 //! Sentences as token ids, in an order that depends on (seed, epoch) alone.
 
-use vblora::rng::Key;
+use vblora::{rng::Key, storage::sha256_hex};
 use vblora_models::{Encoded, Labels, PaddedBatch, TextTokenizer, pad};
 
 use crate::{
@@ -63,6 +63,22 @@ impl EncodedSplit {
     /// The labels in the split's order.
     pub fn labels(&self) -> &[Label] {
         &self.labels
+    }
+
+    /// SHA-256 of every token and label.
+    pub fn sha256(&self) -> String {
+        let example = |(encoded, label): (&Encoded, &Label)| {
+            let label = match label {
+                Label::Class(class) => *class as u64,
+                Label::Score(score) => u64::from(score.to_bits()),
+            };
+            let words = encoded.ids.iter().chain(&encoded.type_ids);
+            let mut bytes = (encoded.ids.len() as u64).to_le_bytes().to_vec();
+            bytes.extend(words.flat_map(|word| word.to_le_bytes()));
+            bytes.extend(label.to_le_bytes());
+            bytes
+        };
+        sha256_hex(self.encoded.iter().zip(&self.labels).map(example))
     }
 
     /// The batches of a training epoch: shuffled by (seed, epoch), the last one shorter.

@@ -33,15 +33,15 @@ pub enum Trained<B: VbLoraBackend> {
 /// Base, adapter, head and optimizer of one run.
 #[derive(Debug)]
 pub struct Learner<B: VbLoraBackend> {
-    base: Roberta<Autodiff<B>>,
-    trained: Trained<B>,
-    head: ClassificationHead<Autodiff<B>>,
-    optimizer: AdamW<B>,
+    pub(super) base: Roberta<Autodiff<B>>,
+    pub(super) trained: Trained<B>,
+    pub(super) head: ClassificationHead<Autodiff<B>>,
+    pub(super) optimizer: AdamW<B>,
     lr: LearningRates,
-    decay: WeightDecay,
+    pub(super) decay: WeightDecay,
     clip_norm: f64,
-    seed: u64,
-    device: B::Device,
+    pub(super) seed: u64,
+    pub(super) device: B::Device,
 }
 
 /// What a step shows.
@@ -223,6 +223,11 @@ impl<B: VbLoraBackend> Learner<B> {
     /// What is trained besides the head.
     pub fn trained(&self) -> &Trained<B> {
         &self.trained
+    }
+
+    /// The optimizer.
+    pub fn optimizer(&self) -> &AdamW<B> {
+        &self.optimizer
     }
 
     /// The head.

@@ -7,10 +7,14 @@ use std::{
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use vblora::storage::write_atomically;
 
 use super::{StepReport, run::Run};
-use crate::{Error, Result, report::EpochResult};
+use crate::{
+    Error, Result,
+    report::{EpochResult, RunResult},
+};
 
 /// Where the steps and epochs of runs are shown and kept.
 #[derive(Debug)]
@@ -37,17 +41,26 @@ enum Line<'a> {
     },
 }
 
+/// What tells a line of an earlier process apart.
+#[derive(Deserialize)]
+struct Past {
+    run: String,
+    step: Option<u64>,
+    epoch: Option<u64>,
+}
+
+fn append(path: &Path) -> Result<BufWriter<File>> {
+    let file = File::options().append(true).create(true).open(path);
+    file.map(BufWriter::new).map_err(|e| Error::write(path, e))
+}
+
 impl StepLog {
-    /// A log that writes JSON lines to `file` and draws a bar unless `quiet`.
+    /// A log that adds JSON lines to `file` and draws a bar unless `quiet`.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be opened.
     pub fn new(file: Option<&Path>, quiet: bool) -> Result<Self> {
-        let open = |path: &Path| {
-            File::create(path)
-                .map(|f| (path.to_owned(), BufWriter::new(f)))
-                .map_err(|e| Error::write(path, e))
-        };
+        let open = |path: &Path| append(path).map(|file| (path.to_owned(), file));
         Ok(Self {
             file: file.map(open).transpose()?,
             quiet,
@@ -55,7 +68,10 @@ impl StepLog {
         })
     }
 
-    pub(super) fn start(&mut self, run: &Run, steps: usize) {
+    /// A run of `steps` steps starts, or goes on from where it has come to. Lines of its later steps, which it will take again, and a last
+    /// line that was cut off are removed.
+    pub(super) fn start(&mut self, run: &Run, steps: usize, reached: &RunResult) -> Result<()> {
+        self.rewind(&run.label(), reached)?;
         let target = if self.quiet {
             ProgressDrawTarget::hidden()
         } else {
@@ -67,7 +83,36 @@ impl StepLog {
         .expect("the template is a constant");
         self.bar = ProgressBar::with_draw_target(Some(steps as u64), target)
             .with_style(style)
-            .with_prefix(run.label());
+            .with_prefix(run.label())
+            .with_position(reached.steps);
+        Ok(())
+    }
+
+    fn rewind(&mut self, run: &str, reached: &RunResult) -> Result<()> {
+        let Some((path, file)) = &mut self.file else {
+            return Ok(());
+        };
+        let text = std::fs::read(&*path).map_err(|e| Error::read(path, e))?;
+        let epochs = reached.epochs.len() as u64;
+        let stays = |line: &&[u8]| match serde_json::from_slice::<Past>(line) {
+            Ok(line) if line.run != run => true,
+            Ok(Past { step, epoch, .. }) => {
+                step.is_some_and(|step| step < reached.steps)
+                    || epoch.is_some_and(|epoch| epoch <= epochs)
+            }
+            Err(_) => false,
+        };
+        let kept: Vec<u8> = text
+            .split_inclusive(|&byte| byte == b'\n')
+            .filter(stays)
+            .flatten()
+            .copied()
+            .collect();
+        if kept.len() < text.len() {
+            write_atomically(path, &kept)?;
+            *file = append(path)?;
+        }
+        Ok(())
     }
 
     pub(super) fn step(
@@ -122,6 +167,18 @@ impl StepLog {
     pub(super) fn finish(&mut self) -> Result<()> {
         self.bar.finish_and_clear();
         self.flush()
+    }
+
+    /// Makes sure that what was written lasts.
+    pub(super) fn sync(&mut self) -> Result<()> {
+        self.flush()?;
+        match &mut self.file {
+            Some((path, file)) => {
+                let synced = file.get_ref().sync_data();
+                synced.map_err(|e| Error::write(path, e))
+            }
+            None => Ok(()),
+        }
     }
 
     fn write(&mut self, line: &Line<'_>) -> Result<()> {

@@ -54,7 +54,20 @@ impl Method {
     /// The adapter's settings do not fit the model's sites.
     pub fn count(self, recipe: &Recipe, model: &EncoderConfig) -> Result<Count> {
         Ok(match self.adapter(recipe) {
-            Some(adapter) => adapter.count(&Self::sites(recipe, model)?)?,
+            Some(adapter) => {
+                let plan = Self::sites(recipe, model)?;
+                let whole = adapter.count(&plan)?;
+                match (
+                    adapter,
+                    recipe.bank.as_ref().is_some_and(|bank| bank.frozen),
+                ) {
+                    (AdapterConfig::VbLora(config), true) => {
+                        let s = plan.sub_vectors(config.rank, config.vector_length);
+                        count::vblora_codes(config.bank, s, config.topk)
+                    }
+                    _ => whole,
+                }
+            }
             None if self == Self::Full => count::dense(model.parameters()),
             None => count::dense(0),
         })
@@ -66,7 +79,12 @@ impl Method {
     /// As [`count`](Self::count).
     pub fn describe(self, recipe: &Recipe, model: &EncoderConfig) -> Result<String> {
         Ok(match self.adapter(recipe) {
-            Some(adapter) => adapter.describe(&Self::sites(recipe, model)?)?,
+            Some(adapter) => {
+                let plan = Self::sites(recipe, model)?;
+                let text = adapter.describe_counted(&plan, self.count(recipe, model)?);
+                let bank = recipe.bank.as_ref().filter(|_| self == Self::VbLora);
+                text + &bank.map_or(String::new(), |bank| format!("  {bank}\n"))
+            }
             None => format!("{}\n  {}\n", self.name(), self.count(recipe, model)?),
         })
     }

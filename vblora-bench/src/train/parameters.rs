@@ -8,6 +8,11 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use vblora::backend::VbLoraBackend;
+use vblora_models::host_tensor;
+
+/// Elements that are summed in one go. Flex shares a larger sum among threads as they come free, so that its rounding differs from run to
+/// run.
+const PIECE: usize = 1 << 20;
 
 type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
@@ -39,7 +44,8 @@ impl<B: VbLoraBackend> Gradients<B> {
     pub fn squared_norm(&self) -> Option<Tensor<B, 1>> {
         self.0
             .values()
-            .map(|grad| grad.clone().square().sum())
+            .flat_map(|grad| grad.clone().split(PIECE, 0))
+            .map(|piece| piece.square().sum())
             .reduce(|a, b| a + b)
     }
 
@@ -98,6 +104,41 @@ impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
     }
 }
 
+/// The values of every trained parameter of `module`, flat and on the host, by path.
+pub(super) fn trained_values<B: VbLoraBackend, M: Module<Autodiff<B>>>(
+    prefix: &str,
+    module: &M,
+) -> Vec<(String, Vec<f32>)> {
+    let mut read = Read {
+        path: vec![prefix.to_owned()],
+        found: Vec::new(),
+    };
+    module.visit(&mut read);
+    read.found
+}
+
+struct Read {
+    path: Vec<String>,
+    found: Vec<(String, Vec<f32>)>,
+}
+
+impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Read {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Autodiff<B>, D>>) {
+        if param.is_require_grad() {
+            let values = host_tensor(param.val().inner()).values;
+            self.found.push((self.path.join("."), values));
+        }
+    }
+}
+
 /// Gives every trained parameter of `module` a new value, `update(path, number of dimensions, flat value)`; `None` keeps it.
 pub(crate) fn update<B: VbLoraBackend, M: Module<Autodiff<B>>>(
     prefix: &str,
@@ -153,5 +194,30 @@ pub(crate) struct RequireGrad(pub(crate) bool);
 impl<B: AutodiffBackend> ModuleMapper<B> for RequireGrad {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<B, D>>) -> Param<Tensor<B, D>> {
         param.set_require_grad(self.0)
+    }
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::{backend::Flex, tensor::TensorData};
+    use vblora::rng::Key;
+
+    use super::*;
+
+    /// One sum over all of it would be shared among threads, and differ from this in the last bits, now and then from itself.
+    #[test]
+    fn the_norm_of_a_large_gradient_is_summed_in_pieces() {
+        let n = 9 * PIECE + 3;
+        let values = Key::new(1).normal(n, 1.0);
+        let sum = |values: &[f32]| {
+            let data = TensorData::new(values.to_vec(), [values.len()]);
+            let grad = Tensor::<Flex, 1>::from_data(data, &Default::default());
+            let grads = Gradients(BTreeMap::from([("x".to_owned(), grad)]));
+            grads.squared_norm().unwrap().into_scalar()
+        };
+        let expected = values.chunks(PIECE).map(sum).reduce(|a, b| a + b);
+        assert_eq!(sum(&values).to_bits(), expected.unwrap().to_bits());
+        let exact: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
+        assert!((f64::from(sum(&values)) - exact).abs() < 1e-5 * exact);
     }
 }

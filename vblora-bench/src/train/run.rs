@@ -1,25 +1,23 @@
 //! One run: a method with a seed, from fresh parameters to its last epoch.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::sync::atomic::AtomicBool;
 
-use vblora::backend::VbLoraBackend;
+use vblora::{AdapterConfig, AnyAdapter, backend::VbLoraBackend, storage::Bank};
 use vblora_models::{ClassificationHead, EncoderConfig, HeadInit, Roberta};
 
 use super::{
     data::EncodedSplit,
+    identity::Identity,
     learner::{Learner, Trained},
     log::StepLog,
     method::Method,
     run_dir::RunDir,
+    training::Training,
 };
 use crate::{
     Result,
-    metrics::score,
     recipes::{self, Recipe},
-    report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
+    report::{RunResult, Stop},
     tasks::Task,
 };
 
@@ -36,6 +34,20 @@ pub struct Prepared<B: VbLoraBackend> {
     pub recipe: Recipe,
     /// Where the model runs.
     pub device: B::Device,
+    /// The bank that adapters start from.
+    pub bank: Option<Bank>,
+    /// What checkpoints are bound to.
+    pub identity: Identity,
+}
+
+impl<B: VbLoraBackend> Prepared<B> {
+    /// The shared bank, if it stays as it is.
+    pub(super) fn frozen_bank(&self) -> Option<&Bank> {
+        let shared = self.recipe.bank.as_ref();
+        self.bank
+            .as_ref()
+            .filter(|_| shared.is_some_and(|shared| shared.frozen))
+    }
 }
 
 /// A method and a seed.
@@ -53,10 +65,16 @@ impl Run {
         format!("{} seed {}", self.method.name(), self.seed)
     }
 
-    /// Trains and evaluates after each epoch, until the last one, an interruption, or a loss that is not a number.
+    /// The name in files: `vblora-seed1`.
+    pub(super) fn file_name(&self) -> String {
+        format!("{}-seed{}", self.method.name(), self.seed)
+    }
+
+    /// Trains and evaluates after each epoch, until the last one, an interruption, or a loss that is not a number. In a directory that is
+    /// resumed it goes on from the run's latest sound checkpoint.
     ///
     /// # Errors
-    /// The adapter's settings do not fit the model; a file cannot be written.
+    /// The adapter's settings do not fit the model; a file cannot be written; a checkpoint is of another base, recipe or data.
     pub fn train<B: VbLoraBackend>(
         &self,
         prepared: &Prepared<B>,
@@ -64,71 +82,9 @@ impl Run {
         dir: Option<&RunDir>,
         interrupted: &AtomicBool,
     ) -> Result<RunResult> {
-        let start = Instant::now();
-        let Prepared {
-            recipe, train, dev, ..
-        } = prepared;
-        let steps_per_epoch = train.len().div_ceil(recipe.batch * recipe.accumulation);
-        let schedule = recipe.schedule(steps_per_epoch * recipe.epochs);
-        let mut learner = self.learner(prepared)?;
-        let mut result = self.empty_result(prepared)?;
-        log.start(self, schedule.total_steps);
-        'run: for epoch in 1..=recipe.epochs {
-            let (mut sum, mut count) = (0.0, 0);
-            let micro_batches = match recipe.group_by_length {
-                true => train.grouped(self.seed, epoch, recipe.batch),
-                false => train.shuffled(self.seed, epoch, recipe.batch),
-            };
-            for rows in micro_batches.chunks(recipe.accumulation) {
-                if interrupted.load(Ordering::Relaxed) {
-                    result.stop = Stop::Interrupted;
-                    break 'run;
-                }
-                let step = result.steps as usize;
-                let pad_id = prepared.base.config().pad_token_id;
-                let batches = rows
-                    .iter()
-                    .map(|rows| train.batch(rows, pad_id))
-                    .collect::<Result<Vec<_>>>()?;
-                let report = learner.step(step, &batches, schedule.factor(step))?;
-                log.step(
-                    self,
-                    step,
-                    report,
-                    self.rates(recipe, schedule.factor(step)),
-                )?;
-                if !report.is_finite() {
-                    result.stop = Stop::NonFiniteLoss { step: step as u64 };
-                    break 'run;
-                }
-                let examples: usize = batches.iter().map(|b| b.inputs.rows).sum();
-                (sum, count) = (sum + report.loss * examples as f64, count + examples);
-                result.steps += 1;
-            }
-            let metrics = score(
-                recipe.task,
-                &learner.predict(dev, 2 * recipe.batch)?,
-                dev.labels(),
-            )?;
-            let scores = EpochResult {
-                epoch,
-                train_loss: sum / count as f64,
-                metrics,
-            };
-            log.epoch(self, &scores)?;
-            result.epochs.push(scores);
-            let best =
-                best_epoch(&result.epochs, recipe.task.primary_metric()).map(EpochScores::from);
-            if let Some(dir) = dir.filter(|_| best.as_ref().is_some_and(|best| best.epoch == epoch))
-            {
-                dir.save_trained(self, &learner)?;
-            }
-            result.best = best;
-            result.last = result.epochs.last().map(EpochScores::from);
-        }
-        log.finish()?;
-        result.seconds = start.elapsed().as_secs_f64();
-        Ok(result)
+        let learner = self.learner(prepared)?;
+        let fresh = self.empty_result(prepared)?;
+        Training::start(*self, prepared, learner, fresh, log, dir)?.run(interrupted)
     }
 
     fn learner<B: VbLoraBackend>(&self, prepared: &Prepared<B>) -> Result<Learner<B>> {
@@ -136,12 +92,23 @@ impl Run {
             base,
             recipe,
             device,
+            bank,
             ..
         } = prepared;
         let trained = match self.method.adapter(recipe) {
             Some(adapter) => {
                 let plan = Method::sites(recipe, base.config())?;
-                Trained::Adapter(Box::new(adapter.init(&plan, self.seed, device)?))
+                let adapter = match (&adapter, bank) {
+                    (AdapterConfig::VbLora(config), Some(bank)) => {
+                        let adapter = config.check(&plan)?.init_on(bank, self.seed, device)?;
+                        AnyAdapter::VbLora(match prepared.frozen_bank() {
+                            Some(_) => adapter.with_frozen_bank(),
+                            None => adapter,
+                        })
+                    }
+                    _ => adapter.init(&plan, self.seed, device)?,
+                };
+                Trained::Adapter(Box::new(adapter))
             }
             None if self.method == Method::Full => Trained::Everything,
             None => Trained::HeadOnly,
@@ -196,7 +163,7 @@ impl Run {
     }
 
     /// The learning rates of the groups that this method trains.
-    fn rates(&self, recipe: &Recipe, factor: f64) -> Vec<(&'static str, f64)> {
+    pub(super) fn rates(&self, recipe: &Recipe, factor: f64) -> Vec<(&'static str, f64)> {
         let lr = &recipe.lr;
         let own: &[(&str, f64)] = match self.method {
             Method::VbLora => &[("bank", lr.bank), ("logits", lr.logits)],

@@ -1,27 +1,33 @@
 //! The directory of a session: what was asked for, what happened, what came out.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use burn::{backend::Autodiff, module::AutodiffModule};
 use vblora::{
     AnyAdapter,
     backend::VbLoraBackend,
-    storage::{HostAdapter, peft::PeftAdapter, write_atomically},
+    storage::{Bank, HostAdapter, Precision, peft::PeftAdapter, write_atomically},
 };
 use vblora_models::{Family, SaveDtype, save_safetensors};
 
 use super::{
+    checkpoint::CheckpointSettings,
     learner::{Learner, Trained},
     run::Run,
 };
 use crate::{
     Error, Result,
     recipes::Recipe,
-    report::{Results, curves_svg, summary_table},
+    report::{Results, RunResult, Stop, curves_svg, summary_table},
 };
 
 const RESULTS: &str = "results.json";
 const CONFIG: &str = "config.toml";
+const LOG: &str = "log.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
 
 /// A directory that holds one session.
 ///
@@ -30,16 +36,21 @@ const CONFIG: &str = "config.toml";
 /// | `config.toml` | the resolved recipe, which `--recipe` takes, under the command as a comment |
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
-/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes), with the head in it on a RoBERTa; else `head.safetensors` |
+/// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
+/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes), with the head in it on a RoBERTa; else `head.safetensors`; on a frozen bank also `codes.safetensors`, bound to it |
 #[derive(Debug)]
-pub struct RunDir(PathBuf);
+pub struct RunDir {
+    path: PathBuf,
+    settings: CheckpointSettings,
+    is_resumed: bool,
+}
 
 impl RunDir {
     /// Takes a directory for a new session; it is made if absent.
     ///
     /// # Errors
     /// It holds a run already and `overwrite` is not given; it cannot be made.
-    pub fn create(dir: &Path, overwrite: bool) -> Result<Self> {
+    pub fn create(dir: &Path, overwrite: bool, settings: CheckpointSettings) -> Result<Self> {
         for found in [RESULTS, CONFIG] {
             if !overwrite && dir.join(found).exists() {
                 return Err(Error::RunExists {
@@ -49,21 +60,84 @@ impl RunDir {
             }
         }
         std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
-        // An older outcome must not stand beside the new run's log.
-        for stale in [RESULTS, "table.md", "curves.svg"] {
-            match std::fs::remove_file(dir.join(stale)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::write(&dir.join(stale), e));
-                }
-                _ => {}
-            }
+        // Of a folder without a session the checkpoints may be anything.
+        if Self::holds_session(dir) {
+            let path = dir.join(CHECKPOINTS);
+            unless_absent(std::fs::remove_dir_all(&path)).map_err(|e| Error::write(&path, e))?;
         }
-        Ok(Self(dir.to_owned()))
+        // What an older run left must not stand beside, or be taken for, the new one's.
+        for stale in [RESULTS, "table.md", "curves.svg", LOG] {
+            let path = dir.join(stale);
+            unless_absent(std::fs::remove_file(&path)).map_err(|e| Error::write(&path, e))?;
+        }
+        Ok(Self {
+            path: dir.to_owned(),
+            settings,
+            is_resumed: false,
+        })
+    }
+
+    /// Takes the directory of a session that was interrupted or killed, to go on with it.
+    ///
+    /// # Errors
+    /// Its configuration cannot be read, or is not `recipe`: the first line that differs is named.
+    pub fn reopen(dir: &Path, recipe: &Recipe, settings: CheckpointSettings) -> Result<Self> {
+        let (there, here) = (
+            Recipe::from_toml_file(dir.join(CONFIG))?.to_toml()?,
+            recipe.to_toml()?,
+        );
+        if let Some((there, here)) = first_difference(&there, &here) {
+            return Err(Error::OtherRun {
+                place: dir.join(CONFIG),
+                part: "recipe",
+                expected: there,
+                found: here,
+            });
+        }
+        Ok(Self {
+            path: dir.to_owned(),
+            settings,
+            is_resumed: true,
+        })
+    }
+
+    /// Whether a directory holds a session that [`reopen`](Self::reopen) can go on with.
+    pub fn holds_session(dir: &Path) -> bool {
+        dir.join(CONFIG).exists()
+    }
+
+    /// Whether runs go on from their checkpoints.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.is_resumed
+    }
+
+    /// When checkpoints are written.
+    pub(super) fn settings(&self) -> CheckpointSettings {
+        self.settings
+    }
+
+    /// Where the checkpoints of a run lie.
+    pub(super) fn checkpoints(&self, run: &str) -> PathBuf {
+        self.path.join(CHECKPOINTS).join(run)
+    }
+
+    /// The runs that the session has ended, in order; one that was interrupted has not.
+    ///
+    /// # Errors
+    /// There are results that cannot be read.
+    pub fn ended_runs(&self) -> Result<Vec<RunResult>> {
+        let path = self.path.join(RESULTS);
+        if !self.is_resumed || !path.exists() {
+            return Ok(Vec::new());
+        }
+        let mut runs = Results::read(&path)?.runs;
+        runs.retain(|run| run.stop != Stop::Interrupted);
+        Ok(runs)
     }
 
     /// The file of JSON lines.
     pub fn log(&self) -> PathBuf {
-        self.0.join("log.jsonl")
+        self.path.join(LOG)
     }
 
     /// Writes down what was asked for.
@@ -85,7 +159,7 @@ impl RunDir {
         ]
         .concat();
         Ok(write_atomically(
-            &self.0.join(CONFIG),
+            &self.path.join(CONFIG),
             (head + &recipe.to_toml()?).as_bytes(),
         )?)
     }
@@ -95,10 +169,13 @@ impl RunDir {
     /// # Errors
     /// A file cannot be written.
     pub fn save_results(&self, results: &Results) -> Result<()> {
-        results.write(self.0.join(RESULTS))?;
-        write_atomically(&self.0.join("table.md"), summary_table(results).as_bytes())?;
+        results.write(self.path.join(RESULTS))?;
+        write_atomically(
+            &self.path.join("table.md"),
+            summary_table(results).as_bytes(),
+        )?;
         Ok(write_atomically(
-            &self.0.join("curves.svg"),
+            &self.path.join("curves.svg"),
             curves_svg(results)?.as_bytes(),
         )?)
     }
@@ -109,11 +186,13 @@ impl RunDir {
         &self,
         run: &Run,
         learner: &Learner<B>,
+        frozen_bank: Option<&Bank>,
     ) -> Result<()> {
-        let dir = self
-            .0
-            .join(format!("{}-seed{}", run.method.name(), run.seed));
+        let dir = self.path.join(run.file_name());
         std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
+        if let (Trained::Adapter(adapter), Some(bank)) = (learner.trained(), frozen_bank) {
+            save_codes(&dir.join("codes.safetensors"), adapter, bank)?;
+        }
         let head = learner.head().valid().tensors();
         // The head is RoBERTa's, whatever the encoder; Hugging Face has no BERT with this head that it could be part of.
         let is_roberta = learner.base().config().family == Family::Roberta;
@@ -139,11 +218,39 @@ impl RunDir {
     }
 }
 
+/// The first line in which two texts differ.
+fn first_difference(a: &str, b: &str) -> Option<(String, String)> {
+    let line = |text: &str, i: usize| text.lines().nth(i).unwrap_or("no more lines").to_owned();
+    let lines = a.lines().count().max(b.lines().count());
+    (0..lines)
+        .map(|i| (line(a, i), line(b, i)))
+        .find(|(a, b)| a != b)
+}
+
+fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The form worth keeping: VB-LoRA's bank and codes, LoRA's factors.
 fn stored<B: VbLoraBackend>(adapter: &AnyAdapter<Autodiff<B>>) -> Result<PeftAdapter> {
     let adapter = HostAdapter::read(&adapter.valid())?;
     let stored = adapter.store().map(HostAdapter::TopK);
     Ok(PeftAdapter::new(stored.unwrap_or(adapter)))
+}
+
+/// The codes of an adapter on a shared bank, which the file is bound to; nothing of LoRA, which has neither.
+fn save_codes<B: VbLoraBackend>(
+    path: &Path,
+    adapter: &AnyAdapter<Autodiff<B>>,
+    bank: &Bank,
+) -> Result<()> {
+    match HostAdapter::read(&adapter.valid())?.store() {
+        Some(stored) => Ok(stored.save_codes(path, bank, Precision::F32).map(|_| ())?),
+        None => Ok(()),
+    }
 }
 
 type Named = Vec<(String, vblora_models::HostTensor)>;

@@ -1,15 +1,17 @@
 //! Many runs on one model and one task: methods times seeds.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use vblora::backend::VbLoraBackend;
+use vblora::{backend::VbLoraBackend, storage::Bank};
 use vblora_models::{EncoderConfig, ModelFiles, Roberta, TextTokenizer};
 
 use super::{
+    checkpoint::CheckpointSettings,
     data::EncodedSplit,
+    identity::Identity,
     log::StepLog,
     method::Method,
     run::{Prepared, Run, head_parameters},
@@ -18,7 +20,7 @@ use super::{
 use crate::{
     Error, Result, demo,
     recipes::Recipe,
-    report::Results,
+    report::{Results, RunResult},
     tasks::{Split, SplitName, read_split},
 };
 
@@ -55,6 +57,10 @@ pub struct Session {
     pub out: Option<PathBuf>,
     /// Whether `out` may hold a run already.
     pub overwrite: bool,
+    /// Whether the session in `out` goes on where it was interrupted or killed; without one there it starts.
+    pub resume: bool,
+    /// When checkpoints are written to `out`, and how many stay.
+    pub checkpoints: CheckpointSettings,
     /// No progress.
     pub quiet: bool,
     /// The command, for the record.
@@ -110,17 +116,17 @@ impl Session {
             });
         }
         self.recipe.validate()?;
+        self.checkpoints.validate()?;
         self.plan()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
         let dir = self
             .out
             .as_ref()
-            .map(|dir| RunDir::create(dir, self.overwrite))
+            .map(|dir| self.take(dir, &backend))
             .transpose()?;
-        if let Some(dir) = &dir {
-            dir.save_config(&self.command, &self.files.place(), &backend, &self.recipe)?;
-        }
+        let ended = dir.as_ref().map_or(Ok(Vec::new()), RunDir::ended_runs)?;
+        self.check_methods(&ended)?;
         let mut log = StepLog::new(dir.as_ref().map(RunDir::log).as_deref(), self.quiet)?;
         let mut runs = Vec::new();
         for (method, seed) in self
@@ -128,6 +134,11 @@ impl Session {
             .iter()
             .flat_map(|&m| self.recipe.seeds.iter().map(move |&s| (m, s)))
         {
+            let is_this = |run: &&RunResult| run.method == method.name() && run.seed == seed;
+            if let Some(run) = ended.iter().find(is_this) {
+                runs.push(run.clone());
+                continue;
+            }
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
@@ -144,8 +155,48 @@ impl Session {
         Ok(Results::new(&self.command, &backend, runs))
     }
 
+    /// Refuses to go on with fewer methods: what the others reached would be lost from the results.
+    fn check_methods(&self, ended: &[RunResult]) -> Result<()> {
+        let names: Vec<_> = self.methods.iter().map(|method| method.name()).collect();
+        match ended.iter().find(|run| !names.contains(&&*run.method)) {
+            None => Ok(()),
+            Some(run) => Err(Error::OtherRun {
+                place: self.out.clone().unwrap_or_default(),
+                part: "list of methods",
+                expected: format!("one with {}", run.method),
+                found: names.join(", "),
+            }),
+        }
+    }
+
+    /// The directory for the outcome, as a new one or with what it holds.
+    fn take(&self, dir: &Path, backend: &str) -> Result<RunDir> {
+        if self.resume && RunDir::holds_session(dir) {
+            return RunDir::reopen(dir, &self.recipe, self.checkpoints);
+        }
+        let taken = RunDir::create(dir, self.overwrite, self.checkpoints)?;
+        taken.save_config(&self.command, &self.files.place(), backend, &self.recipe)?;
+        Ok(taken)
+    }
+
+    /// The shared bank, if the recipe has one, checked against the recipe's settings.
+    fn bank(&self, model: &EncoderConfig) -> Result<Option<Bank>> {
+        let Some(shared) = &self.recipe.bank else {
+            return Ok(None);
+        };
+        let bank = Bank::load(&shared.file)?;
+        let plan = Method::sites(&self.recipe, model)?;
+        let fits = self.recipe.vblora.check(&plan)?.check_bank(&bank);
+        fits.map_err(|error| vblora::Error::Format {
+            path: shared.file.clone(),
+            reason: error.to_string(),
+        })?;
+        Ok(Some(bank))
+    }
+
     fn prepare<B: VbLoraBackend>(&self, device: &B::Device) -> Result<Prepared<B>> {
         let config = self.config()?;
+        let bank = self.bank(&config)?;
         let tokenizer = TextTokenizer::from_files(&self.files)?;
         tokenizer.check_fits(config.vocab_size)?;
         // A sentence longer than the position table is cut to it; how many were is part of the results.
@@ -161,8 +212,12 @@ impl Session {
             );
         }
         let (base, _) = Roberta::load_with(config, &self.files, device)?;
+        let splits = [&train, &dev];
+        let identity = Identity::new(&base, splits, &self.recipe, bank.as_ref(), device)?;
         Ok(Prepared {
             base,
+            identity,
+            bank,
             train,
             dev,
             recipe: self.recipe.clone(),

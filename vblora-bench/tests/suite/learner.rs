@@ -35,7 +35,7 @@ fn config(dropout: f64) -> EncoderConfig {
     }
 }
 
-fn recipe() -> Recipe {
+pub(super) fn recipe() -> Recipe {
     let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
     recipe.vblora = VbLoraConfig {
         bank: 12,
@@ -50,8 +50,8 @@ fn recipe() -> Recipe {
     recipe
 }
 
-#[derive(Clone, Copy, PartialEq)]
-enum Kind {
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Kind {
     VbLora,
     Lora,
     Head,
@@ -64,7 +64,17 @@ fn learner<B: VbLoraBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Learner<B> {
-    let recipe = recipe();
+    learner_of(&recipe(), kind, dropout, seed, device)
+}
+
+/// The adapter is drawn with seed 4 in any case.
+pub(super) fn learner_of<B: VbLoraBackend>(
+    recipe: &Recipe,
+    kind: Kind,
+    dropout: f64,
+    seed: u64,
+    device: &B::Device,
+) -> Learner<B> {
     let base = Roberta::<B>::random(config(dropout), 3, device).unwrap();
     let plan = roberta::targets("qv")
         .unwrap()
@@ -82,10 +92,10 @@ fn learner<B: VbLoraBackend>(
         Kind::Full => Trained::Everything,
     };
     let head = ClassificationHead::init(16, 2, 0.0, HeadInit::Normal(0.2), 5, device);
-    Learner::new(&base, trained, head, &recipe, seed, device)
+    Learner::new(&base, trained, head, recipe, seed, device)
 }
 
-fn batch(first: usize, rows: usize) -> LabelledBatch {
+pub(super) fn batch(first: usize, rows: usize) -> LabelledBatch {
     let columns = 9;
     let cell = |row: usize, column: usize| {
         let length = 4 + row % 6;

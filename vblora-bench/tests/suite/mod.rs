@@ -1,2 +1,3 @@
 pub(crate) mod learner;
 pub(crate) mod recorded;
+pub(crate) mod resume;

@@ -72,15 +72,19 @@ impl AdapterConfig {
     /// # Errors
     /// The settings do not work on these sites.
     pub fn describe(&self, plan: &SitePlan) -> Result<String> {
-        let count = self.count(plan)?;
+        Ok(self.describe_counted(plan, self.count(plan)?))
+    }
+
+    /// [`describe`](Self::describe) with a count of the caller's own, where part of the adapter is shared.
+    pub fn describe_counted(&self, plan: &SitePlan, count: Count) -> String {
         let sub_vectors = self
             .sub_vectors(plan)
             .map(|s| format!("  S = {s} sub-vectors\n"))
             .unwrap_or_default();
-        Ok(format!(
+        format!(
             "{self} on {} sites\n{plan}{sub_vectors}  {count}\n",
             plan.sites().len()
-        ))
+        )
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     backend::VbLoraBackend,
     count::{self, Count},
     rng::Key,
-    storage::{HostVbLora, StoredVbLora},
+    storage::{Bank, HostVbLora, StoredVbLora},
 };
 
 /// The settings of VB-LoRA; the defaults are the paper's for RoBERTa (Table 7).
@@ -129,13 +129,58 @@ impl ValidVbLora {
         let VbLoraConfig {
             bank: h,
             vector_length: b,
-            rank,
             bank_bound,
+            ..
+        } = self.config;
+        let key = initial_key(seed).name("bank");
+        let bank = key.uniform(h * b, -bank_bound, bank_bound);
+        self.load(bank, self.initial_logits(seed), device)
+            .expect("drawn to the shapes of this configuration, finite")
+    }
+
+    /// As [`init`](Self::init), on a bank that is there already: a shared one.
+    ///
+    /// # Errors
+    /// The bank has another shape than `[h, b]`.
+    pub fn init_on<B: VbLoraBackend>(
+        &self,
+        bank: &Bank,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<VbLora<B>> {
+        self.check_bank(bank)?;
+        self.load(bank.values().to_vec(), self.initial_logits(seed), device)
+    }
+
+    /// Refuses a bank of another shape than `[h, b]`.
+    ///
+    /// # Errors
+    /// The shape expected and the one found.
+    pub fn check_bank(&self, bank: &Bank) -> Result<()> {
+        let expected = [self.config.bank, self.config.vector_length];
+        match bank.shape() == expected {
+            true => Ok(()),
+            false => Err(Error::Shape {
+                tensor: "bank".into(),
+                expected: expected.into(),
+                found: bank.shape().into(),
+            }),
+        }
+    }
+
+    /// The logits that [`init`](Self::init) draws.
+    ///
+    /// # Shapes
+    /// - output: `[S, h]`, row-major
+    pub fn initial_logits(&self, seed: u64) -> Vec<f32> {
+        let VbLoraConfig {
+            bank: h,
+            vector_length: b,
+            rank,
             logits_std,
             ..
         } = self.config;
-        let key = Key::new(seed).name("vblora");
-        let bank = key.name("bank").uniform(h * b, -bank_bound, bank_bound);
+        let key = initial_key(seed);
         let draw = |site: &Site, side: &str, dim: usize| {
             key.name(&site.name)
                 .name(side)
@@ -146,8 +191,7 @@ impl ValidVbLora {
                 .into_iter()
                 .flatten()
         });
-        self.load(bank, logits.collect(), device)
-            .expect("drawn to the shapes of this configuration, finite")
+        logits.collect()
     }
 
     /// An adapter from given values.
@@ -185,6 +229,11 @@ impl ValidVbLora {
     }
 }
 
+/// What initial values are drawn from.
+fn initial_key(seed: u64) -> Key {
+    Key::new(seed).name("vblora")
+}
+
 /// The VB-LoRA adapter: one bank with one owner, all logits in one slab (paper, section 3).
 ///
 /// Made by [`ValidVbLora::init`].
@@ -202,6 +251,15 @@ impl<B: VbLoraBackend> VbLora<B> {
     /// The checked settings.
     pub fn settings(&self) -> &ValidVbLora {
         &self.valid
+    }
+
+    /// The same adapter with a bank that gets no gradient: only the logits are trained.
+    #[must_use]
+    pub fn with_frozen_bank(self) -> Self {
+        Self {
+            bank: self.bank.set_require_grad(false),
+            ..self
+        }
     }
 
     /// What is worth storing: the bank, the top-k indices and k - 1 weights per sub-vector (paper 3.4).

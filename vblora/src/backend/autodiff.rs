@@ -13,7 +13,7 @@ use burn::{
     },
 };
 
-use super::{AttentionSettings, VbLoraBackend};
+use super::{AttentionSettings, VbLoraBackend, defaults};
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
@@ -69,6 +69,20 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
                 prep.finish(output.clone(), output)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::row_softmax(x.primitive)),
+        }
+    }
+
+    fn row_log_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        match LogSoftmax
+            .prepare::<C>([x.node.clone()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let output = B::row_log_softmax(x.primitive);
+                prep.finish(output.clone(), output)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::row_log_softmax(x.primitive)),
         }
     }
 
@@ -191,6 +205,21 @@ impl<B: VbLoraBackend> Backward<B, 1> for Softmax {
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
             grads.register::<B>(node.id, B::row_softmax_backward(ops.state, grad));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LogSoftmax;
+
+impl<B: VbLoraBackend> Backward<B, 1> for LogSoftmax {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            let grad = defaults::row_log_softmax_backward::<B>(ops.state, grad);
+            grads.register::<B>(node.id, grad);
         }
     }
 }

@@ -101,6 +101,17 @@ pub(super) fn row_softmax_backward<B: Backend>(
     B::float_reshape(primitive(y * (grad - sum)), shape)
 }
 
+/// `g - exp(log y) sum(g)` per row, given the output `log y`.
+pub(super) fn row_log_softmax_backward<B: Backend>(
+    output: FloatTensor<B>,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = output.shape();
+    let (output, grad) = (rows::<B>(output), rows::<B>(grad));
+    let sum = grad.clone().sum_dim(1);
+    B::float_reshape(primitive(grad - output.exp() * sum), shape)
+}
+
 /// With `n = (x - mean) / std` and `g = grad gamma`: `dx = (g - mean(g) - n mean(g n)) / std`, `dgamma = sum(grad n)`, `dbeta = sum(grad)`.
 pub(super) fn row_norm_backward<B: Backend>(
     x: FloatTensor<B>,

@@ -92,6 +92,12 @@ pub trait VbLoraBackend: Backend {
         defaults::row_softmax_backward::<Self>(output, grad)
     }
 
+    /// Log-softmax over the last dimension. Its gradient is `grad - softmax(x) sum(grad)`.
+    fn row_log_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let last = x.shape().num_dims() - 1;
+        Self::log_softmax(x, last)
+    }
+
     /// Layer normalisation over the last dimension, `gamma (x - mean) / sqrt(var + epsilon) + beta`.
     ///
     /// # Shapes

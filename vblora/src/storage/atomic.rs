@@ -33,6 +33,23 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_folder(folder)
 }
 
+/// Makes a folder and its parents if absent.
+///
+/// # Errors
+/// The operating system refuses, or the folder is a symbolic link: what is written into it would land elsewhere.
+pub(super) fn make_folder(folder: &Path) -> Result<()> {
+    let made = std::fs::create_dir_all(folder).and_then(|()| {
+        match std::fs::symlink_metadata(folder)?.is_symlink() {
+            true => Err(io::Error::other("a symbolic link, which is not followed")),
+            false => Ok(()),
+        }
+    });
+    made.map_err(|cause| Error::Io {
+        path: folder.to_owned(),
+        cause,
+    })
+}
+
 /// Temporary files are private by default; a result is as readable as the user's umask lets any file be.
 #[cfg(unix)]
 fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
@@ -49,12 +66,12 @@ fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 /// Makes the rename itself last.
 #[cfg(unix)]
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
 }
 
 #[cfg(not(unix))]
-fn sync_folder(_: &Path) -> io::Result<()> {
+pub(super) fn sync_folder(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
@@ -85,6 +102,23 @@ mod tests {
         write_atomically(&ours, b"x").unwrap();
         std::fs::write(&plain, b"x").unwrap();
         assert_eq!(mode(&ours), mode(&plain));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_symbolic_link_is_replaced_or_refused_but_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("target"), b"mine").unwrap();
+        std::os::unix::fs::symlink(at("target"), at("link")).unwrap();
+        write_atomically(&at("link"), b"new").unwrap();
+        assert_eq!(std::fs::read(at("target")).unwrap(), b"mine");
+        assert_eq!(std::fs::read(at("link")).unwrap(), b"new");
+        std::fs::create_dir(at("elsewhere")).unwrap();
+        std::os::unix::fs::symlink(at("elsewhere"), at("folder")).unwrap();
+        let message = make_folder(&at("folder")).unwrap_err().to_string();
+        assert!(message.contains("symbolic link"), "{message}");
+        make_folder(&at("elsewhere/deep/er")).unwrap();
     }
 
     #[test]

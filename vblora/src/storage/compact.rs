@@ -20,7 +20,8 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Codes, StoredVbLora,
-    identity::{hexadecimal, sites_sha256},
+    hash::hex,
+    identity::sites_sha256,
     packing::{
         from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
     },
@@ -123,7 +124,7 @@ impl Bank {
         for value in &self.values {
             hash.update(value.to_le_bytes());
         }
-        hexadecimal(&hash.finalize())
+        hex(hash)
     }
 
     /// The bank as a reader gets it from a file of this precision.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
+use super::hash::hex;
 use crate::{Error, Result, Site};
 
 /// A longer recipe is refused: it is a text beside an adapter of a few kilobytes, not a log.
@@ -23,7 +24,7 @@ pub fn sites_sha256(sites: &[Site]) -> String {
         hash.update((site.d_in as u64).to_le_bytes());
         hash.update((site.d_out as u64).to_le_bytes());
     }
-    hexadecimal(&hash.finalize())
+    hex(hash)
 }
 
 /// Refuses a model whose sites of the adapter's names have another hash, and names the first that differs.
@@ -44,10 +45,6 @@ pub(super) fn check_base(adapter: &[Site], model: &[Site]) -> Result<()> {
         found,
         difference: format!("site {:?} is {} there, here {here}", site.name, shape(site)),
     })
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

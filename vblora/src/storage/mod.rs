@@ -1,9 +1,11 @@
-//! Adapters as files.
+//! Adapters as files, and checkpoints of their training.
 
 mod atomic;
+pub mod checkpoint;
 mod codes;
 mod compact;
 mod convert;
+mod hash;
 mod header;
 mod host;
 mod identity;
@@ -19,6 +21,7 @@ pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
 pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_SUB_VECTORS, Precisions};
 pub use convert::to_f32;
+pub use hash::sha256_hex;
 pub use header::{Entry, Header};
 pub use host::{HostAdapter, HostLora, HostVbLora};
 pub use identity::{MAX_RECIPE_BYTES, sites_sha256};

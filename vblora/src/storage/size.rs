@@ -1,12 +1,12 @@
 //! How large a compact file will be.
 
 use safetensors::Dtype;
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Precisions,
     compact::{KEY, description},
-    identity::hexadecimal,
+    hash::hex,
     tensors::header_bytes,
 };
 use crate::{
@@ -45,7 +45,7 @@ impl ValidVbLora {
             data += codes_bytes(h, s, k, precisions.weights);
         }
         // A hash has this many digits, whatever they are.
-        let hash = hexadecimal(&Sha256::digest(b""));
+        let hash = hex(Sha256::new());
         let codes = (part != Part::Bank).then_some((self, recipe));
         header_bytes(&shapes, (KEY, &description(hash, codes))) + data
     }

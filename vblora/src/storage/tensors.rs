@@ -3,6 +3,8 @@
 use std::{
     borrow::Cow,
     collections::HashMap,
+    fs::File,
+    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -43,7 +45,11 @@ pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>> {
             reason: format!("{size} bytes, over the limit of {limit}"),
         });
     }
-    std::fs::read(path).map_err(io)
+    // A file may grow after it was measured.
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(io)?;
+    file.take(limit).read_to_end(&mut bytes).map_err(io)?;
+    Ok(bytes)
 }
 
 /// A safetensors file in memory.
@@ -60,7 +66,11 @@ impl TensorFile {
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not a safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = read_up_to(path, MAX_FILE_BYTES)?;
+        Self::from_bytes(path, read_up_to(path, MAX_FILE_BYTES)?)
+    }
+
+    /// The same of a file that was read before; `path` is where it lies, for messages.
+    pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let header = Header::parse(&bytes).map_err(|reason| Error::Format {
             path: path.to_owned(),
             reason,
@@ -241,11 +251,22 @@ pub(super) fn write_tensors(
     tensors: &[(String, StoredTensor)],
     metadata: (&str, &str),
 ) -> Result<()> {
-    let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
-    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
-    let bytes = safetensors::serialize(views, Some(metadata)).map_err(|error| Error::Format {
+    let bytes = tensor_bytes(tensors, Some(metadata)).map_err(|reason| Error::Format {
         path: path.to_owned(),
-        reason: error.to_string(),
+        reason,
     })?;
     write_atomically(path, &bytes)
+}
+
+/// Tensors and one metadata entry as the bytes of a safetensors file.
+///
+/// # Errors
+/// The cause alone.
+pub(super) fn tensor_bytes(
+    tensors: &[(String, StoredTensor)],
+    metadata: Option<(&str, &str)>,
+) -> Result<Vec<u8>, String> {
+    let metadata = metadata.map(|(key, text)| HashMap::from([(key.to_owned(), text.to_owned())]));
+    let views = tensors.iter().map(|(name, tensor)| (name.as_str(), tensor));
+    safetensors::serialize(views, metadata).map_err(|error| error.to_string())
 }

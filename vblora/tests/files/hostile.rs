@@ -15,7 +15,7 @@ use vblora::{
 use crate::support::random_vblora;
 
 /// Of each kind of file.
-const CASES: u64 = 34_000;
+pub(crate) const CASES: u64 = 34_000;
 
 fn sites() -> Vec<Site> {
     vec![Site::new("a.one", 4, 8), Site::new("a.two", 8, 4)]
@@ -40,7 +40,7 @@ impl Draw {
 }
 
 /// One to three of: a byte changed, the end cut off or repeated, the header's length changed, a number or word in the text replaced.
-fn corrupt(file: &[u8], case: u64, name: &str) -> Vec<u8> {
+pub(crate) fn corrupt(file: &[u8], case: u64, name: &str) -> Vec<u8> {
     let mut draw = Draw(Key::new(case).name(name), 0);
     let mut bytes = file.to_vec();
     for _ in 0..=draw.below(3) {

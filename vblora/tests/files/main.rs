@@ -1,10 +1,11 @@
-//! Adapters as files: PEFT's directories and the compact file.
+//! Files: PEFT's directories, the compact file, checkpoints.
 #![allow(missing_docs, clippy::print_stdout)]
 
 #[macro_use]
 #[path = "../support/mod.rs"]
 mod support;
 
+mod checkpoint;
 mod compact;
 mod hostile;
 mod merge;

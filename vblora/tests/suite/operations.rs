@@ -101,6 +101,18 @@ pub(crate) fn softmax_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
     });
 }
 
+pub(crate) fn log_softmax_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
+    // Enough rows for whole vector registers: what a processor estimates, it estimates there only.
+    let (x, grad) = sample(70, 5);
+    check::<B>(device, &x, &grad, ops::log_softmax, |m| {
+        let rows = (0..m.rows).flat_map(|i| {
+            let sum: f64 = m.row(i).iter().map(|v| v.exp()).sum();
+            m.row(i).iter().map(move |v| v - sum.ln())
+        });
+        Matrix::new(m.rows, m.columns, rows.collect())
+    });
+}
+
 pub(crate) fn layer_norm_and_its_gradients<B: VbLoraBackend>(device: &B::Device) {
     // Enough rows for whole vector registers: what a processor estimates, it estimates there only.
     let (x, grad) = sample(40, 19);

@@ -1,0 +1,113 @@
+//! What a checkpoint is bound to: backend, base, data, recipe and bank. All but the first are told apart by a hash.
+
+use burn::{
+    module::{Module, ModuleVisitor, Param},
+    tensor::Tensor,
+};
+use serde::{Deserialize, Serialize};
+use vblora::{
+    backend::VbLoraBackend,
+    storage::{Bank, sha256_hex},
+};
+use vblora_models::host_tensor;
+
+use super::data::EncodedSplit;
+use crate::{Result, recipes::Recipe};
+
+/// What a run can only go on with as it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    /// The backend's name; another one rounds differently.
+    pub backend: String,
+    /// SHA-256 of the base's names and shapes and of a sample of its values.
+    pub base: String,
+    /// SHA-256 of the encoded training and development split.
+    pub data: String,
+    /// SHA-256 of the recipe.
+    pub recipe: String,
+    /// SHA-256 of the bank that adapters start from.
+    pub bank: Option<String>,
+}
+
+impl Identity {
+    /// The identity of what a session is about to train on.
+    ///
+    /// # Errors
+    /// The recipe cannot be written down.
+    pub fn new<B: VbLoraBackend, M: Module<B>>(
+        base: &M,
+        splits: [&EncodedSplit; 2],
+        recipe: &Recipe,
+        bank: Option<&Bank>,
+        device: &B::Device,
+    ) -> Result<Self> {
+        Ok(Self {
+            backend: B::name(device),
+            base: module_hash(base),
+            data: sha256_hex(splits.map(EncodedSplit::sha256)),
+            recipe: sha256_hex([recipe.to_toml()?]),
+            bank: bank.map(Bank::sha256),
+        })
+    }
+
+    /// The first part in which another identity differs, with its value there and here.
+    pub(super) fn difference<'a>(
+        &'a self,
+        other: &'a Self,
+    ) -> Option<(&'static str, &'a str, &'a str)> {
+        let bank = |of: &'a Self| of.bank.as_deref().unwrap_or("none");
+        [
+            ("backend", other.backend.as_str(), self.backend.as_str()),
+            ("base model", &other.base, &self.base),
+            ("data", &other.data, &self.data),
+            ("recipe", &other.recipe, &self.recipe),
+            ("bank", bank(other), bank(self)),
+        ]
+        .into_iter()
+        .find(|(_, there, here)| there != here)
+    }
+}
+
+/// Values of each parameter, at its start and at its end, that go into a hash: a model trained otherwise differs in nearly all of them, and
+/// all of RoBERTa-base would be half a gigabyte to read back.
+const SAMPLE: usize = 64;
+
+/// SHA-256 of the names, shapes and a sample of the values of a module's parameters.
+fn module_hash<B: VbLoraBackend, M: Module<B>>(module: &M) -> String {
+    let mut sample = Sample {
+        path: Vec::new(),
+        pieces: Vec::new(),
+    };
+    module.visit(&mut sample);
+    sha256_hex(sample.pieces)
+}
+
+struct Sample {
+    path: Vec<String>,
+    pieces: Vec<Vec<u8>>,
+}
+
+impl<B: VbLoraBackend> ModuleVisitor<B> for Sample {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
+        let value = param.val();
+        let described = format!("{} {:?};", self.path.join("."), value.dims());
+        self.pieces.push(described.into_bytes());
+        let n = value.shape().num_elements();
+        let flat = value.reshape([n]);
+        let few = SAMPLE.min(n);
+        for range in [0..few, n - few..n] {
+            let values = host_tensor(flat.clone().slice([range])).values;
+            let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            self.pieces.push(bytes);
+        }
+    }
+}

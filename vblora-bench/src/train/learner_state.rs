@@ -1,0 +1,132 @@
+//! What training has made of a learner: everything that a checkpoint must hold of it, and back.
+
+use std::path::Path;
+
+use burn::tensor::{Tensor, TensorData};
+use vblora::{
+    AnyAdapter, ValidVbLora,
+    backend::VbLoraBackend,
+    storage::checkpoint::{Forms, ParameterState, parameters_from_bytes, parameters_to_bytes},
+};
+use vblora_models::host_tensor;
+
+use super::{
+    learner::{Learner, Trained},
+    parameters::{trained_values, update},
+};
+use crate::Result;
+
+/// A learner's trained parameters and its optimizer; base, recipe and seed are what it is made of again.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LearnerState {
+    /// Optimizer steps taken.
+    pub steps: i32,
+    /// Parameters and moments as a safetensors file.
+    pub tensors: Vec<u8>,
+}
+
+impl<B: VbLoraBackend> Learner<B> {
+    /// The state, and how much of each parameter is in it: of VB-LoRA's logits those that training has touched, unless their weight decay
+    /// moves them all.
+    ///
+    /// # Errors
+    /// A value is not finite.
+    pub fn state(&self) -> Result<(LearnerState, Forms)> {
+        let (steps, moments) = self.optimizer.state();
+        let with_moments = |(path, value): (String, Vec<f32>)| {
+            let moments = moments.get(&path).map(|moments| {
+                let [first, second] = moments.each_ref();
+                [first, second].map(|moment| host_tensor(moment.clone()).values)
+            });
+            (path, ParameterState { value, moments })
+        };
+        let parameters: Vec<_> = self
+            .trained_values()
+            .into_iter()
+            .map(with_moments)
+            .collect();
+        let parameters = parameters
+            .iter()
+            .map(|(path, state)| (path.as_str(), state));
+        let (tensors, forms) = parameters_to_bytes(parameters, |path| self.initial(path))?;
+        Ok((LearnerState { steps, tensors }, forms))
+    }
+
+    /// Goes on from the state of a learner made of the same base, recipe and seed; `file` is where it comes from, for messages. An error
+    /// changes nothing.
+    ///
+    /// # Errors
+    /// The state is of another learner, or damaged.
+    pub fn restore(&mut self, file: &Path, state: LearnerState) -> Result<()> {
+        let sizes: Vec<_> = self
+            .trained_values()
+            .into_iter()
+            .map(|(path, value)| (path, value.len()))
+            .collect();
+        let found = parameters_from_bytes(file, state.tensors, &sizes, |path| self.initial(path))?;
+        let device = self.device.clone();
+        let upload = |values: Vec<f32>| {
+            let n = values.len();
+            Tensor::<B, 1>::from_data(TensorData::new(values, [n]), &device)
+        };
+        let (mut values, mut moments) = (Vec::new(), Vec::new());
+        for ((path, _), state) in sizes.into_iter().zip(found) {
+            moments.extend(state.moments.map(|m| (path, m.map(upload))));
+            values.push(upload(state.value));
+        }
+        self.optimizer
+            .restore(state.steps, moments.into_iter().collect());
+        // Visited in the order in which the values were asked for.
+        let mut values = values.into_iter();
+        self.head = update("head", self.head.clone(), |_, _, _| values.next());
+        match &mut self.trained {
+            Trained::Adapter(adapter) => {
+                **adapter = update("adapter", (**adapter).clone(), |_, _, _| values.next());
+            }
+            Trained::Everything => {
+                self.base = update("base", self.base.clone(), |_, _, _| values.next());
+            }
+            Trained::HeadOnly => {}
+        }
+        Ok(())
+    }
+
+    /// Every trained parameter by path, in the order in which modules are visited.
+    fn trained_values(&self) -> Vec<(String, Vec<f32>)> {
+        let mut values = trained_values("head", &self.head);
+        match &self.trained {
+            Trained::Adapter(adapter) => values.extend(trained_values("adapter", &**adapter)),
+            Trained::Everything => values.extend(trained_values("base", &self.base)),
+            Trained::HeadOnly => {}
+        }
+        values
+    }
+
+    /// Why a checkpoint holds every logit, where it does.
+    pub(super) fn why_whole(&self) -> Option<String> {
+        self.logits_settings()
+            .filter(|_| self.decay.logits > 0.0)
+            .map(|_| {
+                let decay = self.decay.logits;
+                format!("weight_decay.logits = {decay} moves every logit in every step")
+            })
+    }
+
+    fn logits_settings(&self) -> Option<&ValidVbLora> {
+        match &self.trained {
+            Trained::Adapter(adapter) => match &**adapter {
+                AnyAdapter::VbLora(adapter) => Some(adapter.settings()),
+                AnyAdapter::Lora(_) => None,
+            },
+            Trained::HeadOnly | Trained::Everything => None,
+        }
+    }
+
+    /// The values that a parameter was drawn with, where a checkpoint can do without them: VB-LoRA's logits. A logit that was never
+    /// selected has gradients of exactly zero, so that AdamW subtracts zero from it, unless weight decay shrinks it.
+    fn initial(&self, path: &str) -> Option<Vec<f32>> {
+        let settings = self.logits_settings()?;
+        let are_known = path.ends_with(".logits") && self.decay.logits == 0.0;
+        are_known.then(|| settings.initial_logits(self.seed))
+    }
+}

@@ -1,0 +1,188 @@
+//! A run on its way: steps, evaluations and checkpoints.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use vblora::backend::VbLoraBackend;
+
+use super::{
+    checkpoint::{Progress, RunCheckpoints},
+    data::LabelledBatch,
+    learner::Learner,
+    log::StepLog,
+    run::{Prepared, Run},
+    run_dir::RunDir,
+};
+use crate::{
+    Result,
+    metrics::score,
+    report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
+    schedule::Schedule,
+};
+
+pub(super) struct Training<'a, B: VbLoraBackend> {
+    run: Run,
+    prepared: &'a Prepared<B>,
+    learner: Learner<B>,
+    progress: Progress,
+    schedule: Schedule,
+    steps_per_epoch: usize,
+    log: &'a mut StepLog,
+    dir: Option<&'a RunDir>,
+    checkpoints: Option<RunCheckpoints>,
+    /// When this process took over, and the seconds that went before.
+    started: (Instant, f64),
+}
+
+impl<'a, B: VbLoraBackend> Training<'a, B> {
+    /// A run before its first step or, in a directory that is resumed, where its latest checkpoint has it.
+    pub(super) fn start(
+        run: Run,
+        prepared: &'a Prepared<B>,
+        mut learner: Learner<B>,
+        fresh: RunResult,
+        log: &'a mut StepLog,
+        dir: Option<&'a RunDir>,
+    ) -> Result<Self> {
+        let recipe = &prepared.recipe;
+        let steps_per_epoch = prepared
+            .train
+            .len()
+            .div_ceil(recipe.batch * recipe.accumulation);
+        if let (Some(reason), Some(_)) = (learner.why_whole(), dir) {
+            tracing::warn!("checkpoints will hold all logits: {reason}");
+        }
+        let open = |dir| RunCheckpoints::open(dir, &run.file_name(), &prepared.identity);
+        let mut checkpoints = dir.map(open).transpose()?;
+        let reached = match &mut checkpoints {
+            Some(found) if dir.is_some_and(RunDir::is_resumed) => {
+                found.resume(&mut learner, steps_per_epoch)?
+            }
+            _ => None,
+        };
+        let progress = reached.unwrap_or(Progress {
+            result: fresh,
+            loss_sum: 0.0,
+            examples: 0,
+        });
+        let schedule = recipe.schedule(steps_per_epoch * recipe.epochs);
+        log.start(&run, schedule.total_steps, &progress.result)?;
+        Ok(Self {
+            run,
+            prepared,
+            learner,
+            started: (Instant::now(), progress.result.seconds),
+            progress,
+            schedule,
+            steps_per_epoch,
+            log,
+            dir,
+            checkpoints,
+        })
+    }
+
+    /// Trains to the end, or to an interruption, which leaves a checkpoint.
+    pub(super) fn run(mut self, interrupted: &AtomicBool) -> Result<RunResult> {
+        let first = self.progress.result.epochs.len() + 1;
+        for epoch in first..=self.prepared.recipe.epochs {
+            if let Some(stop) = self.epoch(epoch, interrupted)? {
+                self.progress.result.stop = stop;
+                break;
+            }
+        }
+        self.log.finish()?;
+        self.count_seconds();
+        Ok(self.progress.result)
+    }
+
+    /// What is left of an epoch, and its evaluation; the reason if the run ends before that.
+    fn epoch(&mut self, epoch: usize, interrupted: &AtomicBool) -> Result<Option<Stop>> {
+        let Prepared { recipe, train, .. } = self.prepared;
+        let micro_batches = match recipe.group_by_length {
+            true => train.grouped(self.run.seed, epoch, recipe.batch),
+            false => train.shuffled(self.run.seed, epoch, recipe.batch),
+        };
+        let done = self.progress.result.steps as usize - (epoch - 1) * self.steps_per_epoch;
+        for rows in micro_batches.chunks(recipe.accumulation).skip(done) {
+            if interrupted.load(Ordering::Relaxed) {
+                self.checkpoint()?;
+                return Ok(Some(Stop::Interrupted));
+            }
+            if let Some(stop) = self.step(rows)? {
+                return Ok(Some(stop));
+            }
+        }
+        self.evaluate(epoch)?;
+        self.checkpoint()?;
+        Ok(None)
+    }
+
+    fn step(&mut self, rows: &[Vec<usize>]) -> Result<Option<Stop>> {
+        let Prepared { recipe, train, .. } = self.prepared;
+        let step = self.progress.result.steps as usize;
+        let pad_id = self.prepared.base.config().pad_token_id;
+        let batches: Vec<LabelledBatch> = rows
+            .iter()
+            .map(|rows| train.batch(rows, pad_id))
+            .collect::<Result<_>>()?;
+        let factor = self.schedule.factor(step);
+        let report = self.learner.step(step, &batches, factor)?;
+        let rates = self.run.rates(recipe, factor);
+        self.log.step(&self.run, step, report, rates)?;
+        if !report.is_finite() {
+            return Ok(Some(Stop::NonFiniteLoss { step: step as u64 }));
+        }
+        let examples: usize = batches.iter().map(|b| b.inputs.rows).sum();
+        self.progress.loss_sum += report.loss * examples as f64;
+        self.progress.examples += examples;
+        self.progress.result.steps += 1;
+        // After an epoch's last step there is its evaluation first.
+        let steps = self.progress.result.steps;
+        let is_due = self.checkpoints.as_ref().is_some_and(|c| c.is_due(steps));
+        if is_due && !steps.is_multiple_of(self.steps_per_epoch as u64) {
+            self.checkpoint()?;
+        }
+        Ok(None)
+    }
+
+    fn evaluate(&mut self, epoch: usize) -> Result<()> {
+        let Prepared { recipe, dev, .. } = self.prepared;
+        let predictions = self.learner.predict(dev, 2 * recipe.batch)?;
+        let scores = EpochResult {
+            epoch,
+            train_loss: self.progress.loss_sum / self.progress.examples as f64,
+            metrics: score(recipe.task, &predictions, dev.labels())?,
+        };
+        (self.progress.loss_sum, self.progress.examples) = (0.0, 0);
+        self.log.epoch(&self.run, &scores)?;
+        let result = &mut self.progress.result;
+        result.epochs.push(scores);
+        result.last = result.epochs.last().map(EpochScores::from);
+        let best = best_epoch(&result.epochs, recipe.task.primary_metric());
+        result.best = best.map(EpochScores::from);
+        let is_best = best.is_some_and(|best| best.epoch == epoch);
+        match self.dir.filter(|_| is_best) {
+            Some(dir) => dir.save_trained(&self.run, &self.learner, self.prepared.frozen_bank()),
+            None => Ok(()),
+        }
+    }
+
+    fn checkpoint(&mut self) -> Result<()> {
+        self.count_seconds();
+        let Some(checkpoints) = &mut self.checkpoints else {
+            return Ok(());
+        };
+        // What the log says of these steps must last as long as the checkpoint.
+        self.log.sync()?;
+        let best = self.progress.result.best.as_ref();
+        let best = best.map(|best| (best.epoch * self.steps_per_epoch) as u64);
+        checkpoints.save(&self.learner, &self.progress, best)
+    }
+
+    fn count_seconds(&mut self) {
+        let (start, before) = self.started;
+        self.progress.result.seconds = before + start.elapsed().as_secs_f64();
+    }
+}

@@ -1,0 +1,474 @@
+//! Sessions that are killed, interrupted or find damage, and end as if nothing had happened: every file to the bit. And two equal sessions
+//! in two processes, whose hashes and addresses differ.
+#![allow(missing_docs, clippy::print_stdout)]
+#![cfg(any(feature = "flex", feature = "ndarray"))]
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use vblora::{
+    backend::{BackendJob, BackendKind, VbLoraBackend},
+    rng::Key,
+};
+use vblora_bench::{
+    demo,
+    recipes::{Recipe, Size},
+    report::{Results, Stop},
+    tasks::{Label, SplitName, Task},
+    train::{CheckpointSettings, DataSource, Method, Session},
+};
+
+/// The session's directory and backend, in the environment of a child.
+const DIR: &str = "VBLORA_TEST_SESSION";
+const BACKEND: &str = "VBLORA_TEST_BACKEND";
+
+const STEPS_PER_EPOCH: u64 = 3;
+
+fn backends() -> impl Iterator<Item = BackendKind> {
+    [BackendKind::Flex, BackendKind::NdArray]
+        .into_iter()
+        .filter(|backend| backend.is_compiled())
+}
+
+/// Several times slower than the other, and given fewer cases.
+fn is_slow(backend: BackendKind) -> bool {
+    backend == BackendKind::NdArray
+}
+
+/// The first rows of the bundled task in a directory of GLUE's layout.
+fn data(dir: &Path) {
+    std::fs::create_dir_all(dir.join("demo")).unwrap();
+    for (name, rows) in [(SplitName::Train, 168), (SplitName::Dev, 24)] {
+        let split = demo::split(name).unwrap();
+        let line = |e: &vblora_bench::tasks::Example| {
+            let Label::Class(class) = e.label else {
+                panic!("classes")
+            };
+            format!("x\t{class}\t\t{}\n", e.a)
+        };
+        let text: String = split.examples[..rows].iter().map(line).collect();
+        std::fs::write(dir.join(format!("demo/{}.tsv", name.name())), text).unwrap();
+    }
+}
+
+/// Two epochs of three steps each with VB-LoRA, then with LoRA: two micro-batches a step, the last one shorter, dropout everywhere.
+fn session(dir: &Path) -> Session {
+    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    (recipe.epochs, recipe.batch, recipe.accumulation) = (2, 32, 2);
+    recipe.max_length = 16;
+    (recipe.base_dropout, recipe.lora.dropout) = (Some(0.1), 0.1);
+    Session {
+        recipe,
+        methods: vec![Method::VbLora, Method::Lora],
+        files: demo::model_files(),
+        data: DataSource::Directory(dir.join("data")),
+        out: Some(dir.join("out")),
+        overwrite: false,
+        resume: true,
+        checkpoints: CheckpointSettings {
+            every: Some(1),
+            keep: 100,
+        },
+        quiet: true,
+        command: "a test".into(),
+    }
+}
+
+struct Job<'a>(Session, &'a AtomicBool);
+
+impl BackendJob for Job<'_> {
+    type Output = vblora_bench::Result<Results>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
+        self.0.run::<B>(&device, self.1)
+    }
+}
+
+fn run(
+    session: Session,
+    backend: BackendKind,
+    interrupted: &AtomicBool,
+) -> vblora_bench::Result<Results> {
+    backend.dispatch(0, Job(session, interrupted)).unwrap()
+}
+
+/// What the others run in a process of its own.
+#[test]
+#[ignore = "the child of the other tests"]
+fn child() {
+    let Some(dir) = std::env::var_os(DIR) else {
+        return;
+    };
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .init();
+    let backend = std::env::var(BACKEND).unwrap().parse().unwrap();
+    run(session(Path::new(&dir)), backend, &AtomicBool::new(false)).unwrap();
+}
+
+fn child_of(dir: &Path, backend: BackendKind) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "child", "--ignored"])
+        .env(DIR, dir)
+        .env(BACKEND, backend.name())
+        .env("RAYON_NUM_THREADS", "2")
+        .env("MATMUL_NUM_THREADS", "2")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn finish(dir: &Path, backend: BackendKind) -> Output {
+    let output = child_of(dir, backend).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A directory with data, and what an uninterrupted session made of it in a process of its own.
+fn uninterrupted(backend: BackendKind) -> (tempfile::TempDir, Outcome) {
+    let dir = tempfile::tempdir().unwrap();
+    data(&dir.path().join("data"));
+    finish(dir.path(), backend);
+    let outcome = outcome(dir.path());
+    (dir, outcome)
+}
+
+/// Every file that a session leaves, but for the seconds that it took.
+type Outcome = BTreeMap<PathBuf, Vec<u8>>;
+
+fn outcome(dir: &Path) -> Outcome {
+    let mut found = Outcome::new();
+    collect(&dir.join("out"), Path::new(""), &mut found);
+    found
+}
+
+fn collect(dir: &Path, below: &Path, found: &mut Outcome) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let (path, name) = {
+            let entry = entry.unwrap();
+            (entry.path(), below.join(entry.file_name()))
+        };
+        if path.is_dir() {
+            collect(&path, &name, found);
+            continue;
+        }
+        // A process killed while it writes a single file leaves its temporary file.
+        if name
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .starts_with(".tmp")
+        {
+            continue;
+        }
+        let bytes = match name.file_name().unwrap().to_str().unwrap() {
+            // With times in them, or with hashes of such.
+            "table.md" | "manifest.json" => continue,
+            "results.json" | "state.json" => without_seconds(&path),
+            _ => std::fs::read(&path).unwrap(),
+        };
+        found.insert(name, bytes);
+    }
+}
+
+fn without_seconds(path: &Path) -> Vec<u8> {
+    let text = std::fs::read_to_string(path).unwrap();
+    let lines = text.lines().filter(|line| !line.contains("\"seconds\""));
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+#[track_caller]
+fn assert_same(found: &Outcome, expected: &Outcome, what: &str) {
+    let names = |outcome: &Outcome| outcome.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(found), names(expected), "{what}");
+    for (name, bytes) in found {
+        assert!(
+            bytes == &expected[name],
+            "{what}: {} differs",
+            name.display()
+        );
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+fn checkpoints(dir: &Path, run: &str) -> PathBuf {
+    dir.join("out/checkpoints").join(run)
+}
+
+fn set(dir: &Path, run: &str, step: u64) -> PathBuf {
+    checkpoints(dir, run).join(format!("step-{step:08}"))
+}
+
+#[test]
+fn two_processes_make_the_same_files_to_the_bit() {
+    for backend in backends() {
+        let (_first, first) = uninterrupted(backend);
+        let (_second, second) = uninterrupted(backend);
+        assert_same(&second, &first, backend.name());
+        for file in [
+            "log.jsonl",
+            "results.json",
+            "vblora-seed1/adapter_model.safetensors",
+            "checkpoints/lora-seed1/step-00000006/tensors.safetensors",
+        ] {
+            assert!(first.contains_key(Path::new(file)), "{file}");
+        }
+    }
+}
+
+/// What a session looks like that was killed when its last checkpoint was `step` of `run`: later lines in the log, and one that was cut off.
+fn cut_back(dir: &Path, run: &str, step: u64) {
+    let out = dir.join("out");
+    for file in ["results.json", "table.md", "curves.svg"] {
+        std::fs::remove_file(out.join(file)).unwrap();
+    }
+    for later in step + 1..=2 * STEPS_PER_EPOCH {
+        std::fs::remove_dir_all(set(dir, run, later)).unwrap();
+    }
+    if run.starts_with("vblora") {
+        std::fs::remove_dir_all(checkpoints(dir, "lora-seed1")).unwrap();
+    }
+    let mut log = std::fs::read(out.join("log.jsonl")).unwrap();
+    log.extend(br#"{"event":"step","run":"lora se"#);
+    std::fs::write(out.join("log.jsonl"), log).unwrap();
+}
+
+#[test]
+fn a_session_goes_on_from_any_step_and_ends_the_same_to_the_bit() {
+    for backend in backends() {
+        let (whole, expected) = uninterrupted(backend);
+        // Mid-epoch, at an epoch's end, at a run's end, before the first step.
+        let cuts = [
+            ("vblora-seed1", 1),
+            ("vblora-seed1", 3),
+            ("vblora-seed1", 5),
+            ("lora-seed1", 0),
+            ("lora-seed1", 4),
+            ("lora-seed1", 6),
+        ];
+        let skipped = if is_slow(backend) { 4 } else { 0 };
+        for (run, step) in cuts.into_iter().skip(skipped) {
+            let dir = tempfile::tempdir().unwrap();
+            copy(whole.path(), dir.path());
+            cut_back(dir.path(), run, step);
+            finish(dir.path(), backend);
+            let made = outcome(dir.path());
+            assert_same(&made, &expected, &format!("{backend} {run} {step}"));
+        }
+    }
+}
+
+#[test]
+fn a_session_killed_again_and_again_ends_the_same_to_the_bit() {
+    let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
+    println!("seed {seed}");
+    for backend in backends() {
+        let start = Instant::now();
+        let (_whole, expected) = uninterrupted(backend);
+        let usual = start.elapsed().as_millis() as usize;
+        let dir = tempfile::tempdir().unwrap();
+        data(&dir.path().join("data"));
+        let mut killed_on_the_way = 0;
+        let attempts = if is_slow(backend) { 3 } else { 6 };
+        for attempt in 0..attempts {
+            let mut child = child_of(dir.path(), backend).spawn().unwrap();
+            // The first strikes a session on its way for certain, the others anywhere.
+            let begun = checkpoints(dir.path(), "vblora-seed1");
+            while attempt == 0 && !begun.exists() && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            let wait = Key::new(seed).below(attempt, usual / 2);
+            std::thread::sleep(Duration::from_millis(wait as u64));
+            // SIGKILL
+            child.kill().unwrap();
+            let status = child.wait().unwrap();
+            let has_begun = dir.path().join("out/checkpoints").exists();
+            killed_on_the_way += usize::from(!status.success() && has_begun);
+        }
+        assert!(killed_on_the_way > 0, "no kill struck a session on its way");
+        finish(dir.path(), backend);
+        assert_same(&outcome(dir.path()), &expected, backend.name());
+        println!("{backend}: killed {killed_on_the_way} times on the way");
+    }
+}
+
+#[test]
+fn an_interrupted_session_leaves_a_checkpoint_and_goes_on() {
+    for backend in backends() {
+        let (_whole, expected) = uninterrupted(backend);
+        let dir = tempfile::tempdir().unwrap();
+        data(&dir.path().join("data"));
+        let interrupted = AtomicBool::new(false);
+        let reached = std::thread::scope(|scope| {
+            let first = set(dir.path(), "vblora-seed1", 1);
+            let flag = &interrupted;
+            scope.spawn(move || {
+                while !first.exists() {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                flag.store(true, Ordering::Relaxed);
+            });
+            // Without checkpoints of its own accord, but for the first.
+            let mut session = session(dir.path());
+            session.checkpoints.every = Some(1);
+            run(session, backend, &interrupted).unwrap()
+        });
+        assert_eq!(reached.runs.len(), 1);
+        let stopped = &reached.runs[0];
+        assert_eq!(stopped.stop, Stop::Interrupted);
+        assert!(set(dir.path(), "vblora-seed1", stopped.steps).exists());
+        finish(dir.path(), backend);
+        assert_same(&outcome(dir.path()), &expected, backend.name());
+    }
+}
+
+#[test]
+fn a_damaged_checkpoint_is_skipped_with_a_warning_that_names_what_is_wrong() {
+    let backend = backends().next().unwrap();
+    let (whole, expected) = uninterrupted(backend);
+    type Damage = fn(&Path);
+    let flip: Damage = |set| {
+        let path = set.join("tensors.safetensors");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    let cut: Damage = |set| std::fs::write(set.join("state.json"), "{").unwrap();
+    let lose: Damage = |set| std::fs::remove_file(set.join("manifest.json")).unwrap();
+    for (damage, file, words) in [
+        (flip, "tensors.safetensors", "damaged"),
+        (cut, "state.json", "truncated"),
+        (lose, "manifest.json", "No such file"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(whole.path(), dir.path());
+        cut_back(dir.path(), "lora-seed1", 5);
+        damage(&set(dir.path(), "lora-seed1", 5));
+        let output = finish(dir.path(), backend);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        let warning = said.lines().find(|line| line.contains("step 5 skipped"));
+        let warning = warning.unwrap_or_else(|| panic!("{said}"));
+        assert!(
+            warning.contains("WARN") && warning.contains(file) && warning.contains(words),
+            "{warning}"
+        );
+        assert!(!said.contains("step 4 skipped"));
+        assert_same(&outcome(dir.path()), &expected, words);
+    }
+}
+
+#[test]
+fn what_was_made_otherwise_is_not_gone_on_with() {
+    let backend = backends().next().unwrap();
+    let (whole, expected) = uninterrupted(backend);
+    let refusal = |session: Session| {
+        let refused = run(session, backend, &AtomicBool::new(false));
+        refused.unwrap_err().to_string()
+    };
+    let mut other = session(whole.path());
+    other.recipe.lr.head = 0.125;
+    let message = refusal(other);
+    assert!(
+        message.contains("config.toml")
+            && message.contains("head = 0.001")
+            && message.contains("head = 0.125"),
+        "{message}"
+    );
+    let mut other = session(whole.path());
+    other.methods = vec![Method::VbLora];
+    let message = refusal(other);
+    assert!(
+        message.contains("one with lora, now it is vblora"),
+        "{message}"
+    );
+    let mut other = session(whole.path());
+    other.resume = false;
+    assert!(refusal(other).contains("--resume"));
+    // Other data under the same name, found out when a run has to go on.
+    cut_back(whole.path(), "lora-seed1", 2);
+    let path = whole.path().join("data/demo/train.tsv");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replacen("\t1\t", "\t0\t", 1)).unwrap();
+    let message = refusal(session(whole.path()));
+    assert!(
+        message.contains("step-00000006") && message.contains("its data is"),
+        "{message}"
+    );
+    std::fs::write(&path, text).unwrap();
+    finish(whole.path(), backend);
+    assert_same(&outcome(whole.path()), &expected, "with the right data");
+}
+
+#[test]
+fn only_the_last_checkpoints_and_the_best_stay() {
+    let backend = backends().next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    data(&dir.path().join("data"));
+    let mut session = session(dir.path());
+    session.methods = vec![Method::Head];
+    session.recipe.epochs = 4;
+    session.checkpoints = CheckpointSettings {
+        every: Some(2),
+        keep: 2,
+    };
+    let results = run(session, backend, &AtomicBool::new(false)).unwrap();
+    let best = results.runs[0].best.as_ref().unwrap().epoch as u64 * STEPS_PER_EPOCH;
+    let entries = std::fs::read_dir(checkpoints(dir.path(), "head-seed1")).unwrap();
+    let mut found: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    found.sort();
+    let mut expected = vec![best, 10, 12];
+    expected.sort_unstable();
+    expected.dedup();
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|step| format!("step-{step:08}"))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+#[test]
+fn a_checkpoint_with_all_logits_says_why() {
+    let backend = backends().next().unwrap();
+    let size = |decay: f64| {
+        let dir = tempfile::tempdir().unwrap();
+        data(&dir.path().join("data"));
+        let mut session = session(dir.path());
+        session.methods = vec![Method::VbLora];
+        (session.recipe.epochs, session.recipe.weight_decay.logits) = (1, decay);
+        run(session, backend, &AtomicBool::new(false)).unwrap();
+        let set = set(dir.path(), "vblora-seed1", STEPS_PER_EPOCH);
+        let state = std::fs::read_to_string(set.join("state.json")).unwrap();
+        let reason = "\"all_logits\": \"weight_decay.logits = 0.5 moves every logit";
+        assert_eq!(state.contains(reason), decay > 0.0, "{state}");
+        std::fs::metadata(set.join("tensors.safetensors"))
+            .unwrap()
+            .len()
+    };
+    assert!(size(0.5) > size(0.0) + 500_000);
+}

@@ -1,0 +1,128 @@
+//! A learner's state, taken and put back.
+
+use std::path::Path;
+
+use vblora::{backend::VbLoraBackend, rng::Key, storage::checkpoint::Form};
+use vblora_bench::train::{Learner, StepReport};
+
+use super::learner::{Kind, batch, learner_of, recipe};
+use crate::support::assert_close;
+
+const KINDS: [Kind; 4] = [Kind::VbLora, Kind::Lora, Kind::Head, Kind::Full];
+
+/// The adapter's, so that logits can be drawn again.
+const SEED: u64 = 4;
+
+/// How far losses may be apart where sums are not taken in one order each time (GPUs), as a part of the loss.
+const TOLERANCE: f64 = 1e-3;
+
+fn learner<B: VbLoraBackend>(kind: Kind, device: &B::Device) -> Learner<B> {
+    learner_of(&recipe(), kind, 0.2, SEED, device)
+}
+
+/// Two micro-batches, dropout on, the schedule's factor as it falls.
+fn step<B: VbLoraBackend>(learner: &mut Learner<B>, step: usize) -> StepReport {
+    let batches = [batch(8 * (step % 3), 5), batch(8 * (step % 3) + 5, 3)];
+    learner
+        .step(step, &batches, 1.0 / (1.0 + step as f64))
+        .unwrap()
+}
+
+fn is_exact<B: VbLoraBackend>(device: &B::Device) -> bool {
+    ["flex", "ndarray"].contains(&B::name(device).as_str())
+}
+
+pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBackend>(
+    device: &B::Device,
+) {
+    const STEPS: usize = 7;
+    for kind in KINDS {
+        let mut whole = learner::<B>(kind, device);
+        let mut states = vec![whole.state().unwrap().0];
+        let mut losses = Vec::new();
+        for i in 0..STEPS {
+            losses.push(step(&mut whole, i).loss);
+            states.push(whole.state().unwrap().0);
+        }
+        for stop in [0, 1, 2 + Key::new(kind as u64).below(0, STEPS - 2)] {
+            let mut resumed = learner::<B>(kind, device);
+            // What it was before must not matter.
+            step(&mut resumed, 9);
+            resumed
+                .restore(Path::new("state"), states[stop].clone())
+                .unwrap();
+            assert!(
+                resumed.state().unwrap().0 == states[stop],
+                "{kind:?} {stop}"
+            );
+            for i in stop..STEPS {
+                let loss = step(&mut resumed, i).loss;
+                if is_exact::<B>(device) {
+                    assert_eq!(loss.to_bits(), losses[i].to_bits(), "{kind:?} {stop} {i}");
+                    assert!(
+                        resumed.state().unwrap().0 == states[i + 1],
+                        "{kind:?} {stop} {i}"
+                    );
+                } else {
+                    assert_close("loss", &[loss], &[losses[i]], TOLERANCE);
+                }
+            }
+        }
+    }
+}
+
+pub(crate) fn only_touched_logits_are_stored_unless_decay_moves_them_all<B: VbLoraBackend>(
+    device: &B::Device,
+) {
+    let logits = |decay: f64| {
+        let mut recipe = recipe();
+        recipe.weight_decay.logits = decay;
+        let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let at_start = learner.state().unwrap();
+        for i in 0..3 {
+            step(&mut learner, i);
+        }
+        let after = learner.state().unwrap();
+        [at_start, after].map(|(_, forms)| {
+            let whole = forms
+                .iter()
+                .filter(|(_, form)| *form == Form::Whole)
+                .count();
+            let logits = forms.iter().find(|(path, _)| path.ends_with(".logits"));
+            (logits.unwrap().1, forms.len() - whole)
+        })
+    };
+    let [
+        (Form::Touched { elements, of }, 1),
+        (
+            Form::Touched {
+                elements: later, ..
+            },
+            1,
+        ),
+    ] = logits(0.0)
+    else {
+        panic!("{:?}", logits(0.0))
+    };
+    assert_eq!(elements, 0, "nothing is touched before the first step");
+    assert!(later > 0 && later * 2 < of, "{later} of {of}");
+    assert_eq!(logits(0.1), [(Form::Whole, 0); 2]);
+}
+
+pub(crate) fn the_state_of_another_learner_is_refused<B: VbLoraBackend>(device: &B::Device) {
+    let state = |kind| learner::<B>(kind, device).state().unwrap().0;
+    for (there, here) in [
+        (Kind::VbLora, Kind::Lora),
+        (Kind::Lora, Kind::Head),
+        (Kind::Head, Kind::Full),
+    ] {
+        let mut learner = learner::<B>(here, device);
+        let before = learner.state().unwrap().0;
+        let error = learner
+            .restore(Path::new("the/file"), state(there))
+            .unwrap_err()
+            .to_string();
+        assert!(error.starts_with("the/file: "), "{error}");
+        assert!(learner.state().unwrap().0 == before, "nothing has changed");
+    }
+}

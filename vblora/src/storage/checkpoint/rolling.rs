@@ -1,0 +1,186 @@
+//! The checkpoints of one run: sets named by step, of which the last few and the best stay.
+
+use std::path::{Path, PathBuf};
+
+use super::{FileSet, set::UNFINISHED};
+use crate::{Error, Result, storage::atomic::make_folder};
+
+/// How the name of a set begins, before its step.
+const STEP: &str = "step-";
+
+/// A folder of sets named `step-N`.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+}
+
+impl Checkpoints {
+    /// Takes a folder, which is made if absent, and clears away what a killed process left half-written in it.
+    ///
+    /// # Errors
+    /// The operating system refuses, or the folder is a symbolic link, which is not followed.
+    pub fn open(folder: &Path) -> Result<Self> {
+        make_folder(folder)?;
+        let checkpoints = Self {
+            folder: folder.to_owned(),
+        };
+        for name in checkpoints.names()? {
+            if name.starts_with(UNFINISHED) {
+                checkpoints.remove(&folder.join(name))?;
+            }
+        }
+        Ok(checkpoints)
+    }
+
+    /// Where the set of a step lies.
+    pub fn place(&self, step: u64) -> PathBuf {
+        self.folder.join(format!("{STEP}{step:08}"))
+    }
+
+    /// The steps of which there is a set, sound or not, in ascending order.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn steps(&self) -> Result<Vec<u64>> {
+        let step = |name: String| {
+            let step = name.strip_prefix(STEP)?.parse().ok()?;
+            self.place(step).ends_with(&name).then_some(step)
+        };
+        let mut steps: Vec<u64> = self.names()?.into_iter().filter_map(step).collect();
+        steps.sort_unstable();
+        Ok(steps)
+    }
+
+    /// Reads the set of a step and checks every byte of it.
+    ///
+    /// # Errors
+    /// As [`FileSet::read`].
+    pub fn load(&self, step: u64) -> Result<FileSet> {
+        FileSet::read(&self.place(step))
+    }
+
+    /// Writes the set of a step. A sound set of this step that is there already stays: it is what the same run reached before.
+    ///
+    /// # Errors
+    /// As [`FileSet::write`].
+    pub fn save(&self, step: u64, set: &FileSet) -> Result<()> {
+        let place = self.place(step);
+        if std::fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
+            if self.load(step).is_ok() {
+                return Ok(());
+            }
+            self.retire(&place)?;
+        }
+        set.write(&place)
+    }
+
+    /// Removes every set but the last `last` and that of step `best`.
+    ///
+    /// # Errors
+    /// The operating system refuses.
+    pub fn keep(&self, last: usize, best: Option<u64>) -> Result<()> {
+        let steps = self.steps()?;
+        let old = &steps[..steps.len().saturating_sub(last)];
+        for &step in old.iter().filter(|&&step| Some(step) != best) {
+            self.retire(&self.place(step))?;
+        }
+        Ok(())
+    }
+
+    /// Takes a set out of sight in one step before it is removed file by file.
+    fn retire(&self, place: &Path) -> Result<()> {
+        let name = place.file_name().unwrap_or_default().to_string_lossy();
+        let retired = self.folder.join(format!("{UNFINISHED}{name}"));
+        std::fs::rename(place, &retired).map_err(|cause| Error::Io {
+            path: place.to_owned(),
+            cause,
+        })?;
+        self.remove(&retired)
+    }
+
+    /// Removes a directory and what is in it; a symbolic link goes alone.
+    fn remove(&self, path: &Path) -> Result<()> {
+        let removed = match std::fs::symlink_metadata(path) {
+            Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),
+            _ => std::fs::remove_file(path),
+        };
+        removed.map_err(|cause| Error::Io {
+            path: path.to_owned(),
+            cause,
+        })
+    }
+
+    fn names(&self) -> Result<Vec<String>> {
+        let io = |cause| Error::Io {
+            path: self.folder.clone(),
+            cause,
+        };
+        let entries = std::fs::read_dir(&self.folder).map_err(io)?;
+        entries
+            .map(|entry| {
+                Ok(entry
+                    .map_err(io)?
+                    .file_name()
+                    .to_string_lossy()
+                    .into_owned())
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(text: &str) -> FileSet {
+        let mut set = FileSet::default();
+        set.insert("state", text.as_bytes().to_vec()).unwrap();
+        set
+    }
+
+    #[test]
+    fn the_last_few_and_the_best_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(&folder.path().join("run")).unwrap();
+        for step in [3, 7, 12, 20, 100_000_000, 1_000_000_000] {
+            checkpoints.save(step, &set(&step.to_string())).unwrap();
+        }
+        checkpoints.keep(2, Some(7)).unwrap();
+        let expected = [7, 100_000_000, 1_000_000_000];
+        assert_eq!(checkpoints.steps().unwrap(), expected);
+        assert_eq!(checkpoints.load(7).unwrap(), set("7"));
+        checkpoints.keep(1, None).unwrap();
+        assert_eq!(checkpoints.steps().unwrap(), expected[2..]);
+        let left = std::fs::read_dir(folder.path().join("run")).unwrap();
+        assert_eq!(left.count(), 1, "nothing is left of what was removed");
+    }
+
+    #[test]
+    fn a_sound_set_stays_and_a_damaged_one_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::open(folder.path()).unwrap();
+        checkpoints.save(4, &set("first")).unwrap();
+        checkpoints.save(4, &set("second")).unwrap();
+        assert_eq!(checkpoints.load(4).unwrap(), set("first"));
+        std::fs::write(checkpoints.place(4).join("state"), "fIrst").unwrap();
+        checkpoints.save(4, &set("second")).unwrap();
+        assert_eq!(checkpoints.load(4).unwrap(), set("second"));
+    }
+
+    #[test]
+    fn what_a_killed_writer_left_is_cleared_away_and_other_names_are_not_touched() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at(".unfinished-abc")).unwrap();
+        std::fs::write(at(".unfinished-abc/state"), "half").unwrap();
+        for name in ["step-12", "step-x", "step-+0000001", "notes"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let checkpoints = Checkpoints::open(folder.path()).unwrap();
+        assert!(!at(".unfinished-abc").exists());
+        assert!(checkpoints.steps().unwrap().is_empty());
+        checkpoints.save(1, &set("1")).unwrap();
+        checkpoints.keep(0, None).unwrap();
+        assert!(at("step-12").exists() && at("notes").exists());
+    }
+}

@@ -1,0 +1,235 @@
+//! `cargo xtask checkpoint-sizes`: what a checkpoint of a training takes, beside all logits with their moments and beside the top-k file.
+
+use anyhow::{Context, Result};
+use burn::{
+    backend::{Autodiff, Flex},
+    module::AutodiffModule,
+    tensor::{Tensor, TensorData},
+};
+use clap::Args;
+use vblora::{
+    Adapter, AdapterConfig, AnyAdapter, Site, Targets, VbLora, VbLoraConfig,
+    count::thousands,
+    rng::Key,
+    storage::{
+        HostAdapter,
+        checkpoint::{Form, ParameterState, parameters_to_bytes},
+        peft::PeftAdapter,
+    },
+};
+use vblora_bench::{
+    recipes::{Recipe, Size},
+    tasks::Task,
+    train::{AdamW, Gradients, LabelledBatch, Learner, Rule, Trained},
+};
+use vblora_models::{
+    Activation, ClassificationHead, EncoderConfig, Family, HeadInit, Labels, PaddedBatch, Roberta,
+    host_tensor, roberta,
+};
+
+use crate::progress;
+
+const SEED: u64 = 1;
+
+/// Measures the bytes of checkpoints at RoBERTa-base's and Llama-2-7B's shapes (random weights, flex).
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Optimizer steps before the checkpoint of RoBERTa-base.
+    #[arg(long, default_value_t = 200)]
+    steps: usize,
+    /// Optimizer steps before that of Llama-2-7B, on random gradients of the factors: seconds each, and 5 GB of memory; 0 leaves it out.
+    #[arg(long, default_value_t = 200)]
+    llama_steps: usize,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut rows = vec![roberta_base(arguments.steps)?];
+    if arguments.llama_steps > 0 {
+        rows.push(llama_7b(arguments.llama_steps)?);
+    }
+    println!(
+        "| bank and logits of | steps | logits touched | checkpoint | in full | PEFT, top-k |"
+    );
+    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
+    rows.iter().for_each(|row| println!("{row}"));
+    Ok(())
+}
+
+/// The adapter's part of a checkpoint after some steps, as a row of the table.
+fn measure(
+    name: &str,
+    steps: usize,
+    adapter: &VbLora<Autodiff<Flex>>,
+    optimizer: &AdamW<Flex>,
+) -> Result<String> {
+    let (_, moments) = optimizer.state();
+    let state = |path: &str, tensor: Tensor<Autodiff<Flex>, 2>| -> Result<ParameterState> {
+        let moments = moments
+            .get(path)
+            .with_context(|| format!("{path}: no moments"))?;
+        Ok(ParameterState {
+            value: host_tensor(tensor.inner()).values,
+            moments: Some(moments.each_ref().map(|m| host_tensor(m.clone()).values)),
+        })
+    };
+    let path = |end: &str| moments.keys().find(|path| path.ends_with(end));
+    let (bank, logits) = (
+        path(".bank").context("no bank")?,
+        path(".logits").context("no logits")?,
+    );
+    let states = [
+        (bank.as_str(), state(bank, adapter.bank.val())?),
+        (logits.as_str(), state(logits, adapter.logits.val())?),
+    ];
+    let write = |initial: &dyn Fn(&str) -> Option<Vec<f32>>| {
+        parameters_to_bytes(states.iter().map(|(path, state)| (*path, state)), initial)
+    };
+    let (small, forms) =
+        write(&|path| (path == logits.as_str()).then(|| adapter.settings().initial_logits(SEED)))?;
+    let (full, _) = write(&|_| None)?;
+    let Some((_, Form::Touched { elements, of })) = forms.last() else {
+        anyhow::bail!("the logits were stored whole: {forms:?}");
+    };
+    let share = 100.0 * *elements as f64 / *of as f64;
+    let [elements, of, steps] = [*elements, *of, steps].map(thousands);
+    let [small, full, topk] = [small.len(), full.len(), topk_bytes(adapter)?].map(thousands);
+    Ok(format!(
+        "| {name} | {steps} | {elements} of {of} ({share:.1} %) | {small} | {full} | {topk} |"
+    ))
+}
+
+fn topk_bytes(adapter: &VbLora<Autodiff<Flex>>) -> Result<usize> {
+    let dir = std::env::temp_dir().join(format!("vblora-sizes-{}", std::process::id()));
+    let stored = HostAdapter::TopK(adapter.valid().store()?);
+    PeftAdapter::new(stored).write(&dir)?;
+    let bytes = std::fs::metadata(dir.join("adapter_model.safetensors"))?.len();
+    std::fs::remove_dir_all(&dir)?;
+    Ok(bytes as usize)
+}
+
+/// Real steps on random weights: one sentence of 16 tokens each.
+fn roberta_base(steps: usize) -> Result<String> {
+    let device = Default::default();
+    let base = Roberta::<Flex>::random(roberta_config(), SEED, &device)?;
+    let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
+    let plan = roberta::targets("all")?.select(&base.sites())?;
+    let adapter = AdapterConfig::VbLora(recipe.vblora.clone());
+    let adapter = Trained::Adapter(Box::new(adapter.init(&plan, SEED, &device)?));
+    let head = ClassificationHead::init(768, 2, 0.1, HeadInit::Normal(0.02), SEED, &device);
+    let mut learner = Learner::new(&base, adapter, head, &recipe, SEED, &device);
+    let bar = progress::bar(steps as u64, "RoBERTa-base");
+    for step in 0..steps {
+        learner.step(step, &[sentence(step)], 1.0)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    let Trained::Adapter(adapter) = learner.trained() else {
+        unreachable!("made above")
+    };
+    let AnyAdapter::VbLora(adapter) = &**adapter else {
+        unreachable!("made above")
+    };
+    measure(
+        "RoBERTa-base, all linear maps, h = 90",
+        steps,
+        adapter,
+        learner.optimizer(),
+    )
+}
+
+fn roberta_config() -> EncoderConfig {
+    EncoderConfig {
+        family: Family::Roberta,
+        hidden_size: 768,
+        num_layers: 12,
+        num_heads: 12,
+        intermediate_size: 3072,
+        vocab_size: 50_265,
+        max_positions: 514,
+        type_vocab_size: 1,
+        layer_norm_eps: 1e-5,
+        activation: Activation::Gelu,
+        hidden_dropout: 0.1,
+        attention_dropout: 0.1,
+        classifier_dropout: None,
+        pad_token_id: 1,
+        initializer_range: 0.02,
+        position_offset: 2,
+    }
+}
+
+fn sentence(step: usize) -> LabelledBatch {
+    const TOKENS: usize = 16;
+    let key = Key::new(SEED).name("tokens").index(step as u64);
+    let inputs = PaddedBatch {
+        ids: (0..TOKENS as u64)
+            .map(|i| 5 + key.below(i, 50_000) as i64)
+            .collect(),
+        type_ids: vec![0; TOKENS],
+        mask: vec![1; TOKENS],
+        rows: 1,
+        columns: TOKENS,
+    };
+    LabelledBatch {
+        inputs,
+        labels: Labels::Classes(vec![step % 2]),
+    }
+}
+
+/// Every sub-vector of every linear map gets a random gradient in each step.
+fn llama_7b(steps: usize) -> Result<String> {
+    let device = Default::default();
+    let config = VbLoraConfig {
+        bank: 2048,
+        ..Default::default()
+    };
+    let plan = Targets::all_linear().select(&llama_sites())?;
+    let mut adapter = config.check(&plan)?.init::<Autodiff<Flex>>(SEED, &device);
+    let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
+    let mut optimizer = AdamW::<Flex>::new(recipe.adam);
+    let rule = |path: &str, _: usize| Rule {
+        lr: match path.ends_with(".bank") {
+            true => recipe.lr.bank,
+            false => recipe.lr.logits,
+        },
+        decay: 0.0,
+    };
+    let bar = progress::bar(steps as u64, "Llama-2-7B");
+    for step in 0..steps {
+        let slab = adapter.slabs().remove(0);
+        let shape = slab.dims();
+        let gradient = Key::new(SEED).name("gradient").index(step as u64);
+        let gradient = gradient.normal(shape[0] * shape[1], 1e-3);
+        let gradient = Tensor::from_data(TensorData::new(gradient, shape), &device);
+        let mut graph = (slab * gradient).sum().backward();
+        let mut grads = Gradients::new();
+        grads.collect("adapter", &adapter, &mut graph);
+        optimizer.begin_step();
+        adapter = optimizer.apply("adapter", adapter, &grads, rule);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    measure(
+        "Llama-2-7B, all linear maps, h = 2,048",
+        steps,
+        &adapter,
+        &optimizer,
+    )
+}
+
+fn llama_sites() -> Vec<Site> {
+    let (d, inner) = (4096, 11_008);
+    let maps = [
+        ("self_attn.q_proj", d, d),
+        ("self_attn.k_proj", d, d),
+        ("self_attn.v_proj", d, d),
+        ("self_attn.o_proj", d, d),
+        ("mlp.gate_proj", d, inner),
+        ("mlp.up_proj", d, inner),
+        ("mlp.down_proj", inner, d),
+    ];
+    let layer = |n: usize| {
+        maps.map(|(map, d_in, d_out)| Site::new(format!("layers.{n}.{map}"), d_in, d_out))
+    };
+    (0..32).flat_map(layer).collect()
+}
