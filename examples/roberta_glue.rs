@@ -27,7 +27,7 @@ use vblora_bench::{
     tasks::Task,
     train::{CheckpointSettings, DataSource, Method, Session},
 };
-use vblora_models::{EncoderConfig, ModelFiles, resolve};
+use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, resolve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -97,6 +97,9 @@ struct Arguments {
     /// A recipe (TOML, as config.toml of a run); other flags override its keys
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
+    /// What the frozen linear maps are held and multiplied in: f32, f16 or bf16 [default: the recipe's, f32]
+    #[arg(long, value_name = "DTYPE")]
+    base_dtype: Option<BaseDtype>,
     /// flex, ndarray, wgpu or cuda
     #[arg(long, default_value = DEFAULT_BACKEND)]
     backend: BackendKind,
@@ -270,6 +273,7 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
         recipe.bank = Some(SharedBank { file, frozen });
     }
     recipe.task = arguments.task.unwrap_or(recipe.task);
+    recipe.base_dtype = arguments.base_dtype.unwrap_or(recipe.base_dtype);
     if let Some(targets) = &arguments.targets {
         recipe.targets.clone_from(targets);
     }

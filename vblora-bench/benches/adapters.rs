@@ -21,9 +21,7 @@ use vblora::{
     rng::Key,
     storage::{Codes, HostAdapter, Precision, Precisions},
 };
-use vblora_models::{
-    Activation, EncoderConfig, EncoderInput, Family, PaddedBatch, Roberta, roberta,
-};
+use vblora_models::{EncoderConfig, EncoderInput, PaddedBatch, Roberta, roberta, shapes};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,40 +30,7 @@ const ROWS: usize = 8;
 const COLUMNS: usize = 128;
 
 fn roberta_base() -> EncoderConfig {
-    EncoderConfig {
-        family: Family::Roberta,
-        hidden_size: 768,
-        num_layers: 12,
-        num_heads: 12,
-        intermediate_size: 3072,
-        vocab_size: 50_265,
-        max_positions: 514,
-        type_vocab_size: 1,
-        layer_norm_eps: 1e-5,
-        activation: Activation::Gelu,
-        hidden_dropout: 0.0,
-        attention_dropout: 0.0,
-        classifier_dropout: None,
-        pad_token_id: 1,
-        initializer_range: 0.02,
-        position_offset: 2,
-    }
-}
-
-/// The seven maps of each of Llama-2-7B's layers.
-fn llama(layers: usize) -> Vec<Site> {
-    let (d, inner) = (4096, 11_008);
-    let maps = [
-        ("q_proj", d, d),
-        ("k_proj", d, d),
-        ("v_proj", d, d),
-        ("o_proj", d, d),
-        ("gate_proj", d, inner),
-        ("up_proj", d, inner),
-        ("down_proj", inner, d),
-    ];
-    let layer = |n| maps.map(|(name, i, o)| Site::new(format!("layers.{n}.{name}"), i, o));
-    (0..layers).flat_map(layer).collect()
+    EncoderConfig::roberta_base().without_dropout()
 }
 
 /// The paper's settings on these sites.
@@ -99,7 +64,10 @@ fn cases() -> [(&'static str, ValidVbLora); 3] {
     [
         ("RoBERTa-base qv", settings(&roberta, "qv", 90)),
         ("RoBERTa-base all", settings(&roberta, "all", 90)),
-        ("Llama-2-7B all", settings(&llama(32), "all", 2048)),
+        (
+            "Llama-2-7B all",
+            settings(&shapes::llama_2_7b(32), "all", 2048),
+        ),
     ]
 }
 
@@ -160,7 +128,7 @@ fn merging(criterion: &mut Criterion) {
         });
     }
     drop(base);
-    let sites = llama(1);
+    let sites = shapes::llama_2_7b(1);
     let layer = sites.iter().map(|site| {
         let shape = [site.d_in, site.d_out];
         let weight = Tensor::<Flex, 2>::random(shape, Distribution::Normal(0.0, 0.02), &device);

@@ -18,8 +18,8 @@ use vblora_bench::{
     train::{LabelledBatch, Learner, Trained},
 };
 use vblora_models::{
-    Activation, ClassificationHead, EncoderConfig, EncoderInput, Family, HeadInit, Labels,
-    PaddedBatch, Roberta, roberta,
+    ClassificationHead, EncoderConfig, EncoderInput, HeadInit, Labels, PaddedBatch, Roberta,
+    roberta,
 };
 
 #[global_allocator]
@@ -27,27 +27,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const ROWS: usize = 8;
 const COLUMNS: usize = 128;
-
-fn config() -> EncoderConfig {
-    EncoderConfig {
-        family: Family::Roberta,
-        hidden_size: 768,
-        num_layers: 12,
-        num_heads: 12,
-        intermediate_size: 3072,
-        vocab_size: 50_265,
-        max_positions: 514,
-        type_vocab_size: 1,
-        layer_norm_eps: 1e-5,
-        activation: Activation::Gelu,
-        hidden_dropout: 0.0,
-        attention_dropout: 0.0,
-        classifier_dropout: None,
-        pad_token_id: 1,
-        initializer_range: 0.02,
-        position_offset: 2,
-    }
-}
 
 fn batch() -> LabelledBatch {
     let ids = (0..ROWS * COLUMNS)
@@ -110,7 +89,8 @@ fn peak_since_last_call() -> u64 {
 
 fn training_step(criterion: &mut Criterion) {
     let device = Default::default();
-    let base = Roberta::<Flex>::random(config(), 1, &device).expect("no limit on the CPU");
+    let base = Roberta::<Flex>::random(EncoderConfig::roberta_base().without_dropout(), 1, &device)
+        .expect("no limit on the CPU");
     let input = EncoderInput::new(&batch().inputs, base.config(), &device);
     let mut group = criterion.benchmark_group("roberta-base 8x128");
     group

@@ -1,11 +1,12 @@
 //! `config.json` of the encoders: RoBERTa, and BERT by other settings.
 
 mod fields;
+mod presets;
 
 use fields::Fields;
 use serde_json::json;
 
-use crate::{Error, ModelFiles, Result};
+use crate::{BaseDtype, Error, ModelFiles, Result};
 
 const FILE: &str = "config.json";
 const SUPPORTED: &str = "\"roberta\" and \"bert\"";
@@ -71,6 +72,9 @@ pub struct EncoderConfig {
     pub initializer_range: f64,
     /// Row of the position embedding that the first token gets: 0 for BERT, `pad_token_id + 1` for RoBERTa.
     pub position_offset: usize,
+    /// What the weights of linear maps are held and multiplied in; a setting of this program, not of `config.json`, whose `dtype` is the
+    /// file's.
+    pub base_dtype: BaseDtype,
 }
 
 impl Activation {
@@ -156,6 +160,7 @@ impl EncoderConfig {
             pad_token_id,
             initializer_range: fields.number_or("initializer_range", 0.02)?,
             position_offset: family.position_offset(pad_token_id),
+            base_dtype: BaseDtype::F32,
         };
         config.check(file)?;
         Ok(config)
@@ -381,6 +386,7 @@ mod tests {
             pad_token_id: 1,
             initializer_range: 0.125,
             position_offset: 2,
+            base_dtype: BaseDtype::F32,
         };
         assert_eq!(config, expected);
         assert_eq!(config.usable_positions(), 38);

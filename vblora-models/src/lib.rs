@@ -11,18 +11,21 @@
 //! tensor, field or token at fault.
 
 mod config;
+mod dtype;
 mod error;
 mod files;
 mod heads;
 mod hub;
 mod lm_head;
 pub mod roberta;
+pub mod shapes;
 mod source;
 mod tokenizer;
 mod upload;
 mod weights;
 
 pub use config::{Activation, EncoderConfig, Family};
+pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
 pub use files::{Bytes, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};

@@ -1,9 +1,9 @@
 //! Host tensors onto a device, in its compute dtype, none of them larger than the device can hold.
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{DType, Tensor, TensorData};
 use vblora::backend::VbLoraBackend;
 
-use crate::{HostTensor, Result};
+use crate::{BaseDtype, HostTensor, Result};
 
 /// Moves a tensor onto the device.
 ///
@@ -14,16 +14,31 @@ pub(crate) fn upload<B: VbLoraBackend, const D: usize>(
     tensor: HostTensor,
     device: &B::Device,
 ) -> Result<Tensor<B, D>> {
-    upload_within(name, tensor, B::max_tensor_bytes(device), device)
+    upload_as(name, tensor, BaseDtype::F32, device)
+}
+
+/// [`upload`] in a dtype of its own: converted on the host, so that the device never holds the tensor twice.
+///
+/// # Errors
+/// As [`upload`].
+pub(crate) fn upload_as<B: VbLoraBackend, const D: usize>(
+    name: &str,
+    tensor: HostTensor,
+    dtype: BaseDtype,
+    device: &B::Device,
+) -> Result<Tensor<B, D>> {
+    upload_within(name, tensor, dtype, B::max_tensor_bytes(device), device)
 }
 
 fn upload_within<B: VbLoraBackend, const D: usize>(
     name: &str,
     tensor: HostTensor,
+    dtype: BaseDtype,
     limit: Option<usize>,
     device: &B::Device,
 ) -> Result<Tensor<B, D>> {
-    let bytes = 4 * tensor.values.len();
+    let dtype = DType::from(dtype.dtype());
+    let bytes = dtype.size() * tensor.values.len();
     match limit {
         Some(limit) if bytes > limit => {
             let backend = B::name(device);
@@ -36,8 +51,8 @@ fn upload_within<B: VbLoraBackend, const D: usize>(
             .into())
         }
         _ => Ok(Tensor::from_data(
-            TensorData::new(tensor.values, tensor.shape),
-            device,
+            TensorData::new(tensor.values, tensor.shape).convert_dtype(dtype),
+            (device, dtype),
         )),
     }
 }
@@ -72,12 +87,19 @@ fn upload_rows_within<B: VbLoraBackend>(
                 shape,
                 values: values.to_vec(),
             },
+            BaseDtype::F32,
             limit,
             device,
         )
     };
     if most >= rows {
-        return Ok(vec![upload_within(name, table, limit, device)?]);
+        return Ok(vec![upload_within(
+            name,
+            table,
+            BaseDtype::F32,
+            limit,
+            device,
+        )?]);
     }
     table.values.chunks(most * d).map(piece).collect()
 }
@@ -189,16 +211,22 @@ mod tests {
                 B::name(&Default::default())
             )
         );
-        let message = upload_within::<B, 2>("dense", counted(7, 3), Some(83), &Default::default())
-            .unwrap_err()
-            .to_string();
+        let dense = |dtype, limit| {
+            upload_within::<B, 2>(
+                "dense",
+                counted(7, 3),
+                dtype,
+                Some(limit),
+                &Default::default(),
+            )
+        };
+        let message = dense(BaseDtype::F32, 83).unwrap_err().to_string();
         assert!(
             message.starts_with("dense: 84 bytes, more than the 83 bytes"),
             "{message}"
         );
-        assert!(
-            upload_within::<B, 2>("dense", counted(7, 3), Some(84), &Default::default()).is_ok()
-        );
+        assert!(dense(BaseDtype::F32, 84).is_ok());
+        assert!(dense(BaseDtype::Bf16, 42).is_ok() && dense(BaseDtype::Bf16, 41).is_err());
         assert!(upload::<B, 2>("dense", counted(7, 3), &Default::default()).is_ok());
     }
 

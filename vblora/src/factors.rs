@@ -119,6 +119,11 @@ impl<B: Backend> Factors<B> {
         &self.pairs
     }
 
+    /// Whether this pass drops elements of the adapters' input.
+    pub(crate) fn drops(&self) -> bool {
+        self.noise.is_some() && self.dropout > 0.0
+    }
+
     /// The probability of dropping an element of an adapter's input in training.
     pub fn dropout(&self) -> f64 {
         self.dropout

@@ -2,10 +2,14 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, backend::Backend, module::linear},
+    tensor::{FloatDType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
 
-use crate::{Factors, Site, backend::VbLoraBackend};
+use crate::{
+    Factors, LowRank, Site,
+    backend::{FrozenMap, Update, VbLoraBackend, primitive},
+    noise,
+};
 
 /// How a checkpoint stores the weight of a linear map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,7 +22,7 @@ pub enum WeightLayout {
 
 /// `y = x W + b`, plus `s (x A) B` where [`Factors`] hold a pair for this site (paper, Algorithm 1). The update is never formed.
 ///
-/// Weight and bias require no gradient and get none.
+/// Weight and bias require no gradient and get none. The weight may be in half precision; input, bias, adapter and output are in f32.
 #[derive(Module, Debug)]
 pub struct FrozenLinear<B: Backend> {
     /// `[d_in, d_out]`
@@ -69,7 +73,10 @@ impl<B: Backend> FrozenLinear<B> {
             return self.clone();
         };
         assert!(!factors.is_mixed(), "rows with adapters of their own");
-        let weight = self.weight.val() + pair.delta();
+        let held = self.weight.val();
+        let dtype = FloatDType::from(held.dtype());
+        // One rounding, of the sum.
+        let weight = (held.cast(FloatDType::F32) + pair.delta()).cast(dtype);
         Self {
             weight: Param::from_tensor(weight).set_require_grad(false),
             ..self.clone()
@@ -94,21 +101,40 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         shape[D - 1] = d_out;
         // One flat product: backends treat leading dimensions as a batch of small ones.
         let x = x.reshape([rows, d_in]);
-        let y = linear(
-            x.clone(),
-            self.weight.val(),
-            self.bias.as_ref().map(|b| b.val()),
-        );
         let y = match factors.get(&self.site) {
-            Some(pair) => {
-                let x = crate::noise::dropout(x, factors.dropout(), factors.noise(), &self.site);
+            None => self.frozen(x),
+            Some(pair) if factors.drops() || factors.is_mixed() => {
+                let dropped =
+                    noise::dropout(x.clone(), factors.dropout(), factors.noise(), &self.site);
                 // The scale goes on the narrow side: r columns instead of d_out.
-                let narrow = x.matmul(pair.down.clone());
-                let narrow = factors.scaled(&self.site, narrow, batch);
-                y + narrow.matmul(pair.up.clone())
+                let narrow = factors.scaled(&self.site, dropped.matmul(pair.down.clone()), batch);
+                self.frozen(x) + narrow.matmul(pair.up.clone())
             }
-            None => y,
+            Some(pair) => self.adapted(x, pair),
         };
         y.reshape(shape)
+    }
+
+    fn map(&self) -> FrozenMap<FloatTensor<B>> {
+        FrozenMap {
+            weight: primitive(self.weight.val()),
+            bias: self.bias.as_ref().map(|bias| primitive(bias.val())),
+        }
+    }
+
+    fn frozen(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+        let y = B::frozen_linear(primitive(x), self.map());
+        Tensor::from_primitive(TensorPrimitive::Float(y))
+    }
+
+    /// Map and update as one operation with a backward of its own.
+    fn adapted(&self, x: Tensor<B, 2>, pair: &LowRank<B>) -> Tensor<B, 2> {
+        let update = Update {
+            down: primitive(pair.down.clone()),
+            up: primitive(pair.up.clone()),
+            scale: pair.scale,
+        };
+        let (y, _) = B::adapted_linear(primitive(x), self.map(), update);
+        Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 }

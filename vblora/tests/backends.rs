@@ -7,13 +7,13 @@ mod suite;
 
 mod admixture {
     use super::suite::admixture as tests;
-    on_every_backend!(tests: matches_the_reference_on_random_shapes, gradients_match_finite_differences, paper_test_vector,
+    on_every_backend!(tests: matches_the_reference_on_random_shapes, gradients_match_finite_differences, paper_test_vector, many_rows_add_up_in_the_bank,
         ties_go_to_the_lowest_index, bad_input_is_an_error, strided_input);
 }
 
 mod adapters {
     use super::suite::adapters as tests;
-    on_every_backend!(tests: factors_lie_as_peft_lays_them, linear_equals_the_materialised_update, pushed_back_gradients_are_exact,
+    on_every_backend!(tests: factors_lie_as_peft_lays_them, linear_equals_the_materialised_update, wide_maps_and_their_gradients, half_precision_rounds_the_product_alone, pushed_back_gradients_are_exact,
         lora_scales_and_starts_at_zero, one_bank_stays_one_and_the_base_stays_put, initial_values_are_the_same_everywhere,
         micro_batches_add_up, a_composition_without_gradients_is_an_error);
 }

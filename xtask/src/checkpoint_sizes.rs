@@ -8,7 +8,7 @@ use burn::{
 };
 use clap::Args;
 use vblora::{
-    Adapter, AdapterConfig, AnyAdapter, Site, Targets, VbLora, VbLoraConfig,
+    Adapter, AdapterConfig, AnyAdapter, Targets, VbLora, VbLoraConfig,
     count::thousands,
     rng::Key,
     storage::{
@@ -23,8 +23,8 @@ use vblora_bench::{
     train::{AdamW, Gradients, LabelledBatch, Learner, Rule, Trained},
 };
 use vblora_models::{
-    Activation, ClassificationHead, EncoderConfig, Family, HeadInit, Labels, PaddedBatch, Roberta,
-    host_tensor, roberta,
+    ClassificationHead, EncoderConfig, HeadInit, Labels, PaddedBatch, Roberta, host_tensor,
+    roberta, shapes,
 };
 
 use crate::progress;
@@ -110,7 +110,7 @@ fn topk_bytes(adapter: &VbLora<Autodiff<Flex>>) -> Result<usize> {
 /// Real steps on random weights: one sentence of 16 tokens each.
 fn roberta_base(steps: usize) -> Result<String> {
     let device = Default::default();
-    let base = Roberta::<Flex>::random(roberta_config(), SEED, &device)?;
+    let base = Roberta::<Flex>::random(EncoderConfig::roberta_base(), SEED, &device)?;
     let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
     let plan = roberta::targets("all")?.select(&base.sites())?;
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone());
@@ -135,27 +135,6 @@ fn roberta_base(steps: usize) -> Result<String> {
         adapter,
         learner.optimizer(),
     )
-}
-
-fn roberta_config() -> EncoderConfig {
-    EncoderConfig {
-        family: Family::Roberta,
-        hidden_size: 768,
-        num_layers: 12,
-        num_heads: 12,
-        intermediate_size: 3072,
-        vocab_size: 50_265,
-        max_positions: 514,
-        type_vocab_size: 1,
-        layer_norm_eps: 1e-5,
-        activation: Activation::Gelu,
-        hidden_dropout: 0.1,
-        attention_dropout: 0.1,
-        classifier_dropout: None,
-        pad_token_id: 1,
-        initializer_range: 0.02,
-        position_offset: 2,
-    }
 }
 
 fn sentence(step: usize) -> LabelledBatch {
@@ -183,7 +162,7 @@ fn llama_7b(steps: usize) -> Result<String> {
         bank: 2048,
         ..Default::default()
     };
-    let plan = Targets::all_linear().select(&llama_sites())?;
+    let plan = Targets::all_linear().select(&shapes::llama_2_7b(32))?;
     let mut adapter = config.check(&plan)?.init::<Autodiff<Flex>>(SEED, &device);
     let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
     let mut optimizer = AdamW::<Flex>::new(recipe.adam);
@@ -215,21 +194,4 @@ fn llama_7b(steps: usize) -> Result<String> {
         &adapter,
         &optimizer,
     )
-}
-
-fn llama_sites() -> Vec<Site> {
-    let (d, inner) = (4096, 11_008);
-    let maps = [
-        ("self_attn.q_proj", d, d),
-        ("self_attn.k_proj", d, d),
-        ("self_attn.v_proj", d, d),
-        ("self_attn.o_proj", d, d),
-        ("mlp.gate_proj", d, inner),
-        ("mlp.up_proj", d, inner),
-        ("mlp.down_proj", inner, d),
-    ];
-    let layer = |n: usize| {
-        maps.map(|(map, d_in, d_out)| Site::new(format!("layers.{n}.{map}"), d_in, d_out))
-    };
-    (0..32).flat_map(layer).collect()
 }

@@ -14,7 +14,7 @@ use vblora::{
 };
 use vblora_bench::pretrain::{PretrainSettings, Pretrainer, SpecialIds};
 use vblora_models::{
-    Activation, Encoded, EncoderConfig, Family, ModelFiles, SaveDtype, TextTokenizer,
+    Activation, BaseDtype, Encoded, EncoderConfig, Family, ModelFiles, SaveDtype, TextTokenizer,
     save_safetensors,
 };
 
@@ -200,6 +200,7 @@ fn config(arguments: &Arguments, tokenizer: &TextTokenizer) -> EncoderConfig {
         pad_token_id,
         initializer_range: 0.02,
         position_offset: pad_token_id as usize + 1,
+        base_dtype: BaseDtype::F32,
     }
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vblora::{LoraConfig, VbLoraConfig};
+use vblora_models::BaseDtype;
 
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::tasks::Task;
@@ -41,6 +42,9 @@ pub struct Recipe {
     /// Dropout probability inside the base; absent: the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_dropout: Option<f64>,
+    /// What the base's linear maps are held and multiplied in: f32, f16 or bf16. Adapter, head and everything between products are f32.
+    #[serde(default)]
+    pub base_dtype: BaseDtype,
     /// The learning-rate schedule, shared by all groups.
     pub schedule: ScheduleSettings,
     /// Learning rates by parameter group.
@@ -276,6 +280,7 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
             (recipe.accumulation, recipe.clip_norm, recipe.base_dropout),
             (1, 1.0, None)
         );
+        assert_eq!(recipe.base_dtype, BaseDtype::F32);
         assert_eq!(
             (recipe.weight_decay.head, recipe.weight_decay.bank),
             (0.1, 0.0)
@@ -296,6 +301,7 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
     fn what_is_written_reads_back_equal() {
         let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc).unwrap();
         recipe.base_dropout = Some(0.25);
+        recipe.base_dtype = BaseDtype::Bf16;
         recipe.seeds = vec![3, 9_007_199_254_740_993];
         let text = recipe.to_toml().unwrap();
         assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");

@@ -2,9 +2,9 @@
 
 use clap::ValueEnum;
 use vblora::{AdapterConfig, SitePlan, count, count::Count};
-use vblora_models::{EncoderConfig, roberta};
+use vblora_models::{BaseDtype, EncoderConfig, roberta};
 
-use crate::{Result, recipes::Recipe};
+use crate::{Error, Result, recipes::Recipe};
 
 /// What is trained on top of, or instead of, the frozen base.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,7 +51,7 @@ impl Method {
     /// What is trained and stored besides the head.
     ///
     /// # Errors
-    /// The adapter's settings do not fit the model's sites.
+    /// The adapter's settings do not fit the model's sites; a base in half precision is to be trained itself.
     pub fn count(self, recipe: &Recipe, model: &EncoderConfig) -> Result<Count> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
@@ -68,7 +68,10 @@ impl Method {
                     _ => whole,
                 }
             }
-            None if self == Self::Full => count::dense(model.parameters()),
+            None if self == Self::Full => {
+                full_precision(recipe.base_dtype)?;
+                count::dense(model.parameters())
+            }
             None => count::dense(0),
         })
     }
@@ -88,4 +91,16 @@ impl Method {
             None => format!("{}\n  {}\n", self.name(), self.count(recipe, model)?),
         })
     }
+}
+
+/// Small updates vanish in half-precision weights, so a base that is trained itself must be in f32.
+fn full_precision(dtype: BaseDtype) -> Result<()> {
+    if dtype == BaseDtype::F32 {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        setting: "base_dtype".into(),
+        expected: "f32 for method full, which trains the base itself".into(),
+        found: dtype.to_string(),
+    })
 }

@@ -95,6 +95,7 @@ impl Session {
         if let Some(p) = self.recipe.base_dropout {
             (config.hidden_dropout, config.attention_dropout) = (p, p);
         }
+        config.base_dtype = self.recipe.base_dtype;
         Ok(config)
     }
 

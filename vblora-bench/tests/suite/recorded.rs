@@ -16,7 +16,7 @@ use vblora_models::{ClassificationHead, Labels, ModelFiles, PaddedBatch, Roberta
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, number, rank_first},
-    tensor, values,
+    products, tensor, values,
 };
 
 type Ad<B> = Autodiff<B>;
@@ -61,7 +61,7 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
             &format!("loss of step {step}"),
             &[report.loss],
             &[*expected],
-            1e-5,
+            products(1e-5),
         );
         let norm = io.get("grad_norms")[3 * step..][..3]
             .iter()
@@ -72,7 +72,7 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
             &format!("gradient norm of step {step}"),
             &[report.norm],
             &[norm],
-            1e-4,
+            products(1e-4),
         );
     }
     let Trained::Adapter(adapter) = learner.trained() else {
@@ -82,8 +82,8 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
         unreachable!()
     };
     let logits = values(adapter.logits.val().inner());
-    assert_close("bank", &values(adapter.bank.val().inner()), &end.bank, 1e-3);
-    assert_close("logits", &logits, &end.logits, 1e-3);
+    assert_ends_close("bank", &values(adapter.bank.val().inner()), &end.bank);
+    assert_ends_close("logits", &logits, &end.logits);
     let codes = |logits: &[f64]| {
         let logits: Vec<f32> = logits.iter().map(|&v| v as f32).collect();
         let mut codes = Codes::from_logits(&logits, end.config.bank, end.config.topk).indices;
@@ -92,10 +92,17 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
             .for_each(<[u32]>::sort_unstable);
         codes
     };
-    assert_eq!(
-        codes(&logits),
-        codes(&end.logits),
-        "the same vectors are selected"
+    let (found, expected) = (codes(&logits), codes(&end.logits));
+    let moved = found.iter().zip(&expected).filter(|(f, e)| f != e).count();
+    let allowed = if products(0.0) > 0.0 {
+        found.len() / 20
+    } else {
+        0
+    };
+    assert!(
+        moved <= allowed,
+        "{moved} of {} selected vectors are others",
+        found.len()
     );
     assert_ne!(
         codes(&start.logits),
@@ -103,6 +110,22 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
         "the selection moved"
     );
     assert!(adapter.plan().sites().len() == end.plan.sites().len());
+}
+
+/// After 20 steps. AdamW divides by a gradient's size, so that one which is little but rounding moves its parameter by a whole step: with
+/// TF32 products single values end hundredths of the largest away, and the root of their mean square is held instead.
+#[track_caller]
+fn assert_ends_close(what: &str, found: &[f64], expected: &[f64]) {
+    if products(0.0) == 0.0 {
+        return assert_close(what, found, expected, 1e-3);
+    }
+    let largest = expected.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
+    let squares = found.iter().zip(expected).map(|(f, e)| (f - e).powi(2));
+    let rms = (squares.sum::<f64>() / found.len() as f64).sqrt();
+    assert!(
+        rms <= 2e-2 * largest,
+        "{what}: rms {rms}, largest {largest}"
+    );
 }
 
 fn recipe(case: &serde_json::Value) -> Recipe {

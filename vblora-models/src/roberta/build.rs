@@ -9,23 +9,25 @@ use burn::{
 use vblora::{FrozenLinear, WeightLayout, backend::VbLoraBackend};
 
 use crate::{
-    Result,
+    BaseDtype, Result,
     source::WeightSource,
-    upload::{transposed, upload},
+    upload::{transposed, upload, upload_as},
 };
 
-/// A source of weights and the device they go to.
+/// A source of weights, the device they go to, and what linear maps are held in there.
 pub(crate) struct Builder<'a, B: Backend, S> {
     pub(crate) source: &'a mut S,
     pub(crate) device: &'a B::Device,
+    dtype: BaseDtype,
     backend: PhantomData<B>,
 }
 
 impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
-    pub(crate) fn new(source: &'a mut S, device: &'a B::Device) -> Self {
+    pub(crate) fn new(source: &'a mut S, dtype: BaseDtype, device: &'a B::Device) -> Self {
         Self {
             source,
             device,
+            dtype,
             backend: PhantomData,
         }
     }
@@ -49,7 +51,7 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
     ) -> Result<FrozenLinear<B>> {
         let name = format!("{site}.weight");
         let weight = transposed(self.source.take(&name, [d_out, d_in]));
-        let weight = upload(&name, weight, self.device)?;
+        let weight = upload_as(&name, weight, self.dtype, self.device)?;
         let name = format!("{site}.bias");
         let bias = upload(&name, self.source.take(&name, [d_out]), self.device)?;
         Ok(FrozenLinear::new(

@@ -97,7 +97,8 @@ impl<B: VbLoraBackend> Roberta<B> {
         source: &mut S,
         device: &B::Device,
     ) -> Result<Self> {
-        let mut builder = Builder::<B, S>::new(source, device);
+        config.base_dtype.check::<B>(device)?;
+        let mut builder = Builder::<B, S>::new(source, config.base_dtype, device);
         let embeddings = Embeddings::build(&mut builder, &config);
         let layers =
             (0..config.num_layers).map(|index| EncoderLayer::build(&mut builder, &config, index));

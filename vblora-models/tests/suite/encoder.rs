@@ -6,14 +6,14 @@ use burn::{
 };
 use vblora::{Adapter, Factors, backend::VbLoraBackend};
 use vblora_models::{
-    Activation, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Roberta,
+    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Roberta,
 };
 
 use super::{
     plain::Plain,
     tiny::{FAMILIES, adapter, batch, config, model, model_of, texts},
 };
-use crate::support::{assert_close, values};
+use crate::support::{assert_close, products, values};
 
 /// Every hidden state of a batch, each `[n, t, d]`.
 fn states<B: VbLoraBackend>(
@@ -53,7 +53,7 @@ fn assert_matches_plain<B: VbLoraBackend>(
                 &what,
                 &tokens(found, i, text.ids.len()),
                 &expected.values,
-                1e-5,
+                products(1e-5),
             );
         }
     }
@@ -122,7 +122,7 @@ pub(crate) fn padding_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
                 &format!("{family:?}, text {i}"),
                 &tokens(&together, i, text.ids.len()),
                 &alone,
-                1e-5,
+                products(1e-5),
             );
         }
     }
@@ -216,5 +216,36 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word_scores(x.clone()));
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert!(difference < 1e-6, "{borders:?}: {difference}");
+    }
+}
+
+/// Half precision comes close to f32 where the backend computes in it, and is refused by name where it does not.
+pub(crate) fn half_precision_is_close_or_refused<B: VbLoraBackend>(device: &B::Device) {
+    let family = Family::Roberta;
+    let model = |base_dtype| {
+        let config = EncoderConfig {
+            base_dtype,
+            ..config(family)
+        };
+        Roberta::<B>::random(config, 17, device)
+    };
+    let full = model(BaseDtype::F32).expect("f32 is everywhere");
+    let adapter = adapter(&full, "all-linear", device);
+    let input = EncoderInput::new(&batch(&texts(family), full.config()), full.config(), device);
+    let expected = values(full.forward(&input, &adapter.factors()));
+    for (dtype, tolerance) in [(BaseDtype::F16, 0.005), (BaseDtype::Bf16, 0.04)] {
+        match (dtype.check::<B>(device), model(dtype)) {
+            (Ok(()), Ok(half)) => {
+                let found = values(half.forward(&input, &adapter.factors()));
+                assert_close(dtype.name(), &found, &expected, tolerance);
+                assert_ne!(found, expected, "{dtype} rounds");
+            }
+            (Err(_), Err(error)) => {
+                let message = error.to_string();
+                let says = [dtype.name(), "f32", "base_dtype", &B::name(device)];
+                assert!(says.iter().all(|word| message.contains(word)), "{message}");
+            }
+            (check, model) => panic!("{dtype}: {check:?}, but {:?}", model.err()),
+        }
     }
 }

@@ -11,7 +11,7 @@ use super::{
     plain::{Plain, gelu, plus_row},
     tiny::{config, moved},
 };
-use crate::support::{assert_close, reference::Matrix, tensor, values};
+use crate::support::{assert_close, products, reference::Matrix, tensor, values};
 
 fn random(name: &str, rows: usize, columns: usize) -> Matrix {
     let draw = Key::new(31).name(name).normal(rows * columns, 0.7);
@@ -49,7 +49,7 @@ pub(crate) fn classification_head_is_the_plain_one<B: VbLoraBackend>(device: &B:
     let expected = plus_row(&inner.times(out), out_bias.row(0));
     let found = head.forward(tensor(&hidden.values, [n, t, d], device), None);
     assert_eq!(found.dims(), [n, labels]);
-    assert_close("scores", &values(found), &expected.values, 1e-5);
+    assert_close("scores", &values(found), &expected.values, products(1e-5));
     assert_eq!(
         burn::module::Module::num_params(&head),
         head_parameters(d, labels)
@@ -172,5 +172,10 @@ pub(crate) fn lm_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {
     let table = tensor(&words.values, [config.vocab_size, d], device);
     embeddings.word = vec![Param::from_tensor(table)];
     let found = head.forward(tensor(&hidden.values, [m, d], device), &embeddings);
-    assert_close("token scores", &values(found), &expected.values, 1e-5);
+    assert_close(
+        "token scores",
+        &values(found),
+        &expected.values,
+        products(1e-5),
+    );
 }

@@ -22,7 +22,7 @@ use vblora_models::{
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, number, rank_first},
-    tensor, values,
+    products, tensor, values,
 };
 
 type Ad<B> = Autodiff<B>;
@@ -360,7 +360,7 @@ fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
         "delta_first",
         &values(delta.transpose()),
         case.recorded.get("delta_first"),
-        1e-5,
+        products(1e-5),
     );
     let head = head::<B>(&case.full, "base_model.model.classifier", device);
     let model = case.model.valid();
@@ -429,7 +429,12 @@ fn check_output<B: VbLoraBackend>(
 ) -> Tensor<B, 2> {
     let input = EncoderInput::new(&case.batch(), model.config(), device);
     let found = head.forward(model.forward(&input, factors), None);
-    assert_within(name, &values(found.clone()), case.recorded.get(name), 1e-4);
+    assert_within(
+        name,
+        &values(found.clone()),
+        case.recorded.get(name),
+        products(1e-4),
+    );
     found
 }
 
@@ -469,7 +474,7 @@ fn check_base<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
         "base_loss",
         &values(loss(found, &case.labels())),
         case.recorded.get("base_loss"),
-        1e-5,
+        products(1e-5),
     );
 }
 
@@ -497,7 +502,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
             &format!("hidden.{n}"),
             &of_tokens(case, state),
             &of_tokens(case, expected),
-            1e-4,
+            products(1e-4),
         );
     }
     let output = head.forward(last, None);
@@ -505,14 +510,14 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
         "logits",
         &values(output.clone().inner()),
         recorded.get("logits"),
-        1e-4,
+        products(1e-4),
     );
     let loss = loss(output, &case.labels());
     assert_within(
         "loss",
         &values(loss.clone().inner()),
         recorded.get("loss"),
-        1e-5,
+        products(1e-5),
     );
     let mut grads = loss.backward();
     let mut compared = 0;
@@ -528,7 +533,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
             &name("weight"),
             &values(weight),
             recorded.get(&name("weight")),
-            1e-4,
+            products(1e-4),
         );
         let bias = linear
             .bias
@@ -541,7 +546,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
             &name("bias"),
             &values(bias),
             recorded.get(&name("bias")),
-            1e-4,
+            products(1e-4),
         );
         compared += 2;
     }
@@ -552,7 +557,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
         "grad of the bank",
         &bank,
         recorded.get("grad.base_model.vblora_vector_bank"),
-        1e-4,
+        products(1e-4),
     );
     compared +=
         1 + check_logit_gradients(case, &values(adapter.logits.val().grad(&grads).unwrap()));
@@ -575,7 +580,12 @@ fn check_logit_gradients<B: VbLoraBackend>(case: &Case<B>, found: &[f64]) -> usi
         for (side, dim) in [("A", site.d_in), ("B", site.d_out)] {
             let span = start..start + config.rank * dim / config.vector_length * config.bank;
             let what = format!("grad of {} logits_{side}", site.name);
-            assert_close(&what, &found[span.clone()], &expected[span.clone()], 1e-4);
+            assert_close(
+                &what,
+                &found[span.clone()],
+                &expected[span.clone()],
+                products(1e-4),
+            );
             (start, compared) = (span.end, compared + 1);
         }
     }

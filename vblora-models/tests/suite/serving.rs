@@ -13,7 +13,7 @@ use vblora_models::{
 };
 
 use super::tiny::{FAMILIES, adapter, batch, model, texts};
-use crate::support::{assert_close, values};
+use crate::support::{assert_close, products, values};
 
 /// LoRA on the perceptrons alone, large enough to matter.
 fn lora<B: VbLoraBackend>(model: &Roberta<B>) -> HostAdapter {
@@ -81,7 +81,7 @@ pub(crate) fn a_mixed_batch_is_its_rows_alone<B: VbLoraBackend>(device: &B::Devi
                 let alone = values(model.forward(&row(&input, i), &factors));
                 let found = values(together.clone().slice([i..i + 1, 0..t, 0..d]));
                 let what = format!("{family:?}, row {i} with {adapter:?}");
-                assert_close(&what, &found, &alone, 1e-5);
+                assert_close(&what, &found, &alone, products(1e-5));
                 // The row's own adapter, not a neighbour's: the base alone is somewhere else.
                 let base = values(model.forward(&row(&input, i), &Factors::none()));
                 let moved = found.iter().zip(&base).map(|(a, b)| (a - b).abs());
@@ -109,7 +109,7 @@ pub(crate) fn merging_leaves_the_base_as_it_was<B: VbLoraBackend>(device: &B::De
         let merged = model.merged(&factors);
         let expected = values(model.forward(&input, &factors));
         let found = values(merged.forward(&input, &Factors::none()));
-        assert_close("merged", &found, &expected, 1e-5);
+        assert_close("merged", &found, &expected, products(1e-5));
         assert_ne!(merged.tensors(), before);
         assert_eq!(model.tensors(), before);
     }
@@ -170,7 +170,7 @@ pub(crate) fn a_merged_directory_is_the_adapted_model<B: VbLoraBackend>(device: 
             "logits",
             &logits(&merged, &Factors::none()),
             &expected,
-            1e-5,
+            products(1e-5),
         );
         let base = logits(&model, &Factors::none());
         let moved = base.iter().zip(&expected).map(|(a, b)| (a - b).abs());

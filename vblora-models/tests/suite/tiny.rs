@@ -5,7 +5,9 @@ use burn::{
     tensor::{Tensor, TensorData, backend::Backend},
 };
 use vblora::{SitePlan, Targets, VbLora, VbLoraConfig, backend::VbLoraBackend, rng::Key};
-use vblora_models::{Activation, Encoded, EncoderConfig, Family, PaddedBatch, Roberta, pad};
+use vblora_models::{
+    Activation, BaseDtype, Encoded, EncoderConfig, Family, PaddedBatch, Roberta, pad,
+};
 
 /// Both families, with the settings in which their checkpoints differ. Sizes differ from each other wherever they may.
 pub(crate) fn config(family: Family) -> EncoderConfig {
@@ -30,6 +32,7 @@ pub(crate) fn config(family: Family) -> EncoderConfig {
         pad_token_id,
         initializer_range: 0.3,
         position_offset: family.position_offset(pad_token_id),
+        base_dtype: BaseDtype::F32,
     }
 }
 

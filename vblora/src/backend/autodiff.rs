@@ -13,7 +13,7 @@ use burn::{
     },
 };
 
-use super::{AttentionSettings, VbLoraBackend, defaults};
+use super::{AdaptedGradients, AttentionSettings, FrozenMap, Update, VbLoraBackend, defaults};
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
@@ -42,6 +42,63 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
                 prep.finish(B::mix(bank.primitive, weights.primitive, indices))
             }
         }
+    }
+
+    fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<FloatTensor<Self>>) -> FloatTensor<Self> {
+        let map = match frozen::<B, C>(map) {
+            Ok(map) => map,
+            Err(map) => return defaults::frozen_linear::<Self>(x, map),
+        };
+        match FrozenLinear
+            .prepare::<C>([x.node.clone()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let weight = map.weight.clone();
+                prep.finish(weight, B::frozen_linear(x.primitive, map))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::frozen_linear(x.primitive, map)),
+        }
+    }
+
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let map = match frozen::<B, C>(map) {
+            Ok(map) => map,
+            Err(map) => return defaults::adapted_linear::<Self>(x, map, update),
+        };
+        let weight = map.weight.clone();
+        let parents = [
+            x.node.clone(),
+            update.down.node.clone(),
+            update.up.node.clone(),
+        ];
+        let (output, narrow) = match AdaptedLinear
+            .prepare::<C>(parents)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let nodes = Update {
+                    down: prep.checkpoint(&update.down),
+                    up: prep.checkpoint(&update.up),
+                    scale: update.scale,
+                };
+                let input = prep.checkpoint(&x);
+                let (output, narrow) = B::adapted_linear(x.primitive, map, inner::<B, C>(update));
+                let state = (input, weight, nodes, narrow.clone());
+                (prep.finish(state, output), narrow)
+            }
+            OpsKind::UnTracked(prep) => {
+                let (output, narrow) = B::adapted_linear(x.primitive, map, inner::<B, C>(update));
+                (prep.finish(output), narrow)
+            }
+        };
+        (output, <Self as AutodiffBackend>::from_inner(narrow))
     }
 
     fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -171,6 +228,81 @@ impl<B: VbLoraBackend> Backward<B, 2> for Mix {
         }
         if let Some(node) = weights {
             grads.register::<B>(node.id, d_weights);
+        }
+    }
+}
+
+/// A map's tensors without their graph; a map that is trained itself as it came, for Burn's own gradients of the parts.
+#[allow(clippy::type_complexity, reason = "the same map on two backends")]
+fn frozen<B: VbLoraBackend, C: CheckpointStrategy>(
+    map: FrozenMap<FloatTensor<Autodiff<B, C>>>,
+) -> Result<FrozenMap<FloatTensor<B>>, FrozenMap<FloatTensor<Autodiff<B, C>>>> {
+    let is_trained = |tensor: &FloatTensor<Autodiff<B, C>>| !tensor.node.requirement.is_none();
+    if is_trained(&map.weight) || map.bias.as_ref().is_some_and(is_trained) {
+        return Err(map);
+    }
+    Ok(FrozenMap {
+        weight: map.weight.primitive,
+        bias: map.bias.map(|bias| bias.primitive),
+    })
+}
+
+/// An update's factors without their graph.
+fn inner<B: VbLoraBackend, C: CheckpointStrategy>(
+    update: Update<FloatTensor<Autodiff<B, C>>>,
+) -> Update<FloatTensor<B>> {
+    Update {
+        down: update.down.primitive,
+        up: update.up.primitive,
+        scale: update.scale,
+    }
+}
+
+#[derive(Debug)]
+struct FrozenLinear;
+
+impl<B: VbLoraBackend> Backward<B, 1> for FrozenLinear {
+    type State = FloatTensor<B>;
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, defaults::through_map::<B>(grad, ops.state));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AdaptedLinear;
+
+impl<B: VbLoraBackend> Backward<B, 3> for AdaptedLinear {
+    /// x, weight, factors and `s x A`.
+    type State = (NodeId, FloatTensor<B>, Update<NodeId>, FloatTensor<B>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let (x, weight, nodes, narrow) = ops.state;
+        let mut saved = |id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id);
+        let (x, update) = (
+            saved(x),
+            Update {
+                down: saved(nodes.down),
+                up: saved(nodes.up),
+                scale: nodes.scale,
+            },
+        );
+        let grad = grads.consume::<B>(&ops.node);
+        let [to_x, to_down, to_up] = ops.parents;
+        let AdaptedGradients { x, down, up } =
+            B::adapted_linear_backward(x, weight, update, narrow, grad, to_x.is_some());
+        for (node, grad) in [(to_x, x), (to_down, Some(down)), (to_up, Some(up))] {
+            if let (Some(node), Some(grad)) = (node, grad) {
+                grads.register::<B>(node.id, grad);
+            }
         }
     }
 }

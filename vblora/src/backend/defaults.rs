@@ -6,7 +6,10 @@ use burn::tensor::{
     ops::{FloatTensor, IntTensor},
 };
 
-use super::{AttentionSettings, NormGradients, VbLoraBackend, float, mask, primitive, rows};
+use super::{
+    AdaptedGradients, AttentionSettings, FrozenMap, NormGradients, Update, VbLoraBackend, float,
+    mask, primitive, rows,
+};
 
 /// `k` passes of max, compare and mask: no sort (Burn's is unstable), no read-back. Rows must be finite: a masked entry is -inf.
 pub(super) fn top_k<B: Backend>(logits: FloatTensor<B>, k: usize) -> IntTensor<B> {
@@ -57,16 +60,120 @@ pub(super) fn mix_backward<B: Backend>(
     let ([s, k], [h, b]) = (weights.dims(), bank.dims());
     let flat = Tensor::<B, 2, Int>::from_primitive(indices).reshape([s * k]);
     let rows = bank.select(0, flat.clone()).reshape([s, k, b]);
-    let grad = float::<B, 2>(grad).unsqueeze_dim::<3>(1);
-    let d_weights = (rows * grad.clone()).sum_dim(2).reshape([s, k]);
-    let shares = (grad * weights.unsqueeze_dim::<3>(2)).reshape([s * k, b]);
-    let d_bank = Tensor::<B, 2>::zeros([h, b], &shares.device()).select_assign(
-        0,
-        flat,
-        shares,
-        IndexingUpdateOp::Add,
-    );
-    (primitive(d_bank), primitive(d_weights))
+    let grad = float::<B, 2>(grad);
+    let d_weights = (rows * grad.clone().unsqueeze_dim::<3>(1)).sum_dim(2);
+    let d_bank = bank_gradient(weights, flat.reshape([s, k]), grad, h);
+    (primitive(d_bank), primitive(d_weights.reshape([s, k])))
+}
+
+/// The most that the dense form of some rows of weights takes, within what every device holds in one tensor.
+const DENSE_BYTES: usize = 64 << 20;
+
+/// `W^T grad` with W the weights at their indices, `[S, h]`, made dense for so many rows at a time. (Adding rows at indices, the obvious
+/// way, runs on GPUs as one thread a column over all S k rows.)
+///
+/// # Shapes
+/// - weights and indices: `[S, k]`, grad: `[S, b]`; output: `[h, b]`
+fn bank_gradient<B: Backend>(
+    weights: Tensor<B, 2>,
+    indices: Tensor<B, 2, Int>,
+    grad: Tensor<B, 2>,
+    h: usize,
+) -> Tensor<B, 2> {
+    let ([s, _], [_, b]) = (weights.dims(), grad.dims());
+    let step = (DENSE_BYTES / (4 * h.max(1))).max(1);
+    let device = grad.device();
+    let products = (0..s).step_by(step).map(|start| {
+        let rows = start..(start + step).min(s);
+        let part = rows.len();
+        let dense = Tensor::<B, 2>::zeros([part, h], &device).scatter(
+            1,
+            indices.clone().slice([rows.clone()]),
+            weights.clone().slice([rows.clone()]),
+            IndexingUpdateOp::Add,
+        );
+        dense.transpose().matmul(grad.clone().slice([rows]))
+    });
+    products
+        .reduce(|a, b| a + b)
+        .unwrap_or_else(|| Tensor::zeros([h, b], &device))
+}
+
+pub(super) fn frozen_linear<B: VbLoraBackend>(
+    x: FloatTensor<B>,
+    map: FrozenMap<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    if x.dtype() == map.weight.dtype() {
+        return B::linear(x, map.weight, map.bias);
+    }
+    rounded_linear::<B>(x, map)
+}
+
+/// `x W + b` as a product in the weight's dtype between casts, and a sum.
+pub(super) fn rounded_linear<B: VbLoraBackend>(
+    x: FloatTensor<B>,
+    map: FrozenMap<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let (held, wanted) = (map.weight.dtype(), x.dtype());
+    let y = B::frozen_product(B::float_cast(x, held.into()), map.weight);
+    let y = float::<B, 2>(B::float_cast(y, wanted.into()));
+    primitive(match map.bias {
+        Some(bias) => y + float::<B, 1>(bias).unsqueeze(),
+        None => y,
+    })
+}
+
+pub(super) fn adapted_linear<B: VbLoraBackend>(
+    x: FloatTensor<B>,
+    map: FrozenMap<FloatTensor<B>>,
+    update: Update<FloatTensor<B>>,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let y = float::<B, 2>(B::frozen_linear(x.clone(), map));
+    let x = float::<B, 2>(x);
+    // The scale goes on the narrow side: r columns instead of d_out.
+    let narrow = scaled(x.matmul(float(update.down)), update.scale);
+    let y = y + narrow.clone().matmul(float(update.up));
+    (primitive(y), primitive(narrow))
+}
+
+pub(super) fn adapted_linear_backward<B: VbLoraBackend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    update: Update<FloatTensor<B>>,
+    narrow: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    needs_x: bool,
+) -> AdaptedGradients<FloatTensor<B>> {
+    let (x, grad) = (float::<B, 2>(x), float::<B, 2>(grad));
+    let [down, up] = [update.down, update.up].map(float::<B, 2>);
+    let d_up = float::<B, 2>(narrow).transpose().matmul(grad.clone());
+    let d_narrow = scaled(grad.clone().matmul(up.transpose()), update.scale);
+    let d_down = x.transpose().matmul(d_narrow.clone());
+    let dx = needs_x.then(|| {
+        let through_map = float::<B, 2>(through_map::<B>(primitive(grad), weight));
+        primitive(through_map + d_narrow.matmul(down.transpose()))
+    });
+    AdaptedGradients {
+        x: dx,
+        down: primitive(d_down),
+        up: primitive(d_up),
+    }
+}
+
+/// The gradient of a frozen map's input, `grad W^T`.
+pub(super) fn through_map<B: VbLoraBackend>(
+    grad: FloatTensor<B>,
+    weight: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let map = FrozenMap {
+        weight: B::float_swap_dims(weight, 0, 1),
+        bias: None,
+    };
+    B::frozen_linear(grad, map)
+}
+
+fn scaled<B: Backend>(x: Tensor<B, 2>, scale: f64) -> Tensor<B, 2> {
+    if scale == 1.0 { x } else { x.mul_scalar(scale) }
 }
 
 pub(super) fn erf_gelu_backward<B: Backend>(

@@ -6,6 +6,8 @@ mod choice;
 mod defaults;
 #[cfg(feature = "flex")]
 mod flex;
+#[cfg(feature = "gpu")]
+mod gpu;
 #[cfg(feature = "flex")]
 mod kernels;
 mod mask;
@@ -66,6 +68,52 @@ pub trait VbLoraBackend: Backend {
         grad: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         defaults::mix_backward::<Self>(bank, weights, indices, grad)
+    }
+
+    /// The product of `x` with a frozen weight of the same dtype.
+    ///
+    /// # Shapes
+    /// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
+    fn frozen_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(x, weight)
+    }
+
+    /// A frozen linear map, `x W + b`. A weight in half precision multiplies a rounded `x`; sums outside the product stay in the dtype of
+    /// `x`. Weight and bias get no gradient.
+    ///
+    /// # Shapes
+    /// - x: `[n, d_in]`; output: `[n, d_out]`
+    fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<FloatTensor<Self>>) -> FloatTensor<Self> {
+        defaults::frozen_linear::<Self>(x, map)
+    }
+
+    /// A frozen linear map with its update, `x W + b + (s x A) B`, and `s x A`, which the backward pass needs. The latter is not
+    /// differentiable; weight and bias get no gradient.
+    ///
+    /// # Shapes
+    /// - x: `[n, d_in]`; outputs: `[n, d_out]` and `[n, r]`
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        defaults::adapted_linear::<Self>(x, map, update)
+    }
+
+    /// The gradients of [`adapted_linear`](Self::adapted_linear) to x, if asked for, and to both factors, given `s x A`. Called on the
+    /// inner backend only.
+    ///
+    /// # Shapes
+    /// - x: `[n, d_in]`, weight: `[d_in, d_out]`, narrow: `[n, r]`, grad: `[n, d_out]`
+    fn adapted_linear_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_x: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        defaults::adapted_linear_backward::<Self>(x, weight, update, narrow, grad, needs_x)
     }
 
     /// GELU by the error function, `x Phi(x)`. Burn's own has the derivative of the tanh form on most backends.
@@ -157,6 +205,37 @@ pub trait VbLoraBackend: Backend {
     }
 }
 
+/// A frozen linear map: its weight `[d_in, d_out]`, perhaps in half precision, and its bias `[d_out]`.
+#[derive(Debug, Clone)]
+pub struct FrozenMap<T> {
+    /// `[d_in, d_out]`
+    pub weight: T,
+    /// `[d_out]`
+    pub bias: Option<T>,
+}
+
+/// A low-rank update of a linear map, `scale * down up`.
+#[derive(Debug, Clone)]
+pub struct Update<T> {
+    /// `[d_in, r]`
+    pub down: T,
+    /// `[r, d_out]`
+    pub up: T,
+    /// The factor on the product.
+    pub scale: f64,
+}
+
+/// What [`adapted_linear_backward`](VbLoraBackend::adapted_linear_backward) gives.
+#[derive(Debug)]
+pub struct AdaptedGradients<T> {
+    /// `[n, d_in]`; `None` where nobody asked.
+    pub x: Option<T>,
+    /// `[d_in, r]`
+    pub down: T,
+    /// `[r, d_out]`
+    pub up: T,
+}
+
 /// The gradients of [`row_norm`](VbLoraBackend::row_norm) to x and, if asked for, to gamma and beta.
 pub type NormGradients<B> = (FloatTensor<B>, Option<[FloatTensor<B>; 2]>);
 
@@ -186,22 +265,3 @@ fn rows<B: Backend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
 pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
-
-// GPU backends run the default bodies. Generic over the element types, so that `Wgpu` and `Vulkan`, which differ in how they store
-// booleans, are both covered.
-#[cfg(feature = "wgpu")]
-impl<F, I, T> VbLoraBackend for burn::backend::wgpu::Wgpu<F, I, T>
-where
-    F: burn::backend::wgpu::FloatElement,
-    I: burn::backend::wgpu::IntElement,
-    T: burn::backend::wgpu::BoolElement,
-{
-    /// WebGPU's guaranteed limit of a storage binding. Many devices allow more, but Burn has no way to ask, software Vulkan allows no
-    /// more, and an upload beyond the limit fails without an error.
-    fn max_tensor_bytes(_device: &Device<Self>) -> Option<usize> {
-        Some(128 << 20)
-    }
-}
-
-#[cfg(feature = "cuda")]
-impl VbLoraBackend for burn::backend::Cuda {}

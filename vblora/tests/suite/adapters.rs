@@ -2,17 +2,17 @@
 
 use burn::{
     backend::Autodiff,
-    module::{AutodiffModule, Module},
+    module::{AutodiffModule, Module, Param},
     optim::{AdamWConfig, GradientsParams, Optimizer},
-    tensor::Tensor,
+    tensor::{DType, FloatDType, Tensor},
 };
 use vblora::{
-    Adapter, AdapterConfig, Composition, Factors, FrozenLinear, LoraConfig, Noise, Site, SitePlan,
-    Targets, VbLora, VbLoraConfig, WeightLayout, backend::VbLoraBackend, rng::Key,
+    Adapter, AdapterConfig, Composition, Factors, FrozenLinear, LoraConfig, LowRank, Noise, Site,
+    SitePlan, Targets, VbLora, VbLoraConfig, WeightLayout, backend::VbLoraBackend, rng::Key,
 };
 
 use crate::support::{
-    assert_close,
+    assert_close, products,
     reference::{self, Matrix},
     tensor, values,
 };
@@ -84,19 +84,19 @@ pub(crate) fn factors_lie_as_peft_lays_them<B: VbLoraBackend>(device: &B::Device
         "A",
         &values(pair.down.clone().transpose()),
         &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
-        1e-6,
+        products(1e-6),
     );
     assert_close(
         "B",
         &values(pair.up.clone().transpose()),
         &[0.1, 0.3, 0.2, 0.4],
-        1e-6,
+        products(1e-6),
     );
     assert_close(
         "delta",
         &values(pair.delta().transpose()),
         &[1.6, 2.0, 2.4, 2.8, 2.2, 2.8, 3.4, 4.0],
-        1e-6,
+        products(1e-6),
     );
 }
 
@@ -130,17 +130,22 @@ pub(crate) fn linear_equals_the_materialised_update<B: VbLoraBackend>(device: &B
             "unmerged",
             &values(layer.forward(x.clone(), &factors)),
             &expected.values,
-            1e-5,
+            products(1e-5),
         );
         assert_close(
             "merged",
             &values(layer.merged(&factors).forward(x.clone(), &Factors::none())),
             &expected.values,
-            1e-5,
+            products(1e-5),
         );
         let deep = layer.forward(x.clone().reshape([1, 5, 1, 8]), &factors);
         assert_eq!(deep.dims(), [1, 5, 1, 12]);
-        assert_close("more dimensions", &values(deep), &expected.values, 1e-5);
+        assert_close(
+            "more dimensions",
+            &values(deep),
+            &expected.values,
+            products(1e-5),
+        );
         let plain = values(layer.forward(x, &Factors::none()));
         assert!(
             plain
@@ -152,6 +157,175 @@ pub(crate) fn linear_equals_the_materialised_update<B: VbLoraBackend>(device: &B
     }
 }
 
+/// Forward and every gradient at sizes for which GPUs have kernels of their own, with ranks on both sides of their limit, rows that fill no
+/// tile, a gradient that lies transposed, with and without a gradient of the input, in every dtype of the weight.
+pub(crate) fn wide_maps_and_their_gradients<B: VbLoraBackend>(device: &B::Device) {
+    for (rank, scale, needs_x) in [(1, 1.0, true), (3, 2.0, false), (19, 1.5, true)] {
+        wide_map::<B>(DType::F32, products(1e-5), rank, scale, needs_x, device);
+    }
+    for (dtype, tolerance) in [
+        (DType::F32, products(1e-5)),
+        (DType::F16, products(2e-3)),
+        (DType::BF16, 1.6e-2),
+    ] {
+        if B::supports_dtype(device, dtype) {
+            wide_map::<B>(dtype, tolerance, 4, 0.5, true, device);
+        }
+    }
+}
+
+/// `tolerance` is for what has gone through the frozen weight.
+fn wide_map<B: VbLoraBackend>(
+    dtype: DType,
+    tolerance: f64,
+    rank: usize,
+    scale: f64,
+    needs_x: bool,
+    device: &B::Device,
+) {
+    let (n, d_in, d_out) = (130, 96, 160);
+    let close = |what: &str, found: &[f64], expected: &Matrix, tolerance: f64| {
+        let what = format!("{dtype:?}, rank {rank}, {what}");
+        assert_close(&what, found, &expected.values, tolerance);
+    };
+    let (weight, wm) = random::<B>("one", d_in, d_out, device);
+    let (bias, bm) = random::<B>("bias", 1, d_out, device);
+    let layer = FrozenLinear::<Ad<B>>::new(
+        "one",
+        Tensor::from_inner(weight.cast(FloatDType::from(dtype))),
+        Some(Tensor::from_inner(bias.squeeze_dim(0))),
+        WeightLayout::InOut,
+    );
+    let (x, xm) = random::<Ad<B>>("x", n, d_in, device);
+    let (down, dm) = random::<Ad<B>>("down", rank, d_in, device);
+    let (up, um) = random::<Ad<B>>("up", rank, d_out, device);
+    // As adapters hand them out: down is a view of rows.
+    let (down, dm) = (down.transpose().require_grad(), dm.transposed());
+    let up = up.require_grad();
+    let x = if needs_x { x.require_grad() } else { x };
+    let pair = LowRank {
+        down: down.clone(),
+        up: up.clone(),
+        scale,
+    };
+    let factors = Factors::new([("one".to_owned(), pair)].into(), 0.0);
+    let y = layer.forward(x.clone(), &factors);
+    let narrow = xm.times(&dm).map(|v| v * scale);
+    let mut expected = xm.times(&wm).plus(&narrow.times(&um));
+    let add = |(i, v): (usize, &mut f64)| *v += bm.values[i % d_out];
+    expected.values.iter_mut().enumerate().for_each(add);
+    close("y", &values(y.clone()), &expected, tolerance);
+    let (g, gm) = random::<Ad<B>>("g", d_out, n, device);
+    let gm = gm.transposed();
+    let grads = (y.transpose() * g).sum().backward();
+    let d_narrow = gm.times(&um.transposed()).map(|v| v * scale);
+    let found = |t: &Tensor<Ad<B>, 2>| values(t.grad(&grads).expect("tracked"));
+    let (d_down, d_up) = (
+        xm.transposed().times(&d_narrow),
+        narrow.transposed().times(&gm),
+    );
+    close("down", &found(&down), &d_down, products(1e-5));
+    close("up", &found(&up), &d_up, products(1e-5));
+    if !needs_x {
+        assert!(x.grad(&grads).is_none());
+        return;
+    }
+    let through_map = gm.times(&wm.transposed());
+    let dx = through_map.plus(&d_narrow.times(&dm.transposed()));
+    close("x", &found(&x), &dx, tolerance);
+    let (g, gm) = random::<Ad<B>>("g", n, d_out, device);
+    let plain = layer.forward(x.clone(), &Factors::none());
+    let grads = (plain * g).sum().backward();
+    let found = values(x.grad(&grads).expect("tracked"));
+    let dx = gm.times(&wm.transposed());
+    close("x without an adapter", &found, &dx, tolerance);
+}
+
+/// With a weight in half precision the product alone is rounded; input, bias, adapter and gradients of the factors are as in f32.
+pub(crate) fn half_precision_rounds_the_product_alone<B: VbLoraBackend>(device: &B::Device) {
+    for (dtype, bits) in [(DType::F16, 11), (DType::BF16, 8)] {
+        if !B::supports_dtype(device, dtype) {
+            println!("skipped: {} does not compute in {dtype:?}", B::name(device));
+            continue;
+        }
+        let half = FloatDType::from(dtype);
+        let rounding = 0.5_f64.powi(bits);
+        let layer = linear::<Ad<B>>("one", 8, 12, device);
+        let held = layer.weight.val().inner().cast(half);
+        let rounded = |t: Tensor<Ad<B>, 2>| {
+            let t = t.cast(half).cast(FloatDType::F32).inner();
+            Matrix::new(t.dims()[0], t.dims()[1], values(t))
+        };
+        let weight = rounded(Tensor::from_inner(held.clone()));
+        let bias = layer.bias.as_ref().map(|bias| bias.val());
+        let layer = FrozenLinear::new(
+            "one",
+            Tensor::<Ad<B>, 2>::from_inner(held.clone()),
+            bias,
+            WeightLayout::InOut,
+        );
+        let config = AdapterConfig::VbLora(config(3, 2));
+        let adapter = config.init::<Ad<B>>(&plan(), 5, device).unwrap();
+        let composition = Composition::new(&adapter);
+        let factors = composition.factors();
+        let (x, xm) = random::<Ad<B>>("x", 5, 8, device);
+        let (with, without) = (
+            layer.forward(x.clone(), factors),
+            layer.forward(x.clone(), &Factors::none()),
+        );
+        assert_eq!(with.dtype(), DType::F32);
+        let bias = values(layer.bias.as_ref().unwrap().val());
+        let mut expected = rounded(x).times(&weight);
+        expected
+            .values
+            .iter_mut()
+            .enumerate()
+            .for_each(|(i, v)| *v += bias[i % 12]);
+        assert_close(
+            "frozen",
+            &values(without.clone()),
+            &expected.values,
+            2.0 * rounding,
+        );
+        // The same rounded product stands in both, so that the adapter's share is all that is left.
+        let matrix =
+            |t: &Tensor<Ad<B>, 2>| Matrix::new(t.dims()[0], t.dims()[1], values(t.clone()));
+        let pair = factors.get("one").unwrap();
+        let (down, up) = (matrix(&pair.down), matrix(&pair.up));
+        let share = values(with.clone() - without);
+        assert_close(
+            "adapter",
+            &share,
+            &xm.times(&down.times(&up)).values,
+            products(1e-5),
+        );
+        let (g, gm) = random::<Ad<B>>("g", 5, 12, device);
+        let grads = (with * g).sum().backward();
+        let d_down = xm.transposed().times(&gm).times(&up.transposed());
+        assert_close(
+            "gradient of down",
+            &values(pair.down.grad(&grads).unwrap()),
+            &d_down.values,
+            products(1e-5),
+        );
+        let served = LowRank {
+            down: pair.down.clone().inner(),
+            up: pair.up.clone().inner(),
+            scale: pair.scale,
+        };
+        let served = Factors::new([("one".to_owned(), served)].into(), 0.0);
+        let merged = FrozenLinear::new("one", held, None, WeightLayout::InOut).merged(&served);
+        let merged = Tensor::<Ad<B>, 2>::from_inner(merged.weight.val());
+        assert_eq!(merged.dtype(), dtype);
+        assert_close(
+            "merged",
+            &rounded(merged).values,
+            &weight.plus(&down.times(&up)).values,
+            rounding,
+        );
+    }
+}
+
 /// An adapter whose update is not zero, also for LoRA.
 fn nonzero<B: VbLoraBackend>(config: &AdapterConfig, device: &B::Device) -> vblora::AnyAdapter<B> {
     let mut adapter = config.init::<B>(&plan(), 5, device).unwrap();
@@ -159,7 +333,7 @@ fn nonzero<B: VbLoraBackend>(config: &AdapterConfig, device: &B::Device) -> vblo
         for (i, b) in lora.b.iter_mut().enumerate() {
             let [r, d] = b.dims();
             let (value, _) = random::<B>(&format!("b{i}"), r, d, device);
-            *b = burn::module::Param::from_tensor(value);
+            *b = Param::from_tensor(value);
         }
     }
     adapter
@@ -217,7 +391,7 @@ pub(crate) fn pushed_back_gradients_are_exact<B: VbLoraBackend>(device: &B::Devi
             .iter()
             .zip(gradients::<B>(&adapter, &whole))
         {
-            assert_close("gradient", found, &expected, 1e-5);
+            assert_close("gradient", found, &expected, products(1e-5));
             assert!(expected.iter().any(|v| v.abs() > 1e-6));
         }
     }
@@ -236,7 +410,7 @@ pub(crate) fn micro_batches_add_up<B: VbLoraBackend>(device: &B::Device) {
         .iter()
         .zip(expected)
     {
-        assert_close("gradient", found, &expected, 1e-5);
+        assert_close("gradient", found, &expected, products(1e-5));
     }
 }
 
@@ -297,7 +471,7 @@ pub(crate) fn lora_scales_and_starts_at_zero<B: VbLoraBackend>(device: &B::Devic
         "noisy",
         &values(layer.forward(x.clone(), &noisy)),
         &values(expected),
-        1e-5,
+        products(1e-5),
     );
     assert_ne!(
         values(layer.forward(x.clone(), &noisy)),
@@ -369,14 +543,14 @@ pub(crate) fn one_bank_stays_one_and_the_base_stays_put<B: VbLoraBackend>(device
         "first factor",
         &values(inner.factors().get("one").unwrap().down.clone().transpose()),
         &slab.values[..24],
-        1e-5,
+        products(1e-5),
     );
     let last = values(inner.factors().get("two").unwrap().up.clone());
     assert_close(
         "last factor",
         &last,
         &slab.values[slab.values.len() - last.len()..],
-        1e-5,
+        products(1e-5),
     );
 }
 

@@ -8,7 +8,7 @@ use proptest::{prelude::*, test_runner::TestRunner};
 use vblora::{admixture::admixture, backend::VbLoraBackend, rng::Key};
 
 use crate::support::{
-    assert_close,
+    assert_close, products,
     reference::{self, Matrix},
     tensor, values,
 };
@@ -35,17 +35,17 @@ fn check<B: VbLoraBackend>(device: &B::Device, logits: &Matrix, bank: &Matrix, k
         "mixture",
         &values(mixed.clone().inner()),
         &reference::admixture(logits, bank, k).values,
-        1e-5,
+        products(1e-5),
     );
     let grads = (mixed * upload(&grad, device)).sum().backward();
     assert_close(
         "bank gradient",
         &values(b.grad(&grads).expect("bank gradient")),
         &d_bank.values,
-        1e-5,
+        products(1e-5),
     );
     let found = values(l.grad(&grads).expect("logits gradient"));
-    assert_close("logits gradient", &found, &d_logits.values, 2e-5);
+    assert_close("logits gradient", &found, &d_logits.values, products(2e-5));
     let unselected = d_logits
         .values
         .iter()
@@ -116,6 +116,13 @@ pub(crate) fn gradients_match_finite_differences<B: VbLoraBackend>(device: &B::D
     }
 }
 
+/// More rows than one dense piece of the bank's gradient takes (64 MiB of `[S, h]`), and a rest.
+pub(crate) fn many_rows_add_up_in_the_bank<B: VbLoraBackend>(device: &B::Device) {
+    let (s, h, b) = (16_384 + 77, 1024, 2);
+    let logits = random(4, "logits", s, h);
+    check::<B>(device, &logits, &random(4, "bank", h, b), 2);
+}
+
 /// The worked example of the paper notes, section 1.10.
 pub(crate) fn paper_test_vector<B: VbLoraBackend>(device: &B::Device) {
     let logits = tensor::<Ad<B>, 2>(&[0.1, 0.5, -0.2, 0.4], [1, 4], device).require_grad();
@@ -138,7 +145,12 @@ pub(crate) fn paper_test_vector<B: VbLoraBackend>(device: &B::Device) {
     let d_bank = [
         0.0, 0.0, 0.5249792, 0.5249792, 0.0, 0.0, 0.4750208, 0.4750208,
     ];
-    assert_close("bank", &values(bank.grad(&grads).unwrap()), &d_bank, 1e-6);
+    assert_close(
+        "bank",
+        &values(bank.grad(&grads).unwrap()),
+        &d_bank,
+        products(1e-6),
+    );
 }
 
 pub(crate) fn ties_go_to_the_lowest_index<B: VbLoraBackend>(device: &B::Device) {
@@ -199,7 +211,7 @@ pub(crate) fn strided_input<B: VbLoraBackend>(device: &B::Device) {
         "mixture",
         &values(mixed),
         &reference::admixture(&logits, &bank, 3).values,
-        1e-5,
+        products(1e-5),
     );
     let picked = B::top_k_indices(turned.into_primitive().tensor(), 2);
     let weights = Tensor::<B, 2>::full([6, 2], 0.5, device)

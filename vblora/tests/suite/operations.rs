@@ -4,7 +4,7 @@ use burn::{backend::Autodiff, tensor::Tensor};
 use vblora::{Noise, backend::VbLoraBackend, ops, rng::Key};
 
 use crate::support::{
-    assert_close,
+    assert_close, products,
     reference::{Matrix, finite_differences},
     tensor, values,
 };
@@ -204,7 +204,7 @@ pub(crate) fn attention_is_its_parts<B: VbLoraBackend>(device: &B::Device) {
                 .into_iter()
                 .zip(run(true).iter().zip(&run(false)))
             {
-                assert_close(&format!("{case}: {name}"), found, expected, 2e-5);
+                assert_close(&format!("{case}: {name}"), found, expected, products(2e-5));
             }
         }
     }

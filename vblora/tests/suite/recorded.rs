@@ -11,6 +11,7 @@ use vblora::{
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, number, rank_first},
+    products,
     reference::{self, Matrix},
     tensor, values,
 };
@@ -69,15 +70,25 @@ fn check_layer<B: VbLoraBackend>(
     let mut step = Composition::new(&adapter);
     let x = matrix("x").require_grad();
     let y = base.forward(x.clone(), step.factors());
-    assert_close("y", &values(y.clone().inner()), recorded.get("y"), 1e-5);
+    assert_close(
+        "y",
+        &values(y.clone().inner()),
+        recorded.get("y"),
+        products(1e-5),
+    );
     let delta = step.factors().get("w").unwrap().delta().transpose();
-    assert_close("delta", &values(delta.inner()), recorded.get("delta"), 1e-5);
+    assert_close(
+        "delta",
+        &values(delta.inner()),
+        recorded.get("delta"),
+        products(1e-5),
+    );
     let mut grads = (y * matrix("grad_y")).sum().backward();
     assert_close(
         "grad x",
         &values(x.grad(&grads).unwrap()),
         recorded.get("grad_x"),
-        1e-5,
+        products(1e-5),
     );
     step.collect(&mut grads);
     let grads = step.push_back().unwrap();
@@ -85,7 +96,7 @@ fn check_layer<B: VbLoraBackend>(
         "grad bank",
         &values(adapter.bank.val().grad(&grads).unwrap()),
         recorded.get(&names.grad_bank),
-        1e-5,
+        products(1e-5),
     );
     let mut expected = recorded.get(&names.grad_a).to_vec();
     expected.extend(rank_first(
@@ -96,7 +107,7 @@ fn check_layer<B: VbLoraBackend>(
         "grad logits",
         &values(adapter.logits.val().grad(&grads).unwrap()),
         &expected,
-        1e-5,
+        products(1e-5),
     );
 }
 
@@ -183,7 +194,7 @@ fn check_codes(case: &serde_json::Value, recorded: &Tensors) {
             "weights",
             &weights,
             recorded.get(&format!("weights_{side}")),
-            1e-5,
+            products(1e-5),
         );
     }
 }
@@ -249,13 +260,13 @@ fn check_stored<B: VbLoraBackend>(
         "reloaded",
         &values(base.forward(x, &factors).inner()),
         recorded.get("y_topk_reload"),
-        1e-5,
+        products(1e-5),
     );
     let merged = base.merged(&factors).weight.val().transpose();
     assert_close(
         "merged",
         &values(merged.inner()),
         recorded.get("merged_weight_topk"),
-        1e-5,
+        products(1e-5),
     );
 }

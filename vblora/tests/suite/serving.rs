@@ -9,7 +9,7 @@ use vblora::{
     storage::{HostAdapter, HostLora},
 };
 
-use crate::support::{assert_close, random_vblora, values};
+use crate::support::{assert_close, products, random_vblora, values};
 
 fn sites() -> Vec<Site> {
     vec![Site::new("one", 8, 12), Site::new("two", 12, 4)]
@@ -85,11 +85,16 @@ pub(crate) fn rows_take_their_own_adapter<B: VbLoraBackend>(device: &B::Device) 
                     &format!("{site}, row {i}"),
                     &values(of_row),
                     &expected,
-                    1e-5,
+                    products(1e-5),
                 );
                 // The same as a batch without tokens.
                 let of_row = first.clone().slice([i..i + 1, 0..shape[1]]);
-                assert_close("flat", &values(of_row), &expected[..shape[1]], 1e-5);
+                assert_close(
+                    "flat",
+                    &values(of_row),
+                    &expected[..shape[1]],
+                    products(1e-5),
+                );
             }
         }
     }
@@ -114,7 +119,7 @@ pub(crate) fn a_set_switches_adapters_and_shares_their_bank<B: VbLoraBackend>(de
         assert!(found.names().eq(expected.names()));
         for site in expected.names() {
             let delta = |factors: &Factors<B>| values(factors.get(site).unwrap().delta());
-            assert_close(site, &delta(found), &delta(expected), 1e-6);
+            assert_close(site, &delta(found), &delta(expected), products(1e-6));
         }
     };
     // There and back again.
@@ -152,7 +157,7 @@ pub(crate) fn merging_keeps_the_base_to_the_bit<B: VbLoraBackend>(device: &B::De
     let x = random::<B, 2>("x", [5, 8], device);
     let expected = values(layer.forward(x.clone(), &factors));
     let found = values(merged.forward(x, &Factors::none()));
-    assert_close("merged", &found, &expected, 1e-5);
+    assert_close("merged", &found, &expected, products(1e-5));
     drop(merged);
     assert_eq!(bits(&layer), before);
 }

@@ -6,7 +6,7 @@ use vblora::{
     storage::Codes,
 };
 
-use crate::support::{assert_close, values};
+use crate::support::{assert_close, products, values};
 
 fn adapter<B: VbLoraBackend>(topk: usize, bank: usize, device: &B::Device) -> VbLora<B> {
     let plan = Targets::all_linear()
@@ -41,7 +41,7 @@ pub(crate) fn codes_compose_what_the_adapter_composed<B: VbLoraBackend>(device: 
             "deltas",
             &deltas(&stored.factors::<B>(device)),
             &deltas(&adapter.factors()),
-            1e-5,
+            products(1e-5),
         );
         let bytes = 4 * stored.bank().len() + 4 * stored.codes().weights.len();
         let indices = stored.codes().indices.len() * if bank > 256 { 2 } else { 1 };
