@@ -10,6 +10,8 @@
 
 mod blimp;
 mod checkpoint_sizes;
+mod compare;
+mod gpu_pack;
 mod keyed_hash;
 mod make_demo_task;
 mod make_tiny_corpus;
@@ -35,6 +37,8 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     CheckpointSizes(checkpoint_sizes::Arguments),
+    Compare(compare::Arguments),
+    GpuPack(gpu_pack::Arguments),
     MakeDemoTask(make_demo_task::Arguments),
     MakeTinyCorpus(make_tiny_corpus::Arguments),
     PeftRoundtrip(peft_roundtrip::Arguments),
@@ -45,6 +49,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::GpuPack(arguments) => gpu_pack::run(&arguments),
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
         Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),

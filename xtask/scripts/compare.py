@@ -1,0 +1,162 @@
+"""The reference side of `cargo xtask compare`: works as JSON lines on standard input, milliseconds on standard output.
+
+Arguments: cpu or cuda, the number of threads, and whether a GPU may multiply f32 in TF32 (tf32 or f32).
+"""
+
+import contextlib
+import gc
+import json
+import platform
+import sys
+import time
+import traceback
+
+import peft
+import torch
+import transformers
+from peft import LoraConfig, VBLoRAConfig, get_peft_model
+
+DEVICE = torch.device(sys.argv[1])
+torch.set_num_threads(int(sys.argv[2]))
+torch.set_float32_matmul_precision("high" if sys.argv[3] == "tf32" else "highest")
+DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+
+def adapted(model, adapter, task_type=None, head=None):
+    common = dict(target_modules=adapter["modules"], r=adapter["rank"], task_type=task_type, modules_to_save=head)
+    if adapter["method"] == "lora":
+        config = LoraConfig(lora_alpha=adapter["alpha"], lora_dropout=0.0, **common)
+    else:
+        config = VBLoRAConfig(
+            num_vectors=adapter["bank"], vector_length=adapter["vector_length"], topk=adapter["topk"],
+            vblora_dropout=0.0, init_vector_bank_bound=0.02, init_logits_std=0.01, **common,
+        )
+    return get_peft_model(model, config)
+
+
+class Encoder:
+    """A training step as PEFT's users write it, or a forward pass without gradients."""
+
+    def __init__(self, what, dtype):
+        config = transformers.RobertaConfig(**what["config"], num_labels=2)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        config.classifier_dropout = 0.0
+        model = transformers.RobertaForSequenceClassification(config).to(DEVICE, DTYPES[dtype])
+        as_rows = lambda values: torch.tensor(values, device=DEVICE).view(what["rows"], -1)
+        self.ids = as_rows(what["ids"])
+        self.mask = as_rows(what["mask"]) if what["mask"] else None
+        self.half = dtype != "f32"
+        self.optimizer = None
+        if what["adapter"] is None:
+            self.model = model.roberta.eval().requires_grad_(False)
+            return
+        self.model = adapted(model, what["adapter"], "SEQ_CLS", ["classifier"]).train()
+        self.labels = torch.arange(what["rows"], device=DEVICE) % 2
+        trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        of = lambda word: [p for name, p in trained if word in name]
+        rest = [p for name, p in trained if "vector_bank" not in name and "vblora_logits" not in name]
+        groups = [(of("vector_bank"), 1e-3), (of("vblora_logits"), 1e-2), (rest, 2e-3)]
+        self.trained = [p for _, p in trained]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": params, "lr": lr} for params, lr in groups if params], weight_decay=0.0
+        )
+
+    def autocast(self):
+        return torch.autocast(DEVICE.type, torch.bfloat16) if self.half else contextlib.nullcontext()
+
+    def run(self):
+        if self.optimizer is None:
+            with torch.no_grad(), self.autocast():
+                self.model(self.ids, attention_mask=self.mask)
+            return
+        with self.autocast():
+            loss = self.model(input_ids=self.ids, attention_mask=self.mask, labels=self.labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss.item()
+
+
+class Sites(torch.nn.Module):
+    """Linear maps that take no memory: one zero, expanded."""
+
+    def __init__(self, sites):
+        super().__init__()
+        for index, (d_in, d_out) in enumerate(sites):
+            linear = torch.nn.Linear(d_in, d_out, bias=False, device="meta")
+            zeros = torch.zeros(1, device=DEVICE).expand(d_out, d_in)
+            linear.weight = torch.nn.Parameter(zeros, requires_grad=False)
+            self.add_module(f"site{index}", linear)
+
+
+class Compose:
+    """PEFT's own composition of every factor, and given gradients back to bank and logits."""
+
+    def __init__(self, what, dtype):
+        model = adapted(Sites(what["sites"]), what["adapter"])
+        self.sites = [module for name, module in model.named_modules() if hasattr(module, "vblora_logits_A")]
+        assert len(self.sites) == len(what["sites"])
+        self.trained = [p for p in model.parameters() if p.requires_grad]
+        self.grads = [[torch.randn_like(factor) for factor in self.factors(site)] for site in self.sites]
+
+    def factors(self, site):
+        return site._get_lora_matrices("default")
+
+    def run(self):
+        loss = sum(
+            (factor * grad).sum()
+            for site, grads in zip(self.sites, self.grads)
+            for factor, grad in zip(self.factors(site), grads)
+        )
+        loss.backward()
+        for parameter in self.trained:
+            parameter.grad = None
+
+
+class Product:
+    def __init__(self, what, dtype):
+        draw = lambda: torch.rand(what["size"], what["size"], device=DEVICE).to(DTYPES[dtype])
+        self.a, self.b = draw(), draw()
+
+    def run(self):
+        self.a @ self.b
+
+
+def synchronize():
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def say(**answer):
+    print(json.dumps(answer), flush=True)
+
+
+def main():
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {"transformers": transformers.__version__, "peft": peft.__version__}
+    say(versions=versions)
+    job = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            start = time.perf_counter()
+            if request["do"] == "prepare":
+                job = None
+                gc.collect()
+                if DEVICE.type == "cuda":
+                    torch.cuda.empty_cache()
+                work = request["work"]
+                kinds = {"encoder": Encoder, "compose": Compose, "product": Product}
+                job = kinds[work["what"]["task"]](work["what"], work["dtype"])
+            else:
+                for _ in range(request["repetitions"]):
+                    job.run()
+            synchronize()
+            say(milliseconds=(time.perf_counter() - start) * 1e3)
+        except Exception as error:
+            traceback.print_exc()
+            say(error=f"{type(error).__name__}: {error}")
+
+
+main()

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Runs what `cargo xtask gpu-pack` packed, on a Linux machine with an NVIDIA GPU and Python (torch,
+# transformers, peft), without Rust: bash gpu-pack/run.sh [PART...], parts: tests, demo, compare,
+# where, task; all that were packed if none is named. Logs and JSON go to $OUT (default: gpu-pack/out);
+# $COMPARE is given to the comparison as more arguments.
+set -uo pipefail
+pack=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+out=${OUT:-$pack/out}
+work=${TMPDIR:-/tmp}/vblora-gpu
+mkdir -p "$out" "$work"
+
+# Python can always unpack xz; the machine need not have it.
+python3 -c "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')" \
+    "$pack/pack.tar.xz" "$work" || exit 1
+
+# CUDA's libraries: the toolkit's, else those inside Python packages.
+libraries=$(python3 - <<'PYTHON'
+import glob, os, site
+roots = site.getsitepackages() + [site.getusersitepackages()]
+found = [d for root in roots for d in glob.glob(root + "/nvidia/*/lib")]
+found += glob.glob("/usr/local/cuda/lib64")
+print(":".join(d for d in found if glob.glob(os.path.join(d, "lib*.so*"))))
+PYTHON
+)
+export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+if [[ ! -d ${CUDA_PATH:-/usr/local/cuda} ]]; then
+    # NVRTC needs CUDA's headers, which Python packages have as well.
+    CUDA_PATH=$(python3 -c "import glob, site; print(next(iter(
+        [p[:-len('/include/cuda_fp16.h')] for r in site.getsitepackages()
+         for p in glob.glob(r + '/nvidia/*/include/cuda_fp16.h')]), ''))")
+    export CUDA_PATH
+fi
+export VBLORA_FIXTURES="$work/fixtures"
+
+# Kernels that one process compiled serve the next.
+cd "$work" || exit 1
+printf '[compilation.cache]\nfile = "%s/kernels"\n' "$work" >cubecl.toml
+
+summary=()
+# step NAME COMMAND...: runs it with its output in a log, and remembers how it went.
+step() {
+    local name=$1 start=$SECONDS status
+    shift
+    "$@" >"$out/$name.log" 2>&1
+    status=$?
+    summary+=("$(printf '%-28s %4d s  %s' "$name" $((SECONDS - start)) \
+        "$([[ $status -eq 0 ]] && echo passed || echo "FAILED ($status)")")")
+    return "$status"
+}
+
+tests() {
+    local binary
+    for binary in tests/*; do
+        step "test-$(basename "$binary")" "$binary" --test-threads 4 cuda
+        grep -h "^test result" "$out/test-$(basename "$binary").log"
+        grep -h "^test .* FAILED$" "$out/test-$(basename "$binary").log"
+    done
+}
+
+demo() {
+    step demo ./roberta_glue --backend cuda --quiet --out "$work/demo" --overwrite
+    cat "$out/demo.log"
+    cp "$work/demo/results.json" "$out/demo.json"
+}
+
+compare() {
+    # shellcheck disable=SC2086 # several arguments
+    step compare ./xtask compare --backend cuda --python python3 --json "$out/compare.json" ${COMPARE:-}
+    grep -v "^$" "$out/compare.log" | tail -n 60
+}
+
+# Kernels of one training step by name: what a run of 11 repetitions has beyond a run of 1.
+where() {
+    local name=roberta-base/vblora-all/32x128 repetitions
+    mkdir -p "$work/where"
+    for repetitions in 1 11; do
+        printf '[compilation.cache]\nfile = "%s/kernels"\n[profiling.logger]\nlevel = "medium"\nfile = "%s"\n' \
+            "$work" "$work/where/$repetitions.txt" >"$work/where/cubecl.toml"
+        rm -f "$work/where/$repetitions.txt"
+        (cd "$work/where" && "$work/xtask" compare --backend cuda --python python3 --only "$name" --pairs 1 \
+            --warm-up 1 --repetitions "$repetitions" >"$out/where-$repetitions.log" 2>&1)
+    done
+    step where python3 "$pack/kernels.py" "$work/where/1.txt" "$work/where/11.txt" 10
+    cat "$out/where.log"
+}
+
+# MiniLM on MRPC, if it was packed.
+task() {
+    step task ./roberta_glue --backend cuda --quiet --model "$work/model" --data "$work/data" --task mrpc \
+        --method vblora --method lora --targets all --out "$work/mrpc" --overwrite
+    cat "$out/task.log"
+    cp "$work/mrpc/results.json" "$out/task.json"
+}
+
+nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/device.txt"
+parts=("$@")
+if [[ ${#parts[@]} -eq 0 ]]; then
+    parts=(tests demo compare where)
+    [[ -d $work/model ]] && parts+=(task)
+fi
+for part in "${parts[@]}"; do "$part"; done
+printf '%s\n' "" "${summary[@]}" | tee "$out/summary.txt"
+! grep -q FAILED "$out/summary.txt"

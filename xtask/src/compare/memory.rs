@@ -1,0 +1,73 @@
+//! What a process holds: resident memory on a CPU, device memory on a GPU.
+
+use std::{fs, process::Command};
+
+/// The most a process held since [`Peak::reset`].
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Peak {
+    /// The resident size's high-water mark, which Linux keeps.
+    Resident,
+    /// The device memory that NVIDIA's driver has given the process. Allocators keep what they took, so this is a peak as well, once what
+    /// earlier works took has been given back.
+    Device,
+}
+
+impl Peak {
+    /// Forgets a process's resident peak; a device's is forgotten by giving the memory back.
+    pub(super) fn reset(self, process: u32) {
+        if let Self::Resident = self {
+            fs::write(format!("/proc/{process}/clear_refs"), "5").ok();
+        }
+    }
+
+    /// MiB; `None` where the system does not tell.
+    pub(super) fn mib(self, process: u32) -> Option<f64> {
+        match self {
+            Self::Resident => {
+                let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+                let line = status
+                    .lines()
+                    .find_map(|line| line.strip_prefix("VmHWM:"))?;
+                let kib: f64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+                Some(kib / 1024.0)
+            }
+            Self::Device => {
+                let listed = nvidia_smi("--query-compute-apps=pid,used_gpu_memory")?;
+                let of_process = |line: &str| {
+                    let (id, mib) = line.split_once(',')?;
+                    (id.trim().parse() == Ok(process)).then(|| mib.trim().parse().ok())?
+                };
+                listed.lines().find_map(of_process)
+            }
+        }
+    }
+}
+
+/// The processor's or the GPU's name, with what else there is of it.
+pub(super) fn machine(gpu: bool, threads: usize) -> String {
+    if gpu {
+        let found = nvidia_smi("--query-gpu=name,driver_version");
+        return found.map_or("an unknown GPU".into(), |found| {
+            found.trim().replacen(", ", ", driver ", 1)
+        });
+    }
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or("an unknown processor", |rest| {
+            rest.trim_start_matches([' ', '\t', ':'])
+        });
+    format!("{model}, {threads} threads")
+}
+
+fn nvidia_smi(query: &str) -> Option<String> {
+    let output = Command::new("nvidia-smi")
+        .args([query, "--format=csv,noheader,nounits"])
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}

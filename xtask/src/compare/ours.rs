@@ -1,0 +1,200 @@
+//! Our side of the comparison.
+
+use std::time::Instant;
+
+use anyhow::{Result, anyhow, ensure};
+use burn::{
+    backend::Autodiff,
+    tensor::{Distribution, FloatDType, Tensor},
+};
+use vblora::{AnyAdapter, Composition, Factors, backend::VbLoraBackend, rng::Key};
+use vblora_bench::{
+    recipes::{Recipe, Size},
+    tasks::Task as GlueTask,
+    train::{LabelledBatch, Learner, Trained},
+};
+use vblora_models::{
+    BaseDtype, ClassificationHead, EncoderConfig, EncoderInput, HeadInit, Labels, Roberta, roberta,
+};
+
+use super::work::{Dtype, Encoder, Pass, Shape, Shapes, Task, Work};
+
+/// Does works on one device.
+pub(super) struct Ours<B: VbLoraBackend> {
+    device: B::Device,
+    /// The last encoder that was built: works of one encoder follow each other, and a large one takes long to draw.
+    built: Option<Roberta<B>>,
+}
+
+/// A work that is set up.
+pub(super) enum Job<B: VbLoraBackend> {
+    Forward(Box<(Roberta<B>, EncoderInput<B>)>),
+    Step(Box<(Learner<B>, LabelledBatch, usize)>),
+    Compose(Box<Composing<B>>),
+    Product([Tensor<B, 2>; 2]),
+}
+
+impl<B: VbLoraBackend> Ours<B> {
+    pub(super) fn new(device: B::Device) -> Self {
+        Self {
+            device,
+            built: None,
+        }
+    }
+
+    /// Sets a work up. What the one before it held is given back to the device first.
+    pub(super) fn prepare(&mut self, work: Work) -> Result<Job<B>> {
+        self.release(work);
+        match work.task {
+            Task::Encoder(encoder, pass, shape) => self.encoder(encoder, pass, shape, work.dtype),
+            Task::Compose(shapes) => Ok(Job::Compose(Box::new(Composing::new(
+                shapes,
+                &self.device,
+            )?))),
+            Task::Product(n) => self.product(n, work.dtype),
+        }
+    }
+
+    fn release(&mut self, next: Work) {
+        let wanted = match next.task {
+            Task::Encoder(encoder, ..) => Some(config(encoder, next.dtype)),
+            _ => None,
+        };
+        self.built
+            .take_if(|base| Some(base.config()) != wanted.as_ref());
+        B::memory_cleanup(&self.device);
+    }
+
+    fn encoder(
+        &mut self,
+        encoder: Encoder,
+        pass: Pass,
+        shape: Shape,
+        dtype: Dtype,
+    ) -> Result<Job<B>> {
+        let base = match self.built.take() {
+            Some(base) => base,
+            None => Roberta::random(config(encoder, dtype), 1, &self.device)?,
+        };
+        self.built = Some(base.clone());
+        let inputs = shape.batch(base.config().pad_token_id);
+        if pass == Pass::FrozenForward {
+            let input = EncoderInput::new(&inputs, base.config(), &self.device);
+            return Ok(Job::Forward(Box::new((base, input))));
+        }
+        let labels = Labels::Classes((0..inputs.rows).map(|row| row % 2).collect());
+        let batch = LabelledBatch { inputs, labels };
+        let learner = self.learner(&base, pass)?;
+        Ok(Job::Step(Box::new((learner, batch, 0))))
+    }
+
+    fn learner(&self, base: &Roberta<B>, pass: Pass) -> Result<Learner<B>> {
+        let (adapter, targets) = pass
+            .adapter()
+            .ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
+        let plan = roberta::targets(targets)?.select(&base.sites())?;
+        let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, &self.device)?;
+        let mut recipe = Recipe::builtin(Size::Base, GlueTask::Mrpc)?;
+        recipe.head.dropout = 0.0;
+        let d = base.config().hidden_size;
+        let head = ClassificationHead::init(d, 2, 0.0, HeadInit::Normal(0.02), 1, &self.device);
+        let trained = Trained::Adapter(Box::new(adapter));
+        Ok(Learner::new(base, trained, head, &recipe, 1, &self.device))
+    }
+
+    fn product(&self, n: usize, dtype: Dtype) -> Result<Job<B>> {
+        base_dtype(dtype).check::<B>(&self.device)?;
+        let float = match dtype {
+            Dtype::F32 => FloatDType::F32,
+            Dtype::Bf16 => FloatDType::BF16,
+        };
+        let draw =
+            || Tensor::<B, 2>::random([n, n], Distribution::Default, &self.device).cast(float);
+        Ok(Job::Product([draw(), draw()]))
+    }
+
+    /// Milliseconds that `repetitions` of the job take, all of what they gave to the device done.
+    pub(super) fn time(&self, job: &mut Job<B>, repetitions: usize) -> Result<f64> {
+        let start = Instant::now();
+        for _ in 0..repetitions {
+            job.run()?;
+        }
+        B::sync(&self.device).map_err(|e| anyhow!("the device failed: {e:?}"))?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+impl<B: VbLoraBackend> Job<B> {
+    fn run(&mut self) -> Result<()> {
+        match self {
+            Self::Forward(job) => drop(job.0.forward(&job.1, &Factors::none())),
+            Self::Step(job) => {
+                let (learner, batch, step) = &mut **job;
+                *step += 1;
+                let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
+                ensure!(report.is_finite(), "step {step}: {report:?}");
+            }
+            Self::Compose(job) => job.run()?,
+            Self::Product([a, b]) => drop(a.clone().matmul(b.clone())),
+        }
+        Ok(())
+    }
+}
+
+/// Composes all factors of an adapter and pushes given gradients back to bank and logits.
+pub(super) struct Composing<B: VbLoraBackend> {
+    adapter: AnyAdapter<Autodiff<B>>,
+    /// One gradient for every down and every up factor.
+    grads: Vec<(String, [Tensor<B, 2>; 2])>,
+}
+
+impl<B: VbLoraBackend> Composing<B> {
+    fn new(shapes: Shapes, device: &B::Device) -> Result<Self> {
+        let (plan, config) = shapes.vblora()?;
+        let rank = config.rank;
+        let adapter = vblora::AdapterConfig::VbLora(config).init(&plan, 1, device)?;
+        let draw = |name: &str, shape: [usize; 2]| {
+            let values = Key::new(2).name(name).normal(shape[0] * shape[1], 1e-3);
+            Tensor::<B, 1>::from_floats(values.as_slice(), device).reshape(shape)
+        };
+        let grads = plan.sites().iter().map(|site| {
+            let down = draw(&site.name, [site.d_in, rank]);
+            let up = draw(&site.name, [rank, site.d_out]);
+            (site.name.clone(), [down, up])
+        });
+        Ok(Self {
+            grads: grads.collect(),
+            adapter,
+        })
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut composition = Composition::new(&self.adapter);
+        let loss = self.grads.iter().filter_map(|(name, [down, up])| {
+            let pair = composition.factors().get(name)?;
+            let given = |grad: &Tensor<B, 2>| Tensor::from_inner(grad.clone());
+            let (down, up) = (pair.down.clone() * given(down), pair.up.clone() * given(up));
+            Some(down.sum() + up.sum())
+        });
+        let loss = loss
+            .reduce(|a, b| a + b)
+            .ok_or_else(|| anyhow!("an adapter without sites"))?;
+        composition.collect(&mut loss.backward());
+        composition.push_back()?;
+        Ok(())
+    }
+}
+
+fn base_dtype(dtype: Dtype) -> BaseDtype {
+    match dtype {
+        Dtype::F32 => BaseDtype::F32,
+        Dtype::Bf16 => BaseDtype::Bf16,
+    }
+}
+
+fn config(encoder: Encoder, dtype: Dtype) -> EncoderConfig {
+    EncoderConfig {
+        base_dtype: base_dtype(dtype),
+        ..encoder.config()
+    }
+}

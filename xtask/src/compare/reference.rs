@@ -1,0 +1,177 @@
+//! The other side: a Python process with torch, transformers and peft that does one work after the other as it is told.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use vblora::{AdapterConfig, VbLoraConfig};
+
+use super::work::{Pass, Shapes, Task, Work};
+
+const SCRIPT: &str = include_str!("../../scripts/compare.py");
+
+/// The process, ended when this is dropped.
+pub(super) struct Reference {
+    process: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// Packages and their versions.
+    pub(super) versions: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase", tag = "do")]
+enum Request {
+    Prepare { work: Value },
+    Run { repetitions: usize },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Answer {
+    Versions(BTreeMap<String, String>),
+    Milliseconds(f64),
+    Error(String),
+}
+
+impl Reference {
+    /// Starts the script in this interpreter.
+    pub(super) fn start(python: &Path, gpu: bool, threads: usize, tf32: bool) -> Result<Self> {
+        let mut process = Command::new(python)
+            .arg("-c")
+            .arg(SCRIPT)
+            .arg(if gpu { "cuda" } else { "cpu" })
+            .arg(threads.to_string())
+            .arg(if tf32 { "tf32" } else { "f32" })
+            .env("HF_HUB_OFFLINE", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot run {}", python.display()))?;
+        let (Some(requests), Some(stdout)) = (process.stdin.take(), process.stdout.take()) else {
+            bail!("{}: no pipes to the process", python.display());
+        };
+        let mut reference = Self {
+            process,
+            requests,
+            answers: BufReader::new(stdout),
+            versions: BTreeMap::new(),
+        };
+        match reference.answer()? {
+            Answer::Versions(versions) => reference.versions = versions,
+            _ => bail!("{}: the script did not give its versions", python.display()),
+        }
+        Ok(reference)
+    }
+
+    /// The process's number, by which its memory is asked for.
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Sets a work up.
+    pub(super) fn prepare(&mut self, work: Work) -> Result<()> {
+        let work = describe(work)?;
+        self.ask(&Request::Prepare { work }).map(|_| ())
+    }
+
+    /// Milliseconds that the repetitions took, all of what they gave to the device done.
+    pub(super) fn time(&mut self, repetitions: usize) -> Result<f64> {
+        self.ask(&Request::Run { repetitions })
+    }
+
+    fn ask(&mut self, request: &Request) -> Result<f64> {
+        let line = serde_json::to_string(request)?;
+        writeln!(self.requests, "{line}").context("the Python process has ended")?;
+        match self.answer()? {
+            Answer::Milliseconds(ms) => Ok(ms),
+            Answer::Versions(_) => bail!("the Python process started again"),
+            Answer::Error(message) => bail!("in Python: {message}"),
+        }
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
+        let mut line = String::new();
+        if self.answers.read_line(&mut line)? == 0 {
+            let status = self.process.wait()?;
+            bail!("the Python process ended ({status}); it needs torch, transformers and peft");
+        }
+        serde_json::from_str(&line).with_context(|| format!("no answer of the script: {line:?}"))
+    }
+}
+
+impl Drop for Reference {
+    fn drop(&mut self) {
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// A work with every size that the script needs, so that sizes are written down once.
+fn describe(work: Work) -> Result<Value> {
+    let task = match work.task {
+        Task::Encoder(encoder, pass, shape) => {
+            let config = encoder.config();
+            let batch = shape.batch(config.pad_token_id);
+            json!({
+                "task": "encoder",
+                "config": serde_json::from_str::<Value>(&config.to_json())?,
+                "rows": batch.rows,
+                "ids": batch.ids,
+                "mask": batch.mask.contains(&0).then_some(batch.mask),
+                "adapter": adapter(pass),
+            })
+        }
+        Task::Compose(shapes) => compose(shapes)?,
+        Task::Product(n) => json!({"task": "product", "size": n}),
+    };
+    Ok(json!({"dtype": work.dtype, "what": task}))
+}
+
+fn adapter(pass: Pass) -> Option<Value> {
+    let (adapter, targets) = pass.adapter()?;
+    let modules = match targets {
+        "qv" => vec!["query", "value"],
+        "all" => vec![
+            "query",
+            "key",
+            "value",
+            "attention.output.dense",
+            "intermediate.dense",
+            "output.dense",
+        ],
+        one => vec![one],
+    };
+    Some(match adapter {
+        AdapterConfig::Lora(config) => json!({
+            "method": "lora", "rank": config.rank, "alpha": config.alpha, "modules": modules,
+        }),
+        AdapterConfig::VbLora(config) => vblora(&config, json!(modules)),
+    })
+}
+
+fn vblora(config: &VbLoraConfig, modules: Value) -> Value {
+    json!({
+        "method": "vblora", "rank": config.rank, "bank": config.bank, "vector_length": config.vector_length,
+        "topk": config.topk, "modules": modules,
+    })
+}
+
+fn compose(shapes: Shapes) -> Result<Value> {
+    let (plan, config) = shapes.vblora()?;
+    let sites = plan
+        .sites()
+        .iter()
+        .map(|site| json!([site.d_in, site.d_out]));
+    Ok(json!({
+        "task": "compose",
+        "sites": sites.collect::<Vec<_>>(),
+        "adapter": vblora(&config, json!(".*site.*")),
+    }))
+}

@@ -1,0 +1,359 @@
+//! What is compared, by names like `roberta-base/vblora-all/8x128`.
+
+use std::{fmt, str::FromStr};
+
+use anyhow::{Context, Error, Result, bail};
+use serde::Serialize;
+use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
+use vblora_models::{EncoderConfig, PaddedBatch, roberta, shapes};
+
+/// The lowest site of an encoder. Adapting it alone makes gradients flow as far down as adapting every site does.
+const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query";
+
+/// One piece of work, done by both sides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Work {
+    pub(super) task: Task,
+    /// What the frozen weights, or a product's operands, are kept and multiplied in.
+    pub(super) dtype: Dtype,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    /// An encoder on a batch.
+    Encoder(Encoder, Pass, Shape),
+    /// Every factor of an all-linear VB-LoRA from bank and logits, and gradients back.
+    Compose(Shapes),
+    /// A square matrix product: what the machine can do.
+    Product(usize),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Encoder {
+    Base,
+    Large,
+}
+
+/// What an encoder does with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pass {
+    /// Forward, nothing to differentiate.
+    FrozenForward,
+    /// A training step whose only adapter is one of rank 1 on the lowest site.
+    GradientFlow,
+    LoraQv,
+    VbLoraQv,
+    VbLoraAll,
+}
+
+/// A batch's rows and columns; with padding, rows have between a quarter and all of the columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Shape {
+    rows: usize,
+    columns: usize,
+    padded: bool,
+}
+
+/// The linear maps of a model that is not run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shapes {
+    RobertaBase,
+    RobertaLarge,
+    Llama2At7B,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Dtype {
+    F32,
+    Bf16,
+}
+
+impl Encoder {
+    const ALL: [(&'static str, Self); 2] =
+        [("roberta-base", Self::Base), ("roberta-large", Self::Large)];
+
+    pub(super) fn config(self) -> EncoderConfig {
+        match self {
+            Self::Base => EncoderConfig::roberta_base(),
+            Self::Large => EncoderConfig::roberta_large(),
+        }
+        .without_dropout()
+    }
+}
+
+impl Pass {
+    const ALL: [(&'static str, Self); 5] = [
+        ("frozen-forward", Self::FrozenForward),
+        ("gradient-flow", Self::GradientFlow),
+        ("lora-qv", Self::LoraQv),
+        ("vblora-qv", Self::VbLoraQv),
+        ("vblora-all", Self::VbLoraAll),
+    ];
+
+    /// The adapter that is trained and its sites, as a rule for [`roberta::targets`]; none in a forward pass.
+    pub(super) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
+        let one = LoraConfig {
+            rank: 1,
+            ..LoraConfig::default()
+        };
+        Some(match self {
+            Self::FrozenForward => return None,
+            Self::GradientFlow => (AdapterConfig::Lora(one), LOWEST_SITE),
+            Self::LoraQv => (AdapterConfig::Lora(LoraConfig::default()), "qv"),
+            Self::VbLoraQv => (AdapterConfig::VbLora(VbLoraConfig::default()), "qv"),
+            Self::VbLoraAll => (AdapterConfig::VbLora(VbLoraConfig::default()), "all"),
+        })
+    }
+}
+
+impl Shape {
+    /// Rows of random tokens.
+    pub(super) fn batch(self, pad_id: u32) -> PaddedBatch {
+        let Self {
+            rows,
+            columns,
+            padded,
+        } = self;
+        let shortest = columns.div_ceil(4);
+        let length = |row: usize| match padded {
+            true if row > 0 => shortest + Key::new(2).below(row as u64, columns - shortest + 1),
+            _ => columns,
+        };
+        let is_token = |i: usize| i % columns < length(i / columns);
+        let token = |i: usize| 5 + Key::new(1).below(i as u64, 50_000) as i64;
+        let cells = 0..rows * columns;
+        PaddedBatch {
+            ids: cells
+                .clone()
+                .map(|i| if is_token(i) { token(i) } else { pad_id.into() })
+                .collect(),
+            type_ids: vec![0; rows * columns],
+            mask: cells.map(|i| i64::from(is_token(i))).collect(),
+            rows,
+            columns,
+        }
+    }
+}
+
+impl Shapes {
+    const ALL: [(&'static str, Self); 3] = [
+        ("roberta-base", Self::RobertaBase),
+        ("roberta-large", Self::RobertaLarge),
+        ("llama-2-7b", Self::Llama2At7B),
+    ];
+
+    /// The sites of an all-linear adapter, and its settings in the paper's tables 7 and 9.
+    pub(super) fn vblora(self) -> Result<(SitePlan, VbLoraConfig)> {
+        let default = VbLoraConfig::default();
+        let (sites, config) = match self {
+            Self::RobertaBase => (roberta::sites(&Encoder::Base.config()), default),
+            Self::RobertaLarge => (roberta::sites(&Encoder::Large.config()), default),
+            Self::Llama2At7B => (
+                shapes::llama_2_7b(32),
+                VbLoraConfig {
+                    bank: 2048,
+                    ..default
+                },
+            ),
+        };
+        Ok((Targets::all_linear().select(&sites)?, config))
+    }
+}
+
+impl Work {
+    /// What is compared when nothing is asked for: on a CPU, or on a GPU.
+    pub(super) fn defaults(gpu: bool) -> Vec<Self> {
+        let names: &[&str] = if gpu {
+            &[
+                "product/8192",
+                "product/8192/bf16",
+                "roberta-base/frozen-forward/32x128",
+                "roberta-base/gradient-flow/32x128",
+                "roberta-base/lora-qv/32x128",
+                "roberta-base/vblora-qv/32x128",
+                "roberta-base/vblora-all/32x128",
+                "roberta-base/gradient-flow/32x128/bf16",
+                "roberta-base/vblora-all/32x128/bf16",
+                "roberta-large/frozen-forward/32x128",
+                "roberta-large/gradient-flow/32x128",
+                "roberta-large/lora-qv/32x128",
+                "roberta-large/vblora-qv/32x128",
+                "roberta-large/vblora-all/32x128",
+                "roberta-large/gradient-flow/32x128/bf16",
+                "roberta-large/vblora-all/32x128/bf16",
+                "compose/roberta-large",
+                "compose/llama-2-7b",
+            ]
+        } else {
+            &[
+                "product/2048",
+                "roberta-base/frozen-forward/8x128",
+                "roberta-base/gradient-flow/8x128",
+                "roberta-base/lora-qv/8x128",
+                "roberta-base/vblora-all/8x128",
+                "roberta-base/vblora-all/32x64-padded",
+                "compose/roberta-base",
+            ]
+        };
+        let known = |name: &&str| name.parse().expect("the names above are well-formed");
+        names.iter().map(known).collect()
+    }
+
+    /// Floating-point operations of the products with frozen weights and of attention; an adapter's own are below 1 % of them.
+    pub(super) fn operations(self) -> Option<f64> {
+        match self.task {
+            Task::Compose(_) => None,
+            Task::Product(n) => Some(2.0 * (n as f64).powi(3)),
+            Task::Encoder(encoder, pass, shape) => {
+                let config = encoder.config();
+                let (d, inner) = (config.hidden_size, config.intermediate_size);
+                let tokens = shape.rows * shape.columns;
+                let products = 2 * (4 * d * d + 2 * d * inner);
+                let attention = 2 * 2 * shape.columns * d;
+                let forward = (config.num_layers * tokens * (products + attention)) as f64;
+                // Backwards, a frozen map costs one product, attention two for each of its own.
+                let attention_share = attention as f64 / (products + attention) as f64;
+                Some(match pass {
+                    Pass::FrozenForward => forward,
+                    _ => forward * (2.0 + attention_share),
+                })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.task {
+            Task::Encoder(encoder, pass, shape) => write!(
+                f,
+                "{}/{}/{shape}",
+                name(&Encoder::ALL, encoder),
+                name(&Pass::ALL, pass)
+            ),
+            Task::Compose(shapes) => write!(f, "compose/{}", name(&Shapes::ALL, shapes)),
+            Task::Product(n) => write!(f, "product/{n}"),
+        }?;
+        match self.dtype {
+            Dtype::F32 => Ok(()),
+            Dtype::Bf16 => f.write_str("/bf16"),
+        }
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let padding = if self.padded { "-padded" } else { "" };
+        write!(f, "{}x{}{padding}", self.rows, self.columns)
+    }
+}
+
+fn name<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+    let found = names.iter().find(|(_, known)| *known == value);
+    found.expect("every value has a name").0
+}
+
+fn named<T: Copy>(names: &[(&'static str, T)], text: &str) -> Result<T> {
+    match names.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let known: Vec<_> = names.iter().map(|(name, _)| *name).collect();
+            bail!("expected one of {}, found {text:?}", known.join(", "))
+        }
+    }
+}
+
+impl FromStr for Work {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (rest, dtype) = match text.strip_suffix("/bf16") {
+            Some(rest) => (rest, Dtype::Bf16),
+            None => (text, Dtype::F32),
+        };
+        let task = match *rest.split('/').collect::<Vec<_>>() {
+            ["compose", shapes] => Task::Compose(named(&Shapes::ALL, shapes)?),
+            ["product", n] => Task::Product(size(n)?),
+            [encoder, pass, shape] => Task::Encoder(
+                named(&Encoder::ALL, encoder)?,
+                named(&Pass::ALL, pass)?,
+                shape.parse()?,
+            ),
+            _ => bail!(
+                "expected MODEL/PASS/ROWSxCOLUMNS, compose/MODEL or product/SIZE, found {text:?}"
+            ),
+        };
+        Ok(Self { task, dtype })
+    }
+}
+
+impl FromStr for Shape {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (sizes, padded) = match text.strip_suffix("-padded") {
+            Some(sizes) => (sizes, true),
+            None => (text, false),
+        };
+        let (rows, columns) = sizes
+            .split_once('x')
+            .with_context(|| format!("expected ROWSxCOLUMNS, found {text:?}"))?;
+        let (rows, columns) = (size(rows)?, size(columns)?);
+        Ok(Self {
+            rows,
+            columns,
+            padded,
+        })
+    }
+}
+
+/// A size that a machine may have room for.
+fn size(text: &str) -> Result<usize> {
+    match text.parse() {
+        Ok(n @ 1..=65_536) => Ok(n),
+        _ => bail!("expected a size from 1 to 65536, found {text:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_as_they_are_written() {
+        let known = [Work::defaults(true), Work::defaults(false)].concat();
+        assert!(known.len() > 20);
+        for work in known {
+            assert_eq!(work.to_string().parse::<Work>().unwrap(), work);
+        }
+    }
+
+    #[test]
+    fn a_wrong_name_is_answered_with_the_right_ones() {
+        for (name, expected) in [
+            ("roberta-base/vblora-al/8x128", "vblora-all"),
+            ("roberta-huge/vblora-all/8x128", "roberta-large"),
+            ("roberta-base/vblora-all/8", "ROWSxCOLUMNS"),
+            ("roberta-base/vblora-all/0x128", "from 1 to"),
+            ("compose/gpt-5", "llama-2-7b"),
+            ("product", "product/SIZE"),
+        ] {
+            let message = name.parse::<Work>().unwrap_err().to_string();
+            assert!(message.contains(expected), "{name}: {message}");
+        }
+    }
+
+    #[test]
+    fn padded_rows_have_from_a_quarter_to_all_of_the_columns() {
+        let shape: Shape = "32x64-padded".parse().unwrap();
+        let batch = shape.batch(1);
+        let lengths: Vec<i64> = batch.mask.chunks(64).map(|row| row.iter().sum()).collect();
+        assert_eq!(lengths[0], 64);
+        assert!(lengths.iter().all(|n| (16..=64).contains(n)));
+        assert!(lengths.iter().any(|&n| n < 32));
+        let padding = batch.ids.iter().zip(&batch.mask);
+        assert!(padding.into_iter().all(|(&id, &m)| (id == 1) == (m == 0)));
+    }
+}

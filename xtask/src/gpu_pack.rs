@@ -1,0 +1,190 @@
+//! `cargo xtask gpu-pack`: everything a machine with a GPU needs to run the tests, the example and the comparison, without Rust.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde_json::Value;
+
+/// What is built, by the name of its Cargo package and target, and what it is called in the pack.
+const BINARIES: [(&str, &str, &str); 5] = [
+    ("vblora", "backends", "tests/vblora"),
+    ("vblora-models", "backends", "tests/vblora-models"),
+    ("vblora-bench", "training", "tests/vblora-bench"),
+    ("examples", "roberta_glue", "roberta_glue"),
+    ("xtask", "xtask", "xtask"),
+];
+
+/// Files beside the archive: the script that runs it, and what the script calls.
+const SCRIPTS: [(&str, &str); 2] = [
+    ("run.sh", include_str!("../scripts/gpu_run.sh")),
+    ("kernels.py", include_str!("../scripts/kernels.py")),
+];
+
+/// The largest pack that a device machine takes.
+const MAX_MIB: u64 = 60;
+
+/// Packs release binaries for CUDA and small inputs into one folder, to be run elsewhere by its run.sh.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The folder; what is in it is replaced.
+    #[arg(long, default_value = "gpu-pack")]
+    out: PathBuf,
+    /// Recorded values for the tests, left out where there are none.
+    #[arg(long, default_value = "../shared/fixtures")]
+    fixtures: PathBuf,
+    /// A model directory to fine-tune on MRPC there.
+    #[arg(long, requires = "data", value_name = "DIR")]
+    model: Option<PathBuf>,
+    /// GLUE's directory, of which mrpc is packed.
+    #[arg(long, requires = "model", value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// More Cargo features than cuda, for example autotune.
+    #[arg(long, value_delimiter = ',')]
+    features: Vec<String>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let built = build(&arguments.features)?;
+    let out = &arguments.out;
+    // A folder that was not made by this command must not be lost.
+    if out.exists() {
+        ensure!(
+            out.join(SCRIPTS[0].0).is_file(),
+            "{} is there and is no earlier pack",
+            out.display()
+        );
+        fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
+    }
+    let content = out.join("content");
+    for (path, name) in &built {
+        let to = content.join(name);
+        if let Some(parent) = to.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        // Keeps the permission to be run.
+        fs::copy(path, &to).with_context(|| path.display().to_string())?;
+        tool(Command::new("strip").arg(&to))?;
+    }
+    if arguments.fixtures.is_dir() {
+        copy(&arguments.fixtures, &content.join("fixtures"))?;
+    }
+    if let (Some(model), Some(data)) = (&arguments.model, &arguments.data) {
+        copy(model, &content.join("model"))?;
+        copy(&data.join("mrpc"), &content.join("data/mrpc"))?;
+    }
+    // The binaries share most of their code, so a window over all of them finds it.
+    let archive = out.join("pack.tar.xz");
+    tool(
+        Command::new("tar")
+            .args(["--create", "--use-compress-program"])
+            .arg("xz --threads=1 --lzma2=preset=4,dict=512MiB")
+            .arg("--file")
+            .arg(&archive)
+            .arg("--directory")
+            .arg(&content)
+            .arg("."),
+    )?;
+    fs::remove_dir_all(&content)?;
+    for (name, text) in SCRIPTS {
+        fs::write(out.join(name), text)?;
+    }
+    let mib = fs::metadata(&archive)?.len() >> 20;
+    ensure!(
+        mib < MAX_MIB,
+        "{}: {mib} MiB, more than the {MAX_MIB} MiB that a pack may have",
+        archive.display()
+    );
+    println!("{} ({mib} MiB); there: bash {0}/run.sh", out.display());
+    Ok(())
+}
+
+/// Builds the binaries in one call, so that Cargo unifies their features once, and gives their paths and names in the pack.
+fn build(features: &[String]) -> Result<Vec<(PathBuf, &'static str)>> {
+    let features = features
+        .iter()
+        .fold("cuda".to_owned(), |all, f| all + "," + f);
+    let output = Command::new(env!("CARGO"))
+        .args(["build", "--release", "--workspace", "--features", &features])
+        .args(["--message-format", "json-render-diagnostics"])
+        .args(["--bin", "xtask", "--example", "roberta_glue"])
+        .args(["--test", "backends", "--test", "training"])
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    ensure!(output.status.success(), "the build failed");
+    let messages: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let built = BINARIES.iter().map(|(package, target, name)| {
+        let found = messages.iter().find_map(|m| executable(m, package, target));
+        let path = found.with_context(|| format!("cargo built no {target} of {package}"))?;
+        Ok((path, *name))
+    });
+    built.collect()
+}
+
+/// The executable that a message of Cargo announces, if it is this target's.
+fn executable(message: &Value, package: &str, target: &str) -> Option<PathBuf> {
+    let id = message["package_id"].as_str()?;
+    // path+file:///somewhere/vblora-bench#0.1.0
+    let is_package = id.rsplit('/').next()?.split('#').next()? == package;
+    (is_package && message["target"]["name"] == target)
+        .then(|| message["executable"].as_str().map(PathBuf::from))?
+}
+
+/// Copies a file, or a folder with everything in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    tool(
+        Command::new("cp")
+            .args([
+                "--recursive",
+                "--dereference",
+                "--no-preserve=mode,ownership",
+            ])
+            .arg("--")
+            .arg(from)
+            .arg(to),
+    )?;
+    Ok(())
+}
+
+fn tool(command: &mut Command) -> Result<()> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => bail!("{name} failed ({status})"),
+        Err(e) => bail!("cannot run {name}: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_executable_is_known_by_package_and_target() {
+        let message = |id: &str, name: &str| json!({"package_id": id, "target": {"name": name}, "executable": "/x/backends-1f"});
+        let of = |m: &Value| executable(m, "vblora", "backends");
+        assert_eq!(
+            of(&message("path+file:///w/vblora#0.1.0", "backends")),
+            Some("/x/backends-1f".into())
+        );
+        assert_eq!(
+            of(&message("path+file:///w/vblora-models#0.1.0", "backends")),
+            None
+        );
+        assert_eq!(of(&message("path+file:///w/vblora#0.1.0", "cli")), None);
+        assert_eq!(of(&json!({"reason": "build-finished"})), None);
+    }
+}
