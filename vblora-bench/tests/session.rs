@@ -60,8 +60,8 @@ fn run(session: &Session) -> vblora_bench::Result<Results> {
     session.run::<Flex>(&Default::default(), &AtomicBool::new(false))
 }
 
-/// The dev scores of an adapter, from its files alone.
-fn scores_of_files(adapter: &Path, data: &Path) -> Scores {
+/// The dev scores of an adapter, from its files alone: the PEFT directory, or the compact file in it with the directory's head.
+fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
     let (files, device) = (demo::model_files(), Default::default());
     let (base, _) = Roberta::<Flex>::load(&files, &device).unwrap();
     let found = PeftDirectory::open(adapter)
@@ -74,7 +74,14 @@ fn scores_of_files(adapter: &Path, data: &Path) -> Scores {
     let rows: Vec<usize> = (0..split.len()).collect();
     let batch = split.batch(&rows, base.config().pad_token_id).unwrap();
     let input = EncoderInput::new(&batch.inputs, base.config(), &device);
-    let hidden = base.forward(&input, &found.adapter.factors(&device));
+    let factors = match compact {
+        false => found.adapter.factors(&device),
+        true => {
+            let stored = StoredVbLora::load(&adapter.join("compact.safetensors")).unwrap();
+            stored.bind(&base.sites()).unwrap().factors(&device)
+        }
+    };
+    let hidden = base.forward(&input, &factors);
     let outputs = head.unwrap().forward(hidden, None);
     let classes: Vec<i32> = outputs.argmax(1).into_data().into_vec().unwrap();
     let classes = classes.into_iter().map(|class| class as usize).collect();
@@ -117,7 +124,7 @@ fn every_method_runs_and_leaves_what_it_promises() {
     assert_eq!(Results::read(out.join("results.json")).unwrap(), results);
     for method in ["vblora", "lora"] {
         let run = results.runs.iter().find(|r| r.method == method).unwrap();
-        let scores = scores_of_files(&out.join(format!("{method}-seed3")), dir.path());
+        let scores = scores_of_files(&out.join(format!("{method}-seed3")), dir.path(), false);
         assert_eq!(scores, run.best.as_ref().unwrap().metrics, "{method}");
     }
     let found = PeftDirectory::open(&out.join("vblora-seed3")).unwrap();
@@ -199,7 +206,7 @@ fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
     assert_eq!(count.stored_bytes + 4 * 48 * 64, first_count.1);
     let plan = session.plan().unwrap();
     assert!(plan.contains("bank.safetensors, frozen"), "{plan}");
-    let scores = scores_of_files(&adapter, dir.path());
+    let scores = scores_of_files(&adapter, dir.path(), false);
     assert_eq!(scores, count.best.as_ref().unwrap().metrics);
     // Shared and trained: it starts as the file has it, and moves.
     let (_, _, adapter) = second("still", false, 0.0, &|_| ()).unwrap();
@@ -314,4 +321,30 @@ fn bad_settings_are_errors_before_anything_is_written() {
     let mut missing = session(dir.path(), &[Method::Head], |_| ());
     missing.data = DataSource::Directory(dir.path().join("nowhere"));
     assert!(run(&missing).unwrap_err().to_string().contains("nowhere"));
+}
+
+/// Eight bits cost what the log says, on the dev set too, and the file says how it was made.
+#[test]
+fn the_compact_file_gives_the_scores_that_the_log_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let session = session(dir.path(), &[Method::VbLora, Method::Lora], |_| ());
+    run(&session).unwrap();
+    let out = dir.path().join("run");
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let lines = log
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let said: Vec<_> = lines.filter(|line| line["event"] == "compact").collect();
+    let last = said.last().expect("VB-LoRA's best epochs have one each");
+    assert!(said.iter().all(|line| line["run"] == "vblora seed 3"));
+    let adapter = out.join("vblora-seed3");
+    let scores = scores_of_files(&adapter, dir.path(), true);
+    assert_eq!(last["metrics"], serde_json::to_value(&scores).unwrap());
+    let bytes = std::fs::metadata(adapter.join("compact.safetensors")).unwrap();
+    assert_eq!(last["bytes"], bytes.len());
+    let (change, entry) = (&last["largest_change"], &last["largest_entry"]);
+    assert!(0.0 < change.as_f64().unwrap() && change.as_f64() < entry.as_f64());
+    let stored = StoredVbLora::load(&adapter.join("compact.safetensors")).unwrap();
+    assert_eq!(stored.recipe(), Some(&*session.recipe.to_toml().unwrap()));
+    assert!(!out.join("lora-seed3/compact.safetensors").exists());
 }

@@ -180,8 +180,20 @@ impl<B: VbLoraBackend> Learner<B> {
     /// # Errors
     /// Labels of two kinds in a batch.
     pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
+        self.predict_with(&self.factors(), split, batch)
+    }
+
+    /// [`predict`](Self::predict) with these factors in place of the adapter's own.
+    ///
+    /// # Errors
+    /// Labels of two kinds in a batch.
+    pub fn predict_with(
+        &self,
+        factors: &Factors<B>,
+        split: &EncodedSplit,
+        batch: usize,
+    ) -> Result<Predictions> {
         let (base, head) = (self.base.valid(), self.head.valid());
-        let factors = self.factors();
         let pad_id = base.config().pad_token_id;
         let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); split.len()];
         let mut regression = false;
@@ -189,7 +201,7 @@ impl<B: VbLoraBackend> Learner<B> {
             let batch = split.batch(&rows, pad_id)?;
             regression = matches!(batch.labels, Labels::Scores(_));
             let input = EncoderInput::new(&batch.inputs, base.config(), &self.device);
-            let output = head.forward(base.forward(&input, &factors), None);
+            let output = head.forward(base.forward(&input, factors), None);
             let [_, labels] = output.dims();
             let values: Vec<f32> = output
                 .into_data()

@@ -10,9 +10,10 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use vblora::storage::write_atomically;
 
-use super::{StepReport, run::Run};
+use super::{StepReport, compact::Compact, run::Run};
 use crate::{
     Error, Result,
+    metrics::{Metric, Scores},
     report::{EpochResult, RunResult},
 };
 
@@ -39,6 +40,12 @@ enum Line<'a> {
         #[serde(flatten)]
         epoch: &'a EpochResult,
     },
+    Compact {
+        run: &'a str,
+        epoch: usize,
+        #[serde(flatten)]
+        compact: &'a Compact,
+    },
 }
 
 /// What tells a line of an earlier process apart.
@@ -47,6 +54,17 @@ struct Past {
     run: String,
     step: Option<u64>,
     epoch: Option<u64>,
+}
+
+/// Metrics by name, four digits each.
+fn text(scores: &Scores) -> String {
+    let one = |(metric, value): (Metric, Option<f64>)| {
+        format!(
+            "{metric} {}",
+            value.map_or("-".into(), |v| format!("{v:.4}"))
+        )
+    };
+    scores.iter().map(one).collect::<Vec<_>>().join("  ")
 }
 
 fn append(path: &Path) -> Result<BufWriter<File>> {
@@ -140,28 +158,47 @@ impl StepLog {
     }
 
     pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult) -> Result<()> {
-        if !self.quiet {
-            let scores: Vec<_> = epoch
-                .metrics
-                .iter()
-                .map(|(m, v)| format!("{m} {}", v.map_or("-".into(), |v| format!("{v:.4}"))))
-                .collect();
-            let line = format!(
+        self.show(|| {
+            format!(
                 "{:<18} epoch {:>3}  loss {:.4}  {}",
                 run.label(),
                 epoch.epoch,
                 epoch.train_loss,
-                scores.join("  ")
-            );
-            if self.bar.is_hidden() {
-                tracing::info!("{line}")
-            } else {
-                self.bar.println(line)
-            }
-        }
+                text(&epoch.metrics)
+            )
+        });
         let label = run.label();
         self.write(&Line::Epoch { run: &label, epoch })?;
         self.flush()
+    }
+
+    pub(super) fn compact(&mut self, run: &Run, epoch: usize, compact: &Compact) -> Result<()> {
+        self.show(|| {
+            format!(
+                "{:<18} as a compact file of 8 bits: {} bytes, factors off by {:.1e} of {:.1e} at most, {}",
+                run.label(),
+                compact.bytes,
+                compact.largest_change,
+                compact.largest_entry,
+                text(&compact.metrics)
+            )
+        });
+        let label = run.label();
+        self.write(&Line::Compact {
+            run: &label,
+            epoch,
+            compact,
+        })?;
+        self.flush()
+    }
+
+    /// A line above the bar, or in the log of the program where there is none.
+    fn show(&self, line: impl FnOnce() -> String) {
+        match (self.quiet, self.bar.is_hidden()) {
+            (true, _) => {}
+            (false, true) => tracing::info!("{}", line()),
+            (false, false) => self.bar.println(line()),
+        }
     }
 
     pub(super) fn finish(&mut self) -> Result<()> {

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod checkpoint;
+mod compact;
 mod data;
 mod identity;
 mod learner;

@@ -37,7 +37,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
 /// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
-/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes), with the head in it on a RoBERTa; else `head.safetensors`; on a frozen bank also `codes.safetensors`, bound to it |
+/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes), with the head in it on a RoBERTa; else `head.safetensors`; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -180,6 +180,11 @@ impl RunDir {
         )?)
     }
 
+    /// Where a run's adapter goes.
+    pub(super) fn of(&self, run: &Run) -> PathBuf {
+        self.path.join(run.file_name())
+    }
+
     /// Writes what the run has trained so far, in files that other tools load: an adapter as a PEFT directory, everything else under its
     /// Hugging Face names.
     pub(super) fn save_trained<B: VbLoraBackend>(
@@ -188,7 +193,7 @@ impl RunDir {
         learner: &Learner<B>,
         frozen_bank: Option<&Bank>,
     ) -> Result<()> {
-        let dir = self.path.join(run.file_name());
+        let dir = self.of(run);
         std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
         if let (Trained::Adapter(adapter), Some(bank)) = (learner.trained(), frozen_bank) {
             save_codes(&dir.join("codes.safetensors"), adapter, bank)?;

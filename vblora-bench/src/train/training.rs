@@ -9,6 +9,7 @@ use vblora::backend::VbLoraBackend;
 
 use super::{
     checkpoint::{Progress, RunCheckpoints},
+    compact,
     data::LabelledBatch,
     learner::Learner,
     log::StepLog,
@@ -164,7 +165,16 @@ impl<'a, B: VbLoraBackend> Training<'a, B> {
         result.best = best.map(EpochScores::from);
         let is_best = best.is_some_and(|best| best.epoch == epoch);
         match self.dir.filter(|_| is_best) {
-            Some(dir) => dir.save_trained(&self.run, &self.learner, self.prepared.frozen_bank()),
+            Some(dir) => self.save(dir, epoch),
+            None => Ok(()),
+        }
+    }
+
+    /// The best epoch's adapter as files, and what the compact one costs.
+    fn save(&mut self, dir: &RunDir, epoch: usize) -> Result<()> {
+        dir.save_trained(&self.run, &self.learner, self.prepared.frozen_bank())?;
+        match compact::save(dir, &self.run, &self.learner, self.prepared)? {
+            Some(compact) => self.log.compact(&self.run, epoch, &compact),
             None => Ok(()),
         }
     }
