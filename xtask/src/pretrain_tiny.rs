@@ -14,8 +14,7 @@ use vblora::{
 };
 use vblora_bench::pretrain::{PretrainSettings, Pretrainer, SpecialIds};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, Family, ModelFiles, SaveDtype, TextTokenizer,
-    save_safetensors,
+    Encoded, EncoderConfig, ModelFiles, SaveDtype, TextTokenizer, save_safetensors,
 };
 
 use crate::progress;
@@ -182,25 +181,15 @@ fn sentences(corpus: &Path, tokenizer: &TextTokenizer) -> Result<(Vec<Encoded>, 
 }
 
 fn config(arguments: &Arguments, tokenizer: &TextTokenizer) -> EncoderConfig {
-    let pad_token_id = 1;
+    let base = EncoderConfig::roberta_base();
     EncoderConfig {
-        family: Family::Roberta,
         hidden_size: arguments.width,
         num_layers: arguments.layers,
         num_heads: arguments.width / 64,
         intermediate_size: arguments.inner,
         vocab_size: tokenizer.largest_id() as usize + 1,
-        max_positions: MAX_LENGTH + pad_token_id as usize + 1,
-        type_vocab_size: 1,
-        layer_norm_eps: 1e-5,
-        activation: Activation::Gelu,
-        hidden_dropout: 0.1,
-        attention_dropout: 0.1,
-        classifier_dropout: None,
-        pad_token_id,
-        initializer_range: 0.02,
-        position_offset: pad_token_id as usize + 1,
-        base_dtype: BaseDtype::F32,
+        max_positions: MAX_LENGTH + base.position_offset,
+        ..base
     }
 }
 

@@ -75,10 +75,9 @@ impl BackendJob for Comparison<'_> {
             versions: reference.versions.clone(),
             rows: Vec::new(),
         };
-        let own = concat!("vblora ", env!("CARGO_PKG_VERSION"), ", burn 0.21.0");
-        report
-            .versions
-            .insert(own.into(), arguments.backend.to_string());
+        let own = concat!(env!("CARGO_PKG_VERSION"), " on burn 0.21.0");
+        let own = format!("{own}, {}", arguments.backend);
+        report.versions.insert("vblora".into(), own);
         let mut sides = Sides::<B> {
             ours: Ours::new(device),
             reference,
