@@ -11,9 +11,11 @@
 //! tensor, field or token at fault.
 
 mod config;
+pub mod decoder;
 mod dtype;
 mod error;
 mod files;
+pub mod generate;
 mod heads;
 mod hub;
 mod lm_head;
