@@ -140,7 +140,7 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
     fn activate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         match self.settings.activation {
             Activation::Gelu => ops::gelu(x),
-            Activation::GeluTanh => activation::gelu_approximate(x),
+            Activation::GeluTanh => ops::tanh_gelu(x),
             Activation::Relu => activation::relu(x),
         }
     }
