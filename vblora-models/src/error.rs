@@ -175,6 +175,31 @@ pub enum Error {
         special: usize,
     },
 
+    /// A text has more tokens than the model has positions for.
+    #[error("a text of {length} tokens, but the model has positions for {limit}")]
+    TooLong {
+        /// Tokens of the text.
+        length: usize,
+        /// The model's positions, or the room of a memory.
+        limit: usize,
+    },
+
+    /// A token that the model does not know.
+    #[error("token id {id}, but the model's vocabulary has {vocab_size} (ids 0 to {})", vocab_size.saturating_sub(1))]
+    NoSuchToken {
+        /// The id.
+        id: i64,
+        /// Rows of the model's word embedding.
+        vocab_size: usize,
+    },
+
+    /// A text without a token where at least one is needed.
+    #[error("text {row} is empty; a model needs at least one token to go on from")]
+    EmptyText {
+        /// Which of the texts, from 0.
+        row: usize,
+    },
+
     /// A model name that is neither an existing directory nor a hub id.
     #[error("{model:?} is neither a directory nor a hub id (\"owner/name\" or \"name\")")]
     NotAModel {

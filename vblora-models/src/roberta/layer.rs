@@ -6,8 +6,11 @@ use burn::{
 };
 use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, noise::dropout, ops};
 
-use super::{build::Builder, norm::FrozenLayerNorm};
-use crate::{Activation, EncoderConfig, Result, source::WeightSource};
+use crate::{
+    Activation, EncoderConfig, Result,
+    parts::{Builder, FrozenLayerNorm},
+    source::WeightSource,
+};
 
 /// A post-norm encoder layer with six sites.
 #[derive(Module, Debug)]
