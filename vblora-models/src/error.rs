@@ -175,6 +175,39 @@ pub enum Error {
         special: usize,
     },
 
+    /// A prompt that leaves no room for an answer, or has no tokens.
+    #[error("prompt {row} has {tokens} tokens, but must have 1 to {}: the model takes {capacity} in a row, prompt and answer together", capacity.saturating_sub(1))]
+    PromptLength {
+        /// Its number, from 0.
+        row: usize,
+        /// Its length.
+        tokens: usize,
+        /// The most tokens that a row can have.
+        capacity: usize,
+    },
+
+    /// A prompt has a token that the model does not know.
+    #[error("prompt {row} has token {id}, but the vocabulary size is {vocabulary}")]
+    PromptToken {
+        /// The prompt's number, from 0.
+        row: usize,
+        /// The token.
+        id: u32,
+        /// Tokens that the model knows.
+        vocabulary: usize,
+    },
+
+    /// The model's scores of the next token are no numbers.
+    #[error("row {row}: a score of new token {step} is {score}")]
+    Scores {
+        /// The row, from 0.
+        row: usize,
+        /// New tokens before it.
+        step: usize,
+        /// NaN or infinity.
+        score: f32,
+    },
+
     /// A model name that is neither an existing directory nor a hub id.
     #[error("{model:?} is neither a directory nor a hub id (\"owner/name\" or \"name\")")]
     NotAModel {
