@@ -1,7 +1,11 @@
-//! `config.json` of the encoders: RoBERTa, and BERT by other settings.
+//! `config.json` of the encoders (RoBERTa, and BERT by other settings) and, in `decoder.rs`, of the decoders.
 
+mod decoder;
+mod decoder_presets;
 mod fields;
 mod presets;
+
+pub use decoder::{DecoderConfig, DecoderFamily};
 
 use fields::Fields;
 use serde_json::json;

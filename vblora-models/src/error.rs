@@ -175,26 +175,17 @@ pub enum Error {
         special: usize,
     },
 
-    /// A prompt that leaves no room for an answer, or has no tokens.
-    #[error("prompt {row} has {tokens} tokens, but must have 1 to {}: the model takes {capacity} in a row, prompt and answer together", capacity.saturating_sub(1))]
-    PromptLength {
+    /// A prompt that leaves no room for an answer.
+    #[error(
+        "prompt {row} has {tokens} tokens, but the model takes {capacity} in a row, prompt and answer together"
+    )]
+    PromptTooLong {
         /// Its number, from 0.
         row: usize,
         /// Its length.
         tokens: usize,
         /// The most tokens that a row can have.
         capacity: usize,
-    },
-
-    /// A prompt has a token that the model does not know.
-    #[error("prompt {row} has token {id}, but the vocabulary size is {vocabulary}")]
-    PromptToken {
-        /// The prompt's number, from 0.
-        row: usize,
-        /// The token.
-        id: u32,
-        /// Tokens that the model knows.
-        vocabulary: usize,
     },
 
     /// The model's scores of the next token are no numbers.
@@ -206,6 +197,31 @@ pub enum Error {
         step: usize,
         /// NaN or infinity.
         score: f32,
+    },
+
+    /// A text has more tokens than the model has positions for.
+    #[error("a text of {length} tokens, but the model has positions for {limit}")]
+    TooLong {
+        /// Tokens of the text.
+        length: usize,
+        /// The model's positions, or the room of a memory.
+        limit: usize,
+    },
+
+    /// A token that the model does not know.
+    #[error("token id {id}, but the model's vocabulary has {vocab_size} (ids 0 to {})", vocab_size.saturating_sub(1))]
+    NoSuchToken {
+        /// The id.
+        id: i64,
+        /// Rows of the model's word embedding.
+        vocab_size: usize,
+    },
+
+    /// A text without a token where at least one is needed.
+    #[error("text {row} is empty; a model needs at least one token to go on from")]
+    EmptyText {
+        /// Which of the texts, from 0.
+        row: usize,
     },
 
     /// A model name that is neither an existing directory nor a hub id.

@@ -1,10 +1,10 @@
 //! Where a model's files come from: a directory, or the binary itself.
 
+use std::borrow::Cow;
 use std::fs::File;
-use std::ops::Deref;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
-
-use memmap2::Mmap;
 
 use crate::{Error, Result};
 
@@ -23,13 +23,16 @@ enum Source {
     },
 }
 
-/// The contents of one file: a memory map, or a slice of the binary.
+/// One file, read in pieces.
 #[derive(Debug)]
-pub struct Bytes(Contents);
+pub struct FileReader {
+    contents: Contents,
+    size: usize,
+}
 
 #[derive(Debug)]
 enum Contents {
-    Mapped(Mmap),
+    File(File),
     Static(&'static [u8]),
 }
 
@@ -66,11 +69,20 @@ impl ModelFiles {
         }
     }
 
-    /// The contents of a file; a file of a directory is mapped, not copied.
+    /// The contents of a file.
     ///
     /// # Errors
     /// [`Error::NoFile`], [`Error::NotAFileName`] for a path instead of a name, or [`Error::Io`].
-    pub fn read(&self, name: &str) -> Result<Bytes> {
+    pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>> {
+        let reader = self.reader(name)?;
+        reader.read(0..reader.size()).map_err(self.io(name))
+    }
+
+    /// A file to be read in pieces, as weights are, which would be held twice if they were read whole.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub fn reader(&self, name: &str) -> Result<FileReader> {
         if !is_file_name(name) {
             return Err(Error::NotAFileName {
                 found_in: self.place(),
@@ -81,16 +93,18 @@ impl ModelFiles {
             return Err(self.no_file(name));
         }
         match &self.source {
-            Source::Directory(dir) => map(&dir.join(name)).map_err(|cause| Error::Io {
-                file: self.describe(name),
-                cause,
-            }),
+            Source::Directory(dir) => FileReader::open(&dir.join(name)).map_err(self.io(name)),
             Source::Embedded { files, .. } => files
                 .iter()
                 .find(|(known, _)| *known == name)
-                .map(|(_, bytes)| Bytes(Contents::Static(bytes)))
+                .map(|(_, bytes)| FileReader::of(bytes))
                 .ok_or_else(|| self.no_file(name)),
         }
+    }
+
+    fn io(&self, name: &str) -> impl FnOnce(io::Error) -> Error {
+        let file = self.describe(name);
+        |cause| Error::Io { file, cause }
     }
 
     /// "DIR/name" for messages.
@@ -115,13 +129,57 @@ impl ModelFiles {
     }
 }
 
-impl Deref for Bytes {
-    type Target = [u8];
+impl FileReader {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let size = file.metadata()?.len();
+        let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        Ok(Self {
+            contents: Contents::File(file),
+            size,
+        })
+    }
 
-    fn deref(&self) -> &[u8] {
-        match &self.0 {
-            Contents::Mapped(map) => map,
-            Contents::Static(bytes) => bytes,
+    fn of(bytes: &'static [u8]) -> Self {
+        Self {
+            contents: Contents::Static(bytes),
+            size: bytes.len(),
+        }
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
+    /// The file from its start on.
+    pub(crate) fn start(&self) -> Box<dyn Read + '_> {
+        match &self.contents {
+            Contents::Static(bytes) => Box::new(*bytes),
+            Contents::File(file) => Box::new(file),
+        }
+    }
+
+    /// A range of its bytes.
+    ///
+    /// # Errors
+    /// The range is not inside the file, or the system cannot read it.
+    pub fn read(&self, range: Range<usize>) -> io::Result<Cow<'static, [u8]>> {
+        match &self.contents {
+            Contents::Static(bytes) => {
+                let part = bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
+                Ok(Cow::Borrowed(part))
+            }
+            Contents::File(file) => {
+                if range.end > self.size {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                let mut file: &File = file;
+                file.seek(SeekFrom::Start(range.start as u64))?;
+                let mut bytes = vec![0; range.len()];
+                file.read_exact(&mut bytes)?;
+                Ok(Cow::Owned(bytes))
+            }
         }
     }
 }
@@ -131,20 +189,6 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let one = matches!(components.next(), Some(Component::Normal(part)) if part == name);
     one && components.next().is_none() && !name.contains(['/', '\\', '\0'])
-}
-
-fn map(path: &Path) -> std::io::Result<Bytes> {
-    let file = File::open(path)?;
-    // An empty file cannot be mapped everywhere.
-    if file.metadata()?.len() == 0 {
-        return Ok(Bytes(Contents::Static(&[])));
-    }
-    // SAFETY: the map is read only and private to this process. The one hazard is another process that
-    // shortens or rewrites the file meanwhile; model files are replaced by renaming (as `save_safetensors`
-    // does), which leaves the mapped contents alone.
-    #[allow(unsafe_code)]
-    let map = unsafe { Mmap::map(&file)? };
-    Ok(Bytes(Contents::Mapped(map)))
 }
 
 #[cfg(test)]
@@ -172,6 +216,23 @@ mod tests {
         assert_eq!(files.describe("config.json"), "tiny/config.json");
         let error = files.read("model.safetensors").unwrap_err().to_string();
         assert_eq!(error, "tiny has no model.safetensors");
+    }
+
+    #[test]
+    fn pieces_of_a_file_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), b"{}").unwrap();
+        for files in [
+            ModelFiles::open(dir.path()).unwrap(),
+            ModelFiles::embedded("tiny", FILES),
+        ] {
+            let reader = files.reader("config.json").unwrap();
+            assert_eq!(reader.size(), 2);
+            assert_eq!(&*reader.read(1..2).unwrap(), b"}");
+            assert_eq!(&*reader.read(0..1).unwrap(), b"{");
+            assert_eq!(reader.read(2..2).unwrap().len(), 0);
+            assert!(reader.read(1..3).is_err());
+        }
     }
 
     #[test]

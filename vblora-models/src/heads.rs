@@ -7,7 +7,7 @@ use burn::{
 };
 use vblora::{Noise, backend::VbLoraBackend, noise::dropout, ops::log_softmax, rng::Key};
 
-use crate::{Error, HostTensor, Result, error::Misshapen, roberta::host_tensor};
+use crate::{Error, HostTensor, Result, error::Misshapen, upload::host_tensor};
 
 /// How a fresh head is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -8,8 +8,10 @@ use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::gelu};
 
 use crate::{
     EncoderConfig, HostTensor, Result,
-    roberta::{Builder, Embeddings, FrozenLayerNorm, host_tensor},
+    parts::{Builder, FrozenLayerNorm},
+    roberta::Embeddings,
     source::RandomWeights,
+    upload::host_tensor,
 };
 
 /// Dense, GELU, normalisation, and the product with the word embeddings (tied) plus a bias per token.
@@ -52,7 +54,7 @@ impl<B: VbLoraBackend> LmHead<B> {
         let x = self
             .norm
             .forward(gelu(self.dense.forward(hidden, &Factors::none())));
-        embeddings.word_scores(x) + self.bias.val().unsqueeze()
+        embeddings.word.scores(x) + self.bias.val().unsqueeze()
     }
 
     /// The head's tensors by their Hugging Face names; the tied decoder is not among them.

@@ -9,11 +9,25 @@ use crate::{HostTensor, Loader};
 pub trait WeightSource {
     /// The tensor of this name and shape. A source that lacks it remembers that and gives zeros, so that all faults show at once.
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor;
+
+    /// [`take`](Self::take) for a tensor that stands beside the model, without its prefix: a head.
+    fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
+        self.take(name, shape)
+    }
+
+    /// [`take`](Self::take) for the weight of a normalisation, which is `neutral` when fresh.
+    fn take_norm(&mut self, name: &str, d: usize, _neutral: f32) -> HostTensor {
+        self.take(name, [d])
+    }
 }
 
 impl WeightSource for Loader {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         Loader::take(self, name, shape)
+    }
+
+    fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
+        Loader::take_at_root(self, name, shape)
     }
 }
 
@@ -37,18 +51,20 @@ impl RandomWeights {
 impl WeightSource for RandomWeights {
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         let n = shape.iter().product();
-        let norm = name
-            .to_ascii_lowercase()
-            .replace('_', "")
-            .ends_with("layernorm.weight");
-        let values = match name {
-            _ if name.ends_with("bias") => vec![0.0; n],
-            _ if norm => vec![1.0; n],
-            _ => self.key.name(name).normal(n, self.std),
+        let values = match name.ends_with("bias") {
+            true => vec![0.0; n],
+            false => self.key.name(name).normal(n, self.std),
         };
         HostTensor {
             shape: shape.to_vec(),
             values,
+        }
+    }
+
+    fn take_norm(&mut self, _: &str, d: usize, neutral: f32) -> HostTensor {
+        HostTensor {
+            shape: vec![d],
+            values: vec![neutral; d],
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Host tensors onto a device, in its compute dtype, none of them larger than the device can hold.
+//! Host tensors onto a device, in its compute dtype, none of them larger than the device can hold, and back.
 
 use burn::tensor::{DType, Tensor, TensorData};
 use vblora::backend::VbLoraBackend;
@@ -64,20 +64,24 @@ fn upload_within<B: VbLoraBackend, const D: usize>(
 pub(crate) fn upload_rows<B: VbLoraBackend>(
     name: &str,
     table: HostTensor,
+    dtype: BaseDtype,
     device: &B::Device,
 ) -> Result<Vec<Tensor<B, 2>>> {
-    upload_rows_within(name, table, B::max_tensor_bytes(device), device)
+    upload_rows_within(name, table, dtype, B::max_tensor_bytes(device), device)
 }
 
 fn upload_rows_within<B: VbLoraBackend>(
     name: &str,
     table: HostTensor,
+    dtype: BaseDtype,
     limit: Option<usize>,
     device: &B::Device,
 ) -> Result<Vec<Tensor<B, 2>>> {
     let [rows, d] = [table.shape[0], table.shape[1]];
     let most = limit
-        .map_or(rows, |limit| limit / (4 * d))
+        .map_or(rows, |limit| {
+            limit / (DType::from(dtype.dtype()).size() * d)
+        })
         .clamp(1, rows.max(1));
     let piece = |values: &[f32]| {
         let shape = vec![values.len() / d, d];
@@ -87,21 +91,26 @@ fn upload_rows_within<B: VbLoraBackend>(
                 shape,
                 values: values.to_vec(),
             },
-            BaseDtype::F32,
+            dtype,
             limit,
             device,
         )
     };
     if most >= rows {
-        return Ok(vec![upload_within(
-            name,
-            table,
-            BaseDtype::F32,
-            limit,
-            device,
-        )?]);
+        return Ok(vec![upload_within(name, table, dtype, limit, device)?]);
     }
     table.values.chunks(most * d).map(piece).collect()
+}
+
+/// A tensor's values on the host.
+pub fn host_tensor<B: VbLoraBackend, const D: usize>(tensor: Tensor<B, D>) -> HostTensor {
+    let shape = tensor.dims().to_vec();
+    let values = tensor
+        .into_data()
+        .convert::<f32>()
+        .into_vec()
+        .expect("converted to f32 just above");
+    HostTensor { shape, values }
 }
 
 /// Waits for the device and turns what went wrong on it into an error; GPU backends report nothing before.
@@ -183,9 +192,14 @@ mod tests {
             (Some(40), vec![3, 3, 1]),
             (Some(12), vec![1; 7]),
         ] {
-            let pieces =
-                upload_rows_within::<B>("words", table.clone(), limit, &Default::default())
-                    .unwrap();
+            let pieces = upload_rows_within::<B>(
+                "words",
+                table.clone(),
+                BaseDtype::F32,
+                limit,
+                &Default::default(),
+            )
+            .unwrap();
             assert_eq!(
                 pieces.iter().map(|piece| piece.dims()).collect::<Vec<_>>(),
                 rows.iter().map(|&n| [n, 3]).collect::<Vec<_>>()
@@ -200,10 +214,15 @@ mod tests {
     #[cfg(feature = "flex")]
     #[test]
     fn what_is_too_large_is_refused_by_name() {
-        let message =
-            upload_rows_within::<B>("words", counted(7, 3), Some(11), &Default::default())
-                .unwrap_err()
-                .to_string();
+        let message = upload_rows_within::<B>(
+            "words",
+            counted(7, 3),
+            BaseDtype::F32,
+            Some(11),
+            &Default::default(),
+        )
+        .unwrap_err()
+        .to_string();
         assert_eq!(
             message,
             format!(
@@ -249,7 +268,7 @@ mod tests {
             message.starts_with("dense: 138412032 bytes, more than the 134217728 bytes"),
             "{message}"
         );
-        let pieces = upload_rows::<Gpu>("words", table, &device).unwrap();
+        let pieces = upload_rows::<Gpu>("words", table, BaseDtype::F32, &device).unwrap();
         assert_eq!(
             pieces
                 .iter()

@@ -39,6 +39,11 @@ mod recorded {
     on_every_backend!(tests: fixture_roberta);
 }
 
+mod recorded_decoders {
+    use super::suite::recorded_decoders as tests;
+    on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma);
+}
+
 mod minilm {
     use super::suite::minilm as tests;
     on_every_backend!(tests: fixture_minilm);

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{
+    Int, Tensor, TensorData,
+    backend::{AutodiffBackend, Backend},
+};
 
 use crate::noise::Noise;
 
@@ -90,6 +93,24 @@ impl<B: Backend> Factors<B> {
         }
     }
 
+    /// What the rows of another batch take: row `i` what row `rows[i]` of this one does. The same factors where all rows share an adapter.
+    #[must_use]
+    pub fn of_rows(&self, rows: &[usize]) -> Self {
+        let Some(scales) = &self.rows else {
+            return self.clone();
+        };
+        let chosen = scales.iter().map(|(site, scales)| {
+            let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+            let indices = TensorData::new(indices, [rows.len()]);
+            let indices = Tensor::<B, 1, Int>::from_data(indices, &scales.device());
+            (site.clone(), scales.clone().select(0, indices))
+        });
+        Self {
+            rows: Some(Arc::new(chosen.collect())),
+            ..self.clone()
+        }
+    }
+
     /// The same pairs in a training pass: dropout is on, with the masks of `noise`.
     #[must_use]
     pub fn with_noise(&self, noise: Noise) -> Self {
@@ -127,5 +148,32 @@ impl<B: Backend> Factors<B> {
     /// The probability of dropping an element of an adapter's input in training.
     pub fn dropout(&self) -> f64 {
         self.dropout
+    }
+}
+
+impl<B: AutodiffBackend> Factors<B> {
+    /// The same factors, noise and all, without the graph.
+    #[must_use]
+    pub fn inner(&self) -> Factors<B::InnerBackend> {
+        let pair = |pair: &LowRank<B>| LowRank {
+            down: pair.down.clone().inner(),
+            up: pair.up.clone().inner(),
+            scale: pair.scale,
+        };
+        let pairs = self
+            .pairs
+            .iter()
+            .map(|(site, found)| (site.clone(), pair(found)));
+        let rows = self.rows.as_ref().map(|rows| {
+            let rows = rows.iter();
+            let inner = rows.map(|(site, scales)| (site.clone(), scales.clone().inner()));
+            Arc::new(inner.collect())
+        });
+        Factors {
+            pairs: Arc::new(pairs.collect()),
+            dropout: self.dropout,
+            noise: self.noise,
+            rows,
+        }
     }
 }

@@ -41,7 +41,7 @@ impl Noise {
     }
 
     /// The key of the mask of a place.
-    pub(crate) fn key(self, place: &str) -> u64 {
+    pub fn key(self, place: &str) -> u64 {
         self.0.name(place).bits(0)
     }
 }

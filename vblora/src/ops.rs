@@ -1,11 +1,13 @@
 //! The operations of [`VbLoraBackend`] that model ports use, on tensors.
 
-use burn::tensor::{Tensor, TensorPrimitive};
+use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::{
     Noise,
-    backend::{AttentionSettings, VbLoraBackend, primitive},
+    backend::{AttentionSettings, CausalSettings, VbLoraBackend, primitive},
 };
+
+pub use crate::backend::Gate;
 
 /// GELU by the error function.
 pub fn gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
@@ -60,5 +62,63 @@ pub fn attention<B: VbLoraBackend>(
             .map(|noise| (noise.key(place), dropout)),
     };
     let (output, _) = B::head_attention(qkv.map(primitive), mask.map(primitive), settings);
+    Tensor::from_primitive(TensorPrimitive::Float(output))
+}
+
+/// GELU by its approximation with tanh.
+pub fn tanh_gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::tanh_gelu(primitive(x))))
+}
+
+/// Root-mean-square normalisation over the last dimension.
+///
+/// # Shapes
+/// - x and output: `[.., d]`; gamma: `[d]`
+pub fn rms_norm<B: VbLoraBackend, const D: usize>(
+    x: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    let y = B::rms_norm(primitive(x), primitive(gamma), epsilon);
+    Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// A gated unit, `f(gate) up`.
+///
+/// # Shapes
+/// - gate, up and output: the same
+pub fn gated<B: VbLoraBackend, const D: usize>(
+    gate: Tensor<B, D>,
+    up: Tensor<B, D>,
+    form: Gate,
+) -> Tensor<B, D> {
+    let y = B::gated(primitive(gate), primitive(up), form);
+    Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// Rotary position embedding of every head: element i of a head turns with element i + size / 2.
+///
+/// # Shapes
+/// - x and output: `[n, t, heads size]`; cos, sin: `[n, t, size / 2]`
+pub fn rotate<B: VbLoraBackend>(
+    x: Tensor<B, 3>,
+    cos: Tensor<B, 3>,
+    sin: Tensor<B, 3>,
+) -> Tensor<B, 3> {
+    let y = B::rotate(primitive(x), primitive(cos), primitive(sin));
+    Tensor::from_primitive(TensorPrimitive::Float(y))
+}
+
+/// Causal softmax attention; see [`VbLoraBackend::causal_attention`] for who sees whom.
+///
+/// # Shapes
+/// - q and output: `[n, t, heads size]`; k, v: `[n, T, kv_heads size]`, `T >= offset + t`; first: `[n, t]`
+pub fn causal_attention<B: VbLoraBackend>(
+    qkv: [Tensor<B, 3>; 3],
+    first: Option<Tensor<B, 2, Int>>,
+    settings: CausalSettings,
+) -> Tensor<B, 3> {
+    let first = first.map(Tensor::into_primitive);
+    let (output, _) = B::causal_attention(qkv.map(primitive), first, settings);
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }

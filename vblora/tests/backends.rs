@@ -25,6 +25,12 @@ mod operations {
         layer_norm_and_its_gradients, attention_is_its_parts);
 }
 
+mod decoder_operations {
+    use super::suite::decoder_operations as tests;
+    on_every_backend!(tests: rms_norm_and_its_gradients, tanh_gelu_and_its_gradient, gated_units_and_their_gradients,
+        rotation_and_its_gradient, causal_attention_and_its_gradients, remembered_keys_are_seen);
+}
+
 mod serving {
     use super::suite::serving as tests;
     on_every_backend!(tests: rows_take_their_own_adapter, a_set_switches_adapters_and_shares_their_bank, merging_keeps_the_base_to_the_bit,

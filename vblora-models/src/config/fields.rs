@@ -37,11 +37,62 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub(super) fn id_or(&self, field: &str, default: u32) -> Result<u32> {
-        let as_id = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
+    pub(super) fn count_or(&self, field: &str, default: usize) -> Result<usize> {
+        Ok(self.count_or_none(field)?.unwrap_or(default))
+    }
+
+    pub(super) fn count_or_none(&self, field: &str) -> Result<Option<usize>> {
+        self.optional(field, "a whole number", |v| {
+            v.as_u64().map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+        })
+    }
+
+    pub(super) fn has(&self, field: &str) -> bool {
+        self.values.get(field).is_some_and(|value| !value.is_null())
+    }
+
+    /// Whether the field is there, be it `null`.
+    pub(super) fn mentions(&self, field: &str) -> bool {
+        self.values.contains_key(field)
+    }
+
+    pub(super) fn id(&self, field: &str) -> Result<Option<u32>> {
+        self.optional(field, "a token id", as_id)
+    }
+
+    /// One token id or several; none if absent.
+    pub(super) fn ids(&self, field: &str) -> Result<Vec<u32>> {
+        let as_ids = |value: &Value| match value.as_array() {
+            Some(several) => several.iter().map(as_id).collect(),
+            None => as_id(value).map(|id| vec![id]),
+        };
+        let found = self.optional(field, "a token id or a list of them", as_ids)?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// A list of texts; empty if absent.
+    pub(super) fn texts(&self, field: &str) -> Result<Vec<String>> {
+        let as_texts = |value: &Value| {
+            let texts = value
+                .as_array()?
+                .iter()
+                .map(|v| v.as_str().map(str::to_owned));
+            texts.collect()
+        };
         Ok(self
-            .optional(field, "a token id", as_id)?
-            .unwrap_or(default))
+            .optional(field, "a list of texts", as_texts)?
+            .unwrap_or_default())
+    }
+
+    /// The fields of an object inside.
+    pub(super) fn object(&self, field: &str) -> Result<Option<Fields<'a>>> {
+        let values = self.optional(field, "an object", |v| v.as_object().cloned())?;
+        let file = self.file;
+        Ok(values.map(|values| Fields { file, values }))
+    }
+
+    pub(super) fn id_or(&self, field: &str, default: u32) -> Result<u32> {
+        Ok(self.id(field)?.unwrap_or(default))
     }
 
     pub(super) fn number(&self, field: &str) -> Result<Option<f64>> {
@@ -84,4 +135,8 @@ impl<'a> Fields<'a> {
             }),
         }
     }
+}
+
+fn as_id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|n| u32::try_from(n).ok())
 }

@@ -1,5 +1,271 @@
-//! Causal language models as frozen functions with adapter sites.
+//! Causal language models as frozen functions with adapter sites: GPT-2, and Llama, Mistral and Gemma from one block.
 
 mod batch;
+mod decoding;
+mod export;
+mod gated;
+mod gpt2;
+mod input;
+mod layer;
+mod memory;
+mod recompute;
+mod sites;
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, backend::Backend},
+};
+use vblora::{
+    Factors, FrozenLinear, Noise, Site,
+    backend::{CausalSettings, VbLoraBackend},
+    noise::dropout,
+    ops,
+};
 
 pub use batch::{CausalBatch, Side};
+pub use decoding::Decoding;
+pub use gated::GatedLayer;
+pub use gpt2::Gpt2Layer;
+pub use input::CausalInput;
+pub use layer::{DecoderLayer, FinalNorm};
+pub use memory::Memory;
+pub use sites::{sites, targets};
+
+use self::{input::Places, memory::LayerMemory};
+use crate::{
+    Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result,
+    parts::{Builder, WordTable, rows},
+    source::{RandomWeights, WeightSource},
+    upload::sync,
+};
+
+/// A causal language model. No parameter requires a gradient; what is trained comes in as [`Factors`].
+#[derive(Module, Debug)]
+pub struct CausalLm<B: Backend> {
+    /// `[vocabulary, d]`
+    pub words: WordTable<B>,
+    /// `[positions, d]`, GPT-2's.
+    pub positions: Option<Param<Tensor<B, 2>>>,
+    /// The blocks.
+    pub layers: Vec<DecoderLayer<B>>,
+    /// The normalisation behind them.
+    pub norm: FinalNorm<B>,
+    /// The head, `[vocabulary, d]`; the word table where there is none.
+    pub head: Option<WordTable<B>>,
+    #[module(skip)]
+    config: DecoderConfig,
+}
+
+impl<B: VbLoraBackend> CausalLm<B> {
+    /// Loads `config.json` and the safetensors weights of a Hugging Face directory.
+    ///
+    /// # Errors
+    /// A file that is missing, broken or of another architecture; tensors that are missing, unexpected or misshapen, all named; a tensor
+    /// too large for the device; a device that failed.
+    pub fn load(files: &ModelFiles, device: &B::Device) -> Result<(Self, LoadReport)> {
+        Self::load_with(DecoderConfig::from_files(files)?, files, device)
+    }
+
+    /// [`load`](Self::load) with a configuration read, and perhaps changed, before.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_with(
+        config: DecoderConfig,
+        files: &ModelFiles,
+        device: &B::Device,
+    ) -> Result<(Self, LoadReport)> {
+        let (prefix, probe) = match config.family {
+            DecoderFamily::Gpt2 => ("transformer.", "wte.weight"),
+            _ => ("model.", "embed_tokens.weight"),
+        };
+        let mut loader = Loader::new(Checkpoint::open(files)?).with_prefix(&[prefix, ""], probe);
+        ignore_buffers(&mut loader, &config);
+        let model = Self::build(config, &mut loader, device);
+        // What is wrong with the file is said before what was wrong with its use.
+        let report = loader.finish()?;
+        let model = model?;
+        sync::<B>(device, "loading the weights")?;
+        Ok((model, report))
+    }
+
+    /// A model with fresh weights.
+    ///
+    /// # Errors
+    /// A tensor too large for the device.
+    pub fn random(config: DecoderConfig, seed: u64, device: &B::Device) -> Result<Self> {
+        let std = config.initializer_range;
+        Self::build(config, &mut RandomWeights::new(seed, std), device)
+    }
+
+    /// The largest tensors come first: what a tensor takes while it is converted then never stands on top of all others.
+    fn build<S: WeightSource>(
+        config: DecoderConfig,
+        source: &mut S,
+        device: &B::Device,
+    ) -> Result<Self> {
+        config.base_dtype.check::<B>(device)?;
+        let mut builder = Builder::<B, S>::new(source, config.base_dtype, device);
+        let (shape, dtype) = ([config.vocab_size, config.hidden_size], config.base_dtype);
+        let name = match config.family {
+            DecoderFamily::Gpt2 => "wte.weight",
+            _ => "embed_tokens.weight",
+        };
+        let values = builder.source.take(name, shape);
+        let words = WordTable::build(&mut builder, name, values, dtype);
+        let head = (!config.tied).then(|| {
+            let values = builder.source.take_at_root(HEAD, shape);
+            WordTable::build(&mut builder, HEAD, values, dtype)
+        });
+        let positions = (config.family == DecoderFamily::Gpt2)
+            .then(|| builder.frozen("wpe.weight", [config.max_positions, config.hidden_size]));
+        // Every tensor is asked for, even after a failure, so that the source can report all that is wrong with it.
+        let layers: Vec<_> = (0..config.num_layers)
+            .map(|index| DecoderLayer::build(&mut builder, &config, index))
+            .collect();
+        let norm = FinalNorm::build(&mut builder, &config);
+        Ok(Self {
+            words: words?,
+            positions: positions.transpose()?,
+            layers: layers.into_iter().collect::<Result<_>>()?,
+            norm: norm?,
+            head: head.transpose()?,
+            config,
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// The linear maps an adapter may act on, by their Hugging Face names. The head is none of them.
+    pub fn sites(&self) -> Vec<Site> {
+        let linears = self.layers.iter().flat_map(DecoderLayer::linears);
+        linears.map(FrozenLinear::site).collect()
+    }
+
+    /// The last hidden state, after the final normalisation.
+    ///
+    /// # Shapes
+    /// - output: `[n, t, d]`
+    pub fn forward(&self, input: &CausalInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
+        self.run(input, None, factors, |_| ())
+    }
+
+    /// [`forward`](Self::forward) that shows every hidden state: what enters each block, and the last one after the final normalisation.
+    pub fn trace(
+        &self,
+        input: &CausalInput<B>,
+        factors: &Factors<B>,
+        see: impl FnMut(&Tensor<B, 3>),
+    ) -> Tensor<B, 3> {
+        self.run(input, None, factors, see)
+    }
+
+    fn run(
+        &self,
+        input: &CausalInput<B>,
+        mut memory: Option<&mut Memory<B>>,
+        factors: &Factors<B>,
+        mut see: impl FnMut(&Tensor<B, 3>),
+    ) -> Tensor<B, 3> {
+        let mut x = self.embed(input, factors);
+        for (index, layer) in self.layers.iter().enumerate() {
+            see(&x);
+            let memory = memory.as_mut().map(|memory| &mut memory.layers[index]);
+            x = layer.forward(x, &input.places, memory, &of_layer(factors, index));
+        }
+        let x = self.norm.forward(x);
+        see(&x);
+        x
+    }
+
+    fn embed(&self, input: &CausalInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
+        let words = self.words.look_up(&input.ids);
+        let x = match (&self.positions, &input.places.positions) {
+            (Some(table), Some(positions)) => words + rows(table.val(), positions.clone()),
+            _ if self.config.family == DecoderFamily::Gemma => {
+                words.mul_scalar((self.config.hidden_size as f64).sqrt())
+            }
+            _ => words,
+        };
+        dropout(
+            x,
+            self.config.embedding_dropout,
+            factors.noise(),
+            "embeddings",
+        )
+    }
+
+    /// The scores of the next token.
+    ///
+    /// # Shapes
+    /// - hidden: `[m, d]`, of [`forward`](Self::forward); output: `[m, vocabulary]`
+    pub fn scores(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.head.as_ref().unwrap_or(&self.words).scores(hidden)
+    }
+
+    /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit, and what
+    /// was not adapted is shared with it: to unmerge is to drop the merged one.
+    ///
+    /// # Panics
+    /// The factors are those of a mixed batch.
+    #[must_use]
+    pub fn merged(&self, factors: &Factors<B>) -> Self {
+        let layers = self.layers.iter().map(|layer| layer.merged(factors));
+        Self {
+            layers: layers.collect(),
+            ..self.clone()
+        }
+    }
+}
+
+/// The head's name, which never has a prefix.
+const HEAD: &str = "lm_head.weight";
+
+/// What old files hold beside the weights, and a tied head, which is the word table once more.
+fn ignore_buffers(loader: &mut Loader, config: &DecoderConfig) {
+    for index in 0..config.num_layers {
+        for buffer in [
+            format!("h.{index}.attn.bias"),
+            format!("h.{index}.attn.masked_bias"),
+            format!("layers.{index}.self_attn.rotary_emb.inv_freq"),
+        ] {
+            loader.ignore(&buffer);
+        }
+    }
+    if config.tied {
+        loader.ignore(HEAD);
+    }
+}
+
+/// The factors with the noise of one layer: places inside a layer have the same names in each.
+fn of_layer<B: Backend>(factors: &Factors<B>, index: usize) -> Factors<B> {
+    match factors.noise() {
+        Some(noise) => factors.with_noise(noise.index(index as u64)),
+        None => factors.clone(),
+    }
+}
+
+/// Attention over a memory, or over the tokens' own keys without one, with dropout where there is noise.
+fn attend<B: VbLoraBackend>(
+    [q, k, v]: [Tensor<B, 3>; 3],
+    places: &Places<B>,
+    memory: Option<&mut LayerMemory<B>>,
+    settings: CausalSettings,
+    (p, noise): (f64, Option<Noise>),
+) -> Tensor<B, 3> {
+    let [k, v] = match memory {
+        Some(memory) => memory.append([k, v], places.offset),
+        None => [k, v],
+    };
+    let dropout = noise
+        .filter(|_| p > 0.0)
+        .map(|noise| (noise.key("attention"), p));
+    let settings = CausalSettings {
+        dropout,
+        ..settings
+    };
+    ops::causal_attention([q, k, v], places.first.clone(), settings)
+}

@@ -82,7 +82,8 @@ type OnStep<'a> = dyn FnMut(Step) -> Result<ControlFlow<()>> + 'a;
 /// breaks off is the token's row.
 ///
 /// # Errors
-/// Settings out of range, or stop strings, which need [`generate_text`]; [`Error::PromptLength`], [`Error::PromptToken`]; a model that fails,
+/// Settings out of range, or stop strings, which need [`generate_text`]; an empty or too long prompt ([`Error::EmptyText`],
+/// [`Error::PromptTooLong`]) or one with a token that the model does not know ([`Error::NoSuchToken`]); a model that fails,
 /// or scores that are NaN or infinity ([`Error::Scores`]).
 pub fn generate(
     model: &mut impl NextToken,
@@ -121,22 +122,22 @@ fn run(
 }
 
 fn check_prompts(model: &impl NextToken, prompts: &[&[u32]]) -> Result<()> {
-    let (vocabulary, capacity) = (model.vocabulary(), model.capacity());
+    let (vocab_size, capacity) = (model.vocabulary(), model.capacity());
     for (row, prompt) in prompts.iter().enumerate() {
         let tokens = prompt.len();
-        if tokens == 0 || tokens >= capacity {
-            return Err(Error::PromptLength {
+        if tokens == 0 {
+            return Err(Error::EmptyText { row });
+        }
+        if tokens >= capacity {
+            return Err(Error::PromptTooLong {
                 row,
                 tokens,
                 capacity,
             });
         }
-        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocabulary) {
-            return Err(Error::PromptToken {
-                row,
-                id,
-                vocabulary,
-            });
+        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
+            let id = i64::from(id);
+            return Err(Error::NoSuchToken { id, vocab_size });
         }
     }
     Ok(())

@@ -4,13 +4,16 @@ use burn::{module::Param, tensor::Tensor};
 use vblora::backend::VbLoraBackend;
 
 use super::Roberta;
-use crate::HostTensor;
+use crate::{HostTensor, parts::FrozenLayerNorm, upload::host_tensor};
 
 impl<B: VbLoraBackend> Roberta<B> {
     /// Every tensor by its Hugging Face name without prefix, weights as torch stores them (`[d_out, d_in]`).
     pub fn tensors(&self) -> Vec<(String, HostTensor)> {
         let mut out = vec![
-            ("embeddings.word_embeddings.weight".into(), self.word_rows()),
+            (
+                "embeddings.word_embeddings.weight".into(),
+                self.embeddings.word.host(),
+            ),
             (
                 "embeddings.position_embeddings.weight".into(),
                 host_tensor(self.embeddings.position.val()),
@@ -20,7 +23,7 @@ impl<B: VbLoraBackend> Roberta<B> {
                 host_tensor(self.embeddings.token_type.val()),
             ),
         ];
-        let norm = |name: &str, norm: &super::FrozenLayerNorm<B>| {
+        let norm = |name: &str, norm: &FrozenLayerNorm<B>| {
             let values = |param: &Param<Tensor<B, 1>>| host_tensor(param.val());
             [
                 (format!("{name}.weight"), values(&norm.gamma)),
@@ -48,29 +51,4 @@ impl<B: VbLoraBackend> Roberta<B> {
         }
         out
     }
-
-    /// The whole word table. Its pieces meet on the host: together they may be more than the device can hold in one tensor.
-    fn word_rows(&self) -> HostTensor {
-        let mut table = HostTensor {
-            shape: vec![0, self.config.hidden_size],
-            values: Vec::new(),
-        };
-        for piece in &self.embeddings.word {
-            let piece = host_tensor(piece.val());
-            table.shape[0] += piece.shape[0];
-            table.values.extend(piece.values);
-        }
-        table
-    }
-}
-
-/// A tensor's values on the host.
-pub fn host_tensor<B: VbLoraBackend, const D: usize>(tensor: Tensor<B, D>) -> HostTensor {
-    let shape = tensor.dims().to_vec();
-    let values = tensor
-        .into_data()
-        .convert::<f32>()
-        .into_vec()
-        .expect("converted to f32 just above");
-    HostTensor { shape, values }
 }

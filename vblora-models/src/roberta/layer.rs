@@ -6,8 +6,11 @@ use burn::{
 };
 use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, noise::dropout, ops};
 
-use super::{build::Builder, norm::FrozenLayerNorm};
-use crate::{Activation, EncoderConfig, Result, source::WeightSource};
+use crate::{
+    Activation, EncoderConfig, Result,
+    parts::{Builder, FrozenLayerNorm},
+    source::WeightSource,
+};
 
 /// A post-norm encoder layer with six sites.
 #[derive(Module, Debug)]
@@ -140,7 +143,7 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
     fn activate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
         match self.settings.activation {
             Activation::Gelu => ops::gelu(x),
-            Activation::GeluTanh => activation::gelu_approximate(x),
+            Activation::GeluTanh => ops::tanh_gelu(x),
             Activation::Relu => activation::relu(x),
         }
     }

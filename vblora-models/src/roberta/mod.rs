@@ -1,12 +1,10 @@
 //! RoBERTa, and BERT by its settings, as a frozen function with adapter sites.
 
-mod build;
 mod embeddings;
 mod export;
 mod input;
 mod layer;
 mod merge;
-mod norm;
 
 use burn::{
     module::Module,
@@ -14,15 +12,13 @@ use burn::{
 };
 use vblora::{Factors, FrozenLinear, Site, Targets, backend::VbLoraBackend};
 
-pub(crate) use build::Builder;
 pub use embeddings::Embeddings;
-pub use export::host_tensor;
 pub use input::EncoderInput;
 pub use layer::EncoderLayer;
-pub use norm::FrozenLayerNorm;
 
 use crate::{
     Checkpoint, EncoderConfig, LoadReport, Loader, ModelFiles, Result,
+    parts::Builder,
     source::{RandomWeights, WeightSource},
     upload::sync,
 };

@@ -8,7 +8,7 @@ use vblora::storage::{Entry, Header, to_f32};
 
 use super::HostTensor;
 use crate::error::Misshapen;
-use crate::files::{Bytes, is_file_name};
+use crate::files::{FileReader, is_file_name};
 use crate::{Error, ModelFiles, Result};
 
 /// The weights in one file.
@@ -30,7 +30,7 @@ pub struct Checkpoint {
 #[derive(Debug)]
 struct Shard {
     file: String,
-    bytes: Bytes,
+    reader: FileReader,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -112,12 +112,15 @@ impl Checkpoint {
             file: self.file.clone(),
             tensor: name.to_owned(),
         })?;
-        let values = to_f32(entry.dtype, &shard.bytes[entry.bytes.clone()]).map_err(|problem| {
-            Error::Tensor {
-                file: shard.file.clone(),
-                tensor: name.to_owned(),
-                problem,
-            }
+        let read = shard.reader.read(entry.bytes.clone());
+        let bytes = read.map_err(|cause| Error::Io {
+            file: shard.file.clone(),
+            cause,
+        })?;
+        let values = to_f32(entry.dtype, &bytes).map_err(|problem| Error::Tensor {
+            file: shard.file.clone(),
+            tensor: name.to_owned(),
+            problem,
         })?;
         let shape = entry.shape.clone();
         self.used.insert(name.to_owned());
@@ -165,12 +168,13 @@ impl Checkpoint {
 
 impl Shard {
     fn open(files: &ModelFiles, name: &str) -> Result<Self> {
-        let bytes = files.read(name)?;
+        let reader = files.reader(name)?;
         let file = files.describe(name);
-        match Header::parse(&bytes) {
-            Ok(Header { tensors, .. }) => Ok(Self {
+        let header = Header::read(&mut reader.start(), reader.size());
+        match header {
+            Ok((Header { tensors, .. }, _)) => Ok(Self {
                 file,
-                bytes,
+                reader,
                 entries: tensors,
             }),
             Err(problem) => Err(Error::Safetensors { file, problem }),

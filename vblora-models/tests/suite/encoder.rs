@@ -187,7 +187,7 @@ pub(crate) fn token_types_are_summed<B: VbLoraBackend>(device: &B::Device) {
 
 pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::Device) {
     let whole = model::<B>(Family::Roberta, device);
-    let [table] = whole.embeddings.word.as_slice() else {
+    let [table] = whole.embeddings.word.pieces.as_slice() else {
         panic!("a small table is one piece");
     };
     let table = table.val();
@@ -201,7 +201,7 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         let mut pieces = whole.clone();
         let piece =
             |ends: &[usize]| Param::from_tensor(table.clone().slice([ends[0]..ends[1], 0..d]));
-        pieces.embeddings.word = borders.windows(2).map(piece).collect();
+        pieces.embeddings.word.pieces = borders.windows(2).map(piece).collect();
         let input = EncoderInput::new(
             &batch(&texts(Family::Roberta), whole.config()),
             whole.config(),
@@ -213,7 +213,7 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         assert_eq!(difference, 0.0, "{borders:?}");
         assert_eq!(pieces.tensors(), whole.tensors(), "{borders:?}");
         let x = whole.embeddings.position.val();
-        let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word_scores(x.clone()));
+        let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word.scores(x.clone()));
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert!(difference < 1e-6, "{borders:?}: {difference}");
     }

@@ -170,7 +170,7 @@ pub(crate) fn lm_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {
         .unwrap()
         .embeddings;
     let table = tensor(&words.values, [config.vocab_size, d], device);
-    embeddings.word = vec![Param::from_tensor(table)];
+    embeddings.word.pieces = vec![Param::from_tensor(table)];
     let found = head.forward(tensor(&hidden.values, [m, d], device), &embeddings);
     assert_close(
         "token scores",

@@ -1,5 +1,7 @@
 //! The extension trait on `Autodiff<B>`: selection runs on the inner backend, the mixture has a backward of its own.
 
+mod decoder;
+
 use burn::{
     backend::autodiff::{
         Autodiff, NodeId,
@@ -13,7 +15,10 @@ use burn::{
     },
 };
 
-use super::{AdaptedGradients, AttentionSettings, FrozenMap, Update, VbLoraBackend, defaults};
+use super::{
+    AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, Update, VbLoraBackend,
+    defaults,
+};
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
@@ -202,6 +207,34 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
             }
         };
         (output, <Self as AutodiffBackend>::from_inner(weights))
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        decoder::rms_norm::<B, C>(x, gamma, epsilon)
+    }
+
+    fn tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        decoder::tanh_gelu::<B, C>(x)
+    }
+
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
+        decoder::gated::<B, C>(gate, up, form)
+    }
+
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        decoder::rotate::<B, C>(x, cos, sin)
+    }
+
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        decoder::causal_attention::<B, C>(qkv, first, settings)
     }
 }
 

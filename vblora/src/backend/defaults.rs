@@ -1,5 +1,7 @@
 //! The default bodies: plain tensor operations, right on every backend, and what every fast path is held to.
 
+pub(super) mod decoder;
+
 use burn::tensor::{
     IndexingUpdateOp, Int, Tensor, TensorMetadata,
     backend::Backend,
@@ -265,8 +267,8 @@ fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     x.swap_dims(1, 2).reshape([n, t, heads * size])
 }
 
-fn drop_weights<B: VbLoraBackend>(x: Tensor<B, 4>, settings: AttentionSettings) -> Tensor<B, 4> {
-    match settings.dropout {
+fn drop_weights<B: VbLoraBackend>(x: Tensor<B, 4>, dropout: Option<(u64, f64)>) -> Tensor<B, 4> {
+    match dropout {
         Some((key, p)) => float(B::dropout(primitive(x), key, p)),
         None => x,
     }
@@ -287,7 +289,7 @@ pub(super) fn attention<B: VbLoraBackend>(
         None => scores,
     };
     let weights = B::row_softmax(primitive(scores));
-    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings);
+    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
     (primitive(join(dropped.matmul(split(v, heads)))), weights)
 }
 
@@ -301,9 +303,9 @@ pub(super) fn attention_backward<B: VbLoraBackend>(
     let [q, k, v] = qkv.map(|x| split(float::<B, 3>(x), heads));
     let scale = 1.0 / (q.dims()[3] as f64).sqrt();
     let grad = split(float::<B, 3>(grad), heads);
-    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings);
+    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
     let dv = dropped.swap_dims(2, 3).matmul(grad.clone());
-    let d_weights = drop_weights(grad.matmul(v.swap_dims(2, 3)), settings);
+    let d_weights = drop_weights(grad.matmul(v.swap_dims(2, 3)), settings.dropout);
     let d_scores: Tensor<B, 4> = float(B::row_softmax_backward(weights, primitive(d_weights)));
     let d_scores = d_scores.mul_scalar(scale);
     let dq = d_scores.clone().matmul(k);

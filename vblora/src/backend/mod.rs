@@ -203,6 +203,118 @@ pub trait VbLoraBackend: Backend {
     ) -> [FloatTensor<Self>; 3] {
         defaults::attention_backward::<Self>(qkv, weights, settings, grad)
     }
+
+    /// Root-mean-square normalisation over the last dimension, `gamma x / sqrt(mean(x^2) + epsilon)` (arXiv 1910.07467).
+    ///
+    /// # Shapes
+    /// - x and output: `[.., d]`; gamma: `[d]`
+    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        defaults::decoder::rms_norm::<Self>(x, gamma, epsilon)
+    }
+
+    /// The gradients of [`rms_norm`](Self::rms_norm) to x and, only if asked for, to gamma. Called on the inner backend only.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+        affine: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        defaults::decoder::rms_norm_backward::<Self>(x, gamma, epsilon, grad, affine)
+    }
+
+    /// GELU by its approximation with tanh.
+    fn tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        defaults::decoder::tanh_gelu::<Self>(x)
+    }
+
+    /// The gradient of [`tanh_gelu`](Self::tanh_gelu) at x. Called on the inner backend only.
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        defaults::decoder::tanh_gelu_backward::<Self>(x, grad)
+    }
+
+    /// A gated unit, `f(gate) up` (arXiv 2002.05202).
+    ///
+    /// # Shapes
+    /// - gate, up and output: the same
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
+        defaults::decoder::gated::<Self>(gate, up, form)
+    }
+
+    /// The gradients of [`gated`](Self::gated) to gate and up. Called on the inner backend only.
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        form: Gate,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        defaults::decoder::gated_backward::<Self>(gate, up, form, grad)
+    }
+
+    /// Rotary position embedding (arXiv 2104.09864) in Hugging Face's order: element i of a head turns with element i + size / 2. Its
+    /// gradient is the rotation of the gradient by `cos` and `-sin`. The angles get no gradient.
+    ///
+    /// # Shapes
+    /// - x and output: `[n, t, heads size]`; cos, sin: `[n, t, size / 2]`
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        defaults::decoder::rotate::<Self>(x, cos, sin)
+    }
+
+    /// Causal softmax attention, `dropout(softmax(q k^T / sqrt(size))) v`, whose heads may share keys in groups of `heads / kv_heads`.
+    /// Query i of a row stands at key `offset + i` and sees the keys from `first` (0 without it) to its own, of these the last `window`;
+    /// keys behind the last query are room for later ones. Gives the output and what the backward pass needs beside the inputs, which is
+    /// not differentiable.
+    ///
+    /// # Shapes
+    /// - q and output: `[n, t, heads size]`; k, v: `[n, T, kv_heads size]`, `T >= offset + t`; first: `[n, t]`, at most `offset + i`
+    /// - the second output is the backend's own affair; by default the weights before dropout, `[n, heads, t, offset + t]`
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        defaults::decoder::causal_attention::<Self>(qkv, first, settings)
+    }
+
+    /// The gradients of [`causal_attention`](Self::causal_attention) to q, k and v, for offset 0 and no room behind the keys. `first` and
+    /// `saved` are what went in and came out there. Called on the inner backend only.
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        _first: Option<IntTensor<Self>>,
+        saved: FloatTensor<Self>,
+        settings: CausalSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        defaults::decoder::causal_attention_backward::<Self>(qkv, saved, settings, grad)
+    }
+}
+
+/// The function of a gated unit's gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// `x sigmoid(x)`: SwiGLU.
+    Silu,
+    /// GELU by tanh: GeGLU.
+    GeluTanh,
+}
+
+/// What a causal attention is besides its tensors.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CausalSettings {
+    /// Heads of the queries.
+    pub heads: usize,
+    /// Heads of keys and values, a divisor of `heads`.
+    pub kv_heads: usize,
+    /// The key at which the first query stands.
+    pub offset: usize,
+    /// How many keys a query sees at most, its own among them (Mistral's sliding window).
+    pub window: Option<usize>,
+    /// Key and probability of the dropout of the weights; `None` outside training.
+    pub dropout: Option<(u64, f64)>,
 }
 
 /// A frozen linear map: its weight `[d_in, d_out]`, perhaps in half precision, and its bias `[d_out]`.

@@ -56,7 +56,10 @@ impl Header {
     }
 
     /// As [`parse`](Self::parse), reading the front of a file of `size` bytes and nothing behind it; gives the bytes that were read too.
-    pub(super) fn read(file: &mut impl Read, size: usize) -> Result<(Self, Vec<u8>), String> {
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), or what the system said.
+    pub fn read(file: &mut impl Read, size: usize) -> Result<(Self, Vec<u8>), String> {
         let mut read = |bytes: usize| {
             let mut front = vec![0; bytes];
             let done = file.read_exact(&mut front);

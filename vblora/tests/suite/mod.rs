@@ -1,5 +1,6 @@
 pub(crate) mod adapters;
 pub(crate) mod admixture;
+pub(crate) mod decoder_operations;
 pub(crate) mod operations;
 pub(crate) mod recorded;
 pub(crate) mod serving;

@@ -1,0 +1,129 @@
+//! One token at a time over a memory of keys and values.
+
+use burn::tensor::{Tensor, backend::Backend};
+use vblora::{Factors, backend::VbLoraBackend};
+
+use super::{CausalBatch, CausalInput, CausalLm, Memory, Side};
+use crate::{Error, Result, generate::NextToken};
+
+/// A model that reads prompts and goes on, with an adapter, none, or one for each row.
+#[derive(Debug)]
+pub struct Decoding<'a, B: Backend> {
+    model: &'a CausalLm<B>,
+    /// As given, for the rows of the next prompts.
+    all: Factors<B>,
+    /// Those of the rows at hand.
+    factors: Factors<B>,
+    memory: Option<Memory<B>>,
+    capacity: usize,
+    device: B::Device,
+}
+
+impl<'a, B: VbLoraBackend> Decoding<'a, B> {
+    /// Room for `capacity` tokens a row, padding included, at most the model's positions.
+    pub fn new(
+        model: &'a CausalLm<B>,
+        factors: Factors<B>,
+        capacity: usize,
+        device: &B::Device,
+    ) -> Self {
+        Self {
+            model,
+            all: factors.clone(),
+            factors,
+            memory: None,
+            capacity: capacity.min(model.config.max_positions),
+            device: device.clone(),
+        }
+    }
+
+    /// Reads tokens behind those remembered; gives the scores after the last column.
+    fn read(&mut self, batch: &CausalBatch) -> Result<Vec<f32>> {
+        let memory = self.memory.as_mut().expect("started");
+        let length = memory.filled + batch.columns;
+        if length > memory.capacity {
+            return Err(Error::TooLong {
+                length,
+                limit: memory.capacity,
+            });
+        }
+        let config = &self.model.config;
+        let input = CausalInput::behind(memory.filled, batch, config, &self.device)?;
+        let hidden = self.model.run(&input, Some(memory), &self.factors, |_| ());
+        memory.filled = length;
+        let [n, t, d] = hidden.dims();
+        let scores = self
+            .model
+            .scores(hidden.narrow(1, t - 1, 1).reshape([n, d]));
+        read_back(scores)
+    }
+}
+
+fn read_back<B: VbLoraBackend>(scores: Tensor<B, 2>) -> Result<Vec<f32>> {
+    let failed = |reason: String| {
+        Error::from(vblora::Error::DeviceFailed {
+            during: "generating".into(),
+            reason,
+        })
+    };
+    let data = scores
+        .try_into_data()
+        .map_err(|e| failed(format!("{e:?}")))?;
+    let values = data.convert::<f32>().into_vec();
+    values.map_err(|e| failed(format!("{e:?}")))
+}
+
+impl<B: VbLoraBackend> NextToken for Decoding<'_, B> {
+    fn vocabulary(&self) -> usize {
+        self.model.config.vocab_size
+    }
+
+    fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    fn start(&mut self, prompts: &[&[u32]]) -> Result<Vec<f32>> {
+        if let Some(row) = prompts.iter().position(|prompt| prompt.is_empty()) {
+            return Err(Error::EmptyText { row });
+        }
+        let batch = CausalBatch::pad(prompts, 0, Side::Left);
+        let starts = prompts.iter().map(|prompt| batch.columns - prompt.len());
+        let config = &self.model.config;
+        let width = config.num_kv_heads * config.head_size;
+        self.memory = Some(Memory::new(
+            config.num_layers,
+            starts.collect(),
+            [self.capacity, width],
+            &self.device,
+        ));
+        self.factors = self.all.clone();
+        self.read(&batch)
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let memory = self.memory.as_ref().expect("started");
+        let starts = memory.starts.iter().map(|&start| start as i64);
+        let batch = CausalBatch {
+            ids: tokens.iter().map(|&id| i64::from(id)).collect(),
+            positions: starts
+                .clone()
+                .map(|start| memory.filled as i64 - start)
+                .collect(),
+            first: starts.collect(),
+            rows: tokens.len(),
+            columns: 1,
+        };
+        self.read(&batch)
+    }
+
+    fn keep(&mut self, rows: &[usize]) -> Result<()> {
+        let memory = self.memory.as_mut().expect("started");
+        // Beams that stay where they are.
+        if rows.iter().copied().eq(0..memory.starts.len()) {
+            return Ok(());
+        }
+        memory.keep(rows, &self.device);
+        self.factors = self.factors.of_rows(rows);
+        Ok(())
+    }
+}

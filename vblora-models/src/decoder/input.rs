@@ -1,0 +1,118 @@
+//! A batch of token ids as a decoder takes it.
+
+use burn::tensor::{
+    Int, Tensor, TensorData,
+    backend::{AutodiffBackend, Backend},
+};
+
+use super::CausalBatch;
+use crate::{
+    DecoderConfig, DecoderFamily, Error, Result,
+    parts::{Angles, Rotary},
+};
+
+/// Token ids and where they stand, of `n` sequences of `t` tokens.
+#[derive(Debug, Clone)]
+pub struct CausalInput<B: Backend> {
+    /// `[n, t]`
+    pub ids: Tensor<B, 2, Int>,
+    pub(super) places: Places<B>,
+}
+
+/// What every layer needs to know of the tokens.
+#[derive(Debug, Clone)]
+pub(super) struct Places<B: Backend> {
+    /// `[n, t]`: position of each token in its text, where positions are looked up.
+    pub(super) positions: Option<Tensor<B, 2, Int>>,
+    /// Where positions are angles.
+    pub(super) angles: Option<Angles<B>>,
+    /// `[n, t]`: the first key that each token sees; `None` if that is 0 for all.
+    pub(super) first: Option<Tensor<B, 2, Int>>,
+    /// The key at which the first of these tokens stands.
+    pub(super) offset: usize,
+}
+
+impl<B: Backend> CausalInput<B> {
+    /// Puts a batch on the device.
+    ///
+    /// # Errors
+    /// A token outside the vocabulary, a text with more tokens than the model has positions for.
+    pub fn new(batch: &CausalBatch, config: &DecoderConfig, device: &B::Device) -> Result<Self> {
+        Self::behind(0, batch, config, device)
+    }
+
+    /// [`new`](Self::new) for tokens that come behind `offset` columns of remembered ones, which `first` counts too.
+    pub(super) fn behind(
+        offset: usize,
+        batch: &CausalBatch,
+        config: &DecoderConfig,
+        device: &B::Device,
+    ) -> Result<Self> {
+        check(batch, config)?;
+        let dims = [batch.rows, batch.columns];
+        let ints = |values: &[i64]| {
+            // I32 is every backend's index type or converts to it.
+            let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+            Tensor::<B, 2, Int>::from_data(TensorData::new(values, dims), device)
+        };
+        let learned = config.family == DecoderFamily::Gpt2;
+        let angles = || {
+            let rotary = Rotary::new(config.head_size, config.rope_theta);
+            rotary.angles(&batch.positions, dims, device)
+        };
+        Ok(Self {
+            ids: ints(&batch.ids),
+            places: Places {
+                positions: learned.then(|| ints(&batch.positions)),
+                angles: (!learned).then(angles),
+                first: batch
+                    .first
+                    .iter()
+                    .any(|&first| first != 0)
+                    .then(|| ints(&batch.first)),
+                offset,
+            },
+        })
+    }
+}
+
+fn check(batch: &CausalBatch, config: &DecoderConfig) -> Result<()> {
+    let vocab_size = config.vocab_size;
+    let known = |id: &i64| usize::try_from(*id).is_ok_and(|id| id < vocab_size);
+    if let Some(&id) = batch.ids.iter().find(|id| !known(id)) {
+        return Err(Error::NoSuchToken { id, vocab_size });
+    }
+    let length = batch
+        .positions
+        .iter()
+        .max()
+        .map_or(0, |&last| last as usize + 1);
+    if length > config.max_positions {
+        return Err(Error::TooLong {
+            length,
+            limit: config.max_positions,
+        });
+    }
+    Ok(())
+}
+
+impl<B: AutodiffBackend> CausalInput<B> {
+    /// The same on the inner backend.
+    pub(super) fn inner(&self) -> CausalInput<B::InnerBackend> {
+        let Places {
+            positions,
+            angles,
+            first,
+            offset,
+        } = self.places.clone();
+        CausalInput {
+            ids: self.ids.clone().inner(),
+            places: Places {
+                positions: positions.map(Tensor::inner),
+                angles: angles.map(|angles| angles.map(Tensor::inner)),
+                first: first.map(Tensor::inner),
+                offset,
+            },
+        }
+    }
+}

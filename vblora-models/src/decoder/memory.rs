@@ -1,0 +1,79 @@
+//! Keys and values of the tokens read so far.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+
+/// Keys and values of one layer, `[n, capacity, kv_heads size]`, of which the first columns are filled.
+#[derive(Debug)]
+pub(super) struct LayerMemory<B: Backend> {
+    /// `None` only while they are written to: a tensor that nobody else holds is written in place.
+    stored: Option<[Tensor<B, 3>; 2]>,
+}
+
+impl<B: Backend> LayerMemory<B> {
+    /// Writes the keys and values of new tokens at column `at`, and gives those of all.
+    ///
+    /// # Shapes
+    /// - new: `[n, t, kv_heads size]`; output: `[n, capacity, kv_heads size]`
+    pub(super) fn append(&mut self, new: [Tensor<B, 3>; 2], at: usize) -> [Tensor<B, 3>; 2] {
+        let stored = self.stored.take().expect("put back below");
+        let mut new = new.into_iter();
+        let stored = stored.map(|memory| {
+            let new = new.next().expect("keys and values");
+            let [n, t, d] = new.dims();
+            memory.slice_assign([0..n, at..at + t, 0..d], new)
+        });
+        self.stored.insert(stored).clone()
+    }
+
+    fn keep(&mut self, rows: &Tensor<B, 1, Int>) {
+        let stored = self.stored.take().expect("put back below");
+        self.stored = Some(stored.map(|memory| memory.select(0, rows.clone())));
+    }
+}
+
+/// Keys and values of every layer, allocated once for `capacity` columns. Rows are padded in front, so all end in the same column.
+#[derive(Debug)]
+pub struct Memory<B: Backend> {
+    pub(super) layers: Vec<LayerMemory<B>>,
+    /// The column in which each row's text starts.
+    pub(super) starts: Vec<usize>,
+    /// Columns filled.
+    pub(super) filled: usize,
+    pub(super) capacity: usize,
+}
+
+impl<B: Backend> Memory<B> {
+    /// An empty memory of rows whose texts start in these columns.
+    pub(super) fn new(
+        layers: usize,
+        starts: Vec<usize>,
+        [capacity, width]: [usize; 2],
+        device: &B::Device,
+    ) -> Self {
+        let empty = || Tensor::zeros([starts.len(), capacity, width], device);
+        let layer = |_| LayerMemory {
+            stored: Some([empty(), empty()]),
+        };
+        Self {
+            layers: (0..layers).map(layer).collect(),
+            starts,
+            filled: 0,
+            capacity,
+        }
+    }
+
+    /// Columns filled.
+    pub fn filled(&self) -> usize {
+        self.filled
+    }
+
+    /// Row `i` becomes what row `rows[i]` was.
+    pub(super) fn keep(&mut self, rows: &[usize], device: &B::Device) {
+        let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        let indices = Tensor::from_data(TensorData::new(indices, [rows.len()]), device);
+        self.layers
+            .iter_mut()
+            .for_each(|layer| layer.keep(&indices));
+        self.starts = rows.iter().map(|&row| self.starts[row]).collect();
+    }
+}

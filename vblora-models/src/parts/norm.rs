@@ -1,0 +1,85 @@
+//! Frozen normalisations.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, backend::Backend},
+};
+use vblora::{
+    backend::VbLoraBackend,
+    ops::{layer_norm, rms_norm},
+};
+
+use super::build::Builder;
+use crate::{Result, source::WeightSource};
+
+/// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last dimension.
+#[derive(Module, Debug)]
+pub struct FrozenLayerNorm<B: Backend> {
+    /// `[d]`
+    pub gamma: Param<Tensor<B, 1>>,
+    /// `[d]`
+    pub beta: Param<Tensor<B, 1>>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl<B: VbLoraBackend> FrozenLayerNorm<B> {
+    pub(crate) fn build<S: WeightSource>(
+        builder: &mut Builder<'_, B, S>,
+        name: &str,
+        d: usize,
+        epsilon: f64,
+    ) -> Result<Self> {
+        Ok(Self {
+            gamma: builder.norm_weight(&format!("{name}.weight"), d, 0.0)?,
+            beta: builder.frozen(&format!("{name}.bias"), [d])?,
+            epsilon,
+        })
+    }
+
+    /// # Shapes
+    /// - input and output: `[.., d]`
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
+    }
+}
+
+/// `gamma x / sqrt(mean(x^2) + epsilon)` over the last dimension (arXiv 1910.07467).
+#[derive(Module, Debug)]
+pub struct FrozenRmsNorm<B: Backend> {
+    /// `[d]`
+    pub gamma: Param<Tensor<B, 1>>,
+    #[module(skip)]
+    epsilon: f64,
+    /// What is added to the stored weight.
+    #[module(skip)]
+    offset: f32,
+}
+
+impl<B: VbLoraBackend> FrozenRmsNorm<B> {
+    /// `offset` is 1 for Gemma, whose files hold what is added to 1, else 0.
+    pub(crate) fn build<S: WeightSource>(
+        builder: &mut Builder<'_, B, S>,
+        name: &str,
+        d: usize,
+        epsilon: f64,
+        offset: f32,
+    ) -> Result<Self> {
+        Ok(Self {
+            gamma: builder.norm_weight(&format!("{name}.weight"), d, offset)?,
+            epsilon,
+            offset,
+        })
+    }
+
+    /// # Shapes
+    /// - input and output: `[.., d]`
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        rms_norm(x, self.gamma.val(), self.epsilon)
+    }
+
+    /// The weight as it is stored.
+    pub(crate) fn stored(&self) -> Tensor<B, 1> {
+        self.gamma.val().sub_scalar(self.offset)
+    }
+}

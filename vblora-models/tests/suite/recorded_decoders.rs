@@ -1,0 +1,402 @@
+//! Values recorded from PEFT and transformers on small GPT-2, Llama, Mistral and Gemma models (shared/fixtures/models, where there): every
+//! adapter of every decoder found there.
+
+use std::path::{Path, PathBuf};
+
+use burn::{
+    backend::Autodiff,
+    module::AutodiffModule,
+    tensor::{Tensor, TensorData},
+};
+use serde_json::Value;
+use vblora::{
+    Composition, Factors,
+    backend::VbLoraBackend,
+    ops::log_softmax,
+    storage::{
+        HostAdapter, HostVbLora, merge,
+        peft::{PeftAdapter, PeftDirectory},
+    },
+};
+use vblora_models::{
+    ModelFiles,
+    decoder::{CausalBatch, CausalInput, CausalLm, Decoding, Side},
+    generate::NextToken,
+};
+
+use crate::support::{
+    assert_close,
+    fixtures::{Tensors, entries, folder, json, rank_first},
+    products, values,
+};
+
+type Ad<B> = Autodiff<B>;
+
+/// One recorded adapter on one base.
+struct Case<B: VbLoraBackend> {
+    path: PathBuf,
+    io: Value,
+    recorded: Tensors,
+    model: CausalLm<Ad<B>>,
+}
+
+/// The tokens in front of each label, and the label, where there is one.
+struct Labelled {
+    places: Vec<usize>,
+    labels: Vec<usize>,
+}
+
+pub(crate) fn fixture_gpt2<B: VbLoraBackend>(device: &B::Device) {
+    check_family::<B>("gpt2", device);
+}
+
+pub(crate) fn fixture_llama<B: VbLoraBackend>(device: &B::Device) {
+    check_family::<B>("llama", device);
+}
+
+pub(crate) fn fixture_mistral<B: VbLoraBackend>(device: &B::Device) {
+    check_family::<B>("mistral", device);
+}
+
+pub(crate) fn fixture_gemma<B: VbLoraBackend>(device: &B::Device) {
+    check_family::<B>("gemma", device);
+}
+
+fn check_family<B: VbLoraBackend>(name: &str, device: &B::Device) {
+    let Some(folder) = folder("models") else {
+        return;
+    };
+    let family = folder.join(name);
+    let cases = entries(&family, "").into_iter();
+    let cases: Vec<_> = cases.filter(|path| !path.ends_with("base")).collect();
+    assert_eq!(cases.len(), 2, "qv and all-linear");
+    for path in cases {
+        println!("{}", path.display());
+        let case = Case::<B>::read(&family, &path, device);
+        check_case(&case, device);
+    }
+}
+
+impl<B: VbLoraBackend> Case<B> {
+    fn read(family: &Path, path: &Path, device: &B::Device) -> Self {
+        let base = ModelFiles::open(&family.join("base")).unwrap();
+        let (model, report) = CausalLm::load(&base, device).unwrap();
+        assert_eq!(report.ignored, Vec::<String>::new());
+        assert_eq!(report.values, model.config().parameters());
+        Self {
+            path: path.to_owned(),
+            io: json(&path.join("io.json")),
+            recorded: Tensors::read(&path.join("io.safetensors")),
+            model,
+        }
+    }
+
+    fn adapter(&self, kind: &str) -> PeftAdapter {
+        let directory = PeftDirectory::open(&self.path.join(kind)).unwrap();
+        directory.bind(&self.model.sites()).unwrap()
+    }
+
+    fn whole(&self, name: &str) -> Vec<i64> {
+        let values = self.recorded.get(name).iter();
+        values.map(|&v| v as i64).collect()
+    }
+
+    /// The texts without their padding.
+    fn batch(&self) -> CausalBatch {
+        let (ids, mask) = (self.whole("input_ids"), self.whole("attention_mask"));
+        let [_, columns] = *self.recorded.shape("input_ids") else {
+            panic!("input_ids")
+        };
+        let texts = ids
+            .chunks(columns)
+            .zip(mask.chunks(columns))
+            .map(|(ids, mask)| {
+                let real = ids.iter().zip(mask).filter(|(_, m)| **m == 1);
+                real.map(|(&id, _)| id as u32).collect()
+            });
+        let texts: Vec<Vec<u32>> = texts.collect();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let batch = CausalBatch::pad(&texts, 0, Side::Right);
+        assert_eq!(batch.columns, columns);
+        batch
+    }
+
+    /// Labels as the loss shifts them.
+    fn labelled(&self) -> Labelled {
+        let labels = self.whole("labels");
+        let columns = self.recorded.shape("labels")[1];
+        let (mut places, mut found) = (Vec::new(), Vec::new());
+        for (at, &label) in labels.iter().enumerate() {
+            if at % columns != 0 && label != -100 {
+                places.push(at - 1);
+                found.push(label as usize);
+            }
+        }
+        Labelled {
+            places,
+            labels: found,
+        }
+    }
+
+    /// The rows of tokens that are not padding.
+    fn of_tokens(&self, values: &[f64]) -> Vec<f64> {
+        let mask = self.recorded.get("attention_mask");
+        assert!(
+            mask.contains(&0.0) && mask.contains(&1.0),
+            "padding, and not only padding"
+        );
+        let d = values.len() / mask.len();
+        let rows = values.chunks(d).zip(mask);
+        rows.filter(|(_, m)| **m == 1.0)
+            .flat_map(|(row, _)| row.to_vec())
+            .collect()
+    }
+
+    fn assert_tokens(&self, name: &str, found: &[f64]) {
+        let (found, expected) = (
+            self.of_tokens(found),
+            self.of_tokens(self.recorded.get(name)),
+        );
+        assert_within(name, &found, &expected, products(1e-4));
+    }
+}
+
+#[track_caller]
+fn assert_within(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+    assert_eq!(found.len(), expected.len(), "{what}: number of values");
+    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
+        assert!(
+            (f - e).abs() <= tolerance,
+            "{what}[{i}]: expected {e}, found {f}"
+        );
+    }
+}
+
+/// The mean negative log-likelihood of the labels.
+fn nll<B: VbLoraBackend>(scores: Tensor<B, 2>, at: &Labelled) -> Tensor<B, 1> {
+    let device = scores.device();
+    let ints = |values: &[usize]| {
+        let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
+        Tensor::from_data(TensorData::new(values, [at.places.len()]), &device)
+    };
+    let likely = log_softmax(scores.select(0, ints(&at.places)));
+    likely
+        .gather(1, ints(&at.labels).unsqueeze_dim(1))
+        .mean()
+        .neg()
+}
+
+fn scores<B: VbLoraBackend>(model: &CausalLm<B>, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
+    let [n, t, d] = hidden.dims();
+    model.scores(hidden.reshape([n * t, d]))
+}
+
+fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
+    let full = case.adapter("adapter_full");
+    let HostAdapter::VbLora(ref host) = full.adapter else {
+        panic!("not all logits")
+    };
+    check_modules(case, host);
+    check_gradients(case, host, device);
+    let (model, none) = (case.model.valid(), Factors::none());
+    check_logits(case, "base_logits", &model, &none, device);
+    let factors = full.adapter.factors::<B>(device);
+    check_logits(case, "logits", &model, &factors, device);
+    check_logits(
+        case,
+        "logits_merged",
+        &model.merged(&factors),
+        &none,
+        device,
+    );
+    let as_lora = HostAdapter::Lora(full.adapter.to_lora()).factors(device);
+    check_logits(case, "logits", &model, &as_lora, device);
+    let topk = case.adapter("adapter_topk");
+    check_logits(
+        case,
+        "logits_topk_reload",
+        &model,
+        &topk.adapter.factors(device),
+        device,
+    );
+    check_merged_on_disk(case, &full, device);
+    check_greedy(case, &model, &factors, device);
+    check_greedy(case, &model.merged(&factors), &none, device);
+}
+
+fn check_modules<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora) {
+    let sites = host.settings().plan().sites().iter();
+    let mut found: Vec<_> = sites
+        .map(|s| (format!("base_model.model.{}", s.name), s.d_in, s.d_out))
+        .collect();
+    found.sort();
+    let modules = case.io["modules"].as_object().unwrap().iter();
+    let dim = |dims: &Value, i: usize| dims[i].as_u64().unwrap() as usize;
+    let mut expected: Vec<_> = modules
+        .map(|(name, dims)| (name.clone(), dim(dims, 0), dim(dims, 1)))
+        .collect();
+    expected.sort();
+    assert_eq!(found, expected, "adapted modules");
+    let trained = case.io["nb_savable"]["full"][0].as_u64().unwrap();
+    assert_eq!(host.settings().count().trained as u64, trained);
+}
+
+fn check_logits<B: VbLoraBackend>(
+    case: &Case<B>,
+    name: &str,
+    model: &CausalLm<B>,
+    factors: &Factors<B>,
+    device: &B::Device,
+) {
+    let input = CausalInput::new(&case.batch(), model.config(), device).unwrap();
+    let found = scores(model, model.forward(&input, factors));
+    case.assert_tokens(name, &values(found.clone()));
+    let loss = match name {
+        "base_logits" => "base_loss",
+        _ => "loss",
+    };
+    let found = values(nll(found, &case.labelled()));
+    // The codes of a top-k file are rounded to f32 once more.
+    assert_within(loss, &found, case.recorded.get(loss), products(1e-5));
+}
+
+/// Hidden states, loss and every gradient of one training pass, and of one that runs every block twice.
+fn check_gradients<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, device: &B::Device) {
+    let adapter = host
+        .settings()
+        .load::<Ad<B>>(host.bank().to_vec(), host.logits().to_vec(), device)
+        .unwrap();
+    let model = &case.model;
+    let input = CausalInput::new(&case.batch(), model.config(), device).unwrap();
+    let mut step = Composition::new(&adapter);
+    let mut states = Vec::new();
+    let last = model.trace(&input, step.factors(), |state| {
+        states.push(values(state.clone().inner()));
+    });
+    let names = case.recorded.names();
+    assert_eq!(
+        states.len(),
+        names.filter(|name| name.starts_with("hidden.")).count()
+    );
+    for (n, state) in states.iter().enumerate() {
+        case.assert_tokens(&format!("hidden.{n}"), state);
+    }
+    let at = case.labelled();
+    let loss = nll(scores(model, last), &at);
+    let found = values(loss.clone().inner());
+    assert_within("loss", &found, case.recorded.get("loss"), products(1e-5));
+    step.collect(&mut loss.backward());
+    let grads = step.push_back().unwrap();
+    let [bank, logits] =
+        [&adapter.bank.val(), &adapter.logits.val()].map(|x| values(x.grad(&grads).unwrap()));
+    check_slabs(case, host, &bank, &logits);
+
+    let mut step = Composition::new(&adapter);
+    let factors = step.factors().clone();
+    let loss = |hidden| nll(scores(model, hidden), &at);
+    let found = model.recompute(&input, &factors, loss, |grads| step.collect(grads));
+    assert_within(
+        "recomputed loss",
+        &values(found),
+        case.recorded.get("loss"),
+        products(1e-5),
+    );
+    let grads = step.push_back().unwrap();
+    let again =
+        [&adapter.bank.val(), &adapter.logits.val()].map(|x| values(x.grad(&grads).unwrap()));
+    assert_close("recomputed bank", &again[0], &bank, products(1e-5));
+    assert_close("recomputed logits", &again[1], &logits, products(1e-5));
+}
+
+/// Gradients of bank and logits, tensor by tensor, since the tolerance is relative to each one's largest value.
+fn check_slabs<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, bank: &[f64], logits: &[f64]) {
+    let recorded = &case.recorded;
+    let expected = recorded.get("grad.base_model.vblora_vector_bank");
+    assert_close("gradient of the bank", bank, expected, products(1e-4));
+    let (mut start, mut compared) = (0, 1);
+    for site in host.settings().plan().sites() {
+        for side in ["A", "B"] {
+            let name = format!("grad.base_model.model.{}.vblora_logits_{side}", site.name);
+            let expected = match side {
+                "A" => recorded.get(&name).to_vec(),
+                _ => rank_first(recorded.get(&name), recorded.shape(&name)),
+            };
+            let found = &logits[start..][..expected.len()];
+            assert_close(&name, found, &expected, products(1e-4));
+            (start, compared) = (start + expected.len(), compared + 1);
+        }
+    }
+    assert_eq!(start, logits.len());
+    let names = recorded.names().filter(|name| name.starts_with("grad."));
+    assert_eq!(
+        compared,
+        names.count(),
+        "every recorded gradient was compared"
+    );
+}
+
+/// Base and adapter as PEFT wrote them, merged into a directory; and the first update by itself, in the order of the file.
+fn check_merged_on_disk<B: VbLoraBackend>(
+    case: &Case<B>,
+    adapter: &PeftAdapter,
+    device: &B::Device,
+) {
+    let dir = tempfile::tempdir().unwrap();
+    let (base, out) = (case.path.with_file_name("base"), dir.path().join("out"));
+    merge(&base, adapter, &out, false).unwrap();
+    let (model, _) = CausalLm::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
+    check_logits(case, "logits_merged", &model, &Factors::none(), device);
+    let first = case.io["first_module"].as_str().unwrap();
+    let weight = format!(
+        "{}.weight",
+        first.strip_prefix("base_model.model.").unwrap()
+    );
+    let [base, merged] = [&base, &out].map(|dir| Tensors::read(&dir.join("model.safetensors")));
+    let delta = base
+        .get(&weight)
+        .iter()
+        .zip(merged.get(&weight))
+        .map(|(a, b)| b - a);
+    let delta: Vec<f64> = delta.collect();
+    assert_close(
+        "delta_first",
+        &delta,
+        case.recorded.get("delta_first"),
+        1e-5,
+    );
+}
+
+/// Ten tokens from the prompt, over a memory and without.
+fn check_greedy<B: VbLoraBackend>(
+    case: &Case<B>,
+    model: &CausalLm<B>,
+    factors: &Factors<B>,
+    device: &B::Device,
+) {
+    let expected: Vec<u32> = case.whole("greedy").iter().map(|&id| id as u32).collect();
+    let prompt: Vec<u32> = case.whole("prompt").iter().map(|&id| id as u32).collect();
+    let mut decoding = Decoding::new(model, factors.clone(), expected.len(), device);
+    let (mut cached, mut plain) = (prompt.clone(), prompt.clone());
+    let mut scores = decoding.start(&[&prompt]).unwrap();
+    while cached.len() < expected.len() {
+        cached.push(largest(&scores));
+        if cached.len() < expected.len() {
+            scores = decoding.step(&cached[cached.len() - 1..]).unwrap();
+        }
+        let batch = CausalBatch::pad(&[&plain], 0, Side::Right);
+        let input = CausalInput::new(&batch, model.config(), device).unwrap();
+        let hidden = model.forward(&input, factors);
+        let [_, t, d] = hidden.dims();
+        let last = model.scores(hidden.narrow(1, t - 1, 1).reshape([1, d]));
+        plain.push(largest(
+            &values(last).iter().map(|&v| v as f32).collect::<Vec<_>>(),
+        ));
+    }
+    assert_eq!(cached, expected, "greedy tokens over a memory");
+    assert_eq!(plain, expected, "greedy tokens without one");
+}
+
+fn largest(scores: &[f32]) -> u32 {
+    let best = (0..scores.len()).max_by(|&i, &j| scores[i].total_cmp(&scores[j]).then(j.cmp(&i)));
+    best.expect("a vocabulary") as u32
+}
