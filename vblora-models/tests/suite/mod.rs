@@ -1,3 +1,4 @@
+pub(crate) mod decoders;
 pub(crate) mod encoder;
 pub(crate) mod heads;
 pub(crate) mod minilm;
@@ -6,5 +7,6 @@ pub(crate) mod recorded;
 pub(crate) mod recorded_decoders;
 pub(crate) mod saving;
 pub(crate) mod serving;
+pub(crate) mod smollm2;
 pub(crate) mod tiny;
 pub(crate) mod training;

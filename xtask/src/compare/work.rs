@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use anyhow::{Context, Error, Result, bail};
 use serde::Serialize;
 use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
-use vblora_models::{EncoderConfig, PaddedBatch, roberta, shapes};
+use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, roberta};
 
 /// The lowest site of an encoder. Adapting it alone makes gradients flow as far down as adapting every site does.
 const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query";
@@ -151,7 +151,7 @@ impl Shapes {
             Self::RobertaBase => (roberta::sites(&Encoder::Base.config()), default),
             Self::RobertaLarge => (roberta::sites(&Encoder::Large.config()), default),
             Self::Llama2At7B => (
-                shapes::llama_2_7b(32),
+                sites(&DecoderConfig::llama_2_7b()),
                 VbLoraConfig {
                     bank: 2048,
                     ..default
