@@ -188,6 +188,17 @@ pub enum Error {
         capacity: usize,
     },
 
+    /// A chat template that does not parse, or that refuses the messages.
+    #[error("{file}: chat template{}: {problem}", line.map_or(String::new(), |line| format!(", line {line}")))]
+    ChatTemplate {
+        /// The file.
+        file: String,
+        /// The template's line, when known.
+        line: Option<usize>,
+        /// The cause.
+        problem: String,
+    },
+
     /// The model's scores of the next token are no numbers.
     #[error("row {row}: a score of new token {step} is {score}")]
     Scores {

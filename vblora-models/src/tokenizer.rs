@@ -127,6 +127,15 @@ impl TextTokenizer {
             .collect()
     }
 
+    /// The token ids of texts, without special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer refuses a text.
+    pub fn encode_plain(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let encoded = self.without_special_tokens(texts.iter().copied())?;
+        Ok(encoded.iter().map(|e| e.get_ids().to_vec()).collect())
+    }
+
     /// Special tokens that every text, or every pair, gets.
     pub fn special_tokens(&self, pair: bool) -> usize {
         let processor = self.tokenizer.get_post_processor();
