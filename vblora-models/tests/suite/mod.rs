@@ -1,5 +1,6 @@
 pub(crate) mod decoders;
 pub(crate) mod encoder;
+pub(crate) mod generation;
 pub(crate) mod heads;
 pub(crate) mod minilm;
 pub(crate) mod plain;
