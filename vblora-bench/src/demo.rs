@@ -1,32 +1,46 @@
-//! What the workspace carries so that it runs with no download: a tiny RoBERTa and an acceptability task built from BLiMP.
+//! What the workspace carries so that it runs with no download: a tiny RoBERTa and an acceptability task built from BLiMP; a tiny Llama and
+//! meaning representations of places to put into words.
 //!
-//! The model was pretrained by this project (`cargo xtask pretrain-tiny`); `assets/demo/README.md` has the data's origin and licence. It is
-//! a demonstration set, not CoLA.
+//! The models were pretrained by this project (`cargo xtask pretrain-tiny`, `pretrain-decoder`); `assets/demo/README.md` and
+//! `assets/demo-text/README.md` have the data's origin and licence. They are demonstration sets, not CoLA and not E2E.
 
 use vblora_models::ModelFiles;
 
 use crate::{
     Result,
-    tasks::{Split, SplitName, Task, parse_split},
+    tasks::{
+        Split, SplitName, Task,
+        causal::{Form, Texts, parse_texts},
+        parse_split,
+    },
 };
 
-macro_rules! asset {
-    ($name:literal) => {
+macro_rules! model {
+    ($folder:literal) => {
+        [
+            model!($folder, "config.json"),
+            model!($folder, "model.safetensors"),
+            model!($folder, "tokenizer.json"),
+        ]
+    };
+    ($folder:literal, $name:literal) => {
         (
             $name,
-            include_bytes!(concat!("../assets/tiny-roberta/", $name)).as_slice(),
+            include_bytes!(concat!("../assets/", $folder, "/", $name)).as_slice(),
         )
     };
 }
 
-/// The bundled model's files.
+/// The bundled encoder's files.
 pub fn model_files() -> ModelFiles {
-    static FILES: [(&str, &[u8]); 3] = [
-        asset!("config.json"),
-        asset!("model.safetensors"),
-        asset!("tokenizer.json"),
-    ];
+    static FILES: [(&str, &[u8]); 3] = model!("tiny-roberta");
     ModelFiles::embedded("the bundled tiny RoBERTa", &FILES)
+}
+
+/// The bundled decoder's files.
+pub fn decoder_files() -> ModelFiles {
+    static FILES: [(&str, &[u8]); 3] = model!("tiny-llama");
+    ModelFiles::embedded("the bundled tiny Llama", &FILES)
 }
 
 /// A split of the bundled task.
@@ -45,4 +59,22 @@ pub fn split(name: SplitName) -> Result<Split> {
         ),
     };
     parse_split(text, source, Task::Demo)
+}
+
+/// A split of the bundled texts.
+///
+/// # Errors
+/// Never, as long as the tests pass.
+pub fn texts(name: SplitName) -> Result<Texts> {
+    let (text, source) = match name {
+        SplitName::Train => (
+            include_str!("../assets/demo-text/train.csv"),
+            "the bundled train.csv",
+        ),
+        SplitName::Dev => (
+            include_str!("../assets/demo-text/dev.csv"),
+            "the bundled dev.csv",
+        ),
+    };
+    parse_texts(text, "csv", source, &Form::E2e)
 }

@@ -14,8 +14,10 @@ mod compare;
 mod gpu_pack;
 mod keyed_hash;
 mod make_demo_task;
+mod make_text_task;
 mod make_tiny_corpus;
 mod peft_roundtrip;
+mod pretrain_decoder;
 mod pretrain_tiny;
 mod progress;
 mod train_tokenizer;
@@ -40,8 +42,10 @@ enum Command {
     Compare(compare::Arguments),
     GpuPack(gpu_pack::Arguments),
     MakeDemoTask(make_demo_task::Arguments),
+    MakeTextTask(make_text_task::Arguments),
     MakeTinyCorpus(make_tiny_corpus::Arguments),
     PeftRoundtrip(peft_roundtrip::Arguments),
+    PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
     TrainTokenizer(train_tokenizer::Arguments),
 }
@@ -52,8 +56,10 @@ fn main() -> anyhow::Result<()> {
         Command::Compare(arguments) => compare::run(&arguments),
         Command::GpuPack(arguments) => gpu_pack::run(&arguments),
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
+        Command::MakeTextTask(arguments) => make_text_task::run(&arguments),
         Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),
+        Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments),
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),
     }
