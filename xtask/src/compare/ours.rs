@@ -38,7 +38,7 @@ pub(super) struct Ours<B: VbLoraBackend> {
 pub(super) enum Job<B: VbLoraBackend> {
     Forward(Box<(Roberta<B>, EncoderInput<B>)>),
     Step(Box<(Learner<B>, LabelledBatch, usize)>),
-    Decode(Box<(CausalLm<B>, Vec<Vec<u32>>, B::Device)>),
+    Decode(Box<CausalLm<B>>, Vec<Vec<u32>>, B::Device),
     Compose(Box<Composing<B>>),
     Product([Tensor<B, 2>; 2]),
 }
@@ -59,8 +59,8 @@ impl<B: VbLoraBackend> Ours<B> {
             Task::Encoder(encoder, pass, shape) => self.encoder(encoder, pass, shape, work.dtype),
             Task::Decode(decoder, rows) => {
                 let model = self.decoder(decoder, work.dtype)?;
-                let job = (model, prompts(rows), self.device.clone());
-                Ok(Job::Decode(Box::new(job)))
+                let (prompts, device) = (prompts(rows), self.device.clone());
+                Ok(Job::Decode(Box::new(model), prompts, device))
             }
             Task::Compose(shapes) => Ok(Job::Compose(Box::new(Composing::new(
                 shapes,
@@ -164,7 +164,7 @@ impl<B: VbLoraBackend> Job<B> {
                 let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
                 ensure!(report.is_finite(), "step {step}: {report:?}");
             }
-            Self::Decode(job) => decode(&job.0, &job.1, &job.2)?,
+            Self::Decode(model, prompts, device) => decode(model, prompts, device)?,
             Self::Compose(job) => job.run()?,
             Self::Product([a, b]) => drop(a.clone().matmul(b.clone())),
         }
