@@ -21,10 +21,10 @@ pub struct Message {
 }
 
 impl Message {
-    /// What the user says.
-    pub fn user(content: impl Into<String>) -> Self {
+    /// What somebody says.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
-            role: "user".into(),
+            role: role.into(),
             content: content.into(),
         }
     }
