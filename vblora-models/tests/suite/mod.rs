@@ -4,10 +4,11 @@ pub(crate) mod generation;
 pub(crate) mod heads;
 pub(crate) mod minilm;
 pub(crate) mod plain;
+pub(crate) mod real_decoders;
 pub(crate) mod recorded;
 pub(crate) mod recorded_decoders;
 pub(crate) mod saving;
 pub(crate) mod serving;
-pub(crate) mod smollm2;
+
 pub(crate) mod tiny;
 pub(crate) mod training;
