@@ -1,6 +1,6 @@
 //! Chat templates: messages to the text of a prompt, as the model's authors wrote it down.
 
-use minijinja::{AutoEscape, Environment, Error as TemplateError, ErrorKind, Value, context};
+use minijinja::{Environment, Error as TemplateError, ErrorKind, Value, context};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::config::{chat_template, special_tokens};
 use crate::{Error, ModelFiles, Result};
 
 const TEMPLATE: &str = "chat_template.jinja";
-/// What the one template is called in its environment.
+/// What the one template is called in its environment; a name that ended in `.html` or `.json` would have texts escaped.
 const NAME: &str = "chat";
 
 /// One turn of a conversation.
@@ -21,10 +21,10 @@ pub struct Message {
 }
 
 impl Message {
-    /// What the user says.
-    pub fn user(content: impl Into<String>) -> Self {
+    /// What somebody says.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
         Self {
-            role: "user".into(),
+            role: role.into(),
             content: content.into(),
         }
     }
@@ -70,7 +70,6 @@ impl ChatTemplate {
         // As transformers sets them.
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
-        environment.set_auto_escape_callback(|_| AutoEscape::None);
         environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> Result<(), _> {
             Err(TemplateError::new(ErrorKind::InvalidOperation, message))

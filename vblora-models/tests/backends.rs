@@ -59,8 +59,8 @@ mod recorded_decoders {
 
 /// Half a gigabyte of real weights: on the fastest CPU backend alone.
 #[cfg(feature = "flex")]
-mod smollm2 {
-    use super::suite::smollm2 as tests;
+mod real_decoders {
+    use super::suite::real_decoders as tests;
     use burn::backend::Flex;
 
     #[test]
@@ -71,6 +71,11 @@ mod smollm2 {
     #[test]
     fn fixture_gsm8k() {
         tests::fixture_gsm8k::<Flex>(&Default::default());
+    }
+
+    #[test]
+    fn fixture_iglm() {
+        tests::fixture_iglm::<Flex>(&Default::default());
     }
 
     #[test]

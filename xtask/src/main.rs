@@ -16,6 +16,7 @@ mod keyed_hash;
 mod make_demo_task;
 mod make_text_task;
 mod make_tiny_corpus;
+mod paper_memory;
 mod peft_roundtrip;
 mod pretrain_decoder;
 mod pretrain_tiny;
@@ -44,6 +45,7 @@ enum Command {
     MakeDemoTask(make_demo_task::Arguments),
     MakeTextTask(make_text_task::Arguments),
     MakeTinyCorpus(make_tiny_corpus::Arguments),
+    PaperMemory(paper_memory::Arguments),
     PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
@@ -58,6 +60,7 @@ fn main() -> anyhow::Result<()> {
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
         Command::MakeTextTask(arguments) => make_text_task::run(&arguments),
         Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
+        Command::PaperMemory(arguments) => paper_memory::run(&arguments),
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),
         Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments),
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),

@@ -208,6 +208,23 @@ mod tests {
     }
 
     #[test]
+    fn what_would_repeat_is_taken_away() {
+        let banned = |tokens: &[u32], size| {
+            let mut scores = [0.0; 4];
+            ban_repeats(&mut scores, tokens, size);
+            scores.map(|score| score == f32::NEG_INFINITY)
+        };
+        assert_eq!(banned(&[3, 3], 2), [false, false, false, true]);
+        assert_eq!(banned(&[1, 2, 1, 0, 1], 2), [true, false, true, false]);
+        assert_eq!(banned(&[1, 2, 3, 1, 2], 3), [false, false, false, true]);
+        assert_eq!(banned(&[1, 3], 1), [false, true, false, true]);
+        assert_eq!(banned(&[1, 1, 1], 0), [false; 4]);
+        assert_eq!(banned(&[1, 1], 4), [false; 4]);
+        // A token that the model does not score.
+        assert_eq!(banned(&[1, 9, 1], 2), [false; 4]);
+    }
+
+    #[test]
     fn the_first_of_equal_scores_is_the_best() {
         assert_eq!(best(&[0.0, 2.0, 2.0]), Some(1));
         assert_eq!(best(&[f32::NEG_INFINITY, -5.0]), Some(1));

@@ -1,5 +1,7 @@
 //! What ends a row.
 
+use std::fmt;
+
 use crate::{Result, TextTokenizer};
 
 use super::GenerationConfig;
@@ -19,6 +21,19 @@ pub enum Ended {
     NothingLeft,
     /// The caller broke it off.
     BrokenOff,
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::StopToken => "a stop token",
+            Self::StopString => "a stop string",
+            Self::Length => "its length",
+            Self::Capacity => "the model's capacity",
+            Self::NothingLeft => "no token that is left",
+            Self::BrokenOff => "its caller",
+        })
+    }
 }
 
 /// The settings that end a row.

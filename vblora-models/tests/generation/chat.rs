@@ -52,10 +52,8 @@ fn matches_transformers_on_templates_of_every_family() {
     for case in recorded.as_array().unwrap() {
         let name = case["template"].as_str().unwrap();
         let (_, text) = TEMPLATES.iter().find(|(known, _)| *known == name).unwrap();
-        let message = |m: &Value| Message {
-            role: m["role"].as_str().unwrap().into(),
-            content: m["content"].as_str().unwrap().into(),
-        };
+        let field = |m: &Value, name: &str| m[name].as_str().unwrap().to_owned();
+        let message = |m: &Value| Message::new(field(m, "role"), field(m, "content"));
         let messages: Vec<Message> = case["messages"]
             .as_array()
             .unwrap()
@@ -85,7 +83,7 @@ fn matches_transformers_on_templates_of_every_family() {
 
 #[test]
 fn a_template_is_found_in_its_file_in_the_config_or_by_its_name() {
-    let hello = [Message::user("hello")];
+    let hello = [Message::new("user", "hello")];
     let of = |files: &[(&str, &str)]| read(files).unwrap().map(|t| t.apply(&hello, true).unwrap());
     let one = config(json!("{{ bos_token }}one"));
     let several = config(
@@ -206,7 +204,10 @@ fn smollm2_gets_the_recorded_prompt_and_its_stop_token() {
     let tokenizer = TextTokenizer::from_files(&files).unwrap();
     let template = ChatTemplate::from_files(&files).unwrap().unwrap();
     let prompt = template
-        .apply(&[Message::user("What is the capital of France?")], true)
+        .apply(
+            &[Message::new("user", "What is the capital of France?")],
+            true,
+        )
         .unwrap();
     let encoded = tokenizer
         .encode_plain(&[&prompt, golden["text"].as_str().unwrap()])

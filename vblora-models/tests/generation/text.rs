@@ -183,6 +183,9 @@ fn what_may_begin_a_stop_string_waits() {
         of(&[&[HELLO][..], &letters(" wor")].concat()).concat(),
         "hel"
     );
+    // Of several in one token the first.
+    let several = ["lo", "el"].map(str::to_owned);
+    assert_eq!(pieces(&tokenizer, &several, &[HELLO]), ["h", ""]);
     // A stop string of single bytes needs no token behind it.
     let llama = sentence_pieces();
     let mut stream = TextStream::new(&llama, &stops);

@@ -7,8 +7,8 @@ use serde::Serialize;
 use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
 use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, roberta};
 
-/// The lowest site of an encoder. Adapting it alone makes gradients flow as far down as adapting every site does.
-const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query";
+/// Rules that pick the lowest site of each kind of model. Adapting it alone makes gradients flow as far down as adapting every site does.
+const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,model.layers.0.self_attn.q_proj,transformer.h.0.attn.c_attn";
 
 /// One piece of work, done by both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,10 @@ pub(super) struct Work {
 pub(super) enum Task {
     /// An encoder on a batch.
     Encoder(Encoder, Pass, Shape),
+    /// A decoder on a batch, every next token a label.
+    Decoder(Decoder, Pass, Shape),
+    /// A decoder that goes on from this many prompts, greedily.
+    Decode(Decoder, usize),
     /// Every factor of an all-linear VB-LoRA from bank and logits, and gradients back.
     Compose(Shapes),
     /// A square matrix product: what the machine can do.
@@ -35,7 +39,19 @@ pub(super) enum Encoder {
     Large,
 }
 
-/// What an encoder does with a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoder {
+    SmolLm2,
+    Gpt2Medium,
+    /// TinyLlama's sizes (arXiv 2401.02385).
+    Llama1B,
+}
+
+/// Tokens of every prompt of a decoding work, and tokens that are added to it.
+pub(super) const PROMPT: usize = 32;
+pub(super) const ADDED: usize = 32;
+
+/// What a model does with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
     /// Forward, nothing to differentiate.
@@ -83,6 +99,60 @@ impl Encoder {
     }
 }
 
+impl Decoder {
+    const ALL: [(&'static str, Self); 3] = [
+        ("smollm2", Self::SmolLm2),
+        ("gpt2-medium", Self::Gpt2Medium),
+        ("llama-1.1b", Self::Llama1B),
+    ];
+
+    pub(super) fn config(self) -> DecoderConfig {
+        let config = match self {
+            Self::SmolLm2 => DecoderConfig::smollm2_135m(),
+            Self::Gpt2Medium => DecoderConfig::gpt2_medium(),
+            Self::Llama1B => DecoderConfig {
+                hidden_size: 2048,
+                num_layers: 22,
+                num_heads: 32,
+                num_kv_heads: 4,
+                head_size: 64,
+                intermediate_size: 5632,
+                ..DecoderConfig::llama_2_7b()
+            },
+        };
+        // Without dropout, as speed is measured; random weights end no text.
+        DecoderConfig {
+            embedding_dropout: 0.0,
+            residual_dropout: 0.0,
+            attention_dropout: 0.0,
+            eos_token_ids: Vec::new(),
+            ..config
+        }
+    }
+
+    /// The adapter of a pass. A bank vector's length must divide every width, which 256 does not for SmolLM2.
+    pub(super) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
+        let (adapter, targets) = pass.adapter()?;
+        let adapter = match adapter {
+            AdapterConfig::VbLora(config) if self == Self::SmolLm2 => {
+                AdapterConfig::VbLora(VbLoraConfig {
+                    vector_length: 64,
+                    ..config
+                })
+            }
+            other => other,
+        };
+        Some((adapter, targets))
+    }
+}
+
+/// The prompts of a decoding work: random tokens, all of one length.
+pub(super) fn prompts(rows: usize) -> Vec<Vec<u32>> {
+    let token = |i: usize| 5 + Key::new(3).below(i as u64, 30_000) as u32;
+    let tokens: Vec<u32> = (0..rows * PROMPT).map(token).collect();
+    tokens.chunks(PROMPT).map(<[u32]>::to_vec).collect()
+}
+
 impl Pass {
     const ALL: [(&'static str, Self); 5] = [
         ("frozen-forward", Self::FrozenForward),
@@ -92,7 +162,7 @@ impl Pass {
         ("vblora-all", Self::VbLoraAll),
     ];
 
-    /// The adapter that is trained and its sites, as a rule for [`roberta::targets`]; none in a forward pass.
+    /// The adapter that is trained and its sites, as a rule for the model's `targets`; none in a forward pass.
     pub(super) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
         let one = LoraConfig {
             rank: 1,
@@ -109,6 +179,11 @@ impl Pass {
 }
 
 impl Shape {
+    /// Whether rows have padding.
+    pub(super) fn is_padded(self) -> bool {
+        self.padded
+    }
+
     /// Rows of random tokens.
     pub(super) fn batch(self, pad_id: u32) -> PaddedBatch {
         let Self {
@@ -185,6 +260,15 @@ impl Work {
                 "roberta-large/vblora-all/32x128/bf16",
                 "compose/roberta-large",
                 "compose/llama-2-7b",
+                "llama-1.1b/gradient-flow/2x512",
+                "llama-1.1b/lora-qv/2x512",
+                "llama-1.1b/vblora-all/2x512",
+                "llama-1.1b/gradient-flow/2x512/bf16",
+                "llama-1.1b/vblora-all/2x512/bf16",
+                "smollm2/decode/1",
+                "smollm2/decode/8",
+                "llama-1.1b/decode/1",
+                "llama-1.1b/decode/8",
             ]
         } else {
             &[
@@ -195,6 +279,10 @@ impl Work {
                 "roberta-base/vblora-all/8x128",
                 "roberta-base/vblora-all/32x64-padded",
                 "compose/roberta-base",
+                "smollm2/gradient-flow/2x256",
+                "smollm2/vblora-all/2x256",
+                "smollm2/decode/1",
+                "smollm2/decode/8",
             ]
         };
         let known = |name: &&str| name.parse().expect("the names above are well-formed");
@@ -204,24 +292,38 @@ impl Work {
     /// Floating-point operations of the products with frozen weights and of attention; an adapter's own are below 1 % of them.
     pub(super) fn operations(self) -> Option<f64> {
         match self.task {
-            Task::Compose(_) => None,
+            Task::Compose(_) | Task::Decode(..) => None,
             Task::Product(n) => Some(2.0 * (n as f64).powi(3)),
             Task::Encoder(encoder, pass, shape) => {
                 let config = encoder.config();
-                let (d, inner) = (config.hidden_size, config.intermediate_size);
-                let tokens = shape.rows * shape.columns;
-                let products = 2 * (4 * d * d + 2 * d * inner);
-                let attention = 2 * 2 * shape.columns * d;
-                let forward = (config.num_layers * tokens * (products + attention)) as f64;
-                // Backwards, a frozen map costs one product, attention two for each of its own.
-                let attention_share = attention as f64 / (products + attention) as f64;
-                Some(match pass {
-                    Pass::FrozenForward => forward,
-                    _ => forward * (2.0 + attention_share),
-                })
+                let weights = config.num_layers * 4 * config.hidden_size.pow(2)
+                    + config.num_layers * 2 * config.hidden_size * config.intermediate_size;
+                let attended = shape.columns * config.num_layers * config.hidden_size;
+                Some(of_pass(pass, shape, [weights, attended]))
+            }
+            Task::Decoder(decoder, pass, shape) => {
+                let config = decoder.config();
+                let maps = sites(&config).into_iter();
+                let weights: usize = maps.map(|site| site.d_in * site.d_out).sum();
+                // A token sees half of the others.
+                let width = config.num_heads * config.head_size;
+                let attended = shape.columns * config.num_layers * width / 2;
+                let head = config.vocab_size * config.hidden_size;
+                Some(of_pass(pass, shape, [weights + head, attended]))
             }
         }
     }
+}
+
+/// Operations of a pass over weights, and over the keys and values that a token attends to.
+fn of_pass(pass: Pass, shape: Shape, [weights, attended]: [usize; 2]) -> f64 {
+    let (products, attention) = ((2 * weights) as f64, (4 * attended) as f64);
+    // Backwards, a frozen map costs one product, attention two for each of its own.
+    let per_token = match pass {
+        Pass::FrozenForward => products + attention,
+        _ => 2.0 * products + 3.0 * attention,
+    };
+    per_token * (shape.rows * shape.columns) as f64
 }
 
 impl fmt::Display for Work {
@@ -233,6 +335,15 @@ impl fmt::Display for Work {
                 name(&Encoder::ALL, encoder),
                 name(&Pass::ALL, pass)
             ),
+            Task::Decoder(decoder, pass, shape) => write!(
+                f,
+                "{}/{}/{shape}",
+                name(&Decoder::ALL, decoder),
+                name(&Pass::ALL, pass)
+            ),
+            Task::Decode(decoder, rows) => {
+                write!(f, "{}/decode/{rows}", name(&Decoder::ALL, decoder))
+            }
             Task::Compose(shapes) => write!(f, "compose/{}", name(&Shapes::ALL, shapes)),
             Task::Product(n) => write!(f, "product/{n}"),
         }?;
@@ -276,13 +387,16 @@ impl FromStr for Work {
         let task = match *rest.split('/').collect::<Vec<_>>() {
             ["compose", shapes] => Task::Compose(named(&Shapes::ALL, shapes)?),
             ["product", n] => Task::Product(size(n)?),
-            [encoder, pass, shape] => Task::Encoder(
-                named(&Encoder::ALL, encoder)?,
-                named(&Pass::ALL, pass)?,
-                shape.parse()?,
-            ),
+            [decoder, "decode", rows] => Task::Decode(named(&Decoder::ALL, decoder)?, size(rows)?),
+            [model, pass, shape] => {
+                let (pass, shape) = (named(&Pass::ALL, pass)?, shape.parse()?);
+                match named(&Decoder::ALL, model) {
+                    Ok(decoder) => Task::Decoder(decoder, pass, shape),
+                    Err(_) => Task::Encoder(named(&Encoder::ALL, model)?, pass, shape),
+                }
+            }
             _ => bail!(
-                "expected MODEL/PASS/ROWSxCOLUMNS, compose/MODEL or product/SIZE, found {text:?}"
+                "expected MODEL/PASS/ROWSxCOLUMNS, MODEL/decode/ROWS, compose/MODEL or product/SIZE, found {text:?}"
             ),
         };
         Ok(Self { task, dtype })
@@ -339,6 +453,8 @@ mod tests {
             ("roberta-base/vblora-all/0x128", "from 1 to"),
             ("compose/gpt-5", "llama-2-7b"),
             ("product", "product/SIZE"),
+            ("smollm3/decode/1", "gpt2-medium"),
+            ("smollm2/decode/0", "from 1 to"),
         ] {
             let message = name.parse::<Work>().unwrap_err().to_string();
             assert!(message.contains(expected), "{name}: {message}");

@@ -1,5 +1,5 @@
-//! Real weights: SmolLM2-135M-Instruct (shared/models/fetch.sh with VBLORA_CONVERT=1) against values of an independent forward pass over
-//! the weights it was made from.
+//! Real weights: SmolLM2-135M-Instruct (shared/models/fetch.sh with VBLORA_CONVERT=1) and, where its licence allows and it has been
+//! converted, IgLM, against values of an independent forward pass over the weights.
 
 use std::path::{Path, PathBuf};
 
@@ -17,14 +17,14 @@ use crate::support::{fixtures, values};
 /// What rounding the weights to f16 moved, by the notes beside them: the recorded values are of the weights before.
 const F16: f64 = 2e-4;
 
-/// The model's folder: in `VBLORA_MODELS`, or where fetch.sh puts it.
-fn model_folder() -> Option<PathBuf> {
+/// A model's folder: in `VBLORA_MODELS`, or where fetch.sh puts it.
+fn model_folder(name: &str, file: &str, how: &str) -> Option<PathBuf> {
     let cache = std::env::var_os("VBLORA_MODELS").map(PathBuf::from);
     let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache/vblora-models")))?;
-    let folder = cache.join("smollm2-135m-instruct-hf");
-    if !folder.is_dir() {
+    let folder = cache.join(name);
+    if !folder.join(file).is_file() {
         println!(
-            "skipped: no weights at {} (run shared/models/fetch.sh with VBLORA_CONVERT=1, or set VBLORA_MODELS)",
+            "skipped: no weights at {} ({how}, or set VBLORA_MODELS)",
             folder.display()
         );
         return None;
@@ -33,9 +33,18 @@ fn model_folder() -> Option<PathBuf> {
 }
 
 /// What was recorded; it lies beside the fixtures.
-fn golden() -> Option<Value> {
-    let file = fixtures::folder("../models")?.join("golden_smollm2.json");
-    Some(fixtures::json(&file)["smollm2"].clone())
+fn golden(file: &str) -> Option<Value> {
+    Some(fixtures::json(&fixtures::folder("../models")?.join(file)))
+}
+
+/// SmolLM2's folder and what was recorded of it.
+fn smollm2() -> Option<(PathBuf, Value)> {
+    let how = "run shared/models/fetch.sh with VBLORA_CONVERT=1";
+    let golden = golden("golden_smollm2.json")?["smollm2"].clone();
+    Some((
+        model_folder("smollm2-135m-instruct-hf", "model.safetensors", how)?,
+        golden,
+    ))
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -77,27 +86,52 @@ impl<B: VbLoraBackend> SmolLm<B> {
             .ids
     }
 
-    /// Log-probabilities of every next token.
-    fn likely(&self, ids: &[u32]) -> Tensor<B, 2> {
-        let batch = CausalBatch::pad(&[ids], 0, Side::Right);
-        let input = CausalInput::new(&batch, self.model.config(), &self.device).unwrap();
-        let hidden = self.model.forward(&input, &Factors::none());
-        let [_, t, d] = hidden.dims();
-        log_softmax(self.model.scores(hidden.reshape([t, d])))
-    }
-
     fn mean_nll(&self, ids: &[u32]) -> f64 {
-        let t = ids.len() - 1;
-        let labels: Vec<i32> = ids[1..].iter().map(|&id| id as i32).collect();
-        let labels = Tensor::from_data(TensorData::new(labels, [t, 1]), &self.device);
-        let likely = self.likely(ids).narrow(0, 0, t).gather(1, labels);
-        -values(likely).iter().sum::<f64>() / t as f64
+        mean_nll(&self.model, ids, &self.device)
+    }
+}
+
+/// Log-probabilities of every next token.
+fn likely<B: VbLoraBackend>(model: &CausalLm<B>, ids: &[u32], device: &B::Device) -> Tensor<B, 2> {
+    let batch = CausalBatch::pad(&[ids], 0, Side::Right);
+    let input = CausalInput::new(&batch, model.config(), device).unwrap();
+    let hidden = model.forward(&input, &Factors::none());
+    let [_, t, d] = hidden.dims();
+    log_softmax(model.scores(hidden.reshape([t, d])))
+}
+
+fn mean_nll<B: VbLoraBackend>(model: &CausalLm<B>, ids: &[u32], device: &B::Device) -> f64 {
+    let t = ids.len() - 1;
+    let labels: Vec<i32> = ids[1..].iter().map(|&id| id as i32).collect();
+    let labels = Tensor::from_data(TensorData::new(labels, [t, 1]), device);
+    let likely = likely(model, ids, device).narrow(0, 0, t).gather(1, labels);
+    -values(likely).iter().sum::<f64>() / t as f64
+}
+
+/// A GPT-2 with real weights: antibody sequences, likely as they are and unlikely when shuffled.
+pub(crate) fn fixture_iglm<B: VbLoraBackend>(device: &B::Device) {
+    let Some(golden) = golden("golden_iglm.json") else {
+        return;
+    };
+    for name in ["IgLM", "IgLM-S"] {
+        let how = "non-commercial licence; fetch.sh with VBLORA_WITH_IGLM=1, then save pytorch_model.bin as model.safetensors";
+        let Some(folder) = model_folder(&format!("iglm/{name}"), "model.safetensors", how) else {
+            return;
+        };
+        let files = ModelFiles::open(&folder).unwrap();
+        let (model, _) = CausalLm::<B>::load(&files, device).unwrap();
+        let nll = mean_nll(&model, &ids(&golden[name]["ids"]), device);
+        let recorded = golden[name]["mean_nll"].as_f64().unwrap();
+        assert!(
+            (nll - recorded).abs() < 1e-4,
+            "{name}: mean NLL {nll}, recorded {recorded}"
+        );
     }
 }
 
 /// Token ids, likelihood, the five favourites of the last position, and the greedy answer to a chat prompt.
 pub(crate) fn fixture_smollm2<B: VbLoraBackend>(device: &B::Device) {
-    let (Some(golden), Some(folder)) = (golden(), model_folder()) else {
+    let Some((folder, golden)) = smollm2() else {
         return;
     };
     let smollm = SmolLm::<B>::load(&folder, BaseDtype::F32, device);
@@ -110,7 +144,7 @@ pub(crate) fn fixture_smollm2<B: VbLoraBackend>(device: &B::Device) {
         (nll - recorded).abs() < F16,
         "mean NLL {nll}, recorded {recorded}"
     );
-    let last = smollm.likely(&expected).narrow(0, expected.len() - 1, 1);
+    let last = likely(&smollm.model, &expected, device).narrow(0, expected.len() - 1, 1);
     let last = values(last);
     let mut order: Vec<usize> = (0..last.len()).collect();
     order.sort_by(|&i, &j| last[j].total_cmp(&last[i]));
@@ -149,7 +183,7 @@ fn greedy<B: VbLoraBackend>(smollm: &SmolLm<B>, prompt: &[u32]) -> Vec<u32> {
 
 /// The first test items of GSM8K, question and answer.
 pub(crate) fn fixture_gsm8k<B: VbLoraBackend>(device: &B::Device) {
-    let (Some(golden), Some(folder)) = (golden(), model_folder()) else {
+    let Some((folder, golden)) = smollm2() else {
         return;
     };
     let Some(data) = fixtures::folder("../data/gsm8k") else {
@@ -177,7 +211,7 @@ pub(crate) fn fixture_gsm8k<B: VbLoraBackend>(device: &B::Device) {
 
 /// A base in half precision, as the file is.
 pub(crate) fn fixture_half_precision<B: VbLoraBackend>(device: &B::Device) {
-    let (Some(golden), Some(folder)) = (golden(), model_folder()) else {
+    let Some((folder, golden)) = smollm2() else {
         return;
     };
     let smollm = SmolLm::<B>::load(&folder, BaseDtype::F16, device);
