@@ -21,7 +21,9 @@ use vblora::{
     rng::Key,
     storage::{Codes, HostAdapter, Precision, Precisions},
 };
-use vblora_models::{EncoderConfig, EncoderInput, PaddedBatch, Roberta, roberta, shapes};
+use vblora_models::{
+    DecoderConfig, EncoderConfig, EncoderInput, PaddedBatch, Roberta, decoder::sites, roberta,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -66,7 +68,7 @@ fn cases() -> [(&'static str, ValidVbLora); 3] {
         ("RoBERTa-base all", settings(&roberta, "all", 90)),
         (
             "Llama-2-7B all",
-            settings(&shapes::llama_2_7b(32), "all", 2048),
+            settings(&sites(&DecoderConfig::llama_2_7b()), "all", 2048),
         ),
     ]
 }
@@ -128,7 +130,11 @@ fn merging(criterion: &mut Criterion) {
         });
     }
     drop(base);
-    let sites = shapes::llama_2_7b(1);
+    let one = DecoderConfig {
+        num_layers: 1,
+        ..DecoderConfig::llama_2_7b()
+    };
+    let sites = sites(&one);
     let layer = sites.iter().map(|site| {
         let shape = [site.d_in, site.d_out];
         let weight = Tensor::<Flex, 2>::random(shape, Distribution::Normal(0.0, 0.02), &device);

@@ -39,6 +39,14 @@ impl BaseDtype {
         }
     }
 
+    /// Bytes of one value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
     /// Asks the backend whether it computes in this dtype.
     ///
     /// # Errors

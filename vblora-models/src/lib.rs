@@ -3,7 +3,8 @@
 //! This crate turns the files of a Hugging Face model into what training needs, and knows no task:
 //!
 //! - [`ModelFiles`]: a directory, or files bundled in the binary; [`resolve`] also takes a hub id.
-//! - [`EncoderConfig`]: `config.json` of RoBERTa and BERT.
+//! - [`EncoderConfig`]: `config.json` of RoBERTa and BERT; [`DecoderConfig`]: of GPT-2, Llama, Mistral and Gemma.
+//! - [`Roberta`] and [`decoder::CausalLm`]: the models; [`generate`]: text from the latter.
 //! - [`TextTokenizer`]: text to token ids, truncated and padded.
 //! - [`Checkpoint`] and [`Loader`]: safetensors weights, every tensor used or reported.
 //!
@@ -21,7 +22,6 @@ mod hub;
 mod lm_head;
 mod parts;
 pub mod roberta;
-pub mod shapes;
 mod source;
 mod tokenizer;
 mod upload;

@@ -39,9 +39,44 @@ mod recorded {
     on_every_backend!(tests: fixture_roberta);
 }
 
+mod decoders {
+    use super::suite::decoders as tests;
+    on_every_backend!(tests: a_batch_is_its_rows_alone, decoding_over_a_memory_is_reading_again, what_does_not_fit_is_refused,
+        rows_decode_with_adapters_of_their_own, a_fused_map_may_be_three_sites, recomputed_blocks_give_the_same_gradients,
+        dropout_is_a_function_of_its_key, saved_models_load_as_they_were, a_length_that_divides_nothing_is_refused,
+        the_inner_model_is_the_model);
+}
+
 mod recorded_decoders {
     use super::suite::recorded_decoders as tests;
     on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma);
+}
+
+/// Half a gigabyte of real weights: on the fastest CPU backend alone.
+#[cfg(feature = "flex")]
+mod real_decoders {
+    use super::suite::real_decoders as tests;
+    use burn::backend::Flex;
+
+    #[test]
+    fn fixture_smollm2() {
+        tests::fixture_smollm2::<Flex>(&Default::default());
+    }
+
+    #[test]
+    fn fixture_gsm8k() {
+        tests::fixture_gsm8k::<Flex>(&Default::default());
+    }
+
+    #[test]
+    fn fixture_iglm() {
+        tests::fixture_iglm::<Flex>(&Default::default());
+    }
+
+    #[test]
+    fn fixture_half_precision() {
+        tests::fixture_half_precision::<Flex>(&Default::default());
+    }
 }
 
 mod minilm {

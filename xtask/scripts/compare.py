@@ -78,6 +78,32 @@ class Encoder:
         loss.item()
 
 
+CAUSAL = {
+    "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
+    "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
+}
+
+
+class Decode:
+    """Greedy generation as transformers' users write it."""
+
+    def __init__(self, what, dtype):
+        config, model = CAUSAL[what["family"]]
+        self.model = model(config(**what["config"])).to(DEVICE, DTYPES[dtype]).eval()
+        self.model.generation_config.eos_token_id = None
+        self.ids = torch.tensor(what["prompts"], device=DEVICE)
+        self.added = what["added"]
+
+    def run(self):
+        with torch.no_grad():
+            out = self.model.generate(
+                self.ids, attention_mask=torch.ones_like(self.ids), max_new_tokens=self.added,
+                min_new_tokens=self.added, do_sample=False, pad_token_id=0,
+            )
+        assert out.shape[1] == self.ids.shape[1] + self.added
+        out.cpu()
+
+
 class Sites(torch.nn.Module):
     """Linear maps that take no memory: one zero, expanded."""
 
@@ -147,7 +173,7 @@ def main():
                 if DEVICE.type == "cuda":
                     torch.cuda.empty_cache()
                 work = request["work"]
-                kinds = {"encoder": Encoder, "compose": Compose, "product": Product}
+                kinds = {"encoder": Encoder, "decode": Decode, "compose": Compose, "product": Product}
                 job = kinds[work["what"]["task"]](work["what"], work["dtype"])
             else:
                 for _ in range(request["repetitions"]):

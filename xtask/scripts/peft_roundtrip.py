@@ -1,7 +1,9 @@
 """The Python half of `cargo xtask peft-roundtrip`: PEFT writes adapters for this library to read, and reads what it wrote.
 
-    peft_roundtrip.py make DIR    a small random RoBERTa, adapters on it, and the logits they give
-    peft_roundtrip.py check DIR   loads every adapter under DIR/ours and compares its logits with those beside it
+    peft_roundtrip.py make DIR    small random models, adapters on each, and the logits they give
+    peft_roundtrip.py check DIR   loads every adapter under DIR/MODEL/ours and compares its logits with those beside it
+
+Logits of padding mean nothing and are set to zero.
 
 Needs torch, transformers, peft and safetensors.
 """
@@ -15,42 +17,77 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-ALL = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
-TARGETS = {"qv": ["query", "value"], "all": ALL}
+ROBERTA = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+GPT2 = ["c_attn", "c_proj", "c_fc"]
+GATED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+TARGETS = {
+    "roberta": {"qv": ["query", "value"], "all": ROBERTA},
+    "gpt2": {"qv": ["c_attn"], "all": GPT2},
+    **{family: {"qv": ["q_proj", "v_proj"], "all": GATED} for family in ("llama", "mistral", "gemma")},
+}
+SIZES = dict(
+    vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
+    intermediate_size=96, max_position_embeddings=40, initializer_range=0.2,
+)
+CONFIGS = {
+    "roberta": lambda: transformers.RobertaConfig(
+        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
+        max_position_embeddings=40, type_vocab_size=1, num_labels=3, initializer_range=0.2,
+    ),
+    "gpt2": lambda: transformers.GPT2Config(
+        vocab_size=100, n_embd=64, n_layer=2, n_head=4, n_positions=40, initializer_range=0.2, bos_token_id=0, eos_token_id=0,
+    ),
+    "llama": lambda: transformers.LlamaConfig(**SIZES),
+    "mistral": lambda: transformers.MistralConfig(**SIZES, sliding_window=4),
+    "gemma": lambda: transformers.GemmaConfig(**SIZES),
+}
+
+
+def kind(family):
+    if family == "roberta":
+        return transformers.AutoModelForSequenceClassification, "SEQ_CLS"
+    return transformers.AutoModelForCausalLM, "CAUSAL_LM"
 
 
 def base_model(directory):
-    model = transformers.RobertaForSequenceClassification.from_pretrained(directory / "base")
-    return model.eval()
+    model, _ = kind(directory.name)
+    return model.from_pretrained(directory / "base").eval()
 
 
-def configurations():
-    for targets, modules in TARGETS.items():
+def configurations(family):
+    _, task = kind(family)
+    for targets, modules in TARGETS[family].items():
         for topk, bank in [(1, 20), (2, 90), (3, 300)]:
             yield f"vblora-{targets}-k{topk}-h{bank}", peft.VBLoRAConfig(
-                task_type="SEQ_CLS", r=4, num_vectors=bank, vector_length=16, topk=topk, target_modules=modules,
+                task_type=task, r=4, num_vectors=bank, vector_length=16, topk=topk, target_modules=modules,
                 init_vector_bank_bound=0.5, init_logits_std=1.0, save_only_topk_weights=False,
             )
-        yield f"lora-{targets}", peft.LoraConfig(task_type="SEQ_CLS", r=3, lora_alpha=8, target_modules=modules)
+        yield f"lora-{targets}", peft.LoraConfig(task_type=task, r=3, lora_alpha=8, target_modules=modules)
 
 
 def logits(model, directory):
+    inputs = load_file(directory / "inputs.safetensors")
     with torch.no_grad():
-        return model(**load_file(directory / "inputs.safetensors")).logits.contiguous()
+        found = model(**inputs).logits
+    if found.ndim == 3:
+        found = found * inputs["attention_mask"][:, :, None]
+    return found.contiguous()
 
 
 def make(directory):
-    torch.manual_seed(7)
-    config = transformers.RobertaConfig(
-        vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
-        max_position_embeddings=40, type_vocab_size=1, num_labels=3, initializer_range=0.2,
-    )
-    transformers.RobertaForSequenceClassification(config).save_pretrained(directory / "base")
+    for family in CONFIGS:
+        torch.manual_seed(7)
+        make_family(directory / family)
+
+
+def make_family(directory):
+    model, _ = kind(directory.name)
+    model.from_config(CONFIGS[directory.name]()).save_pretrained(directory / "base")
     lengths = [12, 7, 3]
     mask = torch.tensor([[int(i < n) for i in range(12)] for n in lengths])
     ids = torch.randint(5, 100, (3, 12)) * mask + (1 - mask)
     save_file({"input_ids": ids, "attention_mask": mask}, directory / "inputs.safetensors")
-    for name, settings in configurations():
+    for name, settings in configurations(directory.name):
         model = peft.get_peft_model(base_model(directory), settings).eval()
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
@@ -67,11 +104,12 @@ def make(directory):
 
 def check(directory):
     rows = []
-    for adapter in sorted((directory / "ours").iterdir()):
-        model = peft.PeftModel.from_pretrained(base_model(directory), adapter).eval()
+    for adapter in sorted(directory.glob("*/ours/*")):
+        family = adapter.parent.parent
+        model = peft.PeftModel.from_pretrained(base_model(family), adapter).eval()
         expected = load_file(adapter / "logits.safetensors")["logits"]
-        difference = (logits(model, directory) - expected).abs().max().item()
-        rows.append({"adapter": adapter.name, "difference": difference})
+        difference = (logits(model, family) - expected).abs().max().item()
+        rows.append({"adapter": f"{family.name} {adapter.name}", "difference": difference})
     versions = {"peft": peft.__version__, "transformers": transformers.__version__, "torch": torch.__version__}
     (directory / "report.json").write_text(json.dumps({"versions": versions, "rows": rows}))
 

@@ -23,8 +23,8 @@ use vblora_bench::{
     train::{AdamW, Gradients, LabelledBatch, Learner, Rule, Trained},
 };
 use vblora_models::{
-    ClassificationHead, EncoderConfig, HeadInit, Labels, PaddedBatch, Roberta, host_tensor,
-    roberta, shapes,
+    ClassificationHead, DecoderConfig, EncoderConfig, HeadInit, Labels, PaddedBatch, Roberta,
+    decoder::sites, host_tensor, roberta,
 };
 
 use crate::progress;
@@ -162,7 +162,7 @@ fn llama_7b(steps: usize) -> Result<String> {
         bank: 2048,
         ..Default::default()
     };
-    let plan = Targets::all_linear().select(&shapes::llama_2_7b(32))?;
+    let plan = Targets::all_linear().select(&sites(&DecoderConfig::llama_2_7b()))?;
     let mut adapter = config.check(&plan)?.init::<Autodiff<Flex>>(SEED, &device);
     let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
     let mut optimizer = AdamW::<Flex>::new(recipe.adam);

@@ -15,6 +15,7 @@ mod gpu_pack;
 mod keyed_hash;
 mod make_demo_task;
 mod make_tiny_corpus;
+mod paper_memory;
 mod peft_roundtrip;
 mod pretrain_tiny;
 mod progress;
@@ -41,6 +42,7 @@ enum Command {
     GpuPack(gpu_pack::Arguments),
     MakeDemoTask(make_demo_task::Arguments),
     MakeTinyCorpus(make_tiny_corpus::Arguments),
+    PaperMemory(paper_memory::Arguments),
     PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
     TrainTokenizer(train_tokenizer::Arguments),
@@ -53,6 +55,7 @@ fn main() -> anyhow::Result<()> {
         Command::GpuPack(arguments) => gpu_pack::run(&arguments),
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
         Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
+        Command::PaperMemory(arguments) => paper_memory::run(&arguments),
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde::Deserialize;
 use vblora::{
-    Factors,
+    Factors, Site,
     backend::{BackendJob, BackendKind, VbLoraBackend},
     storage::{
         HostAdapter, HostTensor, TensorFile,
@@ -19,8 +19,9 @@ use vblora::{
     },
 };
 use vblora_models::{
-    ClassificationHead, EncoderInput, ModelFiles, PaddedBatch, Roberta, SaveDtype, host_tensor,
-    save_safetensors,
+    ClassificationHead, EncoderInput, ModelFiles, PaddedBatch, Roberta, SaveDtype,
+    decoder::{CausalBatch, CausalInput, CausalLm, Side},
+    host_tensor, save_safetensors,
 };
 
 const SCRIPT: &str = include_str!("../scripts/peft_roundtrip.py");
@@ -89,7 +90,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let is_right = difference <= TOLERANCE;
             wrong += usize::from(!is_right);
             let mark = if is_right { "" } else { "  WRONG" };
-            println!("  {adapter:<32} {difference:.1e}{mark}");
+            println!("  {adapter:<40} {difference:.1e}{mark}");
         }
     }
     if wrong > 0 {
@@ -119,36 +120,30 @@ impl BackendJob for Ours<'_> {
     type Output = Result<Vec<(String, f64)>>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        let model = Model::<B>::open(self.dir, device)?;
         let mut rows = Vec::new();
-        let mut theirs: Vec<_> = std::fs::read_dir(self.dir.join("theirs"))?
-            .map(|entry| Ok(entry?.path()))
-            .collect::<Result<_>>()?;
-        theirs.sort();
-        for path in theirs {
-            let name = path
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            let found = PeftDirectory::open(&path)?.bind(&model.base.sites())?;
-            let expected = TensorFile::read(&path.join("logits.safetensors"))?.floats("logits")?;
-            let logits = model.logits(&found)?;
-            rows.push((name.clone(), difference(&logits.values, &expected)));
-            for (form, adapter) in forms(&found.adapter) {
-                let adapter = PeftAdapter {
-                    adapter,
-                    ..found.clone()
-                };
-                let dir = self.dir.join("ours").join(format!("{name}-as-{form}"));
-                adapter.write(&dir)?;
-                let logits = model.logits(&adapter)?;
-                let logits = ("logits", &*logits.shape, &*logits.values);
-                save_safetensors(&dir.join("logits.safetensors"), &[logits], SaveDtype::F32)?;
+        for family in folders(self.dir)? {
+            let model = Model::<B>::open(&family, device.clone())?;
+            for path in folders(&family.join("theirs"))? {
+                rows.push(model.both_ways(&family, &path)?);
             }
         }
         Ok(rows)
     }
+}
+
+/// The folders in a folder, sorted.
+fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    let paths = entries.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<Result<Vec<_>>>()?;
+    paths.retain(|path| path.is_dir());
+    paths.sort();
+    Ok(paths)
+}
+
+fn name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 /// The adapter as it is, and in every form that it can be turned into.
@@ -166,14 +161,23 @@ fn forms(adapter: &HostAdapter) -> Vec<(&'static str, HostAdapter)> {
 }
 
 struct Model<B: VbLoraBackend> {
-    base: Roberta<B>,
+    base: Base<B>,
     batch: PaddedBatch,
     device: B::Device,
 }
 
+enum Base<B: VbLoraBackend> {
+    Encoder(Roberta<B>),
+    Decoder(CausalLm<B>),
+}
+
 impl<B: VbLoraBackend> Model<B> {
     fn open(dir: &Path, device: B::Device) -> Result<Self> {
-        let (base, _) = Roberta::load(&ModelFiles::open(&dir.join("base"))?, &device)?;
+        let files = ModelFiles::open(&dir.join("base"))?;
+        let base = match name(dir).as_str() {
+            "roberta" => Base::Encoder(Roberta::load(&files, &device)?.0),
+            _ => Base::Decoder(CausalLm::load(&files, &device)?.0),
+        };
         let inputs = TensorFile::read(&dir.join("inputs.safetensors"))?;
         let whole = |name: &str| -> Result<Vec<i64>> {
             Ok(inputs.integers(name)?.into_iter().map(i64::from).collect())
@@ -195,13 +199,82 @@ impl<B: VbLoraBackend> Model<B> {
         })
     }
 
+    fn sites(&self) -> Vec<Site> {
+        match &self.base {
+            Base::Encoder(base) => base.sites(),
+            Base::Decoder(base) => base.sites(),
+        }
+    }
+
+    /// Compares one of their adapters, and writes it in every form.
+    fn both_ways(&self, family: &Path, path: &Path) -> Result<(String, f64)> {
+        let found = PeftDirectory::open(path)?.bind(&self.sites())?;
+        let expected = TensorFile::read(&path.join("logits.safetensors"))?.floats("logits")?;
+        let logits = self.logits(&found)?;
+        for (form, adapter) in forms(&found.adapter) {
+            let adapter = PeftAdapter {
+                adapter,
+                ..found.clone()
+            };
+            let dir = family
+                .join("ours")
+                .join(format!("{}-as-{form}", name(path)));
+            adapter.write(&dir)?;
+            let logits = self.logits(&adapter)?;
+            let logits = ("logits", &*logits.shape, &*logits.values);
+            save_safetensors(&dir.join("logits.safetensors"), &[logits], SaveDtype::F32)?;
+        }
+        let row = format!("{} {}", name(family), name(path));
+        Ok((row, difference(&logits.values, &expected)))
+    }
+
+    /// Logits, those of padding zero.
     fn logits(&self, adapter: &PeftAdapter) -> Result<HostTensor> {
-        let head =
-            ClassificationHead::from_tensors("the adapter", &adapter.saved, 0.0, &self.device)?;
         let factors: Factors<B> = adapter.adapter.factors(&self.device);
-        let input = EncoderInput::new(&self.batch, self.base.config(), &self.device);
-        let hidden = self.base.forward(&input, &factors);
-        Ok(host_tensor(head.forward(hidden, None)))
+        let base = match &self.base {
+            Base::Encoder(base) => {
+                let head = ClassificationHead::from_tensors(
+                    "the adapter",
+                    &adapter.saved,
+                    0.0,
+                    &self.device,
+                )?;
+                let input = EncoderInput::new(&self.batch, base.config(), &self.device);
+                return Ok(host_tensor(
+                    head.forward(base.forward(&input, &factors), None),
+                ));
+            }
+            Base::Decoder(base) => base,
+        };
+        let PaddedBatch { rows, columns, .. } = self.batch;
+        let texts = self.texts();
+        let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+        let batch = CausalBatch::pad(&texts, 0, Side::Right);
+        let input = CausalInput::new(&batch, base.config(), &self.device)?;
+        let hidden = base.forward(&input, &factors);
+        let d = base.config().hidden_size;
+        let scores = base.scores(hidden.reshape([rows * columns, d]));
+        let mut scores = host_tensor(scores);
+        let vocabulary = base.config().vocab_size;
+        let cells = scores.values.chunks_mut(vocabulary).zip(&self.batch.mask);
+        cells
+            .filter(|(_, mask)| **mask == 0)
+            .for_each(|(scores, _)| scores.fill(0.0));
+        scores.shape = vec![rows, columns, vocabulary];
+        Ok(scores)
+    }
+
+    /// The tokens of each row that are not padding.
+    fn texts(&self) -> Vec<Vec<u32>> {
+        let PaddedBatch {
+            ids, mask, columns, ..
+        } = &self.batch;
+        let rows = ids.chunks(*columns).zip(mask.chunks(*columns));
+        let text = |(ids, mask): (&[i64], &[i64])| {
+            let real = ids.iter().zip(mask).filter(|(_, mask)| **mask == 1);
+            real.map(|(&id, _)| id as u32).collect()
+        };
+        rows.map(text).collect()
     }
 }
 

@@ -559,3 +559,6 @@ fn window(family: DecoderFamily, fields: &Fields<'_>) -> Result<Option<usize>> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

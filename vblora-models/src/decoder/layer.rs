@@ -15,6 +15,10 @@ use crate::{
 
 /// One block.
 #[derive(Module, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "all blocks of a model are of one kind, so none is larger than it need be"
+)]
 pub enum DecoderLayer<B: Backend> {
     /// GPT-2's.
     Gpt2(Gpt2Layer<B>),

@@ -3,6 +3,7 @@
 mod batch;
 mod decoding;
 mod export;
+mod footprint;
 mod gated;
 mod gpt2;
 mod input;
@@ -24,6 +25,7 @@ use vblora::{
 
 pub use batch::{CausalBatch, Side};
 pub use decoding::Decoding;
+pub use footprint::Footprint;
 pub use gated::GatedLayer;
 pub use gpt2::Gpt2Layer;
 pub use input::CausalInput;
@@ -75,6 +77,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
         files: &ModelFiles,
         device: &B::Device,
     ) -> Result<(Self, LoadReport)> {
+        config.base_dtype.check::<B>(device)?;
         let (prefix, probe) = match config.family {
             DecoderFamily::Gpt2 => ("transformer.", "wte.weight"),
             _ => ("model.", "embed_tokens.weight"),

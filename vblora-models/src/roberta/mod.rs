@@ -69,6 +69,7 @@ impl<B: VbLoraBackend> Roberta<B> {
         files: &ModelFiles,
         device: &B::Device,
     ) -> Result<(Self, LoadReport)> {
+        config.base_dtype.check::<B>(device)?;
         let mut loader = Loader::new(Checkpoint::open(files)?).with_prefix(&PREFIXES, PROBE);
         NOT_USED.iter().for_each(|pattern| loader.ignore(pattern));
         let model = Self::build(config, &mut loader, device);

@@ -129,14 +129,20 @@ fn maps_have_the_names_and_shapes_of_the_checkpoint() {
         ("mlp.up_proj", 4096, 14_336),
         ("mlp.down_proj", 14_336, 4096),
     ];
-    let first = first.map(|(name, d_in, d_out)| (format!("layers.31.{name}"), d_in, d_out));
+    let first = first.map(|(name, d_in, d_out)| (format!("model.layers.31.{name}"), d_in, d_out));
     assert_eq!(mistral[7 * 31..], first);
     let gemma = sites(GEMMA_7B, "--targets q_proj,o_proj");
-    assert_eq!(gemma[0], ("layers.0.self_attn.q_proj".into(), 3072, 4096));
-    assert_eq!(gemma[1], ("layers.0.self_attn.o_proj".into(), 4096, 3072));
+    assert_eq!(
+        gemma[0],
+        ("model.layers.0.self_attn.q_proj".into(), 3072, 4096)
+    );
+    assert_eq!(
+        gemma[1],
+        ("model.layers.0.self_attn.o_proj".into(), 4096, 3072)
+    );
     let gpt2 = sites(GPT2_M, "--targets c_attn,mlp.c_proj");
-    assert_eq!(gpt2[0], ("h.0.attn.c_attn".into(), 1024, 3072));
-    assert_eq!(gpt2[1], ("h.0.mlp.c_proj".into(), 4096, 1024));
+    assert_eq!(gpt2[0], ("transformer.h.0.attn.c_attn".into(), 1024, 3072));
+    assert_eq!(gpt2[1], ("transformer.h.0.mlp.c_proj".into(), 4096, 1024));
     let bert = ROBERTA_BASE.replace("roberta", "bert");
     assert_eq!(sites(&bert, ""), sites(ROBERTA_BASE, ""));
 }
@@ -161,12 +167,13 @@ fn fixture_models_have_the_maps_that_peft_adapts() {
             .collect();
         let io = fixtures::json(&family.join("all_linear/io.json"));
         let modules = io["modules"].as_object().unwrap();
-        // Without PEFT's root and the name of the bare model in the one with a head.
+        // Without PEFT's root and, of an encoder, the name of the bare model in the one with a head.
         let expected: BTreeMap<_, _> = modules
             .iter()
             .map(|(module, shape)| {
                 let name = module.strip_prefix("base_model.model.").unwrap();
-                (name.split_once('.').unwrap().1, [&shape[0], &shape[1]])
+                let name = name.strip_prefix("roberta.").unwrap_or(name);
+                (name, [&shape[0], &shape[1]])
             })
             .collect();
         assert_eq!(found, expected, "{}", family.display());

@@ -111,11 +111,12 @@ pub(crate) fn tanh_gelu_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
 
 pub(crate) fn gated_units_and_their_gradients<B: VbLoraBackend>(device: &B::Device) {
     let inputs = [draw("gate", 5, 33), draw("up", 5, 33)];
-    let gates: [(Gate, fn(f64) -> f64); 2] = [
-        (Gate::Silu, |v| v / (1.0 + (-v).exp())),
-        (Gate::GeluTanh, tanh_gelu),
-    ];
-    for (form, open) in gates {
+    let silu = |v: f64| v / (1.0 + (-v).exp());
+    for form in [Gate::Silu, Gate::GeluTanh] {
+        let open = |v| match form {
+            Gate::Silu => silu(v),
+            Gate::GeluTanh => tanh_gelu(v),
+        };
         check::<B, 2>(
             &format!("{form:?}"),
             &inputs,

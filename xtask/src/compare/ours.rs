@@ -14,22 +14,31 @@ use vblora_bench::{
     train::{LabelledBatch, Learner, Trained},
 };
 use vblora_models::{
-    BaseDtype, ClassificationHead, EncoderConfig, EncoderInput, HeadInit, Labels, Roberta, roberta,
+    BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadInit, Labels,
+    Roberta,
+    decoder::{CausalLm, Decoding},
+    generate::NextToken,
+    roberta,
 };
 
-use super::work::{Dtype, Encoder, Pass, Shape, Shapes, Task, Work};
+use super::work::{
+    ADDED, Decoder, Dtype, Encoder, PROMPT, Pass, Shape, Shapes, Task, Work, prompts,
+};
 
 /// Does works on one device.
 pub(super) struct Ours<B: VbLoraBackend> {
     device: B::Device,
     /// The last encoder that was built: works of one encoder follow each other, and a large one takes long to draw.
     built: Option<Roberta<B>>,
+    /// The same of decoders.
+    decoder: Option<CausalLm<B>>,
 }
 
 /// A work that is set up.
 pub(super) enum Job<B: VbLoraBackend> {
     Forward(Box<(Roberta<B>, EncoderInput<B>)>),
     Step(Box<(Learner<B>, LabelledBatch, usize)>),
+    Decode(Box<(CausalLm<B>, Vec<Vec<u32>>, B::Device)>),
     Compose(Box<Composing<B>>),
     Product([Tensor<B, 2>; 2]),
 }
@@ -39,6 +48,7 @@ impl<B: VbLoraBackend> Ours<B> {
         Self {
             device,
             built: None,
+            decoder: None,
         }
     }
 
@@ -47,6 +57,11 @@ impl<B: VbLoraBackend> Ours<B> {
         self.release(work);
         match work.task {
             Task::Encoder(encoder, pass, shape) => self.encoder(encoder, pass, shape, work.dtype),
+            Task::Decode(decoder, rows) => {
+                let model = self.decoder(decoder, work.dtype)?;
+                let job = (model, prompts(rows), self.device.clone());
+                Ok(Job::Decode(Box::new(job)))
+            }
             Task::Compose(shapes) => Ok(Job::Compose(Box::new(Composing::new(
                 shapes,
                 &self.device,
@@ -62,7 +77,22 @@ impl<B: VbLoraBackend> Ours<B> {
         };
         self.built
             .take_if(|base| Some(base.config()) != wanted.as_ref());
+        let wanted = match next.task {
+            Task::Decode(decoder, _) => Some(decoder_config(decoder, next.dtype)),
+            _ => None,
+        };
+        self.decoder
+            .take_if(|model| Some(model.config()) != wanted.as_ref());
         B::memory_cleanup(&self.device);
+    }
+
+    fn decoder(&mut self, decoder: Decoder, dtype: Dtype) -> Result<CausalLm<B>> {
+        let model = match self.decoder.take() {
+            Some(model) => model,
+            None => CausalLm::random(decoder_config(decoder, dtype), 1, &self.device)?,
+        };
+        self.decoder = Some(model.clone());
+        Ok(model)
     }
 
     fn encoder(
@@ -134,11 +164,33 @@ impl<B: VbLoraBackend> Job<B> {
                 let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
                 ensure!(report.is_finite(), "step {step}: {report:?}");
             }
+            Self::Decode(job) => decode(&job.0, &job.1, &job.2)?,
             Self::Compose(job) => job.run()?,
             Self::Product([a, b]) => drop(a.clone().matmul(b.clone())),
         }
         Ok(())
     }
+}
+
+/// Greedy text behind each prompt, every token read back as generation does.
+fn decode<B: VbLoraBackend>(
+    model: &CausalLm<B>,
+    prompts: &[Vec<u32>],
+    device: &B::Device,
+) -> Result<()> {
+    let mut decoding = Decoding::new(model, Factors::none(), PROMPT + ADDED, device);
+    let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
+    let mut scores = decoding.start(&prompts)?;
+    let vocabulary = decoding.vocabulary();
+    for _ in 1..ADDED {
+        let best = |scores: &[f32]| {
+            let places = 0..scores.len() as u32;
+            places.max_by(|&i, &j| scores[i as usize].total_cmp(&scores[j as usize]))
+        };
+        let next: Option<Vec<u32>> = scores.chunks(vocabulary).map(best).collect();
+        scores = decoding.step(&next.ok_or_else(|| anyhow!("an empty vocabulary"))?)?;
+    }
+    Ok(())
 }
 
 /// Composes all factors of an adapter and pushes given gradients back to bank and logits.
@@ -196,5 +248,12 @@ fn config(encoder: Encoder, dtype: Dtype) -> EncoderConfig {
     EncoderConfig {
         base_dtype: base_dtype(dtype),
         ..encoder.config()
+    }
+}
+
+fn decoder_config(decoder: Decoder, dtype: Dtype) -> DecoderConfig {
+    DecoderConfig {
+        base_dtype: base_dtype(dtype),
+        ..decoder.config()
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vblora::{AdapterConfig, VbLoraConfig};
 
-use super::work::{Pass, Shapes, Task, Work};
+use super::work::{ADDED, Pass, Shapes, Task, Work, prompts};
 
 const SCRIPT: &str = include_str!("../../scripts/compare.py");
 
@@ -126,6 +126,16 @@ fn describe(work: Work) -> Result<Value> {
                 "ids": batch.ids,
                 "mask": batch.mask.contains(&0).then_some(batch.mask),
                 "adapter": adapter(pass),
+            })
+        }
+        Task::Decode(decoder, rows) => {
+            let config = decoder.config();
+            json!({
+                "task": "decode",
+                "family": config.family.name(),
+                "config": serde_json::from_str::<Value>(&config.to_json())?,
+                "prompts": prompts(rows),
+                "added": ADDED,
             })
         }
         Task::Compose(shapes) => compose(shapes)?,

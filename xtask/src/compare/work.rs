@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use anyhow::{Context, Error, Result, bail};
 use serde::Serialize;
 use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
-use vblora_models::{EncoderConfig, PaddedBatch, roberta, shapes};
+use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, roberta};
 
 /// The lowest site of an encoder. Adapting it alone makes gradients flow as far down as adapting every site does.
 const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query";
@@ -23,6 +23,8 @@ pub(super) struct Work {
 pub(super) enum Task {
     /// An encoder on a batch.
     Encoder(Encoder, Pass, Shape),
+    /// A decoder that goes on from this many prompts, greedily.
+    Decode(Decoder, usize),
     /// Every factor of an all-linear VB-LoRA from bank and logits, and gradients back.
     Compose(Shapes),
     /// A square matrix product: what the machine can do.
@@ -34,6 +36,18 @@ pub(super) enum Encoder {
     Base,
     Large,
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Decoder {
+    SmolLm2,
+    Gpt2Medium,
+    /// TinyLlama's sizes (arXiv 2401.02385).
+    Llama1B,
+}
+
+/// Tokens of every prompt of a decoding work, and tokens that are added to it.
+pub(super) const PROMPT: usize = 32;
+pub(super) const ADDED: usize = 32;
 
 /// What an encoder does with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +95,45 @@ impl Encoder {
         }
         .without_dropout()
     }
+}
+
+impl Decoder {
+    const ALL: [(&'static str, Self); 3] = [
+        ("smollm2", Self::SmolLm2),
+        ("gpt2-medium", Self::Gpt2Medium),
+        ("llama-1.1b", Self::Llama1B),
+    ];
+
+    pub(super) fn config(self) -> DecoderConfig {
+        let config = match self {
+            Self::SmolLm2 => DecoderConfig::smollm2_135m(),
+            Self::Gpt2Medium => DecoderConfig::gpt2_medium(),
+            Self::Llama1B => DecoderConfig {
+                hidden_size: 2048,
+                num_layers: 22,
+                num_heads: 32,
+                num_kv_heads: 4,
+                head_size: 64,
+                intermediate_size: 5632,
+                ..DecoderConfig::llama_2_7b()
+            },
+        };
+        // Without dropout, as speed is measured; random weights end no text.
+        DecoderConfig {
+            embedding_dropout: 0.0,
+            residual_dropout: 0.0,
+            attention_dropout: 0.0,
+            eos_token_ids: Vec::new(),
+            ..config
+        }
+    }
+}
+
+/// The prompts of a decoding work: random tokens, all of one length.
+pub(super) fn prompts(rows: usize) -> Vec<Vec<u32>> {
+    let token = |i: usize| 5 + Key::new(3).below(i as u64, 30_000) as u32;
+    let tokens: Vec<u32> = (0..rows * PROMPT).map(token).collect();
+    tokens.chunks(PROMPT).map(<[u32]>::to_vec).collect()
 }
 
 impl Pass {
@@ -151,7 +204,7 @@ impl Shapes {
             Self::RobertaBase => (roberta::sites(&Encoder::Base.config()), default),
             Self::RobertaLarge => (roberta::sites(&Encoder::Large.config()), default),
             Self::Llama2At7B => (
-                shapes::llama_2_7b(32),
+                sites(&DecoderConfig::llama_2_7b()),
                 VbLoraConfig {
                     bank: 2048,
                     ..default
@@ -185,6 +238,9 @@ impl Work {
                 "roberta-large/vblora-all/32x128/bf16",
                 "compose/roberta-large",
                 "compose/llama-2-7b",
+                "smollm2/decode/1",
+                "smollm2/decode/8",
+                "llama-1.1b/decode/8",
             ]
         } else {
             &[
@@ -195,6 +251,8 @@ impl Work {
                 "roberta-base/vblora-all/8x128",
                 "roberta-base/vblora-all/32x64-padded",
                 "compose/roberta-base",
+                "smollm2/decode/1",
+                "smollm2/decode/8",
             ]
         };
         let known = |name: &&str| name.parse().expect("the names above are well-formed");
@@ -204,7 +262,7 @@ impl Work {
     /// Floating-point operations of the products with frozen weights and of attention; an adapter's own are below 1 % of them.
     pub(super) fn operations(self) -> Option<f64> {
         match self.task {
-            Task::Compose(_) => None,
+            Task::Compose(_) | Task::Decode(..) => None,
             Task::Product(n) => Some(2.0 * (n as f64).powi(3)),
             Task::Encoder(encoder, pass, shape) => {
                 let config = encoder.config();
@@ -233,6 +291,9 @@ impl fmt::Display for Work {
                 name(&Encoder::ALL, encoder),
                 name(&Pass::ALL, pass)
             ),
+            Task::Decode(decoder, rows) => {
+                write!(f, "{}/decode/{rows}", name(&Decoder::ALL, decoder))
+            }
             Task::Compose(shapes) => write!(f, "compose/{}", name(&Shapes::ALL, shapes)),
             Task::Product(n) => write!(f, "product/{n}"),
         }?;
@@ -276,13 +337,14 @@ impl FromStr for Work {
         let task = match *rest.split('/').collect::<Vec<_>>() {
             ["compose", shapes] => Task::Compose(named(&Shapes::ALL, shapes)?),
             ["product", n] => Task::Product(size(n)?),
+            [decoder, "decode", rows] => Task::Decode(named(&Decoder::ALL, decoder)?, size(rows)?),
             [encoder, pass, shape] => Task::Encoder(
                 named(&Encoder::ALL, encoder)?,
                 named(&Pass::ALL, pass)?,
                 shape.parse()?,
             ),
             _ => bail!(
-                "expected MODEL/PASS/ROWSxCOLUMNS, compose/MODEL or product/SIZE, found {text:?}"
+                "expected MODEL/PASS/ROWSxCOLUMNS, MODEL/decode/ROWS, compose/MODEL or product/SIZE, found {text:?}"
             ),
         };
         Ok(Self { task, dtype })
@@ -339,6 +401,8 @@ mod tests {
             ("roberta-base/vblora-all/0x128", "from 1 to"),
             ("compose/gpt-5", "llama-2-7b"),
             ("product", "product/SIZE"),
+            ("smollm3/decode/1", "gpt2-medium"),
+            ("smollm2/decode/0", "from 1 to"),
         ] {
             let message = name.parse::<Work>().unwrap_err().to_string();
             assert!(message.contains(expected), "{name}: {message}");

@@ -30,7 +30,7 @@ enum Side {
 
 use Side::{Hidden, Inner, KeyValue, Query, ThreeHidden};
 
-/// A kind of model: `model_type`, the fields of its sizes, and a layer's maps, by their names without the prefix of a model with a head.
+/// A kind of model: `model_type`, the fields of its sizes, and a layer's maps, by the names that vblora-models gives its sites.
 struct Architecture {
     model_type: &'static str,
     hidden: &'static str,
@@ -50,20 +50,20 @@ const ENCODER: &[(&str, Side, Side)] = &[
 ];
 
 const GPT2: &[(&str, Side, Side)] = &[
-    ("h.{}.attn.c_attn", Hidden, ThreeHidden),
-    ("h.{}.attn.c_proj", Hidden, Hidden),
-    ("h.{}.mlp.c_fc", Hidden, Inner),
-    ("h.{}.mlp.c_proj", Inner, Hidden),
+    ("transformer.h.{}.attn.c_attn", Hidden, ThreeHidden),
+    ("transformer.h.{}.attn.c_proj", Hidden, Hidden),
+    ("transformer.h.{}.mlp.c_fc", Hidden, Inner),
+    ("transformer.h.{}.mlp.c_proj", Inner, Hidden),
 ];
 
 const DECODER: &[(&str, Side, Side)] = &[
-    ("layers.{}.self_attn.q_proj", Hidden, Query),
-    ("layers.{}.self_attn.k_proj", Hidden, KeyValue),
-    ("layers.{}.self_attn.v_proj", Hidden, KeyValue),
-    ("layers.{}.self_attn.o_proj", Query, Hidden),
-    ("layers.{}.mlp.gate_proj", Hidden, Inner),
-    ("layers.{}.mlp.up_proj", Hidden, Inner),
-    ("layers.{}.mlp.down_proj", Inner, Hidden),
+    ("model.layers.{}.self_attn.q_proj", Hidden, Query),
+    ("model.layers.{}.self_attn.k_proj", Hidden, KeyValue),
+    ("model.layers.{}.self_attn.v_proj", Hidden, KeyValue),
+    ("model.layers.{}.self_attn.o_proj", Query, Hidden),
+    ("model.layers.{}.mlp.gate_proj", Hidden, Inner),
+    ("model.layers.{}.mlp.up_proj", Hidden, Inner),
+    ("model.layers.{}.mlp.down_proj", Inner, Hidden),
 ];
 
 const fn usual(

@@ -1,0 +1,194 @@
+use super::*;
+
+fn read(value: &Value) -> Result<DecoderConfig> {
+    DecoderConfig::from_json(value.to_string().as_bytes(), "dir/config.json")
+}
+
+fn problem(mut config: Value, field: &str, value: Value) -> String {
+    config[field] = value;
+    read(&config).unwrap_err().to_string()
+}
+
+/// As transformers 4 wrote it.
+fn llama() -> Value {
+    json!({
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2,
+        "num_key_value_heads": 2, "vocab_size": 256, "max_position_embeddings": 64, "rms_norm_eps": 1e-5, "hidden_act": "silu",
+        "rope_theta": 500_000.0, "rope_scaling": null, "torch_dtype": "float16", "bos_token_id": 1, "eos_token_id": [2, 3],
+    })
+}
+
+fn gpt2() -> Value {
+    json!({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 32, "n_inner": null, "vocab_size": 256})
+}
+
+#[test]
+fn configurations_of_either_age_are_read() {
+    let old = read(&llama()).unwrap();
+    assert_eq!(
+        (old.rope_theta, old.head_size, old.num_kv_heads),
+        (500_000.0, 16, 2)
+    );
+    assert_eq!(
+        (old.bos_token_id, &old.eos_token_ids[..]),
+        (Some(1), &[2, 3][..])
+    );
+    assert!(!old.tied && old.window.is_none());
+    let mut new = llama();
+    let fields = new.as_object_mut().unwrap();
+    fields.remove("rope_theta");
+    fields.remove("rope_scaling");
+    fields.remove("torch_dtype");
+    fields.insert("dtype".into(), json!("float16"));
+    let rope = json!({"rope_theta": 500_000.0, "rope_type": "default"});
+    fields.insert("rope_parameters".into(), rope);
+    assert_eq!(read(&new).unwrap(), old);
+}
+
+#[test]
+fn what_is_not_said_has_transformers_defaults() {
+    let gpt2 = read(&gpt2()).unwrap();
+    assert_eq!((gpt2.intermediate_size, gpt2.tied), (256, true));
+    assert_eq!(
+        (gpt2.activation, gpt2.attention_dropout),
+        (Activation::GeluTanh, 0.1)
+    );
+    let mut mistral = llama();
+    mistral["model_type"] = json!("mistral");
+    assert_eq!(read(&mistral).unwrap().window, Some(4096));
+    mistral["sliding_window"] = Value::Null;
+    assert_eq!(read(&mistral).unwrap().window, None);
+    mistral["sliding_window"] = json!(7);
+    assert_eq!(read(&mistral).unwrap().window, Some(7));
+    mistral["layer_types"] = json!(["full_attention", "full_attention"]);
+    assert_eq!(read(&mistral).unwrap().window, None);
+    let mut gemma = llama();
+    gemma["model_type"] = json!("gemma");
+    gemma["hidden_act"] = json!("gelu");
+    let read = read(&gemma).unwrap();
+    assert_eq!(
+        (read.gate, read.head_size, read.tied),
+        (Gate::GeluTanh, 256, true)
+    );
+}
+
+#[test]
+fn what_is_not_implemented_is_refused_by_name() {
+    let scaled = json!({"rope_type": "yarn", "factor": 2.0});
+    for (field, value, said) in [
+        (
+            "rope_scaling",
+            json!({"type": "linear", "factor": 2.0}),
+            "rope scaling \"linear\"",
+        ),
+        ("rope_parameters", scaled, "rope scaling \"yarn\""),
+        (
+            "rope_parameters",
+            json!({"partial_rotary_factor": 0.5}),
+            "partial_rotary_factor",
+        ),
+        ("partial_rotary_factor", json!(0.5), "only 1 is implemented"),
+        ("hidden_act", json!("gelu"), "found \"gelu\""),
+        ("sliding_window", json!(4), "not implemented for llama"),
+        (
+            "layer_types",
+            json!(["sliding_attention"]),
+            "not implemented for llama",
+        ),
+        ("use_bidirectional_attention", json!(true), "only causal"),
+        ("quantization_config", json!({"bits": 4}), "quantised"),
+        ("num_key_value_heads", json!(3), "does not divide"),
+        ("head_dim", json!(15), "odd"),
+        ("num_hidden_layers", json!(0), "expected 1 to"),
+        ("vocab_size", json!(1_u64 << 40), "expected 1 to"),
+        ("rope_theta", json!(0.0), "over 0"),
+        ("rope_theta", json!("many"), "expected a number"),
+        ("attention_dropout", json!(1.0), "[0, 1)"),
+        ("eos_token_id", json!([2, 256]), "outside the vocabulary"),
+        ("eos_token_id", json!([2, "x"]), "a token id or a list"),
+        ("rms_norm_eps", json!(0), "over 0"),
+    ] {
+        let message = problem(llama(), field, value);
+        assert!(
+            message.contains("dir/config.json") && message.contains(said),
+            "{message}"
+        );
+        let named = field == "rope_parameters" || message.contains(field) || said.contains(field);
+        assert!(named, "{field}: {message}");
+    }
+    for (field, value, said) in [
+        (
+            "scale_attn_by_inverse_layer_idx",
+            json!(true),
+            "not implemented",
+        ),
+        ("scale_attn_weights", json!(false), "not implemented"),
+        ("add_cross_attention", json!(true), "cross-attention"),
+        ("activation_function", json!("swish"), "found \"swish\""),
+        ("n_head", json!(5), "not a multiple"),
+    ] {
+        let message = problem(gpt2(), field, value);
+        assert!(message.contains(said), "{message}");
+    }
+    let message = problem(llama(), "model_type", json!("t5"));
+    assert!(
+        message.contains("\"t5\"") && message.contains("\"gemma\""),
+        "{message}"
+    );
+    let mut mixed = llama();
+    mixed["model_type"] = json!("mistral");
+    mixed["layer_types"] = json!(["sliding_attention", "full_attention"]);
+    assert!(
+        read(&mixed)
+            .unwrap_err()
+            .to_string()
+            .contains("different kinds")
+    );
+}
+
+#[test]
+fn what_is_written_is_read_as_it_was() {
+    for config in [llama(), gpt2()] {
+        let config = read(&config).unwrap();
+        let again = DecoderConfig::from_json(config.to_json().as_bytes(), "x").unwrap();
+        assert_eq!(again, config);
+    }
+}
+
+/// The published numbers of parameters (GPT-2's without its tied head; Gemma's with embeddings, arXiv 2403.08295 table 2).
+#[test]
+fn presets_have_their_published_parameters() {
+    for (config, parameters) in [
+        (DecoderConfig::gpt2_medium(), 354_823_168),
+        (DecoderConfig::gpt2_large(), 774_030_080),
+        (DecoderConfig::llama_2_7b(), 6_738_415_616),
+        (DecoderConfig::llama_2_13b(), 13_015_864_320),
+        (DecoderConfig::mistral_7b(), 7_241_732_096),
+        (DecoderConfig::gemma_7b(), 8_537_680_896),
+        (DecoderConfig::smollm2_135m(), 134_515_008),
+    ] {
+        config.check("preset").unwrap();
+        assert_eq!(config.parameters(), parameters, "{config:?}");
+    }
+}
+
+/// The paper notes' numbers of sub-vectors at b = 256 (1.9).
+#[test]
+fn presets_have_the_sub_vectors_of_the_paper() {
+    let split = |config| DecoderConfig {
+        split_qkv: true,
+        ..config
+    };
+    for (config, rank, sub_vectors) in [
+        (split(DecoderConfig::gpt2_medium()), 4, 6_912),
+        (DecoderConfig::gpt2_medium(), 4, 6_144),
+        (split(DecoderConfig::gpt2_large()), 4, 12_960),
+        (DecoderConfig::llama_2_7b(), 4, 39_040),
+        (DecoderConfig::llama_2_13b(), 6, 91_680),
+        (DecoderConfig::mistral_7b(), 4, 40_960),
+        (DecoderConfig::gemma_7b(), 4, 48_832),
+    ] {
+        let plan = vblora::Targets::all_linear().select(&crate::decoder::sites(&config));
+        assert_eq!(plan.unwrap().sub_vectors(rank, 256), sub_vectors);
+    }
+}

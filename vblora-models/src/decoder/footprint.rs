@@ -1,0 +1,106 @@
+//! What training an adapter on a decoder takes in memory, by its configuration alone.
+
+use vblora::SitePlan;
+
+use crate::{DecoderConfig, DecoderFamily};
+
+/// Bytes of an f32.
+const F32: usize = 4;
+
+/// Memory of training, in bytes. What a backend's allocator, its kernels and a batch of token ids take comes on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Footprint {
+    /// The frozen base: linear maps and word tables in its dtype, the rest in f32.
+    pub base: usize,
+    /// The adapter's parameters in f32.
+    pub parameters: usize,
+    /// Their gradients.
+    pub gradients: usize,
+    /// AdamW's two moments of each.
+    pub moments: usize,
+    /// What the forward pass keeps for the backward pass, per token, in sequences of the length asked for.
+    pub kept_per_token: usize,
+    /// The same where every block is run once more instead of kept.
+    pub recomputed_per_token: usize,
+    /// What one block keeps, once more per token: with recomputation one block at a time.
+    pub block_per_token: usize,
+    /// Scores and their logarithms, per token with a label.
+    pub scores_per_token: usize,
+}
+
+impl Footprint {
+    /// Training `trained` parameters on the sites of `plan`, whose factors have this rank, in sequences of `length` tokens, without dropout.
+    /// Attention is counted with its weights kept, as every backend does by default.
+    pub fn new(
+        config: &DecoderConfig,
+        plan: &SitePlan,
+        [rank, trained]: [usize; 2],
+        length: usize,
+    ) -> Self {
+        let d = config.hidden_size;
+        let block = F32 * kept_by_block(config, plan, rank, length);
+        let ends = F32 * 2 * d;
+        Self {
+            base: base(config),
+            parameters: F32 * trained,
+            gradients: F32 * trained,
+            moments: 2 * F32 * trained,
+            kept_per_token: config.num_layers * block + ends,
+            recomputed_per_token: F32 * d * (config.num_layers + 1) + ends,
+            block_per_token: block,
+            scores_per_token: 2 * F32 * config.vocab_size,
+        }
+    }
+
+    /// Everything, for a micro-batch of `tokens`, each with a label.
+    pub fn total(&self, tokens: usize, recompute: bool) -> usize {
+        let fixed = self.base + self.parameters + self.gradients + self.moments;
+        let per_token = match recompute {
+            true => self.recomputed_per_token + self.block_per_token,
+            false => self.kept_per_token,
+        };
+        fixed + tokens * (per_token + self.scores_per_token)
+    }
+}
+
+fn base(config: &DecoderConfig) -> usize {
+    let held = config.base_dtype.bytes();
+    let tables = if config.tied { 1 } else { 2 };
+    let sites = super::sites(config);
+    let maps: usize = sites.iter().map(|site| site.d_in * site.d_out).sum();
+    let in_dtype = maps + tables * config.vocab_size * config.hidden_size;
+    held * in_dtype + F32 * (config.parameters() - in_dtype)
+}
+
+/// Values that the backward pass of one block needs, per token: the inputs of its normalisations, of its adapted maps and of its
+/// non-linearities, and the narrow products.
+fn kept_by_block(config: &DecoderConfig, plan: &SitePlan, rank: usize, length: usize) -> usize {
+    let (d, inner) = (config.hidden_size, config.intermediate_size);
+    let [q, kv] = [config.num_heads, config.num_kv_heads].map(|heads| heads * config.head_size);
+    let attention = q + 2 * kv + config.num_heads * length;
+    let norms = 2 * d;
+    let perceptron = match config.family {
+        DecoderFamily::Gpt2 => inner,
+        _ => 2 * inner,
+    };
+    let adapted = plan.sites().iter().filter(|site| site.layer() == Some(0));
+    let narrow = rank * adapted.clone().count();
+    // Maps that read the same values keep them once.
+    let mut inputs: Vec<(&str, usize)> = adapted
+        .map(|site| (input_of(site.role()), site.d_in))
+        .collect();
+    inputs.dedup();
+    let inputs: usize = inputs.iter().map(|(_, values)| values).sum();
+    attention + norms + perceptron + inputs + narrow
+}
+
+/// What the map of this role reads.
+fn input_of(role: &str) -> &'static str {
+    match role.rsplit('.').next().unwrap_or(role) {
+        "q_proj" | "k_proj" | "v_proj" | "c_attn" | "q" | "k" | "v" => "attention",
+        "o_proj" => "attended",
+        "c_proj" if role.starts_with("attn") => "attended",
+        "gate_proj" | "up_proj" | "c_fc" => "perceptron",
+        _ => "inner",
+    }
+}
