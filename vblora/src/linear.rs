@@ -7,7 +7,7 @@ use burn::{
 
 use crate::{
     Factors, LowRank, Site,
-    backend::{FrozenMap, Update, VbLoraBackend, primitive},
+    backend::{FrozenMap, GeluForm, Update, VbLoraBackend, primitive},
     noise,
 };
 
@@ -115,6 +115,34 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         y.reshape(shape)
     }
 
+    /// [`forward`](Self::forward) of the GELU of its input. With an adapter, that is computed again for the backward pass and not kept.
+    ///
+    /// # Shapes
+    /// - as in [`forward`](Self::forward)
+    ///
+    /// # Panics
+    /// As [`forward`](Self::forward).
+    pub fn forward_gelu<const D: usize>(
+        &self,
+        h: Tensor<B, D>,
+        form: GeluForm,
+        factors: &Factors<B>,
+    ) -> Tensor<B, D> {
+        let pair = factors.get(&self.site);
+        let Some(pair) = pair.filter(|_| !factors.drops() && !factors.is_mixed()) else {
+            let x = form.apply::<B>(primitive(h));
+            let x = Tensor::from_primitive(TensorPrimitive::Float(x));
+            return self.forward::<D>(x, factors);
+        };
+        let [d_in, d_out] = self.weight.dims();
+        let mut shape = h.dims();
+        let rows = shape.iter().product::<usize>() / d_in;
+        shape[D - 1] = d_out;
+        let h = primitive(h.reshape([rows, d_in]));
+        let (y, _) = B::gelu_linear(h, form, self.map(), update(pair));
+        Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(y)).reshape(shape)
+    }
+
     fn map(&self) -> FrozenMap<FloatTensor<B>> {
         FrozenMap {
             weight: primitive(self.weight.val()),
@@ -129,12 +157,15 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
 
     /// Map and update as one operation with a backward of its own.
     fn adapted(&self, x: Tensor<B, 2>, pair: &LowRank<B>) -> Tensor<B, 2> {
-        let update = Update {
-            down: primitive(pair.down.clone()),
-            up: primitive(pair.up.clone()),
-            scale: pair.scale,
-        };
-        let (y, _) = B::adapted_linear(primitive(x), self.map(), update);
+        let (y, _) = B::adapted_linear(primitive(x), self.map(), update(pair));
         Tensor::from_primitive(TensorPrimitive::Float(y))
+    }
+}
+
+fn update<B: VbLoraBackend>(pair: &LowRank<B>) -> Update<FloatTensor<B>> {
+    Update {
+        down: primitive(pair.down.clone()),
+        up: primitive(pair.up.clone()),
+        scale: pair.scale,
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     backend::{AttentionSettings, CausalSettings, VbLoraBackend, primitive},
 };
 
-pub use crate::backend::Gate;
+pub use crate::backend::{Gate, GeluForm};
 
 /// GELU by the error function.
 pub fn gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {

@@ -8,7 +8,7 @@ use vblora::{
     Factors, FrozenLinear,
     backend::{CausalSettings, VbLoraBackend},
     noise::dropout,
-    ops,
+    ops::GeluForm,
 };
 
 use super::{input::Places, memory::LayerMemory};
@@ -116,8 +116,12 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
         let attended = self.attention_output.forward(attended, factors);
         let x = x + dropout(attended, p, noise, "attn.c_proj");
         let normal = self.perceptron_norm.forward(x.clone());
-        let inner = self.activate(self.intermediate.forward(normal, factors));
-        let inner = self.output.forward(inner, factors);
+        let inner = self.intermediate.forward(normal, factors);
+        let inner = match self.settings.activation {
+            Activation::Gelu => self.output.forward_gelu(inner, GeluForm::Erf, factors),
+            Activation::GeluTanh => self.output.forward_gelu(inner, GeluForm::Tanh, factors),
+            Activation::Relu => self.output.forward(activation::relu(inner), factors),
+        };
         x + dropout(inner, p, noise, "mlp.c_proj")
     }
 
@@ -145,14 +149,6 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
         };
         let p = self.settings.attention_dropout;
         super::attend(qkv, places, memory, settings, (p, factors.noise()))
-    }
-
-    fn activate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match self.settings.activation {
-            Activation::Gelu => ops::gelu(x),
-            Activation::GeluTanh => ops::tanh_gelu(x),
-            Activation::Relu => activation::relu(x),
-        }
     }
 }
 

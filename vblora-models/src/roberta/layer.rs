@@ -4,7 +4,12 @@ use burn::{
     module::Module,
     tensor::{Tensor, activation, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, noise::dropout, ops};
+use vblora::{
+    Factors, FrozenLinear,
+    backend::VbLoraBackend,
+    noise::dropout,
+    ops::{self, GeluForm},
+};
 
 use crate::{
     Activation, EncoderConfig, Result,
@@ -116,8 +121,12 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
         let x = self
             .attention_norm
             .forward(dropout(attended, p, noise, "attention.output") + x);
-        let inner = self.activate(self.intermediate.forward(x.clone(), factors));
-        let inner = self.output.forward(inner, factors);
+        let inner = self.intermediate.forward(x.clone(), factors);
+        let inner = match self.settings.activation {
+            Activation::Gelu => self.output.forward_gelu(inner, GeluForm::Erf, factors),
+            Activation::GeluTanh => self.output.forward_gelu(inner, GeluForm::Tanh, factors),
+            Activation::Relu => self.output.forward(activation::relu(inner), factors),
+        };
         self.output_norm
             .forward(dropout(inner, p, noise, "output") + x)
     }
@@ -138,13 +147,5 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
             factors.noise(),
             "attention.self",
         )
-    }
-
-    fn activate(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match self.settings.activation {
-            Activation::Gelu => ops::gelu(x),
-            Activation::GeluTanh => ops::tanh_gelu(x),
-            Activation::Relu => activation::relu(x),
-        }
     }
 }

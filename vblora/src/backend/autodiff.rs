@@ -16,8 +16,8 @@ use burn::{
 };
 
 use super::{
-    AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, Update, VbLoraBackend,
-    defaults,
+    AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, Update,
+    VbLoraBackend, defaults,
 };
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
@@ -72,38 +72,16 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
         map: FrozenMap<FloatTensor<Self>>,
         update: Update<FloatTensor<Self>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let map = match frozen::<B, C>(map) {
-            Ok(map) => map,
-            Err(map) => return defaults::adapted_linear::<Self>(x, map, update),
-        };
-        let weight = map.weight.clone();
-        let parents = [
-            x.node.clone(),
-            update.down.node.clone(),
-            update.up.node.clone(),
-        ];
-        let (output, narrow) = match AdaptedLinear
-            .prepare::<C>(parents)
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(mut prep) => {
-                let nodes = Update {
-                    down: prep.checkpoint(&update.down),
-                    up: prep.checkpoint(&update.up),
-                    scale: update.scale,
-                };
-                let input = prep.checkpoint(&x);
-                let (output, narrow) = B::adapted_linear(x.primitive, map, inner::<B, C>(update));
-                let state = (input, weight, nodes, narrow.clone());
-                (prep.finish(state, output), narrow)
-            }
-            OpsKind::UnTracked(prep) => {
-                let (output, narrow) = B::adapted_linear(x.primitive, map, inner::<B, C>(update));
-                (prep.finish(output), narrow)
-            }
-        };
-        (output, <Self as AutodiffBackend>::from_inner(narrow))
+        adapted::<B, C>(x, None, map, update)
+    }
+
+    fn gelu_linear(
+        h: FloatTensor<Self>,
+        form: GeluForm,
+        map: FrozenMap<FloatTensor<Self>>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        adapted::<B, C>(h, Some(form), map, update)
     }
 
     fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -190,23 +168,21 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let mask = mask.map(|mask| mask.primitive);
         let parents = [q.node.clone(), k.node.clone(), v.node.clone()];
-        let (output, weights) = match Attention.prepare::<C>(parents).compute_bound().stateful() {
+        let (output, saved) = match Attention.prepare::<C>(parents).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let nodes = [&q, &k, &v].map(|x| prep.checkpoint(x));
                 let inputs = [q.primitive, k.primitive, v.primitive];
-                let (output, weights) = B::head_attention(inputs, mask, settings);
-                (
-                    prep.finish((nodes, weights.clone(), settings), output),
-                    weights,
-                )
+                let (output, saved) = B::head_attention(inputs, mask.clone(), settings);
+                let state = (nodes, mask, saved.clone(), settings);
+                (prep.finish(state, output), saved)
             }
             OpsKind::UnTracked(prep) => {
                 let inputs = [q.primitive, k.primitive, v.primitive];
-                let (output, weights) = B::head_attention(inputs, mask, settings);
-                (prep.finish(output), weights)
+                let (output, saved) = B::head_attention(inputs, mask, settings);
+                (prep.finish(output), saved)
             }
         };
-        (output, <Self as AutodiffBackend>::from_inner(weights))
+        (output, <Self as AutodiffBackend>::from_inner(saved))
     }
 
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
@@ -305,12 +281,67 @@ impl<B: VbLoraBackend> Backward<B, 1> for FrozenLinear {
     }
 }
 
+/// A map with its update, of `x` itself or of its GELU.
+#[allow(clippy::type_complexity, reason = "two tensors of one type")]
+fn adapted<B: VbLoraBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    form: Option<GeluForm>,
+    map: FrozenMap<FloatTensor<Autodiff<B, C>>>,
+    update: Update<FloatTensor<Autodiff<B, C>>>,
+) -> (FloatTensor<Autodiff<B, C>>, FloatTensor<Autodiff<B, C>>) {
+    let map = match frozen::<B, C>(map) {
+        Ok(map) => map,
+        Err(map) => {
+            let x = match form {
+                Some(form) => form.apply::<Autodiff<B, C>>(x),
+                None => x,
+            };
+            return defaults::adapted_linear::<Autodiff<B, C>>(x, map, update);
+        }
+    };
+    let forward = |x, map, update| match form {
+        Some(form) => B::gelu_linear(x, form, map, update),
+        None => B::adapted_linear(x, map, update),
+    };
+    let weight = map.weight.clone();
+    let parents = [&x, &update.down, &update.up].map(|tensor| tensor.node.clone());
+    let (output, narrow) = match AdaptedLinear
+        .prepare::<C>(parents)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(mut prep) => {
+            let nodes = Update {
+                down: prep.checkpoint(&update.down),
+                up: prep.checkpoint(&update.up),
+                scale: update.scale,
+            };
+            let input = prep.checkpoint(&x);
+            let (output, narrow) = forward(x.primitive, map, inner::<B, C>(update));
+            let state = (input, form, weight, nodes, narrow.clone());
+            (prep.finish(state, output), narrow)
+        }
+        OpsKind::UnTracked(prep) => {
+            let (output, narrow) = forward(x.primitive, map, inner::<B, C>(update));
+            (prep.finish(output), narrow)
+        }
+    };
+    let narrow = <Autodiff<B, C> as AutodiffBackend>::from_inner(narrow);
+    (output, narrow)
+}
+
 #[derive(Debug)]
 struct AdaptedLinear;
 
 impl<B: VbLoraBackend> Backward<B, 3> for AdaptedLinear {
-    /// x, weight, factors and `s x A`.
-    type State = (NodeId, FloatTensor<B>, Update<NodeId>, FloatTensor<B>);
+    /// x, whether its GELU is multiplied, weight, factors and `s x A`.
+    type State = (
+        NodeId,
+        Option<GeluForm>,
+        FloatTensor<B>,
+        Update<NodeId>,
+        FloatTensor<B>,
+    );
 
     fn backward(
         self,
@@ -318,7 +349,7 @@ impl<B: VbLoraBackend> Backward<B, 3> for AdaptedLinear {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let (x, weight, nodes, narrow) = ops.state;
+        let (x, form, weight, nodes, narrow) = ops.state;
         let mut saved = |id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id);
         let (x, update) = (
             saved(x),
@@ -330,8 +361,11 @@ impl<B: VbLoraBackend> Backward<B, 3> for AdaptedLinear {
         );
         let grad = grads.consume::<B>(&ops.node);
         let [to_x, to_down, to_up] = ops.parents;
-        let AdaptedGradients { x, down, up } =
-            B::adapted_linear_backward(x, weight, update, narrow, grad, to_x.is_some());
+        let needs_x = to_x.is_some();
+        let AdaptedGradients { x, down, up } = match form {
+            Some(form) => B::gelu_linear_backward(x, form, weight, update, narrow, grad, needs_x),
+            None => B::adapted_linear_backward(x, weight, update, narrow, grad, needs_x),
+        };
         for (node, grad) in [(to_x, x), (to_down, Some(down)), (to_up, Some(up))] {
             if let (Some(node), Some(grad)) = (node, grad) {
                 grads.register::<B>(node.id, grad);
@@ -439,7 +473,13 @@ impl<B: VbLoraBackend> Backward<B, 1> for Dropout {
 struct Attention;
 
 impl<B: VbLoraBackend> Backward<B, 3> for Attention {
-    type State = ([NodeId; 3], FloatTensor<B>, AttentionSettings);
+    /// q, k, v, mask, what the forward pass saved.
+    type State = (
+        [NodeId; 3],
+        Option<FloatTensor<B>>,
+        FloatTensor<B>,
+        AttentionSettings,
+    );
 
     fn backward(
         self,
@@ -447,10 +487,10 @@ impl<B: VbLoraBackend> Backward<B, 3> for Attention {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let (nodes, weights, settings) = ops.state;
+        let (nodes, mask, saved, settings) = ops.state;
         let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let grad = grads.consume::<B>(&ops.node);
-        let found = B::head_attention_backward(inputs, weights, settings, grad);
+        let found = B::head_attention_backward(inputs, mask, saved, settings, grad);
         for (node, grad) in ops.parents.into_iter().zip(found) {
             if let Some(node) = node {
                 grads.register::<B>(node.id, grad);

@@ -9,8 +9,8 @@ use burn::tensor::{
 };
 
 use super::{
-    AdaptedGradients, AttentionSettings, FrozenMap, NormGradients, Update, VbLoraBackend, float,
-    mask, primitive, rows,
+    AdaptedGradients, AttentionSettings, FrozenMap, GeluForm, NormGradients, Update, VbLoraBackend,
+    float, mask, primitive, rows,
 };
 
 /// `k` passes of max, compare and mask: no sort (Burn's is unstable), no read-back. Rows must be finite: a masked entry is -inf.
@@ -159,6 +159,23 @@ pub(super) fn adapted_linear_backward<B: VbLoraBackend>(
         x: dx,
         down: primitive(d_down),
         up: primitive(d_up),
+    }
+}
+
+pub(super) fn gelu_linear_backward<B: VbLoraBackend>(
+    h: FloatTensor<B>,
+    form: GeluForm,
+    weight: FloatTensor<B>,
+    update: Update<FloatTensor<B>>,
+    narrow: FloatTensor<B>,
+    grad: FloatTensor<B>,
+    needs_h: bool,
+) -> AdaptedGradients<FloatTensor<B>> {
+    let x = form.apply::<B>(h.clone());
+    let found = B::adapted_linear_backward(x, weight, update, narrow, grad, needs_h);
+    AdaptedGradients {
+        x: found.x.map(|dx| form.backward::<B>(h, dx)),
+        ..found
     }
 }
 

@@ -1,19 +1,23 @@
 //! Fast paths of flex by direct access to its memory: one pass each, in place where nothing else holds the tensor, instead of a tensor per
 //! step. Each falls back to the default body for element types other than f32.
 
+mod attention;
+mod decoder;
+mod linear;
+#[cfg(test)]
+mod tests;
+
 use burn::{
     backend::flex::{Flex, FlexTensor},
     tensor::{
         DType, Shape, TensorData, TensorMetadata,
-        ops::{ActivationOps, FloatTensor, IntTensor},
+        ops::{ActivationOps, FloatTensor, IntTensor, ModuleOps},
     },
 };
 
 use super::{
-    AttentionSettings, NormGradients, VbLoraBackend, defaults, kernels,
-    kernels::{Heads, over_rows, over_sequences},
-    mask::Mask,
-    select::top_k_rows,
+    AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, NormGradients,
+    Update, VbLoraBackend, defaults, kernels, kernels::over_rows, mask::Mask, select::top_k_rows,
 };
 
 /// Elementwise work is cut into runs of this many elements at least.
@@ -38,6 +42,19 @@ fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
     let mut x = contiguous;
     change(x.storage_mut::<f32>());
     x
+}
+
+/// A tensor of the same shape, whose rows of `d` elements `body(row of x, row of the result)` writes.
+fn mapped(x: FlexTensor, d: usize, body: impl Fn(&[f32], &mut [f32]) + Sync) -> FlexTensor {
+    let x = x.to_contiguous();
+    let from = x.storage::<f32>();
+    let mut out = vec![0.0; from.len()];
+    over_rows(&mut out, d, |start, run| {
+        for (from, to) in from[start..].chunks_exact(d).zip(run.chunks_exact_mut(d)) {
+            body(from, to);
+        }
+    });
+    tensor(out, x.shape())
 }
 
 impl VbLoraBackend for Flex {
@@ -103,6 +120,41 @@ impl VbLoraBackend for Flex {
         )
     }
 
+    fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<FloatTensor<Self>>) -> FloatTensor<Self> {
+        linear::frozen_linear(x, map)
+    }
+
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        linear::adapted_linear(x, map, update)
+    }
+
+    fn adapted_linear_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_x: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        linear::adapted_linear_backward(x, weight, update, narrow, grad, needs_x)
+    }
+
+    fn gelu_linear_backward(
+        h: FloatTensor<Self>,
+        form: GeluForm,
+        weight: FloatTensor<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_h: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        linear::gelu_linear_backward(h, form, weight, update, narrow, grad, needs_h)
+    }
+
     fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         if !is_f32(&[&x]) {
             return Self::gelu(x);
@@ -163,6 +215,23 @@ impl VbLoraBackend for Flex {
         })
     }
 
+    fn row_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        let d = width(&x);
+        if !is_f32(&[&x, &gamma, &beta]) || d == 0 {
+            return Self::layer_norm(x, gamma, Some(beta), epsilon);
+        }
+        let [gamma, beta] = [gamma, beta].map(|x| x.to_contiguous());
+        let (gamma, beta) = (gamma.storage::<f32>(), beta.storage::<f32>());
+        mapped(x, d, |from, to| {
+            kernels::norm_row(from, gamma, beta, epsilon as f32, to);
+        })
+    }
+
     fn row_norm_backward(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -200,72 +269,82 @@ impl VbLoraBackend for Flex {
     }
 
     fn head_attention(
-        [q, k, v]: [FloatTensor<Self>; 3],
+        qkv: [FloatTensor<Self>; 3],
         mask: Option<FloatTensor<Self>>,
         settings: AttentionSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !is_f32(&[&q, &k, &v]) {
-            return defaults::attention::<Self>([q, k, v], mask, settings);
-        }
-        let ([n, t, d], heads) = (q.shape().dims::<3>(), settings.heads);
-        let [q, k, v] = [q, k, v].map(|x| x.to_contiguous());
-        let inputs = [&q, &k, &v].map(|x| x.storage::<f32>());
-        let mask = mask.map(|mask| mask.to_contiguous());
-        let mask = mask.as_ref().map(|mask| mask.storage::<f32>());
-        let dropout = settings.dropout.map(|(key, p)| Mask::new(key, p));
-        let sizes = Heads {
-            tokens: t,
-            width: d,
-            heads,
-        };
-        let (mut output, mut weights) = (vec![0.0; n * t * d], vec![0.0; n * heads * t * t]);
-        over_sequences(n, [&mut weights, &mut output], |i, [weights, output]| {
-            kernels::attend(
-                sizes,
-                inputs.map(|x| &x[i * t * d..][..t * d]),
-                mask.map(|mask| &mask[i * t..][..t]),
-                dropout.as_ref().map(|mask| (mask, i * heads * t * t)),
-                weights,
-                output,
-            );
-        });
-        (
-            tensor(output, Shape::new([n, t, d])),
-            tensor(weights, Shape::new([n, heads, t, t])),
-        )
+        attention::head_attention(qkv, mask, settings)
     }
 
     fn head_attention_backward(
-        [q, k, v]: [FloatTensor<Self>; 3],
-        weights: FloatTensor<Self>,
+        qkv: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        saved: FloatTensor<Self>,
         settings: AttentionSettings,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
-        if !is_f32(&[&q, &k, &v, &grad]) {
-            return defaults::attention_backward::<Self>([q, k, v], weights, settings, grad);
-        }
-        let ([n, t, d], heads) = (q.shape().dims::<3>(), settings.heads);
-        let [q, k, v, grad, weights] = [q, k, v, grad, weights].map(|x| x.to_contiguous());
-        let inputs = [&q, &k, &v].map(|x| x.storage::<f32>());
-        let (grad, weights) = (grad.storage::<f32>(), weights.storage::<f32>());
-        let dropout = settings.dropout.map(|(key, p)| Mask::new(key, p));
-        let sizes = Heads {
-            tokens: t,
-            width: d,
-            heads,
-        };
-        let [mut dq, mut dk, mut dv] = [(); 3].map(|()| vec![0.0; n * t * d]);
-        over_sequences(n, [&mut dq, &mut dk, &mut dv], |i, grads| {
-            kernels::attend_backward(
-                sizes,
-                inputs.map(|x| &x[i * t * d..][..t * d]),
-                dropout.as_ref().map(|mask| (mask, i * heads * t * t)),
-                &weights[i * heads * t * t..][..heads * t * t],
-                &grad[i * t * d..][..t * d],
-                grads,
-            );
-        });
-        [dq, dk, dv].map(|grad| tensor(grad, Shape::new([n, t, d])))
+        attention::head_attention_backward(qkv, mask, saved, settings, grad)
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        decoder::rms_norm(x, gamma, epsilon)
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+        affine: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        decoder::rms_norm_backward(x, gamma, epsilon, grad, affine)
+    }
+
+    fn tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        decoder::tanh_gelu(x)
+    }
+
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        decoder::tanh_gelu_backward(x, grad)
+    }
+
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
+        decoder::gated(gate, up, form)
+    }
+
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        form: Gate,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        decoder::gated_backward(gate, up, form, grad)
+    }
+
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        decoder::rotate(x, cos, sin)
+    }
+
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        attention::causal_attention(qkv, first, settings)
+    }
+
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        saved: FloatTensor<Self>,
+        settings: CausalSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        attention::causal_attention_backward(qkv, first, saved, settings, grad)
     }
 }
 

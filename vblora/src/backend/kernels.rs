@@ -1,10 +1,20 @@
 //! Loops over f32 slices for CPU backends: whole rows go to threads, and every loop is written so that the compiler turns it into the
 //! vector instructions of the processor at hand. Products and sums are not contracted, so all processors with the same lanes agree.
 
+mod attention;
+mod narrow;
+mod product;
+mod thin;
+mod tile;
+
 use pulp::Arch;
 use rayon::prelude::*;
 
 use super::mask::Mask;
+
+pub(super) use attention::{Attention, Visible, attend, attend_backward};
+pub(super) use narrow::{input_gradient, input_gradient_through, narrow_product, output_gradients};
+pub(super) use product::{Added, Matrix, product};
 
 /// Partial sums kept side by side: two AVX2 registers, or one of AVX-512.
 const LANES: usize = 16;
@@ -74,6 +84,9 @@ fn erf(x: f32) -> f32 {
     (p / q).clamp(-1.0, 1.0)
 }
 
+/// `1 / sqrt(2 pi)`
+const INV_SQRT_TAU: f32 = 0.398_942_3;
+
 /// `x Phi(x)`
 #[inline(always)]
 pub(super) fn gelu(x: f32) -> f32 {
@@ -83,9 +96,41 @@ pub(super) fn gelu(x: f32) -> f32 {
 /// `Phi(x) + x phi(x)`
 #[inline(always)]
 pub(super) fn gelu_slope(x: f32) -> f32 {
-    const INV_SQRT_TAU: f32 = 0.398_942_3;
+    gelu_both(x)[1]
+}
+
+/// GELU and its slope.
+#[inline(always)]
+pub(super) fn gelu_both(x: f32) -> [f32; 2] {
     let cumulative = 0.5 * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2));
-    cumulative + x * exp(-0.5 * x * x) * INV_SQRT_TAU
+    let density = exp(-0.5 * x * x) * INV_SQRT_TAU;
+    [x * cumulative, cumulative + x * density]
+}
+
+/// `sqrt(2 / pi)` and the weight of the cube in GELU's approximation by tanh.
+const TANH_GELU: [f32; 2] = [0.797_884_6, 0.044_715];
+
+/// `1 / (1 + e^-x)`
+#[inline(always)]
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-x))
+}
+
+/// `x sigmoid(x)` and its slope.
+#[inline(always)]
+pub(super) fn silu_both(x: f32) -> [f32; 2] {
+    let open = sigmoid(x);
+    [x * open, open * (1.0 + x * (1.0 - open))]
+}
+
+/// GELU by tanh, which is `x sigmoid(2 u)` with tanh's argument u, and its slope.
+#[inline(always)]
+pub(super) fn tanh_gelu_both(x: f32) -> [f32; 2] {
+    let [scale, cube] = TANH_GELU;
+    let square = x * x;
+    let open = sigmoid(2.0 * scale * x * (1.0 + cube * square));
+    let steep = 2.0 * scale * (1.0 + 3.0 * cube * square);
+    [x * open, open * (1.0 + x * (1.0 - open) * steep)]
 }
 
 #[inline(always)]
@@ -136,6 +181,57 @@ pub(super) fn softmax_row_backward(y: &[f32], grad: &mut [f32]) {
     let along = sum_of(y.len(), |i| y[i] * grad[i]);
     for (g, &y) in grad.iter_mut().zip(y) {
         *g = y * (*g - along);
+    }
+}
+
+/// A row's layer normalisation.
+#[inline(always)]
+pub(super) fn norm_row(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
+    let n = x.len();
+    let (gamma, beta, out) = (&gamma[..n], &beta[..n], &mut out[..n]);
+    let mean = sum_of(n, |i| x[i]) / n as f32;
+    let variance = sum_of(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+    let inverse = 1.0 / (variance + epsilon).sqrt();
+    for i in 0..n {
+        out[i] = (x[i] - mean) * inverse * gamma[i] + beta[i];
+    }
+}
+
+/// A row's normalisation by its root mean square.
+#[inline(always)]
+pub(super) fn rms_row(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
+    let n = x.len();
+    let (gamma, out) = (&gamma[..n], &mut out[..n]);
+    let inverse = 1.0 / (sum_of(n, |i| x[i] * x[i]) / n as f32 + epsilon).sqrt();
+    for i in 0..n {
+        out[i] = x[i] * inverse * gamma[i];
+    }
+}
+
+/// The gradient of [`rms_row`] to the row, in place of the output's.
+#[inline(always)]
+pub(super) fn rms_row_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
+    let n = x.len();
+    let (gamma, grad) = (&gamma[..n], &mut grad[..n]);
+    let inverse = 1.0 / (sum_of(n, |i| x[i] * x[i]) / n as f32 + epsilon).sqrt();
+    let along = sum_of(n, |i| grad[i] * gamma[i] * x[i]) * inverse / n as f32;
+    for i in 0..n {
+        grad[i] = (grad[i] * gamma[i] - x[i] * inverse * along) * inverse;
+    }
+}
+
+/// Turns each head of a token, `[heads, 2 half]`, by the token's angles.
+#[inline(always)]
+pub(super) fn rotate_row(cos: &[f32], sin: &[f32], values: &mut [f32]) {
+    let half = cos.len();
+    let sin = &sin[..half];
+    for head in values.chunks_exact_mut(2 * half) {
+        let (first, second) = head.split_at_mut(half);
+        for i in 0..half {
+            let (a, b) = (first[i], second[i]);
+            first[i] = a * cos[i] - b * sin[i];
+            second[i] = b * cos[i] + a * sin[i];
+        }
     }
 }
 
@@ -202,240 +298,6 @@ pub(super) fn padded(n: usize) -> usize {
     n.next_multiple_of(LANES)
 }
 
-/// `c = a b` for small matrices.
-///
-/// # Shapes
-/// - a: `[m, inner]`, read by (row, column); b: `[inner, n]`, c: `[m, n]`, n a multiple of [`LANES`]
-#[inline(always)]
-fn product(m: usize, n: usize, a: impl Fn(usize, usize) -> f32, b: &[f32], c: &mut [f32]) {
-    let inner = b.len() / n;
-    let mut row = 0;
-    while row + 4 <= m {
-        block::<4>(row, inner, n, &a, b, c);
-        row += 4;
-    }
-    while row < m {
-        block::<1>(row, inner, n, &a, b, c);
-        row += 1;
-    }
-}
-
-/// `R` rows of a product, with the sums of `R x LANES` elements in registers.
-#[inline(always)]
-fn block<const R: usize>(
-    row: usize,
-    inner: usize,
-    n: usize,
-    a: &impl Fn(usize, usize) -> f32,
-    b: &[f32],
-    c: &mut [f32],
-) {
-    for column in (0..n).step_by(LANES) {
-        let mut sums = [[0.0_f32; LANES]; R];
-        for i in 0..inner {
-            let from = &b[i * n + column..][..LANES];
-            for (r, sums) in sums.iter_mut().enumerate() {
-                let factor = a(row + r, i);
-                for (sum, &value) in sums.iter_mut().zip(from) {
-                    *sum += factor * value;
-                }
-            }
-        }
-        for (r, sums) in sums.iter().enumerate() {
-            c[(row + r) * n + column..][..LANES].copy_from_slice(sums);
-        }
-    }
-}
-
-/// The sizes of one attention call.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    pub(super) tokens: usize,
-    pub(super) width: usize,
-    pub(super) heads: usize,
-}
-
-impl Heads {
-    fn size(self) -> usize {
-        self.width / self.heads
-    }
-
-    fn scale(self) -> f32 {
-        1.0 / (self.size() as f32).sqrt()
-    }
-
-    /// One head of `[t, d]` as `[t, padded size]`.
-    #[inline(always)]
-    fn gather(self, from: &[f32], head: usize, to: &mut [f32]) {
-        let (size, width) = (self.size(), padded(self.size()));
-        for (from, to) in from
-            .chunks_exact(self.width)
-            .zip(to.chunks_exact_mut(width))
-        {
-            to[..size].copy_from_slice(&from[head * size..][..size]);
-        }
-    }
-
-    /// One head of `[t, d]` as `[size, padded t]`.
-    #[inline(always)]
-    fn gather_transposed(self, from: &[f32], head: usize, to: &mut [f32]) {
-        let (size, width) = (self.size(), padded(self.tokens));
-        for (token, from) in from.chunks_exact(self.width).enumerate() {
-            for (i, &value) in from[head * size..][..size].iter().enumerate() {
-                to[i * width + token] = value;
-            }
-        }
-    }
-
-    /// `[t, padded size]` back into one head of `[t, d]`.
-    #[inline(always)]
-    fn scatter(self, from: &[f32], head: usize, scale: f32, to: &mut [f32]) {
-        let (size, width) = (self.size(), padded(self.size()));
-        for (from, to) in from
-            .chunks_exact(width)
-            .zip(to.chunks_exact_mut(self.width))
-        {
-            for (to, &value) in to[head * size..][..size].iter_mut().zip(from) {
-                *to = value * scale;
-            }
-        }
-    }
-}
-
-/// Attention of one sequence.
-///
-/// # Shapes
-/// - q, k, v, output: `[t, d]`; mask: `[t]`, added to scores; weights: `[heads, t, t]`, before dropout
-/// - dropout: the mask and the index of the sequence's first weight in it
-#[inline(always)]
-pub(super) fn attend(
-    sizes: Heads,
-    [q, k, v]: [&[f32]; 3],
-    mask: Option<&[f32]>,
-    dropout: Option<(&Mask, usize)>,
-    weights: &mut [f32],
-    output: &mut [f32],
-) {
-    let (t, size, scale) = (sizes.tokens, sizes.size(), sizes.scale());
-    let (t_padded, s_padded) = (padded(t), padded(size));
-    let mut keys = vec![0.0; size * t_padded];
-    let mut values = vec![0.0; t * s_padded];
-    let mut scores = vec![0.0; t * t_padded];
-    let mut out = vec![0.0; t * s_padded];
-    for (head, weights) in weights.chunks_exact_mut(t * t).enumerate() {
-        sizes.gather_transposed(k, head, &mut keys);
-        sizes.gather(v, head, &mut values);
-        let query = |i: usize, j: usize| q[i * sizes.width + head * size + j] * scale;
-        product(t, t_padded, query, &keys, &mut scores);
-        for (i, weights) in weights.chunks_exact_mut(t).enumerate() {
-            let row = &mut scores[i * t_padded..][..t];
-            if let Some(mask) = mask {
-                for (score, &mask) in row.iter_mut().zip(mask) {
-                    *score += mask;
-                }
-            }
-            softmax_row(row);
-            weights.copy_from_slice(row);
-            if let Some((mask, first)) = dropout {
-                drop_out(mask, first + (head * t + i) * t, row);
-            }
-        }
-        product(
-            t,
-            s_padded,
-            |i, j| scores[i * t_padded + j],
-            &values,
-            &mut out,
-        );
-        sizes.scatter(&out, head, 1.0, output);
-    }
-}
-
-/// The gradients of [`attend`] to q, k and v.
-#[inline(always)]
-pub(super) fn attend_backward(
-    sizes: Heads,
-    [q, k, v]: [&[f32]; 3],
-    dropout: Option<(&Mask, usize)>,
-    weights: &[f32],
-    grad: &[f32],
-    [dq, dk, dv]: [&mut [f32]; 3],
-) {
-    let (t, size, scale) = (sizes.tokens, sizes.size(), sizes.scale());
-    let (t_padded, s_padded) = (padded(t), padded(size));
-    let mut transposed = vec![0.0; size * t_padded];
-    let mut rows = vec![0.0; t * s_padded];
-    let mut kept = vec![0.0; t * t];
-    let mut d_scores = vec![0.0; t * t_padded];
-    let mut out = vec![0.0; t * s_padded];
-    for (head, weights) in weights.chunks_exact(t * t).enumerate() {
-        let drop = |values: &mut [f32], row: usize| {
-            if let Some((mask, first)) = dropout {
-                drop_out(mask, first + (head * t + row) * t, values);
-            }
-        };
-        kept.copy_from_slice(weights);
-        drop(&mut kept, 0);
-        sizes.gather(grad, head, &mut rows);
-        product(t, s_padded, |j, i| kept[i * t + j], &rows, &mut out);
-        sizes.scatter(&out, head, 1.0, dv);
-        sizes.gather_transposed(v, head, &mut transposed);
-        product(
-            t,
-            t_padded,
-            |i, j| rows[i * s_padded + j],
-            &transposed,
-            &mut d_scores,
-        );
-        for (i, weights) in weights.chunks_exact(t).enumerate() {
-            let row = &mut d_scores[i * t_padded..][..t];
-            drop(row, i);
-            softmax_row_backward(weights, row);
-        }
-        sizes.gather(k, head, &mut rows);
-        product(
-            t,
-            s_padded,
-            |i, j| d_scores[i * t_padded + j],
-            &rows,
-            &mut out,
-        );
-        sizes.scatter(&out, head, scale, dq);
-        sizes.gather(q, head, &mut rows);
-        product(
-            t,
-            s_padded,
-            |j, i| d_scores[i * t_padded + j],
-            &rows,
-            &mut out,
-        );
-        sizes.scatter(&out, head, scale, dk);
-    }
-}
-
-/// Calls `body` once per sequence on its slices of the outputs, on all threads if there is enough to do.
-pub(super) fn over_sequences<const N: usize>(
-    sequences: usize,
-    mut outputs: [&mut [f32]; N],
-    body: impl Fn(usize, [&mut [f32]; N]) + Sync,
-) {
-    let arch = Arch::new();
-    let work: usize = outputs.iter().map(|out| out.len()).sum();
-    let mut parts: Vec<[&mut [f32]; N]> = Vec::with_capacity(sequences);
-    for left in (1..=sequences).rev() {
-        parts.push(outputs.each_mut().map(|out| {
-            let size = out.len() / left;
-            out.split_off_mut(..size).expect("a share of what is left")
-        }));
-    }
-    let call = |(i, part): (usize, [&mut [f32]; N])| arch.dispatch(|| body(i, part));
-    if work < PARALLEL_FROM {
-        parts.into_iter().enumerate().for_each(call);
-    } else {
-        parts.into_par_iter().enumerate().for_each(call);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -486,20 +348,6 @@ mod tests {
                 }
             });
             assert!(out.iter().enumerate().all(|(i, &v)| v == i as f32));
-        }
-    }
-
-    #[test]
-    fn products_of_any_shape_are_right() {
-        for (m, inner, n) in [(1, 1, 16), (5, 3, 32), (9, 17, 48)] {
-            let a: Vec<f32> = (0..m * inner).map(|i| (i % 7) as f32 - 3.0).collect();
-            let b: Vec<f32> = (0..inner * n).map(|i| (i % 11) as f32 - 5.0).collect();
-            let mut c = vec![f32::NAN; m * n];
-            product(m, n, |i, j| a[i * inner + j], &b, &mut c);
-            for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
-                let expected: f32 = (0..inner).map(|l| a[i * inner + l] * b[l * n + j]).sum();
-                assert_eq!(c[i * n + j], expected, "{m} {inner} {n}: {i}, {j}");
-            }
         }
     }
 }

@@ -116,6 +116,35 @@ pub trait VbLoraBackend: Backend {
         defaults::adapted_linear_backward::<Self>(x, weight, update, narrow, grad, needs_x)
     }
 
+    /// [`adapted_linear`](Self::adapted_linear) of `x = gelu(h)`, which is not kept for the backward pass.
+    ///
+    /// # Shapes
+    /// - h: `[n, d_in]`; outputs: `[n, d_out]` and `[n, r]`
+    fn gelu_linear(
+        h: FloatTensor<Self>,
+        form: GeluForm,
+        map: FrozenMap<FloatTensor<Self>>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        Self::adapted_linear(form.apply::<Self>(h), map, update)
+    }
+
+    /// The gradients of [`gelu_linear`](Self::gelu_linear) to h, if asked for, and to both factors. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - as in [`adapted_linear_backward`](Self::adapted_linear_backward), with h for x
+    fn gelu_linear_backward(
+        h: FloatTensor<Self>,
+        form: GeluForm,
+        weight: FloatTensor<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_h: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        defaults::gelu_linear_backward::<Self>(h, form, weight, update, narrow, grad, needs_h)
+    }
+
     /// GELU by the error function, `x Phi(x)`. Burn's own has the derivative of the tanh form on most backends.
     fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::gelu(x)
@@ -177,12 +206,12 @@ pub trait VbLoraBackend: Backend {
         defaults::dropout::<Self>(x, key, p)
     }
 
-    /// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, and its weights before dropout, which the
-    /// backward pass needs. The weights are not differentiable.
+    /// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, and what the backward pass needs beside the
+    /// inputs, which is not differentiable.
     ///
     /// # Shapes
-    /// - q, k, v: `[n, t, d]`; mask: `[n, t]`, added to the scores of each key
-    /// - outputs: `[n, t, d]` and `[n, heads, t, t]`
+    /// - q, k, v and output: `[n, t, d]`; mask: `[n, t]`, added to the scores of each key
+    /// - the second output is the backend's own affair; by default the weights before dropout, `[n, heads, t, t]`
     fn head_attention(
         qkv: [FloatTensor<Self>; 3],
         mask: Option<FloatTensor<Self>>,
@@ -191,17 +220,19 @@ pub trait VbLoraBackend: Backend {
         defaults::attention::<Self>(qkv, mask, settings)
     }
 
-    /// The gradients of [`head_attention`](Self::head_attention) to q, k and v, given its weights. Called on the inner backend only.
+    /// The gradients of [`head_attention`](Self::head_attention) to q, k and v. `mask` and `saved` are what went in and came out there.
+    /// Called on the inner backend only.
     ///
     /// # Shapes
     /// - grad and outputs: `[n, t, d]`
     fn head_attention_backward(
         qkv: [FloatTensor<Self>; 3],
-        weights: FloatTensor<Self>,
+        _mask: Option<FloatTensor<Self>>,
+        saved: FloatTensor<Self>,
         settings: AttentionSettings,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
-        defaults::attention_backward::<Self>(qkv, weights, settings, grad)
+        defaults::attention_backward::<Self>(qkv, saved, settings, grad)
     }
 
     /// Root-mean-square normalisation over the last dimension, `gamma x / sqrt(mean(x^2) + epsilon)` (arXiv 1910.07467).
@@ -290,6 +321,31 @@ pub trait VbLoraBackend: Backend {
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
         defaults::decoder::causal_attention_backward::<Self>(qkv, saved, settings, grad)
+    }
+}
+
+/// How GELU is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GeluForm {
+    /// By the error function.
+    Erf,
+    /// By its approximation with tanh.
+    Tanh,
+}
+
+impl GeluForm {
+    pub(crate) fn apply<B: VbLoraBackend>(self, x: FloatTensor<B>) -> FloatTensor<B> {
+        match self {
+            Self::Erf => B::erf_gelu(x),
+            Self::Tanh => B::tanh_gelu(x),
+        }
+    }
+
+    fn backward<B: VbLoraBackend>(self, x: FloatTensor<B>, grad: FloatTensor<B>) -> FloatTensor<B> {
+        match self {
+            Self::Erf => B::erf_gelu_backward(x, grad),
+            Self::Tanh => B::tanh_gelu_backward(x, grad),
+        }
     }
 }
 

@@ -1,0 +1,258 @@
+//! Every kernel against its default body, on random shapes, odd ones and empty ones among them, and on inputs that lie transposed or inside
+//! a larger buffer.
+
+use burn::{
+    backend::flex::{Flex, FlexTensor},
+    tensor::{Shape, Tensor, TensorData, TensorMetadata},
+};
+use proptest::prelude::*;
+
+use crate::{
+    backend::{
+        AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, Update, VbLoraBackend,
+        defaults, float, primitive,
+    },
+    rng::Key,
+};
+
+/// How a tensor lies in memory.
+#[derive(Debug, Clone, Copy)]
+enum Lies {
+    InRows,
+    Transposed,
+    Inside,
+}
+
+fn lies() -> impl Strategy<Value = Lies> {
+    prop_oneof![
+        Just(Lies::InRows),
+        Just(Lies::Transposed),
+        Just(Lies::Inside)
+    ]
+}
+
+/// Random values under a name.
+fn draw<const D: usize>(name: &str, shape: [usize; D], lies: Lies) -> FlexTensor {
+    let plain = |shape: [usize; D]| {
+        let count: usize = shape.iter().product();
+        let values = Key::new(3).name(name).normal(count, 1.0);
+        Tensor::<Flex, D>::from_data(TensorData::new(values, shape), &Default::default())
+    };
+    primitive(match lies {
+        Lies::InRows => plain(shape),
+        Lies::Transposed => {
+            let mut turned = shape;
+            turned.swap(D - 2, D - 1);
+            plain(turned).swap_dims(D - 2, D - 1)
+        }
+        Lies::Inside => {
+            let mut wide = shape;
+            wide[D - 1] += 3;
+            plain(wide).narrow(D - 1, 2, shape[D - 1])
+        }
+    })
+}
+
+fn vector(name: &str, len: usize) -> FlexTensor {
+    let values = Key::new(3).name(name).normal(len, 1.0);
+    FlexTensor::from_data(TensorData::new(values, Shape::new([len])))
+}
+
+fn values(x: &FlexTensor) -> Vec<f32> {
+    x.clone().into_data().into_vec().expect("f32")
+}
+
+#[track_caller]
+fn assert_close(what: &str, found: &FlexTensor, expected: &FlexTensor) {
+    assert_eq!(found.shape(), expected.shape(), "{what}");
+    let (found, expected) = (values(found), values(expected));
+    let scale = expected.iter().fold(1.0_f32, |m, v| m.max(v.abs()));
+    for (i, (f, e)) in found.iter().zip(&expected).enumerate() {
+        assert!(
+            (f - e).abs() <= 3e-5 * scale,
+            "{what}[{i}]: {f}, expected {e} of {scale}"
+        );
+    }
+}
+
+fn map(d_in: usize, d_out: usize, weight: Lies, bias: bool) -> FrozenMap<FlexTensor> {
+    FrozenMap {
+        weight: draw("weight", [d_in, d_out], weight),
+        bias: bias.then(|| vector("bias", d_out)),
+    }
+}
+
+/// A map's update whose products have the size of the map's.
+fn update(d_in: usize, rank: usize, d_out: usize, lies: Lies) -> Update<FlexTensor> {
+    Update {
+        down: draw("down", [d_in, rank], lies),
+        up: draw("up", [rank, d_out], lies),
+        scale: 0.75,
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn maps_are_their_default_body(
+        n in 0_usize..70, d_in in 1_usize..90, d_out in 1_usize..150, rank in 1_usize..20,
+        how in lies(), held in lies(), bias: bool, needs_x: bool,
+    ) {
+        let x = || draw("x", [n, d_in], how);
+        let grad = || draw("grad", [n, d_out], how);
+        let map = || map(d_in, d_out, held, bias);
+        let update = || update(d_in, rank, d_out, how);
+        let found = Flex::frozen_linear(x(), map());
+        assert_close("frozen", &found, &defaults::frozen_linear::<Flex>(x(), map()));
+        let (y, narrow) = Flex::adapted_linear(x(), map(), update());
+        let (expected, narrow_expected) = defaults::adapted_linear::<Flex>(x(), map(), update());
+        assert_close("y", &y, &expected);
+        assert_close("narrow", &narrow, &narrow_expected);
+        let backward = |default: bool| {
+            let go = if default { defaults::adapted_linear_backward::<Flex> } else { Flex::adapted_linear_backward };
+            go(x(), map().weight, update(), narrow.clone(), grad(), needs_x)
+        };
+        let (found, expected) = (backward(false), backward(true));
+        assert_close("down", &found.down, &expected.down);
+        assert_close("up", &found.up, &expected.up);
+        prop_assert_eq!(found.x.is_some(), needs_x);
+        if let (Some(found), Some(expected)) = (found.x, expected.x) {
+            assert_close("dx", &found, &expected);
+        }
+        for form in [GeluForm::Erf, GeluForm::Tanh] {
+            let backward = |default: bool| {
+                let go = if default { defaults::gelu_linear_backward::<Flex> } else { Flex::gelu_linear_backward };
+                go(x(), form, map().weight, update(), narrow.clone(), grad(), needs_x)
+            };
+            let (found, expected) = (backward(false), backward(true));
+            assert_close("down behind GELU", &found.down, &expected.down);
+            assert_close("up behind GELU", &found.up, &expected.up);
+            if let (Some(found), Some(expected)) = (found.x, expected.x) {
+                assert_close("dh", &found, &expected);
+            }
+        }
+    }
+
+    #[test]
+    fn attention_is_its_default_body(
+        n in 1_usize..4, t in 1_usize..70, heads in 1_usize..4, size in 1_usize..40,
+        how in lies(), masked: bool, drops: bool,
+    ) {
+        let settings = AttentionSettings { heads, dropout: drops.then_some((5, 0.3)) };
+        let d = heads * size;
+        let qkv = || ["q", "k", "v"].map(|name| draw(name, [n, t, d], how));
+        // The last third of each sequence is padding.
+        let hidden = (0..n * t).map(|i| if i % t > 2 * t / 3 { -1e4 } else { 0.0_f32 });
+        let hidden = TensorData::new(hidden.collect::<Vec<_>>(), [n, t]);
+        let mask = || masked.then(|| FlexTensor::from_data(hidden.clone()));
+        let (found, saved) = Flex::head_attention(qkv(), mask(), settings);
+        let (expected, weights) = defaults::attention::<Flex>(qkv(), mask(), settings);
+        assert_close("output", &found, &expected);
+        let grad = || draw("grad", [n, t, d], how);
+        let found = Flex::head_attention_backward(qkv(), mask(), saved, settings, grad());
+        let expected = defaults::attention_backward::<Flex>(qkv(), weights, settings, grad());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close("gradient", found, expected);
+        }
+    }
+
+    #[test]
+    fn causal_attention_is_its_default_body(
+        n in 1_usize..3, t in 1_usize..60, kv_heads in 1_usize..3, group in 1_usize..4, half in 1_usize..20,
+        offset in 0_usize..9, room in 0_usize..3, windowed: bool, late: bool, drops: bool, window in 1_usize..30,
+    ) {
+        let (heads, size) = (kv_heads * group, 2 * half);
+        let settings = |offset| CausalSettings {
+            heads, kv_heads, offset,
+            window: windowed.then_some(window),
+            dropout: drops.then_some((5, 0.3)),
+        };
+        let inputs = |offset: usize, room: usize| [
+            draw("q", [n, t, heads * size], Lies::InRows),
+            draw("k", [n, offset + t + room, kv_heads * size], Lies::InRows),
+            draw("v", [n, offset + t + room, kv_heads * size], Lies::InRows),
+        ];
+        // The first key of a query lies before its own.
+        let first = |offset: usize| late.then(|| {
+            let first = (0..n * t).map(|i| ((offset + i % t) / 2) as i32);
+            FlexTensor::from_data(TensorData::new(first.collect::<Vec<_>>(), [n, t]))
+        });
+        let (found, _) = Flex::causal_attention(inputs(offset, room), first(offset), settings(offset));
+        let (expected, _) = defaults::decoder::causal_attention::<Flex>(inputs(offset, room), first(offset), settings(offset));
+        assert_close("output", &found, &expected);
+        let (_, saved) = Flex::causal_attention(inputs(0, 0), first(0), settings(0));
+        let (_, weights) = defaults::decoder::causal_attention::<Flex>(inputs(0, 0), first(0), settings(0));
+        let grad = || draw("grad", [n, t, heads * size], Lies::InRows);
+        let found = Flex::causal_attention_backward(inputs(0, 0), first(0), saved, settings(0), grad());
+        let expected = defaults::decoder::causal_attention_backward::<Flex>(inputs(0, 0), weights, settings(0), grad());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close("gradient", found, expected);
+        }
+    }
+
+    #[test]
+    fn rows_are_their_default_body(n in 0_usize..40, d in 1_usize..70, how in lies()) {
+        let (x, grad) = (|| draw("x", [n, d], how), || draw("grad", [n, d], how));
+        let (gamma, beta) = (|| vector("gamma", d), || vector("beta", d));
+        let found = Flex::row_norm(x(), gamma(), beta(), 1e-3);
+        let plain = float::<Flex, 2>(x());
+        let centred = plain.clone() - plain.mean_dim(1);
+        let deviation = centred.clone().square().mean_dim(1).add_scalar(1e-3).sqrt();
+        let expected = centred / deviation * float::<Flex, 1>(gamma()).unsqueeze::<2>()
+            + float::<Flex, 1>(beta()).unsqueeze::<2>();
+        assert_close("layer norm", &found, &primitive(expected));
+        let (found, _) = Flex::row_norm_backward(x(), gamma(), 1e-3, grad(), false);
+        let (expected, _) = defaults::row_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
+        assert_close("its gradient", &found, &expected);
+        let found = Flex::rms_norm(x(), gamma(), 1e-3);
+        assert_close("RMS norm", &found, &defaults::decoder::rms_norm::<Flex>(x(), gamma(), 1e-3));
+        let (found, _) = Flex::rms_norm_backward(x(), gamma(), 1e-3, grad(), false);
+        let (expected, _) = defaults::decoder::rms_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
+        assert_close("its gradient", &found, &expected);
+    }
+
+    #[test]
+    fn units_are_their_default_body(n in 0_usize..40, d in 1_usize..70, how in lies()) {
+        let [x, up, grad] = ["x", "up", "grad"].map(|name| draw(name, [n, d], how));
+        let found = Flex::tanh_gelu(x.clone());
+        assert_close("GELU by tanh", &found, &defaults::decoder::tanh_gelu::<Flex>(x.clone()));
+        let found = Flex::tanh_gelu_backward(x.clone(), grad.clone());
+        let expected = defaults::decoder::tanh_gelu_backward::<Flex>(x.clone(), grad.clone());
+        assert_close("its gradient", &found, &expected);
+        for form in [Gate::Silu, Gate::GeluTanh] {
+            let found = Flex::gated(x.clone(), up.clone(), form);
+            assert_close("gated", &found, &defaults::decoder::gated::<Flex>(x.clone(), up.clone(), form));
+            let found = Flex::gated_backward(x.clone(), up.clone(), form, grad.clone());
+            let expected = defaults::decoder::gated_backward::<Flex>(x.clone(), up.clone(), form, grad.clone());
+            assert_close("gate", &found[0], &expected[0]);
+            assert_close("up", &found[1], &expected[1]);
+        }
+    }
+
+    #[test]
+    fn a_rotation_is_its_default_body(n in 1_usize..4, t in 1_usize..9, heads in 1_usize..4, half in 1_usize..20, how in lies()) {
+        let x = || draw("x", [n, t, heads * 2 * half], how);
+        let (cos, sin) = (|| draw("cos", [n, t, half], how), || draw("sin", [n, t, half], how));
+        let found = Flex::rotate(x(), cos(), sin());
+        assert_close("turned", &found, &defaults::decoder::rotate::<Flex>(x(), cos(), sin()));
+    }
+}
+
+/// Sizes beyond every block: inner dimension, columns laid out at once, and enough work for several threads.
+#[test]
+fn large_maps_are_their_default_body() {
+    for (n, d_in, d_out, held) in [
+        (133, 1600, 200, Lies::Transposed),
+        (3, 900, 4000, Lies::InRows),
+        (2, 90, 1201, Lies::Transposed),
+        (16, 131, 1201, Lies::InRows),
+        (260, 70, 65, Lies::InRows),
+    ] {
+        let x = || draw("x", [n, d_in], Lies::InRows);
+        let map = || map(d_in, d_out, held, true);
+        let found = Flex::frozen_linear(x(), map());
+        let expected = defaults::frozen_linear::<Flex>(x(), map());
+        assert_close("y", &found, &expected);
+    }
+}

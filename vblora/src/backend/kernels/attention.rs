@@ -1,0 +1,589 @@
+//! Softmax attention, one key head of one sequence at a time, over blocks of queries: neither copies of all heads nor the weights of all
+//! pairs are ever in memory. The backward pass computes the same weights again from each row's largest score and sum.
+
+use std::ops::Range;
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{
+    PARALLEL_FROM, drop_out, exp, largest, over_rows, padded, sum_of,
+    tile::{ROWS, Sums, accumulate, load, store},
+};
+use crate::backend::mask::Mask;
+
+/// Queries of a block, whole tiles.
+const QUERIES: usize = 8 * ROWS;
+
+/// The inputs of an attention.
+///
+/// # Shapes
+/// - q: `[n, queries, heads size]`; k, v: `[n, room, kv_heads size]`, of which the first `keys` columns count
+#[derive(Clone, Copy)]
+pub(in crate::backend) struct Attention<'a> {
+    pub(in crate::backend) q: &'a [f32],
+    pub(in crate::backend) k: &'a [f32],
+    pub(in crate::backend) v: &'a [f32],
+    pub(in crate::backend) sequences: usize,
+    pub(in crate::backend) queries: usize,
+    pub(in crate::backend) keys: usize,
+    pub(in crate::backend) room: usize,
+    pub(in crate::backend) heads: usize,
+    pub(in crate::backend) kv_heads: usize,
+    pub(in crate::backend) size: usize,
+    pub(in crate::backend) visible: Visible<'a>,
+    pub(in crate::backend) dropout: Option<&'a Mask>,
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Copy)]
+pub(in crate::backend) enum Visible<'a> {
+    /// All, with `[n, keys]` added to their scores.
+    Masked(Option<&'a [f32]>),
+    /// Those up to its own place, the last `window` of them, from `first`, `[n, queries]`, on.
+    Causal {
+        first: Option<&'a [i32]>,
+        window: usize,
+    },
+}
+
+impl<'a> Attention<'a> {
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Key heads that a thread takes at least.
+    fn least(&self) -> usize {
+        let weights = self.sequences * self.heads * self.queries * self.keys;
+        if weights < PARALLEL_FROM {
+            usize::MAX
+        } else {
+            1
+        }
+    }
+
+    fn scale(&self) -> f32 {
+        1.0 / (self.size as f32).sqrt()
+    }
+
+    /// The keys that a query of a sequence sees.
+    #[inline(always)]
+    fn seen(&self, sequence: usize, query: usize) -> Range<usize> {
+        match self.visible {
+            Visible::Masked(_) => 0..self.keys,
+            Visible::Causal { first, window } => {
+                let end = self.keys - self.queries + query + 1;
+                let first = first.map_or(0, |first| first[sequence * self.queries + query]);
+                (first.max(0) as usize).max(end.saturating_sub(window))..end
+            }
+        }
+    }
+
+    /// The keys that any of some queries sees.
+    #[inline(always)]
+    fn seen_by(&self, sequence: usize, queries: Range<usize>) -> Range<usize> {
+        let each = queries.map(|query| self.seen(sequence, query));
+        each.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+            .unwrap_or(0..0)
+    }
+
+    /// The index of the first weight of a query in the dropout mask.
+    fn place(&self, sequence: usize, head: usize, query: usize) -> usize {
+        ((sequence * self.heads + head) * self.queries + query) * self.keys
+    }
+
+    fn mask(&self, sequence: usize) -> Option<&'a [f32]> {
+        match self.visible {
+            Visible::Masked(Some(mask)) => Some(&mask[sequence * self.keys..][..self.keys]),
+            _ => None,
+        }
+    }
+
+    /// Element `i` of a head's query.
+    #[inline(always)]
+    fn query(&self, sequence: usize, head: usize, query: usize) -> &'a [f32] {
+        let width = self.heads * self.size;
+        &self.q[(sequence * self.queries + query) * width + head * self.size..][..self.size]
+    }
+
+    /// One key head, of keys or values, of one key.
+    #[inline(always)]
+    fn key(&self, from: &'a [f32], sequence: usize, head: usize, key: usize) -> &'a [f32] {
+        let width = self.kv_heads * self.size;
+        &from[(sequence * self.room + key) * width + head * self.size..][..self.size]
+    }
+
+    /// A head of keys or values as `[keys, padded size]`.
+    #[inline(always)]
+    fn gather(&self, from: &'a [f32], sequence: usize, head: usize) -> Vec<f32> {
+        let width = padded(self.size);
+        let mut to = vec![0.0; self.keys * width];
+        for (key, to) in to.chunks_exact_mut(width).enumerate() {
+            to[..self.size].copy_from_slice(self.key(from, sequence, head, key));
+        }
+        to
+    }
+
+    /// A head of keys or values as `[size, padded keys]`.
+    #[inline(always)]
+    fn gather_turned(&self, from: &'a [f32], sequence: usize, head: usize) -> Vec<f32> {
+        let width = padded(self.keys);
+        let mut to = vec![0.0; self.size * width];
+        for key in 0..self.keys {
+            let values = self.key(from, sequence, head, key);
+            for (&value, to) in values.iter().zip(to.chunks_exact_mut(width)) {
+                to[key] = value;
+            }
+        }
+        to
+    }
+}
+
+/// Writes the output, and each row's largest score and the inverse of its sum of powers.
+///
+/// # Shapes
+/// - output: like q; sums: `[n, heads, queries, 2]`
+pub(in crate::backend) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
+    let group = all.group() * all.queries;
+    let mut heads = vec![0.0; output.len()];
+    if output.is_empty() {
+        return;
+    }
+    heads
+        .par_chunks_mut(group * all.size)
+        .zip(sums.par_chunks_mut(2 * group))
+        .enumerate()
+        .with_min_len(all.least())
+        .for_each(|(i, (out, sums))| {
+            Arch::new().dispatch(Forward {
+                all,
+                sequence: i / all.kv_heads,
+                kv_head: i % all.kv_heads,
+                out,
+                sums,
+            });
+        });
+    join_heads(&heads, all.heads, all.queries, all.size, output);
+}
+
+/// `[n, heads, t, size] -> [n, t, heads size]`
+fn join_heads(from: &[f32], heads: usize, tokens: usize, size: usize, to: &mut [f32]) {
+    let width = heads * size;
+    over_rows(to, width, |start, run| {
+        for (row, to) in run.chunks_exact_mut(width).enumerate() {
+            let row = start / width + row;
+            let (sequence, token) = (row / tokens, row % tokens);
+            for (head, to) in to.chunks_exact_mut(size).enumerate() {
+                let at = ((sequence * heads + head) * tokens + token) * size;
+                to.copy_from_slice(&from[at..][..size]);
+            }
+        }
+    });
+}
+
+/// The heads of one key head.
+struct Forward<'a> {
+    all: Attention<'a>,
+    sequence: usize,
+    kv_head: usize,
+    out: &'a mut [f32],
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Forward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            all,
+            sequence,
+            kv_head,
+            out,
+            sums,
+        } = self;
+        // A backward pass has as many queries as keys, and computes the scores as below.
+        if all.queries * all.group() < ROWS && all.queries < all.keys {
+            return few(all, sequence, kv_head, out, sums);
+        }
+        let (width, t_width) = (padded(all.size), padded(all.keys));
+        let keys = all.gather_turned(all.k, sequence, kv_head);
+        let values = all.gather(all.v, sequence, kv_head);
+        let mut scores = vec![0.0; QUERIES * t_width];
+        let mut block = vec![0.0; QUERIES * width];
+        for member in 0..all.group() {
+            let head = kv_head * all.group() + member;
+            for first in (0..all.queries).step_by(QUERIES) {
+                let count = QUERIES.min(all.queries - first);
+                let at = member * all.queries + first;
+                let seen = score_block(
+                    simd,
+                    &all,
+                    [sequence, head, first, count],
+                    &keys,
+                    &mut scores,
+                );
+                for i in 0..count {
+                    let row = &mut scores[i * t_width..][..t_width];
+                    let own = all.seen(sequence, first + i);
+                    sums[2 * (at + i)..][..2].copy_from_slice(&weigh(row, own, seen.clone()));
+                    if let Some(mask) = all.dropout {
+                        let place = all.place(sequence, head, first + i);
+                        drop_out(mask, place + seen.start, &mut row[seen.clone()]);
+                    }
+                }
+                small(
+                    simd,
+                    [count, width, seen.len()],
+                    |r, j| scores[r * t_width + seen.start + j],
+                    (&values[seen.start * width..], width),
+                    (&mut block, width),
+                    false,
+                );
+                for (row, out) in block
+                    .chunks_exact(width)
+                    .zip(out[at * all.size..][..count * all.size].chunks_exact_mut(all.size))
+                {
+                    out.copy_from_slice(&row[..all.size]);
+                }
+            }
+        }
+    }
+}
+
+/// The scores of a block of queries, mask included; gives the keys that count.
+#[inline(always)]
+fn score_block<S: Simd>(
+    simd: S,
+    all: &Attention<'_>,
+    [sequence, head, first, count]: [usize; 4],
+    keys: &[f32],
+    scores: &mut [f32],
+) -> Range<usize> {
+    let (t_width, scale) = (padded(all.keys), all.scale());
+    let seen = all.seen_by(sequence, first..first + count);
+    // Whole registers.
+    let from = seen.start / padded(1) * padded(1);
+    let width = padded(seen.end) - from;
+    let base = (sequence * all.queries + first) * all.heads * all.size + head * all.size;
+    let (q, step) = (&all.q[base..], all.heads * all.size);
+    small(
+        simd,
+        [count, width, all.size],
+        |r, i| q[r * step + i] * scale,
+        (&keys[from..], t_width),
+        (&mut scores[from..], t_width),
+        false,
+    );
+    if let Some(mask) = all.mask(sequence) {
+        for row in scores.chunks_exact_mut(t_width).take(count) {
+            for (score, &mask) in row.iter_mut().zip(mask) {
+                *score += mask;
+            }
+        }
+    }
+    seen
+}
+
+/// Softmax of a row over its own keys; zero for the others of its block. Gives what [`weigh_again`] needs.
+#[inline(always)]
+fn weigh(row: &mut [f32], own: Range<usize>, block: Range<usize>) -> [f32; 2] {
+    row[block.start..own.start].fill(0.0);
+    row[own.end..block.end].fill(0.0);
+    let row = &mut row[own];
+    let max = largest(row);
+    for value in row.iter_mut() {
+        *value = exp(*value - max);
+    }
+    let scale = 1.0 / sum_of(row.len(), |i| row[i]);
+    for value in row {
+        *value *= scale;
+    }
+    [max, scale]
+}
+
+/// Attention of a few queries, as in generating: keys and values are read where they lie.
+#[inline(always)]
+fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sums: &mut [f32]) {
+    let (size, scale) = (all.size, all.scale());
+    let rows = sums.len() / 2;
+    let place = |row: usize| (kv_head * all.group() + row / all.queries, row % all.queries);
+    let mut scores = vec![0.0; rows * all.keys];
+    let seen = all.seen_by(sequence, 0..all.queries);
+    for key in seen.clone() {
+        let values = all.key(all.k, sequence, kv_head, key);
+        for row in 0..rows {
+            let (head, query) = place(row);
+            let q = all.query(sequence, head, query);
+            let masked = all.mask(sequence).map_or(0.0, |mask| mask[key]);
+            scores[row * all.keys + key] = sum_of(size, |i| q[i] * values[i]) * scale + masked;
+        }
+    }
+    for (row, scores) in scores.chunks_exact_mut(all.keys).enumerate() {
+        let (head, query) = place(row);
+        let found = weigh(scores, all.seen(sequence, query), seen.clone());
+        sums[2 * row..][..2].copy_from_slice(&found);
+        if let Some(mask) = all.dropout {
+            let at = all.place(sequence, head, query) + seen.start;
+            drop_out(mask, at, &mut scores[seen.clone()]);
+        }
+    }
+    out.fill(0.0);
+    for key in seen {
+        let values = all.key(all.v, sequence, kv_head, key);
+        for (row, out) in out.chunks_exact_mut(size).enumerate() {
+            let weight = scores[row * all.keys + key];
+            for (out, &value) in out.iter_mut().zip(values) {
+                *out += weight * value;
+            }
+        }
+    }
+}
+
+/// Writes the gradients to q, k and v.
+///
+/// # Shapes
+/// - sums: those of [`attend`]; grad and dq: like q; dk, dv: `[n, keys, kv_heads size]`
+pub(in crate::backend) fn attend_backward(
+    all: Attention<'_>,
+    sums: &[f32],
+    grad: &[f32],
+    [dq, dk, dv]: [&mut [f32]; 3],
+) {
+    let group = all.group() * all.queries;
+    let mut heads = [dq.len(), dk.len(), dv.len()].map(|len| vec![0.0; len]);
+    if dq.is_empty() {
+        return;
+    }
+    let [q_heads, k_heads, v_heads] = &mut heads;
+    let per_key = all.keys * all.size;
+    q_heads
+        .par_chunks_mut(group * all.size)
+        .zip(k_heads.par_chunks_mut(per_key))
+        .zip(v_heads.par_chunks_mut(per_key))
+        .enumerate()
+        .with_min_len(all.least())
+        .for_each(|(i, ((dq, dk), dv))| {
+            Arch::new().dispatch(Backward {
+                all,
+                sequence: i / all.kv_heads,
+                kv_head: i % all.kv_heads,
+                sums: &sums[2 * i * group..][..2 * group],
+                grad,
+                out: [dq, dk, dv],
+            });
+        });
+    join_heads(&heads[0], all.heads, all.queries, all.size, dq);
+    join_heads(&heads[1], all.kv_heads, all.keys, all.size, dk);
+    join_heads(&heads[2], all.kv_heads, all.keys, all.size, dv);
+}
+
+/// The gradients of the heads of one key head.
+struct Backward<'a> {
+    all: Attention<'a>,
+    sequence: usize,
+    kv_head: usize,
+    sums: &'a [f32],
+    grad: &'a [f32],
+    out: [&'a mut [f32]; 3],
+}
+
+impl WithSimd for Backward<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            all,
+            sequence,
+            kv_head,
+            sums,
+            grad,
+            out: [dq, dk, dv],
+        } = self;
+        let (size, scale) = (all.size, all.scale());
+        let (width, t_width) = (padded(size), padded(all.keys));
+        let turned_keys = all.gather_turned(all.k, sequence, kv_head);
+        let turned_values = all.gather_turned(all.v, sequence, kv_head);
+        let keys = all.gather(all.k, sequence, kv_head);
+        let mut scores = vec![0.0; QUERIES * t_width];
+        let mut d_scores = vec![0.0; QUERIES * t_width];
+        let mut kept = vec![0.0; QUERIES * t_width];
+        let [mut q_block, mut g_block, mut block] = [(); 3].map(|()| vec![0.0; QUERIES * width]);
+        let [mut d_keys, mut d_values] = [(); 2].map(|()| vec![0.0; all.keys * width]);
+        for member in 0..all.group() {
+            let head = kv_head * all.group() + member;
+            for first in (0..all.queries).step_by(QUERIES) {
+                let count = QUERIES.min(all.queries - first);
+                let at = member * all.queries + first;
+                for (i, (q, g)) in q_block
+                    .chunks_exact_mut(width)
+                    .zip(g_block.chunks_exact_mut(width))
+                    .take(count)
+                    .enumerate()
+                {
+                    q[..size].copy_from_slice(all.query(sequence, head, first + i));
+                    let row = sequence * all.queries + first + i;
+                    let from = (row * all.heads + head) * size;
+                    g[..size].copy_from_slice(&grad[from..][..size]);
+                }
+                let place = [sequence, head, first, count];
+                let seen = score_block(simd, &all, place, &turned_keys, &mut scores);
+                let from = seen.start / padded(1) * padded(1);
+                small(
+                    simd,
+                    [count, padded(seen.end) - from, size],
+                    |r, i| g_block[r * width + i],
+                    (&turned_values[from..], t_width),
+                    (&mut d_scores[from..], t_width),
+                    false,
+                );
+                for i in 0..count {
+                    let range = i * t_width..(i + 1) * t_width;
+                    let row = &mut scores[range.clone()];
+                    let own = all.seen(sequence, first + i);
+                    weigh_again(row, &sums[2 * (at + i)..][..2], own, seen.clone());
+                    let d_row = &mut d_scores[range.clone()][seen.clone()];
+                    let kept = &mut kept[range][seen.clone()];
+                    let row = &row[seen.clone()];
+                    kept.copy_from_slice(row);
+                    if let Some(mask) = all.dropout {
+                        let place = all.place(sequence, head, first + i) + seen.start;
+                        drop_out(mask, place, kept);
+                        drop_out(mask, place, d_row);
+                    }
+                    super::softmax_row_backward(row, d_row);
+                }
+                small(
+                    simd,
+                    [count, width, seen.len()],
+                    |r, j| d_scores[r * t_width + seen.start + j] * scale,
+                    (&keys[seen.start * width..], width),
+                    (&mut block, width),
+                    false,
+                );
+                for (row, dq) in block
+                    .chunks_exact(width)
+                    .zip(dq[at * size..][..count * size].chunks_exact_mut(size))
+                {
+                    dq.copy_from_slice(&row[..size]);
+                }
+                small(
+                    simd,
+                    [seen.len(), width, count],
+                    |r, i| d_scores[i * t_width + seen.start + r] * scale,
+                    (&q_block, width),
+                    (&mut d_keys[seen.start * width..], width),
+                    true,
+                );
+                small(
+                    simd,
+                    [seen.len(), width, count],
+                    |r, i| kept[i * t_width + seen.start + r],
+                    (&g_block, width),
+                    (&mut d_values[seen.start * width..], width),
+                    true,
+                );
+            }
+        }
+        for (sums, out) in [(d_keys, dk), (d_values, dv)] {
+            for (row, out) in sums.chunks_exact(width).zip(out.chunks_exact_mut(size)) {
+                out.copy_from_slice(&row[..size]);
+            }
+        }
+    }
+}
+
+/// A row's weights, to the bit, from its scores and what [`weigh`] gave; zero for the other keys of its block.
+#[inline(always)]
+fn weigh_again(row: &mut [f32], found: &[f32], own: Range<usize>, block: Range<usize>) {
+    row[block.start..own.start].fill(0.0);
+    row[own.end..block.end].fill(0.0);
+    for value in &mut row[own] {
+        *value = exp(*value - found[0]) * found[1];
+    }
+}
+
+/// `out = x w`, or `out += x w`, for small matrices; both have rows of a stride, and columns in whole registers.
+///
+/// # Shapes
+/// - x: `[rows, inner]`, read by (row, column); w: `[inner, columns]`; out: `[rows, columns]`
+#[inline(always)]
+fn small<S: Simd>(
+    simd: S,
+    [rows, columns, inner]: [usize; 3],
+    x: impl Fn(usize, usize) -> f32,
+    w: (&[f32], usize),
+    out: (&mut [f32], usize),
+    add: bool,
+) {
+    let mut row = 0;
+    let (out, stride) = out;
+    while row + ROWS <= rows {
+        let x = |r: usize, i: usize| x(row + r, i);
+        let out = (&mut out[row * stride..], stride);
+        small_rows::<S, ROWS>(simd, columns, inner, x, w, out, add);
+        row += ROWS;
+    }
+    while row + 2 <= rows {
+        let x = |r: usize, i: usize| x(row + r, i);
+        let out = (&mut out[row * stride..], stride);
+        small_rows::<S, 2>(simd, columns, inner, x, w, out, add);
+        row += 2;
+    }
+    if row < rows {
+        let x = |r: usize, i: usize| x(row + r, i);
+        let out = (&mut out[row * stride..], stride);
+        small_rows::<S, 1>(simd, columns, inner, x, w, out, add);
+    }
+}
+
+#[inline(always)]
+fn small_rows<S: Simd, const R: usize>(
+    simd: S,
+    columns: usize,
+    inner: usize,
+    x: impl Fn(usize, usize) -> f32,
+    w: (&[f32], usize),
+    out: (&mut [f32], usize),
+    add: bool,
+) {
+    let (out, stride) = out;
+    let mut column = 0;
+    if S::F32_LANES >= 16 {
+        while column + 4 * S::F32_LANES <= columns {
+            small_tile::<S, R, 4>(simd, column, inner, &x, w, (&mut *out, stride), add);
+            column += 4 * S::F32_LANES;
+        }
+    }
+    while column + 2 * S::F32_LANES <= columns {
+        small_tile::<S, R, 2>(simd, column, inner, &x, w, (&mut *out, stride), add);
+        column += 2 * S::F32_LANES;
+    }
+    while column < columns {
+        small_tile::<S, R, 1>(simd, column, inner, &x, w, (&mut *out, stride), add);
+        column += S::F32_LANES;
+    }
+}
+
+#[inline(always)]
+fn small_tile<S: Simd, const R: usize, const C: usize>(
+    simd: S,
+    column: usize,
+    inner: usize,
+    x: &impl Fn(usize, usize) -> f32,
+    (w, w_stride): (&[f32], usize),
+    (out, stride): (&mut [f32], usize),
+    add: bool,
+) {
+    let mut sums: Sums<S, R, C> = if add {
+        std::array::from_fn(|r| load::<S, C>(&out[r * stride + column..]))
+    } else {
+        [[simd.splat_f32s(0.0); C]; R]
+    };
+    let w = |i: usize| load::<S, C>(&w[i * w_stride + column..]);
+    accumulate(simd, inner, x, w, &mut sums);
+    for (r, sums) in sums.into_iter().enumerate() {
+        store(simd, sums, &mut out[r * stride + column..]);
+    }
+}

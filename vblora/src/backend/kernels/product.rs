@@ -1,0 +1,425 @@
+//! Large products. The right-hand side is first laid out in panels of one tile's width, by all threads; then each thread takes some rows of
+//! the result.
+
+use std::{cell::Cell, ops::Range};
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{
+    thin,
+    tile::{ROWS, Sums, accumulate, load, load_part, store},
+};
+
+/// Elements of the inner dimension whose panel is multiplied at once: it fits in the second-level cache beside the rows.
+const INNER: usize = 768;
+
+/// Elements of the right-hand side that are laid out at once.
+const PACKED: usize = 3 << 20;
+
+/// Rows of a panel that are laid out at once from a matrix that lies transposed.
+const TURNED: usize = 64;
+
+/// Rows that one thread takes at once, at most.
+const CHUNK: usize = 120;
+
+/// Products below so many multiplications are left to one thread.
+const PARALLEL_FROM: usize = 1 << 18;
+
+/// A matrix in memory, by its strides: a weight, or its transpose.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend) struct Matrix<'a> {
+    /// From its first element on.
+    pub(in crate::backend) values: &'a [f32],
+    pub(in crate::backend) shape: [usize; 2],
+    pub(in crate::backend) strides: [usize; 2],
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix.
+    pub(in crate::backend) fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
+        Self {
+            values,
+            shape,
+            strides: [shape[1], 1],
+        }
+    }
+
+    /// Columns `range` as one panel, row after row, `width` apart; what the matrix does not have is zero.
+    #[inline(always)]
+    pub(super) fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
+        let columns = range.len().min(self.shape[1] - range.start);
+        let from = &self.values[range.start * self.strides[1]..];
+        if self.strides[1] == 1 {
+            for (i, to) in to.chunks_exact_mut(width).enumerate() {
+                to[..columns].copy_from_slice(&from[i * self.strides[0]..][..columns]);
+                to[columns..].fill(0.0);
+            }
+            return;
+        }
+        if columns < width {
+            to.fill(0.0);
+        }
+        // So many rows of the panel stay in the first-level cache, and so many elements of a row of memory are read at once.
+        for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
+            let rows = to.len() / width;
+            for j in 0..columns {
+                let at = j * self.strides[1] + block * TURNED * self.strides[0];
+                if self.strides[0] == 1 {
+                    for (&value, to) in from[at..][..rows].iter().zip(to.chunks_exact_mut(width)) {
+                        to[j] = value;
+                    }
+                } else {
+                    for (i, to) in to.chunks_exact_mut(width).enumerate() {
+                        to[j] = from[at + i * self.strides[0]];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What a product adds to its rows besides `x w`.
+#[derive(Debug, Clone, Copy, Default)]
+pub(in crate::backend) struct Added<'a> {
+    /// To every row, `[columns]`.
+    pub(in crate::backend) bias: Option<&'a [f32]>,
+    /// Another product of few inner elements, `[rows, r] [r, columns]`.
+    pub(in crate::backend) narrow: Option<(&'a [f32], Matrix<'a>)>,
+}
+
+/// `out = x w + added`.
+///
+/// # Shapes
+/// - x: `[rows, inner]`, w: `[inner, columns]`, out: `[rows, columns]`
+pub(in crate::backend) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32]) {
+    let [inner, columns] = w.shape;
+    if out.is_empty() {
+        return;
+    }
+    if thin::product(x, w, added, out) {
+        return;
+    }
+    let rows = out.len() / columns;
+    let width = Arch::new().dispatch(Width);
+    let depth = inner + added.narrow.map_or(0, |(_, up)| up.shape[0]);
+    let parallel = rows * columns * depth >= PARALLEL_FROM;
+    let step = (PACKED / depth.max(1) / width).max(1) * width;
+    let mut packed = SCRATCH.take();
+    for start in (0..columns).step_by(step) {
+        let end = (start + step).min(columns);
+        let panels = (end - start).div_ceil(width);
+        let (first, second) = lay_out(&mut packed, w, added, start..end, width, parallel);
+        let block = Block {
+            inner,
+            columns,
+            range: start..end,
+            w: first,
+            narrow: added.narrow.map(|(x, up)| (x, up.shape[0], second)),
+            bias: added.bias,
+            panels,
+        };
+        let rows_of = |(at, out): (usize, &mut [f32])| {
+            let count = out.len() / columns;
+            Arch::new().dispatch(Rows {
+                block: &block,
+                x: &x[at * inner..][..count * inner],
+                first: at,
+                out,
+            });
+        };
+        if parallel {
+            split(out, columns, chunk_rows(rows))
+                .into_par_iter()
+                .for_each(rows_of);
+        } else {
+            rows_of((0, out));
+        }
+    }
+    SCRATCH.set(packed);
+}
+
+thread_local! {
+    /// Room for a laid out right-hand side. Taken away while in use, since a waiting thread may start another product.
+    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// Lays out columns `range` of both right-hand sides.
+fn lay_out<'p>(
+    packed: &'p mut Vec<f32>,
+    w: Matrix<'_>,
+    added: Added<'_>,
+    range: Range<usize>,
+    width: usize,
+    parallel: bool,
+) -> (&'p [f32], &'p [f32]) {
+    let panels = range.len().div_ceil(width);
+    let rank = added.narrow.map_or(0, |(_, up)| up.shape[0]);
+    let len = panels * width * (w.shape[0] + rank);
+    if packed.len() < len {
+        packed.resize(len, 0.0);
+    }
+    let (first, second) = packed[..len].split_at_mut(panels * width * w.shape[0]);
+    let fill = |matrix: Matrix<'_>, to: &mut [f32]| {
+        let size = width * matrix.shape[0];
+        let panel = |(i, to): (usize, &mut [f32])| {
+            let at = range.start + i * width;
+            Arch::new().dispatch(|| matrix.pack(at..at + width, width, to));
+        };
+        if size == 0 {
+        } else if parallel {
+            to.par_chunks_mut(size).enumerate().for_each(panel);
+        } else {
+            to.chunks_mut(size).enumerate().for_each(panel);
+        }
+    };
+    fill(w, first);
+    if let Some((_, up)) = added.narrow {
+        fill(up, second);
+    }
+    (first, second)
+}
+
+/// Rows of a chunk: as many chunks for each thread, all of nearly the same number of tiles.
+pub(super) fn chunk_rows(rows: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let chunks = rows.div_ceil(CHUNK * threads).max(2) * threads;
+    rows.div_ceil(chunks).next_multiple_of(ROWS)
+}
+
+/// A slice's rows in chunks, each with the number of its first row.
+pub(super) fn split(out: &mut [f32], columns: usize, rows: usize) -> Vec<(usize, &mut [f32])> {
+    let chunks = out.chunks_mut(rows * columns).enumerate();
+    chunks.map(|(i, out)| (i * rows, out)).collect()
+}
+
+/// The columns of one tile on the processor at hand.
+struct Width;
+
+impl WithSimd for Width {
+    type Output = usize;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> usize {
+        registers::<S>() * S::F32_LANES
+    }
+}
+
+/// Registers of one row of a tile: as many as leave some for the operands.
+#[inline(always)]
+const fn registers<S: Simd>() -> usize {
+    if S::F32_LANES >= 16 { 4 } else { 2 }
+}
+
+/// Some columns of the right-hand side, laid out.
+struct Block<'a> {
+    inner: usize,
+    columns: usize,
+    range: Range<usize>,
+    w: &'a [f32],
+    narrow: Option<(&'a [f32], usize, &'a [f32])>,
+    bias: Option<&'a [f32]>,
+    panels: usize,
+}
+
+/// Some rows of the result.
+struct Rows<'a> {
+    block: &'a Block<'a>,
+    x: &'a [f32],
+    /// The number of the first row.
+    first: usize,
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        if registers::<S>() == 4 {
+            self.panels::<S, 4>(simd);
+        } else {
+            self.panels::<S, 2>(simd);
+        }
+    }
+}
+
+impl Rows<'_> {
+    #[inline(always)]
+    fn panels<S: Simd, const C: usize>(mut self, simd: S) {
+        let inner = self.block.inner;
+        // At least once, for what is added.
+        for start in (0..inner.max(1)).step_by(INNER) {
+            let depth = start..(start + INNER).min(inner);
+            for panel in 0..self.block.panels {
+                self.panel::<S, C>(simd, panel, depth.clone());
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn panel<S: Simd, const C: usize>(&mut self, simd: S, panel: usize, depth: Range<usize>) {
+        let rows = self.out.len() / self.block.columns;
+        let mut row = 0;
+        while row + ROWS <= rows {
+            self.tile::<S, ROWS, C>(simd, row, panel, depth.clone());
+            row += ROWS;
+        }
+        match rows - row {
+            1 => self.tile::<S, 1, C>(simd, row, panel, depth),
+            2 => self.tile::<S, 2, C>(simd, row, panel, depth),
+            3 => self.tile::<S, 3, C>(simd, row, panel, depth),
+            4 => self.tile::<S, 4, C>(simd, row, panel, depth),
+            5 => self.tile::<S, 5, C>(simd, row, panel, depth),
+            _ => {}
+        }
+    }
+
+    #[inline(always)]
+    fn tile<S: Simd, const R: usize, const C: usize>(
+        &mut self,
+        simd: S,
+        row: usize,
+        panel: usize,
+        depth: Range<usize>,
+    ) {
+        let block = self.block;
+        let width = C * S::F32_LANES;
+        let (inner, columns) = (block.inner, block.columns);
+        let at = block.range.start + panel * width;
+        let len = width.min(block.range.end - at);
+        let mut sums: Sums<S, R, C> = if depth.start > 0 {
+            std::array::from_fn(|r| load_part(simd, &self.out[(row + r) * columns + at..][..len]))
+        } else {
+            self.begin::<S, R, C>(simd, row, panel, at..at + len)
+        };
+        let rows: [&[f32]; R] =
+            std::array::from_fn(|r| &self.x[(row + r) * inner..][depth.clone()]);
+        let (w, _) = S::as_simd_f32s(&block.w[panel * width * inner..][..width * inner]);
+        let w = &w.as_chunks::<C>().0[depth.clone()];
+        accumulate(simd, depth.len(), |r, i| rows[r][i], |i| w[i], &mut sums);
+        for (r, sums) in sums.into_iter().enumerate() {
+            store(simd, sums, &mut self.out[(row + r) * columns + at..][..len]);
+        }
+    }
+
+    /// What is added to a tile.
+    #[inline(always)]
+    fn begin<S: Simd, const R: usize, const C: usize>(
+        &self,
+        simd: S,
+        row: usize,
+        panel: usize,
+        range: Range<usize>,
+    ) -> Sums<S, R, C> {
+        let bias: [S::f32s; C] = match self.block.bias {
+            Some(bias) => load_part(simd, &bias[range]),
+            None => [simd.splat_f32s(0.0); C],
+        };
+        let mut sums = [bias; R];
+        if let Some((x, rank, up)) = self.block.narrow {
+            let x = &x[(self.first + row) * rank..][..R * rank];
+            let width = C * S::F32_LANES;
+            let up = &up[panel * width * rank..][..width * rank];
+            let up = |i: usize| load::<S, C>(&up[i * width..]);
+            accumulate(simd, rank, |r, i| x[r * rank + i], up, &mut sums);
+        }
+        sums
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Key;
+
+    const ROWS_IN: usize = 19;
+    const INNER_IN: usize = 900;
+    const COLUMNS: usize = 70;
+
+    fn inputs() -> [Vec<f32>; 2] {
+        let draw = |name: &str, len| Key::new(1).name(name).normal(len, 1.0);
+        [draw("x", ROWS_IN * INNER_IN), draw("w", INNER_IN * COLUMNS)]
+    }
+
+    fn whole() -> Vec<f32> {
+        let [x, w] = inputs();
+        let mut out = vec![f32::NAN; ROWS_IN * COLUMNS];
+        let w = Matrix::rows(&w, [INNER_IN, COLUMNS]);
+        product(&x, w, Added::default(), &mut out);
+        out
+    }
+
+    /// With the instructions of one processor, whatever the one at hand has.
+    fn with<S: Simd>(simd: S) -> Vec<f32> {
+        let [x, w] = inputs();
+        let mut out = vec![f32::NAN; ROWS_IN * COLUMNS];
+        let (width, mut packed) = (simd.vectorize(Width), Vec::new());
+        let w = Matrix::rows(&w, [INNER_IN, COLUMNS]);
+        let (w, _) = lay_out(&mut packed, w, Added::default(), 0..COLUMNS, width, false);
+        let block = Block {
+            inner: INNER_IN,
+            columns: COLUMNS,
+            range: 0..COLUMNS,
+            w,
+            narrow: None,
+            bias: None,
+            panels: COLUMNS.div_ceil(width),
+        };
+        simd.vectorize(Rows {
+            block: &block,
+            x: &x,
+            first: 0,
+            out: &mut out,
+        });
+        out
+    }
+
+    #[test]
+    fn every_processor_gives_the_product() {
+        let [x, w] = inputs();
+        let mut all = vec![whole(), with(pulp::Scalar::new())];
+        #[cfg(target_arch = "x86_64")]
+        if let Some(v3) = pulp::x86::V3::try_new() {
+            let found = with(v3);
+            if !matches!(Arch::new(), Arch::Scalar) {
+                assert_eq!(found, all[0], "vector lengths agree to the bit");
+            }
+            all.push(found);
+        }
+        for found in all {
+            for (at, found) in found.into_iter().enumerate() {
+                let (row, column) = (at / COLUMNS, at % COLUMNS);
+                let terms = (0..INNER_IN)
+                    .map(|i| f64::from(x[row * INNER_IN + i]) * f64::from(w[i * COLUMNS + column]));
+                let expected: f64 = terms.sum();
+                assert!(
+                    (f64::from(found) - expected).abs() < 1e-4,
+                    "{at}: {found} {expected}"
+                );
+            }
+        }
+    }
+
+    /// One row at a time, as in generating.
+    #[test]
+    fn few_rows_are_multiplied_as_many_are() {
+        let ([x, w], all) = (inputs(), whole());
+        let w = Matrix::rows(&w, [INNER_IN, COLUMNS]);
+        let mut out = [f32::NAN; COLUMNS];
+        for row in 0..ROWS_IN {
+            let x = &x[row * INNER_IN..][..INNER_IN];
+            product(x, w, Added::default(), &mut out);
+            assert_eq!(out[..], all[row * COLUMNS..][..COLUMNS]);
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_no_bit() {
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.expect("threads").install(whole)
+        };
+        assert_eq!(on(1), on(3));
+    }
+}

@@ -1,0 +1,157 @@
+//! Products of a few rows, as in generating: bound by reading the right-hand side, which is read once, in its order, by all threads.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+use super::{
+    narrow::narrow_product,
+    product::{Added, Matrix},
+};
+
+/// Rows up to which reading takes longer than multiplying.
+pub(super) const ROWS: usize = 16;
+
+/// Columns whose sums one thread keeps in the first-level cache, at most.
+const STRIP: usize = 512;
+
+/// Rows of the right-hand side that are added at once.
+const AT_ONCE: usize = 4;
+
+/// Multiplications below which one thread does it all.
+const PARALLEL_FROM: usize = 1 << 16;
+
+/// [`product`](super::product::product) where it has few rows and the right-hand side lies in rows, or in columns without anything added;
+/// says whether it was done.
+pub(super) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32]) -> bool {
+    let [inner, columns] = w.shape;
+    let rows = out.len() / columns;
+    if rows > ROWS || inner == 0 {
+        return false;
+    }
+    let is_plain = added.bias.is_none() && added.narrow.is_none();
+    if w.strides == [1, inner] && inner > 1 && is_plain {
+        by_dots(x, w, out);
+        return true;
+    }
+    if w.strides[1] != 1 {
+        return false;
+    }
+    let threads = rayon::current_num_threads();
+    let strips = columns.div_ceil(STRIP * threads) * threads;
+    let width = columns.div_ceil(strips).next_multiple_of(16);
+    let strip = |i: usize| {
+        let range = i * width..((i + 1) * width).min(columns);
+        let mut sums = vec![0.0; rows * range.len()];
+        Arch::new().dispatch(Strip {
+            x,
+            w,
+            added,
+            first: range.start,
+            rows,
+            sums: &mut sums,
+        });
+        sums
+    };
+    let strips = columns.div_ceil(width);
+    let found: Vec<_> = if inner * columns < PARALLEL_FROM {
+        (0..strips).map(strip).collect()
+    } else {
+        (0..strips).into_par_iter().map(strip).collect()
+    };
+    for (i, sums) in found.iter().enumerate() {
+        let len = sums.len() / rows;
+        for (row, sums) in sums.chunks_exact(len).enumerate() {
+            out[row * columns + i * width..][..len].copy_from_slice(sums);
+        }
+    }
+    true
+}
+
+/// Each column of the right-hand side lies in one piece.
+fn by_dots(x: &[f32], w: Matrix<'_>, out: &mut [f32]) {
+    let [inner, columns] = w.shape;
+    let rows = out.len() / columns;
+    let mut turned = vec![0.0; out.len()];
+    narrow_product(&w.values[..inner * columns], x, inner, 1.0, &mut turned);
+    for (column, values) in turned.chunks_exact(rows).enumerate() {
+        for (row, &value) in values.iter().enumerate() {
+            out[row * columns + column] = value;
+        }
+    }
+}
+
+/// Some columns of the result, as `[rows, columns]`.
+struct Strip<'a> {
+    x: &'a [f32],
+    w: Matrix<'a>,
+    added: Added<'a>,
+    first: usize,
+    rows: usize,
+    sums: &'a mut [f32],
+}
+
+impl WithSimd for Strip<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let len = self.sums.len() / self.rows;
+        if let Some(bias) = self.added.bias {
+            for sums in self.sums.chunks_exact_mut(len) {
+                sums.copy_from_slice(&bias[self.first..][..len]);
+            }
+        }
+        // The order of the sums is that of larger products.
+        if let Some((narrow, up)) = self.added.narrow {
+            add(simd, narrow, up, self.first, self.sums);
+        }
+        add(simd, self.x, self.w, self.first, self.sums);
+    }
+}
+
+/// `sums += x w` for the columns from `first` on.
+#[inline(always)]
+fn add<S: Simd>(simd: S, x: &[f32], w: Matrix<'_>, first: usize, sums: &mut [f32]) {
+    let [inner, _] = w.shape;
+    if inner == 0 {
+        return;
+    }
+    let len = sums.len() / (x.len() / inner);
+    let row_of_w = |i: usize| &w.values[i * w.strides[0] + first..][..len];
+    let mut i = 0;
+    while i + AT_ONCE <= inner {
+        let from: [&[f32]; AT_ONCE] = std::array::from_fn(|j| row_of_w(i + j));
+        for (x, sums) in x.chunks_exact(inner).zip(sums.chunks_exact_mut(len)) {
+            add_rows(simd, &x[i..i + AT_ONCE], from, sums);
+        }
+        i += AT_ONCE;
+    }
+    while i < inner {
+        for (x, sums) in x.chunks_exact(inner).zip(sums.chunks_exact_mut(len)) {
+            add_rows(simd, &x[i..=i], [row_of_w(i)], sums);
+        }
+        i += 1;
+    }
+}
+
+#[inline(always)]
+fn add_rows<S: Simd, const N: usize>(simd: S, x: &[f32], from: [&[f32]; N], sums: &mut [f32]) {
+    let factors: [S::f32s; N] = std::array::from_fn(|j| simd.splat_f32s(x[j]));
+    let len = sums.len();
+    let (heads, tail) = S::as_mut_simd_f32s(sums);
+    let from: [_; N] = std::array::from_fn(|j| S::as_simd_f32s(&from[j][..len]));
+    let whole: [&[S::f32s]; N] = std::array::from_fn(|j| &from[j].0[..heads.len()]);
+    for (i, sum) in heads.iter_mut().enumerate() {
+        for (whole, &factor) in whole.iter().zip(&factors) {
+            *sum = simd.mul_add_e_f32s(factor, whole[i], *sum);
+        }
+    }
+    if tail.is_empty() {
+        return;
+    }
+    let mut sum = simd.partial_load_f32s(tail);
+    for (from, &factor) in from.iter().zip(&factors) {
+        sum = simd.mul_add_e_f32s(factor, simd.partial_load_f32s(from.1), sum);
+    }
+    simd.partial_store_f32s(tail, sum);
+}
