@@ -59,6 +59,28 @@ pub enum Error {
         /// What stands there.
         found: String,
     },
+    /// A row of a file of texts that cannot be used.
+    #[error("{file}, {place}: expected {expected}, found {found}")]
+    Entry {
+        /// The file.
+        file: String,
+        /// Where it stands: `line 3`, or `item 3` of a JSON array.
+        place: String,
+        /// What is asked for.
+        expected: String,
+        /// What stands there.
+        found: String,
+    },
+    /// A template of texts that does not parse.
+    #[error("{file}, line {line}: {message}")]
+    Template {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// The template engine's words.
+        message: String,
+    },
     /// A name that stands for nothing.
     #[error("unknown {what} \"{name}\", expected one of {expected}")]
     UnknownName {

@@ -1,9 +1,9 @@
-//! The paper's GLUE benchmark: tasks, metrics, schedules, recipes and reports.
+//! The paper's benchmarks: tasks, metrics, schedules, recipes and reports.
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | [`tasks`] | GLUE's TSV files to examples, every malformed row an error with file and line |
-//! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman in double precision |
+//! | [`tasks`] | GLUE's TSV files to examples, files of prompts and responses to texts, every malformed row an error with file and line |
+//! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
 //! | [`report`] | `results.json`, the summary table, the curve picture |

@@ -22,3 +22,10 @@ mod resume {
     on_every_backend!(tests: a_restored_learner_goes_on_as_if_nothing_had_happened, only_touched_logits_are_stored_unless_decay_moves_them_all,
         the_state_of_another_learner_is_refused);
 }
+
+mod causal {
+    use super::suite::causal as tests;
+    on_every_backend!(tests: the_loss_is_torchs_cross_entropy, each_method_trains_what_it_says, micro_batches_equal_one_batch,
+        packed_texts_train_as_padded_ones, recomputed_blocks_train_as_kept_ones, smoothing_and_prompt_labels_change_the_loss_alone,
+        evaluation_does_not_depend_on_batches, a_restored_learner_goes_on_as_if_nothing_had_happened);
+}

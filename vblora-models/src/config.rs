@@ -4,8 +4,11 @@ mod decoder;
 mod decoder_presets;
 mod fields;
 mod presets;
+mod tokens;
 
 pub use decoder::{DecoderConfig, DecoderFamily};
+pub use tokens::stop_tokens;
+pub(crate) use tokens::{chat_template, special_tokens};
 
 use fields::Fields;
 use serde_json::json;

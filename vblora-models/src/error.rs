@@ -175,6 +175,41 @@ pub enum Error {
         special: usize,
     },
 
+    /// A prompt that leaves no room for an answer.
+    #[error(
+        "prompt {row} has {tokens} tokens, but the model takes {capacity} in a row, prompt and answer together"
+    )]
+    PromptTooLong {
+        /// Its number, from 0.
+        row: usize,
+        /// Its length.
+        tokens: usize,
+        /// The most tokens that a row can have.
+        capacity: usize,
+    },
+
+    /// A chat template that does not parse, or that refuses the messages.
+    #[error("{file}: chat template{}: {problem}", line.map_or(String::new(), |line| format!(", line {line}")))]
+    ChatTemplate {
+        /// The file.
+        file: String,
+        /// The template's line, when known.
+        line: Option<usize>,
+        /// The cause.
+        problem: String,
+    },
+
+    /// The model's scores of the next token are no numbers.
+    #[error("row {row}: a score of new token {step} is {score}")]
+    Scores {
+        /// The row, from 0.
+        row: usize,
+        /// New tokens before it.
+        step: usize,
+        /// NaN or infinity.
+        score: f32,
+    },
+
     /// A text has more tokens than the model has positions for.
     #[error("a text of {length} tokens, but the model has positions for {limit}")]
     TooLong {

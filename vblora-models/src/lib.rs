@@ -6,11 +6,13 @@
 //! - [`EncoderConfig`]: `config.json` of RoBERTa and BERT; [`DecoderConfig`]: of GPT-2, Llama, Mistral and Gemma.
 //! - [`Roberta`] and [`decoder::CausalLm`]: the models; [`generate`]: text from the latter.
 //! - [`TextTokenizer`]: text to token ids, truncated and padded.
+//! - [`ChatTemplate`]: a conversation to the text of a prompt; [`stop_tokens`]: what ends the answer.
 //! - [`Checkpoint`] and [`Loader`]: safetensors weights, every tensor used or reported.
 //!
 //! Nothing here panics on bad files: every failure is an [`Error`] that names the file and the
 //! tensor, field or token at fault.
 
+mod chat;
 mod config;
 pub mod decoder;
 mod dtype;
@@ -27,7 +29,8 @@ mod tokenizer;
 mod upload;
 mod weights;
 
-pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family};
+pub use chat::{ChatTemplate, Message};
+pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, stop_tokens};
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};

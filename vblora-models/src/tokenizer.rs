@@ -37,6 +37,17 @@ pub struct Encoded {
     pub truncated: bool,
 }
 
+/// What a token adds to a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenKind {
+    /// Text.
+    Text,
+    /// One byte, as SentencePiece writes characters that are not in its vocabulary.
+    Byte,
+    /// Nothing: a special token, or an id that is none.
+    Skipped,
+}
+
 impl TextTokenizer {
     /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt` as RoBERTa's byte-level BPE.
     ///
@@ -116,6 +127,15 @@ impl TextTokenizer {
             .collect()
     }
 
+    /// The token ids of texts, without special tokens.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] if the tokenizer refuses a text.
+    pub fn encode_plain(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let encoded = self.without_special_tokens(texts.iter().copied())?;
+        Ok(encoded.iter().map(|e| e.get_ids().to_vec()).collect())
+    }
+
     /// Special tokens that every text, or every pair, gets.
     pub fn special_tokens(&self, pair: bool) -> usize {
         let processor = self.tokenizer.get_post_processor();
@@ -171,6 +191,41 @@ impl TextTokenizer {
             .map_err(|error| self.unusable(error))
     }
 
+    /// The text of token ids with that of special tokens.
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode).
+    pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer
+            .decode(ids, false)
+            .map_err(|error| self.unusable(error))
+    }
+
+    /// What `decode` makes of a token.
+    pub(crate) fn token_kind(&self, id: u32) -> TokenKind {
+        let is_byte = |token: &str| {
+            let digits = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));
+            digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+        };
+        match self.tokenizer.id_to_token(id) {
+            None => TokenKind::Skipped,
+            Some(token) if self.is_special(&token) => TokenKind::Skipped,
+            Some(token) if is_byte(&token) => TokenKind::Byte,
+            Some(_) => TokenKind::Text,
+        }
+    }
+
+    /// The id of a special token, which `decode` leaves out.
+    pub(crate) fn special_token_id(&self, token: &str) -> Option<u32> {
+        self.token_id(token).filter(|_| self.is_special(token))
+    }
+
+    fn is_special(&self, token: &str) -> bool {
+        self.tokenizer
+            .get_added_vocabulary()
+            .is_special_token(token)
+    }
+
     /// The id of a token, for special tokens such as `<mask>`.
     pub fn token_id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)
@@ -207,7 +262,7 @@ impl TextTokenizer {
             .map_err(|error| self.unusable(error))
     }
 
-    fn unusable(&self, problem: impl ToString) -> Error {
+    pub(crate) fn unusable(&self, problem: impl ToString) -> Error {
         unusable(&self.file, problem)
     }
 }

@@ -47,6 +47,11 @@ mod decoders {
         the_inner_model_is_the_model);
 }
 
+mod generation {
+    use super::suite::generation as tests;
+    on_every_backend!(tests: rows_are_given_what_they_are_given_alone);
+}
+
 mod recorded_decoders {
     use super::suite::recorded_decoders as tests;
     on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma);

@@ -55,10 +55,15 @@ impl Key {
             .wrapping_add(counter.wrapping_add(1).wrapping_mul(GOLDEN)))
     }
 
+    /// Value `counter` of the stream as a number in `[0, 1)`.
+    pub fn unit(self, counter: u64) -> f64 {
+        unit(self.bits(counter))
+    }
+
     /// `n` values uniform in `[low, high)`.
     pub fn uniform(self, n: usize, low: f64, high: f64) -> Vec<f32> {
         (0..n as u64)
-            .map(|i| (low + (high - low) * unit(self.bits(i))) as f32)
+            .map(|i| (low + (high - low) * self.unit(i)) as f32)
             .collect()
     }
 
@@ -66,8 +71,8 @@ impl Key {
     pub fn normal(self, n: usize, std: f64) -> Vec<f32> {
         let pair = |i: u64| {
             // 1 - u is in (0, 1], so its logarithm is finite.
-            let radius = std * (-2.0 * (1.0 - unit(self.bits(2 * i))).ln()).sqrt();
-            let (sin, cos) = (std::f64::consts::TAU * unit(self.bits(2 * i + 1))).sin_cos();
+            let radius = std * (-2.0 * (1.0 - self.unit(2 * i)).ln()).sqrt();
+            let (sin, cos) = (std::f64::consts::TAU * self.unit(2 * i + 1)).sin_cos();
             [(radius * cos) as f32, (radius * sin) as f32]
         };
         (0..n.div_ceil(2) as u64).flat_map(pair).take(n).collect()

@@ -34,24 +34,12 @@ def adapted(model, adapter, task_type=None, head=None):
     return get_peft_model(model, config)
 
 
-class Encoder:
-    """A training step as PEFT's users write it, or a forward pass without gradients."""
+class Training:
+    """A training step as PEFT's users write it."""
 
-    def __init__(self, what, dtype):
-        config = transformers.RobertaConfig(**what["config"], num_labels=2)
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-        config.classifier_dropout = 0.0
-        model = transformers.RobertaForSequenceClassification(config).to(DEVICE, DTYPES[dtype])
-        as_rows = lambda values: torch.tensor(values, device=DEVICE).view(what["rows"], -1)
-        self.ids = as_rows(what["ids"])
-        self.mask = as_rows(what["mask"]) if what["mask"] else None
+    def __init__(self, model, adapter, task, head, dtype):
+        self.model = adapted(model, adapter, task, head).train()
         self.half = dtype != "f32"
-        self.optimizer = None
-        if what["adapter"] is None:
-            self.model = model.roberta.eval().requires_grad_(False)
-            return
-        self.model = adapted(model, what["adapter"], "SEQ_CLS", ["classifier"]).train()
-        self.labels = torch.arange(what["rows"], device=DEVICE) % 2
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         of = lambda word: [p for name, p in trained if word in name]
         rest = [p for name, p in trained if "vector_bank" not in name and "vblora_logits" not in name]
@@ -61,16 +49,9 @@ class Encoder:
             [{"params": params, "lr": lr} for params, lr in groups if params], weight_decay=0.0
         )
 
-    def autocast(self):
-        return torch.autocast(DEVICE.type, torch.bfloat16) if self.half else contextlib.nullcontext()
-
-    def run(self):
-        if self.optimizer is None:
-            with torch.no_grad(), self.autocast():
-                self.model(self.ids, attention_mask=self.mask)
-            return
-        with self.autocast():
-            loss = self.model(input_ids=self.ids, attention_mask=self.mask, labels=self.labels).loss
+    def step(self, **inputs):
+        with autocast(self.half):
+            loss = self.model(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
@@ -78,10 +59,64 @@ class Encoder:
         loss.item()
 
 
+def autocast(half):
+    return torch.autocast(DEVICE.type, torch.bfloat16) if half else contextlib.nullcontext()
+
+
+class Encoder:
+    """A training step with a classification head, or a forward pass without gradients."""
+
+    def __init__(self, what, dtype):
+        config = transformers.RobertaConfig(**what["config"], num_labels=2)
+        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
+        config.classifier_dropout = 0.0
+        model = transformers.RobertaForSequenceClassification(config).to(DEVICE, DTYPES[dtype])
+        as_rows = lambda values: torch.tensor(values, device=DEVICE).view(what["rows"], -1)
+        self.inputs = {"input_ids": as_rows(what["ids"]), "attention_mask": as_rows(what["mask"]) if what["mask"] else None}
+        self.half = dtype != "f32"
+        self.training = None
+        if what["adapter"] is None:
+            self.model = model.roberta.eval().requires_grad_(False)
+            return
+        self.training = Training(model, what["adapter"], "SEQ_CLS", ["classifier"], dtype)
+        self.inputs["labels"] = torch.arange(what["rows"], device=DEVICE) % 2
+
+    def run(self):
+        if self.training is not None:
+            self.training.step(**self.inputs)
+            return
+        with torch.no_grad(), autocast(self.half):
+            self.model(**self.inputs)
+
+
 CAUSAL = {
     "llama": (transformers.LlamaConfig, transformers.LlamaForCausalLM),
     "gpt2": (transformers.GPT2Config, transformers.GPT2LMHeadModel),
 }
+
+
+class Decoder:
+    """A training step with every next token a label, or a forward pass without gradients."""
+
+    def __init__(self, what, dtype):
+        config, model = CAUSAL[what["family"]]
+        model = model(config(**what["config"])).to(DEVICE, DTYPES[dtype])
+        model.config.use_cache = False
+        ids = torch.tensor(what["ids"], device=DEVICE).view(what["rows"], -1)
+        self.half = dtype != "f32"
+        self.inputs, self.training = {"input_ids": ids}, None
+        if what["adapter"] is None:
+            self.model = model.eval().requires_grad_(False)
+            return
+        self.training = Training(model, what["adapter"], "CAUSAL_LM", None, dtype)
+        self.inputs["labels"] = ids
+
+    def run(self):
+        if self.training is not None:
+            self.training.step(**self.inputs)
+            return
+        with torch.no_grad(), autocast(self.half):
+            self.model(**self.inputs)
 
 
 class Decode:
@@ -173,7 +208,7 @@ def main():
                 if DEVICE.type == "cuda":
                     torch.cuda.empty_cache()
                 work = request["work"]
-                kinds = {"encoder": Encoder, "decode": Decode, "compose": Compose, "product": Product}
+                kinds = {"encoder": Encoder, "decoder": Decoder, "decode": Decode, "compose": Compose, "product": Product}
                 job = kinds[work["what"]["task"]](work["what"], work["dtype"])
             else:
                 for _ in range(request["repetitions"]):

@@ -116,7 +116,7 @@ fn roberta_base(steps: usize) -> Result<String> {
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone());
     let adapter = Trained::Adapter(Box::new(adapter.init(&plan, SEED, &device)?));
     let head = ClassificationHead::init(768, 2, 0.1, HeadInit::Normal(0.02), SEED, &device);
-    let mut learner = Learner::new(&base, adapter, head, &recipe, SEED, &device);
+    let mut learner: Learner<Flex> = Learner::new(&base, adapter, head, &recipe, SEED, &device);
     let bar = progress::bar(steps as u64, "RoBERTa-base");
     for step in 0..steps {
         learner.step(step, &[sentence(step)], 1.0)?;

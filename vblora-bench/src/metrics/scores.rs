@@ -10,7 +10,7 @@ use super::{accuracy, f1, matthews, pearson, spearman};
 use crate::tasks::{Label, Task};
 use crate::{Error, Result};
 
-/// A metric; larger is better in every one.
+/// A metric; larger is better in every one but [`Metric::Nll`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
@@ -24,16 +24,19 @@ pub enum Metric {
     Pearson,
     /// Spearman's rank correlation.
     Spearman,
+    /// The mean negative log-likelihood of a predicted token, in nats; smaller is better.
+    Nll,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Accuracy,
         Self::F1,
         Self::Matthews,
         Self::Pearson,
         Self::Spearman,
+        Self::Nll,
     ];
 
     /// The name used in `results.json`.
@@ -44,6 +47,15 @@ impl Metric {
             Self::Matthews => "matthews",
             Self::Pearson => "pearson",
             Self::Spearman => "spearman",
+            Self::Nll => "nll",
+        }
+    }
+
+    /// The value with its sign such that larger is better.
+    pub fn merit(&self, value: f64) -> f64 {
+        match self {
+            Self::Nll => -value,
+            _ => value,
         }
     }
 }
@@ -166,7 +178,7 @@ fn classified(metric: Metric, prediction: &[usize], gold: &[usize]) -> Option<f6
         Metric::Accuracy => Some(accuracy(prediction, gold)),
         Metric::F1 => Some(f1(prediction, gold)),
         Metric::Matthews => Some(matthews(prediction, gold)),
-        Metric::Pearson | Metric::Spearman => None,
+        Metric::Pearson | Metric::Spearman | Metric::Nll => None,
     }
 }
 
@@ -174,7 +186,7 @@ fn correlated(metric: Metric, prediction: &[f64], gold: &[f64]) -> Option<f64> {
     match metric {
         Metric::Pearson => pearson(prediction, gold),
         Metric::Spearman => spearman(prediction, gold),
-        Metric::Accuracy | Metric::F1 | Metric::Matthews => None,
+        Metric::Accuracy | Metric::F1 | Metric::Matthews | Metric::Nll => None,
     }
 }
 

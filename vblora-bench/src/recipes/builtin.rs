@@ -15,13 +15,21 @@ pub enum Size {
     Large,
     /// The settings of the PEFT reference runs on all-MiniLM-L6-v2 (MRPC and CoLA).
     Minilm,
-    /// The bundled tiny RoBERTa on the demonstration set.
+    /// The bundled tiny models on the demonstration tasks.
     Demo,
+    /// Causal models of any size on texts: the paper's settings for GPT-2 on E2E where they fit other models.
+    Decoder,
 }
 
 impl Size {
     /// Every built-in file.
-    pub const ALL: [Self; 4] = [Self::Base, Self::Large, Self::Minilm, Self::Demo];
+    pub const ALL: [Self; 5] = [
+        Self::Base,
+        Self::Large,
+        Self::Minilm,
+        Self::Demo,
+        Self::Decoder,
+    ];
 
     /// The file's name.
     pub fn name(&self) -> &'static str {
@@ -30,6 +38,7 @@ impl Size {
             Self::Large => "roberta_large.toml",
             Self::Minilm => "minilm.toml",
             Self::Demo => "demo.toml",
+            Self::Decoder => "decoder.toml",
         }
     }
 
@@ -39,6 +48,7 @@ impl Size {
             Self::Large => include_str!("roberta_large.toml"),
             Self::Minilm => include_str!("minilm.toml"),
             Self::Demo => include_str!("demo.toml"),
+            Self::Decoder => include_str!("decoder.toml"),
         }
     }
 }
@@ -198,6 +208,17 @@ mod tests {
         let recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
         let v = &recipe.vblora;
         assert_eq!((v.vector_length, v.rank, v.topk), (64, 8, 2));
+    }
+
+    #[test]
+    fn the_decoder_recipe_is_table_8_where_it_does_not_say_otherwise() {
+        let recipe = Recipe::builtin(Size::Decoder, Task::Text).unwrap();
+        let (v, lr) = (&recipe.vblora, &recipe.lr);
+        assert_eq!((v.bank, v.rank, v.topk, recipe.batch), (256, 4, 2, 8));
+        assert_eq!((lr.bank, lr.logits), (1e-3, 1e-2));
+        for key in ["vblora.vector_length", "epochs", "text.label_smoothing"] {
+            assert!(recipe.differs[key].contains("Table 8"), "{key}");
+        }
     }
 
     #[test]

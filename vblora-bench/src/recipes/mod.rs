@@ -5,6 +5,7 @@
 
 mod builtin;
 mod recipe;
+mod text;
 mod validate;
 
 pub use builtin::Size;
@@ -12,3 +13,4 @@ pub use recipe::{
     AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, SharedBank,
     WeightDecay,
 };
+pub use text::{TextSettings, TooLong};

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use vblora::{LoraConfig, VbLoraConfig};
 use vblora_models::BaseDtype;
 
+use super::TextSettings;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::tasks::Task;
 use crate::{Error, Result};
@@ -62,9 +63,12 @@ pub struct Recipe {
     pub bank: Option<SharedBank>,
     /// LoRA's settings.
     pub lora: LoraConfig,
-    /// The task head's settings.
+    /// The task head's settings; there is no head where texts are continued.
     #[serde(default)]
     pub head: HeadSettings,
+    /// How a causal model learns from texts.
+    #[serde(default, skip_serializing_if = "TextSettings::is_default")]
+    pub text: TextSettings,
     /// Settings whose value differs between sources, or that one of them leaves out: key to what each says.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub differs: BTreeMap<String, String>,

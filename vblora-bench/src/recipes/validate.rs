@@ -23,6 +23,11 @@ impl Recipe {
         at_least("accumulation", self.accumulation, 1)?;
         at_least("max_length", self.max_length, SHORTEST)?;
         probability("head.dropout", self.head.dropout)?;
+        probability("text.label_smoothing", self.text.label_smoothing)?;
+        if self.text.packing && self.group_by_length {
+            let expected = "false with text.packing, whose rows are all of one length";
+            return Err(setting("group_by_length", expected, true));
+        }
         self.base_dropout
             .map_or(Ok(()), |dropout| probability("base_dropout", dropout))?;
         if self
@@ -159,7 +164,7 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: [(&str, Spoil); 25] = [
+        let cases: [(&str, Spoil); 27] = [
             ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
             ("vblora.topk", |r| r.vblora.topk = 0),
             ("vblora.bank", |r| r.vblora.bank = 0),
@@ -182,6 +187,10 @@ mod tests {
             ("adam.beta2", |r| r.adam.beta2 = 1.0),
             ("adam.eps", |r| r.adam.eps = 0.0),
             ("head.dropout", |r| r.head.dropout = -0.1),
+            ("text.label_smoothing", |r| r.text.label_smoothing = 1.0),
+            ("group_by_length", |r| {
+                (r.text.packing, r.group_by_length) = (true, true)
+            }),
             ("base_dropout", |r| r.base_dropout = Some(2.0)),
             ("targets", |r| r.targets = "query,,value".into()),
             ("seeds", |r| r.seeds = vec![1, 2, 1]),

@@ -8,6 +8,6 @@ mod table;
 
 pub use curve::curves_svg;
 pub use numbers::human_bytes;
-pub use results::{EpochResult, EpochScores, Results, RunResult, Stop, best_epoch};
+pub use results::{EpochResult, EpochScores, Results, RunResult, Speed, Stop, best_epoch};
 pub use summary::{Spread, Summary, summarise, summary_table};
 pub use table::{Align, Table};

@@ -41,7 +41,7 @@ pub struct RunResult {
     pub seed: u64,
     /// Every epoch that was ended and evaluated.
     pub epochs: Vec<EpochResult>,
-    /// The epoch with the highest primary metric on dev ([`best_epoch`]); `null` without an evaluated epoch.
+    /// The epoch with the best primary metric on dev ([`best_epoch`]); `null` without an evaluated epoch.
     pub best: Option<EpochScores>,
     /// The last evaluated epoch; `null` without one.
     pub last: Option<EpochScores>,
@@ -62,9 +62,31 @@ pub struct RunResult {
     /// Rows of train and dev that were cut to the maximum length.
     #[serde(default)]
     pub truncated: u64,
+    /// The metrics on dev before training, where the base has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Scores>,
+    /// How fast training steps were, where that is told by tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
     /// Why the run ended.
     #[serde(default)]
     pub stop: Stop,
+}
+
+/// Tokens of training, and how long they took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Tokens that training steps saw, without padding.
+    pub tokens: u64,
+    /// Wall-clock seconds of these steps, without evaluation.
+    pub seconds: f64,
+}
+
+impl Speed {
+    /// Tokens per second.
+    pub fn rate(&self) -> f64 {
+        self.tokens as f64 / self.seconds
+    }
 }
 
 /// One epoch of a run.
@@ -97,9 +119,12 @@ impl From<&EpochResult> for EpochScores {
     }
 }
 
-/// The epoch with the highest value of the metric, the first of several; an undefined value is below every other.
+/// The epoch with the best value of the metric, the first of several; an undefined value is worse than every other.
 pub fn best_epoch(epochs: &[EpochResult], metric: Metric) -> Option<&EpochResult> {
-    let value = |epoch: &EpochResult| epoch.metrics.get(metric).unwrap_or(f64::NEG_INFINITY);
+    let value = |epoch: &EpochResult| {
+        let value = epoch.metrics.get(metric);
+        value.map_or(f64::NEG_INFINITY, |value| metric.merit(value))
+    };
     epochs.iter().reduce(|best, epoch| {
         if value(epoch) > value(best) {
             epoch
@@ -257,6 +282,8 @@ pub(super) mod tests {
             steps: 230,
             seconds: 61.5,
             truncated: 0,
+            before: None,
+            speed: None,
             stop: Stop::Completed,
         }
     }

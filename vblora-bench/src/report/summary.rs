@@ -77,6 +77,12 @@ pub struct Summary {
     pub head_bytes: u64,
     /// The median of the runs' seconds.
     pub seconds: f64,
+    /// The primary metric before training, where the base has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<f64>,
+    /// The median of the runs' training tokens per second, where speed is told so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_per_second: Option<f64>,
 }
 
 /// One summary per (task, method, targets), in the order of their first run.
@@ -131,6 +137,9 @@ fn summary(first: &RunResult, group: &[&RunResult]) -> Summary {
         head_bytes: first.head_bytes,
         seconds: Spread::of(group.iter().map(|run| run.seconds))
             .map_or(0.0, |spread| spread.median),
+        before: first.before.as_ref().and_then(|scores| scores.get(metric)),
+        tokens_per_second: Spread::of(group.iter().filter_map(|run| run.speed).map(|s| s.rate()))
+            .map(|spread| spread.median),
     }
 }
 
@@ -163,21 +172,29 @@ pub fn summary_table(results: &Results) -> String {
 
 fn task_table(task: Task, rows: &[&Summary]) -> Table {
     let lora = rows.iter().any(|row| row.method == "lora");
+    // Texts have a score before training and a speed, where the other tasks have a head.
+    let is_text = task == Task::Text;
     let metric = task.primary_metric();
     let mut columns = vec![
         ("method".to_string(), Align::Left),
         ("targets".into(), Align::Left),
         ("seeds".into(), Align::Right),
+    ];
+    if is_text {
+        columns.push((format!("{task} {metric} before"), Align::Right));
+    }
+    columns.extend([
         (format!("{task} {metric}, best"), Align::Right),
         ("last".into(), Align::Right),
         ("trained".into(), Align::Right),
         ("stored".into(), Align::Right),
-    ];
+    ]);
     if lora {
         columns.push(("% of LoRA".into(), Align::Right));
     }
+    let name = if is_text { "tokens/s" } else { "head" };
     columns.extend([
-        ("head".into(), Align::Right),
+        (name.into(), Align::Right),
         ("seconds".into(), Align::Right),
     ]);
     let mut table = Table::new(columns);
@@ -187,6 +204,9 @@ fn task_table(task: Task, rows: &[&Summary]) -> Table {
             row.targets.clone(),
             row.runs.to_string(),
         ];
+        if is_text {
+            cells.push(row.before.map_or("-".into(), |nll| format!("{nll:.4}")));
+        }
         cells.extend([
             shown(row.best),
             shown(row.last),
@@ -196,7 +216,12 @@ fn task_table(task: Task, rows: &[&Summary]) -> Table {
         if lora {
             cells.push(percent_of_lora(row, rows));
         }
-        cells.extend([human_bytes(row.head_bytes), format!("{:.1}", row.seconds)]);
+        cells.push(match (is_text, row.tokens_per_second) {
+            (false, _) => human_bytes(row.head_bytes),
+            (true, Some(rate)) => grouped(rate.round() as u64),
+            (true, None) => "-".into(),
+        });
+        cells.push(format!("{:.1}", row.seconds));
         table.row(cells);
     }
     table
@@ -229,12 +254,19 @@ fn shown(spread: Option<Spread>) -> String {
 }
 
 fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
-    let mut notes = vec![
-        "Dev scores, median ± sample standard deviation over seeds. Best: each run's highest epoch, picked on dev \
-         itself; last: its last epoch."
-            .to_string(),
-        "Trained and stored are of the adapter alone; the head is trained and stored beside it.".into(),
-    ];
+    let mut notes = match task {
+        Task::Text => vec![
+            "Negative log-likelihood per predicted token on held-out texts, in nats, median ± sample standard deviation \
+             over seeds. Best: each run's lowest epoch, picked on these texts themselves; last: its last epoch."
+                .to_string(),
+        ],
+        _ => vec![
+            "Dev scores, median ± sample standard deviation over seeds. Best: each run's highest epoch, picked on dev \
+             itself; last: its last epoch."
+                .to_string(),
+            "Trained and stored are of the adapter alone; the head is trained and stored beside it.".into(),
+        ],
+    };
     let undefined: usize = rows.iter().map(|row| row.undefined).sum();
     if undefined > 0 {
         let metric = task.primary_metric();
@@ -260,8 +292,13 @@ fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
         .max();
     if let Some(rows @ 1..) = truncated {
         notes.push(format!(
-            "{} rows were cut to the maximum length.",
-            grouped(rows)
+            "{} rows were cut to the maximum length{}.",
+            grouped(rows),
+            if task == Task::Text {
+                " or left out for it"
+            } else {
+                ""
+            }
         ));
     }
     notes.iter().map(|note| format!("{note}\n")).collect()
@@ -357,6 +394,36 @@ mod tests {
         assert!(
             !text.contains("did not finish") && !text.contains("cut to"),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn texts_have_a_score_before_and_a_speed_and_no_head() {
+        let mut text = run("vblora", "all", 1, &[]);
+        text.task = Task::Text;
+        let nll = |value| [(Metric::Nll, Some(value))].into_iter().collect();
+        let scores = super::super::EpochScores {
+            epoch: 1,
+            metrics: nll(1.5),
+        };
+        (text.before, text.best, text.last) = (Some(nll(3.25)), Some(scores.clone()), Some(scores));
+        text.speed = Some(super::super::Speed {
+            tokens: 3_000,
+            seconds: 2.5,
+        });
+        let table = summary_table(&Results::new("c", "flex", vec![text]));
+        let cells = |line: usize| -> Vec<String> {
+            let line = table.lines().nth(line).unwrap();
+            line.split('|').map(|cell| cell.trim().to_owned()).collect()
+        };
+        let (names, values) = (cells(0), cells(2));
+        let value = |name: &str| &values[names.iter().position(|n| n == name).unwrap()];
+        assert_eq!(value("text nll before"), "3.2500");
+        assert_eq!(value("text nll, best"), "1.5000");
+        assert_eq!(value("tokens/s"), "1,200");
+        assert!(
+            !names.contains(&"head".to_owned()) && !table.contains("head"),
+            "{table}"
         );
     }
 

@@ -7,6 +7,10 @@ use crate::{Error, Result};
 
 /// The file of the split: see [`super::read_split`] for what is accepted.
 pub(super) fn find(dir: &Path, task: Task, name: SplitName) -> Result<PathBuf> {
+    if task == Task::Text {
+        let reason = "it is no task of GLUE, so there is nothing to look for".into();
+        return Err(no_split(task, name, dir, reason));
+    }
     let folder = task_folder(dir, task, name)?;
     let exact = folder.join(format!("{}.tsv", name.name()));
     if exact.is_file() {
@@ -70,7 +74,8 @@ fn task_folder(dir: &Path, task: Task, name: SplitName) -> Result<PathBuf> {
 fn task_of(path: &Path) -> Option<Task> {
     let name = path.file_name()?.to_str()?;
     let plain: String = name.chars().filter(|c| !matches!(c, '-' | '_')).collect();
-    plain.to_ascii_lowercase().parse().ok()
+    let task = plain.to_ascii_lowercase().parse().ok();
+    task.filter(|task| *task != Task::Text)
 }
 
 fn has_tsv(dir: &Path) -> Result<bool> {

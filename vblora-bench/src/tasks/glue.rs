@@ -1,4 +1,5 @@
-//! The six GLUE tasks of the paper (Table 1) and the demonstration set, read from GLUE's own TSV files.
+//! The six GLUE tasks of the paper (Table 1) and the demonstration set, read from GLUE's own TSV files; and the name of the task of causal
+//! models, whose texts are read elsewhere ([`super::causal`]).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -31,11 +32,14 @@ pub enum Task {
     Rte,
     /// The demonstration set: acceptability as in CoLA, built from BLiMP.
     Demo,
+    /// Texts that a causal model is to continue.
+    #[value(skip)]
+    Text,
 }
 
 impl Task {
     /// Every task.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Cola,
         Self::Sst2,
         Self::Mrpc,
@@ -43,6 +47,7 @@ impl Task {
         Self::Qnli,
         Self::Rte,
         Self::Demo,
+        Self::Text,
     ];
 
     /// The name used on the command line, in recipes and in results.
@@ -55,12 +60,17 @@ impl Task {
             Self::Qnli => "qnli",
             Self::Rte => "rte",
             Self::Demo => "demo",
+            Self::Text => "text",
         }
     }
 
-    /// The size of the head's output: the number of classes, or 1 for the regression task STS-B.
+    /// The size of the head's output: the number of classes, or 1 for the regression task STS-B; 0 where there is no head.
     pub fn labels(&self) -> usize {
-        if self.is_regression() { 1 } else { 2 }
+        match self {
+            Self::Stsb => 1,
+            Self::Text => 0,
+            _ => 2,
+        }
     }
 
     /// Whether the label is a score (STS-B) and not a class.
@@ -74,6 +84,7 @@ impl Task {
             Self::Cola | Self::Demo => Metric::Matthews,
             Self::Stsb => Metric::Pearson,
             Self::Sst2 | Self::Mrpc | Self::Qnli | Self::Rte => Metric::Accuracy,
+            Self::Text => Metric::Nll,
         }
     }
 
@@ -87,6 +98,7 @@ impl Task {
             }
             Self::Stsb => &[Metric::Pearson, Metric::Spearman],
             Self::Sst2 | Self::Qnli | Self::Rte => &[Metric::Accuracy],
+            Self::Text => &[Metric::Nll],
         }
     }
 }
@@ -165,7 +177,7 @@ pub struct Split {
 /// (`train_10k.tsv`), that one is read, and [`Split::source`] says so.
 ///
 /// # Errors
-/// No such directory or file; everything that [`parse_split`] refuses; text that is not UTF-8.
+/// No such directory or file; everything that [`parse_split`] refuses; text that is not UTF-8; the task of causal models.
 pub fn read_split(dir: &Path, task: Task, name: SplitName) -> Result<Split> {
     let source = folder::find(dir, task, name)?;
     let bytes = std::fs::read(&source).map_err(|e| Error::read(&source, e))?;
@@ -198,10 +210,8 @@ mod tests {
     fn names_go_round() {
         for task in Task::ALL {
             assert_eq!(task.name().parse::<Task>().unwrap(), task);
-            assert_eq!(
-                <Task as ValueEnum>::from_str(task.name(), false).unwrap(),
-                task
-            );
+            let by_flag = <Task as ValueEnum>::from_str(task.name(), false);
+            assert_eq!(by_flag.ok(), Some(task).filter(|&task| task != Task::Text));
             assert_eq!(serde_json::to_value(task).unwrap(), task.name());
             assert!(task.metrics().contains(&task.primary_metric()), "{task}");
         }

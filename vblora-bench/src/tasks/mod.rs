@@ -1,5 +1,6 @@
-//! What is trained on: the GLUE tasks of the paper and the demonstration set.
+//! What is trained on: the GLUE tasks of the paper and the demonstration set, and texts to continue.
 
+pub mod causal;
 mod folder;
 pub mod glue;
 mod rows;

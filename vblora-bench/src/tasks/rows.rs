@@ -66,7 +66,7 @@ pub(super) fn parse(text: &str, file: &str, task: Task) -> Result<Vec<Example>> 
 /// The header's names of first sentence, second sentence and label; none for the headless CoLA form.
 fn names(task: Task) -> Option<(&'static str, Option<&'static str>, &'static str)> {
     match task {
-        Task::Cola | Task::Demo => None,
+        Task::Cola | Task::Demo | Task::Text => None,
         Task::Sst2 => Some(("sentence", None, "label")),
         Task::Mrpc => Some(("#1 String", Some("#2 String"), "Quality")),
         Task::Stsb => Some(("sentence1", Some("sentence2"), "score")),
@@ -156,6 +156,7 @@ fn label(field: &str, task: Task) -> std::result::Result<Label, &'static str> {
             "1" => Ok(Label::Class(1)),
             _ => Err("the label 0 or 1"),
         },
+        Task::Text => Err("a task with labels"),
     }
 }
 

@@ -6,7 +6,10 @@ use vblora::{
     storage::checkpoint::{Checkpoints, FileSet, Form},
 };
 
-use super::{identity::Identity, learner::Learner, learner_state::LearnerState, run_dir::RunDir};
+use super::{
+    identity::Identity, learner::Learner, learner_state::LearnerState, objective::Objective,
+    run_dir::RunDir,
+};
 use crate::{Error, Result, report::RunResult};
 
 /// The file of [`State`].
@@ -59,9 +62,9 @@ impl CheckpointSettings {
 pub(super) struct Progress {
     /// The outcome so far: the steps taken and the epochs evaluated.
     pub(super) result: RunResult,
-    /// The sum of the losses of the present epoch's examples.
+    /// The sum of the losses of the present epoch's examples, or predicted tokens.
     pub(super) loss_sum: f64,
-    /// How many examples that were.
+    /// How many that were.
     pub(super) examples: usize,
 }
 
@@ -108,9 +111,9 @@ impl RunCheckpoints {
     ///
     /// # Errors
     /// A file cannot be written; a value is not finite.
-    pub(super) fn save<B: VbLoraBackend>(
+    pub(super) fn save<B: VbLoraBackend, O: Objective<B>>(
         &mut self,
-        learner: &Learner<B>,
+        learner: &Learner<B, O>,
         progress: &Progress,
         best: Option<u64>,
     ) -> Result<()> {
@@ -149,9 +152,9 @@ impl RunCheckpoints {
     ///
     /// # Errors
     /// The checkpoint is of another backend, base, recipe or data; the folder cannot be read.
-    pub(super) fn resume<B: VbLoraBackend>(
+    pub(super) fn resume<B: VbLoraBackend, O: Objective<B>>(
         &mut self,
-        learner: &mut Learner<B>,
+        learner: &mut Learner<B, O>,
         steps_per_epoch: usize,
     ) -> Result<Option<Progress>> {
         for step in self.store.steps()?.into_iter().rev() {
@@ -167,10 +170,10 @@ impl RunCheckpoints {
         Ok(None)
     }
 
-    fn load<B: VbLoraBackend>(
+    fn load<B: VbLoraBackend, O: Objective<B>>(
         &self,
         step: u64,
-        learner: &mut Learner<B>,
+        learner: &mut Learner<B, O>,
         steps_per_epoch: usize,
     ) -> Result<Progress> {
         let place = self.store.place(step);

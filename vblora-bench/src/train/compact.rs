@@ -9,13 +9,11 @@ use vblora::{
 
 use super::{
     learner::{Learner, Trained},
+    objective::Objective,
     run::{Prepared, Run},
     run_dir::RunDir,
 };
-use crate::{
-    Error, Result,
-    metrics::{Scores, score},
-};
+use crate::{Error, Result, metrics::Scores};
 
 const FILE: &str = "compact.safetensors";
 
@@ -41,11 +39,11 @@ pub(super) struct Compact {
 ///
 /// # Errors
 /// The file cannot be written.
-pub(super) fn save<B: VbLoraBackend>(
+pub(super) fn save<B: VbLoraBackend, O: Objective<B>>(
     dir: &RunDir,
     run: &Run,
-    learner: &Learner<B>,
-    prepared: &Prepared<B>,
+    learner: &Learner<B, O>,
+    prepared: &Prepared<B, O>,
 ) -> Result<Option<Compact>> {
     let Trained::Adapter(adapter) = learner.trained() else {
         return Ok(None);
@@ -66,13 +64,12 @@ pub(super) fn save<B: VbLoraBackend>(
         largest_entry,
     } = stored.save_as(&path, PRECISIONS)?;
     let factors = stored.rounded(PRECISIONS)?.factors(device);
-    let predictions = learner.predict_with(&factors, dev, 2 * recipe.batch)?;
     Ok(Some(Compact {
         bytes: std::fs::metadata(&path)
             .map_err(|e| Error::write(&path, e))?
             .len(),
         largest_change,
         largest_entry,
-        metrics: score(recipe.task, &predictions, dev.labels())?,
+        metrics: learner.evaluate_with(&factors, dev, recipe)?,
     }))
 }

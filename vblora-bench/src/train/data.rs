@@ -1,15 +1,12 @@
-//! Sentences as token ids, in an order that depends on (seed, epoch) alone.
+//! Sentences as token ids.
 
-use vblora::{rng::Key, storage::sha256_hex};
+use vblora::storage::sha256_hex;
 use vblora_models::{Encoded, Labels, PaddedBatch, TextTokenizer, pad};
 
 use crate::{
     Error, Result,
     tasks::{Label, Split},
 };
-
-/// Batches among which rows are sorted by length (transformers: 50).
-const WINDOW: usize = 50;
 
 /// A split after the tokenizer.
 #[derive(Debug)]
@@ -81,34 +78,9 @@ impl EncodedSplit {
         sha256_hex(self.encoded.iter().zip(&self.labels).map(example))
     }
 
-    /// The batches of a training epoch: shuffled by (seed, epoch), the last one shorter.
-    pub fn shuffled(&self, seed: u64, epoch: usize, batch: usize) -> Vec<Vec<usize>> {
-        let order = order(seed, epoch).permutation(self.len());
-        order.chunks(batch).map(<[usize]>::to_vec).collect()
-    }
-
-    /// The batches of a training epoch with rows of like length together: within each run of 50 shuffled batches rows are sorted by
-    /// length, then the batches are shuffled.
-    pub fn grouped(&self, seed: u64, epoch: usize, batch: usize) -> Vec<Vec<usize>> {
-        let mut rows = order(seed, epoch).permutation(self.len());
-        for window in rows.chunks_mut(WINDOW * batch) {
-            window.sort_by_key(|&row| self.encoded[row].ids.len());
-        }
-        let batches: Vec<_> = rows.chunks(batch).collect();
-        let places = order(seed, epoch)
-            .name("batches")
-            .permutation(batches.len());
-        places
-            .into_iter()
-            .map(|place| batches[place].to_vec())
-            .collect()
-    }
-
-    /// The batches of an evaluation: by length, so that little is padding.
-    pub fn by_length(&self, batch: usize) -> Vec<Vec<usize>> {
-        let mut order: Vec<usize> = (0..self.len()).collect();
-        order.sort_by_key(|&i| self.encoded[i].ids.len());
-        order.chunks(batch).map(<[usize]>::to_vec).collect()
+    /// Tokens of each example.
+    pub fn lengths(&self) -> Vec<usize> {
+        self.encoded.iter().map(|e| e.ids.len()).collect()
     }
 
     /// Pads the chosen examples to the longest of them.
@@ -125,10 +97,6 @@ impl EncodedSplit {
             labels: labels(rows.iter().map(|&i| self.labels[i]))?,
         })
     }
-}
-
-fn order(seed: u64, epoch: usize) -> Key {
-    Key::new(seed).name("order").index(epoch as u64)
 }
 
 fn labels(all: impl Iterator<Item = Label>) -> Result<Labels> {
@@ -171,34 +139,9 @@ mod tests {
     }
 
     #[test]
-    fn order_is_a_function_of_seed_and_epoch() {
-        let split = split(50);
-        assert_eq!(split.shuffled(1, 2, 8), split.shuffled(1, 2, 8));
-        assert_ne!(split.shuffled(1, 2, 8), split.shuffled(1, 3, 8));
-        assert_ne!(split.shuffled(1, 2, 8), split.shuffled(2, 2, 8));
-        let mut all = split.shuffled(1, 2, 8).concat();
-        assert_eq!((all.len(), split.shuffled(1, 2, 8).len()), (50, 7));
-        all.sort_unstable();
-        assert_eq!(all, (0..50).collect::<Vec<_>>());
-        assert_eq!(split.truncated(), 1);
-    }
-
-    #[test]
-    fn grouped_batches_hold_every_row_once_and_pad_less() {
-        let split = split(400);
-        let padding = |batches: &[Vec<usize>]| -> usize {
-            let length = |row: &usize| split.encoded[*row].ids.len();
-            batches
-                .iter()
-                .map(|b| b.len() * b.iter().map(length).max().unwrap())
-                .sum()
-        };
-        let grouped = split.grouped(1, 2, 8);
-        assert!(padding(&grouped) * 10 < padding(&split.shuffled(1, 2, 8)) * 8);
-        assert_ne!(grouped, split.grouped(1, 3, 8));
-        let mut all = grouped.concat();
-        all.sort_unstable();
-        assert_eq!(all, (0..400).collect::<Vec<_>>());
+    fn truncated_inputs_are_counted() {
+        assert_eq!(split(50).truncated(), 1);
+        assert_eq!(split(3).lengths(), [3, 10, 6]);
     }
 
     #[test]

@@ -11,7 +11,6 @@ use vblora::{
 };
 use vblora_models::host_tensor;
 
-use super::data::EncodedSplit;
 use crate::{Result, recipes::Recipe};
 
 /// What a run can only go on with as it was.
@@ -31,13 +30,13 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of what a session is about to train on.
+    /// The identity of what a session is about to train on; `splits` are the hashes of the encoded training and development split.
     ///
     /// # Errors
     /// The recipe cannot be written down.
     pub fn new<B: VbLoraBackend, M: Module<B>>(
         base: &M,
-        splits: [&EncodedSplit; 2],
+        splits: [String; 2],
         recipe: &Recipe,
         bank: Option<&Bank>,
         device: &B::Device,
@@ -45,7 +44,7 @@ impl Identity {
         Ok(Self {
             backend: B::name(device),
             base: module_hash(base),
-            data: sha256_hex(splits.map(EncodedSplit::sha256)),
+            data: sha256_hex(splits),
             recipe: sha256_hex([recipe.to_toml()?]),
             bank: bank.map(Bank::sha256),
         })

@@ -6,16 +6,16 @@ use burn::{
     tensor::Tensor,
 };
 use vblora::{Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend};
-use vblora_models::{ClassificationHead, EncoderInput, Labels, Roberta, loss};
 
 use super::{
     adamw::{AdamW, Rule},
-    data::{EncodedSplit, LabelledBatch},
+    classification::Classification,
+    objective::{Graph, Objective},
     parameters::{Gradients, RequireGrad},
 };
 use crate::{
     Result,
-    metrics::Predictions,
+    metrics::Scores,
     recipes::{LearningRates, Recipe, WeightDecay},
 };
 
@@ -32,10 +32,11 @@ pub enum Trained<B: VbLoraBackend> {
 
 /// Base, adapter, head and optimizer of one run.
 #[derive(Debug)]
-pub struct Learner<B: VbLoraBackend> {
-    pub(super) base: Roberta<Autodiff<B>>,
+pub struct Learner<B: VbLoraBackend, O: Objective<B> = Classification> {
+    pub(super) base: O::Base,
     pub(super) trained: Trained<B>,
-    pub(super) head: ClassificationHead<Autodiff<B>>,
+    pub(super) head: O::Head,
+    objective: O,
     pub(super) optimizer: AdamW<B>,
     lr: LearningRates,
     pub(super) decay: WeightDecay,
@@ -60,22 +61,23 @@ impl StepReport {
     }
 }
 
-impl<B: VbLoraBackend> Learner<B> {
+impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// A run's state before its first step. The base is made to require gradients only if it is trained.
     pub fn new(
-        base: &Roberta<B>,
+        base: &O::Model,
         trained: Trained<B>,
-        head: ClassificationHead<Autodiff<B>>,
+        head: O::Head,
         recipe: &Recipe,
         seed: u64,
         device: &B::Device,
     ) -> Self {
-        let base = Roberta::<Autodiff<B>>::from_inner(base.clone());
+        let base = O::Base::from_inner(base.clone());
         let base = base.map(&mut RequireGrad(matches!(trained, Trained::Everything)));
         Self {
             base,
             trained,
             head,
+            objective: O::new(recipe),
             optimizer: AdamW::new(recipe.adam),
             lr: recipe.lr,
             decay: recipe.weight_decay,
@@ -90,13 +92,8 @@ impl<B: VbLoraBackend> Learner<B> {
     ///
     /// # Errors
     /// A site of the adapter got no gradient.
-    pub fn step(
-        &mut self,
-        step: usize,
-        batches: &[LabelledBatch],
-        factor: f64,
-    ) -> Result<StepReport> {
-        let examples: usize = batches.iter().map(|b| b.inputs.rows).sum();
+    pub fn step(&mut self, step: usize, batches: &[O::Batch], factor: f64) -> Result<StepReport> {
+        let whole: usize = batches.iter().map(O::weight).sum();
         let mut grads = Gradients::new();
         let mut total = Tensor::<B, 1>::zeros([1], &self.device);
         let mut composition = match &self.trained {
@@ -109,16 +106,16 @@ impl<B: VbLoraBackend> Learner<B> {
                 .as_ref()
                 .map_or_else(Factors::none, |c| c.factors().clone())
                 .with_noise(noise);
-            // The mean over all examples of the step, also when the last micro-batch is shorter.
-            let share = batch.inputs.rows as f64 / examples as f64;
-            let loss = self.loss(batch, &factors).mul_scalar(share);
-            total = total + loss.clone().inner();
-            let mut graph = loss.backward();
-            grads.collect("head", &self.head, &mut graph);
-            grads.collect("base", &self.base, &mut graph);
-            if let Some(composition) = &mut composition {
-                composition.collect(&mut graph);
-            }
+            // The mean over all of the step, also when micro-batches are of different sizes.
+            let share = O::weight(batch) as f64 / whole.max(1) as f64;
+            let mut collect = |graph: &mut Graph<B>| {
+                grads.collect("head", &self.head, graph);
+                grads.collect("base", &self.base, graph);
+                if let Some(composition) = &mut composition {
+                    composition.collect(graph);
+                }
+            };
+            total = total + O::backward(self, batch, &factors, share, &mut collect)?;
         }
         if let (Trained::Adapter(adapter), Some(composition)) = (&self.trained, composition) {
             grads.collect("adapter", &**adapter, &mut composition.push_back()?);
@@ -128,25 +125,6 @@ impl<B: VbLoraBackend> Learner<B> {
             self.update(grads, report.norm, factor);
         }
         Ok(report)
-    }
-
-    fn loss(
-        &self,
-        batch: &LabelledBatch,
-        factors: &Factors<Autodiff<B>>,
-    ) -> Tensor<Autodiff<B>, 1> {
-        let noise = factors.noise();
-        let hidden = if matches!(self.trained, Trained::HeadOnly) {
-            // Nothing below the head is differentiated, so no graph is built there; dropout is on all the same.
-            let factors =
-                noise.map_or_else(Factors::none, |noise| Factors::none().with_noise(noise));
-            let input = EncoderInput::new(&batch.inputs, self.base.config(), &self.device);
-            Tensor::from_inner(self.base.valid().forward(&input, &factors))
-        } else {
-            let input = EncoderInput::new(&batch.inputs, self.base.config(), &self.device);
-            self.base.forward(&input, factors)
-        };
-        loss(self.head.forward(hidden, noise), &batch.labels)
     }
 
     fn update(&mut self, mut grads: Gradients<B>, norm: f64, factor: f64) {
@@ -175,48 +153,26 @@ impl<B: VbLoraBackend> Learner<B> {
         }
     }
 
-    /// The model's predictions on a split, in the split's order, without dropout and without a graph.
+    /// The scores on a split, without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch.
-    pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
-        self.predict_with(&self.factors(), split, batch)
+    /// As [`Objective::evaluate`].
+    pub fn evaluate(&self, split: &O::Split, recipe: &Recipe) -> Result<Scores> {
+        self.evaluate_with(&self.factors(), split, recipe)
     }
 
-    /// [`predict`](Self::predict) with these factors in place of the adapter's own.
+    /// [`evaluate`](Self::evaluate) with these factors in place of the adapter's own.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch.
-    pub fn predict_with(
+    /// As [`Objective::evaluate`].
+    pub fn evaluate_with(
         &self,
         factors: &Factors<B>,
-        split: &EncodedSplit,
-        batch: usize,
-    ) -> Result<Predictions> {
+        split: &O::Split,
+        recipe: &Recipe,
+    ) -> Result<Scores> {
         let (base, head) = (self.base.valid(), self.head.valid());
-        let pad_id = base.config().pad_token_id;
-        let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); split.len()];
-        let mut regression = false;
-        for rows in split.by_length(batch) {
-            let batch = split.batch(&rows, pad_id)?;
-            regression = matches!(batch.labels, Labels::Scores(_));
-            let input = EncoderInput::new(&batch.inputs, base.config(), &self.device);
-            let output = head.forward(base.forward(&input, factors), None);
-            let [_, labels] = output.dims();
-            let values: Vec<f32> = output
-                .into_data()
-                .convert::<f32>()
-                .into_vec()
-                .expect("converted to f32");
-            for (row, scores) in rows.into_iter().zip(values.chunks(labels)) {
-                outputs[row] = scores.to_vec();
-            }
-        }
-        Ok(if regression {
-            Predictions::Scores(outputs.into_iter().map(|o| o[0]).collect())
-        } else {
-            Predictions::Classes(outputs.iter().map(|o| argmax(o)).collect())
-        })
+        O::evaluate(&base, &head, factors, split, recipe, &self.device)
     }
 
     /// The adapter's factors for evaluation.
@@ -228,8 +184,13 @@ impl<B: VbLoraBackend> Learner<B> {
     }
 
     /// The base model.
-    pub fn base(&self) -> &Roberta<Autodiff<B>> {
+    pub fn base(&self) -> &O::Base {
         &self.base
+    }
+
+    /// The base model without its graph.
+    pub fn plain_base(&self) -> O::Model {
+        self.base.valid()
     }
 
     /// What is trained besides the head.
@@ -243,8 +204,13 @@ impl<B: VbLoraBackend> Learner<B> {
     }
 
     /// The head.
-    pub fn head(&self) -> &ClassificationHead<Autodiff<B>> {
+    pub fn head(&self) -> &O::Head {
         &self.head
+    }
+
+    /// What the model is trained for.
+    pub fn objective(&self) -> &O {
+        &self.objective
     }
 }
 
@@ -277,8 +243,4 @@ fn read<B: VbLoraBackend>(loss: Tensor<B, 1>, squared_norm: Option<Tensor<B, 1>>
         loss: f64::from(both[0]),
         norm: f64::from(both[1]),
     }
-}
-
-fn argmax(scores: &[f32]) -> usize {
-    (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
 }

@@ -12,6 +12,7 @@ use vblora_models::host_tensor;
 
 use super::{
     learner::{Learner, Trained},
+    objective::Objective,
     parameters::{trained_values, update},
 };
 use crate::Result;
@@ -25,7 +26,7 @@ pub struct LearnerState {
     pub tensors: Vec<u8>,
 }
 
-impl<B: VbLoraBackend> Learner<B> {
+impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// The state, and how much of each parameter is in it: of VB-LoRA's logits those that training has touched, unless their weight decay
     /// moves them all.
     ///

@@ -1,9 +1,10 @@
 //! The methods that a run can compare.
 
 use clap::ValueEnum;
-use vblora::{AdapterConfig, SitePlan, count, count::Count};
-use vblora_models::{BaseDtype, EncoderConfig, roberta};
+use vblora::{AdapterConfig, count, count::Count};
+use vblora_models::BaseDtype;
 
+use super::source::Shape;
 use crate::{Error, Result, recipes::Recipe};
 
 /// What is trained on top of, or instead of, the frozen base.
@@ -40,22 +41,14 @@ impl Method {
         }
     }
 
-    /// The sites that the recipe's targets pick in such a model.
-    ///
-    /// # Errors
-    /// The targets pick none.
-    pub fn sites(recipe: &Recipe, model: &EncoderConfig) -> Result<SitePlan> {
-        Ok(roberta::targets(&recipe.targets)?.select(&roberta::sites(model))?)
-    }
-
     /// What is trained and stored besides the head.
     ///
     /// # Errors
-    /// The adapter's settings do not fit the model's sites; a base in half precision is to be trained itself.
-    pub fn count(self, recipe: &Recipe, model: &EncoderConfig) -> Result<Count> {
+    /// The adapter's settings do not fit the model's sites; a base in half precision, or with recomputed blocks, is to be trained itself.
+    pub fn count(self, recipe: &Recipe, model: &Shape) -> Result<Count> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
-                let plan = Self::sites(recipe, model)?;
+                let plan = model.plan()?;
                 let whole = adapter.count(&plan)?;
                 match (
                     adapter,
@@ -70,8 +63,10 @@ impl Method {
             }
             None if self == Self::Full => {
                 full_precision(recipe.base_dtype)?;
-                count::dense(model.parameters())
+                whole_graph(recipe)?;
+                count::dense(model.parameters)
             }
+            None if model.head == 0 => return Err(nothing_to_train()),
             None => count::dense(0),
         })
     }
@@ -80,10 +75,10 @@ impl Method {
     ///
     /// # Errors
     /// As [`count`](Self::count).
-    pub fn describe(self, recipe: &Recipe, model: &EncoderConfig) -> Result<String> {
+    pub fn describe(self, recipe: &Recipe, model: &Shape) -> Result<String> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
-                let plan = Self::sites(recipe, model)?;
+                let plan = model.plan()?;
                 let text = adapter.describe_counted(&plan, self.count(recipe, model)?);
                 let bank = recipe.bank.as_ref().filter(|_| self == Self::VbLora);
                 text + &bank.map_or(String::new(), |bank| format!("  {bank}\n"))
@@ -103,4 +98,24 @@ fn full_precision(dtype: BaseDtype) -> Result<()> {
         expected: "f32 for method full, which trains the base itself".into(),
         found: dtype.to_string(),
     })
+}
+
+/// Recomputed blocks have no gradient of what is in front of the first.
+fn whole_graph(recipe: &Recipe) -> Result<()> {
+    if !recipe.text.recompute {
+        return Ok(());
+    }
+    Err(Error::Setting {
+        setting: "text.recompute".into(),
+        expected: "false for method full, which trains the embeddings too".into(),
+        found: "true".into(),
+    })
+}
+
+fn nothing_to_train() -> Error {
+    Error::Setting {
+        setting: "method".into(),
+        expected: "vblora, lora or full for a causal model, which has no head of its own".into(),
+        found: "head".into(),
+    }
 }

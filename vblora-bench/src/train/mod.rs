@@ -1,7 +1,9 @@
-//! Training: parameters by path, the optimizer, data order, one step, one run and its checkpoints, many runs.
+//! Training: what a model is trained for, parameters by path, the optimizer, data order, one step, one run and its checkpoints, many runs.
 
 mod adamw;
+pub mod causal;
 mod checkpoint;
+mod classification;
 mod compact;
 mod data;
 mod identity;
@@ -9,22 +11,29 @@ mod learner;
 mod learner_state;
 mod log;
 mod method;
+mod objective;
+pub mod order;
 mod parameters;
 mod run;
 mod run_dir;
 mod session;
+mod source;
 mod training;
 
 pub use adamw::{AdamW, Moments, Rule};
 pub use checkpoint::CheckpointSettings;
+pub use classification::Classification;
 pub use data::{EncodedSplit, LabelledBatch};
 pub use identity::Identity;
 pub use learner::{Learner, StepReport, Trained};
 pub use learner_state::LearnerState;
 pub use log::StepLog;
 pub use method::Method;
+pub use objective::{Graph, Objective, PlainHead};
 pub use parameters::Gradients;
 pub(crate) use parameters::RequireGrad;
 pub use run::{Prepared, Run};
 pub use run_dir::RunDir;
-pub use session::{DataSource, Session};
+pub(crate) use run_dir::save_tensors;
+pub use session::Session;
+pub use source::{DataSource, Loaded, Shape, Source};

@@ -3,33 +3,38 @@
 use std::sync::atomic::AtomicBool;
 
 use vblora::{AdapterConfig, AnyAdapter, backend::VbLoraBackend, storage::Bank};
-use vblora_models::{ClassificationHead, EncoderConfig, HeadInit, Roberta};
 
 use super::{
-    data::EncodedSplit,
+    classification::Classification,
     identity::Identity,
     learner::{Learner, Trained},
     log::StepLog,
     method::Method,
+    objective::Objective,
     run_dir::RunDir,
+    source::Shape,
     training::Training,
 };
 use crate::{
     Result,
-    recipes::{self, Recipe},
+    metrics::Scores,
+    recipes::Recipe,
     report::{RunResult, Stop},
-    tasks::Task,
 };
 
 /// What the runs of a session share.
 #[derive(Debug)]
-pub struct Prepared<B: VbLoraBackend> {
-    /// The pretrained encoder.
-    pub base: Roberta<B>,
+pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
+    /// The pretrained model.
+    pub base: O::Model,
+    /// What a dry run knows of it.
+    pub shape: Shape,
     /// The training split.
-    pub train: EncodedSplit,
+    pub train: O::Split,
     /// The development split.
-    pub dev: EncodedSplit,
+    pub dev: O::Split,
+    /// The scores on dev before any training, where the base has some.
+    pub before: Option<Scores>,
     /// Every hyperparameter.
     pub recipe: Recipe,
     /// Where the model runs.
@@ -40,7 +45,7 @@ pub struct Prepared<B: VbLoraBackend> {
     pub identity: Identity,
 }
 
-impl<B: VbLoraBackend> Prepared<B> {
+impl<B: VbLoraBackend, O: Objective<B>> Prepared<B, O> {
     /// The shared bank, if it stays as it is.
     pub(super) fn frozen_bank(&self) -> Option<&Bank> {
         let shared = self.recipe.bank.as_ref();
@@ -75,9 +80,9 @@ impl Run {
     ///
     /// # Errors
     /// The adapter's settings do not fit the model; a file cannot be written; a checkpoint is of another base, recipe or data.
-    pub fn train<B: VbLoraBackend>(
+    pub fn train<B: VbLoraBackend, O: Objective<B>>(
         &self,
-        prepared: &Prepared<B>,
+        prepared: &Prepared<B, O>,
         log: &mut StepLog,
         dir: Option<&RunDir>,
         interrupted: &AtomicBool,
@@ -87,7 +92,10 @@ impl Run {
         Training::start(*self, prepared, learner, fresh, log, dir)?.run(interrupted)
     }
 
-    fn learner<B: VbLoraBackend>(&self, prepared: &Prepared<B>) -> Result<Learner<B>> {
+    fn learner<B: VbLoraBackend, O: Objective<B>>(
+        &self,
+        prepared: &Prepared<B, O>,
+    ) -> Result<Learner<B, O>> {
         let Prepared {
             base,
             recipe,
@@ -97,7 +105,7 @@ impl Run {
         } = prepared;
         let trained = match self.method.adapter(recipe) {
             Some(adapter) => {
-                let plan = Method::sites(recipe, base.config())?;
+                let plan = prepared.shape.plan()?;
                 let adapter = match (&adapter, bank) {
                     (AdapterConfig::VbLora(config), Some(bank)) => {
                         let adapter = config.check(&plan)?.init_on(bank, self.seed, device)?;
@@ -113,32 +121,22 @@ impl Run {
             None if self.method == Method::Full => Trained::Everything,
             None => Trained::HeadOnly,
         };
-        let init = match recipe.head.init {
-            recipes::HeadInit::Roberta => HeadInit::Normal(base.config().initializer_range),
-            recipes::HeadInit::Torch => HeadInit::Torch,
-        };
-        let d = base.config().hidden_size;
-        let head = ClassificationHead::init(
-            d,
-            recipe.task.labels(),
-            recipe.head.dropout,
-            init,
-            self.seed,
-            device,
-        );
+        let head = O::head(base, recipe, self.seed, device);
         Ok(Learner::new(base, trained, head, recipe, self.seed, device))
     }
 
-    fn empty_result<B: VbLoraBackend>(&self, prepared: &Prepared<B>) -> Result<RunResult> {
+    fn empty_result<B: VbLoraBackend, O: Objective<B>>(
+        &self,
+        prepared: &Prepared<B, O>,
+    ) -> Result<RunResult> {
         let Prepared {
-            base,
+            shape,
             recipe,
             train,
             dev,
             ..
         } = prepared;
-        let count = self.method.count(recipe, base.config())?;
-        let head = head_parameters(base.config(), recipe.task);
+        let count = self.method.count(recipe, shape)?;
         Ok(RunResult {
             method: self.method.name().into(),
             targets: self
@@ -153,17 +151,24 @@ impl Run {
             trained_parameters: count.trained as u64,
             stored_parameters: count.stored,
             stored_bytes: count.bytes as u64,
-            head_parameters: head as u64,
-            head_bytes: 4 * head as u64,
+            head_parameters: shape.head as u64,
+            head_bytes: 4 * shape.head as u64,
             steps: 0,
             seconds: 0.0,
-            truncated: train.truncated() + dev.truncated(),
+            truncated: O::truncated(train) + O::truncated(dev),
+            before: prepared.before.clone(),
+            speed: None,
             stop: Stop::Completed,
         })
     }
 
-    /// The learning rates of the groups that this method trains.
-    pub(super) fn rates(&self, recipe: &Recipe, factor: f64) -> Vec<(&'static str, f64)> {
+    /// The learning rates of the groups that this method trains; `has_head` says whether there is a head.
+    pub(super) fn rates(
+        &self,
+        recipe: &Recipe,
+        has_head: bool,
+        factor: f64,
+    ) -> Vec<(&'static str, f64)> {
         let lr = &recipe.lr;
         let own: &[(&str, f64)] = match self.method {
             Method::VbLora => &[("bank", lr.bank), ("logits", lr.logits)],
@@ -173,13 +178,8 @@ impl Run {
         };
         own.iter()
             .copied()
-            .chain([("head", lr.head)])
+            .chain(has_head.then_some(("head", lr.head)))
             .map(|(group, lr)| (group, lr * factor))
             .collect()
     }
-}
-
-/// The number of parameters of the task head.
-pub(super) fn head_parameters(model: &EncoderConfig, task: Task) -> usize {
-    vblora_models::head_parameters(model.hidden_size, task.labels())
 }

@@ -11,11 +11,12 @@ use vblora::{
     backend::VbLoraBackend,
     storage::{Bank, HostAdapter, Precision, peft::PeftAdapter, write_atomically},
 };
-use vblora_models::{Family, SaveDtype, save_safetensors};
+use vblora_models::{SaveDtype, save_safetensors};
 
 use super::{
     checkpoint::CheckpointSettings,
     learner::{Learner, Trained},
+    objective::Objective,
     run::Run,
 };
 use crate::{
@@ -187,39 +188,23 @@ impl RunDir {
 
     /// Writes what the run has trained so far, in files that other tools load: an adapter as a PEFT directory, everything else under its
     /// Hugging Face names.
-    pub(super) fn save_trained<B: VbLoraBackend>(
+    pub(super) fn save_trained<B: VbLoraBackend, O: Objective<B>>(
         &self,
         run: &Run,
-        learner: &Learner<B>,
+        learner: &Learner<B, O>,
         frozen_bank: Option<&Bank>,
     ) -> Result<()> {
         let dir = self.of(run);
         std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
-        if let (Trained::Adapter(adapter), Some(bank)) = (learner.trained(), frozen_bank) {
+        let adapter = match learner.trained() {
+            Trained::Adapter(adapter) => Some(adapter),
+            Trained::Everything | Trained::HeadOnly => None,
+        };
+        if let (Some(adapter), Some(bank)) = (adapter, frozen_bank) {
             save_codes(&dir.join("codes.safetensors"), adapter, bank)?;
         }
-        let head = learner.head().valid().tensors();
-        // The head is RoBERTa's, whatever the encoder; Hugging Face has no BERT with this head that it could be part of.
-        let is_roberta = learner.base().config().family == Family::Roberta;
-        match learner.trained() {
-            Trained::Adapter(adapter) if is_roberta => {
-                let adapter = PeftAdapter {
-                    prefix: "roberta.".into(),
-                    modules_to_save: vec!["classifier".into()],
-                    saved: head,
-                    task_type: Some("SEQ_CLS".into()),
-                    ..stored(adapter)?
-                };
-                return Ok(adapter.write(&dir)?);
-            }
-            Trained::Adapter(adapter) => stored(adapter)?.write(&dir)?,
-            Trained::Everything => save_tensors(
-                &dir.join("model.safetensors"),
-                &learner.base().valid().tensors(),
-            )?,
-            Trained::HeadOnly => {}
-        }
-        save_tensors(&dir.join("head.safetensors"), &head)
+        let adapter = adapter.map(|adapter| stored(adapter)).transpose()?;
+        O::save(learner, &dir, adapter)
     }
 }
 
@@ -260,7 +245,8 @@ fn save_codes<B: VbLoraBackend>(
 
 type Named = Vec<(String, vblora_models::HostTensor)>;
 
-fn save_tensors(path: &Path, tensors: &Named) -> Result<()> {
+/// Tensors by name as a safetensors file.
+pub(crate) fn save_tensors(path: &Path, tensors: &Named) -> Result<()> {
     let views: Vec<_> = tensors
         .iter()
         .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))

@@ -6,45 +6,27 @@ use std::{
 };
 
 use vblora::{backend::VbLoraBackend, storage::Bank};
-use vblora_models::{EncoderConfig, ModelFiles, Roberta, TextTokenizer};
+use vblora_models::ModelFiles;
 
 use super::{
     checkpoint::CheckpointSettings,
-    data::EncodedSplit,
     identity::Identity,
     log::StepLog,
     method::Method,
-    run::{Prepared, Run, head_parameters},
+    objective::Objective,
+    run::{Prepared, Run},
     run_dir::RunDir,
+    source::{DataSource, Loaded, Shape, Source},
 };
 use crate::{
-    Error, Result, demo,
+    Error, Result,
     recipes::Recipe,
     report::{Results, RunResult},
-    tasks::{Split, SplitName, read_split},
 };
-
-/// Where the examples come from.
-#[derive(Debug, Clone)]
-pub enum DataSource {
-    /// The bundled demonstration set.
-    Demo,
-    /// A directory in GLUE's layout.
-    Directory(PathBuf),
-}
-
-impl DataSource {
-    fn read(&self, recipe: &Recipe, name: SplitName) -> Result<Split> {
-        match self {
-            Self::Demo => demo::split(name),
-            Self::Directory(dir) => read_split(dir, recipe.task, name),
-        }
-    }
-}
 
 /// What a user asks for.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<S = DataSource> {
     /// Every hyperparameter.
     pub recipe: Recipe,
     /// The methods to compare.
@@ -52,7 +34,7 @@ pub struct Session {
     /// The model.
     pub files: ModelFiles,
     /// The data.
-    pub data: DataSource,
+    pub data: S,
     /// Where the outcome goes; nowhere without it.
     pub out: Option<PathBuf>,
     /// Whether `out` may hold a run already.
@@ -67,36 +49,40 @@ pub struct Session {
     pub command: String,
 }
 
-impl Session {
+impl<S: Source> Session<S> {
     /// The dry run, from the model's configuration alone: per method the sites, what would be trained and what stored.
     ///
     /// # Errors
     /// A setting that does not fit the model.
     pub fn plan(&self) -> Result<String> {
-        let model = self.config()?;
-        let head = vblora::count::dense(head_parameters(&model, self.recipe.task));
+        let model = self.shape()?;
         let methods = self
             .methods
             .iter()
             .map(|method| method.describe(&self.recipe, &model))
             .collect::<Result<Vec<_>>>()?;
+        let head = match model.head {
+            0 => String::new(),
+            head => format!(
+                "head, trained beside each\n  {}\n",
+                vblora::count::dense(head)
+            ),
+        };
         Ok(format!(
-            "{}: {} layers of width {}\n{}head, trained beside each\n  {head}\n",
+            "{}: {} layers of width {}\n{}{head}",
             self.files.place(),
-            model.num_layers,
-            model.hidden_size,
+            model.layers,
+            model.width,
             methods.concat()
         ))
     }
 
-    /// The model's configuration with the recipe's dropout, if it has one.
-    fn config(&self) -> Result<EncoderConfig> {
-        let mut config = EncoderConfig::from_files(&self.files)?;
-        if let Some(p) = self.recipe.base_dropout {
-            (config.hidden_dropout, config.attention_dropout) = (p, p);
-        }
-        config.base_dtype = self.recipe.base_dtype;
-        Ok(config)
+    /// What a dry run knows of the model.
+    ///
+    /// # Errors
+    /// A configuration that cannot be used.
+    pub fn shape(&self) -> Result<Shape> {
+        self.data.shape(&self.recipe, &self.files)
     }
 
     /// Runs every method with every seed; after each run the outcome so far is saved.
@@ -181,12 +167,12 @@ impl Session {
     }
 
     /// The shared bank, if the recipe has one, checked against the recipe's settings.
-    fn bank(&self, model: &EncoderConfig) -> Result<Option<Bank>> {
+    fn bank(&self, model: &Shape) -> Result<Option<Bank>> {
         let Some(shared) = &self.recipe.bank else {
             return Ok(None);
         };
         let bank = Bank::load(&shared.file)?;
-        let plan = Method::sites(&self.recipe, model)?;
+        let plan = model.plan()?;
         let fits = self.recipe.vblora.check(&plan)?.check_bank(&bank);
         fits.map_err(|error| vblora::Error::Format {
             path: shared.file.clone(),
@@ -195,33 +181,35 @@ impl Session {
         Ok(Some(bank))
     }
 
-    fn prepare<B: VbLoraBackend>(&self, device: &B::Device) -> Result<Prepared<B>> {
-        let config = self.config()?;
-        let bank = self.bank(&config)?;
-        let tokenizer = TextTokenizer::from_files(&self.files)?;
-        tokenizer.check_fits(config.vocab_size)?;
-        // A sentence longer than the position table is cut to it; how many were is part of the results.
-        let max_length = self.recipe.max_length.min(config.usable_positions());
-        let encode =
-            |name| EncodedSplit::new(&self.data.read(&self.recipe, name)?, &tokenizer, max_length);
-        let (train, dev) = (encode(SplitName::Train)?, encode(SplitName::Dev)?);
-        if train.truncated() + dev.truncated() > 0 && !self.quiet {
-            tracing::warn!(
-                "{} train and {} dev inputs were cut to {max_length} tokens",
-                train.truncated(),
-                dev.truncated()
-            );
+    fn prepare<B: VbLoraBackend>(
+        &self,
+        device: &B::Device,
+    ) -> Result<Prepared<B, S::Objective<B>>> {
+        let recipe = &self.recipe;
+        let shape = self.shape()?;
+        let bank = self.bank(&shape)?;
+        let Loaded {
+            base,
+            train,
+            dev,
+            notes,
+        } = self.data.load::<B>(recipe, &self.files, device)?;
+        for note in notes.iter().filter(|_| !self.quiet) {
+            tracing::warn!("{note}");
         }
-        let (base, _) = Roberta::load_with(config, &self.files, device)?;
-        let splits = [&train, &dev];
-        let identity = Identity::new(&base, splits, &self.recipe, bank.as_ref(), device)?;
+        let hash = <S::Objective<B> as Objective<B>>::sha256;
+        let splits = [hash(&train), hash(&dev)];
+        let identity = Identity::new(&base, splits, recipe, bank.as_ref(), device)?;
+        let before = <S::Objective<B> as Objective<B>>::before(&base, &dev, recipe, device)?;
         Ok(Prepared {
             base,
+            shape,
             identity,
             bank,
             train,
             dev,
-            recipe: self.recipe.clone(),
+            before,
+            recipe: recipe.clone(),
             device: device.clone(),
         })
     }

@@ -10,23 +10,22 @@ use vblora::backend::VbLoraBackend;
 use super::{
     checkpoint::{Progress, RunCheckpoints},
     compact,
-    data::LabelledBatch,
     learner::Learner,
     log::StepLog,
+    objective::Objective,
     run::{Prepared, Run},
     run_dir::RunDir,
 };
 use crate::{
     Result,
-    metrics::score,
     report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
     schedule::Schedule,
 };
 
-pub(super) struct Training<'a, B: VbLoraBackend> {
+pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     run: Run,
-    prepared: &'a Prepared<B>,
-    learner: Learner<B>,
+    prepared: &'a Prepared<B, O>,
+    learner: Learner<B, O>,
     progress: Progress,
     schedule: Schedule,
     steps_per_epoch: usize,
@@ -37,21 +36,19 @@ pub(super) struct Training<'a, B: VbLoraBackend> {
     started: (Instant, f64),
 }
 
-impl<'a, B: VbLoraBackend> Training<'a, B> {
+impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
     /// A run before its first step or, in a directory that is resumed, where its latest checkpoint has it.
     pub(super) fn start(
         run: Run,
-        prepared: &'a Prepared<B>,
-        mut learner: Learner<B>,
+        prepared: &'a Prepared<B, O>,
+        mut learner: Learner<B, O>,
         fresh: RunResult,
         log: &'a mut StepLog,
         dir: Option<&'a RunDir>,
     ) -> Result<Self> {
         let recipe = &prepared.recipe;
-        let steps_per_epoch = prepared
-            .train
-            .len()
-            .div_ceil(recipe.batch * recipe.accumulation);
+        let micro_batches = O::epoch(&prepared.train, recipe, run.seed, 1).len();
+        let steps_per_epoch = micro_batches.div_ceil(recipe.accumulation);
         if let (Some(reason), Some(_)) = (learner.why_whole(), dir) {
             tracing::warn!("checkpoints will hold all logits: {reason}");
         }
@@ -101,10 +98,7 @@ impl<'a, B: VbLoraBackend> Training<'a, B> {
     /// What is left of an epoch, and its evaluation; the reason if the run ends before that.
     fn epoch(&mut self, epoch: usize, interrupted: &AtomicBool) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
-        let micro_batches = match recipe.group_by_length {
-            true => train.grouped(self.run.seed, epoch, recipe.batch),
-            false => train.shuffled(self.run.seed, epoch, recipe.batch),
-        };
+        let micro_batches = O::epoch(train, recipe, self.run.seed, epoch);
         let done = self.progress.result.steps as usize - (epoch - 1) * self.steps_per_epoch;
         for rows in micro_batches.chunks(recipe.accumulation).skip(done) {
             if interrupted.load(Ordering::Relaxed) {
@@ -120,24 +114,29 @@ impl<'a, B: VbLoraBackend> Training<'a, B> {
         Ok(None)
     }
 
-    fn step(&mut self, rows: &[Vec<usize>]) -> Result<Option<Stop>> {
+    fn step(&mut self, rows: &[O::Rows]) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
         let step = self.progress.result.steps as usize;
-        let pad_id = self.prepared.base.config().pad_token_id;
-        let batches: Vec<LabelledBatch> = rows
-            .iter()
-            .map(|rows| train.batch(rows, pad_id))
-            .collect::<Result<_>>()?;
+        let started = Instant::now();
+        let base = self.learner.base();
+        let batches = rows.iter().map(|rows| O::batch(train, rows, base));
+        let batches: Vec<O::Batch> = batches.collect::<Result<_>>()?;
         let factor = self.schedule.factor(step);
         let report = self.learner.step(step, &batches, factor)?;
-        let rates = self.run.rates(recipe, factor);
+        let has_head = self.prepared.shape.head > 0;
+        let rates = self.run.rates(recipe, has_head, factor);
         self.log.step(&self.run, step, report, rates)?;
         if !report.is_finite() {
             return Ok(Some(Stop::NonFiniteLoss { step: step as u64 }));
         }
-        let examples: usize = batches.iter().map(|b| b.inputs.rows).sum();
+        let examples: usize = batches.iter().map(O::weight).sum();
         self.progress.loss_sum += report.loss * examples as f64;
         self.progress.examples += examples;
+        if let Some(tokens) = batches.iter().map(O::tokens).sum::<Option<usize>>() {
+            let speed = self.progress.result.speed.get_or_insert_default();
+            speed.tokens += tokens as u64;
+            speed.seconds += started.elapsed().as_secs_f64();
+        }
         self.progress.result.steps += 1;
         // After an epoch's last step there is its evaluation first.
         let steps = self.progress.result.steps;
@@ -150,11 +149,10 @@ impl<'a, B: VbLoraBackend> Training<'a, B> {
 
     fn evaluate(&mut self, epoch: usize) -> Result<()> {
         let Prepared { recipe, dev, .. } = self.prepared;
-        let predictions = self.learner.predict(dev, 2 * recipe.batch)?;
         let scores = EpochResult {
             epoch,
             train_loss: self.progress.loss_sum / self.progress.examples as f64,
-            metrics: score(recipe.task, &predictions, dev.labels())?,
+            metrics: self.learner.evaluate(dev, recipe)?,
         };
         (self.progress.loss_sum, self.progress.examples) = (0.0, 0);
         self.log.epoch(&self.run, &scores)?;

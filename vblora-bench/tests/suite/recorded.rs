@@ -47,7 +47,7 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
     let start = Saved::read(&path.join("adapter_init"), base);
     let end = Saved::read(&path.join("adapter_step20"), base);
     let trained = Trained::Adapter(Box::new(AnyAdapter::VbLora(start.adapter::<Ad<B>>(device))));
-    let mut learner = Learner::new(
+    let mut learner: Learner<B> = Learner::new(
         base,
         trained,
         start.head::<Ad<B>>(device),

@@ -48,7 +48,7 @@ impl<'a> Fields<'a> {
     }
 
     pub(super) fn has(&self, field: &str) -> bool {
-        self.values.get(field).is_some_and(|value| !value.is_null())
+        self.value(field).is_some()
     }
 
     /// Whether the field is there, be it `null`.
@@ -68,6 +68,19 @@ impl<'a> Fields<'a> {
         };
         let found = self.optional(field, "a token id or a list of them", as_ids)?;
         Ok(found.unwrap_or_default())
+    }
+
+    /// A special token, as its text or as an object with the text in `content`.
+    pub(super) fn token(&self, field: &str) -> Result<Option<String>> {
+        self.optional(field, "a token", |value| {
+            let text = value.as_str().or_else(|| value.get("content")?.as_str());
+            text.map(str::to_owned)
+        })
+    }
+
+    /// A field that can have several types.
+    pub(super) fn value(&self, field: &str) -> Option<&Value> {
+        self.values.get(field).filter(|value| !value.is_null())
     }
 
     /// A list of texts; empty if absent.
@@ -124,7 +137,7 @@ impl<'a> Fields<'a> {
         expected: &str,
         convert: impl Fn(&Value) -> Option<T>,
     ) -> Result<Option<T>> {
-        match self.values.get(field).filter(|value| !value.is_null()) {
+        match self.value(field) {
             None => Ok(None),
             Some(value) => convert(value).map(Some).ok_or_else(|| {
                 wrong(

@@ -20,7 +20,7 @@ pub struct Decoding<'a, B: Backend> {
 }
 
 impl<'a, B: VbLoraBackend> Decoding<'a, B> {
-    /// Room for `capacity` tokens a row, padding included, at most the model's positions.
+    /// Room for `capacity` tokens a row, at most the model's positions.
     pub fn new(
         model: &'a CausalLm<B>,
         factors: Factors<B>,
@@ -41,10 +41,11 @@ impl<'a, B: VbLoraBackend> Decoding<'a, B> {
     fn read(&mut self, batch: &CausalBatch) -> Result<Vec<f32>> {
         let memory = self.memory.as_mut().expect("started");
         let length = memory.filled + batch.columns;
-        if length > memory.capacity {
+        let padding = memory.starts.iter().min().copied().unwrap_or(0);
+        if length - padding > self.capacity {
             return Err(Error::TooLong {
-                length,
-                limit: memory.capacity,
+                length: length - padding,
+                limit: self.capacity,
             });
         }
         let config = &self.model.config;
@@ -88,12 +89,14 @@ impl<B: VbLoraBackend> NextToken for Decoding<'_, B> {
         }
         let batch = CausalBatch::pad(prompts, 0, Side::Left);
         let starts = prompts.iter().map(|prompt| batch.columns - prompt.len());
+        // So that the shortest row's text, which starts last, can be as long as any.
+        let padding = starts.clone().max().unwrap_or(0);
         let config = &self.model.config;
         let width = config.num_kv_heads * config.head_size;
         self.memory = Some(Memory::new(
             config.num_layers,
             starts.collect(),
-            [self.capacity, width],
+            [self.capacity + padding, width],
             &self.device,
         ));
         self.factors = self.all.clone();

@@ -39,7 +39,6 @@ pub struct Memory<B: Backend> {
     pub(super) starts: Vec<usize>,
     /// Columns filled.
     pub(super) filled: usize,
-    pub(super) capacity: usize,
 }
 
 impl<B: Backend> Memory<B> {
@@ -58,7 +57,6 @@ impl<B: Backend> Memory<B> {
             layers: (0..layers).map(layer).collect(),
             starts,
             filled: 0,
-            capacity,
         }
     }
 

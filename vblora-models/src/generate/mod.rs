@@ -1,6 +1,22 @@
 //! Text from a causal language model, one token at a time.
+//!
+//! [`generate`] works on token ids, [`generate_text`] gives text as it grows; both take any model that is a [`NextToken`].
 
-use crate::Result;
+mod beam;
+mod config;
+mod rows;
+mod scores;
+mod stop;
+mod text;
+
+pub use config::{BeamSearch, Decoding, EarlyStopping, GenerationConfig, Sampling};
+pub use stop::Ended;
+pub use text::{GeneratedText, TextStream, generate_text};
+
+use std::ops::ControlFlow;
+
+use crate::{Error, Result, TextTokenizer};
+use stop::Stops;
 
 /// What generation asks of a model: the scores of the next token of every row, step by step, over a memory of the tokens before.
 pub trait NextToken {
@@ -33,4 +49,96 @@ pub trait NextToken {
     /// # Errors
     /// A device that failed.
     fn keep(&mut self, rows: &[usize]) -> Result<()>;
+}
+
+/// A new token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Number of its row, which is that of its prompt.
+    pub row: usize,
+    /// The token.
+    pub token: u32,
+    /// Why the row ends with it, if it does.
+    pub ended: Option<Ended>,
+}
+
+/// What a row was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generated {
+    /// The new tokens; a stop token is the last of them.
+    pub tokens: Vec<u32>,
+    /// Why there are no more.
+    pub ended: Ended,
+}
+
+type OnStep<'a> = dyn FnMut(Step) -> Result<ControlFlow<()>> + 'a;
+
+/// Goes on with each prompt until all rows have ended.
+///
+/// A row gets the tokens that it would get alone: rows that end leave the batch, draws are keyed by the row's number, and a prompt's
+/// padding counts for nothing (in transformers it counts for `no_repeat_ngram_size`).
+///
+/// `on_step` sees every token as soon as it is chosen, with beam search those of a row together when its search has ended. What it
+/// breaks off is the token's row.
+///
+/// # Errors
+/// Settings out of range, or stop strings, which need [`generate_text`]; an empty or too long prompt ([`Error::EmptyText`],
+/// [`Error::PromptTooLong`]) or one with a token that the model does not know ([`Error::NoSuchToken`]); a model that fails,
+/// or scores that are NaN or infinity ([`Error::Scores`]).
+pub fn generate(
+    model: &mut impl NextToken,
+    prompts: &[&[u32]],
+    config: &GenerationConfig,
+    mut on_step: impl FnMut(Step) -> ControlFlow<()>,
+) -> Result<Vec<Generated>> {
+    if let Some(string) = config.stop_strings.first() {
+        return Err(vblora::Error::Setting {
+            setting: "stop_strings",
+            expected: "empty where there is no tokenizer".into(),
+            found: format!("{string:?}"),
+        }
+        .into());
+    }
+    run(model, prompts, config, None, &mut |step| Ok(on_step(step)))
+}
+
+fn run(
+    model: &mut impl NextToken,
+    prompts: &[&[u32]],
+    config: &GenerationConfig,
+    tokenizer: Option<&TextTokenizer>,
+    on_step: &mut OnStep<'_>,
+) -> Result<Vec<Generated>> {
+    config.check(model.vocabulary())?;
+    check_prompts(model, prompts)?;
+    if prompts.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stops = Stops::new(config, tokenizer, model.capacity());
+    match &config.decoding {
+        Decoding::Greedy | Decoding::Sample(_) => rows::decode(model, prompts, &stops, on_step),
+        Decoding::Beam(settings) => beam::search(model, prompts, settings, &stops, on_step),
+    }
+}
+
+fn check_prompts(model: &impl NextToken, prompts: &[&[u32]]) -> Result<()> {
+    let (vocab_size, capacity) = (model.vocabulary(), model.capacity());
+    for (row, prompt) in prompts.iter().enumerate() {
+        let tokens = prompt.len();
+        if tokens == 0 {
+            return Err(Error::EmptyText { row });
+        }
+        if tokens >= capacity {
+            return Err(Error::PromptTooLong {
+                row,
+                tokens,
+                capacity,
+            });
+        }
+        if let Some(&id) = prompt.iter().find(|&&id| id as usize >= vocab_size) {
+            let id = i64::from(id);
+            return Err(Error::NoSuchToken { id, vocab_size });
+        }
+    }
+    Ok(())
 }

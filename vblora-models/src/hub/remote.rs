@@ -13,6 +13,12 @@ const DEFAULT_REVISION: &str = "main";
 /// Either of these is a tokenizer; the first one found is taken.
 const TOKENIZERS: [&[&str]; 2] = [&["tokenizer.json"], &["vocab.json", "merges.txt"]];
 const WEIGHTS: [&[&str]; 2] = [&[SINGLE], &[INDEX]];
+/// What a chat and the end of a text need, of models that have it.
+const OPTIONAL: [&str; 3] = [
+    "generation_config.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+];
 const NOT_FOUND: u16 = 404;
 
 /// Downloads what is not in the cache yet, with the user's endpoint and cache (`HF_ENDPOINT`, `HF_HOME`).
@@ -38,6 +44,10 @@ fn download_with(builder: ApiBuilder, model: &str, revision: Option<&str>) -> Re
     let api = builder.build().map_err(|error| failed(error.to_string()))?;
     let snapshot = Snapshot::open(&api, model, revision).map_err(failed)?;
     snapshot.get_one_of(&TOKENIZERS).map_err(failed)?;
+    // The weights come last: with them in the cache, whatever is not there is not on the hub either, and no network is needed.
+    if !snapshot.has_one_of(&WEIGHTS) {
+        snapshot.get_optional(&OPTIONAL).map_err(failed)?;
+    }
     snapshot.get_one_of(&WEIGHTS).map_err(failed)?;
     let files = ModelFiles::open(&snapshot.dir)?;
     if !files.contains(SINGLE) {
@@ -100,6 +110,20 @@ impl Snapshot {
         match self.repo.get(file) {
             Ok(_) => Ok(()),
             Err(error) => Err(Cause::new(file, error)),
+        }
+    }
+
+    fn has_one_of(&self, sets: &[&[&str]]) -> bool {
+        let here = |file: &&str| self.dir.join(file).is_file();
+        sets.iter().any(|set| set.iter().all(here))
+    }
+
+    /// Gets those of the files that the hub has.
+    fn get_optional(&self, files: &[&str]) -> std::result::Result<(), String> {
+        let mut causes = files.iter().filter_map(|file| self.get(file).err());
+        match causes.find(|cause| !cause.absent) {
+            Some(cause) => Err(cause.text),
+            None => Ok(()),
         }
     }
 

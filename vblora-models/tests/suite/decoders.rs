@@ -21,7 +21,7 @@ use crate::support::{assert_close, products, values};
 
 type Ad<B> = Autodiff<B>;
 
-const FAMILIES: [DecoderFamily; 4] = [
+pub(super) const FAMILIES: [DecoderFamily; 4] = [
     DecoderFamily::Gpt2,
     DecoderFamily::Llama,
     DecoderFamily::Mistral,
@@ -29,7 +29,7 @@ const FAMILIES: [DecoderFamily; 4] = [
 ];
 
 /// Sizes differ from each other wherever they may.
-fn config(family: DecoderFamily) -> DecoderConfig {
+pub(super) fn config(family: DecoderFamily) -> DecoderConfig {
     let gpt2 = family == DecoderFamily::Gpt2;
     DecoderConfig {
         family,
@@ -69,12 +69,12 @@ fn model_of<B: VbLoraBackend>(config: DecoderConfig, device: &B::Device) -> Caus
     moved(CausalLm::random(config, 17, device).expect("a model this small fits"))
 }
 
-fn model<B: VbLoraBackend>(family: DecoderFamily, device: &B::Device) -> CausalLm<B> {
+pub(super) fn model<B: VbLoraBackend>(family: DecoderFamily, device: &B::Device) -> CausalLm<B> {
     model_of(config(family), device)
 }
 
 /// Factors large enough to matter.
-fn adapter<B: VbLoraBackend>(
+pub(super) fn adapter<B: VbLoraBackend>(
     model: &CausalLm<B>,
     rule: &str,
     seed: u64,
@@ -92,7 +92,7 @@ fn adapter<B: VbLoraBackend>(
     config.check(&plan).unwrap().init(seed, device)
 }
 
-const TEXTS: [&[u32]; 3] = [
+pub(super) const TEXTS: [&[u32]; 3] = [
     &[2, 7, 40, 7, 13, 2],
     &[2, 49, 30],
     &[5, 11, 12, 13, 14, 15, 16, 3, 2],

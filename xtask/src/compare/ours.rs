@@ -1,6 +1,6 @@
 //! Our side of the comparison.
 
-use std::time::Instant;
+use std::{marker::PhantomData, time::Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use burn::{
@@ -11,12 +11,15 @@ use vblora::{AnyAdapter, Composition, Factors, backend::VbLoraBackend, rng::Key}
 use vblora_bench::{
     recipes::{Recipe, Size},
     tasks::Task as GlueTask,
-    train::{LabelledBatch, Learner, Trained},
+    train::{
+        LabelledBatch, Learner, Trained,
+        causal::{Causal, EncodedTexts, TextBatch},
+    },
 };
 use vblora_models::{
     BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadInit, Labels,
     Roberta,
-    decoder::{CausalLm, Decoding},
+    decoder::{self, CausalInput, CausalLm, Decoding},
     generate::NextToken,
     roberta,
 };
@@ -38,7 +41,9 @@ pub(super) struct Ours<B: VbLoraBackend> {
 pub(super) enum Job<B: VbLoraBackend> {
     Forward(Box<(Roberta<B>, EncoderInput<B>)>),
     Step(Box<(Learner<B>, LabelledBatch, usize)>),
-    Decode(Box<(CausalLm<B>, Vec<Vec<u32>>, B::Device)>),
+    Score(Box<(CausalLm<B>, CausalInput<B>)>),
+    CausalStep(Box<(Learner<B, Causal>, TextBatch, usize)>),
+    Decode(Box<CausalLm<B>>, Vec<Vec<u32>>, B::Device),
     Compose(Box<Composing<B>>),
     Product([Tensor<B, 2>; 2]),
 }
@@ -57,10 +62,13 @@ impl<B: VbLoraBackend> Ours<B> {
         self.release(work);
         match work.task {
             Task::Encoder(encoder, pass, shape) => self.encoder(encoder, pass, shape, work.dtype),
+            Task::Decoder(decoder, pass, shape) => {
+                self.decoder_pass(decoder, pass, shape, work.dtype)
+            }
             Task::Decode(decoder, rows) => {
                 let model = self.decoder(decoder, work.dtype)?;
-                let job = (model, prompts(rows), self.device.clone());
-                Ok(Job::Decode(Box::new(job)))
+                let (prompts, device) = (prompts(rows), self.device.clone());
+                Ok(Job::Decode(Box::new(model), prompts, device))
             }
             Task::Compose(shapes) => Ok(Job::Compose(Box::new(Composing::new(
                 shapes,
@@ -78,7 +86,9 @@ impl<B: VbLoraBackend> Ours<B> {
         self.built
             .take_if(|base| Some(base.config()) != wanted.as_ref());
         let wanted = match next.task {
-            Task::Decode(decoder, _) => Some(decoder_config(decoder, next.dtype)),
+            Task::Decode(decoder, _) | Task::Decoder(decoder, ..) => {
+                Some(decoder_config(decoder, next.dtype))
+            }
             _ => None,
         };
         self.decoder
@@ -116,6 +126,34 @@ impl<B: VbLoraBackend> Ours<B> {
         let batch = LabelledBatch { inputs, labels };
         let learner = self.learner(&base, pass)?;
         Ok(Job::Step(Box::new((learner, batch, 0))))
+    }
+
+    fn decoder_pass(
+        &mut self,
+        decoder: Decoder,
+        pass: Pass,
+        shape: Shape,
+        dtype: Dtype,
+    ) -> Result<Job<B>> {
+        let base = self.decoder(decoder, dtype)?;
+        ensure!(!shape.is_padded(), "decoders are compared without padding");
+        let inputs = shape.batch(0);
+        let ids = inputs.ids.iter().map(|&id| id as u32 % 30_000);
+        let ids: Vec<u32> = ids.collect();
+        let texts = ids.chunks(inputs.columns).map(|ids| (ids.to_vec(), 1));
+        let texts = EncodedTexts::from_tokens(texts, inputs.columns);
+        let rows: Vec<_> = (0..inputs.rows).map(|row| vec![row]).collect();
+        let batch = texts.batch(&rows, 0);
+        let Some((adapter, targets)) = decoder.adapter(pass) else {
+            let input = CausalInput::new(&batch.inputs, base.config(), &self.device)?;
+            return Ok(Job::Score(Box::new((base, input))));
+        };
+        let plan = decoder::targets(targets)?.select(&base.sites())?;
+        let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, &self.device)?;
+        let recipe = Recipe::builtin(Size::Base, GlueTask::Mrpc)?;
+        let trained = Trained::Adapter(Box::new(adapter));
+        let learner = Learner::new(&base, trained, PhantomData, &recipe, 1, &self.device);
+        Ok(Job::CausalStep(Box::new((learner, batch, 0))))
     }
 
     fn learner(&self, base: &Roberta<B>, pass: Pass) -> Result<Learner<B>> {
@@ -164,7 +202,18 @@ impl<B: VbLoraBackend> Job<B> {
                 let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
                 ensure!(report.is_finite(), "step {step}: {report:?}");
             }
-            Self::Decode(job) => decode(&job.0, &job.1, &job.2)?,
+            Self::Score(job) => {
+                let hidden = job.0.forward(&job.1, &Factors::none());
+                let [n, t, d] = hidden.dims();
+                drop(job.0.scores(hidden.reshape([n * t, d])));
+            }
+            Self::CausalStep(job) => {
+                let (learner, batch, step) = &mut **job;
+                *step += 1;
+                let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
+                ensure!(report.is_finite(), "step {step}: {report:?}");
+            }
+            Self::Decode(model, prompts, device) => decode(model, prompts, device)?,
             Self::Compose(job) => job.run()?,
             Self::Product([a, b]) => drop(a.clone().matmul(b.clone())),
         }

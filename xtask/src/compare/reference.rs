@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vblora::{AdapterConfig, VbLoraConfig};
+use vblora_models::DecoderFamily;
 
 use super::work::{ADDED, Pass, Shapes, Task, Work, prompts};
 
@@ -128,6 +129,18 @@ fn describe(work: Work) -> Result<Value> {
                 "adapter": adapter(pass),
             })
         }
+        Task::Decoder(decoder, pass, shape) => {
+            let (config, batch) = (decoder.config(), shape.batch(0));
+            let ids: Vec<_> = batch.ids.iter().map(|id| id % 30_000).collect();
+            json!({
+                "task": "decoder",
+                "family": config.family.name(),
+                "config": serde_json::from_str::<Value>(&config.to_json())?,
+                "rows": batch.rows,
+                "ids": ids,
+                "adapter": decoder.adapter(pass).map(|adapter| causal_adapter(config.family, adapter)),
+            })
+        }
         Task::Decode(decoder, rows) => {
             let config = decoder.config();
             json!({
@@ -144,6 +157,25 @@ fn describe(work: Work) -> Result<Value> {
     Ok(json!({"dtype": work.dtype, "what": task}))
 }
 
+fn causal_adapter(family: DecoderFamily, adapter: (AdapterConfig, &str)) -> Value {
+    let modules = match (family, adapter.1) {
+        (DecoderFamily::Gpt2, "qv") => vec!["c_attn"],
+        (DecoderFamily::Gpt2, "all") => vec!["c_attn", "c_proj", "c_fc"],
+        (_, "qv") => vec!["q_proj", "v_proj"],
+        (_, "all") => vec![
+            "q_proj",
+            "k_proj",
+            "v_proj",
+            "o_proj",
+            "gate_proj",
+            "up_proj",
+            "down_proj",
+        ],
+        (_, several) => several.split(',').collect(),
+    };
+    settings(adapter.0, modules)
+}
+
 fn adapter(pass: Pass) -> Option<Value> {
     let (adapter, targets) = pass.adapter()?;
     let modules = match targets {
@@ -156,14 +188,18 @@ fn adapter(pass: Pass) -> Option<Value> {
             "intermediate.dense",
             "output.dense",
         ],
-        one => vec![one],
+        several => several.split(',').collect(),
     };
-    Some(match adapter {
+    Some(settings(adapter, modules))
+}
+
+fn settings(adapter: AdapterConfig, modules: Vec<&str>) -> Value {
+    match adapter {
         AdapterConfig::Lora(config) => json!({
             "method": "lora", "rank": config.rank, "alpha": config.alpha, "modules": modules,
         }),
         AdapterConfig::VbLora(config) => vblora(&config, json!(modules)),
-    })
+    }
 }
 
 fn vblora(config: &VbLoraConfig, modules: Value) -> Value {

@@ -7,8 +7,8 @@ use serde::Serialize;
 use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
 use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, roberta};
 
-/// The lowest site of an encoder. Adapting it alone makes gradients flow as far down as adapting every site does.
-const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query";
+/// Rules that pick the lowest site of each kind of model. Adapting it alone makes gradients flow as far down as adapting every site does.
+const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,model.layers.0.self_attn.q_proj,transformer.h.0.attn.c_attn";
 
 /// One piece of work, done by both sides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub(super) struct Work {
 pub(super) enum Task {
     /// An encoder on a batch.
     Encoder(Encoder, Pass, Shape),
+    /// A decoder on a batch, every next token a label.
+    Decoder(Decoder, Pass, Shape),
     /// A decoder that goes on from this many prompts, greedily.
     Decode(Decoder, usize),
     /// Every factor of an all-linear VB-LoRA from bank and logits, and gradients back.
@@ -49,7 +51,7 @@ pub(super) enum Decoder {
 pub(super) const PROMPT: usize = 32;
 pub(super) const ADDED: usize = 32;
 
-/// What an encoder does with a batch.
+/// What a model does with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pass {
     /// Forward, nothing to differentiate.
@@ -127,6 +129,21 @@ impl Decoder {
             ..config
         }
     }
+
+    /// The adapter of a pass. A bank vector's length must divide every width, which 256 does not for SmolLM2.
+    pub(super) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
+        let (adapter, targets) = pass.adapter()?;
+        let adapter = match adapter {
+            AdapterConfig::VbLora(config) if self == Self::SmolLm2 => {
+                AdapterConfig::VbLora(VbLoraConfig {
+                    vector_length: 64,
+                    ..config
+                })
+            }
+            other => other,
+        };
+        Some((adapter, targets))
+    }
 }
 
 /// The prompts of a decoding work: random tokens, all of one length.
@@ -145,7 +162,7 @@ impl Pass {
         ("vblora-all", Self::VbLoraAll),
     ];
 
-    /// The adapter that is trained and its sites, as a rule for [`roberta::targets`]; none in a forward pass.
+    /// The adapter that is trained and its sites, as a rule for the model's `targets`; none in a forward pass.
     pub(super) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
         let one = LoraConfig {
             rank: 1,
@@ -162,6 +179,11 @@ impl Pass {
 }
 
 impl Shape {
+    /// Whether rows have padding.
+    pub(super) fn is_padded(self) -> bool {
+        self.padded
+    }
+
     /// Rows of random tokens.
     pub(super) fn batch(self, pad_id: u32) -> PaddedBatch {
         let Self {
@@ -238,8 +260,14 @@ impl Work {
                 "roberta-large/vblora-all/32x128/bf16",
                 "compose/roberta-large",
                 "compose/llama-2-7b",
+                "llama-1.1b/gradient-flow/2x512",
+                "llama-1.1b/lora-qv/2x512",
+                "llama-1.1b/vblora-all/2x512",
+                "llama-1.1b/gradient-flow/2x512/bf16",
+                "llama-1.1b/vblora-all/2x512/bf16",
                 "smollm2/decode/1",
                 "smollm2/decode/8",
+                "llama-1.1b/decode/1",
                 "llama-1.1b/decode/8",
             ]
         } else {
@@ -251,6 +279,8 @@ impl Work {
                 "roberta-base/vblora-all/8x128",
                 "roberta-base/vblora-all/32x64-padded",
                 "compose/roberta-base",
+                "smollm2/gradient-flow/2x256",
+                "smollm2/vblora-all/2x256",
                 "smollm2/decode/1",
                 "smollm2/decode/8",
             ]
@@ -266,20 +296,34 @@ impl Work {
             Task::Product(n) => Some(2.0 * (n as f64).powi(3)),
             Task::Encoder(encoder, pass, shape) => {
                 let config = encoder.config();
-                let (d, inner) = (config.hidden_size, config.intermediate_size);
-                let tokens = shape.rows * shape.columns;
-                let products = 2 * (4 * d * d + 2 * d * inner);
-                let attention = 2 * 2 * shape.columns * d;
-                let forward = (config.num_layers * tokens * (products + attention)) as f64;
-                // Backwards, a frozen map costs one product, attention two for each of its own.
-                let attention_share = attention as f64 / (products + attention) as f64;
-                Some(match pass {
-                    Pass::FrozenForward => forward,
-                    _ => forward * (2.0 + attention_share),
-                })
+                let weights = config.num_layers * 4 * config.hidden_size.pow(2)
+                    + config.num_layers * 2 * config.hidden_size * config.intermediate_size;
+                let attended = shape.columns * config.num_layers * config.hidden_size;
+                Some(of_pass(pass, shape, [weights, attended]))
+            }
+            Task::Decoder(decoder, pass, shape) => {
+                let config = decoder.config();
+                let maps = sites(&config).into_iter();
+                let weights: usize = maps.map(|site| site.d_in * site.d_out).sum();
+                // A token sees half of the others.
+                let width = config.num_heads * config.head_size;
+                let attended = shape.columns * config.num_layers * width / 2;
+                let head = config.vocab_size * config.hidden_size;
+                Some(of_pass(pass, shape, [weights + head, attended]))
             }
         }
     }
+}
+
+/// Operations of a pass over weights, and over the keys and values that a token attends to.
+fn of_pass(pass: Pass, shape: Shape, [weights, attended]: [usize; 2]) -> f64 {
+    let (products, attention) = ((2 * weights) as f64, (4 * attended) as f64);
+    // Backwards, a frozen map costs one product, attention two for each of its own.
+    let per_token = match pass {
+        Pass::FrozenForward => products + attention,
+        _ => 2.0 * products + 3.0 * attention,
+    };
+    per_token * (shape.rows * shape.columns) as f64
 }
 
 impl fmt::Display for Work {
@@ -289,6 +333,12 @@ impl fmt::Display for Work {
                 f,
                 "{}/{}/{shape}",
                 name(&Encoder::ALL, encoder),
+                name(&Pass::ALL, pass)
+            ),
+            Task::Decoder(decoder, pass, shape) => write!(
+                f,
+                "{}/{}/{shape}",
+                name(&Decoder::ALL, decoder),
                 name(&Pass::ALL, pass)
             ),
             Task::Decode(decoder, rows) => {
@@ -338,11 +388,13 @@ impl FromStr for Work {
             ["compose", shapes] => Task::Compose(named(&Shapes::ALL, shapes)?),
             ["product", n] => Task::Product(size(n)?),
             [decoder, "decode", rows] => Task::Decode(named(&Decoder::ALL, decoder)?, size(rows)?),
-            [encoder, pass, shape] => Task::Encoder(
-                named(&Encoder::ALL, encoder)?,
-                named(&Pass::ALL, pass)?,
-                shape.parse()?,
-            ),
+            [model, pass, shape] => {
+                let (pass, shape) = (named(&Pass::ALL, pass)?, shape.parse()?);
+                match named(&Decoder::ALL, model) {
+                    Ok(decoder) => Task::Decoder(decoder, pass, shape),
+                    Err(_) => Task::Encoder(named(&Encoder::ALL, model)?, pass, shape),
+                }
+            }
             _ => bail!(
                 "expected MODEL/PASS/ROWSxCOLUMNS, MODEL/decode/ROWS, compose/MODEL or product/SIZE, found {text:?}"
             ),

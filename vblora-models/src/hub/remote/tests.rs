@@ -80,6 +80,7 @@ fn a_whole_model_is_downloaded_once_and_then_needs_no_network() {
         ("config.json", "{\"a\": 1}"),
         ("vocab.json", "{}"),
         ("merges.txt", "a b"),
+        ("tokenizer_config.json", "{}"),
         (
             "model.safetensors.index.json",
             r#"{"weight_map":{"a":"x.safetensors","b":"y.safetensors"}}"#,
@@ -93,6 +94,8 @@ fn a_whole_model_is_downloaded_once_and_then_needs_no_network() {
     assert_eq!(&*files.read("config.json").unwrap(), b"{\"a\": 1}");
     assert_eq!(&*files.read("x.safetensors").unwrap(), b"xxxx");
     assert!(files.contains("merges.txt") && files.contains("y.safetensors"));
+    // What a hub has of the rest, and what it has not.
+    assert!(files.contains("tokenizer_config.json") && !files.contains("chat_template.jinja"));
     download_with(builder(&closed(), cache.path()), "owner/model", None).unwrap();
     download_with(
         builder(&closed(), cache.path()),

@@ -1,0 +1,238 @@
+//! Generates text with a GPT-2, Llama, Mistral or Gemma, with or without an adapter, as it grows on the terminal.
+//!
+//! ```text
+//! cargo run --release --example generate -- --model DIR --prompt "Once upon a time"
+//! cargo run --release --example generate -- --model DIR --adapter ADAPTER --chat --prompt "What is the capital of France?"
+//! cargo run --release --example generate --features cuda -- --backend cuda --base-dtype bf16 --model DIR --temperature 0.7 --top-p 0.9 --prompt ...
+//! ```
+#![allow(
+    clippy::print_stderr,
+    reason = "what a text took is said beside it, not in it"
+)]
+
+mod arguments;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io::{IsTerminal, Write},
+    ops::ControlFlow,
+    path::Path,
+    process::ExitCode,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Instant,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use vblora::{
+    Factors, StoredVbLora,
+    backend::{BackendJob, VbLoraBackend},
+    storage::{HostAdapter, peft::PeftDirectory},
+};
+use vblora_models::{
+    ChatTemplate, DecoderConfig, Error, Message, ModelFiles, TextTokenizer,
+    decoder::{self, CausalLm, Decoding},
+    generate::{GeneratedText, GenerationConfig, generate_text},
+    resolve, stop_tokens,
+};
+
+use arguments::Arguments;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Set by Ctrl-C; every text then ends with the token at hand.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+fn main() -> ExitCode {
+    let level = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_target(false)
+        .without_time()
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .init();
+    let arguments = Arguments::parse();
+    let listening = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("cannot listen for Ctrl-C");
+    match listening.and_then(|()| run(&arguments, &mut std::io::stdout())) {
+        // As shells have it after Ctrl-C.
+        Ok(()) if INTERRUPTED.load(Ordering::Relaxed) => ExitCode::from(130),
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
+    let files = resolve(&arguments.model, arguments.revision.as_deref())?;
+    let model = DecoderConfig::from_files(&files).map_err(|error| match error {
+        Error::OtherArchitecture { .. } => {
+            anyhow::Error::new(error).context("only a causal language model generates text")
+        }
+        other => other.into(),
+    })?;
+    let mut model = DecoderConfig {
+        base_dtype: arguments.base_dtype,
+        ..model
+    };
+    let tokenizer = TextTokenizer::from_files(&files)?;
+    tokenizer.check_fits(model.vocab_size)?;
+    let prompts = prompts(arguments, &files, &tokenizer)?;
+    let config = arguments.generation(stop_tokens(&files, &tokenizer)?);
+    config.check(model.vocab_size)?;
+    let adapter = match &arguments.adapter {
+        Some(path) => Some(adapter(path, &mut model)?),
+        None => None,
+    };
+    let job = Job {
+        files,
+        model,
+        tokenizer,
+        adapter,
+        merge: arguments.merge,
+        prompts,
+        config,
+        out,
+    };
+    arguments.backend.dispatch(arguments.device, job)?
+}
+
+/// The prompts' tokens: each text as a user's turn of a chat, or as it is.
+fn prompts(
+    arguments: &Arguments,
+    files: &ModelFiles,
+    tokenizer: &TextTokenizer,
+) -> Result<Vec<Vec<u32>>> {
+    if !arguments.chat {
+        let texts: Vec<_> = arguments
+            .prompts
+            .iter()
+            .map(|text| (text.as_str(), None))
+            .collect();
+        let encoded = tokenizer.encode_batch(&texts, usize::MAX)?;
+        return Ok(encoded.into_iter().map(|text| text.ids).collect());
+    }
+    let Some(template) = ChatTemplate::from_files(files)? else {
+        bail!(
+            "{} has no chat template; leave --chat out to go on from the prompt as it is",
+            files.place()
+        );
+    };
+    let turns = |prompt: &String| {
+        let system = arguments
+            .system
+            .iter()
+            .map(|text| Message::new("system", text));
+        let turns: Vec<_> = system.chain([Message::new("user", prompt)]).collect();
+        template.apply(&turns, true)
+    };
+    let texts: Vec<String> = arguments
+        .prompts
+        .iter()
+        .map(turns)
+        .collect::<Result<_, _>>()?;
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    Ok(tokenizer.encode_plain(&texts)?)
+}
+
+/// The adapter, checked against the model. One for GPT-2's query, key and value apart makes the model have them apart.
+fn adapter(path: &Path, model: &mut DecoderConfig) -> Result<HostAdapter> {
+    if path.is_dir() {
+        let found = PeftDirectory::open(path)?;
+        return Ok(found.bind(&decoder::sites(model))?.adapter);
+    }
+    let found = StoredVbLora::load(path)?;
+    let sites = found.settings().plan().sites();
+    model.split_qkv = sites.iter().any(|site| site.name.contains(".c_attn."));
+    Ok(HostAdapter::TopK(found.bind(&decoder::sites(model))?))
+}
+
+struct Job<'a> {
+    files: ModelFiles,
+    model: DecoderConfig,
+    tokenizer: TextTokenizer,
+    adapter: Option<HostAdapter>,
+    merge: bool,
+    prompts: Vec<Vec<u32>>,
+    config: GenerationConfig,
+    out: &'a mut (dyn Write + Send),
+}
+
+impl BackendJob for Job<'_> {
+    type Output = Result<()>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Result<()> {
+        let (model, _) = CausalLm::<B>::load_with(self.model.clone(), &self.files, &device)?;
+        let adapter = self.adapter.as_ref();
+        let factors = adapter.map_or_else(Factors::none, |adapter| adapter.factors(&device));
+        if self.merge {
+            self.generate(&model.merged(&factors), Factors::none(), &device)
+        } else {
+            self.generate(&model, factors, &device)
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Streams one text; several are printed when all have ended.
+    fn generate<B: VbLoraBackend>(
+        self,
+        model: &CausalLm<B>,
+        factors: Factors<B>,
+        device: &B::Device,
+    ) -> Result<()> {
+        let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
+        let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+        let capacity = longest.saturating_add(self.config.max_new_tokens);
+        let mut decoding = Decoding::new(model, factors, capacity, device);
+        let streams = prompts.len() == 1;
+        let mut written = Ok(());
+        let start = Instant::now();
+        let rows = generate_text(
+            &mut decoding,
+            &self.tokenizer,
+            &prompts,
+            &self.config,
+            |_, piece| {
+                if streams {
+                    written = write!(self.out, "{piece}").and_then(|()| self.out.flush());
+                }
+                match written.is_err() || INTERRUPTED.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            },
+        )?;
+        let seconds = start.elapsed().as_secs_f64();
+        written?;
+        if streams {
+            writeln!(self.out)?;
+        } else {
+            print(&rows, self.out)?;
+        }
+        report(&rows, seconds);
+        Ok(())
+    }
+}
+
+fn print(rows: &[GeneratedText], out: &mut dyn Write) -> Result<()> {
+    for (number, row) in rows.iter().enumerate() {
+        writeln!(out, "--- {}\n{}", number + 1, row.text)?;
+    }
+    Ok(())
+}
+
+/// What it took and why it ended, for the terminal.
+fn report(rows: &[GeneratedText], seconds: f64) {
+    let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+    let rate = tokens as f64 / seconds;
+    eprint!("[{tokens} tokens in {seconds:.1} s, {rate:.1} a second; ended by");
+    let ends: Vec<String> = rows.iter().map(|row| row.ended.to_string()).collect();
+    eprintln!(" {}]", ends.join(", "));
+}

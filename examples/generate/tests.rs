@@ -1,0 +1,221 @@
+//! The program on a small random Llama in a folder of its own.
+
+use serde_json::json;
+use tempfile::TempDir;
+use vblora::{VbLoraConfig, storage::peft::PeftAdapter};
+use vblora_models::{SaveDtype, save_safetensors};
+
+use super::*;
+
+const WORDS: &str = "a b c d e f g h i j k l user system";
+
+/// Writes a model, and an adapter of it in both forms, where the program can read them.
+struct Write<'a>(&'a Path);
+
+impl BackendJob for Write<'_> {
+    type Output = ();
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) {
+        let files = ModelFiles::open(self.0).unwrap();
+        let config = DecoderConfig::from_files(&files).unwrap();
+        let model = CausalLm::<B>::random(config, 17, &device).unwrap();
+        let tensors = model.tensors();
+        let views: Vec<_> = tensors
+            .iter()
+            .map(|(name, t)| (name.as_str(), &t.shape[..], &t.values[..]))
+            .collect();
+        save_safetensors(&self.0.join("model.safetensors"), &views, SaveDtype::F32).unwrap();
+        let plan = decoder::targets("qv")
+            .unwrap()
+            .select(&model.sites())
+            .unwrap();
+        let config = VbLoraConfig {
+            bank: 10,
+            vector_length: 16,
+            rank: 3,
+            topk: 2,
+            // Large enough to change what is generated.
+            bank_bound: 1.5,
+            logits_std: 1.0,
+        };
+        let adapter = config.check(&plan).unwrap().init::<B>(5, &device);
+        let stored = adapter.store().unwrap();
+        stored.save(&self.0.join("adapter.safetensors")).unwrap();
+        let peft = PeftAdapter::new(HostAdapter::TopK(stored));
+        peft.write(&self.0.join("adapter")).unwrap();
+    }
+}
+
+struct Folder(TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        let words = WORDS.split(' ').chain(["<unk>", "</s>"]).zip(0..);
+        let vocabulary: serde_json::Map<_, _> =
+            words.map(|(w, id)| (w.to_owned(), json!(id))).collect();
+        let end = json!({"id": 15, "content": "</s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+        folder.put(
+            "tokenizer.json",
+            json!({
+                "pre_tokenizer": {"type": "Whitespace"}, "added_tokens": [end],
+                "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "<unk>"},
+            }),
+        );
+        folder.put("tokenizer_config.json", json!({"chat_template": "{% for m in messages %}{{ m.role }} {{ m.content }} {% endfor %}"}));
+        folder.put("config.json", json!({
+            "model_type": "llama", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 16, "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "rope_theta": 100.0,
+            "hidden_act": "silu", "initializer_range": 0.5, "tie_word_embeddings": false,
+        }));
+        let written = arguments(&folder, &["--prompt", "a"])
+            .backend
+            .dispatch(0, Write(folder.0.path()));
+        written.unwrap();
+        folder
+    }
+
+    fn put(&self, name: &str, json: serde_json::Value) {
+        std::fs::write(self.0.path().join(name), json.to_string()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).display().to_string()
+    }
+
+    fn try_run(&self, flags: &[&str]) -> Result<String> {
+        let mut out = Vec::new();
+        run(&arguments(self, flags), &mut out)?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    fn run(&self, flags: &[&str]) -> String {
+        self.try_run(flags).unwrap()
+    }
+
+    fn error(&self, flags: &[&str]) -> String {
+        format!("{:#}", self.try_run(flags).unwrap_err())
+    }
+}
+
+fn arguments(folder: &Folder, flags: &[&str]) -> Arguments {
+    let model = ["generate", "--model"].map(str::to_owned);
+    let flags = flags.iter().map(|flag| (*flag).to_owned());
+    Arguments::parse_from(model.into_iter().chain([folder.path("")]).chain(flags))
+}
+
+#[test]
+fn the_flags_choose_how_tokens_are_chosen() {
+    let folder = Folder::new();
+    let of =
+        |flags: &[&str]| folder.run(&[&["--prompt", "a b c", "--max-tokens", "8"], flags].concat());
+    let greedy = of(&[]);
+    // A special token among the eight is not shown.
+    let words = greedy.split_whitespace().count();
+    assert!((4..=8).contains(&words), "{greedy}");
+    for same in [
+        &["--beams", "1"][..],
+        &["--top-k", "1", "--seed", "9"],
+        &["--temperature", "0"],
+    ] {
+        assert_eq!(of(same), greedy, "{same:?}");
+    }
+    let drawn = |seed| of(&["--temperature", "3", "--seed", seed]);
+    assert_eq!(drawn("1"), drawn("1"));
+    assert!(drawn("1") != drawn("2") && drawn("1") != greedy);
+    let first = greedy.split_whitespace().next().unwrap();
+    assert_eq!(of(&["--stop", first]), "\n");
+}
+
+#[test]
+fn several_prompts_are_what_each_is_alone() {
+    let folder = Folder::new();
+    let of = |prompts: &[&str]| {
+        let flags = prompts.iter().flat_map(|prompt| ["--prompt", prompt]);
+        folder.run(&flags.chain(["--max-tokens", "5"]).collect::<Vec<_>>())
+    };
+    let expected = format!("--- 1\n{}--- 2\n{}", of(&["a b c"]), of(&["d"]));
+    assert_eq!(of(&["a b c", "d"]), expected);
+}
+
+#[test]
+fn an_adapter_in_any_form_and_merged_is_one_adapter() {
+    let folder = Folder::new();
+    let prompt = ["--prompt", "a b c", "--max-tokens", "8"];
+    let of = |name: &str, merge: &[&str]| {
+        folder.run(&[&prompt[..], &["--adapter", &folder.path(name)], merge].concat())
+    };
+    let adapted = of("adapter", &[]);
+    assert_ne!(adapted, folder.run(&prompt));
+    assert_eq!(of("adapter.safetensors", &[]), adapted);
+    assert_eq!(of("adapter", &["--merge"]), adapted);
+    assert_eq!(of("adapter.safetensors", &["--merge"]), adapted);
+}
+
+#[test]
+fn a_chat_goes_on_from_the_templates_text() {
+    let folder = Folder::new();
+    let of = |flags: &[&str]| folder.run(&[flags, &["--max-tokens", "6"]].concat());
+    assert_eq!(
+        of(&["--chat", "--prompt", "a b"]),
+        of(&["--prompt", "user a b"])
+    );
+    let with_system = of(&["--chat", "--system", "c", "--prompt", "a b"]);
+    assert_eq!(with_system, of(&["--prompt", "system c user a b"]));
+    folder.put("tokenizer_config.json", json!({}));
+    let error = folder.error(&["--chat", "--prompt", "a"]);
+    assert!(error.contains("has no chat template"), "{error}");
+    folder.put(
+        "tokenizer_config.json",
+        json!({"chat_template": "\n{% if %}"}),
+    );
+    let error = folder.error(&["--chat", "--prompt", "a"]);
+    assert!(
+        error.contains("tokenizer_config.json: chat template, line 2"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_cannot_be_done_is_said() {
+    let folder = Folder::new();
+    let long = "a ".repeat(24);
+    for (flags, message) in [
+        (
+            &["--prompt", &long][..],
+            "prompt 0 has 24 tokens, but the model takes 24 in a row, prompt and answer together",
+        ),
+        (&["--prompt", ""], "text 0 is empty"),
+        (
+            &["--prompt", "a", "--max-tokens", "0"],
+            "max_new_tokens must be at least 1, found 0",
+        ),
+        (
+            &["--prompt", "a", "--top-p", "2"],
+            "top_p must be above 0 and at most 1, found 2",
+        ),
+        (&["--prompt", "a", "--adapter", "absent"], "absent"),
+    ] {
+        let error = folder.error(flags);
+        assert!(error.contains(message), "{error}");
+    }
+    // A smaller model under the same tokenizer, then an encoder.
+    let config = std::fs::read_to_string(folder.path("config.json")).unwrap();
+    std::fs::write(
+        folder.path("config.json"),
+        config.replace("\"vocab_size\":16", "\"vocab_size\":12"),
+    )
+    .unwrap();
+    let error = folder.error(&["--prompt", "a"]);
+    assert!(
+        error.contains("the tokenizer does not fit the model: token \"</s>\" has id 15"),
+        "{error}"
+    );
+    folder.put("config.json", json!({"model_type": "roberta"}));
+    let error = folder.error(&["--prompt", "a"]);
+    assert!(
+        error.contains("only a causal language model generates text")
+            && error.contains("\"roberta\""),
+        "{error}"
+    );
+}

@@ -1,0 +1,174 @@
+//! How a row becomes a prompt and a response.
+
+use std::str::FromStr;
+
+use super::{Text, TextTemplate, e2e, rows::Row};
+use crate::{Error, Result};
+
+/// Which fields a row has, and how they become a prompt and a response.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// Stanford Alpaca: `instruction`, `input` (may be empty or absent), `output`, in Alpaca's own words.
+    Alpaca,
+    /// The E2E challenge: `mr`, a meaning representation, and `ref`. The prompt has it as LoRA's data for GPT-2 does:
+    /// `name : Alimentum | area : city centre ||`.
+    E2e,
+    /// GSM8K: `question` and `answer`.
+    Gsm8k,
+    /// A text in one field; no prompt.
+    Completion(String),
+    /// A prompt and a response in a field each, as they are.
+    Fields {
+        /// The prompt's.
+        prompt: String,
+        /// The response's.
+        response: String,
+    },
+    /// What a template makes of the fields.
+    Template(TextTemplate),
+}
+
+const NAMES: &str =
+    "alpaca, e2e, gsm8k, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
+
+/// tatsu-lab/stanford_alpaca, train.py.
+const WITH_INPUT: [&str; 3] = [
+    "Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.\n\n### Instruction:\n",
+    "\n\n### Input:\n",
+    "\n\n### Response:",
+];
+
+/// The same without an input.
+const WITHOUT_INPUT: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n";
+
+impl Form {
+    /// # Errors
+    /// A field that is missing or no text, a template that fails on the row, an empty response.
+    pub(super) fn text(&self, row: &Row<'_>) -> Result<Text> {
+        let (prompt, response) = match self {
+            Self::Alpaca => (alpaca(row)?, row.text("output")?.to_owned()),
+            Self::E2e => (e2e::prompt(row)?, after_space(row.text("ref")?)),
+            Self::Gsm8k => {
+                let question = row.text("question")?;
+                let prompt = format!("Question: {question}\nAnswer:");
+                (prompt, after_space(row.text("answer")?))
+            }
+            Self::Completion(field) => (String::new(), row.text(field)?.to_owned()),
+            Self::Fields { prompt, response } => {
+                (row.text(prompt)?.to_owned(), row.text(response)?.to_owned())
+            }
+            Self::Template(template) => template.render(row)?,
+        };
+        if response.trim().is_empty() {
+            return Err(row.error("a response", "one that is empty"));
+        }
+        Ok(Text { prompt, response })
+    }
+}
+
+fn alpaca(row: &Row<'_>) -> Result<String> {
+    let instruction = row.text("instruction")?;
+    let input = match row.values.contains_key("input") {
+        true => row.text("input")?,
+        false => "",
+    };
+    let [begin, between, end] = WITH_INPUT;
+    Ok(match input {
+        "" => format!("{WITHOUT_INPUT}{instruction}{end}"),
+        input => format!("{begin}{instruction}{between}{input}{end}"),
+    })
+}
+
+/// Byte-level tokenizers write a word with the space before it.
+fn after_space(text: &str) -> String {
+    format!(" {}", text.trim())
+}
+
+impl FromStr for Form {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let unknown = || Error::UnknownName {
+            what: "format",
+            name: name.to_owned(),
+            expected: NAMES.to_owned(),
+        };
+        Ok(match (name, name.split_once(':')) {
+            ("alpaca", _) => Self::Alpaca,
+            ("e2e", _) => Self::E2e,
+            ("gsm8k", _) => Self::Gsm8k,
+            ("completion", _) => Self::Completion("text".into()),
+            (_, Some(("completion", field))) if !field.is_empty() => Self::Completion(field.into()),
+            (_, Some(("fields", fields))) => match fields.split_once(',') {
+                Some((prompt, response)) if !prompt.is_empty() && !response.is_empty() => {
+                    Self::Fields {
+                        prompt: prompt.into(),
+                        response: response.into(),
+                    }
+                }
+                _ => return Err(unknown()),
+            },
+            _ => return Err(unknown()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::causal::parse_texts;
+
+    fn text(form: &str, row: &str) -> Text {
+        let texts = parse_texts(row, "jsonl", "data", &form.parse().unwrap());
+        texts.unwrap().texts.remove(0)
+    }
+
+    #[test]
+    fn alpaca_has_its_own_words_with_and_without_input() {
+        let row = r#"{"instruction": "Add.", "input": "1 and 2", "output": "3"}"#;
+        let Text { prompt, response } = text("alpaca", row);
+        let expected = "Below is an instruction that describes a task, paired with an input that provides further context. \
+            Write a response that appropriately completes the request.\n\n\
+            ### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:";
+        assert_eq!((prompt.as_str(), response.as_str()), (expected, "3"));
+        let expected = "Below is an instruction that describes a task. \
+            Write a response that appropriately completes the request.\n\n\
+            ### Instruction:\nAdd.\n\n### Response:";
+        for row in [
+            r#"{"instruction": "Add.", "input": "", "output": "3"}"#,
+            r#"{"instruction": "Add.", "output": "3"}"#,
+        ] {
+            assert_eq!(text("alpaca", row).prompt, expected);
+        }
+    }
+
+    #[test]
+    fn questions_and_completions() {
+        let row = r#"{"question": "How many?", "answer": "2+1=<<2+1=3>>3\n#### 3", "text": "All of it."}"#;
+        let gsm8k = text("gsm8k", row);
+        assert_eq!(gsm8k.prompt, "Question: How many?\nAnswer:");
+        assert_eq!(gsm8k.response, " 2+1=<<2+1=3>>3\n#### 3");
+        let whole = text("completion", row);
+        assert_eq!(
+            (whole.prompt.as_str(), whole.response.as_str()),
+            ("", "All of it.")
+        );
+        assert_eq!(text("completion:question", row).response, "How many?");
+        let fields = text("fields:text,question", row);
+        assert_eq!(
+            (fields.prompt.as_str(), fields.response.as_str()),
+            ("All of it.", "How many?")
+        );
+    }
+
+    #[test]
+    fn unknown_names_list_the_known_ones() {
+        for name in ["chat", "completion:", "fields:a", "fields:,b", ""] {
+            let error = name.parse::<Form>().unwrap_err().to_string();
+            assert!(
+                error.starts_with("unknown format") && error.contains("gsm8k"),
+                "{error}"
+            );
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Texts that a causal model learns to continue: a prompt and the response to it, from JSONL, JSON or CSV.
+
+mod e2e;
+mod form;
+mod rows;
+mod template;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+};
+
+pub use form::Form;
+pub use template::TextTemplate;
+
+use crate::{Error, Result};
+
+/// A prompt and how it goes on. Spaces between the two belong to one of them: the texts are put together as they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Text {
+    /// What the model is given; may be empty.
+    pub prompt: String,
+    /// What it is to answer; has more than blanks.
+    pub response: String,
+}
+
+/// The texts of one file, in its order; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Texts {
+    /// The texts.
+    pub texts: Vec<Text>,
+    /// The file they were read from.
+    pub source: PathBuf,
+}
+
+impl Texts {
+    /// Takes every `every`-th prompt with all its responses out, the first among them: (the rest, what was taken).
+    ///
+    /// # Errors
+    /// All have one prompt, or there are too few to leave some in both.
+    pub fn hold_out(self, every: usize) -> Result<(Self, Self)> {
+        let mut numbers = HashMap::new();
+        let (mut rest, mut taken) = (Vec::new(), Vec::new());
+        for (row, text) in self.texts.into_iter().enumerate() {
+            // Texts without a prompt are each their own.
+            let key = match text.prompt.as_str() {
+                "" => format!("{row}"),
+                prompt => format!(" {prompt}"),
+            };
+            let next = numbers.len();
+            match *numbers.entry(key).or_insert(next) % every {
+                0 => taken.push(text),
+                _ => rest.push(text),
+            }
+        }
+        if rest.is_empty() {
+            return Err(Error::Setting {
+                setting: "held-out texts".into(),
+                expected: "some left to train on".into(),
+                found: format!("{} prompt(s) in {}", numbers.len(), self.source.display()),
+            });
+        }
+        let with = |texts| Self {
+            texts,
+            source: self.source.clone(),
+        };
+        Ok((with(rest), with(taken)))
+    }
+
+    /// At most `most` of the texts, evenly spaced.
+    pub fn thinned(mut self, most: usize) -> Self {
+        let n = self.texts.len();
+        let mut rows = 0..n;
+        // One more is taken as often as the share of rows seen reaches the next whole number.
+        self.texts.retain(|_| {
+            let row = rows.next().unwrap_or(n);
+            n <= most || (row + 1) * most / n > row * most / n
+        });
+        self
+    }
+
+    /// The prompts, each once, in order of first appearance, with all the responses to it: a test set with several references.
+    pub fn by_prompt(&self) -> Vec<(&str, Vec<&str>)> {
+        let mut places = HashMap::new();
+        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+        for Text { prompt, response } in &self.texts {
+            let place = *places.entry(prompt.as_str()).or_insert(groups.len());
+            match groups.get_mut(place) {
+                Some((_, responses)) => responses.push(response),
+                None => groups.push((prompt, vec![response])),
+            }
+        }
+        groups
+    }
+}
+
+/// Reads a file of texts: `.json` is an array of objects, `.csv` has a header, anything else is JSON lines.
+///
+/// A byte-order mark and CRLF line ends are accepted, and so are empty lines between JSON lines. CSV fields may be quoted.
+///
+/// # Errors
+/// No such file; text that is not UTF-8; no rows; with the line (of a JSON array: the item) a row that does not parse, lacks a field, has
+/// something else than text in it, or gives an empty response.
+pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
+    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+    let file = path.display().to_string();
+    let text = super::rows::utf8(&bytes, &file)?;
+    let ending = path.extension().and_then(|ending| ending.to_str());
+    parse_texts(text, ending.unwrap_or_default(), &file, form)
+}
+
+/// Reads texts from the contents of a file; `ending` is its name's, `source` the name that errors and the texts carry.
+///
+/// # Errors
+/// As [`read_texts`].
+pub fn parse_texts(text: &str, ending: &str, source: &str, form: &Form) -> Result<Texts> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let rows = match ending.to_ascii_lowercase().as_str() {
+        "json" => rows::array(text, source),
+        "csv" => rows::csv(text, source),
+        _ => rows::lines(text, source),
+    }?;
+    let texts = rows.iter().map(|row| form.text(row));
+    let texts: Vec<_> = texts.collect::<Result<_>>()?;
+    if texts.is_empty() {
+        let file = source.to_owned();
+        return Err(Error::EmptySplit { file });
+    }
+    let source = PathBuf::from(source);
+    Ok(Texts { texts, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(ending: &str, text: &str) -> Result<Vec<(String, String)>> {
+        let form = "fields:q,a".parse()?;
+        let texts = parse_texts(text, ending, "data", &form)?.texts;
+        Ok(texts.into_iter().map(|t| (t.prompt, t.response)).collect())
+    }
+
+    #[test]
+    fn the_three_kinds_of_file_give_the_same_texts() {
+        let expected = vec![
+            ("one \"word\"".to_owned(), " so, it is".to_owned()),
+            ("é\nline".to_owned(), "2".to_owned()),
+        ];
+        let lines = "\u{feff}{\"q\": \"one \\\"word\\\"\", \"a\": \" so, it is\", \"x\": 3}\r\n\n{\"a\":\"2\",\"q\":\"é\\nline\"}";
+        assert_eq!(pairs("jsonl", lines).unwrap(), expected);
+        let array = "[{\"q\": \"one \\\"word\\\"\", \"a\": \" so, it is\"},\n{\"a\":\"2\",\"q\":\"é\\nline\"}]\n";
+        assert_eq!(pairs("JSON", array).unwrap(), expected);
+        let csv = "\u{feff}a,x,q\r\n\" so, it is\",,\"one \"\"word\"\"\"\r\n2,3,\"é\nline\"";
+        assert_eq!(pairs("csv", csv).unwrap(), expected);
+    }
+
+    #[test]
+    fn bad_rows_are_named_with_their_place() {
+        for (ending, text, expected) in [
+            (
+                "jsonl",
+                "{\"q\":\"a\",\"a\":\"b\"}\n\n{\"q\":\"a\"}",
+                "data, line 3: expected a field \"a\", found q",
+            ),
+            (
+                "jsonl",
+                "{\"q\":\"a\",\"a\":7}",
+                "data, line 1: expected text in field \"a\", found 7",
+            ),
+            (
+                "jsonl",
+                "{\"q\":\"a\",\"a\":null}",
+                "data, line 1: expected text in field \"a\", found null",
+            ),
+            (
+                "jsonl",
+                "{\"q\":\"a\",\"a\":\" \\n\"}",
+                "data, line 1: expected a response, found one that is empty",
+            ),
+            ("jsonl", "[\"q\"]", "data, line 1: expected a JSON object"),
+            (
+                "jsonl",
+                "{\"q\":\"a\",\"a\":\"b\"}\n{\"q\"",
+                "data, line 2: expected a JSON object, found EOF",
+            ),
+            (
+                "json",
+                "[{\"q\":\"a\",\"a\":\"b\"},{\"a\":\"b\"}]",
+                "data, item 2: expected a field \"q\", found a",
+            ),
+            (
+                "json",
+                "[{\"q\":\"a\",\n\"a\":\"b\"},\n7]",
+                "data, item 2: expected a JSON object, found 7",
+            ),
+            (
+                "json",
+                "{\"q\":\"a\",\"a\":\"b\"}",
+                "data, line 1: expected an array of JSON objects",
+            ),
+            (
+                "json",
+                "[{\"q\":\"a\",\n\"a\"}]",
+                "data, line 2: expected an array of JSON objects, found expected `:`",
+            ),
+            (
+                "csv",
+                "q,a\nx,y\n\"z\nz\",\"w\n\"\nv",
+                "data, line 6: expected 2 fields, found 1",
+            ),
+            (
+                "csv",
+                "q,b\nx,y",
+                "data, line 2: expected a field \"a\", found b, q",
+            ),
+            (
+                "csv",
+                "q,q\nx,y",
+                "data, line 1: expected columns of different names, found \"q\" twice",
+            ),
+        ] {
+            let error = pairs(ending, text).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}\nnot\n{expected}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_an_error() {
+        for (ending, text) in [
+            ("jsonl", "\n \n"),
+            ("json", "[]"),
+            ("csv", "q,a\n"),
+            ("csv", ""),
+        ] {
+            let error = pairs(ending, text).unwrap_err().to_string();
+            assert!(error.starts_with("data: the split is empty"), "{error}");
+        }
+        let absent = read_texts(Path::new("nowhere.csv"), &Form::E2e)
+            .unwrap_err()
+            .to_string();
+        assert!(absent.starts_with("cannot read nowhere.csv"), "{absent}");
+    }
+
+    #[test]
+    fn long_values_are_shortened_in_messages() {
+        let text = format!("{{\"q\":\"a\",\"a\":[\"{}\"]}}", "é".repeat(500));
+        let error = pairs("jsonl", &text).unwrap_err().to_string();
+        assert!(
+            error.chars().count() < 200 && error.contains('…'),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn prompts_are_grouped_in_order_of_first_appearance() {
+        let text = "mr,ref\nname[B],first\nname[A],second\nname[B],third";
+        let texts = parse_texts(text, "csv", "data", &Form::E2e).unwrap();
+        let groups = texts.by_prompt();
+        let expected = [
+            ("name : B ||", vec![" first", " third"]),
+            ("name : A ||", vec![" second"]),
+        ];
+        assert_eq!(groups, expected);
+    }
+
+    fn numbered(n: usize, prompts: usize) -> Texts {
+        let text = |i: usize| Text {
+            prompt: match prompts {
+                0 => String::new(),
+                _ => format!("{}", i % prompts),
+            },
+            response: format!("{i}"),
+        };
+        Texts {
+            texts: (0..n).map(text).collect(),
+            source: "made".into(),
+        }
+    }
+
+    fn responses(texts: &Texts) -> Vec<&str> {
+        texts.texts.iter().map(|t| t.response.as_str()).collect()
+    }
+
+    #[test]
+    fn held_out_texts_share_no_prompt_with_the_rest() {
+        let (rest, taken) = numbered(10, 4).hold_out(3).unwrap();
+        assert_eq!(responses(&taken), ["0", "3", "4", "7", "8"]);
+        assert_eq!(responses(&rest), ["1", "2", "5", "6", "9"]);
+        let (rest, taken) = numbered(5, 0).hold_out(2).unwrap();
+        assert_eq!(
+            (responses(&taken), rest.texts.len()),
+            (vec!["0", "2", "4"], 2)
+        );
+        let error = numbered(5, 1).hold_out(2).unwrap_err().to_string();
+        assert!(error.contains("1 prompt(s) in made"), "{error}");
+    }
+
+    #[test]
+    fn thinned_texts_are_evenly_spaced() {
+        assert_eq!(responses(&numbered(10, 0).thinned(4)), ["2", "4", "7", "9"]);
+        assert_eq!(numbered(10, 0).thinned(10), numbered(10, 0));
+        assert_eq!(numbered(10, 0).thinned(99), numbered(10, 0));
+        assert_eq!(numbered(32_171, 0).thinned(2_000).texts.len(), 2_000);
+    }
+
+    /// (file, form, rows), from shared/data/README.md.
+    const PUBLISHED: [(&str, Form, usize); 6] = [
+        ("alpaca/alpaca_data_cleaned_5k.json", Form::Alpaca, 5_000),
+        ("gsm8k/train.jsonl", Form::Gsm8k, 7_473),
+        ("gsm8k/test.jsonl", Form::Gsm8k, 1_319),
+        ("e2e/trainset_subset.csv", Form::E2e, 32_171),
+        ("e2e/devset.csv", Form::E2e, 4_672),
+        ("e2e/testset_w_refs.csv", Form::E2e, 4_693),
+    ];
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "a skipped test says why")]
+    fn shared_data_has_the_published_rows() {
+        let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data"));
+        if !dir.is_dir() {
+            println!("skipped: no {} in this checkout", dir.display());
+            return;
+        }
+        for (file, form, rows) in PUBLISHED {
+            let texts = read_texts(&dir.join(file), &form).unwrap();
+            assert_eq!(texts.texts.len(), rows, "{file}");
+        }
+        let dev = read_texts(&dir.join("e2e/devset.csv"), &Form::E2e).unwrap();
+        assert_eq!(dev.by_prompt().len(), 547);
+        let alpaca = read_texts(&dir.join(PUBLISHED[0].0), &Form::Alpaca).unwrap();
+        let with_input = |t: &&Text| t.prompt.contains("### Input:\n");
+        assert_eq!(alpaca.texts.iter().filter(with_input).count(), 1_990);
+    }
+}

@@ -1,0 +1,30 @@
+//! The loss of predicted tokens.
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use vblora::{backend::VbLoraBackend, ops::log_softmax};
+
+/// The mean negative log-likelihood of the targets, with label smoothing as torch's `CrossEntropyLoss` has it: a share of `smoothing` of each
+/// target's weight is spread evenly over the vocabulary.
+///
+/// # Shapes
+/// - scores: `[m, vocabulary]`, one row per target; output: `[1]`
+pub fn token_loss<B: VbLoraBackend>(
+    scores: Tensor<B, 2>,
+    targets: &[i32],
+    smoothing: f64,
+) -> Tensor<B, 1> {
+    let device = scores.device();
+    let log = log_softmax(scores);
+    let targets = ints::<B>(targets, &device).unsqueeze_dim(1);
+    let nll = log.clone().gather(1, targets).mean().neg();
+    match smoothing {
+        0.0 => nll,
+        share => nll.mul_scalar(1.0 - share) - log.mean().mul_scalar(share),
+    }
+}
+
+/// Indices on the device.
+pub(super) fn ints<B: Backend>(values: &[i32], device: &B::Device) -> Tensor<B, 1, Int> {
+    // I32 is every backend's index type or converts to it.
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+}

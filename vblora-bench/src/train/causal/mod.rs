@@ -1,0 +1,13 @@
+//! Causal models on prompts and responses.
+
+mod batch;
+mod encode;
+mod loss;
+mod objective;
+mod source;
+
+pub use batch::TextBatch;
+pub use encode::{EncodedTexts, Encoding};
+pub use loss::token_loss;
+pub use objective::Causal;
+pub use source::{TextSource, encoding};

@@ -1,0 +1,190 @@
+//! The likelihood of the next token, as an objective.
+
+use std::{marker::PhantomData, path::Path};
+
+use burn::{
+    backend::Autodiff,
+    module::AutodiffModule,
+    tensor::{Tensor, backend::Backend},
+};
+use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
+use vblora_models::{
+    DecoderFamily,
+    decoder::{CausalInput, CausalLm},
+};
+
+use super::{
+    batch::TextBatch,
+    encode::EncodedTexts,
+    loss::{ints, token_loss},
+};
+use crate::{
+    Result,
+    metrics::{Metric, Scores},
+    recipes::Recipe,
+    train::{Graph, Learner, Objective, Trained, order, save_tensors},
+};
+
+/// Predicted tokens that are scored at once in an evaluation: with a vocabulary of 50,000, 50 MB of scores.
+const SCORED: usize = 256;
+
+/// The mean negative log-likelihood of the tokens to be predicted.
+#[derive(Debug)]
+pub struct Causal {
+    smoothing: f64,
+    recompute: bool,
+}
+
+impl<B: VbLoraBackend> Objective<B> for Causal {
+    type Model = CausalLm<B>;
+    type Base = CausalLm<Autodiff<B>>;
+    type Head = PhantomData<Autodiff<B>>;
+    type Split = EncodedTexts;
+    /// The texts of each row.
+    type Rows = Vec<Vec<usize>>;
+    type Batch = TextBatch;
+
+    fn new(recipe: &Recipe) -> Self {
+        Self {
+            smoothing: recipe.text.label_smoothing,
+            recompute: recipe.text.recompute,
+        }
+    }
+
+    fn head(_: &Self::Model, _: &Recipe, _: u64, _: &B::Device) -> Self::Head {
+        PhantomData
+    }
+
+    fn sha256(split: &EncodedTexts) -> String {
+        split.sha256()
+    }
+
+    fn truncated(split: &EncodedTexts) -> u64 {
+        split.cut() + split.dropped()
+    }
+
+    fn epoch(split: &EncodedTexts, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Self::Rows> {
+        let lengths = split.lengths();
+        if recipe.text.packing {
+            let rows = order::packed(&lengths, seed, epoch, split.max_length);
+            return rows.chunks(recipe.batch).map(<[_]>::to_vec).collect();
+        }
+        let batches = match recipe.group_by_length {
+            true => order::grouped(&lengths, seed, epoch, recipe.batch),
+            false => order::shuffled(lengths.len(), seed, epoch, recipe.batch),
+        };
+        batches.into_iter().map(one_a_row).collect()
+    }
+
+    fn batch(split: &EncodedTexts, rows: &Self::Rows, base: &Self::Base) -> Result<TextBatch> {
+        Ok(split.batch(rows, base.config().pad_token_id.unwrap_or(0)))
+    }
+
+    fn weight(batch: &TextBatch) -> usize {
+        batch.targets.len()
+    }
+
+    fn tokens(batch: &TextBatch) -> Option<usize> {
+        Some(batch.tokens)
+    }
+
+    fn backward(
+        learner: &Learner<B, Self>,
+        batch: &TextBatch,
+        factors: &Factors<Autodiff<B>>,
+        share: f64,
+        collect: &mut dyn FnMut(&mut Graph<B>),
+    ) -> Result<Tensor<B, 1>> {
+        let (
+            base,
+            Self {
+                smoothing,
+                recompute,
+            },
+        ) = (learner.base(), learner.objective());
+        let input = CausalInput::new(&batch.inputs, base.config(), &learner.device)?;
+        let loss = |hidden| {
+            let scores = base.scores(chosen(hidden, &batch.places));
+            token_loss(scores, &batch.targets, *smoothing).mul_scalar(share)
+        };
+        if *recompute {
+            return Ok(base.recompute(&input, factors, loss, collect));
+        }
+        let loss = loss(base.forward(&input, factors));
+        let value = loss.clone().inner();
+        collect(&mut loss.backward());
+        Ok(value)
+    }
+
+    fn evaluate(
+        base: &CausalLm<B>,
+        _: &PhantomData<B>,
+        factors: &Factors<B>,
+        split: &EncodedTexts,
+        recipe: &Recipe,
+        device: &B::Device,
+    ) -> Result<Scores> {
+        let (mut sum, mut count) = (0.0, 0);
+        for rows in order::by_length(&split.lengths(), recipe.batch) {
+            let pad_id = base.config().pad_token_id.unwrap_or(0);
+            let batch = split.batch(&one_a_row(rows), pad_id);
+            let input = CausalInput::new(&batch.inputs, base.config(), device)?;
+            let hidden = base.forward(&input, factors);
+            let pieces = batch
+                .places
+                .chunks(SCORED)
+                .zip(batch.targets.chunks(SCORED));
+            for (places, targets) in pieces {
+                let scores = base.scores(chosen(hidden.clone(), places));
+                let mean = token_loss(scores, targets, 0.0)
+                    .into_data()
+                    .convert::<f32>();
+                let mean = mean.into_vec::<f32>().expect("converted to f32")[0];
+                sum += f64::from(mean) * targets.len() as f64;
+                count += targets.len();
+            }
+        }
+        let nll = Some(sum / count as f64).filter(|nll| nll.is_finite());
+        Ok(Scores::from_iter([(Metric::Nll, nll)]))
+    }
+
+    fn before(
+        base: &CausalLm<B>,
+        split: &EncodedTexts,
+        recipe: &Recipe,
+        device: &B::Device,
+    ) -> Result<Option<Scores>> {
+        let none = Factors::none();
+        Self::evaluate(base, &PhantomData, &none, split, recipe, device).map(Some)
+    }
+
+    fn save(learner: &Learner<B, Self>, dir: &Path, adapter: Option<PeftAdapter>) -> Result<()> {
+        if let Some(adapter) = adapter {
+            let adapter = PeftAdapter {
+                task_type: Some("CAUSAL_LM".into()),
+                fan_in_fan_out: learner.base().config().family == DecoderFamily::Gpt2,
+                ..adapter
+            };
+            adapter.write(dir)?;
+        }
+        if matches!(learner.trained(), Trained::Everything) {
+            let base = learner.base().valid().tensors();
+            save_tensors(&dir.join("model.safetensors"), &base)?;
+        }
+        Ok(())
+    }
+}
+
+fn one_a_row(texts: Vec<usize>) -> Vec<Vec<usize>> {
+    texts.into_iter().map(|text| vec![text]).collect()
+}
+
+/// The hidden states of some tokens, so that only what is to be predicted is scored.
+///
+/// # Shapes
+/// - hidden: `[n, t, d]`; output: `[places, d]`
+fn chosen<B: Backend>(hidden: Tensor<B, 3>, places: &[i32]) -> Tensor<B, 2> {
+    let [n, t, d] = hidden.dims();
+    let places = ints(places, &hidden.device());
+    hidden.reshape([n * t, d]).select(0, places)
+}

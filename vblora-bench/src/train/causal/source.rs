@@ -1,0 +1,107 @@
+//! Texts and a causal model as what a session is about.
+
+use vblora::backend::VbLoraBackend;
+use vblora_models::{
+    DecoderConfig, ModelFiles, TextTokenizer,
+    decoder::{self, CausalLm},
+};
+
+use super::{encode::Encoding, objective::Causal};
+use crate::{
+    Error, Result,
+    recipes::Recipe,
+    tasks::causal::Texts,
+    train::{Loaded, Shape, Source},
+};
+
+/// Texts to learn from, and texts that are held out.
+#[derive(Debug, Clone)]
+pub struct TextSource {
+    /// Learned from.
+    pub train: Texts,
+    /// Scored after each epoch.
+    pub held_out: Texts,
+}
+
+/// The model's configuration with the recipe's dropout, if it has one.
+fn config(recipe: &Recipe, files: &ModelFiles) -> Result<DecoderConfig> {
+    let mut config = DecoderConfig::from_files(files)?;
+    if let Some(p) = recipe.base_dropout {
+        config.embedding_dropout = p;
+        (config.residual_dropout, config.attention_dropout) = (p, p);
+    }
+    config.base_dtype = recipe.base_dtype;
+    Ok(config)
+}
+
+/// How a recipe has a model's texts encoded.
+///
+/// # Errors
+/// The model has no token that ends a text.
+pub fn encoding<'a>(
+    recipe: &Recipe,
+    config: &DecoderConfig,
+    tokenizer: &'a TextTokenizer,
+) -> Result<Encoding<'a>> {
+    let end = config.eos_token_ids.first().ok_or_else(|| Error::Setting {
+        setting: "eos_token_id".into(),
+        expected: "a token in the model's config.json, which ends each response".into(),
+        found: "none".into(),
+    })?;
+    Ok(Encoding {
+        tokenizer,
+        end: *end,
+        max_length: recipe.max_length.min(config.max_positions),
+        too_long: recipe.text.too_long,
+        on_prompt: recipe.text.on_prompt,
+    })
+}
+
+impl Source for TextSource {
+    type Objective<B: VbLoraBackend> = Causal;
+
+    fn shape(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Shape> {
+        let config = config(recipe, files)?;
+        Ok(Shape {
+            layers: config.num_layers,
+            width: config.hidden_size,
+            parameters: config.parameters(),
+            head: 0,
+            sites: decoder::sites(&config),
+            targets: decoder::targets(&recipe.targets)?,
+        })
+    }
+
+    fn load<B: VbLoraBackend>(
+        &self,
+        recipe: &Recipe,
+        files: &ModelFiles,
+        device: &B::Device,
+    ) -> Result<Loaded<B, Causal>> {
+        let config = config(recipe, files)?;
+        let tokenizer = TextTokenizer::from_files(files)?;
+        tokenizer.check_fits(config.vocab_size)?;
+        let encoding = encoding(recipe, &config, &tokenizer)?;
+        let train = encoding.encode(&self.train)?;
+        let dev = encoding.encode(&self.held_out)?;
+        let notes = [("training", &train), ("held-out", &dev)]
+            .into_iter()
+            .filter(|(_, split)| split.cut() + split.dropped() > 0)
+            .map(|(name, split)| {
+                format!(
+                    "{} prompts of {name} texts were cut to fit {} tokens, {} texts left out",
+                    split.cut(),
+                    encoding.max_length,
+                    split.dropped()
+                )
+            })
+            .collect();
+        let (base, _) = CausalLm::load_with(config, files, device)?;
+        Ok(Loaded {
+            base,
+            train,
+            dev,
+            notes,
+        })
+    }
+}

@@ -1,0 +1,201 @@
+//! Encoders with a classification head: GLUE.
+
+use std::path::Path;
+
+use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
+use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
+use vblora_models::{ClassificationHead, EncoderInput, Family, HeadInit, Labels, Roberta, loss};
+
+use super::{
+    data::{EncodedSplit, LabelledBatch},
+    learner::{Learner, Trained},
+    objective::{Graph, Objective},
+    order,
+    run_dir::save_tensors,
+};
+use crate::{
+    Result,
+    metrics::{Predictions, Scores, score},
+    recipes::{self, Recipe},
+};
+
+/// The cross-entropy of classes, or the squared error of scores, by a head on the first token.
+#[derive(Debug)]
+pub struct Classification;
+
+impl<B: VbLoraBackend> Objective<B> for Classification {
+    type Model = Roberta<B>;
+    type Base = Roberta<Autodiff<B>>;
+    type Head = ClassificationHead<Autodiff<B>>;
+    type Split = EncodedSplit;
+    type Rows = Vec<usize>;
+    type Batch = LabelledBatch;
+
+    fn new(_: &Recipe) -> Self {
+        Self
+    }
+
+    fn head(base: &Self::Model, recipe: &Recipe, seed: u64, device: &B::Device) -> Self::Head {
+        let config = base.config();
+        let init = match recipe.head.init {
+            recipes::HeadInit::Roberta => HeadInit::Normal(config.initializer_range),
+            recipes::HeadInit::Torch => HeadInit::Torch,
+        };
+        let (d, labels) = (config.hidden_size, recipe.task.labels());
+        ClassificationHead::init(d, labels, recipe.head.dropout, init, seed, device)
+    }
+
+    fn sha256(split: &EncodedSplit) -> String {
+        split.sha256()
+    }
+
+    fn truncated(split: &EncodedSplit) -> u64 {
+        split.truncated()
+    }
+
+    fn epoch(split: &EncodedSplit, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
+        match recipe.group_by_length {
+            true => order::grouped(&split.lengths(), seed, epoch, recipe.batch),
+            false => order::shuffled(split.len(), seed, epoch, recipe.batch),
+        }
+    }
+
+    fn batch(split: &EncodedSplit, rows: &Vec<usize>, base: &Self::Base) -> Result<LabelledBatch> {
+        split.batch(rows, base.config().pad_token_id)
+    }
+
+    fn weight(batch: &LabelledBatch) -> usize {
+        batch.inputs.rows
+    }
+
+    fn tokens(_: &LabelledBatch) -> Option<usize> {
+        None
+    }
+
+    fn backward(
+        learner: &Learner<B>,
+        batch: &LabelledBatch,
+        factors: &Factors<Autodiff<B>>,
+        share: f64,
+        collect: &mut dyn FnMut(&mut Graph<B>),
+    ) -> Result<Tensor<B, 1>> {
+        let loss = batch_loss(learner, batch, factors).mul_scalar(share);
+        let value = loss.clone().inner();
+        collect(&mut loss.backward());
+        Ok(value)
+    }
+
+    fn evaluate(
+        base: &Roberta<B>,
+        head: &ClassificationHead<B>,
+        factors: &Factors<B>,
+        split: &EncodedSplit,
+        recipe: &Recipe,
+        device: &B::Device,
+    ) -> Result<Scores> {
+        let predictions = predict(base, head, factors, split, 2 * recipe.batch, device)?;
+        score(recipe.task, &predictions, split.labels())
+    }
+
+    /// An untrained head says nothing.
+    fn before(
+        _: &Roberta<B>,
+        _: &EncodedSplit,
+        _: &Recipe,
+        _: &B::Device,
+    ) -> Result<Option<Scores>> {
+        Ok(None)
+    }
+
+    fn save(learner: &Learner<B>, dir: &Path, adapter: Option<PeftAdapter>) -> Result<()> {
+        let head = learner.head().valid().tensors();
+        // The head is RoBERTa's, whatever the encoder; Hugging Face has no BERT with this head that it could be part of.
+        let is_roberta = learner.base().config().family == Family::Roberta;
+        match adapter {
+            Some(adapter) if is_roberta => {
+                let adapter = PeftAdapter {
+                    prefix: "roberta.".into(),
+                    modules_to_save: vec!["classifier".into()],
+                    saved: head,
+                    task_type: Some("SEQ_CLS".into()),
+                    ..adapter
+                };
+                return Ok(adapter.write(dir)?);
+            }
+            Some(adapter) => adapter.write(dir)?,
+            None => {}
+        }
+        if matches!(learner.trained(), Trained::Everything) {
+            let base = learner.base().valid().tensors();
+            save_tensors(&dir.join("model.safetensors"), &base)?;
+        }
+        save_tensors(&dir.join("head.safetensors"), &head)
+    }
+}
+
+fn batch_loss<B: VbLoraBackend>(
+    learner: &Learner<B>,
+    batch: &LabelledBatch,
+    factors: &Factors<Autodiff<B>>,
+) -> Tensor<Autodiff<B>, 1> {
+    let (base, noise) = (learner.base(), factors.noise());
+    let hidden = if matches!(learner.trained(), Trained::HeadOnly) {
+        // Nothing below the head is differentiated, so no graph is built there; dropout is on all the same.
+        let factors = noise.map_or_else(Factors::none, |noise| Factors::none().with_noise(noise));
+        let input = EncoderInput::new(&batch.inputs, base.config(), &learner.device);
+        Tensor::from_inner(base.valid().forward(&input, &factors))
+    } else {
+        let input = EncoderInput::new(&batch.inputs, base.config(), &learner.device);
+        base.forward(&input, factors)
+    };
+    loss(learner.head().forward(hidden, noise), &batch.labels)
+}
+
+/// The predictions on a split, in the split's order.
+fn predict<B: VbLoraBackend>(
+    base: &Roberta<B>,
+    head: &ClassificationHead<B>,
+    factors: &Factors<B>,
+    split: &EncodedSplit,
+    batch: usize,
+    device: &B::Device,
+) -> Result<Predictions> {
+    let pad_id = base.config().pad_token_id;
+    let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); split.len()];
+    let mut regression = false;
+    for rows in order::by_length(&split.lengths(), batch) {
+        let batch = split.batch(&rows, pad_id)?;
+        regression = matches!(batch.labels, Labels::Scores(_));
+        let input = EncoderInput::new(&batch.inputs, base.config(), device);
+        let output = head.forward(base.forward(&input, factors), None);
+        let [_, labels] = output.dims();
+        let values: Vec<f32> = output
+            .into_data()
+            .convert::<f32>()
+            .into_vec()
+            .expect("converted to f32");
+        for (row, scores) in rows.into_iter().zip(values.chunks(labels)) {
+            outputs[row] = scores.to_vec();
+        }
+    }
+    Ok(if regression {
+        Predictions::Scores(outputs.into_iter().map(|o| o[0]).collect())
+    } else {
+        Predictions::Classes(outputs.iter().map(|o| argmax(o)).collect())
+    })
+}
+
+fn argmax(scores: &[f32]) -> usize {
+    (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+}
+
+impl<B: VbLoraBackend> Learner<B> {
+    /// The model's predictions on a split, in the split's order, without dropout and without a graph.
+    ///
+    /// # Errors
+    /// Labels of two kinds in a batch.
+    pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
+        let (base, head) = (self.base().valid(), self.head().valid());
+        predict(&base, &head, &self.factors(), split, batch, &self.device)
+    }
+}

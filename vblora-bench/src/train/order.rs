@@ -1,0 +1,141 @@
+//! The order of rows, which depends on (seed, epoch) alone.
+
+use vblora::rng::Key;
+
+/// Batches among which rows are sorted by length (transformers: 50).
+const WINDOW: usize = 50;
+
+/// The batches of a training epoch of `rows` rows: shuffled by (seed, epoch), the last one shorter.
+pub fn shuffled(rows: usize, seed: u64, epoch: usize, batch: usize) -> Vec<Vec<usize>> {
+    let order = key(seed, epoch).permutation(rows);
+    order.chunks(batch).map(<[usize]>::to_vec).collect()
+}
+
+/// The batches of a training epoch with rows of like length together: within each run of 50 shuffled batches rows are sorted by length, then
+/// the batches are shuffled.
+pub fn grouped(lengths: &[usize], seed: u64, epoch: usize, batch: usize) -> Vec<Vec<usize>> {
+    let mut rows = key(seed, epoch).permutation(lengths.len());
+    for window in rows.chunks_mut(WINDOW * batch) {
+        window.sort_by_key(|&row| lengths[row]);
+    }
+    let batches: Vec<_> = rows.chunks(batch).collect();
+    let places = key(seed, epoch).name("batches").permutation(batches.len());
+    places
+        .into_iter()
+        .map(|place| batches[place].to_vec())
+        .collect()
+}
+
+/// The batches of an evaluation: by length, so that little is padding.
+pub fn by_length(lengths: &[usize], batch: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..lengths.len()).collect();
+    order.sort_by_key(|&i| lengths[i]);
+    order.chunks(batch).map(<[usize]>::to_vec).collect()
+}
+
+/// Rows of several texts each, none longer than `capacity`, in the order of a training epoch. How many rows there are depends on the lengths
+/// alone: the longest text comes first and each goes into the first row with room for it (first-fit decreasing); (seed, epoch) decides among
+/// texts of one length and shuffles the rows.
+///
+/// # Panics
+/// A text is longer than `capacity`.
+pub fn packed(lengths: &[usize], seed: u64, epoch: usize, capacity: usize) -> Vec<Vec<usize>> {
+    let mut texts = key(seed, epoch).permutation(lengths.len());
+    texts.sort_by_key(|&text| std::cmp::Reverse(lengths[text]));
+    let mut rows: Vec<(usize, Vec<usize>)> = Vec::new();
+    for text in texts {
+        let length = lengths[text];
+        assert!(length <= capacity, "a text of {length} tokens");
+        match rows.iter_mut().find(|(used, _)| used + length <= capacity) {
+            Some((used, row)) => {
+                *used += length;
+                row.push(text);
+            }
+            None => rows.push((length, vec![text])),
+        }
+    }
+    let places = key(seed, epoch).name("batches").permutation(rows.len());
+    places
+        .into_iter()
+        .map(|place| std::mem::take(&mut rows[place].1))
+        .collect()
+}
+
+fn key(seed: u64, epoch: usize) -> Key {
+    Key::new(seed).name("order").index(epoch as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn lengths(n: usize) -> Vec<usize> {
+        (0..n).map(|i| 3 + (i * 7) % 11).collect()
+    }
+
+    #[test]
+    fn order_is_a_function_of_seed_and_epoch() {
+        assert_eq!(shuffled(50, 1, 2, 8), shuffled(50, 1, 2, 8));
+        assert_ne!(shuffled(50, 1, 2, 8), shuffled(50, 1, 3, 8));
+        assert_ne!(shuffled(50, 1, 2, 8), shuffled(50, 2, 2, 8));
+        let mut all = shuffled(50, 1, 2, 8).concat();
+        assert_eq!((all.len(), shuffled(50, 1, 2, 8).len()), (50, 7));
+        all.sort_unstable();
+        assert_eq!(all, (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn grouped_batches_hold_every_row_once_and_pad_less() {
+        let lengths = lengths(400);
+        let padding = |batches: &[Vec<usize>]| -> usize {
+            let longest = |batch: &Vec<usize>| batch.iter().map(|&row| lengths[row]).max();
+            let padded = |batch: &Vec<usize>| batch.len() * longest(batch).unwrap();
+            batches.iter().map(padded).sum()
+        };
+        let grouped = |epoch| grouped(&lengths, 1, epoch, 8);
+        assert!(padding(&grouped(2)) * 10 < padding(&shuffled(400, 1, 2, 8)) * 8);
+        assert_ne!(grouped(2), grouped(3));
+        let mut all = grouped(2).concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..400).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn evaluation_goes_from_short_to_long() {
+        assert_eq!(by_length(&[4, 2, 9, 2], 3), [vec![1, 3, 0], vec![2]]);
+    }
+
+    #[test]
+    fn packing_fills_rows_and_changes_with_the_epoch() {
+        let lengths = lengths(400);
+        let rows = |epoch| packed(&lengths, 1, epoch, 32);
+        let tokens: usize = lengths.iter().sum();
+        assert!(
+            rows(1).len() * 32 < tokens * 104 / 100,
+            "{} rows",
+            rows(1).len()
+        );
+        assert_eq!(rows(1), rows(1));
+        assert_ne!(rows(1), rows(2));
+        assert_ne!(rows(1), packed(&lengths, 2, 1, 32));
+        assert_eq!(packed(&[5, 5, 5], 1, 1, 5).len(), 3);
+        assert!(packed(&[], 1, 1, 5).is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn packed_rows_hold_every_text_once_within_the_capacity(lengths in prop::collection::vec(1usize..30, 0..120), seed in 0u64..9, epoch in 0usize..9) {
+            let rows = packed(&lengths, seed, epoch, 30);
+            for row in &rows {
+                prop_assert!((1..=30).contains(&row.iter().map(|&text| lengths[text]).sum::<usize>()));
+            }
+            let mut all = rows.concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
+            // The schedule counts on it.
+            prop_assert_eq!(rows.len(), packed(&lengths, seed + 1, epoch + 1, 30).len());
+        }
+    }
+}

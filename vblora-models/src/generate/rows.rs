@@ -1,0 +1,105 @@
+//! Greedy decoding and sampling: every row for itself, in one batch.
+
+use std::ops::ControlFlow;
+
+use crate::{Error, Result};
+
+use super::stop::{Ended, Stops};
+use super::{Decoding, Generated, NextToken, OnStep, Step, scores};
+
+/// A row that goes on.
+struct Row {
+    /// Its number in the batch that was asked for.
+    number: usize,
+    /// Tokens of its prompt.
+    prompt: usize,
+    /// Prompt and new tokens.
+    tokens: Vec<u32>,
+}
+
+/// Generates until every row has ended; rows that end leave the model's batch.
+pub(super) fn decode(
+    model: &mut impl NextToken,
+    prompts: &[&[u32]],
+    stops: &Stops<'_>,
+    on_step: &mut OnStep<'_>,
+) -> Result<Vec<Generated>> {
+    let mut rows: Vec<Row> = prompts.iter().enumerate().map(Row::new).collect();
+    let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
+    let mut all_scores = model.start(prompts)?;
+    loop {
+        let mut staying = Vec::with_capacity(rows.len());
+        let scores_of_rows = all_scores.chunks_exact_mut(model.vocabulary());
+        for (at, (row, scores)) in rows.iter_mut().zip(scores_of_rows).enumerate() {
+            match row.advance(scores, stops, on_step)? {
+                None => staying.push(at),
+                Some(ended) => results[row.number] = Some(row.take(ended)),
+            }
+        }
+        if staying.is_empty() {
+            return Ok(results.into_iter().flatten().collect());
+        }
+        if staying.len() < rows.len() {
+            model.keep(&staying)?;
+            rows.retain(|row| results[row.number].is_none());
+        }
+        let last: Vec<u32> = rows
+            .iter()
+            .filter_map(|row| row.tokens.last())
+            .copied()
+            .collect();
+        all_scores = model.step(&last)?;
+    }
+}
+
+impl Row {
+    fn new((number, prompt): (usize, &&[u32])) -> Self {
+        Self {
+            number,
+            prompt: prompt.len(),
+            tokens: prompt.to_vec(),
+        }
+    }
+
+    /// Chooses and appends the next token; says why the row ends, if it does.
+    fn advance(
+        &mut self,
+        scores: &mut [f32],
+        stops: &Stops<'_>,
+        on_step: &mut OnStep<'_>,
+    ) -> Result<Option<Ended>> {
+        let step = self.tokens.len() - self.prompt;
+        check(scores, self.number, step)?;
+        scores::ban_repeats(scores, &self.tokens, stops.config.no_repeat_ngram_size);
+        let choice = match &stops.config.decoding {
+            Decoding::Sample(sampling) => sampling.draw(scores, self.number, step),
+            _ => scores::best(scores),
+        };
+        let Some(token) = choice else {
+            return Ok(Some(Ended::NothingLeft));
+        };
+        self.tokens.push(token);
+        let ended = stops.reason(self.prompt, &self.tokens[self.prompt..])?;
+        let row = self.number;
+        Ok(match on_step(Step { row, token, ended })? {
+            ControlFlow::Continue(()) => ended,
+            ControlFlow::Break(()) => ended.or(Some(Ended::BrokenOff)),
+        })
+    }
+
+    fn take(&mut self, ended: Ended) -> Generated {
+        Generated {
+            tokens: self.tokens.split_off(self.prompt),
+            ended,
+        }
+    }
+}
+
+/// Refuses scores that are no numbers. Minus infinity is one: a token that cannot come.
+pub(super) fn check(scores: &[f32], row: usize, step: usize) -> Result<()> {
+    let wrong = |score: &&f32| score.is_nan() || **score == f32::INFINITY;
+    match scores.iter().find(wrong) {
+        None => Ok(()),
+        Some(&score) => Err(Error::Scores { row, step, score }),
+    }
+}
