@@ -4,10 +4,22 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::{
     Noise,
-    backend::{AttentionSettings, CausalSettings, VbLoraBackend, primitive},
+    backend::{AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
 };
 
 pub use crate::backend::{Gate, GeluForm};
+
+/// The product with a frozen weight, which may be in half precision.
+///
+/// # Shapes
+/// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
+pub fn frozen_product<B: VbLoraBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
+    let map = FrozenMap {
+        weight: primitive(weight),
+        bias: None,
+    };
+    Tensor::from_primitive(TensorPrimitive::Float(B::frozen_linear(primitive(x), map)))
+}
 
 /// GELU by the error function.
 pub fn gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {

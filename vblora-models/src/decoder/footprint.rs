@@ -30,7 +30,7 @@ pub struct Footprint {
 
 impl Footprint {
     /// Training `trained` parameters on the sites of `plan`, whose factors have this rank, in sequences of `length` tokens, without dropout.
-    /// Attention is counted with its weights kept, as every backend does by default.
+    /// Attention is counted with its weights kept, as backends do by default; flex keeps two numbers a row.
     pub fn new(
         config: &DecoderConfig,
         plan: &SitePlan,

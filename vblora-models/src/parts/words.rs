@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{ElementConversion, FloatDType, Int, Tensor, backend::Backend},
 };
-use vblora::backend::VbLoraBackend;
+use vblora::{backend::VbLoraBackend, ops};
 
 use super::Builder;
 use crate::{
@@ -73,12 +73,8 @@ impl<B: VbLoraBackend> WordTable<B> {
     /// # Shapes
     /// - x: `[m, d]`; output: `[m, vocabulary]`
     pub fn scores(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
-        let of_piece = |piece: &Param<Tensor<B, 2>>| {
-            let piece = piece.val();
-            let held = FloatDType::from(piece.dtype());
-            let scores = x.clone().cast(held).matmul(piece.transpose());
-            scores.cast(FloatDType::F32)
-        };
+        let of_piece =
+            |piece: &Param<Tensor<B, 2>>| ops::frozen_product(x.clone(), piece.val().transpose());
         match self.pieces.as_slice() {
             [one] => of_piece(one),
             pieces => Tensor::cat(pieces.iter().map(of_piece).collect(), 1),

@@ -414,6 +414,34 @@ mod tests {
         }
     }
 
+    /// Guards against gross regressions: seen are 20 times on one thread.
+    #[test]
+    fn a_product_takes_a_fraction_of_a_plain_loop() {
+        let n = 192;
+        let x = Key::new(1).normal(n * n, 1.0);
+        let mut out = vec![0.0_f32; n * n];
+        let mut least = |run: &dyn Fn(&mut [f32])| {
+            let times = (0..7).map(|_| {
+                let start = std::time::Instant::now();
+                run(&mut out);
+                start.elapsed()
+            });
+            times.min().expect("seven")
+        };
+        let ours = least(&|out| {
+            let w = Matrix::rows(&x, [n, n]);
+            product(&x, w, Added::default(), out);
+        });
+        let plain = least(&|out| {
+            for (row, out) in out.chunks_exact_mut(n).enumerate() {
+                for (column, out) in out.iter_mut().enumerate() {
+                    *out = (0..n).map(|i| x[row * n + i] * x[i * n + column]).sum();
+                }
+            }
+        });
+        assert!(2 * ours < plain, "{ours:?}, a plain loop {plain:?}");
+    }
+
     #[test]
     fn the_number_of_threads_changes_no_bit() {
         let on = |threads| {

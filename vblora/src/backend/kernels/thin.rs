@@ -15,7 +15,7 @@ pub(super) const ROWS: usize = 16;
 const STRIP: usize = 512;
 
 /// Rows of the right-hand side that are added at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: usize = 8;
 
 /// Multiplications below which one thread does it all.
 const PARALLEL_FROM: usize = 1 << 16;
