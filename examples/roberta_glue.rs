@@ -11,7 +11,6 @@
 )]
 
 use std::{
-    io::IsTerminal,
     path::PathBuf,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -19,6 +18,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use examples::{DEFAULT_BACKEND, start_logging};
 use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 use vblora_bench::{
     demo,
@@ -129,26 +129,8 @@ struct Arguments {
     quiet: bool,
 }
 
-const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
-    "flex"
-} else if cfg!(feature = "ndarray") {
-    "ndarray"
-} else if cfg!(feature = "cuda") {
-    "cuda"
-} else {
-    "wgpu"
-};
-
 fn main() -> ExitCode {
-    let level = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(level)
-        .with_target(false)
-        .without_time()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    start_logging();
     match run(Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

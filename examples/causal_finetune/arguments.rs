@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
+use examples::DEFAULT_BACKEND;
 use vblora::backend::BackendKind;
 use vblora_bench::{
     demo,
@@ -137,16 +138,6 @@ pub(crate) struct Arguments {
     #[arg(long)]
     pub(crate) quiet: bool,
 }
-
-const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
-    "flex"
-} else if cfg!(feature = "ndarray") {
-    "ndarray"
-} else if cfg!(feature = "cuda") {
-    "cuda"
-} else {
-    "wgpu"
-};
 
 /// The session with what it learns from; all of the held-out texts are for questions.
 pub(crate) fn session(

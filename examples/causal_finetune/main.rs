@@ -15,13 +15,13 @@ mod answers;
 mod arguments;
 
 use std::{
-    io::IsTerminal,
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use examples::start_logging;
 use vblora_bench::report::{Results, Stop};
 
 use answers::Work;
@@ -34,15 +34,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let level = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(level)
-        .with_target(false)
-        .without_time()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    start_logging();
     match run(&Arguments::parse()) {
         Ok(code) => code,
         Err(error) => {

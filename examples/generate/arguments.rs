@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
+use examples::DEFAULT_BACKEND;
 use vblora::backend::BackendKind;
 use vblora_models::{
     BaseDtype,
@@ -76,16 +77,6 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "I", default_value_t = 0)]
     pub(crate) device: usize,
 }
-
-const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
-    "flex"
-} else if cfg!(feature = "ndarray") {
-    "ndarray"
-} else if cfg!(feature = "cuda") {
-    "cuda"
-} else {
-    "wgpu"
-};
 
 impl Arguments {
     /// How tokens are chosen and when a text ends, besides by these tokens.

@@ -15,7 +15,7 @@ mod arguments;
 mod tests;
 
 use std::{
-    io::{IsTerminal, Write},
+    io::Write,
     ops::ControlFlow,
     path::Path,
     process::ExitCode,
@@ -25,6 +25,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use examples::start_logging;
 use vblora::{
     Factors, StoredVbLora,
     backend::{BackendJob, VbLoraBackend},
@@ -46,15 +47,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn main() -> ExitCode {
-    let level = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
-    tracing_subscriber::fmt()
-        .with_env_filter(level)
-        .with_target(false)
-        .without_time()
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    start_logging();
     let arguments = Arguments::parse();
     let listening = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
         .context("cannot listen for Ctrl-C");

@@ -85,17 +85,7 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     }
 
     fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        match Gelu
-            .prepare::<C>([x.node.clone()])
-            .compute_bound()
-            .stateful()
-        {
-            OpsKind::Tracked(mut prep) => {
-                let state = prep.checkpoint(&x);
-                prep.finish(state, B::erf_gelu(x.primitive))
-            }
-            OpsKind::UnTracked(prep) => prep.finish(B::erf_gelu(x.primitive)),
-        }
+        gelu::<B, C>(x, GeluForm::Erf)
     }
 
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -190,7 +180,7 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     }
 
     fn tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        decoder::tanh_gelu::<B, C>(x)
+        gelu::<B, C>(x, GeluForm::Tanh)
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
@@ -214,6 +204,36 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     }
 }
 
+fn gelu<B: VbLoraBackend, C: CheckpointStrategy>(
+    x: FloatTensor<Autodiff<B, C>>,
+    form: GeluForm,
+) -> FloatTensor<Autodiff<B, C>> {
+    match Gelu
+        .prepare::<C>([x.node.clone()])
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(mut prep) => {
+            let state = (prep.checkpoint(&x), form);
+            prep.finish(state, form.apply::<B>(x.primitive))
+        }
+        OpsKind::UnTracked(prep) => prep.finish(form.apply::<B>(x.primitive)),
+    }
+}
+
+/// Hands each gradient that was computed to the parent that asked for it.
+fn register<B: VbLoraBackend, const N: usize>(
+    grads: &mut Gradients,
+    parents: [Option<NodeId>; N],
+    found: [Option<FloatTensor<B>>; N],
+) {
+    for (id, grad) in parents.into_iter().zip(found) {
+        if let (Some(id), Some(grad)) = (id, grad) {
+            grads.register::<B>(id, grad);
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Mix;
 
@@ -231,13 +251,8 @@ impl<B: VbLoraBackend> Backward<B, 2> for Mix {
         let weights = checkpointer.retrieve_node_output::<FloatTensor<B>>(weights);
         let grad = grads.consume::<B>(&ops.node);
         let (d_bank, d_weights) = B::mix_backward(bank, weights, indices, grad);
-        let [bank, weights] = ops.parents;
-        if let Some(node) = bank {
-            grads.register::<B>(node.id, d_bank);
-        }
-        if let Some(node) = weights {
-            grads.register::<B>(node.id, d_weights);
-        }
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 2>(grads, parents, [Some(d_bank), Some(d_weights)]);
     }
 }
 
@@ -360,17 +375,13 @@ impl<B: VbLoraBackend> Backward<B, 3> for AdaptedLinear {
             },
         );
         let grad = grads.consume::<B>(&ops.node);
-        let [to_x, to_down, to_up] = ops.parents;
-        let needs_x = to_x.is_some();
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        let needs_x = parents[0].is_some();
         let AdaptedGradients { x, down, up } = match form {
             Some(form) => B::gelu_linear_backward(x, form, weight, update, narrow, grad, needs_x),
             None => B::adapted_linear_backward(x, weight, update, narrow, grad, needs_x),
         };
-        for (node, grad) in [(to_x, x), (to_down, Some(down)), (to_up, Some(up))] {
-            if let (Some(node), Some(grad)) = (node, grad) {
-                grads.register::<B>(node.id, grad);
-            }
-        }
+        register::<B, 3>(grads, parents, [x, Some(down), Some(up)]);
     }
 }
 
@@ -378,7 +389,7 @@ impl<B: VbLoraBackend> Backward<B, 3> for AdaptedLinear {
 struct Gelu;
 
 impl<B: VbLoraBackend> Backward<B, 1> for Gelu {
-    type State = NodeId;
+    type State = (NodeId, GeluForm);
 
     fn backward(
         self,
@@ -386,10 +397,11 @@ impl<B: VbLoraBackend> Backward<B, 1> for Gelu {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
+        let (x, form) = ops.state;
+        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::erf_gelu_backward(x, grad));
+            grads.register::<B>(node.id, form.backward::<B>(x, grad));
         }
     }
 }
@@ -438,19 +450,11 @@ impl<B: VbLoraBackend> Backward<B, 3> for Norm {
         let (x, scale, epsilon) = ops.state;
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
-        let [to_x, to_gamma, to_beta] = ops.parents;
-        let affine = to_gamma.is_some() || to_beta.is_some();
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        let affine = parents[1].is_some() || parents[2].is_some();
         let (dx, affine) = B::row_norm_backward(x, scale, epsilon, grad, affine);
-        if let Some(node) = to_x {
-            grads.register::<B>(node.id, dx);
-        }
-        if let Some(grads_affine) = affine {
-            for (node, grad) in [to_gamma, to_beta].into_iter().zip(grads_affine) {
-                if let Some(node) = node {
-                    grads.register::<B>(node.id, grad);
-                }
-            }
-        }
+        let [d_gamma, d_beta] = affine.map_or([None, None], |found| found.map(Some));
+        register::<B, 3>(grads, parents, [Some(dx), d_gamma, d_beta]);
     }
 }
 
@@ -491,10 +495,7 @@ impl<B: VbLoraBackend> Backward<B, 3> for Attention {
         let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let grad = grads.consume::<B>(&ops.node);
         let found = B::head_attention_backward(inputs, mask, saved, settings, grad);
-        for (node, grad) in ops.parents.into_iter().zip(found) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 3>(grads, parents, found.map(Some));
     }
 }

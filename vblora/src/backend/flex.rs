@@ -57,6 +57,52 @@ fn mapped(x: FlexTensor, d: usize, body: impl Fn(&[f32], &mut [f32]) + Sync) -> 
     tensor(out, x.shape())
 }
 
+/// Each element becomes `change(value)`.
+fn each(values: FlexTensor, change: impl Fn(f32) -> f32 + Sync) -> FlexTensor {
+    in_place(values, |values| {
+        over_rows(values, RUN.min(values.len()), |_, run| {
+            for value in run {
+                *value = change(*value);
+            }
+        });
+    })
+}
+
+/// Each element becomes `change(value, other)`.
+fn each_with(
+    values: FlexTensor,
+    other: &FlexTensor,
+    change: impl Fn(f32, f32) -> f32 + Sync,
+) -> FlexTensor {
+    let other = other.to_contiguous();
+    let other = other.storage::<f32>();
+    in_place(values, |values| {
+        over_rows(values, RUN.min(values.len()), |start, run| {
+            for (value, &other) in run.iter_mut().zip(&other[start..]) {
+                *value = change(*value, other);
+            }
+        });
+    })
+}
+
+/// Each row of `d` elements is changed by `change(row, other)`.
+fn each_row_with(
+    rows: FlexTensor,
+    other: &FlexTensor,
+    d: usize,
+    change: impl Fn(&mut [f32], &[f32]) + Sync,
+) -> FlexTensor {
+    let other = other.to_contiguous();
+    let other = other.storage::<f32>();
+    in_place(rows, |rows| {
+        over_rows(rows, d, |start, run| {
+            for (row, other) in run.chunks_exact_mut(d).zip(other[start..].chunks_exact(d)) {
+                change(row, other);
+            }
+        });
+    })
+}
+
 impl VbLoraBackend for Flex {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
         if !is_f32(&[&logits]) {
@@ -159,28 +205,14 @@ impl VbLoraBackend for Flex {
         if !is_f32(&[&x]) {
             return Self::gelu(x);
         }
-        in_place(x, |values| {
-            over_rows(values, RUN.min(values.len()), |_, run| {
-                for value in run {
-                    *value = kernels::gelu(*value);
-                }
-            });
-        })
+        each(x, kernels::gelu)
     }
 
     fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
         if !is_f32(&[&x, &grad]) {
             return defaults::erf_gelu_backward::<Self>(x, grad);
         }
-        let x = x.to_contiguous();
-        let x = x.storage::<f32>();
-        in_place(grad, |grad| {
-            over_rows(grad, RUN.min(grad.len()), |start, run| {
-                for (grad, &x) in run.iter_mut().zip(&x[start..]) {
-                    *grad *= kernels::gelu_slope(x);
-                }
-            });
-        })
+        each_with(grad, &x, |grad, x| grad * kernels::gelu_slope(x))
     }
 
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -204,14 +236,8 @@ impl VbLoraBackend for Flex {
         if !is_f32(&[&output, &grad]) || d == 0 {
             return defaults::row_softmax_backward::<Self>(output, grad);
         }
-        let output = output.to_contiguous();
-        let y = output.storage::<f32>();
-        in_place(grad, |grad| {
-            over_rows(grad, d, |start, run| {
-                for (grad, y) in run.chunks_exact_mut(d).zip(y[start..].chunks_exact(d)) {
-                    kernels::softmax_row_backward(y, grad);
-                }
-            });
+        each_row_with(grad, &output, d, |grad, y| {
+            kernels::softmax_row_backward(y, grad);
         })
     }
 
@@ -244,14 +270,10 @@ impl VbLoraBackend for Flex {
         if affine || !is_f32(&[&x, &gamma, &grad]) || d == 0 {
             return defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
         }
-        let (x, gamma) = (x.to_contiguous(), gamma.to_contiguous());
-        let (x, gamma) = (x.storage::<f32>(), gamma.storage::<f32>());
-        let grad = in_place(grad, |grad| {
-            over_rows(grad, d, |start, run| {
-                for (grad, x) in run.chunks_exact_mut(d).zip(x[start..].chunks_exact(d)) {
-                    kernels::norm_row_backward(x, gamma, epsilon as f32, grad);
-                }
-            });
+        let gamma = gamma.to_contiguous();
+        let gamma = gamma.storage::<f32>();
+        let grad = each_row_with(grad, &x, d, |grad, x| {
+            kernels::norm_row_backward(x, gamma, epsilon as f32, grad);
         });
         (grad, None)
     }

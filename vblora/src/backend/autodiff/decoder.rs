@@ -13,6 +13,7 @@ use burn::{
     },
 };
 
+use super::register;
 use crate::backend::{CausalSettings, Gate, VbLoraBackend};
 
 type Tracked<B, C> = FloatTensor<Autodiff<B, C>>;
@@ -29,22 +30,6 @@ pub(super) fn rms_norm<B: VbLoraBackend, C: CheckpointStrategy>(
             prep.finish(state, B::rms_norm(x.primitive, gamma.primitive, epsilon))
         }
         OpsKind::UnTracked(prep) => prep.finish(B::rms_norm(x.primitive, gamma.primitive, epsilon)),
-    }
-}
-
-pub(super) fn tanh_gelu<B: VbLoraBackend, C: CheckpointStrategy>(
-    x: Tracked<B, C>,
-) -> Tracked<B, C> {
-    match TanhGelu
-        .prepare::<C>([x.node.clone()])
-        .compute_bound()
-        .stateful()
-    {
-        OpsKind::Tracked(mut prep) => {
-            let state = prep.checkpoint(&x);
-            prep.finish(state, B::tanh_gelu(x.primitive))
-        }
-        OpsKind::UnTracked(prep) => prep.finish(B::tanh_gelu(x.primitive)),
     }
 }
 
@@ -127,34 +112,10 @@ impl<B: VbLoraBackend> Backward<B, 2> for RmsNorm {
         let (x, gamma, epsilon) = ops.state;
         let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(x);
         let grad = grads.consume::<B>(&ops.node);
-        let [to_x, to_gamma] = ops.parents;
-        let (dx, d_gamma) = B::rms_norm_backward(x, gamma, epsilon, grad, to_gamma.is_some());
-        if let Some(node) = to_x {
-            grads.register::<B>(node.id, dx);
-        }
-        if let (Some(node), Some(grad)) = (to_gamma, d_gamma) {
-            grads.register::<B>(node.id, grad);
-        }
-    }
-}
-
-#[derive(Debug)]
-struct TanhGelu;
-
-impl<B: VbLoraBackend> Backward<B, 1> for TanhGelu {
-    type State = NodeId;
-
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        checkpointer: &mut Checkpointer,
-    ) {
-        let x = checkpointer.retrieve_node_output::<FloatTensor<B>>(ops.state);
-        let grad = grads.consume::<B>(&ops.node);
-        if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::tanh_gelu_backward(x, grad));
-        }
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        let affine = parents[1].is_some();
+        let (dx, d_gamma) = B::rms_norm_backward(x, gamma, epsilon, grad, affine);
+        register::<B, 2>(grads, parents, [Some(dx), d_gamma]);
     }
 }
 
@@ -174,11 +135,8 @@ impl<B: VbLoraBackend> Backward<B, 2> for Gated {
         let [gate, up] = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let grad = grads.consume::<B>(&ops.node);
         let found = B::gated_backward(gate, up, form, grad);
-        for (node, grad) in ops.parents.into_iter().zip(found) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 2>(grads, parents, found.map(Some));
     }
 }
 
@@ -218,10 +176,7 @@ impl<B: VbLoraBackend> Backward<B, 3> for CausalAttention {
         let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let grad = grads.consume::<B>(&ops.node);
         let found = B::causal_attention_backward(inputs, first, saved, settings, grad);
-        for (node, grad) in ops.parents.into_iter().zip(found) {
-            if let Some(node) = node {
-                grads.register::<B>(node.id, grad);
-            }
-        }
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 3>(grads, parents, found.map(Some));
     }
 }

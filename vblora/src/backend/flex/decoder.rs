@@ -5,7 +5,7 @@ use burn::{
     tensor::{TensorMetadata, ops::FloatTensor},
 };
 
-use super::{RUN, in_place, is_f32, mapped, width};
+use super::{each, each_row_with, each_with, in_place, is_f32, mapped, width};
 use crate::backend::{
     Gate, defaults,
     kernels::{self, over_rows, silu_both, tanh_gelu_both},
@@ -39,46 +39,19 @@ pub(super) fn rms_norm_backward(
     if affine || !is_f32(&[&x, &gamma, &grad]) || d == 0 {
         return defaults::decoder::rms_norm_backward::<Flex>(x, gamma, epsilon, grad, affine);
     }
-    let [x, gamma] = [x, gamma].map(|x| x.to_contiguous());
-    let (x, gamma) = (x.storage::<f32>(), gamma.storage::<f32>());
-    let grad = in_place(grad, |grad| {
-        over_rows(grad, d, |start, run| {
-            for (grad, x) in run.chunks_exact_mut(d).zip(x[start..].chunks_exact(d)) {
-                kernels::rms_row_backward(x, gamma, epsilon as f32, grad);
-            }
-        });
+    let gamma = gamma.to_contiguous();
+    let gamma = gamma.storage::<f32>();
+    let grad = each_row_with(grad, &x, d, |grad, x| {
+        kernels::rms_row_backward(x, gamma, epsilon as f32, grad);
     });
     (grad, None)
-}
-
-/// Changes each element of `values` by `change(value, other)`.
-fn each_with(
-    values: FlexTensor,
-    other: &FlexTensor,
-    change: impl Fn(f32, f32) -> f32 + Sync,
-) -> FlexTensor {
-    let other = other.to_contiguous();
-    let other = other.storage::<f32>();
-    in_place(values, |values| {
-        over_rows(values, RUN.min(values.len()), |start, run| {
-            for (value, &other) in run.iter_mut().zip(&other[start..]) {
-                *value = change(*value, other);
-            }
-        });
-    })
 }
 
 pub(super) fn tanh_gelu(x: FloatTensor<Flex>) -> FloatTensor<Flex> {
     if !is_f32(&[&x]) {
         return defaults::decoder::tanh_gelu::<Flex>(x);
     }
-    in_place(x, |values| {
-        over_rows(values, RUN.min(values.len()), |_, run| {
-            for value in run {
-                *value = tanh_gelu_both(*value)[0];
-            }
-        });
-    })
+    each(x, |x| tanh_gelu_both(x)[0])
 }
 
 pub(super) fn tanh_gelu_backward(
