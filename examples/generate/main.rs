@@ -33,7 +33,7 @@ use vblora::{
 };
 use vblora_models::{
     ChatTemplate, DecoderConfig, Error, Message, ModelFiles, TextTokenizer,
-    decoder::{self, CausalLm, Decoding},
+    decoder::{self, CachedLm, CausalLm},
     generate::{GeneratedText, GenerationConfig, generate_text},
     resolve, stop_tokens,
 };
@@ -183,7 +183,7 @@ impl Job<'_> {
         let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
         let capacity = longest.saturating_add(self.config.max_new_tokens);
-        let mut decoding = Decoding::new(model, factors, capacity, device);
+        let mut decoding = CachedLm::new(model, factors, capacity, device);
         let streams = prompts.len() == 1;
         let mut written = Ok(());
         let start = Instant::now();

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tempfile::TempDir;
 use vblora::{VbLoraConfig, storage::peft::PeftAdapter};
-use vblora_models::{SaveDtype, save_safetensors};
+use vblora_models::{SaveDtype, save_tensors};
 
 use super::*;
 
@@ -20,11 +20,7 @@ impl BackendJob for Write<'_> {
         let config = DecoderConfig::from_files(&files).unwrap();
         let model = CausalLm::<B>::random(config, 17, &device).unwrap();
         let tensors = model.tensors();
-        let views: Vec<_> = tensors
-            .iter()
-            .map(|(name, t)| (name.as_str(), &t.shape[..], &t.values[..]))
-            .collect();
-        save_safetensors(&self.0.join("model.safetensors"), &views, SaveDtype::F32).unwrap();
+        save_tensors(&self.0.join("model.safetensors"), &tensors, SaveDtype::F32).unwrap();
         let plan = decoder::targets("qv")
             .unwrap()
             .select(&model.sites())

@@ -1,5 +1,6 @@
 //! `config.json` of the encoders (RoBERTa, and BERT by other settings) and, in `decoder.rs`, of the decoders.
 
+mod checks;
 mod decoder;
 mod decoder_presets;
 mod fields;
@@ -207,18 +208,8 @@ impl EncoderConfig {
             ("type_vocab_size", self.type_vocab_size, MAX_ROWS),
         ];
         for (field, size, limit) in sizes {
-            if size == 0 || size > limit {
-                let problem = format!("expected 1 to {limit}, found {size}");
-                return Err(wrong(file, field, problem));
-            }
-            let values = size.saturating_mul(self.hidden_size);
-            if values > MAX_WEIGHT_VALUES {
-                let problem = format!(
-                    "{size} with hidden_size {} makes a weight of {values} values, over the limit of {MAX_WEIGHT_VALUES}",
-                    self.hidden_size
-                );
-                return Err(wrong(file, field, problem));
-            }
+            checks::size(file, field, size, limit)?;
+            checks::weight(file, field, size, self.hidden_size)?;
         }
         Ok(())
     }
@@ -238,10 +229,7 @@ impl EncoderConfig {
                 format!("{hidden_size} is not a multiple of num_attention_heads {num_heads}");
             return Err(wrong(file, "hidden_size", problem));
         }
-        if pad_token_id as usize >= vocab_size {
-            let problem = format!("{pad_token_id} is outside the vocabulary of {vocab_size}");
-            return Err(wrong(file, "pad_token_id", problem));
-        }
+        checks::token(file, "pad_token_id", pad_token_id, vocab_size)?;
         if max_positions <= position_offset {
             let problem = format!(
                 "{max_positions} leaves no position, the first {position_offset} are not used for text"
@@ -258,9 +246,8 @@ impl EncoderConfig {
             ("classifier_dropout", self.classifier_dropout),
         ];
         for (field, dropout) in dropouts {
-            if let Some(found) = dropout.filter(|p| !(0.0..1.0).contains(p)) {
-                let problem = format!("expected a probability in [0, 1), found {found}");
-                return Err(wrong(file, field, problem));
+            if let Some(p) = dropout {
+                checks::probability(file, field, p)?;
             }
         }
         let eps = self.layer_norm_eps;

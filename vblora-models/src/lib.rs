@@ -42,4 +42,6 @@ pub use roberta::{EncoderInput, Roberta};
 pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Encoded, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
-pub use weights::{Checkpoint, HostTensor, LoadReport, Loader, SaveDtype, save_safetensors};
+pub use weights::{
+    Checkpoint, HostTensor, LoadReport, Loader, SaveDtype, save_safetensors, save_tensors,
+};

@@ -2,23 +2,16 @@
 #![allow(missing_docs, clippy::print_stdout)]
 #![cfg(all(target_os = "linux", feature = "flex"))]
 
-use std::{
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
-};
+#[path = "../../vblora/tests/support/models.rs"]
+mod models;
+#[path = "../../vblora/tests/support/process.rs"]
+mod process;
+
+use std::{fs::File, io::Write, path::Path};
 
 use burn::backend::Flex;
 use serde_json::json;
 use vblora_models::{BaseDtype, DecoderConfig, ModelFiles, decoder::CausalLm};
-
-/// A line of what the system says of this process, in KiB.
-fn status(key: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    let number = line.unwrap().trim().trim_end_matches(" kB");
-    number.parse().unwrap()
-}
 
 /// A Llama of half a billion parameters: 1 GB in f16.
 fn config() -> DecoderConfig {
@@ -75,23 +68,10 @@ fn write(dir: &Path, config: &DecoderConfig, dtype: &str, size: usize) {
     std::fs::write(dir.join("model.safetensors.index.json"), index).unwrap();
 }
 
-/// SmolLM2, where shared/models/fetch.sh has put it.
-fn smollm2() -> Option<PathBuf> {
-    let cache = std::env::var_os("VBLORA_MODELS").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache/vblora-models")))?;
-    let folder = cache.join("smollm2-135m-instruct-hf");
-    if !folder.is_dir() {
-        println!("skipped: no weights at {}", folder.display());
-    }
-    folder.is_dir().then_some(folder)
-}
-
 /// How many times its weights in `dtype` a model takes at most while it is loaded, above what the process had before; `None` where the
 /// system does not say.
 fn peak(dir: &Path, dtype: BaseDtype, before: usize) -> Option<f64> {
-    // The peak counts from here.
-    if let Err(cause) = std::fs::write("/proc/self/clear_refs", "5") {
-        println!("skipped: the peak cannot be reset ({cause})");
+    if !process::reset_peak() {
         return None;
     }
     let files = ModelFiles::open(dir).unwrap();
@@ -101,7 +81,7 @@ fn peak(dir: &Path, dtype: BaseDtype, before: usize) -> Option<f64> {
     };
     let size = if dtype == BaseDtype::F32 { 4.0 } else { 2.0 };
     let (model, _) = CausalLm::<Flex>::load_with(config, &files, &Default::default()).unwrap();
-    let grown = status("VmHWM:").saturating_sub(before) as f64 * 1024.0;
+    let grown = process::peak().saturating_sub(before) as f64;
     let weights = size * model.config().parameters() as f64;
     println!(
         "{} as {dtype}: {:.0} MB for {:.0} MB of weights",
@@ -116,9 +96,9 @@ fn peak(dir: &Path, dtype: BaseDtype, before: usize) -> Option<f64> {
 /// SmolLM2. Small models come first: an allocator keeps what they leave for the next.
 #[test]
 fn loading_holds_the_weights_once() {
-    let before = status("VmRSS:");
+    let before = process::resident();
     let mut peaks = Vec::new();
-    if let Some(dir) = smollm2() {
+    if let Some(dir) = models::smollm2() {
         for dtype in [BaseDtype::F16, BaseDtype::F32] {
             peaks.extend(peak(&dir, dtype, before));
         }

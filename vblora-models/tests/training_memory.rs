@@ -2,6 +2,9 @@
 #![allow(missing_docs, clippy::print_stdout)]
 #![cfg(all(target_os = "linux", feature = "flex"))]
 
+#[path = "../../vblora/tests/support/process.rs"]
+mod process;
+
 use burn::{
     backend::{Autodiff, Flex},
     tensor::Tensor,
@@ -16,14 +19,6 @@ type Ad = Autodiff<Flex>;
 
 const ROWS: usize = 8;
 const LENGTH: usize = 128;
-
-/// A line of what the system says of this process, in bytes.
-fn status(key: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    let number = line.unwrap().trim().trim_end_matches(" kB");
-    number.parse::<usize>().unwrap() * 1024
-}
 
 fn config() -> DecoderConfig {
     DecoderConfig {
@@ -94,20 +89,17 @@ fn memory_is_as_foretold() {
     let foretold = training.foretold;
     // Once, so that what is made once and kept is there.
     training.step();
-    let before = status("VmRSS:");
-    // Peaks count from here.
-    if let Err(cause) = std::fs::write("/proc/self/clear_refs", "5") {
-        println!("skipped: the peak cannot be reset ({cause})");
+    let before = process::resident();
+    if !process::reset_peak() {
         return;
     }
-    let grown = |key: &str| status(key).saturating_sub(before);
     training.step();
-    let recomputed = grown("VmHWM:");
+    let recomputed = process::peak().saturating_sub(before);
     let step = Composition::new(&training.adapter);
     let kept = Training::loss(training.model.forward(&training.input, step.factors()));
-    let held = grown("VmRSS:");
+    let held = process::resident().saturating_sub(before);
     drop(kept.backward());
-    let whole = grown("VmHWM:");
+    let whole = process::peak().saturating_sub(before);
     let expected = tokens * foretold.kept_per_token;
     let mib = |bytes: usize| bytes >> 20;
     println!(

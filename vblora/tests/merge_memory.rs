@@ -1,6 +1,9 @@
 //! The memory of a merge, alone in its process so that nothing else moves it.
-#![allow(missing_docs, clippy::print_stdout)]
+#![allow(missing_docs)]
 #![cfg(target_os = "linux")]
+
+#[path = "support/process.rs"]
+mod process;
 
 use std::{fs::File, io::Write, path::Path};
 
@@ -14,14 +17,6 @@ use vblora::{
 const ROWS: usize = 2048;
 const COLUMNS: usize = 4096;
 const SHARDS: usize = 3;
-
-/// A line of what the system says of this process, in KiB.
-fn status(key: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key));
-    let number = line.unwrap().trim().trim_end_matches(" kB");
-    number.parse().unwrap()
-}
 
 /// Two weights of 32 MiB, zeros.
 fn shard(dir: &Path, index: usize) -> String {
@@ -68,14 +63,12 @@ fn a_merge_holds_less_than_the_largest_tensor() {
     let draw = |dim| vec![Key::new(1).normal(dim, 1.0); SHARDS];
     let lora = HostLora::new(settings.unwrap(), draw(COLUMNS), draw(ROWS)).unwrap();
     let adapter = PeftAdapter::new(HostAdapter::Lora(lora));
-    // The peak counts from here.
-    if let Err(cause) = std::fs::write("/proc/self/clear_refs", "5") {
-        println!("skipped: the peak cannot be reset ({cause})");
+    if !process::reset_peak() {
         return;
     }
-    let before = status("VmRSS:");
+    let before = process::resident();
     let report = merge(&base, &adapter, &out, false).unwrap();
-    let grown = status("VmHWM:").saturating_sub(before) / 1024;
+    let grown = process::peak().saturating_sub(before) >> 20;
     assert_eq!((report.updated, report.weights.len()), (SHARDS, SHARDS));
     let tensor = (4 * ROWS * COLUMNS) >> 20;
     assert!(

@@ -23,7 +23,7 @@ use vblora_bench::{
     },
 };
 use vblora_models::{
-    DecoderConfig, ModelFiles, SaveDtype, TextTokenizer, decoder::CausalLm, save_safetensors,
+    DecoderConfig, ModelFiles, SaveDtype, TextTokenizer, decoder::CausalLm, save_tensors,
 };
 
 use crate::progress;
@@ -142,15 +142,8 @@ fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Resu
         steps: arguments.steps,
         log,
     };
-    let views: Vec<_> = tensors
-        .iter()
-        .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))
-        .collect();
-    save_safetensors(
-        &arguments.out.join("model.safetensors"),
-        &views,
-        SaveDtype::F16,
-    )?;
+    let model = arguments.out.join("model.safetensors");
+    save_tensors(&model, &tensors, SaveDtype::F16)?;
     let record = serde_json::to_string_pretty(&record)?;
     write_atomically(&arguments.out.join("pretraining.json"), record.as_bytes())?;
     Ok(())

@@ -13,9 +13,7 @@ use vblora::{
     storage::write_atomically,
 };
 use vblora_bench::pretrain::{PretrainSettings, Pretrainer, SpecialIds};
-use vblora_models::{
-    Encoded, EncoderConfig, ModelFiles, SaveDtype, TextTokenizer, save_safetensors,
-};
+use vblora_models::{Encoded, EncoderConfig, ModelFiles, SaveDtype, TextTokenizer, save_tensors};
 
 use crate::progress;
 
@@ -199,11 +197,7 @@ fn save(
     tensors: &[(String, vblora_models::HostTensor)],
     record: &Record,
 ) -> Result<()> {
-    let views: Vec<_> = tensors
-        .iter()
-        .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))
-        .collect();
-    save_safetensors(&out.join("model.safetensors"), &views, SaveDtype::F16)?;
+    save_tensors(&out.join("model.safetensors"), tensors, SaveDtype::F16)?;
     write_atomically(&out.join("config.json"), config.to_json().as_bytes())?;
     write_atomically(
         &out.join("pretraining.json"),

@@ -4,14 +4,16 @@ use std::path::Path;
 
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
-use vblora_models::{ClassificationHead, EncoderInput, Family, HeadInit, Labels, Roberta, loss};
+use vblora_models::{
+    ClassificationHead, EncoderInput, Family, HeadInit, Labels, Roberta, SaveDtype, loss,
+    save_tensors,
+};
 
 use super::{
     data::{EncodedSplit, LabelledBatch},
     learner::{Learner, Trained},
     objective::{Graph, Objective},
     order,
-    run_dir::save_tensors,
 };
 use crate::{
     Result,
@@ -127,9 +129,13 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         }
         if matches!(learner.trained(), Trained::Everything) {
             let base = learner.base().valid().tensors();
-            save_tensors(&dir.join("model.safetensors"), &base)?;
+            save_tensors(&dir.join("model.safetensors"), &base, SaveDtype::F32)?;
         }
-        save_tensors(&dir.join("head.safetensors"), &head)
+        Ok(save_tensors(
+            &dir.join("head.safetensors"),
+            &head,
+            SaveDtype::F32,
+        )?)
     }
 }
 

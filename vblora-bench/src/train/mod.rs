@@ -34,6 +34,5 @@ pub use parameters::Gradients;
 pub(crate) use parameters::RequireGrad;
 pub use run::{Prepared, Run};
 pub use run_dir::RunDir;
-pub(crate) use run_dir::save_tensors;
 pub use session::Session;
 pub use source::{DataSource, Loaded, Shape, Source};

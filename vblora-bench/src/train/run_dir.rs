@@ -11,7 +11,6 @@ use vblora::{
     backend::VbLoraBackend,
     storage::{Bank, HostAdapter, Precision, peft::PeftAdapter, write_atomically},
 };
-use vblora_models::{SaveDtype, save_safetensors};
 
 use super::{
     checkpoint::CheckpointSettings,
@@ -241,15 +240,4 @@ fn save_codes<B: VbLoraBackend>(
         Some(stored) => Ok(stored.save_codes(path, bank, Precision::F32).map(|_| ())?),
         None => Ok(()),
     }
-}
-
-type Named = Vec<(String, vblora_models::HostTensor)>;
-
-/// Tensors by name as a safetensors file.
-pub(crate) fn save_tensors(path: &Path, tensors: &Named) -> Result<()> {
-    let views: Vec<_> = tensors
-        .iter()
-        .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))
-        .collect();
-    Ok(save_safetensors(path, &views, SaveDtype::F32)?)
 }

@@ -3,9 +3,7 @@
 use serde_json::{Value, json};
 use vblora::ops::Gate;
 
-use super::{
-    Activation, FILE, MAX_LAYERS, MAX_ROWS, MAX_WEIGHT_VALUES, MAX_WIDTH, fields::Fields, wrong,
-};
+use super::{Activation, FILE, MAX_LAYERS, MAX_ROWS, MAX_WIDTH, checks, fields::Fields, wrong};
 use crate::{BaseDtype, Error, ModelFiles, Result};
 
 const SUPPORTED: &str = "\"gpt2\", \"llama\", \"mistral\" and \"gemma\"";
@@ -194,19 +192,9 @@ impl DecoderConfig {
             ("max_position_embeddings", self.max_positions, MAX_ROWS),
         ];
         for (field, size, limit) in sizes {
-            if size == 0 || size > limit {
-                let problem = format!("expected 1 to {limit}, found {size}");
-                return Err(wrong(file, field, problem));
-            }
-            let is_weight =
-                field != "max_position_embeddings" || self.family == DecoderFamily::Gpt2;
-            let values = size.saturating_mul(self.hidden_size);
-            if is_weight && values > MAX_WEIGHT_VALUES {
-                let problem = format!(
-                    "{size} with hidden_size {} makes a weight of {values} values, over the limit of {MAX_WEIGHT_VALUES}",
-                    self.hidden_size
-                );
-                return Err(wrong(file, field, problem));
+            checks::size(file, field, size, limit)?;
+            if field != "max_position_embeddings" || self.family == DecoderFamily::Gpt2 {
+                checks::weight(file, field, size, self.hidden_size)?;
             }
         }
         Ok(())
@@ -245,10 +233,7 @@ impl DecoderConfig {
             ("resid_pdrop", self.residual_dropout),
             ("attention_dropout", self.attention_dropout),
         ] {
-            if !(0.0..1.0).contains(&p) {
-                let problem = format!("expected a probability in [0, 1), found {p}");
-                return Err(wrong(file, field, problem));
-            }
+            checks::probability(file, field, p)?;
         }
         for (field, value, most) in [
             ("rms_norm_eps", self.norm_eps, 1.0),
@@ -275,9 +260,8 @@ impl DecoderConfig {
             ("bos_token_id", self.bos_token_id),
             ("pad_token_id", self.pad_token_id),
         ]) {
-            if let Some(id) = id.filter(|&id| id as usize >= self.vocab_size) {
-                let problem = format!("{id} is outside the vocabulary of {}", self.vocab_size);
-                return Err(wrong(file, field, problem));
+            if let Some(id) = id {
+                checks::token(file, field, id, self.vocab_size)?;
             }
         }
         Ok(())

@@ -11,7 +11,7 @@ use vblora::{
     ops::{self, Gate},
 };
 
-use super::{input::Places, memory::LayerMemory, sites::sites};
+use super::{input::Places, memory::LayerMemory, sites::layer_sites};
 use crate::{
     DecoderConfig, DecoderFamily, Result,
     parts::{Builder, FrozenRmsNorm},
@@ -70,8 +70,7 @@ impl<B: VbLoraBackend> GatedLayer<B> {
         };
         let input_norm = norm(builder, "input_layernorm")?;
         let perceptron_norm = norm(builder, "post_attention_layernorm")?;
-        let per_layer = sites(config).len() / config.num_layers;
-        let sites = &sites(config)[index * per_layer..][..per_layer];
+        let sites = layer_sites(config, index);
         let mut maps = sites.iter().map(|site| {
             let stored = site.name.strip_prefix("model.").unwrap_or(&site.name);
             let has_bias = config.has_bias(site.role());

@@ -1,7 +1,7 @@
 //! Causal language models as frozen functions with adapter sites: GPT-2, and Llama, Mistral and Gemma from one block.
 
 mod batch;
-mod decoding;
+mod cached;
 mod export;
 mod footprint;
 mod gated;
@@ -24,7 +24,7 @@ use vblora::{
 };
 
 pub use batch::{CausalBatch, Side};
-pub use decoding::Decoding;
+pub use cached::CachedLm;
 pub use footprint::Footprint;
 pub use gated::GatedLayer;
 pub use gpt2::Gpt2Layer;

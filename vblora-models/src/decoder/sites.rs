@@ -9,18 +9,20 @@ type Map = (&'static str, usize, usize);
 
 /// The sites of a configuration, without a model: what a dry run needs. The head is none of them.
 pub fn sites(config: &DecoderConfig) -> Vec<Site> {
-    let maps = maps(config);
+    (0..config.num_layers)
+        .flat_map(|layer| layer_sites(config, layer))
+        .collect()
+}
+
+/// The sites of one layer.
+pub(super) fn layer_sites(config: &DecoderConfig, layer: usize) -> Vec<Site> {
     let prefix = match config.family {
         DecoderFamily::Gpt2 => "transformer.h",
         _ => "model.layers",
     };
-    let layer = |n: usize| {
-        let site = move |&(role, d_in, d_out): &Map| {
-            Site::new(format!("{prefix}.{n}.{role}"), d_in, d_out)
-        };
-        maps.iter().map(site).collect::<Vec<_>>()
-    };
-    (0..config.num_layers).flat_map(layer).collect()
+    let site =
+        |(role, d_in, d_out): Map| Site::new(format!("{prefix}.{layer}.{role}"), d_in, d_out);
+    maps(config).into_iter().map(site).collect()
 }
 
 fn maps(config: &DecoderConfig) -> Vec<Map> {

@@ -8,5 +8,5 @@ pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
 pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
 pub use loader::{LoadReport, Loader};
-pub use save::{SaveDtype, save_safetensors};
+pub use save::{SaveDtype, save_safetensors, save_tensors};
 pub use vblora::storage::HostTensor;

@@ -9,6 +9,7 @@ use safetensors::tensor::TensorView;
 
 use vblora::storage::write_atomically;
 
+use super::HostTensor;
 use crate::{Error, Result};
 
 /// How values are stored.
@@ -58,6 +59,18 @@ pub fn save_safetensors(
             problem: error.to_string(),
         })?;
     Ok(write_atomically(path, &whole)?)
+}
+
+/// [`save_safetensors`] of tensors by name.
+///
+/// # Errors
+/// As [`save_safetensors`].
+pub fn save_tensors(path: &Path, tensors: &[(String, HostTensor)], dtype: SaveDtype) -> Result<()> {
+    let views: Vec<_> = tensors
+        .iter()
+        .map(|(name, t)| (name.as_str(), t.shape.as_slice(), t.values.as_slice()))
+        .collect();
+    save_safetensors(path, &views, dtype)
 }
 
 impl SaveDtype {

@@ -3,11 +3,11 @@
 //! `recorded.json` was written by `render_jinja_template` of transformers 5.23 with `bos_token` `<s>` and `eos_token` `</s>`: the text, or
 //! the message with which the template refused the conversation.
 
-use std::path::PathBuf;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vblora_models::{ChatTemplate, Error, Message, ModelFiles, TextTokenizer, stop_tokens};
+
+use crate::{fixtures, models};
 
 const TEMPLATES: [(&str, &str); 5] = [
     ("chatml", include_str!("chat/chatml.jinja")),
@@ -171,28 +171,12 @@ fn a_template_that_wants_the_day_gets_none() {
     );
 }
 
-/// SmolLM2's folder (shared/models/fetch.sh with VBLORA_CONVERT=1) and what was recorded for it, where they are.
+/// SmolLM2 and what was recorded for it, where they are.
 fn smollm2() -> Option<(ModelFiles, Value)> {
-    let cache = std::env::var_os("VBLORA_MODELS").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache/vblora-models")))?;
-    let folder = cache.join("smollm2-135m-instruct-hf");
-    let golden = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../shared/models/golden_smollm2.json"
-    );
-    match (folder.is_dir(), std::fs::read(golden)) {
-        (true, Ok(golden)) => {
-            let golden: Value = serde_json::from_slice(&golden).unwrap();
-            Some((
-                ModelFiles::open(&folder).unwrap(),
-                golden["smollm2"].clone(),
-            ))
-        }
-        _ => {
-            println!("skipped: no model at {} or no {golden}", folder.display());
-            None
-        }
-    }
+    let folder = models::smollm2()?;
+    let golden = fixtures::folder("../models")?.join("golden_smollm2.json");
+    let golden = fixtures::json(&golden)["smollm2"].clone();
+    Some((ModelFiles::open(&folder).unwrap(), golden))
 }
 
 #[test]

@@ -3,6 +3,11 @@
 #![allow(clippy::print_stdout)] // The reason for a skip.
 
 mod chat;
+#[path = "../../../vblora/tests/support/fixtures.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod fixtures;
+#[path = "../../../vblora/tests/support/models.rs"]
+mod models;
 mod properties;
 mod refusals;
 mod text;

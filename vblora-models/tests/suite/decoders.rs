@@ -11,7 +11,7 @@ use vblora::{
 };
 use vblora_models::{
     Activation, BaseDtype, DecoderConfig, DecoderFamily, ModelFiles, SaveDtype,
-    decoder::{CausalBatch, CausalInput, CausalLm, Decoding, Side, sites, targets},
+    decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, sites, targets},
     generate::NextToken,
     save_safetensors,
 };
@@ -183,7 +183,7 @@ pub(crate) fn decoding_over_a_memory_is_reading_again<B: VbLoraBackend>(device: 
     for family in FAMILIES {
         let model = model::<B>(family, device);
         let factors = adapter(&model, "qv", 23, device).factors();
-        let mut decoding = Decoding::new(&model, factors.clone(), 20, device);
+        let mut decoding = CachedLm::new(&model, factors.clone(), 20, device);
         assert_eq!((decoding.vocabulary(), decoding.capacity()), (50, 20));
         // Twice, so that a second start is seen to forget.
         for round in 0..2 {
@@ -241,7 +241,7 @@ pub(crate) fn what_does_not_fit_is_refused<B: VbLoraBackend>(device: &B::Device)
         message(&CausalBatch::pad(&[&[3, 50]], 0, Side::Right)),
         "token id 50, but the model's vocabulary has 50 (ids 0 to 49)"
     );
-    let mut decoding = Decoding::new(&model, Factors::none(), 4, device);
+    let mut decoding = CachedLm::new(&model, Factors::none(), 4, device);
     let message = decoding.start(&[&[3], &[]]).unwrap_err().to_string();
     assert_eq!(
         message,
@@ -284,7 +284,7 @@ pub(crate) fn rows_decode_with_adapters_of_their_own<B: VbLoraBackend>(device: &
             (TEXTS[1].to_vec(), of(None)),
             (TEXTS[2].to_vec(), of(Some("all"))),
         ];
-        let mut decoding = Decoding::new(&model, mixed, 12, device);
+        let mut decoding = CachedLm::new(&model, mixed, 12, device);
         decoding.start(&TEXTS).unwrap();
         decoding.keep(&[2, 0]).unwrap();
         rows = vec![rows[2].clone(), rows[0].clone()];

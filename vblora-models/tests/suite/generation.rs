@@ -4,10 +4,8 @@ use std::ops::ControlFlow;
 
 use vblora::{AdapterSet, Factors, backend::VbLoraBackend, storage::HostAdapter};
 use vblora_models::{
-    decoder::{CausalLm, Decoding},
-    generate::{
-        BeamSearch, Decoding as Choice, Ended, Generated, GenerationConfig, Sampling, generate,
-    },
+    decoder::{CachedLm, CausalLm},
+    generate::{BeamSearch, Decoding, Ended, Generated, GenerationConfig, Sampling, generate},
 };
 
 use crate::support::products;
@@ -20,14 +18,14 @@ const CAPACITY: usize = 24;
 /// Rows that end by stop tokens, by length, and at the model's last position.
 fn settings() -> Vec<GenerationConfig> {
     let choices = [
-        Choice::Greedy,
-        Choice::Sample(Sampling {
+        Decoding::Greedy,
+        Decoding::Sample(Sampling {
             temperature: 0.7,
             top_k: 20,
             seed: 5,
             ..Sampling::default()
         }),
-        Choice::Beam(BeamSearch {
+        Decoding::Beam(BeamSearch {
             beams: 3,
             ..BeamSearch::default()
         }),
@@ -49,7 +47,7 @@ fn run<B: VbLoraBackend>(
     config: &GenerationConfig,
     device: &B::Device,
 ) -> Vec<Generated> {
-    let mut decoding = Decoding::new(model, factors.clone(), CAPACITY, device);
+    let mut decoding = CachedLm::new(model, factors.clone(), CAPACITY, device);
     generate(
         &mut decoding,
         prompts,
@@ -61,7 +59,7 @@ fn run<B: VbLoraBackend>(
 
 fn row_of(config: &GenerationConfig, row: usize) -> GenerationConfig {
     let mut config = config.clone();
-    if let Choice::Sample(sampling) = &mut config.decoding {
+    if let Decoding::Sample(sampling) = &mut config.decoding {
         sampling.first_row = row as u64;
     }
     config

@@ -1,31 +1,16 @@
 //! Real weights: MiniLM (shared/models/fetch.sh) against values of an independent forward pass over the same file.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
 use serde_json::Value;
 use vblora::{Factors, backend::VbLoraBackend};
 use vblora_models::{EncoderInput, ModelFiles, Roberta, TextTokenizer, pad};
 
-use crate::support::{assert_close, fixtures, values};
+use crate::support::{assert_close, fixtures, models, values};
 
 /// Beyond every sentence of the checks.
 const MAX_LENGTH: usize = 256;
-
-/// The model's folder: in `VBLORA_MODELS`, or where fetch.sh puts it.
-fn model_folder() -> Option<PathBuf> {
-    let cache = std::env::var_os("VBLORA_MODELS").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache/vblora-models")))?;
-    let folder = cache.join("all-minilm-l6-v2");
-    if !folder.is_dir() {
-        println!(
-            "skipped: no weights at {} (run shared/models/fetch.sh, or set VBLORA_MODELS)",
-            folder.display()
-        );
-        return None;
-    }
-    Some(folder)
-}
 
 /// What was recorded; it lies beside the fixtures.
 fn golden() -> Option<Value> {
@@ -92,7 +77,7 @@ fn floats(value: &Value) -> Vec<f64> {
 }
 
 pub(crate) fn fixture_minilm<B: VbLoraBackend>(device: &B::Device) {
-    let (Some(folder), Some(golden)) = (model_folder(), golden()) else {
+    let (Some(folder), Some(golden)) = (models::minilm(), golden()) else {
         return;
     };
     let minilm = MiniLm::<B>::load(&folder, device);
@@ -117,7 +102,7 @@ pub(crate) fn fixture_minilm<B: VbLoraBackend>(device: &B::Device) {
 /// Similarity of the first 500 pairs of STS-B's dev split, without any training, against their scores.
 pub(crate) fn fixture_similarity<B: VbLoraBackend>(device: &B::Device) {
     let (Some(folder), Some(golden), Some(data)) =
-        (model_folder(), golden(), fixtures::folder("../data/stsb"))
+        (models::minilm(), golden(), fixtures::folder("../data/stsb"))
     else {
         return;
     };

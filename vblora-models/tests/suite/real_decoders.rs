@@ -8,29 +8,14 @@ use serde_json::Value;
 use vblora::{Factors, backend::VbLoraBackend, ops::log_softmax};
 use vblora_models::{
     BaseDtype, DecoderConfig, ModelFiles, TextTokenizer,
-    decoder::{CausalBatch, CausalInput, CausalLm, Decoding, Side},
+    decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side},
     generate::NextToken,
 };
 
-use crate::support::{fixtures, values};
+use crate::support::{fixtures, models, values};
 
 /// What rounding the weights to f16 moved, by the notes beside them: the recorded values are of the weights before.
 const F16: f64 = 2e-4;
-
-/// A model's folder: in `VBLORA_MODELS`, or where fetch.sh puts it.
-fn model_folder(name: &str, file: &str, how: &str) -> Option<PathBuf> {
-    let cache = std::env::var_os("VBLORA_MODELS").map(PathBuf::from);
-    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache/vblora-models")))?;
-    let folder = cache.join(name);
-    if !folder.join(file).is_file() {
-        println!(
-            "skipped: no weights at {} ({how}, or set VBLORA_MODELS)",
-            folder.display()
-        );
-        return None;
-    }
-    Some(folder)
-}
 
 /// What was recorded; it lies beside the fixtures.
 fn golden(file: &str) -> Option<Value> {
@@ -39,12 +24,8 @@ fn golden(file: &str) -> Option<Value> {
 
 /// SmolLM2's folder and what was recorded of it.
 fn smollm2() -> Option<(PathBuf, Value)> {
-    let how = "run shared/models/fetch.sh with VBLORA_CONVERT=1";
     let golden = golden("golden_smollm2.json")?["smollm2"].clone();
-    Some((
-        model_folder("smollm2-135m-instruct-hf", "model.safetensors", how)?,
-        golden,
-    ))
+    Some((models::smollm2()?, golden))
 }
 
 fn ids(value: &Value) -> Vec<u32> {
@@ -115,7 +96,7 @@ pub(crate) fn fixture_iglm<B: VbLoraBackend>(device: &B::Device) {
     };
     for name in ["IgLM", "IgLM-S"] {
         let how = "non-commercial licence; fetch.sh with VBLORA_WITH_IGLM=1, then save pytorch_model.bin as model.safetensors";
-        let Some(folder) = model_folder(&format!("iglm/{name}"), "model.safetensors", how) else {
+        let Some(folder) = models::folder(&format!("iglm/{name}"), "model.safetensors", how) else {
             return;
         };
         let files = ModelFiles::open(&folder).unwrap();
@@ -167,7 +148,7 @@ pub(crate) fn fixture_smollm2<B: VbLoraBackend>(device: &B::Device) {
 
 fn greedy<B: VbLoraBackend>(smollm: &SmolLm<B>, prompt: &[u32]) -> Vec<u32> {
     let capacity = prompt.len() + 32;
-    let mut decoding = Decoding::new(&smollm.model, Factors::none(), capacity, &smollm.device);
+    let mut decoding = CachedLm::new(&smollm.model, Factors::none(), capacity, &smollm.device);
     let mut scores = decoding.start(&[prompt]).unwrap();
     let mut answer = Vec::new();
     loop {

@@ -20,7 +20,7 @@ use vblora::{
 };
 use vblora_models::{
     ModelFiles,
-    decoder::{CausalBatch, CausalInput, CausalLm, Decoding, Side},
+    decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side},
     generate::NextToken,
 };
 
@@ -381,7 +381,7 @@ fn check_greedy<B: VbLoraBackend>(
 ) {
     let expected: Vec<u32> = case.whole("greedy").iter().map(|&id| id as u32).collect();
     let prompt: Vec<u32> = case.whole("prompt").iter().map(|&id| id as u32).collect();
-    let mut decoding = Decoding::new(model, factors.clone(), expected.len(), device);
+    let mut decoding = CachedLm::new(model, factors.clone(), expected.len(), device);
     let (mut cached, mut plain) = (prompt.clone(), prompt.clone());
     let mut scores = decoding.start(&[&prompt]).unwrap();
     while cached.len() < expected.len() {

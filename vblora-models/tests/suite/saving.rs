@@ -6,7 +6,7 @@ use half::f16;
 use vblora::{Factors, backend::VbLoraBackend};
 use vblora_models::{
     EncoderInput, Error, Family, HostTensor, LoadReport, ModelFiles, Result, Roberta, SaveDtype,
-    save_safetensors,
+    save_tensors,
 };
 
 use super::tiny::{FAMILIES, batch, model, texts};
@@ -26,11 +26,7 @@ fn zeros(name: &str, shape: &[usize]) -> (String, HostTensor) {
 
 fn save(folder: &Path, config: &str, tensors: &Named, dtype: SaveDtype) {
     std::fs::write(folder.join("config.json"), config).unwrap();
-    let tensors: Vec<_> = tensors
-        .iter()
-        .map(|(name, t)| (name.as_str(), &*t.shape, &*t.values))
-        .collect();
-    save_safetensors(&folder.join("model.safetensors"), &tensors, dtype).unwrap();
+    save_tensors(&folder.join("model.safetensors"), tensors, dtype).unwrap();
 }
 
 fn load<B: VbLoraBackend>(folder: &Path, device: &B::Device) -> Result<(Roberta<B>, LoadReport)> {

@@ -2,6 +2,8 @@
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stdout)]
 
 pub mod fixtures;
+pub mod models;
+pub mod process;
 pub mod reference;
 
 use burn::tensor::{Tensor, TensorData};

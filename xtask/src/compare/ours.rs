@@ -1,6 +1,6 @@
 //! Our side of the comparison.
 
-use std::{marker::PhantomData, time::Instant};
+use std::{marker::PhantomData, ops::ControlFlow, time::Instant};
 
 use anyhow::{Result, anyhow, ensure};
 use burn::{
@@ -19,8 +19,8 @@ use vblora_bench::{
 use vblora_models::{
     BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadInit, Labels,
     Roberta,
-    decoder::{self, CausalInput, CausalLm, Decoding},
-    generate::NextToken,
+    decoder::{self, CachedLm, CausalInput, CausalLm},
+    generate::{GenerationConfig, generate},
     roberta,
 };
 
@@ -221,24 +221,22 @@ impl<B: VbLoraBackend> Job<B> {
     }
 }
 
-/// Greedy text behind each prompt, every token read back as generation does.
+/// Greedy text behind each prompt.
 fn decode<B: VbLoraBackend>(
     model: &CausalLm<B>,
     prompts: &[Vec<u32>],
     device: &B::Device,
 ) -> Result<()> {
-    let mut decoding = Decoding::new(model, Factors::none(), PROMPT + ADDED, device);
+    let mut cached = CachedLm::new(model, Factors::none(), PROMPT + ADDED, device);
     let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
-    let mut scores = decoding.start(&prompts)?;
-    let vocabulary = decoding.vocabulary();
-    for _ in 1..ADDED {
-        let best = |scores: &[f32]| {
-            let places = 0..scores.len() as u32;
-            places.max_by(|&i, &j| scores[i as usize].total_cmp(&scores[j as usize]))
-        };
-        let next: Option<Vec<u32>> = scores.chunks(vocabulary).map(best).collect();
-        scores = decoding.step(&next.ok_or_else(|| anyhow!("an empty vocabulary"))?)?;
-    }
+    let settings = GenerationConfig {
+        max_new_tokens: ADDED,
+        ..GenerationConfig::default()
+    };
+    let texts = generate(&mut cached, &prompts, &settings, |_| {
+        ControlFlow::Continue(())
+    })?;
+    ensure!(texts.iter().all(|text| text.tokens.len() == ADDED));
     Ok(())
 }
 

@@ -9,8 +9,9 @@ use burn::{
 };
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    DecoderFamily,
+    DecoderFamily, SaveDtype,
     decoder::{CausalInput, CausalLm},
+    save_tensors,
 };
 
 use super::{
@@ -22,7 +23,7 @@ use crate::{
     Result,
     metrics::{Metric, Scores},
     recipes::Recipe,
-    train::{Graph, Learner, Objective, Trained, order, save_tensors},
+    train::{Graph, Learner, Objective, Trained, order},
 };
 
 /// Predicted tokens that are scored at once in an evaluation: with a vocabulary of 50,000, 50 MB of scores.
@@ -169,7 +170,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         }
         if matches!(learner.trained(), Trained::Everything) {
             let base = learner.base().valid().tensors();
-            save_tensors(&dir.join("model.safetensors"), &base)?;
+            save_tensors(&dir.join("model.safetensors"), &base, SaveDtype::F32)?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use vblora::{Factors, backend::VbLoraBackend};
 use vblora_models::{
     TextTokenizer,
-    decoder::{CausalLm, Decoding},
+    decoder::{CachedLm, CausalLm},
     generate::{GenerationConfig, generate_text},
 };
 
@@ -67,7 +67,7 @@ pub fn answer<B: VbLoraBackend>(
         let prompts: Vec<Vec<u32>> = prompts.collect::<Result<_>>()?;
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest + settings.max_new_tokens;
-        let mut decoding = Decoding::new(model, factors.clone(), capacity, device);
+        let mut decoding = CachedLm::new(model, factors.clone(), capacity, device);
         let tokenizer: &TextTokenizer = encoding.tokenizer;
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let go_on = |_: usize, _: &str| ControlFlow::Continue(());

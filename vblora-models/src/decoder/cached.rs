@@ -8,7 +8,7 @@ use crate::{Error, Result, generate::NextToken};
 
 /// A model that reads prompts and goes on, with an adapter, none, or one for each row.
 #[derive(Debug)]
-pub struct Decoding<'a, B: Backend> {
+pub struct CachedLm<'a, B: Backend> {
     model: &'a CausalLm<B>,
     /// As given, for the rows of the next prompts.
     all: Factors<B>,
@@ -19,7 +19,7 @@ pub struct Decoding<'a, B: Backend> {
     device: B::Device,
 }
 
-impl<'a, B: VbLoraBackend> Decoding<'a, B> {
+impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
     /// Room for `capacity` tokens a row, at most the model's positions.
     pub fn new(
         model: &'a CausalLm<B>,
@@ -74,7 +74,7 @@ fn read_back<B: VbLoraBackend>(scores: Tensor<B, 2>) -> Result<Vec<f32>> {
     values.map_err(|e| failed(format!("{e:?}")))
 }
 
-impl<B: VbLoraBackend> NextToken for Decoding<'_, B> {
+impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
     fn vocabulary(&self) -> usize {
         self.model.config.vocab_size
     }
