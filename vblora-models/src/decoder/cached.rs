@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, backend::Backend};
 use vblora::{Factors, backend::VbLoraBackend};
 
-use super::{CausalBatch, CausalInput, CausalLm, Memory, Side};
+use super::{CausalBatch, CausalInput, CausalLm, Side, memory::Memory};
 use crate::{Error, Result, generate::NextToken};
 
 /// A model that reads prompts and goes on, with an adapter, none, or one for each row.

@@ -33,7 +33,7 @@ impl<B: Backend> LayerMemory<B> {
 
 /// Keys and values of every layer, allocated once for `capacity` columns. Rows are padded in front, so all end in the same column.
 #[derive(Debug)]
-pub struct Memory<B: Backend> {
+pub(super) struct Memory<B: Backend> {
     pub(super) layers: Vec<LayerMemory<B>>,
     /// The column in which each row's text starts.
     pub(super) starts: Vec<usize>,
@@ -58,11 +58,6 @@ impl<B: Backend> Memory<B> {
             starts,
             filled: 0,
         }
-    }
-
-    /// Columns filled.
-    pub fn filled(&self) -> usize {
-        self.filled
     }
 
     /// Row `i` becomes what row `rows[i]` was.

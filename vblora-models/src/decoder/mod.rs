@@ -30,10 +30,12 @@ pub use gated::GatedLayer;
 pub use gpt2::Gpt2Layer;
 pub use input::CausalInput;
 pub use layer::{DecoderLayer, FinalNorm};
-pub use memory::Memory;
 pub use sites::{sites, targets};
 
-use self::{input::Places, memory::LayerMemory};
+use self::{
+    input::Places,
+    memory::{LayerMemory, Memory},
+};
 use crate::{
     Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result,
     parts::{Builder, WordTable, rows},
