@@ -13,7 +13,7 @@ use vblora_models::{
     Activation, BaseDtype, DecoderConfig, DecoderFamily, ModelFiles, SaveDtype,
     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, sites, targets},
     generate::NextToken,
-    save_safetensors,
+    save_safetensors, save_tensors,
 };
 
 use super::tiny::moved;
@@ -308,13 +308,23 @@ pub(crate) fn rows_decode_with_adapters_of_their_own<B: VbLoraBackend>(device: &
 
 /// As one map or as three, GPT-2 computes the same; the sites are the paper's or PEFT's.
 pub(crate) fn a_fused_map_may_be_three_sites<B: VbLoraBackend>(device: &B::Device) {
-    let whole = config(DecoderFamily::Gpt2);
-    let split = DecoderConfig {
-        split_qkv: true,
-        ..whole.clone()
-    };
-    let [whole, split] =
-        [whole, split].map(|config| CausalLm::<B>::random(config, 17, device).unwrap());
+    // From a file, so that no bias is 0.
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = model::<B>(DecoderFamily::Gpt2, device).tensors();
+    save_tensors(
+        &dir.path().join("model.safetensors"),
+        &tensors,
+        SaveDtype::F32,
+    )
+    .unwrap();
+    let files = ModelFiles::open(dir.path()).unwrap();
+    let [whole, split] = [false, true].map(|split_qkv| {
+        let config = DecoderConfig {
+            split_qkv,
+            ..config(DecoderFamily::Gpt2)
+        };
+        CausalLm::<B>::load_with(config, &files, device).unwrap().0
+    });
     let names = |model: &CausalLm<B>| {
         assert_eq!(model.sites(), sites(model.config()));
         model.sites()[..3]
