@@ -154,6 +154,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
         let rule = |_: &str, rank: usize| Rule {
             lr,
             decay: if rank > 1 { weight_decay } else { 0.0 },
+            selected: None,
         };
         self.optimizer.begin_step();
         self.model = self

@@ -17,6 +17,11 @@ mod learner {
         each_method_trains_what_it_says, dropout_is_on_in_training_and_repeats);
 }
 
+mod optimizer {
+    use super::suite::optimizer as tests;
+    on_every_backend!(tests: touched_elements_are_updated_as_if_all_were);
+}
+
 mod resume {
     use super::suite::resume as tests;
     on_every_backend!(tests: a_restored_learner_goes_on_as_if_nothing_had_happened, only_touched_logits_are_stored_unless_decay_moves_them_all,

@@ -69,7 +69,7 @@ fn measure(
             .with_context(|| format!("{path}: no moments"))?;
         Ok(ParameterState {
             value: host_tensor(tensor.inner()).values,
-            moments: Some(moments.each_ref().map(|m| host_tensor(m.clone()).values)),
+            moments: Some(moments.to_whole().map(|m| host_tensor(m).values)),
         })
     };
     let path = |end: &str| moments.keys().find(|path| path.ends_with(end));
@@ -172,6 +172,7 @@ fn llama_7b(steps: usize) -> Result<String> {
             false => recipe.lr.logits,
         },
         decay: 0.0,
+        selected: path.ends_with(".logits").then_some(config.topk),
     };
     let bar = progress::bar(steps as u64, "Llama-2-7B");
     for step in 0..steps {

@@ -2,19 +2,29 @@
 
 use std::collections::BTreeMap;
 
-use burn::{backend::Autodiff, module::Module, tensor::Tensor};
+use burn::{
+    backend::Autodiff,
+    module::Module,
+    tensor::{Tensor, backend::Backend},
+};
 use vblora::backend::VbLoraBackend;
 
-use super::parameters::{Gradients, update};
+use super::{
+    parameters::{Gradients, update},
+    touched::Touched,
+};
 use crate::recipes::AdamSettings;
 
-/// The learning rate and decoupled weight decay of one parameter in one step.
+/// How one parameter is updated in one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
     /// Learning rate, the schedule's factor included.
     pub lr: f64,
     /// Weight decay, multiplied by the learning rate.
     pub decay: f64,
+    /// Of a matrix, how many elements of a row have a gradient at most, where the others' is exactly zero. Without decay only elements
+    /// that have ever had one then have moments.
+    pub selected: Option<usize>,
 }
 
 /// AdamW (Loshchilov and Hutter 2019) with torch's order of operations; scalars, bias corrections among them, in f64. Burn's own computes
@@ -23,11 +33,35 @@ pub struct Rule {
 pub struct AdamW<B: VbLoraBackend> {
     settings: AdamSettings,
     step: i32,
-    moments: Moments<B>,
+    moments: BTreeMap<String, Moments<B>>,
 }
 
-/// First and second moment of each parameter by path, flat.
-pub type Moments<B> = BTreeMap<String, [Tensor<B, 1>; 2]>;
+/// First and second moment of a parameter.
+#[derive(Debug)]
+pub enum Moments<B: Backend> {
+    /// Of every element, flat.
+    Whole([Tensor<B, 1>; 2]),
+    /// Of the elements that have had a gradient.
+    Touched(Touched<B>),
+}
+
+impl<B: VbLoraBackend> Moments<B> {
+    /// The moments of every element, flat.
+    pub fn to_whole(&self) -> [Tensor<B, 1>; 2] {
+        match self {
+            Self::Whole(moments) => moments.clone(),
+            Self::Touched(touched) => touched.to_whole(),
+        }
+    }
+
+    /// Bytes on the device.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Whole([first, _]) => 8 * first.shape().num_elements(),
+            Self::Touched(touched) => touched.bytes(),
+        }
+    }
+}
 
 impl<B: VbLoraBackend> AdamW<B> {
     /// An optimizer before its first step.
@@ -39,13 +73,13 @@ impl<B: VbLoraBackend> AdamW<B> {
         }
     }
 
-    /// Steps taken, and the first and second moment of each parameter that has had a gradient, by path.
-    pub fn state(&self) -> (i32, &Moments<B>) {
+    /// Steps taken, and the moments of each parameter that has had a gradient, by path.
+    pub fn state(&self) -> (i32, &BTreeMap<String, Moments<B>>) {
         (self.step, &self.moments)
     }
 
     /// Goes on from another optimizer's [`state`](Self::state).
-    pub(super) fn restore(&mut self, step: i32, moments: Moments<B>) {
+    pub(super) fn restore(&mut self, step: i32, moments: BTreeMap<String, Moments<B>>) {
         (self.step, self.moments) = (step, moments);
     }
 
@@ -62,22 +96,73 @@ impl<B: VbLoraBackend> AdamW<B> {
         grads: &Gradients<B>,
         rule: impl Fn(&str, usize) -> Rule,
     ) -> M {
-        update(prefix, module, |path, rank, value| {
+        update(prefix, module, |path, shape, value| {
             let grad = grads.get(path)?.clone();
-            Some(self.updated(path, value, grad, rule(path, rank)))
+            let rule = rule(path, shape.len());
+            let known = self.moments.remove(path);
+            let (value, moments) = match (shape, rule.selected) {
+                (&[rows, columns], Some(per_row)) if rule.decay == 0.0 => {
+                    let shape = [rows, columns];
+                    let touched = match known {
+                        Some(Moments::Touched(touched)) => touched,
+                        // Of a run that is resumed.
+                        Some(Moments::Whole(moments)) => Touched::of_whole(&moments, shape),
+                        None => Touched::none(shape, &value.device()),
+                    };
+                    let matrix = |flat: Tensor<B, 1>| flat.reshape(shape);
+                    let touched = self.touched(matrix(value), matrix(grad), rule, touched, per_row);
+                    (touched.0.reshape([rows * columns]), touched.1)
+                }
+                _ => {
+                    let known = known.map(|moments| moments.to_whole());
+                    self.whole(value, grad, rule, known)
+                }
+            };
+            self.moments.insert(path.to_owned(), moments);
+            Some(value)
         })
     }
 
-    fn updated(
-        &mut self,
-        path: &str,
+    fn whole(
+        &self,
         value: Tensor<B, 1>,
         grad: Tensor<B, 1>,
         rule: Rule,
-    ) -> Tensor<B, 1> {
-        let AdamSettings { beta1, beta2, eps } = self.settings;
+        known: Option<[Tensor<B, 1>; 2]>,
+    ) -> (Tensor<B, 1>, Moments<B>) {
+        let moments = self.moved(grad, known);
+        let step = self.step_of(&moments, rule);
+        let value = if rule.decay == 0.0 {
+            value
+        } else {
+            value.mul_scalar(1.0 - rule.lr * rule.decay)
+        };
+        (value - step, Moments::Whole(moments))
+    }
+
+    fn touched(
+        &self,
+        value: Tensor<B, 2>,
+        grad: Tensor<B, 2>,
+        rule: Rule,
+        mut known: Touched<B>,
+        per_row: usize,
+    ) -> (Tensor<B, 2>, Moments<B>) {
+        known.touch(&grad, per_row);
+        known.moments = self.moved(known.read(grad), Some(known.moments.clone()));
+        let step = self.step_of(&known.moments, rule);
+        (known.subtract(value, step), Moments::Touched(known))
+    }
+
+    /// The moments after a gradient.
+    fn moved<const D: usize>(
+        &self,
+        grad: Tensor<B, D>,
+        known: Option<[Tensor<B, D>; 2]>,
+    ) -> [Tensor<B, D>; 2] {
+        let AdamSettings { beta1, beta2, .. } = self.settings;
         let squared = grad.clone().square();
-        let [first, second] = match self.moments.remove(path) {
+        match known {
             Some([first, second]) => [
                 first.mul_scalar(beta1) + grad.mul_scalar(1.0 - beta1),
                 second.mul_scalar(beta2) + squared.mul_scalar(1.0 - beta2),
@@ -86,20 +171,21 @@ impl<B: VbLoraBackend> AdamW<B> {
                 grad.mul_scalar(1.0 - beta1),
                 squared.mul_scalar(1.0 - beta2),
             ],
-        };
+        }
+    }
+
+    fn step_of<const D: usize>(
+        &self,
+        [first, second]: &[Tensor<B, D>; 2],
+        rule: Rule,
+    ) -> Tensor<B, D> {
+        let AdamSettings { beta1, beta2, eps } = self.settings;
         let correction = |beta: f64| 1.0 - beta.powi(self.step);
         let denominator = second
             .clone()
             .sqrt()
             .div_scalar(correction(beta2).sqrt())
             .add_scalar(eps);
-        let step = first.clone().mul_scalar(rule.lr / correction(beta1)) / denominator;
-        self.moments.insert(path.to_owned(), [first, second]);
-        let value = if rule.decay == 0.0 {
-            value
-        } else {
-            value.mul_scalar(1.0 - rule.lr * rule.decay)
-        };
-        value - step
+        first.clone().mul_scalar(rule.lr / correction(beta1)) / denominator
     }
 }

@@ -132,8 +132,11 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         if self.clip_norm > 0.0 && norm > self.clip_norm {
             grads.scale(self.clip_norm / (norm + 1e-6));
         }
-        let (lr, decay) = (self.lr, self.decay);
-        let rule = |path: &str, rank: usize| rule(path, rank, &lr, &decay, factor);
+        let (lr, decay, selected) = (self.lr, self.decay, self.selected());
+        let rule = |path: &str, rank: usize| Rule {
+            selected: selected.filter(|_| path.ends_with(".logits")),
+            ..rule(path, rank, &lr, &decay, factor)
+        };
         self.optimizer.begin_step();
         self.head = self
             .optimizer
@@ -150,6 +153,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
                     .apply("base", self.base.clone(), &grads, rule)
             }
             Trained::HeadOnly => {}
+        }
+    }
+
+    /// k of an adapter whose logits get a gradient only where they are selected: once in a step, the factors being composed once.
+    fn selected(&self) -> Option<usize> {
+        match &self.trained {
+            Trained::Adapter(adapter) => match &**adapter {
+                AnyAdapter::VbLora(adapter) => Some(adapter.settings().config().topk),
+                AnyAdapter::Lora(_) => None,
+            },
+            Trained::HeadOnly | Trained::Everything => None,
         }
     }
 
@@ -228,6 +242,7 @@ fn rule(path: &str, rank: usize, lr: &LearningRates, decay: &WeightDecay, factor
     Rule {
         lr: lr * factor,
         decay: if decays { decay } else { 0.0 },
+        selected: None,
     }
 }
 

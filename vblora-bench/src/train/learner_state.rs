@@ -11,6 +11,7 @@ use vblora::{
 use vblora_models::host_tensor;
 
 use super::{
+    adamw::Moments,
     learner::{Learner, Trained},
     objective::Objective,
     parameters::{trained_values, update},
@@ -35,10 +36,9 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     pub fn state(&self) -> Result<(LearnerState, Forms)> {
         let (steps, moments) = self.optimizer.state();
         let with_moments = |(path, value): (String, Vec<f32>)| {
-            let moments = moments.get(&path).map(|moments| {
-                let [first, second] = moments.each_ref();
-                [first, second].map(|moment| host_tensor(moment.clone()).values)
-            });
+            let moments = moments
+                .get(&path)
+                .map(|moments| moments.to_whole().map(|moment| host_tensor(moment).values));
             (path, ParameterState { value, moments })
         };
         let parameters: Vec<_> = self
@@ -72,7 +72,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         };
         let (mut values, mut moments) = (Vec::new(), Vec::new());
         for ((path, _), state) in sizes.into_iter().zip(found) {
-            moments.extend(state.moments.map(|m| (path, m.map(upload))));
+            moments.extend(state.moments.map(|m| (path, Moments::Whole(m.map(upload)))));
             values.push(upload(state.value));
         }
         self.optimizer

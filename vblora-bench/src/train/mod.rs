@@ -18,6 +18,7 @@ mod run;
 mod run_dir;
 mod session;
 mod source;
+mod touched;
 mod training;
 
 pub use adamw::{AdamW, Moments, Rule};
@@ -36,3 +37,4 @@ pub use run::{Prepared, Run};
 pub use run_dir::RunDir;
 pub use session::Session;
 pub use source::{DataSource, Loaded, Shape, Source};
+pub use touched::Touched;

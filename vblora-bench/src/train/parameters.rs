@@ -139,11 +139,11 @@ impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Read {
     }
 }
 
-/// Gives every trained parameter of `module` a new value, `update(path, number of dimensions, flat value)`; `None` keeps it.
+/// Gives every trained parameter of `module` a new value, `update(path, shape, flat value)`; `None` keeps it.
 pub(crate) fn update<B: VbLoraBackend, M: Module<Autodiff<B>>>(
     prefix: &str,
     module: M,
-    update: impl FnMut(&str, usize, Tensor<B, 1>) -> Option<Tensor<B, 1>>,
+    update: impl FnMut(&str, &[usize], Tensor<B, 1>) -> Option<Tensor<B, 1>>,
 ) -> M {
     module.map(&mut Update {
         path: vec![prefix.to_owned()],
@@ -159,7 +159,7 @@ struct Update<F> {
 impl<B, F> ModuleMapper<Autodiff<B>> for Update<F>
 where
     B: VbLoraBackend,
-    F: FnMut(&str, usize, Tensor<B, 1>) -> Option<Tensor<B, 1>>,
+    F: FnMut(&str, &[usize], Tensor<B, 1>) -> Option<Tensor<B, 1>>,
 {
     fn enter_module(&mut self, name: &str, _: &str) {
         self.path.push(name.to_owned());
@@ -180,7 +180,7 @@ where
         let value = tensor.clone().inner();
         let shape = value.dims();
         let flat = value.reshape([shape.iter().product::<usize>()]);
-        let tensor = match (self.update)(&self.path.join("."), D, flat) {
+        let tensor = match (self.update)(&self.path.join("."), &shape, flat) {
             Some(new) => Tensor::from_inner(new.reshape(shape)).require_grad(),
             None => tensor,
         };

@@ -5,7 +5,10 @@ use std::path::Path;
 use vblora::{backend::VbLoraBackend, rng::Key, storage::checkpoint::Form};
 use vblora_bench::train::{Learner, StepReport};
 
-use super::learner::{Kind, batch, learner_of, recipe};
+use super::{
+    is_exact,
+    learner::{Kind, batch, learner_of, recipe},
+};
 use crate::support::assert_close;
 
 const KINDS: [Kind; 4] = [Kind::VbLora, Kind::Lora, Kind::Head, Kind::Full];
@@ -26,10 +29,6 @@ fn step<B: VbLoraBackend>(learner: &mut Learner<B>, step: usize) -> StepReport {
     learner
         .step(step, &batches, 1.0 / (1.0 + step as f64))
         .unwrap()
-}
-
-fn is_exact<B: VbLoraBackend>(device: &B::Device) -> bool {
-    ["flex", "ndarray"].contains(&B::name(device).as_str())
 }
 
 pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBackend>(

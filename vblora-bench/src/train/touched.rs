@@ -1,0 +1,184 @@
+//! AdamW's moments of a matrix whose rows get a gradient in a few columns each: kept for the elements that have ever had one.
+
+use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend};
+use vblora::backend::VbLoraBackend;
+use vblora_models::host_tensor;
+
+/// Columns that may be added to a row before the rows are looked at again, in steps.
+const STEPS_BETWEEN_LOOKS: usize = 8;
+
+/// The moments of the touched elements of an `[S, h]` matrix, in slots: row s has moments for its columns `indices[s, ..used[s]]`.
+///
+/// An element that never had a gradient has moments of zero, and AdamW without decay subtracts zero from it. So the update of the touched
+/// elements alone is AdamW's, to the bit. VB-LoRA's logits get a gradient where they were selected, at k of h columns, and a row selects
+/// few columns in all of a training (paper, Fig. 3).
+#[derive(Debug)]
+pub struct Touched<B: Backend> {
+    /// `[S, C]`; in free slots 0.
+    indices: Tensor<B, 2, Int>,
+    /// `[S, 1]`, how many of a row's slots are taken.
+    used: Tensor<B, 2, Int>,
+    /// First and second moment, `[S, C]`; 0 in free slots.
+    pub(super) moments: [Tensor<B, 2>; 2],
+    /// h
+    columns: usize,
+    /// No row has more slots taken; what the host knows without asking the device.
+    at_most: usize,
+}
+
+impl<B: VbLoraBackend> Touched<B> {
+    /// No element of an `[S, h]` matrix has moments yet.
+    pub(super) fn none([rows, columns]: [usize; 2], device: &B::Device) -> Self {
+        Self {
+            indices: Tensor::zeros([rows, 1], device),
+            used: Tensor::zeros([rows, 1], device),
+            moments: [0, 1].map(|_| Tensor::zeros([rows, 1], device)),
+            columns,
+            at_most: 0,
+        }
+    }
+
+    /// The elements of flat moments that are not zero.
+    pub(super) fn of_whole(whole: &[Tensor<B, 1>; 2], [rows, columns]: [usize; 2]) -> Self {
+        let device = whole[0].device();
+        let [first, second] = whole
+            .each_ref()
+            .map(|moment| host_tensor(moment.clone()).values);
+        let taken: Vec<Vec<usize>> = (0..rows)
+            .map(|row| {
+                let is_taken = |&at: &usize| first[at] != 0.0 || second[at] != 0.0;
+                (row * columns..(row + 1) * columns)
+                    .filter(is_taken)
+                    .collect()
+            })
+            .collect();
+        let at_most = taken.iter().map(Vec::len).max().unwrap_or(0);
+        let slots = at_most.max(1);
+        let of_slots = |values: Vec<f32>| {
+            Tensor::<B, 2>::from_data(TensorData::new(values, [rows, slots]), &device)
+        };
+        let padded = |value: &dyn Fn(usize) -> f32| {
+            let row = |taken: &Vec<usize>| {
+                let free = slots - taken.len();
+                let values: Vec<f32> = taken.iter().map(|&at| value(at)).collect();
+                [values, vec![0.0; free]].concat()
+            };
+            taken.iter().flat_map(row).collect::<Vec<f32>>()
+        };
+        let ints = |values: Vec<i32>, shape: [usize; 2]| {
+            Tensor::<B, 2, Int>::from_data(TensorData::new(values, shape), &device)
+        };
+        let indices = padded(&|at| (at % columns) as f32);
+        Self {
+            indices: ints(indices.iter().map(|&i| i as i32).collect(), [rows, slots]),
+            used: ints(
+                taken.iter().map(|taken| taken.len() as i32).collect(),
+                [rows, 1],
+            ),
+            moments: [padded(&|at| first[at]), padded(&|at| second[at])].map(of_slots),
+            columns,
+            at_most,
+        }
+    }
+
+    /// The moments of all elements, flat.
+    pub(super) fn to_whole(&self) -> [Tensor<B, 1>; 2] {
+        let [rows, _] = self.indices.dims();
+        self.moments.each_ref().map(|moment| {
+            // Free slots add zero to column 0.
+            Tensor::<B, 2>::zeros([rows, self.columns], &moment.device())
+                .scatter(
+                    1,
+                    self.indices.clone(),
+                    moment.clone(),
+                    IndexingUpdateOp::Add,
+                )
+                .reshape([rows * self.columns])
+        })
+    }
+
+    /// Bytes on the device, at four for each number.
+    pub fn bytes(&self) -> usize {
+        let [rows, slots] = self.indices.dims();
+        4 * (3 * rows * slots + rows)
+    }
+
+    /// Gives a slot to every element that has a gradient and none yet; `per_row` is how many of a row have a gradient at most.
+    ///
+    /// # Shapes
+    /// - grad: `[S, h]`
+    pub(super) fn touch(&mut self, grad: &Tensor<B, 2>, per_row: usize) {
+        self.make_room(per_row);
+        let sizes = grad.clone().abs().into_primitive().tensor();
+        let chosen = B::top_k_indices(sizes, per_row);
+        let chosen = Tensor::<B, 2, Int>::from_primitive(chosen);
+        let shape = self.indices.dims();
+        for chosen in chosen.split(1, 1) {
+            let has_gradient = grad.clone().gather(1, chosen.clone()).not_equal_elem(0.0);
+            let chosen = chosen.expand(shape);
+            let known = self.indices.clone().equal(chosen.clone());
+            let known = known.bool_and(self.is_taken()).any_dim(1);
+            let is_new = known.bool_not().bool_and(has_gradient);
+            let next = self.slots().equal(self.used.clone().expand(shape));
+            let place = next.bool_and(is_new.clone().expand(shape));
+            self.indices = self.indices.clone().mask_where(place, chosen);
+            self.used = self.used.clone() + is_new.int();
+        }
+        self.at_most = self.columns.min(self.at_most + per_row);
+    }
+
+    /// Slots for `per_row` more columns in every row. Whether any are missing is known on the device only, which is asked when there could
+    /// be, once in many steps.
+    fn make_room(&mut self, per_row: usize) {
+        let [rows, slots] = self.indices.dims();
+        if self.columns.min(self.at_most + per_row) <= slots {
+            return;
+        }
+        let used = self.used.clone().max().into_data().convert::<i64>();
+        self.at_most = used
+            .as_slice::<i64>()
+            .map_or(slots, |used| used[0] as usize);
+        let wanted = self.at_most + (STEPS_BETWEEN_LOOKS * per_row).max(self.at_most / 2);
+        let missing = self.columns.min(wanted).saturating_sub(slots);
+        if missing == 0 {
+            return;
+        }
+        let device = self.indices.device();
+        let free = Tensor::<B, 2, Int>::zeros([rows, missing], &device);
+        self.indices = Tensor::cat(vec![self.indices.clone(), free], 1);
+        self.moments = self.moments.each_ref().map(|moment| {
+            let free = Tensor::zeros([rows, missing], &device);
+            Tensor::cat(vec![moment.clone(), free], 1)
+        });
+    }
+
+    /// The numbers of the slots, `[S, C]`.
+    fn slots(&self) -> Tensor<B, 2, Int> {
+        let shape = self.indices.dims();
+        let numbers = Tensor::<B, 1, Int>::arange(0..shape[1] as i64, &self.indices.device());
+        numbers.unsqueeze::<2>().expand(shape)
+    }
+
+    fn is_taken(&self) -> Tensor<B, 2, Bool> {
+        let used = self.used.clone().expand(self.indices.dims());
+        self.slots().lower(used)
+    }
+
+    /// The slots' elements of a matrix, 0 for free slots.
+    ///
+    /// # Shapes
+    /// - whole: `[S, h]`; output: `[S, C]`
+    pub(super) fn read(&self, whole: Tensor<B, 2>) -> Tensor<B, 2> {
+        let found = whole.gather(1, self.indices.clone());
+        found.mask_fill(self.is_taken().bool_not(), 0.0)
+    }
+
+    /// A matrix less a step of the slots' elements.
+    ///
+    /// # Shapes
+    /// - whole and output: `[S, h]`, step: `[S, C]`, 0 in free slots
+    pub(super) fn subtract(&self, whole: Tensor<B, 2>, step: Tensor<B, 2>) -> Tensor<B, 2> {
+        // Free slots add -0 to column 0, which changes no bit of it.
+        whole.scatter(1, self.indices.clone(), step.neg(), IndexingUpdateOp::Add)
+    }
+}
