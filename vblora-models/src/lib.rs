@@ -38,7 +38,7 @@ pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
 pub use hub::resolve;
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenRmsNorm, WordTable};
-pub use roberta::{EncoderInput, Roberta};
+pub use roberta::{EncoderInput, Padding, Roberta};
 pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Encoded, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;

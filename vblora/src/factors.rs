@@ -7,7 +7,7 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-use crate::noise::Noise;
+use crate::{Packing, backend::VbLoraBackend, noise::Noise};
 
 /// A low-rank pair: the update of a site's weight `[d_in, d_out]` is `scale * down up`, which is never formed in training.
 #[derive(Debug, Clone)]
@@ -40,6 +40,7 @@ pub struct Factors<B: Backend> {
     dropout: f64,
     noise: Option<Noise>,
     rows: Option<Arc<RowScales<B>>>,
+    packing: Option<Packing>,
 }
 
 /// Of a mixed batch: by site the scale of each narrow column in each row, 0 for those of other rows' adapters, `[n, R]`.
@@ -58,6 +59,7 @@ impl<B: Backend> Factors<B> {
             dropout,
             noise: None,
             rows: None,
+            packing: None,
         }
     }
 
@@ -68,6 +70,7 @@ impl<B: Backend> Factors<B> {
             dropout: 0.0,
             noise: None,
             rows: Some(rows),
+            packing: None,
         }
     }
 
@@ -120,6 +123,16 @@ impl<B: Backend> Factors<B> {
         }
     }
 
+    /// The same pairs for a batch without its padding: N rows of one token each.
+    #[must_use]
+    pub fn packed(&self, packing: &Packing) -> Self {
+        let rows: Vec<usize> = packing.rows().collect();
+        Self {
+            packing: Some(packing.clone()),
+            ..self.of_rows(&rows)
+        }
+    }
+
     /// The pair of a site; of a mixed batch, the pairs of all its adapters side by side.
     pub fn get(&self, site: &str) -> Option<&LowRank<B>> {
         self.pairs.get(site)
@@ -151,6 +164,21 @@ impl<B: Backend> Factors<B> {
     }
 }
 
+impl<B: VbLoraBackend> Factors<B> {
+    /// Inverted dropout where there is noise, by the mask of `place`; the input itself outside training. Tokens of a batch without its
+    /// padding are dropped as in their places in the batch.
+    ///
+    /// # Shapes
+    /// - input and output: the same, `[N, ..]` in a packed batch
+    pub fn drop<const D: usize>(&self, x: Tensor<B, D>, p: f64, place: &str) -> Tensor<B, D> {
+        match (self.noise, &self.packing) {
+            (Some(noise), Some(packing)) => noise.packed_dropout(x, packing, p, place),
+            (Some(noise), None) => noise.dropout(x, p, place),
+            (None, _) => x,
+        }
+    }
+}
+
 impl<B: AutodiffBackend> Factors<B> {
     /// The same factors, noise and all, without the graph.
     #[must_use]
@@ -174,6 +202,7 @@ impl<B: AutodiffBackend> Factors<B> {
             dropout: self.dropout,
             noise: self.noise,
             rows,
+            packing: self.packing.clone(),
         }
     }
 }

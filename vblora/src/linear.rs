@@ -8,7 +8,6 @@ use burn::{
 use crate::{
     Factors, LowRank, Site,
     backend::{FrozenMap, GeluForm, Update, VbLoraBackend, primitive},
-    noise,
 };
 
 /// How a checkpoint stores the weight of a linear map.
@@ -104,8 +103,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         let y = match factors.get(&self.site) {
             None => self.frozen(x),
             Some(pair) if factors.drops() || factors.is_mixed() => {
-                let dropped =
-                    noise::dropout(x.clone(), factors.dropout(), factors.noise(), &self.site);
+                let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
                 // The scale goes on the narrow side: r columns instead of d_out.
                 let narrow = factors.scaled(&self.site, dropped.matmul(pair.down.clone()), batch);
                 self.frozen(x) + narrow.matmul(pair.up.clone())

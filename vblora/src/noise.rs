@@ -3,6 +3,7 @@
 use burn::tensor::{Tensor, TensorPrimitive};
 
 use crate::{
+    Packing,
     backend::{VbLoraBackend, primitive},
     rng::Key,
 };
@@ -38,6 +39,26 @@ impl Noise {
         }
         let dropped = B::dropout(primitive(x), self.key(place), p);
         Tensor::from_primitive(TensorPrimitive::Float(dropped))
+    }
+
+    /// [`dropout`](Self::dropout) of a batch without its padding: a token is dropped as in its place in the batch.
+    ///
+    /// # Shapes
+    /// - input and output: `[N, ..]`, the same
+    pub(crate) fn packed_dropout<B: VbLoraBackend, const D: usize>(
+        self,
+        x: Tensor<B, D>,
+        packing: &Packing,
+        p: f64,
+        place: &str,
+    ) -> Tensor<B, D> {
+        if p <= 0.0 {
+            return x;
+        }
+        let (shape, tokens) = (x.dims(), packing.tokens());
+        let rows = x.reshape([tokens, shape.iter().product::<usize>() / tokens.max(1)]);
+        let dropped = B::packed_dropout(primitive(rows), packing, self.key(place), p);
+        Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(dropped)).reshape(shape)
     }
 
     /// The key of the mask of a place.

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::{
-    Noise,
+    Noise, Packing,
     backend::{AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
 };
 
@@ -67,13 +67,25 @@ pub fn attention<B: VbLoraBackend>(
     noise: Option<Noise>,
     place: &str,
 ) -> Tensor<B, 3> {
-    let settings = AttentionSettings {
-        heads,
-        dropout: noise
-            .filter(|_| dropout > 0.0)
-            .map(|noise| (noise.key(place), dropout)),
-    };
+    let settings = AttentionSettings::new(heads, dropout, noise, place);
     let (output, _) = B::head_attention(qkv.map(primitive), mask.map(primitive), settings);
+    Tensor::from_primitive(TensorPrimitive::Float(output))
+}
+
+/// [`attention`] of a batch without its padding.
+///
+/// # Shapes
+/// - q, k, v and output: `[N, d]`, `heads` a divisor of d
+pub fn packed_attention<B: VbLoraBackend>(
+    qkv: [Tensor<B, 2>; 3],
+    packing: &Packing,
+    heads: usize,
+    dropout: f64,
+    noise: Option<Noise>,
+    place: &str,
+) -> Tensor<B, 2> {
+    let settings = AttentionSettings::new(heads, dropout, noise, place);
+    let (output, _) = B::packed_attention(qkv.map(primitive), packing, settings);
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }
 

@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{Int, Tensor, backend::Backend},
 };
-use vblora::{Factors, backend::VbLoraBackend, noise::dropout};
+use vblora::{Factors, backend::VbLoraBackend};
 
 use super::input::EncoderInput;
 use crate::{
@@ -57,18 +57,13 @@ impl<B: VbLoraBackend> Embeddings<B> {
     }
 
     /// # Shapes
-    /// - output: `[n, t, d]`
+    /// - output: as the input lies, `[n, t, d]` or `[N, 1, d]`
     pub fn forward(&self, input: &EncoderInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
         let look_up =
             |table: &Param<Tensor<B, 2>>, ids: &Tensor<B, 2, Int>| rows(table.val(), ids.clone());
         let sum = self.word.look_up(&input.ids)
             + look_up(&self.token_type, &input.type_ids)
             + look_up(&self.position, &input.positions);
-        dropout(
-            self.norm.forward(sum),
-            self.dropout,
-            factors.noise(),
-            "embeddings",
-        )
+        factors.drop(self.norm.forward(sum), self.dropout, "embeddings")
     }
 }

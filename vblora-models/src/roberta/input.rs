@@ -1,38 +1,111 @@
 //! A batch of token ids as the encoder takes it.
 
-use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend};
+use vblora::{Factors, Packing, backend::VbLoraBackend};
 
 use crate::{EncoderConfig, Family, PaddedBatch};
 
 /// What is added to the attention scores of padding: far below every real score, and still finite in f16.
 const MASKED: f32 = -1e4;
 
-/// Token, type and position ids and the padding mask of `n` sequences of `t` tokens.
+/// Token, type and position ids of `n` sequences of `t` tokens, and what is known of their padding.
 #[derive(Debug, Clone)]
 pub struct EncoderInput<B: Backend> {
-    /// `[n, t]`
+    /// `[n, t]`, or `[N, 1]` where the padding is left out.
     pub ids: Tensor<B, 2, Int>,
-    /// `[n, t]`
+    /// As `ids`.
     pub type_ids: Tensor<B, 2, Int>,
-    /// `[n, t]`
+    /// As `ids`.
     pub positions: Tensor<B, 2, Int>,
-    /// `[n, t]`, added to attention scores: 0 for tokens, very negative for padding. `None` without padding.
-    pub mask: Option<Tensor<B, 2>>,
+    /// What is padding.
+    pub padding: Padding<B>,
 }
 
-impl<B: Backend> EncoderInput<B> {
-    /// Puts a padded batch on the device.
+/// What a batch has of padding.
+#[derive(Debug, Clone)]
+pub enum Padding<B: Backend> {
+    /// Nothing.
+    None,
+    /// `[n, t]`, added to attention scores: 0 for tokens, very negative for padding.
+    Masked(Tensor<B, 2>),
+    /// It is left out: the tokens alone lie one after the other.
+    LeftOut(Packing),
+}
+
+impl<B: Backend> Padding<B> {
+    /// The factors for hidden states that lie as the batch does.
+    pub(super) fn factors(&self, factors: &Factors<B>) -> Factors<B> {
+        match self {
+            Self::LeftOut(packing) => factors.packed(packing),
+            _ => factors.clone(),
+        }
+    }
+
+    /// Hidden states with every token at its place, and zeros where padding was left out.
+    ///
+    /// # Shapes
+    /// - x: as the batch lies; output: `[n, t, d]`
+    pub(super) fn padded(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let Self::LeftOut(packing) = self else {
+            return x;
+        };
+        let ([tokens, _, d], [n, t]) = (x.dims(), packing.shape());
+        let device = x.device();
+        let places: Vec<i32> = packing.places().map(|place| place as i32).collect();
+        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [tokens]), &device);
+        let rows = x.reshape([tokens, d]);
+        let zeros = Tensor::<B, 2>::zeros([n * t, d], &device);
+        let all = zeros.select_assign(0, places, rows, IndexingUpdateOp::Add);
+        all.reshape([n, t, d])
+    }
+}
+
+impl<B: VbLoraBackend> EncoderInput<B> {
+    /// Puts a padded batch on the device, without its padding where the backend prefers that: tokens' results are the same, and padding's
+    /// are zeros.
     pub fn new(batch: &PaddedBatch, config: &EncoderConfig, device: &B::Device) -> Self {
+        let packed = B::skips_padding().then(|| Self::without_padding(batch, config, device));
+        let padded = || Self::with_padding(batch, config, device);
+        packed.flatten().unwrap_or_else(padded)
+    }
+
+    /// The tokens alone, if there is padding, and nowhere but behind at least one token of each row.
+    pub fn without_padding(
+        batch: &PaddedBatch,
+        config: &EncoderConfig,
+        device: &B::Device,
+    ) -> Option<Self> {
+        let t = batch.columns;
+        let rows = batch.mask.chunks(t.max(1)).map(|row| {
+            let length = row.iter().take_while(|&&m| m != 0).count();
+            let is_behind = row[length..].iter().all(|&m| m == 0);
+            (length > 0 && is_behind).then_some(length)
+        });
+        let packing = Packing::new(rows.collect::<Option<Vec<_>>>()?, t);
+        if packing.tokens() == batch.mask.len() {
+            return None;
+        }
+        let ints = |values: Vec<i64>| {
+            let values = packing.places().map(|place| values[place] as i32);
+            let data = TensorData::new(values.collect::<Vec<_>>(), [packing.tokens(), 1]);
+            Tensor::<B, 2, Int>::from_data(data, device)
+        };
+        Some(Self {
+            ids: ints(batch.ids.clone()),
+            type_ids: ints(type_ids(batch, config)),
+            positions: ints(positions(batch, config)),
+            padding: Padding::LeftOut(packing),
+        })
+    }
+
+    /// Puts a batch on the device as it is, padding and all.
+    pub fn with_padding(batch: &PaddedBatch, config: &EncoderConfig, device: &B::Device) -> Self {
         let (n, t) = (batch.rows, batch.columns);
         let ints = |values: Vec<i64>| {
             // I32 is every backend's index type or converts to it.
             let values: Vec<i32> = values.into_iter().map(|v| v as i32).collect();
             Tensor::<B, 2, Int>::from_data(TensorData::new(values, [n, t]), device)
         };
-        let types = batch
-            .type_ids
-            .iter()
-            .map(|&id| id.min(config.type_vocab_size as i64 - 1));
         let mask = batch.mask.contains(&0).then(|| {
             let values: Vec<f32> = batch
                 .mask
@@ -43,11 +116,17 @@ impl<B: Backend> EncoderInput<B> {
         });
         Self {
             ids: ints(batch.ids.clone()),
-            type_ids: ints(types.collect()),
+            type_ids: ints(type_ids(batch, config)),
             positions: ints(positions(batch, config)),
-            mask,
+            padding: mask.map_or(Padding::None, Padding::Masked),
         }
     }
+}
+
+/// Models with one type take no second.
+fn type_ids(batch: &PaddedBatch, config: &EncoderConfig) -> Vec<i64> {
+    let last = config.type_vocab_size as i64 - 1;
+    batch.type_ids.iter().map(|&id| id.min(last)).collect()
 }
 
 /// BERT counts columns from 0. RoBERTa counts tokens that are not padding from pad id + 1 and leaves padding at pad id.

@@ -7,10 +7,10 @@ use burn::{
 use vblora::{
     Factors, FrozenLinear,
     backend::VbLoraBackend,
-    noise::dropout,
     ops::{self, GeluForm},
 };
 
+use super::input::Padding;
 use crate::{
     Activation, EncoderConfig, Result,
     parts::{Builder, FrozenLayerNorm},
@@ -104,23 +104,22 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
     }
 
     /// # Shapes
-    /// - input and output: `[n, t, d]`
-    /// - mask: `[n, t]`, added to the attention scores of each key
+    /// - input and output: `[n, t, d]`, or `[N, 1, d]` where the padding is left out
     ///
     /// `factors` carry the layer's own noise.
     pub fn forward(
         &self,
         x: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 2>>,
+        padding: &Padding<B>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
-        let (noise, p) = (factors.noise(), self.settings.hidden_dropout);
+        let p = self.settings.hidden_dropout;
         let attended = self
             .attention_output
-            .forward(self.attend(x.clone(), mask, factors), factors);
+            .forward(self.attend(x.clone(), padding, factors), factors);
         let x = self
             .attention_norm
-            .forward(dropout(attended, p, noise, "attention.output") + x);
+            .forward(factors.drop(attended, p, "attention.output") + x);
         let inner = self.intermediate.forward(x.clone(), factors);
         let inner = match self.settings.activation {
             Activation::Gelu => self.output.forward_gelu(inner, GeluForm::Erf, factors),
@@ -128,24 +127,27 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
             Activation::Relu => self.output.forward(activation::relu(inner), factors),
         };
         self.output_norm
-            .forward(dropout(inner, p, noise, "output") + x)
+            .forward(factors.drop(inner, p, "output") + x)
     }
 
     /// Softmax attention of every head, without the output map.
-    fn attend(
-        &self,
-        x: Tensor<B, 3>,
-        mask: Option<&Tensor<B, 2>>,
-        factors: &Factors<B>,
-    ) -> Tensor<B, 3> {
+    fn attend(&self, x: Tensor<B, 3>, padding: &Padding<B>, factors: &Factors<B>) -> Tensor<B, 3> {
         let qkv = [&self.query, &self.key, &self.value].map(|map| map.forward(x.clone(), factors));
-        ops::attention(
-            qkv,
-            mask.cloned(),
-            self.settings.heads,
-            self.settings.attention_dropout,
-            factors.noise(),
-            "attention.self",
-        )
+        let Settings {
+            heads,
+            attention_dropout: p,
+            ..
+        } = self.settings;
+        let (noise, place) = (factors.noise(), "attention.self");
+        let mask = match padding {
+            Padding::LeftOut(packing) => {
+                let qkv = qkv.map(|x| x.squeeze_dim::<2>(1));
+                let all = ops::packed_attention(qkv, packing, heads, p, noise, place);
+                return all.unsqueeze_dim(1);
+            }
+            Padding::Masked(mask) => Some(mask.clone()),
+            Padding::None => None,
+        };
+        ops::attention(qkv, mask, heads, p, noise, place)
     }
 }

@@ -13,7 +13,7 @@ use burn::{
 use vblora::{Factors, FrozenLinear, Site, Targets, backend::VbLoraBackend};
 
 pub use embeddings::Embeddings;
-pub use input::EncoderInput;
+pub use input::{EncoderInput, Padding};
 pub use layer::EncoderLayer;
 
 use crate::{
@@ -124,12 +124,12 @@ impl<B: VbLoraBackend> Roberta<B> {
             .collect()
     }
 
-    /// The last hidden state.
+    /// The last hidden state; zeros at padding that the input leaves out.
     ///
     /// # Shapes
     /// - output: `[n, t, d]`
     pub fn forward(&self, input: &EncoderInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
-        self.trace(input, factors, |_| ())
+        input.padding.padded(self.run(input, factors, |_| ()))
     }
 
     /// [`forward`](Self::forward) that shows every hidden state: the embeddings' output first, then each layer's.
@@ -139,7 +139,20 @@ impl<B: VbLoraBackend> Roberta<B> {
         factors: &Factors<B>,
         mut see: impl FnMut(&Tensor<B, 3>),
     ) -> Tensor<B, 3> {
-        let mut x = self.embeddings.forward(input, factors);
+        let padded = |x: &Tensor<B, 3>| input.padding.padded(x.clone());
+        padded(&self.run(input, factors, |x| see(&padded(x))))
+    }
+
+    /// # Shapes
+    /// - output and what is seen: as the input lies, `[n, t, d]` or `[N, 1, d]`
+    fn run(
+        &self,
+        input: &EncoderInput<B>,
+        factors: &Factors<B>,
+        mut see: impl FnMut(&Tensor<B, 3>),
+    ) -> Tensor<B, 3> {
+        let factors = input.padding.factors(factors);
+        let mut x = self.embeddings.forward(input, &factors);
         see(&x);
         for (index, layer) in self.layers.iter().enumerate() {
             // Places inside a layer have the same names in each, so the layer's number goes into the noise.
@@ -147,7 +160,7 @@ impl<B: VbLoraBackend> Roberta<B> {
                 Some(noise) => factors.with_noise(noise.index(index as u64)),
                 None => factors.clone(),
             };
-            x = layer.forward(x, input.mask.as_ref(), &factors);
+            x = layer.forward(x, &input.padding, &factors);
             see(&x);
         }
         x

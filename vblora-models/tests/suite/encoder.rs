@@ -1,19 +1,21 @@
 //! The forward pass: equal to the plain reference, indifferent to padding, with positions and token types as the family has them.
 
 use burn::{
+    backend::Autodiff,
     module::Param,
     tensor::{ElementConversion, Tensor},
 };
-use vblora::{Adapter, Factors, backend::VbLoraBackend};
+use vblora::{Adapter, Factors, Noise, Stack, backend::VbLoraBackend};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Roberta,
+    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Padding,
+    Roberta,
 };
 
 use super::{
     plain::Plain,
     tiny::{FAMILIES, adapter, batch, config, model, model_of, texts},
 };
-use crate::support::{assert_close, products, values};
+use crate::support::{assert_close, products, tensor, values};
 
 /// Every hidden state of a batch, each `[n, t, d]`.
 fn states<B: VbLoraBackend>(
@@ -101,20 +103,92 @@ pub(crate) fn adapters_act_on_their_sites<B: VbLoraBackend>(device: &B::Device) 
     }
 }
 
+/// A batch without its padding gives its tokens, and what is trained, the same as the batch: with and without dropout, and where rows have
+/// adapters of their own.
+pub(crate) fn padding_may_be_left_out<B: VbLoraBackend>(device: &B::Device) {
+    type Ad<B> = Autodiff<B>;
+    for family in FAMILIES {
+        let config = EncoderConfig {
+            hidden_dropout: 0.2,
+            attention_dropout: 0.3,
+            ..config(family)
+        };
+        let model = model_of::<Ad<B>>(config, device);
+        let (texts, adapter) = (texts(family), adapter(&model, "all-linear", device));
+        let batch = batch(&texts, model.config());
+        let kept: Vec<f64> = batch.mask.iter().map(|&m| m as f64).collect();
+        let kept = tensor::<Ad<B>, 3>(&kept, [batch.rows, batch.columns, 1], device);
+        let inputs = [
+            EncoderInput::with_padding(&batch, model.config(), device),
+            EncoderInput::without_padding(&batch, model.config(), device).unwrap(),
+        ];
+        assert!(matches!(inputs[1].padding, Padding::LeftOut(_)));
+        let own: Vec<_> = (0..batch.rows).map(|row| (row != 1).then_some(0)).collect();
+        for what in ["plain", "with dropout", "mixed"] {
+            let run = |input: &EncoderInput<Ad<B>>| {
+                // Anew, since a graph is walked once.
+                let whole = adapter.factors();
+                let factors = match what {
+                    "with dropout" => whole.with_noise(Noise::new(1, 2, 3)),
+                    "mixed" => Stack::new(&[whole]).assign(&own, device).unwrap(),
+                    _ => whole,
+                };
+                let hidden = model.forward(input, &factors) * kept.clone();
+                let shown = values(hidden.clone().inner());
+                let weights: Vec<f64> = (0..shown.len()).map(|i| (i % 7) as f64 - 2.0).collect();
+                let weights = tensor::<Ad<B>, 3>(&weights, hidden.dims(), device);
+                let grads = (hidden * weights).sum().backward();
+                let trained = [adapter.bank.val(), adapter.logits.val()];
+                let grads = trained.map(|x| values(x.grad(&grads).unwrap()));
+                [shown].into_iter().chain(grads).collect::<Vec<_>>()
+            };
+            let [expected, found] = inputs.each_ref().map(run);
+            for (part, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let what = format!("{family:?}, {what}, part {part}");
+                assert_close(&what, found, expected, products(2e-5));
+            }
+        }
+    }
+}
+
+/// Padding in front of tokens, or rows of nothing else, stay in the batch: what is first in a row is what heads read.
+pub(crate) fn only_padding_behind_tokens_is_left_out<B: VbLoraBackend>(device: &B::Device) {
+    let config = config(Family::Bert);
+    let input = |mask: [i64; 6]| {
+        let batch = PaddedBatch {
+            ids: vec![5; 6],
+            type_ids: vec![0; 6],
+            mask: mask.to_vec(),
+            rows: 2,
+            columns: 3,
+        };
+        EncoderInput::<B>::without_padding(&batch, &config, device)
+    };
+    assert!(input([1, 1, 0, 1, 0, 0]).is_some());
+    for kept in [
+        [1, 1, 1, 1, 1, 1],
+        [0, 1, 1, 1, 1, 0],
+        [1, 0, 1, 1, 1, 1],
+        [1, 1, 1, 0, 0, 0],
+    ] {
+        assert!(input(kept).is_none(), "{kept:?}");
+    }
+}
+
 pub(crate) fn padding_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
     for family in FAMILIES {
         let model = model::<B>(family, device);
         let texts = texts(family);
         let input = |texts: &[Encoded]| {
-            EncoderInput::<B>::new(&batch(texts, model.config()), model.config(), device)
+            EncoderInput::<B>::with_padding(&batch(texts, model.config()), model.config(), device)
         };
         let together = input(&texts);
-        assert!(together.mask.is_some());
+        assert!(matches!(together.padding, Padding::Masked(_)));
         let together = model.forward(&together, &Factors::none());
         for (i, text) in texts.iter().enumerate() {
             let alone = input(std::slice::from_ref(text));
             assert!(
-                alone.mask.is_none(),
+                matches!(alone.padding, Padding::None),
                 "a batch without padding needs no mask"
             );
             let alone = values(model.forward(&alone, &Factors::none()));

@@ -8,7 +8,7 @@ use vblora::{
     storage::{HostAdapter, HostLora, merge, peft::PeftAdapter},
 };
 use vblora_models::{
-    ClassificationHead, EncoderInput, Family, HeadInit, ModelFiles, Roberta, SaveDtype,
+    ClassificationHead, EncoderInput, Family, HeadInit, ModelFiles, Padding, Roberta, SaveDtype,
     save_tensors,
 };
 
@@ -44,10 +44,10 @@ fn row<B: VbLoraBackend>(input: &EncoderInput<B>, i: usize) -> EncoderInput<B> {
         ids: ints(&input.ids),
         type_ids: ints(&input.type_ids),
         positions: ints(&input.positions),
-        mask: input
-            .mask
-            .as_ref()
-            .map(|x| x.clone().slice([i..i + 1, 0..t])),
+        padding: match &input.padding {
+            Padding::Masked(mask) => Padding::Masked(mask.clone().slice([i..i + 1, 0..t])),
+            other => other.clone(),
+        },
     }
 }
 
@@ -66,7 +66,8 @@ pub(crate) fn a_mixed_batch_is_its_rows_alone<B: VbLoraBackend>(device: &B::Devi
         let stack = set.stack(&names).unwrap();
         let texts = texts(family);
         let texts: Vec<_> = [0, 1, 2, 0, 1].map(|i| texts[i].clone()).into();
-        let input = EncoderInput::new(&batch(&texts, model.config()), model.config(), device);
+        let (batch, config) = (batch(&texts, model.config()), model.config());
+        let input = EncoderInput::with_padding(&batch, config, device);
         for rows in [
             [Some(2), None, Some(0), Some(1), Some(0)],
             [None, Some(1), Some(1), Some(2), Some(0)],

@@ -23,6 +23,12 @@ fn input<B: VbLoraBackend>(model: &Roberta<B>, device: &B::Device) -> EncoderInp
     )
 }
 
+/// The same with its padding, whose hidden states are then no zeros.
+fn padded<B: VbLoraBackend>(model: &Roberta<B>, device: &B::Device) -> EncoderInput<B> {
+    let config = model.config();
+    EncoderInput::with_padding(&batch(&texts(config.family), config), config, device)
+}
+
 fn head<B: VbLoraBackend>(device: &B::Device) -> ClassificationHead<B> {
     ClassificationHead::init(32, 3, 0.3, HeadInit::Torch, 2, device)
 }
@@ -109,7 +115,7 @@ pub(crate) fn every_dropout_place_is_live<B: VbLoraBackend>(device: &B::Device) 
         );
         let factors = noise.map_or(Factors::none(), |noise| Factors::none().with_noise(noise));
         let mut seen = Vec::new();
-        model.trace(&input(&model, device), &factors, |state| {
+        model.trace(&padded(&model, device), &factors, |state| {
             seen.push(values(state.clone()))
         });
         seen
@@ -146,7 +152,7 @@ pub(crate) fn every_dropout_place_is_live<B: VbLoraBackend>(device: &B::Device) 
 /// Each layer has masks of its own: those of the pass's noise under its number.
 fn layers_differ<B: VbLoraBackend>(device: &B::Device) {
     let model = model::<B>(Family::Bert, device);
-    let input = input(&model, device);
+    let input = padded(&model, device);
     let noise = Noise::new(4, 0, 0);
     let mut states = Vec::new();
     model.trace(&input, &Factors::none().with_noise(noise), |state| {
@@ -155,7 +161,7 @@ fn layers_differ<B: VbLoraBackend>(device: &B::Device) {
     for (n, layer) in model.layers.iter().enumerate() {
         let with = |index: u64| {
             let factors = Factors::none().with_noise(noise.index(index));
-            values(layer.forward(states[n].clone(), input.mask.as_ref(), &factors))
+            values(layer.forward(states[n].clone(), &input.padding, &factors))
         };
         let found = values(states[n + 1].clone());
         assert_close(&format!("layer {n}"), &found, &with(n as u64), 1e-6);

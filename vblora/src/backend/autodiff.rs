@@ -19,6 +19,7 @@ use super::{
     AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, Update,
     VbLoraBackend, defaults,
 };
+use crate::Packing;
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
@@ -169,6 +170,52 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => {
                 let inputs = [q.primitive, k.primitive, v.primitive];
                 let (output, saved) = B::head_attention(inputs, mask, settings);
+                (prep.finish(output), saved)
+            }
+        };
+        (output, <Self as AutodiffBackend>::from_inner(saved))
+    }
+
+    fn skips_padding() -> bool {
+        B::skips_padding()
+    }
+
+    fn packed_dropout(
+        x: FloatTensor<Self>,
+        packing: &Packing,
+        key: u64,
+        p: f64,
+    ) -> FloatTensor<Self> {
+        let prepared = PackedDropout.prepare::<C>([x.node.clone()]);
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let state = (packing.clone(), key, p);
+                prep.finish(state, B::packed_dropout(x.primitive, packing, key, p))
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::packed_dropout(x.primitive, packing, key, p))
+            }
+        }
+    }
+
+    fn packed_attention(
+        [q, k, v]: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let parents = [q.node.clone(), k.node.clone(), v.node.clone()];
+        let prepared = PackedAttention.prepare::<C>(parents).compute_bound();
+        let (output, saved) = match prepared.stateful() {
+            OpsKind::Tracked(mut prep) => {
+                let nodes = [&q, &k, &v].map(|x| prep.checkpoint(x));
+                let inputs = [q.primitive, k.primitive, v.primitive];
+                let (output, saved) = B::packed_attention(inputs, packing, settings);
+                let state = (nodes, packing.clone(), saved.clone(), settings);
+                (prep.finish(state, output), saved)
+            }
+            OpsKind::UnTracked(prep) => {
+                let inputs = [q.primitive, k.primitive, v.primitive];
+                let (output, saved) = B::packed_attention(inputs, packing, settings);
                 (prep.finish(output), saved)
             }
         };
@@ -495,6 +542,43 @@ impl<B: VbLoraBackend> Backward<B, 3> for Attention {
         let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let grad = grads.consume::<B>(&ops.node);
         let found = B::head_attention_backward(inputs, mask, saved, settings, grad);
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, 3>(grads, parents, found.map(Some));
+    }
+}
+
+#[derive(Debug)]
+struct PackedDropout;
+
+impl<B: VbLoraBackend> Backward<B, 1> for PackedDropout {
+    type State = (Packing, u64, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (packing, key, p) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::packed_dropout(grad, &packing, key, p));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct PackedAttention;
+
+impl<B: VbLoraBackend> Backward<B, 3> for PackedAttention {
+    /// q, k, v, where the tokens lie, what the forward pass saved.
+    type State = ([NodeId; 3], Packing, FloatTensor<B>, AttentionSettings);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let (nodes, packing, saved, settings) = ops.state;
+        let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
+        let grad = grads.consume::<B>(&ops.node);
+        let found = B::packed_attention_backward(inputs, &packing, saved, settings, grad);
         let parents = ops.parents.map(|node| node.map(|node| node.id));
         register::<B, 3>(grads, parents, found.map(Some));
     }

@@ -1,6 +1,7 @@
 //! The default bodies: plain tensor operations, right on every backend, and what every fast path is held to.
 
 pub(super) mod decoder;
+pub(super) mod packed;
 
 use burn::tensor::{
     IndexingUpdateOp, Int, Tensor, TensorMetadata,

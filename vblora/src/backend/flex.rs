@@ -4,6 +4,7 @@
 mod attention;
 mod decoder;
 mod linear;
+mod packed;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use super::{
     AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, NormGradients,
     Update, VbLoraBackend, defaults, kernels, kernels::over_rows, mask::Mask, select::top_k_rows,
 };
+use crate::Packing;
 
 /// Elementwise work is cut into runs of this many elements at least.
 const RUN: usize = 1024;
@@ -349,6 +351,37 @@ impl VbLoraBackend for Flex {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         decoder::rotate(x, cos, sin)
+    }
+
+    fn skips_padding() -> bool {
+        true
+    }
+
+    fn packed_dropout(
+        x: FloatTensor<Self>,
+        packing: &Packing,
+        key: u64,
+        p: f64,
+    ) -> FloatTensor<Self> {
+        packed::dropout(x, packing, key, p)
+    }
+
+    fn packed_attention(
+        qkv: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        packed::attention(qkv, packing, settings)
+    }
+
+    fn packed_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        saved: FloatTensor<Self>,
+        settings: AttentionSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        packed::attention_backward(qkv, packing, saved, settings, grad)
     }
 
     fn causal_attention(

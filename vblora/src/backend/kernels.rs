@@ -293,6 +293,17 @@ pub(super) fn drop_out(mask: &Mask, start: usize, values: &mut [f32]) {
     }
 }
 
+/// Multiplies rows by the mask's values of the rows at these places.
+pub(super) fn drop_rows(mask: &Mask, places: &[usize], values: &mut [f32]) {
+    let d = values.len() / places.len().max(1);
+    over_rows(values, d, |start, run| {
+        let rows = run.chunks_exact_mut(d.max(1));
+        for (row, place) in rows.zip(&places[start / d.max(1)..]) {
+            drop_out(mask, place * d, row);
+        }
+    });
+}
+
 /// `n` rounded up to whole lanes.
 pub(super) fn padded(n: usize) -> usize {
     n.next_multiple_of(LANES)

@@ -24,6 +24,8 @@ use burn::tensor::{
 
 pub use choice::{BackendJob, BackendKind};
 
+use crate::{Noise, Packing};
+
 /// Burn's `Backend` with the operations of the top-k admixture, keyed dropout, and the operations of a transformer block for which
 /// Burn's autodiff keeps several full-size tensors (GELU, softmax, layer norm, attention), here with a backward of their own.
 ///
@@ -235,6 +237,52 @@ pub trait VbLoraBackend: Backend {
         defaults::attention_backward::<Self>(qkv, saved, settings, grad)
     }
 
+    /// Whether batches are better given to the backend without their padding, so that [`packed_attention`](Self::packed_attention) and
+    /// [`packed_dropout`](Self::packed_dropout) are fast.
+    fn skips_padding() -> bool {
+        false
+    }
+
+    /// [`dropout`](Self::dropout) of the tokens of a batch without its padding, each by the mask of its place in the batch.
+    ///
+    /// # Shapes
+    /// - x and output: `[N, d]`
+    fn packed_dropout(
+        x: FloatTensor<Self>,
+        packing: &Packing,
+        key: u64,
+        p: f64,
+    ) -> FloatTensor<Self> {
+        defaults::packed::dropout::<Self>(x, packing, key, p)
+    }
+
+    /// [`head_attention`](Self::head_attention) of a batch without its padding.
+    ///
+    /// # Shapes
+    /// - q, k, v and output: `[N, d]`; the second output is the backend's own affair, by default that of `head_attention`
+    fn packed_attention(
+        qkv: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        defaults::packed::attention::<Self>(qkv, packing, settings)
+    }
+
+    /// The gradients of [`packed_attention`](Self::packed_attention) to q, k and v. `saved` is what came out there. Called on the inner
+    /// backend only.
+    ///
+    /// # Shapes
+    /// - grad and outputs: `[N, d]`
+    fn packed_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        saved: FloatTensor<Self>,
+        settings: AttentionSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        defaults::packed::attention_backward::<Self>(qkv, packing, saved, settings, grad)
+    }
+
     /// Root-mean-square normalisation over the last dimension, `gamma x / sqrt(mean(x^2) + epsilon)` (arXiv 1910.07467).
     ///
     /// # Shapes
@@ -414,6 +462,17 @@ pub struct AttentionSettings {
     pub heads: usize,
     /// Key and probability of the dropout of its weights; `None` outside training.
     pub dropout: Option<(u64, f64)>,
+}
+
+impl AttentionSettings {
+    /// Heads, and dropout by the mask of `place` where there is noise.
+    pub(crate) fn new(heads: usize, dropout: f64, noise: Option<Noise>, place: &str) -> Self {
+        let noise = noise.filter(|_| dropout > 0.0);
+        Self {
+            heads,
+            dropout: noise.map(|noise| (noise.key(place), dropout)),
+        }
+    }
 }
 
 /// A tensor from its primitive.

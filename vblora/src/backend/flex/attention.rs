@@ -57,6 +57,7 @@ impl Inputs {
             size: d / heads,
             visible,
             dropout: self.dropout.as_ref(),
+            place: [0, queries, self.keys],
         }
     }
 

@@ -8,6 +8,7 @@ use burn::{
 use proptest::prelude::*;
 
 use crate::{
+    Packing,
     backend::{
         AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, Update, VbLoraBackend,
         defaults, float, primitive,
@@ -155,6 +156,28 @@ proptest! {
         for (found, expected) in found.iter().zip(&expected) {
             assert_close("gradient", found, expected);
         }
+    }
+
+    #[test]
+    fn packed_batches_are_the_default_bodies(
+        lengths in prop::collection::vec(1_usize..60, 1..5), room in 0_usize..3, heads in 1_usize..4, size in 1_usize..40,
+        how in lies(), drops: bool,
+    ) {
+        let packing = Packing::new(lengths.clone(), lengths.iter().max().unwrap() + room);
+        let settings = AttentionSettings { heads, dropout: drops.then_some((5, 0.3)) };
+        let shape = [packing.tokens(), heads * size];
+        let qkv = || ["q", "k", "v"].map(|name| draw(name, shape, how));
+        let (found, saved) = Flex::packed_attention(qkv(), &packing, settings);
+        let (expected, expected_saved) = defaults::packed::attention::<Flex>(qkv(), &packing, settings);
+        assert_close("output", &found, &expected);
+        let grad = || draw("grad", shape, how);
+        let found = Flex::packed_attention_backward(qkv(), &packing, saved, settings, grad());
+        let expected = defaults::packed::attention_backward::<Flex>(qkv(), &packing, expected_saved, settings, grad());
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close("gradient", found, expected);
+        }
+        let found = Flex::packed_dropout(grad(), &packing, 5, 0.3);
+        assert_close("dropout", &found, &defaults::packed::dropout::<Flex>(grad(), &packing, 5, 0.3));
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub(in crate::backend) struct Attention<'a> {
     pub(in crate::backend) size: usize,
     pub(in crate::backend) visible: Visible<'a>,
     pub(in crate::backend) dropout: Option<&'a Mask>,
+    /// In the dropout mask `[.., heads, queries, keys]`: which of the sequences is the first here, and how many queries and keys there are.
+    pub(in crate::backend) place: [usize; 3],
 }
 
 /// Which keys a query sees.
@@ -89,7 +91,8 @@ impl<'a> Attention<'a> {
 
     /// The index of the first weight of a query in the dropout mask.
     fn place(&self, sequence: usize, head: usize, query: usize) -> usize {
-        ((sequence * self.heads + head) * self.queries + query) * self.keys
+        let [first, queries, keys] = self.place;
+        (((first + sequence) * self.heads + head) * queries + query) * keys
     }
 
     fn mask(&self, sequence: usize) -> Option<&'a [f32]> {

@@ -1,0 +1,80 @@
+//! Batches without their padding.
+
+use std::{ops::Range, sync::Arc};
+
+/// Where the tokens of a batch `[n, columns]` lie that is given as `[N, ..]` without its padding: those of each sequence one after the
+/// other, sequence after sequence. What a token gets, dropout included, is what it would get in its place in the batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packing {
+    lengths: Arc<[usize]>,
+    columns: usize,
+}
+
+impl Packing {
+    /// The tokens of each sequence, the first ones of its `columns`.
+    ///
+    /// # Panics
+    /// A sequence of no tokens, or of more than `columns`.
+    pub fn new(lengths: impl Into<Arc<[usize]>>, columns: usize) -> Self {
+        let lengths = lengths.into();
+        let fits = lengths.iter().all(|length| (1..=columns).contains(length));
+        assert!(fits, "sequences of 1 to {columns} tokens: {lengths:?}");
+        Self { lengths, columns }
+    }
+
+    /// n and the number of columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.lengths.len(), self.columns]
+    }
+
+    /// N
+    pub fn tokens(&self) -> usize {
+        self.lengths.iter().sum()
+    }
+
+    /// The tokens of each sequence.
+    pub fn lengths(&self) -> &[usize] {
+        &self.lengths
+    }
+
+    /// Where each sequence lies among the N tokens.
+    pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        self.lengths.iter().scan(0, |end, length| {
+            let start = *end;
+            *end += length;
+            Some(start..*end)
+        })
+    }
+
+    /// The sequence of each token.
+    pub fn rows(&self) -> impl Iterator<Item = usize> {
+        let rows = self.lengths.iter().enumerate();
+        rows.flat_map(|(row, &length)| std::iter::repeat_n(row, length))
+    }
+
+    /// The row-major place of each token in the batch.
+    pub fn places(&self) -> impl Iterator<Item = usize> {
+        let rows = self.lengths.iter().enumerate();
+        rows.flat_map(|(row, &length)| row * self.columns..row * self.columns + length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_known_by_sequence_and_place() {
+        let packing = Packing::new([2, 1, 3], 4);
+        assert_eq!((packing.shape(), packing.tokens()), ([3, 4], 6));
+        assert_eq!(packing.ranges().collect::<Vec<_>>(), [0..2, 2..3, 3..6]);
+        assert_eq!(packing.rows().collect::<Vec<_>>(), [0, 0, 1, 2, 2, 2]);
+        assert_eq!(packing.places().collect::<Vec<_>>(), [0, 1, 4, 8, 9, 10]);
+    }
+
+    #[test]
+    #[should_panic(expected = "1 to 4 tokens")]
+    fn a_sequence_of_no_tokens_has_no_place() {
+        Packing::new([2, 0], 4);
+    }
+}
