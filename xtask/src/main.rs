@@ -16,11 +16,13 @@ mod keyed_hash;
 mod make_demo_task;
 mod make_text_task;
 mod make_tiny_corpus;
+mod memory;
 mod paper_memory;
 mod peft_roundtrip;
 mod pretrain_decoder;
 mod pretrain_tiny;
 mod progress;
+mod scaling;
 mod train_tokenizer;
 
 use clap::{Parser, Subcommand};
@@ -49,6 +51,7 @@ enum Command {
     PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
+    Scaling(scaling::Arguments),
     TrainTokenizer(train_tokenizer::Arguments),
 }
 
@@ -64,6 +67,7 @@ fn main() -> anyhow::Result<()> {
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),
         Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments),
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
+        Command::Scaling(arguments) => scaling::run(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),
     }
 }

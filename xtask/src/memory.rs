@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 /// The most a process held since [`Peak::reset`].
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Peak {
+pub(crate) enum Peak {
     /// The resident size's high-water mark, which Linux keeps.
     Resident,
     /// The device memory that NVIDIA's driver has given the process. Allocators keep what they took, so this is a peak as well, once what
@@ -14,14 +14,14 @@ pub(super) enum Peak {
 
 impl Peak {
     /// Forgets a process's resident peak; a device's is forgotten by giving the memory back.
-    pub(super) fn reset(self, process: u32) {
+    pub(crate) fn reset(self, process: u32) {
         if let Self::Resident = self {
             fs::write(format!("/proc/{process}/clear_refs"), "5").ok();
         }
     }
 
     /// MiB; `None` where the system does not tell.
-    pub(super) fn mib(self, process: u32) -> Option<f64> {
+    pub(crate) fn mib(self, process: u32) -> Option<f64> {
         match self {
             Self::Resident => {
                 let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
@@ -44,7 +44,7 @@ impl Peak {
 }
 
 /// The processor's or the GPU's name, with what else there is of it.
-pub(super) fn machine(gpu: bool, threads: usize) -> String {
+pub(crate) fn machine(gpu: bool, threads: usize) -> String {
     if gpu {
         let found = nvidia_smi("--query-gpu=name,driver_version");
         return found.map_or("an unknown GPU".into(), |found| {

@@ -1,6 +1,5 @@
 //! `cargo xtask compare`: our steps against PyTorch with PEFT, in alternation in one run.
 
-mod memory;
 mod ours;
 mod reference;
 mod report;
@@ -15,10 +14,11 @@ use vblora::{
     storage::write_atomically,
 };
 
-use self::{
-    memory::Peak, ours::Ours, reference::Reference, report::Report, report::Row, work::Work,
+use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
+use crate::{
+    memory::{self, Peak},
+    progress,
 };
-use crate::progress;
 
 /// Times works against PyTorch with PEFT: same shapes, threads and dtype, in alternation, with random weights.
 #[derive(Args)]
