@@ -8,6 +8,8 @@
 //! | RoBERTa-large, all | 90, 4 | 33,408 | 0.033M |
 //! | GPT-2 M, all, q, k, v apart | 256, 4 | 75,904 | 0.076M |
 //! | LoRA r = 8, query and value, base / large | | 294,912 / 786,432 | 0.295M / 0.786M |
+//! | VeRA, query and value, base r = 1024 / large r = 256 | | 43,008 / 61,440 | 0.043M / 0.061M |
+//! | VeRA, all, base r = 1024 / large r = 256 | | 156,672 / 258,048 | 0.157M / 0.258M |
 //!
 //! For h > 256 the paper's figures fit an index counted as a whole float (3 per sub-vector at k = 2), which no integer type of that
 //! bank needs; here the width is that of the smallest unsigned integer that holds h - 1, the paper's own rule of section 3.4.
@@ -140,6 +142,11 @@ pub fn lora(rank: usize, dims: impl IntoIterator<Item = (usize, usize)>) -> Coun
     dense(n)
 }
 
+/// VeRA: `rank + d_out` per site. The random matrices come from a seed, which is a setting; PEFT's directories hold them besides.
+pub fn vera(rank: usize, d_out: impl IntoIterator<Item = usize>) -> Count {
+    dense(d_out.into_iter().map(|d_out| rank + d_out).sum())
+}
+
 /// `n` float32 parameters that are trained and stored as they are: a head, a fully trained model.
 pub fn dense(n: usize) -> Count {
     Count {
@@ -219,6 +226,26 @@ mod tests {
         // GPT-2 M has the same six shapes per layer when q, k and v are apart.
         assert_eq!(stored(24, 1024, "all-linear", 256), 75_904.0);
         assert_eq!((lora_qv(12, 768), lora_qv(24, 1024)), (294_912, 786_432));
+    }
+
+    fn vera_of(layers: usize, d: usize, targets: &str, rank: usize) -> usize {
+        let targets: Targets = targets.parse().unwrap();
+        let plan = targets.select(&encoder(layers, d)).unwrap();
+        vera(rank, plan.sites().iter().map(|s| s.d_out)).trained
+    }
+
+    #[test]
+    fn published_counts_of_vera_reproduce() {
+        let qv = "query,value";
+        assert_eq!(vera_of(12, 768, qv, 1024), 43_008);
+        assert_eq!(vera_of(12, 768, "all-linear", 1024), 156_672);
+        assert_eq!(vera_of(24, 1024, qv, 256), 61_440);
+        assert_eq!(vera_of(24, 1024, "all-linear", 256), 258_048);
+        // GPT-2 M and L, and all linear maps of Llama-2-7B.
+        assert_eq!(vera_of(24, 1024, qv, 1024), 98_304);
+        assert_eq!(vera_of(36, 1280, qv, 1024), 165_888);
+        let llama = [4096, 4096, 4096, 4096, 11_008, 11_008, 4096];
+        assert_eq!(vera(1024, [llama; 32].concat()).trained, 1_589_248);
     }
 
     #[test]

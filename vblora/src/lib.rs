@@ -83,7 +83,7 @@ pub mod storage;
 
 pub use adapter::{
     Adapter, AdapterConfig, AnyAdapter, Composition, Lora, LoraConfig, ValidLora, ValidVbLora,
-    VbLora, VbLoraConfig,
+    ValidVera, VbLora, VbLoraConfig, Vera, VeraConfig,
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};

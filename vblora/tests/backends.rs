@@ -18,6 +18,11 @@ mod adapters {
         micro_batches_add_up, a_composition_without_gradients_is_an_error);
 }
 
+mod baselines {
+    use super::suite::baselines as tests;
+    on_every_backend!(tests: baselines_are_their_materialised_updates, baselines_come_back_from_host_memory, vera_starts_at_zero_on_one_projection);
+}
+
 mod operations {
     use super::suite::operations as tests;
     on_every_backend!(tests: dropout_masks_are_the_same_everywhere, gelu_and_its_gradient, softmax_and_its_gradient,
@@ -45,4 +50,9 @@ mod storage {
 mod recorded {
     use super::suite::recorded as tests;
     on_every_backend!(tests: fixture_admixture, fixture_peft_linear);
+}
+
+mod recorded_baselines {
+    use super::suite::recorded_baselines as tests;
+    on_every_backend!(tests: fixture_peft_baselines);
 }

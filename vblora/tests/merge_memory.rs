@@ -58,6 +58,7 @@ fn a_merge_holds_less_than_the_largest_tensor() {
         rank: 1,
         alpha: 1.0,
         dropout: 0.0,
+        ..LoraConfig::default()
     };
     let settings = config.check(&Targets::all_linear().select(&sites).unwrap());
     let draw = |dim| vec![Key::new(1).normal(dim, 1.0); SHARDS];

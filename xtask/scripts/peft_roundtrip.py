@@ -62,7 +62,11 @@ def configurations(family):
                 task_type=task, r=4, num_vectors=bank, vector_length=16, topk=topk, target_modules=modules,
                 init_vector_bank_bound=0.5, init_logits_std=1.0, save_only_topk_weights=False,
             )
-        yield f"lora-{targets}", peft.LoraConfig(task_type=task, r=3, lora_alpha=8, target_modules=modules)
+        for name, stabilised in [("lora", False), ("rslora", True)]:
+            yield f"{name}-{targets}", peft.LoraConfig(
+                task_type=task, r=3, lora_alpha=8, target_modules=modules, use_rslora=stabilised,
+            )
+        yield f"vera-{targets}", peft.VeraConfig(task_type=task, r=5, target_modules=modules, projection_prng_key=3)
 
 
 def logits(model, directory):
@@ -91,7 +95,7 @@ def make_family(directory):
         model = peft.get_peft_model(base_model(directory), settings).eval()
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
-                if "lora_B" in parameter_name:
+                if "lora_B" in parameter_name or "vera_lambda" in parameter_name:
                     parameter.normal_(0, 0.3)
         forms = [("full", False), ("topk", True)] if name.startswith("vblora") else [("full", None)]
         for form, topk_only in forms:

@@ -157,6 +157,7 @@ fn forms(adapter: &HostAdapter) -> Vec<(&'static str, HostAdapter)> {
         ],
         HostAdapter::TopK(_) => vec![("topk", adapter.clone()), ("lora", as_lora)],
         HostAdapter::Lora(_) => vec![("lora", as_lora)],
+        HostAdapter::Vera(_) => vec![("vera", adapter.clone()), ("lora", as_lora)],
     }
 }
 

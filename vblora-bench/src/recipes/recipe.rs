@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vblora::{LoraConfig, VbLoraConfig};
+use vblora::{LoraConfig, VbLoraConfig, VeraConfig};
 use vblora_models::BaseDtype;
 
 use super::TextSettings;
@@ -63,6 +63,9 @@ pub struct Recipe {
     pub bank: Option<SharedBank>,
     /// LoRA's settings.
     pub lora: LoraConfig,
+    /// VeRA's settings.
+    #[serde(default)]
+    pub vera: VeraConfig,
     /// The task head's settings; there is no head where texts are continued.
     #[serde(default)]
     pub head: HeadSettings,
@@ -92,12 +95,26 @@ pub struct LearningRates {
     pub bank: f64,
     /// VB-LoRA's logits.
     pub logits: f64,
-    /// LoRA's A and B.
+    /// Every other method's parameters: LoRA's A and B, and those of the methods below where they have no rate of their own.
     pub adapter: f64,
+    /// VeRA's vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vera: Option<f64>,
     /// The task head.
     pub head: f64,
     /// The base model, in full fine-tuning only.
     pub base: f64,
+}
+
+impl LearningRates {
+    /// The rate of an adapter that is neither bank nor logits, by its method's name.
+    pub fn of_adapter(&self, method: &str) -> f64 {
+        let own = match method {
+            "vera" => self.vera,
+            _ => None,
+        };
+        own.unwrap_or(self.adapter)
+    }
 }
 
 /// Weight decay by parameter group.
@@ -108,7 +125,7 @@ pub struct WeightDecay {
     pub bank: f64,
     /// VB-LoRA's logits.
     pub logits: f64,
-    /// LoRA's A and B.
+    /// The matrices of the other methods' adapters.
     pub adapter: f64,
     /// The matrices of the task head.
     pub head: f64,
@@ -294,11 +311,25 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
             (recipe.head.dropout, recipe.head.init),
             (0.1, HeadInit::Roberta)
         );
+        let vera = &recipe.vera;
+        assert_eq!((vera.d_init, vera.projection_seed), (0.1, 0));
+        assert!(!recipe.lora.rslora);
         let schedule = recipe.schedule(101);
         assert_eq!(
             (schedule.warmup_steps, schedule.kind),
             (11, ScheduleKind::Cosine)
         );
+    }
+
+    #[test]
+    fn a_baseline_has_the_adapters_rate_or_its_own() {
+        let mut recipe = Recipe::from_toml(SHORT, "short.toml").unwrap();
+        assert_eq!(recipe.lr.of_adapter("vera"), 5e-4);
+        recipe.lr.vera = Some(2e-2);
+        assert_eq!(recipe.lr.of_adapter("vera"), 2e-2);
+        assert_eq!(recipe.lr.of_adapter("lora"), 5e-4);
+        let text = recipe.to_toml().unwrap();
+        assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");
     }
 
     #[test]

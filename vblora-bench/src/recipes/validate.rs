@@ -68,7 +68,10 @@ impl Recipe {
             ("weight_decay.head", decay.head),
             ("weight_decay.base", decay.base),
             ("clip_norm", self.clip_norm),
-        ] {
+        ]
+        .into_iter()
+        .chain(lr.vera.map(|value| ("lr.vera", value)))
+        {
             check(
                 name,
                 value,
@@ -108,7 +111,16 @@ impl Recipe {
         )?;
         at_least("lora.rank", lora.rank, 1)?;
         positive("lora.alpha", lora.alpha)?;
-        probability("lora.dropout", lora.dropout)
+        probability("lora.dropout", lora.dropout)?;
+        self.validate_baselines()
+    }
+
+    fn validate_baselines(&self) -> Result<()> {
+        at_least("vera.rank", self.vera.rank, 1)?;
+        // With lambda_b at zero nothing would get a gradient.
+        let d_init = self.vera.d_init;
+        let is_usable = d_init.is_finite() && d_init != 0.0;
+        check("vera.d_init", d_init, is_usable, "a finite number but 0")
     }
 }
 
@@ -164,7 +176,7 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: [(&str, Spoil); 27] = [
+        let cases: [(&str, Spoil); 30] = [
             ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
             ("vblora.topk", |r| r.vblora.topk = 0),
             ("vblora.bank", |r| r.vblora.bank = 0),
@@ -175,6 +187,9 @@ mod tests {
             ("lora.rank", |r| r.lora.rank = 0),
             ("lora.alpha", |r| r.lora.alpha = -1.0),
             ("lora.dropout", |r| r.lora.dropout = 1.0),
+            ("vera.rank", |r| r.vera.rank = 0),
+            ("vera.d_init", |r| r.vera.d_init = 0.0),
+            ("lr.vera", |r| r.lr.vera = Some(-1.0)),
             ("epochs", |r| r.epochs = 0),
             ("batch", |r| r.batch = 0),
             ("accumulation", |r| r.accumulation = 0),

@@ -73,13 +73,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     ) -> Self {
         let base = O::Base::from_inner(base.clone());
         let base = base.map(&mut RequireGrad(matches!(trained, Trained::Everything)));
+        let mut lr = recipe.lr;
+        if let Trained::Adapter(adapter) = &trained {
+            lr.adapter = lr.of_adapter(adapter.name());
+        }
         Self {
             base,
             trained,
             head,
             objective: O::new(recipe),
             optimizer: AdamW::new(recipe.adam),
-            lr: recipe.lr,
+            lr,
             decay: recipe.weight_decay,
             clip_norm: recipe.clip_norm,
             seed,

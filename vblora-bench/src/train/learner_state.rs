@@ -117,7 +117,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         match &self.trained {
             Trained::Adapter(adapter) => match &**adapter {
                 AnyAdapter::VbLora(adapter) => Some(adapter.settings()),
-                AnyAdapter::Lora(_) => None,
+                _ => None,
             },
             Trained::HeadOnly | Trained::Everything => None,
         }

@@ -15,6 +15,8 @@ pub enum Method {
     VbLora,
     /// LoRA and the head.
     Lora,
+    /// VeRA and the head.
+    Vera,
     /// The head alone, on the frozen base.
     Head,
     /// Base and head: full fine-tuning, the yardstick.
@@ -27,6 +29,7 @@ impl Method {
         match self {
             Self::VbLora => "vblora",
             Self::Lora => "lora",
+            Self::Vera => "vera",
             Self::Head => "head",
             Self::Full => "full",
         }
@@ -37,6 +40,7 @@ impl Method {
         match self {
             Self::VbLora => Some(AdapterConfig::VbLora(recipe.vblora.clone())),
             Self::Lora => Some(AdapterConfig::Lora(recipe.lora.clone())),
+            Self::Vera => Some(AdapterConfig::Vera(recipe.vera.clone())),
             Self::Head | Self::Full => None,
         }
     }
@@ -115,7 +119,7 @@ fn whole_graph(recipe: &Recipe) -> Result<()> {
 fn nothing_to_train() -> Error {
     Error::Setting {
         setting: "method".into(),
-        expected: "vblora, lora or full for a causal model, which has no head of its own".into(),
+        expected: "an adapter or full for a causal model, which has no head of its own".into(),
         found: "head".into(),
     }
 }

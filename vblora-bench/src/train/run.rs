@@ -172,7 +172,7 @@ impl Run {
         let lr = &recipe.lr;
         let own: &[(&str, f64)] = match self.method {
             Method::VbLora => &[("bank", lr.bank), ("logits", lr.logits)],
-            Method::Lora => &[("adapter", lr.adapter)],
+            Method::Lora | Method::Vera => &[("adapter", lr.of_adapter(self.method.name()))],
             Method::Full => &[("base", lr.base)],
             Method::Head => &[],
         };

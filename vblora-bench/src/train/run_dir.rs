@@ -223,14 +223,14 @@ fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The form worth keeping: VB-LoRA's bank and codes, LoRA's factors.
+/// The form worth keeping: VB-LoRA's bank and codes, the other methods as they are.
 fn stored<B: VbLoraBackend>(adapter: &AnyAdapter<Autodiff<B>>) -> Result<PeftAdapter> {
     let adapter = HostAdapter::read(&adapter.valid())?;
     let stored = adapter.store().map(HostAdapter::TopK);
     Ok(PeftAdapter::new(stored.unwrap_or(adapter)))
 }
 
-/// The codes of an adapter on a shared bank, which the file is bound to; nothing of LoRA, which has neither.
+/// The codes of an adapter on a shared bank, which the file is bound to; nothing of other methods, which have neither.
 fn save_codes<B: VbLoraBackend>(
     path: &Path,
     adapter: &AnyAdapter<Autodiff<B>>,

@@ -148,6 +148,7 @@ fn recipe(case: &serde_json::Value) -> Recipe {
             logits: float(&lr["logits"]),
             head: float(&lr["head"]),
             adapter: 0.0,
+            vera: None,
             base: 0.0,
         },
         weight_decay: WeightDecay {

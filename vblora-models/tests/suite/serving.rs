@@ -23,6 +23,7 @@ fn lora<B: VbLoraBackend>(model: &Roberta<B>) -> HostAdapter {
         rank: 5,
         alpha: 3.0,
         dropout: 0.3,
+        ..LoraConfig::default()
     };
     let draw = |name: &str, dim: fn(&vblora::Site) -> usize| {
         let sites = plan.sites().iter();

@@ -8,7 +8,7 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Lora, LoraConfig, SiteSpans, VbLora, VbLoraConfig};
+use super::{Adapter, Lora, LoraConfig, SiteSpans, VbLora, VbLoraConfig, Vera, VeraConfig};
 use crate::{Result, SitePlan, backend::VbLoraBackend, count::Count};
 
 /// The settings of one of the methods.
@@ -19,6 +19,8 @@ pub enum AdapterConfig {
     VbLora(VbLoraConfig),
     /// LoRA.
     Lora(LoraConfig),
+    /// VeRA.
+    Vera(VeraConfig),
 }
 
 impl AdapterConfig {
@@ -27,6 +29,7 @@ impl AdapterConfig {
         match self {
             Self::VbLora(_) => "vblora",
             Self::Lora(_) => "lora",
+            Self::Vera(_) => "vera",
         }
     }
 
@@ -38,6 +41,7 @@ impl AdapterConfig {
         match self {
             Self::VbLora(config) => config.check(plan).map(|valid| valid.count()),
             Self::Lora(config) => config.check(plan).map(|valid| valid.count()),
+            Self::Vera(config) => config.check(plan).map(|valid| valid.count()),
         }
     }
 
@@ -47,7 +51,7 @@ impl AdapterConfig {
             Self::VbLora(config) => {
                 Some(plan.sub_vectors(config.rank, config.vector_length.max(1)))
             }
-            Self::Lora(_) => None,
+            _ => None,
         }
     }
 
@@ -64,6 +68,7 @@ impl AdapterConfig {
         Ok(match self {
             Self::VbLora(config) => AnyAdapter::VbLora(config.check(plan)?.init(seed, device)),
             Self::Lora(config) => AnyAdapter::Lora(config.check(plan)?.init(seed, device)),
+            Self::Vera(config) => AnyAdapter::Vera(config.check(plan)?.init(device)),
         })
     }
 
@@ -103,8 +108,17 @@ impl fmt::Display for AdapterConfig {
                     "VB-LoRA h = {bank}, b = {vector_length}, r = {rank}, k = {topk}"
                 )
             }
-            Self::Lora(LoraConfig { rank, alpha, .. }) => {
-                write!(f, "LoRA r = {rank}, alpha = {alpha}")
+            Self::Lora(LoraConfig {
+                rank,
+                alpha,
+                rslora,
+                ..
+            }) => {
+                let kind = if *rslora { "rsLoRA" } else { "LoRA" };
+                write!(f, "{kind} r = {rank}, alpha = {alpha}")
+            }
+            Self::Vera(VeraConfig { rank, d_init, .. }) => {
+                write!(f, "VeRA r = {rank}, d = {d_init}")
             }
         }
     }
@@ -121,6 +135,8 @@ pub enum AnyAdapter<B: Backend> {
     VbLora(VbLora<B>),
     /// LoRA.
     Lora(Lora<B>),
+    /// VeRA.
+    Vera(Vera<B>),
 }
 
 macro_rules! each {
@@ -128,8 +144,20 @@ macro_rules! each {
         match $self {
             AnyAdapter::VbLora($adapter) => $body,
             AnyAdapter::Lora($adapter) => $body,
+            AnyAdapter::Vera($adapter) => $body,
         }
     };
+}
+
+impl<B: Backend> AnyAdapter<B> {
+    /// The method's name, as [`AdapterConfig::name`] has it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::VbLora(_) => "vblora",
+            Self::Lora(_) => "lora",
+            Self::Vera(_) => "vera",
+        }
+    }
 }
 
 impl<B: VbLoraBackend> Adapter<B> for AnyAdapter<B> {

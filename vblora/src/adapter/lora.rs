@@ -2,14 +2,16 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Tensor, TensorData, backend::Backend},
+    tensor::{Tensor, backend::Backend},
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, SiteSpans, Span};
+use super::{
+    Adapter, SiteSpans,
+    values::{check_per_site, parameter},
+};
 use crate::{
     Error, Result, Site, SitePlan,
-    admixture::check_values,
     backend::VbLoraBackend,
     count::{self, Count},
     rng::Key,
@@ -21,10 +23,12 @@ use crate::{
 pub struct LoraConfig {
     /// r, the rank of the factors.
     pub rank: usize,
-    /// The update is scaled by `alpha / rank`.
+    /// The update is scaled by `alpha / rank`, or by `alpha / sqrt(rank)` with `rslora`.
     pub alpha: f64,
     /// The probability of dropping an element of the adapter's input in training.
     pub dropout: f64,
+    /// Rank-stabilised LoRA (Kalajdzievski 2023): the scale falls with the root of the rank, PEFT's `use_rslora`.
+    pub rslora: bool,
 }
 
 impl Default for LoraConfig {
@@ -33,11 +37,18 @@ impl Default for LoraConfig {
             rank: 8,
             alpha: 16.0,
             dropout: 0.0,
+            rslora: false,
         }
     }
 }
 
 impl LoraConfig {
+    /// The factor on the update.
+    pub fn scale(&self) -> f64 {
+        let rank = self.rank as f64;
+        self.alpha / if self.rslora { rank.sqrt() } else { rank }
+    }
+
     /// Checks the settings.
     ///
     /// # Errors
@@ -118,39 +129,29 @@ impl ValidLora {
         device: &B::Device,
     ) -> Result<Lora<B>> {
         self.check_values(a, b)?;
-        let parameter = |values: &Vec<f32>| {
-            let shape = [self.config.rank, values.len() / self.config.rank];
-            let data = TensorData::new(values.clone(), shape);
-            Param::from_tensor(Tensor::<B, 2>::from_data(data, device))
+        let parameters = |factors: &[Vec<f32>]| {
+            let shape = |n: usize| [self.config.rank, n / self.config.rank];
+            let factors = factors.iter();
+            factors
+                .map(|values| parameter(values.clone(), shape(values.len()), device))
+                .collect()
         };
         Ok(Lora {
-            a: a.iter().map(parameter).collect(),
-            b: b.iter().map(parameter).collect(),
+            a: parameters(a),
+            b: parameters(b),
             valid: self.clone(),
         })
     }
 
     /// Refuses another number of factors, factors of another size, or values that are not finite.
     pub(crate) fn check_values(&self, a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<()> {
-        let (rank, sites) = (self.config.rank, self.plan.sites());
-        for (name, given) in [("lora_A", a), ("lora_B", b)] {
-            if given.len() != sites.len() {
-                return Err(Error::Shape {
-                    tensor: name.into(),
-                    expected: vec![sites.len()],
-                    found: vec![given.len()],
-                });
-            }
-        }
-        for (site, (a, b)) in sites.iter().zip(a.iter().zip(b)) {
-            check_values(&format!("{}.lora_A", site.name), [rank, site.d_in], a)?;
-            check_values(&format!("{}.lora_B", site.name), [rank, site.d_out], b)?;
-        }
-        Ok(())
+        let (rank, plan) = (self.config.rank, &self.plan);
+        check_per_site(plan, "lora_A", a, |site| [rank, site.d_in])?;
+        check_per_site(plan, "lora_B", b, |site| [rank, site.d_out])
     }
 }
 
-/// The LoRA adapter: `W + (alpha / r) A B` per site.
+/// The LoRA adapter: `W + s A B` per site, with [`LoraConfig::scale`] s.
 ///
 /// Made by [`ValidLora::init`].
 #[derive(Module, Debug)]
@@ -185,24 +186,11 @@ impl<B: VbLoraBackend> Adapter<B> for Lora<B> {
     }
 
     fn spans(&self) -> Vec<SiteSpans> {
-        let rank = self.valid.config.rank;
-        let span = |slab, dim| Span {
-            slab,
-            rows: 0..rank,
-            rank,
-            dim,
-        };
-        let sites = self.valid.plan.sites().iter().enumerate();
-        sites
-            .map(|(i, site)| SiteSpans {
-                down: span(2 * i, site.d_in),
-                up: span(2 * i + 1, site.d_out),
-            })
-            .collect()
+        SiteSpans::a_slab_each(&self.valid.plan, self.valid.config.rank)
     }
 
     fn scale(&self) -> f64 {
-        self.valid.config.alpha / self.valid.config.rank as f64
+        self.valid.config.scale()
     }
 
     fn dropout(&self) -> f64 {

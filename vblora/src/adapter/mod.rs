@@ -4,7 +4,9 @@ mod composition;
 mod config;
 mod lora;
 mod slab;
+mod values;
 mod vblora;
+mod vera;
 
 use std::collections::BTreeMap;
 
@@ -15,6 +17,7 @@ pub use config::{AdapterConfig, AnyAdapter};
 pub use lora::{Lora, LoraConfig, ValidLora};
 pub use slab::{SiteSpans, Span};
 pub use vblora::{ValidVbLora, VbLora, VbLoraConfig};
+pub use vera::{Projection, ValidVera, Vera, VeraConfig};
 
 use crate::{Factors, LowRank, SitePlan, backend::VbLoraBackend};
 

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use burn::tensor::{Tensor, backend::Backend};
 
+use crate::SitePlan;
+
 /// One factor: `rows` of slab `slab`, read in row-major order as `[rank, dim]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
@@ -24,6 +26,25 @@ pub struct SiteSpans {
     pub down: Span,
     /// Faces the output.
     pub up: Span,
+}
+
+impl SiteSpans {
+    /// Of a method whose factors are slabs of their own: down and up of each site, one after the other.
+    pub(super) fn a_slab_each(plan: &SitePlan, rank: usize) -> Vec<Self> {
+        let span = |slab, dim| Span {
+            slab,
+            rows: 0..rank,
+            rank,
+            dim,
+        };
+        let sites = plan.sites().iter().enumerate();
+        sites
+            .map(|(i, site)| Self {
+                down: span(2 * i, site.d_in),
+                up: span(2 * i + 1, site.d_out),
+            })
+            .collect()
+    }
 }
 
 impl Span {

@@ -1,6 +1,10 @@
 //! A trained adapter in host memory, bound to no backend: what files are read into and written from.
 
+mod vera;
+
 use burn::{module::Param, tensor::Tensor};
+
+pub use vera::HostVera;
 
 use super::{Codes, StoredVbLora};
 use crate::{
@@ -17,6 +21,8 @@ pub enum HostAdapter {
     TopK(StoredVbLora),
     /// LoRA.
     Lora(HostLora),
+    /// VeRA.
+    Vera(HostVera),
 }
 
 /// VB-LoRA with all its logits.
@@ -94,6 +100,17 @@ impl HostLora {
         Ok(Self { settings, a, b })
     }
 
+    /// Finite factors of a rank of at least one, as they are: `alpha = r`.
+    fn of_factors(plan: &SitePlan, rank: usize, a: Vec<Vec<f32>>, b: Vec<Vec<f32>>) -> Self {
+        let config = LoraConfig {
+            rank,
+            alpha: rank as f64,
+            ..LoraConfig::default()
+        };
+        let settings = config.check(plan).expect("a rank of at least one");
+        Self { settings, a, b }
+    }
+
     /// An adapter's present values.
     fn read<B: VbLoraBackend>(adapter: &Lora<B>) -> Result<Self> {
         let values =
@@ -130,6 +147,7 @@ impl HostAdapter {
         match adapter {
             AnyAdapter::VbLora(adapter) => HostVbLora::read(adapter).map(Self::VbLora),
             AnyAdapter::Lora(adapter) => HostLora::read(adapter).map(Self::Lora),
+            AnyAdapter::Vera(adapter) => HostVera::read(adapter).map(Self::Vera),
         }
     }
 
@@ -139,6 +157,7 @@ impl HostAdapter {
             Self::VbLora(adapter) => adapter.settings.plan(),
             Self::TopK(adapter) => adapter.settings().plan(),
             Self::Lora(adapter) => adapter.settings.plan(),
+            Self::Vera(adapter) => adapter.settings().plan(),
         }
     }
 
@@ -159,6 +178,7 @@ impl HostAdapter {
             Self::Lora(HostLora { settings, a, b }) => {
                 settings.load(a, b, device).map(AnyAdapter::Lora)
             }
+            Self::Vera(adapter) => adapter.trainable(device).map(AnyAdapter::Vera),
         }
     }
 
@@ -173,32 +193,25 @@ impl HostAdapter {
         }
     }
 
-    /// The bank and the codes; `None` for LoRA, which has none.
+    /// The bank and the codes; `None` for the other methods, which have none.
     pub fn store(&self) -> Option<StoredVbLora> {
         match self {
             Self::VbLora(adapter) => Some(adapter.store()),
             Self::TopK(adapter) => Some(adapter.clone()),
-            Self::Lora(_) => None,
+            Self::Lora(_) | Self::Vera(_) => None,
         }
     }
 
-    /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, LoRA as it is.
+    /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, VeRA's as it composes them, LoRA as it is.
     pub fn to_lora(&self) -> HostLora {
         let stored = match self {
             Self::VbLora(adapter) => adapter.store(),
             Self::TopK(adapter) => adapter.clone(),
             Self::Lora(adapter) => return adapter.clone(),
+            Self::Vera(adapter) => return adapter.to_lora(),
         };
-        let rank = stored.settings().config().rank;
-        let config = LoraConfig {
-            rank,
-            alpha: rank as f64,
-            dropout: 0.0,
-        };
-        let settings = config
-            .check(stored.settings().plan())
-            .expect("a rank of at least one");
         let (a, b) = stored.host_factors().into_iter().unzip();
-        HostLora { settings, a, b }
+        let settings = stored.settings();
+        HostLora::of_factors(settings.plan(), settings.config().rank, a, b)
     }
 }

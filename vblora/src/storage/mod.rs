@@ -23,7 +23,7 @@ pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_SUB_VECTORS, Precisions};
 pub use convert::to_f32;
 pub use hash::sha256_hex;
 pub use header::{Entry, Header};
-pub use host::{HostAdapter, HostLora, HostVbLora};
+pub use host::{HostAdapter, HostLora, HostVbLora, HostVera};
 pub use identity::{MAX_RECIPE_BYTES, sites_sha256};
 pub use merge::{Merged, merge};
 pub use size::Part;

@@ -38,6 +38,7 @@ fn lora() -> HostLora {
         rank: 3,
         alpha: 6.5,
         dropout: 0.25,
+        ..LoraConfig::default()
     };
     let draw = |name: &str, dims: [usize; 2]| {
         dims.map(|dim| Key::new(5).name(name).normal(3 * dim, 1.0))
@@ -219,6 +220,7 @@ fn large_weights_are_right_in_every_block() {
         rank: 2,
         alpha: 1.0,
         dropout: 0.0,
+        ..LoraConfig::default()
     };
     let draw = |name: &str, n: usize| vec![Key::new(8).name(name).normal(2 * n, 1.0)];
     let lora = HostLora::new(

@@ -7,10 +7,10 @@ use std::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use vblora::{
-    LoraConfig, Site, SitePlan, StoredVbLora, Targets,
+    LoraConfig, Site, SitePlan, StoredVbLora, Targets, VeraConfig,
     rng::Key,
     storage::{
-        Codes, HostAdapter, HostLora, HostTensor, HostVbLora, TensorFile,
+        Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, TensorFile,
         peft::{PeftAdapter, PeftDirectory},
     },
 };
@@ -34,11 +34,12 @@ fn full(bank: usize, topk: usize) -> HostVbLora {
     random_vblora(&sites(), bank, topk)
 }
 
-fn lora() -> HostLora {
+fn lora(rslora: bool) -> HostLora {
     let config = LoraConfig {
         rank: 3,
         alpha: 6.5,
         dropout: 0.25,
+        rslora,
     };
     let draw = |name: &str, dims: [usize; 2]| {
         dims.map(|dim| Key::new(5).name(name).normal(3 * dim, 1.0))
@@ -50,6 +51,22 @@ fn lora() -> HostLora {
         draw("b", [12, 4]),
     )
     .unwrap()
+}
+
+/// Random values throughout; the first site has the widest output, the second the widest input.
+fn vera() -> HostVera {
+    let config = VeraConfig {
+        rank: 5,
+        projection_seed: 3,
+        ..VeraConfig::default()
+    };
+    let settings = config.check(&plan()).unwrap();
+    let draw = |name: &str, dims: [usize; 2]| {
+        dims.map(|dim| Key::new(6).name(name).normal(dim, 1.0))
+            .to_vec()
+    };
+    let (d, b) = (draw("d", [5, 5]), draw("b", [12, 4]));
+    HostVera::new(settings.clone(), settings.projection(), d, b).unwrap()
 }
 
 fn written(adapter: HostAdapter) -> (tempfile::TempDir, PeftAdapter) {
@@ -95,8 +112,14 @@ fn every_form_comes_back_as_it_was() {
             );
         }
     }
-    let (dir, expected) = written(HostAdapter::Lora(lora()));
-    assert_eq!(read(dir.path()).unwrap(), expected);
+    for adapter in [
+        HostAdapter::Lora(lora(false)),
+        HostAdapter::Lora(lora(true)),
+        HostAdapter::Vera(vera()),
+    ] {
+        let (dir, expected) = written(adapter);
+        assert_eq!(read(dir.path()).unwrap(), expected);
+    }
 }
 
 #[test]
@@ -118,10 +141,13 @@ fn index_types_are_pefts() {
 #[test]
 fn an_older_adapter_in_the_directory_is_replaced_whole() {
     let (dir, _) = written(HostAdapter::VbLora(full(10, 2)));
-    PeftAdapter::new(HostAdapter::Lora(lora()))
+    PeftAdapter::new(HostAdapter::Lora(lora(false)))
         .write(dir.path())
         .unwrap();
-    assert_eq!(read(dir.path()).unwrap().adapter, HostAdapter::Lora(lora()));
+    assert_eq!(
+        read(dir.path()).unwrap().adapter,
+        HostAdapter::Lora(lora(false))
+    );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 }
 
@@ -146,7 +172,7 @@ fn as_lora_it_is_the_same_update_with_alpha_equal_to_the_rank() {
             }
         }
     }
-    assert_eq!(HostAdapter::Lora(lora()).to_lora(), lora());
+    assert_eq!(HostAdapter::Lora(lora(false)).to_lora(), lora(false));
 }
 
 #[test]
@@ -161,7 +187,7 @@ fn codes_alone_cannot_be_trained() {
     let adapter = HostAdapter::VbLora(full);
     let trained = adapter.trainable::<B>(&Default::default()).unwrap();
     assert_eq!(HostAdapter::read(&trained).unwrap(), adapter);
-    let adapter = HostAdapter::Lora(lora());
+    let adapter = HostAdapter::Lora(lora(false));
     let trained = adapter.trainable::<B>(&Default::default()).unwrap();
     assert_eq!(HostAdapter::read(&trained).unwrap(), adapter);
 }
@@ -236,6 +262,11 @@ impl Tampered {
             .collect();
         edit(&mut values);
         *bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    }
+
+    /// Gives a tensor another shape of as many values.
+    fn reshape(&mut self, name: &str, shape: &[usize]) {
+        self.tensors.get_mut(name).expect(name).1 = shape.to_vec();
     }
 
     /// Stores a tensor of floats in another type.
@@ -409,7 +440,7 @@ fn modules_that_do_not_fit_the_model_are_named() {
     dir.tensors.extend(both.tensors.clone());
     dir.refused(&["vblora_logits_A\" belongs neither"]);
     // Another base.
-    let dir = Tampered::new(HostAdapter::Lora(lora()));
+    let dir = Tampered::new(HostAdapter::Lora(lora(false)));
     dir.read().unwrap();
     let wide = [
         Site::new("layer.0.one", 8, 16),
@@ -436,22 +467,64 @@ fn settings_that_change_the_outcome_are_refused_by_name() {
         ("r", json!("three")),
         ("lora_alpha", json!(null)),
     ] {
-        let mut dir = Tampered::new(HostAdapter::Lora(lora()));
+        let mut dir = Tampered::new(HostAdapter::Lora(lora(false)));
         dir.config[key] = value;
         dir.refused(&["adapter_config.json", key]);
     }
-    // Rank-stabilised LoRA is only another scale.
-    let mut dir = Tampered::new(HostAdapter::Lora(lora()));
-    dir.config["use_rslora"] = true.into();
-    let HostAdapter::Lora(found) = dir.read().unwrap().adapter else {
-        panic!("LoRA")
-    };
-    assert!((found.settings().config().alpha - 6.5 * 3f64.sqrt()).abs() < 1e-12);
     let mut dir = topk(10, 2);
     dir.config["topk"] = 0.into();
     assert!(dir.read().is_err());
     dir.config["topk"] = json!(u64::MAX);
     assert!(dir.read().is_err());
+}
+
+#[test]
+fn vera_shares_its_matrices_and_is_refused_without_them() {
+    let (dir, _) = written(HostAdapter::Vera(vera()));
+    let file = TensorFile::read(&dir.path().join("adapter_model.safetensors")).unwrap();
+    let shape = |name: &str| file.shape(name).unwrap().to_vec();
+    assert_eq!(shape("base_model.vera_A"), [5, 12]);
+    assert_eq!(shape("base_model.vera_B"), [12, 5]);
+    assert_eq!(file.names().count(), 2 + 2 * 2 + 1);
+    for name in ["base_model.vera_A", "base_model.vera_B"] {
+        let mut dir = Tampered::new(HostAdapter::Vera(vera()));
+        dir.tensors.remove(name);
+        dir.refused(&[name, "torch"]);
+        let mut dir = Tampered::new(HostAdapter::Vera(vera()));
+        dir.reshape(name, &[60]);
+        dir.refused(&[name, "[60]"]);
+    }
+    let mut dir = Tampered::new(HostAdapter::Vera(vera()));
+    dir.config["r"] = 6.into();
+    dir.refused(&["vera_A", "6"]);
+    let mut dir = Tampered::new(HostAdapter::Vera(vera()));
+    let lost = "base_model.model.layer.0.two.vera_lambda_d";
+    dir.tensors.remove(lost);
+    dir.refused(&[lost]);
+}
+
+/// The directory does not say how wide a module's input is; that the widest is the random matrix's it does.
+#[test]
+fn vera_takes_the_models_input_widths_as_far_as_its_matrix_goes() {
+    let (dir, _) = written(HostAdapter::Vera(vera()));
+    let found = PeftDirectory::open(dir.path()).unwrap();
+    let bind = |d_in: [usize; 2]| {
+        let sites = [
+            Site::new("layer.0.one", d_in[0], 12),
+            Site::new("layer.0.two", d_in[1], 4),
+        ];
+        found.bind(&sites).map_err(|e| e.to_string())
+    };
+    for d_in in [[8, 12], [12, 3], [12, 12]] {
+        assert!(bind(d_in).is_ok(), "{d_in:?}");
+    }
+    let error = bind([8, 13]).unwrap_err();
+    assert!(
+        error.contains("layer.0.two.vera_lambda_d") && error.contains("13"),
+        "{error}"
+    );
+    let error = bind([8, 11]).unwrap_err();
+    assert!(error.contains("vera_A"), "{error}");
 }
 
 #[test]
@@ -468,7 +541,7 @@ fn absent_and_broken_files_are_named() {
             .unwrap_err()
             .contains("adapter_config.json")
     );
-    let (dir, _) = written(HostAdapter::Lora(lora()));
+    let (dir, _) = written(HostAdapter::Lora(lora(false)));
     let path = dir.path().join("adapter_model.safetensors");
     let whole = std::fs::read(&path).unwrap();
     for length in [0, 7, 8, 100, whole.len() - 1] {

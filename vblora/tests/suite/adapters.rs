@@ -107,6 +107,7 @@ pub(crate) fn linear_equals_the_materialised_update<B: VbLoraBackend>(device: &B
             rank: 3,
             alpha: 7.5,
             dropout: 0.5,
+            ..LoraConfig::default()
         }),
     ] {
         let adapter = nonzero::<B>(&config, device);
@@ -369,6 +370,7 @@ fn gradients<B: VbLoraBackend>(
                 .map(|p| values(p.val().grad(grads).expect("gradient")))
                 .collect()
         }
+        other => panic!("{} has tests of its own", other.name()),
     }
 }
 
@@ -380,6 +382,7 @@ pub(crate) fn pushed_back_gradients_are_exact<B: VbLoraBackend>(device: &B::Devi
             rank: 3,
             alpha: 7.5,
             dropout: 0.0,
+            ..LoraConfig::default()
         }),
     ] {
         let adapter = nonzero::<Ad<B>>(&config, device);
@@ -445,6 +448,7 @@ pub(crate) fn lora_scales_and_starts_at_zero<B: VbLoraBackend>(device: &B::Devic
         rank: 3,
         alpha: 7.5,
         dropout: 0.5,
+        ..LoraConfig::default()
     };
     let adapter = config.check(&plan()).unwrap().init::<B>(3, device);
     let factors = adapter.factors();

@@ -1,7 +1,9 @@
 pub(crate) mod adapters;
 pub(crate) mod admixture;
+pub(crate) mod baselines;
 pub(crate) mod decoder_operations;
 pub(crate) mod operations;
 pub(crate) mod recorded;
+pub(crate) mod recorded_baselines;
 pub(crate) mod serving;
 pub(crate) mod storage;

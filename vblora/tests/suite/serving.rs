@@ -41,6 +41,7 @@ fn lora() -> HostAdapter {
         rank: 2,
         alpha: 5.0,
         dropout: 0.9,
+        ..LoraConfig::default()
     };
     let draw = |name: &str, dim: usize| vec![Key::new(22).name(name).normal(2 * dim, 0.7)];
     let lora = HostLora::new(config.check(&plan).unwrap(), draw("a", 12), draw("b", 4));

@@ -199,6 +199,7 @@ fn settings(adapter: AdapterConfig, modules: Vec<&str>) -> Value {
             "method": "lora", "rank": config.rank, "alpha": config.alpha, "modules": modules,
         }),
         AdapterConfig::VbLora(config) => vblora(&config, json!(modules)),
+        other => unreachable!("no pass measures {}", other.name()),
     }
 }
 

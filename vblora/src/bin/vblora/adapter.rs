@@ -73,7 +73,7 @@ impl Place {
         let form = match &adapter.adapter {
             HostAdapter::VbLora(_) => "PEFT directory, all logits",
             HostAdapter::TopK(_) => "PEFT directory, codes only",
-            HostAdapter::Lora(_) => "PEFT directory",
+            HostAdapter::Lora(_) | HostAdapter::Vera(_) => "PEFT directory",
         };
         Ok(Opened { form, adapter })
     }
@@ -85,6 +85,7 @@ pub(crate) fn config(adapter: &HostAdapter) -> AdapterConfig {
         HostAdapter::VbLora(adapter) => AdapterConfig::VbLora(adapter.settings().config().clone()),
         HostAdapter::TopK(adapter) => AdapterConfig::VbLora(adapter.settings().config().clone()),
         HostAdapter::Lora(adapter) => AdapterConfig::Lora(adapter.settings().config().clone()),
+        HostAdapter::Vera(adapter) => AdapterConfig::Vera(adapter.settings().config().clone()),
     }
 }
 

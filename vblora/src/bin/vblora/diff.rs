@@ -160,7 +160,7 @@ fn distance(name: &str, one: (&HostLora, usize), other: (&HostLora, usize)) -> S
     let product = |x: (&HostLora, usize), y: (&HostLora, usize)| {
         let factors = |(adapter, at): (&HostLora, usize)| {
             let config = adapter.settings().config().clone();
-            let scale = config.alpha / config.rank as f64;
+            let scale = config.scale();
             (
                 adapter.a()[at].clone(),
                 adapter.b()[at].clone(),

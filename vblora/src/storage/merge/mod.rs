@@ -90,7 +90,7 @@ fn changes<'a>(
 ) -> Result<BTreeMap<String, Change<'a>>> {
     let (weights, saved) = names(base, adapter)?;
     let config = lora.settings().config();
-    let scale = (config.alpha / config.rank as f64) as f32;
+    let scale = config.scale() as f32;
     let updates = lora.a().iter().zip(lora.b()).map(|(down, up)| {
         let [rows, columns] = match adapter.fan_in_fan_out {
             true => [down, up],

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{CONFIG, PeftAdapter};
 use crate::{
-    AdapterConfig, Error, LoraConfig, Result, Site, Targets, VbLoraConfig,
+    AdapterConfig, Error, LoraConfig, Result, Site, Targets, VbLoraConfig, VeraConfig,
     storage::{HostAdapter, tensors::read_up_to},
 };
 
@@ -39,7 +39,7 @@ const UNSUPPORTED: &[&str] = &[
 /// What `adapter_config.json` says, as far as it changes what the adapter computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeftConfig {
-    /// The method and its settings. `vblora_dropout`, of PEFT's training alone, is not taken over.
+    /// The method and its settings. `vblora_dropout` and `vera_dropout`, of PEFT's training alone, are not taken over.
     pub method: AdapterConfig,
     pub(super) modules_to_save: Vec<String>,
     pub(super) task_type: Option<String>,
@@ -73,9 +73,10 @@ impl PeftConfig {
         let method = match text(&fields, "peft_type")?.as_deref() {
             Some("VBLORA") => AdapterConfig::VbLora(vblora(&fields)?),
             Some("LORA") => AdapterConfig::Lora(lora(&fields)?),
+            Some("VERA") => AdapterConfig::Vera(vera(&fields)?),
             other => {
                 return Err(format!(
-                    "peft_type: expected VBLORA or LORA, found {}",
+                    "peft_type: expected VBLORA, LORA or VERA, found {}",
                     other.unwrap_or("none")
                 ));
             }
@@ -152,6 +153,7 @@ pub(super) fn to_json(adapter: &PeftAdapter) -> Value {
         HostAdapter::VbLora(adapter) => vblora_json(adapter.settings().config(), false),
         HostAdapter::TopK(adapter) => vblora_json(adapter.settings().config(), true),
         HostAdapter::Lora(adapter) => lora_json(adapter.settings().config()),
+        HostAdapter::Vera(adapter) => vera_json(adapter.settings().config()),
     };
     let (Value::Object(mut fields), Value::Object(own)) = (common, own) else {
         unreachable!("both are written as objects just above")
@@ -190,7 +192,19 @@ fn lora_json(config: &LoraConfig) -> Value {
         "r": config.rank,
         "rank_pattern": {},
         "use_dora": false,
-        "use_rslora": false,
+        "use_rslora": config.rslora,
+    })
+}
+
+fn vera_json(config: &VeraConfig) -> Value {
+    json!({
+        "d_initial": config.d_init,
+        "init_weights": true,
+        "peft_type": "VERA",
+        "projection_prng_key": config.projection_seed,
+        "r": config.rank,
+        "save_projection": true,
+        "vera_dropout": 0.0,
     })
 }
 
@@ -207,18 +221,24 @@ fn vblora(fields: &Map<String, Value>) -> Result<VbLoraConfig, String> {
 }
 
 fn lora(fields: &Map<String, Value>) -> Result<LoraConfig, String> {
-    let rank = whole(fields, "r")?;
-    let alpha = real(fields, "lora_alpha")?.ok_or("no lora_alpha")?;
-    // Rank-stabilised LoRA divides by the root of the rank.
-    let stabilised = fields.get("use_rslora") == Some(&Value::Bool(true));
     Ok(LoraConfig {
-        rank,
-        alpha: if stabilised {
-            alpha * (rank as f64).sqrt()
-        } else {
-            alpha
-        },
+        rank: whole(fields, "r")?,
+        alpha: real(fields, "lora_alpha")?.ok_or("no lora_alpha")?,
         dropout: real(fields, "lora_dropout")?.unwrap_or(0.0),
+        rslora: fields.get("use_rslora") == Some(&Value::Bool(true)),
+    })
+}
+
+fn vera(fields: &Map<String, Value>) -> Result<VeraConfig, String> {
+    let default = VeraConfig::default();
+    Ok(VeraConfig {
+        rank: whole(fields, "r")?,
+        d_init: real(fields, "d_initial")?.unwrap_or(default.d_init),
+        // Of the random matrices as the directory holds them; torch alone could draw them again.
+        projection_seed: fields
+            .get("projection_prng_key")
+            .and_then(Value::as_u64)
+            .unwrap_or(default.projection_seed),
     })
 }
 

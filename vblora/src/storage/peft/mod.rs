@@ -5,8 +5,10 @@
 //! | VB-LoRA, all logits | `vblora_logits_A`, `vblora_logits_B` | f32 `[r, d_in / b, h]`, `[d_out / b, r, h]` |
 //! | VB-LoRA, codes only | the same names and `_topk_indices`; and `_topk_weights` | u8, i16 or i32, last dimension k; f32, last dimension k - 1 |
 //! | LoRA | `lora_A.weight`, `lora_B.weight` | f32 `[r, d_in]`, `[d_out, r]` |
+//! | VeRA | `vera_lambda_d`, `vera_lambda_b` | f32 `[r]`, `[d_out]` |
 //!
-//! Beside them stand the bank, `base_model.vblora_vector_bank` `[h, b]`, and the tensors of `modules_to_save`. Unlike PEFT, reading believes the
+//! Beside them stand the bank, `base_model.vblora_vector_bank` `[h, b]`, or VeRA's random matrices, `base_model.vera_A` `[r, largest d_in]`
+//! and `base_model.vera_B` `[largest d_out, r]`, and the tensors of `modules_to_save`. Unlike PEFT, reading believes the
 //! tensors, not the flag `save_only_topk_weights`, and refuses what does not fit: see [`PeftDirectory`].
 
 mod config;
@@ -33,6 +35,9 @@ const TOPK: &[&str] = &[
     "vblora_logits_B_topk_weights",
 ];
 const LORA: &[&str] = &["lora_A.weight", "lora_B.weight"];
+const VERA: &[&str] = &["vera_lambda_d", "vera_lambda_b"];
+/// VeRA's random matrices.
+const VERA_SHARED: [&str; 2] = ["base_model.vera_A", "base_model.vera_B"];
 
 /// An adapter as a PEFT directory holds it, bound to a model's sites.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,10 +4,15 @@ use std::{collections::BTreeSet, path::Path};
 
 use safetensors::Dtype;
 
-use super::{BANK, FULL, LORA, PeftAdapter, PeftConfig, ROOT, TENSORS, TOPK, swap};
+use super::{
+    BANK, FULL, LORA, PeftAdapter, PeftConfig, ROOT, TENSORS, TOPK, VERA, VERA_SHARED, swap,
+};
 use crate::{
-    AdapterConfig, LoraConfig, Result, Site, SitePlan, VbLoraConfig,
-    storage::{Codes, HostAdapter, HostLora, HostTensor, HostVbLora, StoredVbLora, TensorFile},
+    AdapterConfig, LoraConfig, Result, Site, SitePlan, VbLoraConfig, VeraConfig,
+    adapter::Projection,
+    storage::{
+        Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, StoredVbLora, TensorFile,
+    },
 };
 
 /// A PEFT directory whose names and shapes have been checked against each other, not yet bound to a model.
@@ -33,8 +38,12 @@ impl PeftDirectory {
         let file = TensorFile::read(&dir.join(TENSORS))?;
         let form = form(&config, &file);
         let (modules, saved) = sort_names(&config, &file, form)?;
-        if let AdapterConfig::VbLora(vblora) = &config.method {
-            expect_shape(&file, BANK, &[vblora.bank, vblora.vector_length])?;
+        match &config.method {
+            AdapterConfig::VbLora(vblora) => {
+                expect_shape(&file, BANK, &[vblora.bank, vblora.vector_length])?;
+            }
+            AdapterConfig::Vera(vera) => expect_projection(&file, vera.rank)?,
+            _ => {}
         }
         let sites = modules
             .into_iter()
@@ -59,7 +68,8 @@ impl PeftDirectory {
         self.form == TOPK
     }
 
-    /// The adapted modules as sites, named as in the model that PEFT wraps; dimensions as the tensors have them.
+    /// The adapted modules as sites, named as in the model that PEFT wraps; dimensions as the tensors have them. VeRA's tensors do not say how
+    /// wide a module's input is: `d_in` is then the largest, the width of the random matrix.
     pub fn sites(&self) -> &[Site] {
         &self.sites
     }
@@ -76,6 +86,7 @@ impl PeftDirectory {
         let adapter = match &self.config.method {
             AdapterConfig::VbLora(config) => self.vblora(config, &plan, &prefix)?,
             AdapterConfig::Lora(config) => HostAdapter::Lora(self.lora(config, &plan, &prefix)?),
+            AdapterConfig::Vera(config) => HostAdapter::Vera(self.vera(config, &plan, &prefix)?),
         };
         let saved = self
             .saved
@@ -134,7 +145,8 @@ impl PeftDirectory {
                 (self.form[0], site.d_in, module.d_in),
                 (self.form[1], site.d_out, module.d_out),
             ] {
-                if expected != found {
+                let is_bound = self.form == VERA && part == VERA[0];
+                if expected != found && !(is_bound && expected < found) {
                     return Err(self.file.error(format!(
                         "tensor {:?} is for a dimension of {found}, but the model's is {expected}",
                         self.tensor(&module.name, part)
@@ -238,12 +250,32 @@ impl PeftDirectory {
         }
         HostLora::new(settings, a, b).map_err(|e| self.file.error(e.to_string()))
     }
+
+    fn vera(&self, config: &VeraConfig, plan: &SitePlan, prefix: &str) -> Result<HostVera> {
+        let blame = |e: crate::Error| self.file.error(e.to_string());
+        let settings = config.check(plan).map_err(blame)?;
+        let lambdas = |part: &str| {
+            let sites = plan.sites().iter();
+            let name = |site: &Site| self.tensor(&format!("{prefix}{}", site.name), part);
+            sites.map(|site| self.file.floats(&name(site))).collect()
+        };
+        let [a, outputs_first] = VERA_SHARED.map(|name| self.file.floats(name));
+        let outputs_first = outputs_first?;
+        let d_out = outputs_first.len() / config.rank;
+        let projection = Projection {
+            a: a?,
+            b: swap(&outputs_first, [d_out, config.rank, 1]),
+        };
+        let [d, b]: [Result<Vec<_>>; 2] = [lambdas(VERA[0]), lambdas(VERA[1])];
+        HostVera::new(settings, projection, d?, b?).map_err(blame)
+    }
 }
 
 /// The parts that each module must have.
 fn form(config: &PeftConfig, file: &TensorFile) -> &'static [&'static str] {
     match config.method {
         AdapterConfig::Lora(_) => LORA,
+        AdapterConfig::Vera(_) => VERA,
         AdapterConfig::VbLora(_) => {
             let is_topk = |name: &str| part_of(name).is_some_and(|(_, part)| TOPK.contains(&part));
             if file.names().any(is_topk) {
@@ -255,13 +287,25 @@ fn form(config: &PeftConfig, file: &TensorFile) -> &'static [&'static str] {
     }
 }
 
+/// The tensors that stand beside the modules'.
+fn shared(form: &[&str]) -> &'static [&'static str] {
+    match form {
+        _ if form == LORA => &[],
+        _ if form == VERA => &VERA_SHARED,
+        _ => &[BANK],
+    }
+}
+
 /// A tensor's module and the part of its adapter, if it is one.
 fn part_of(tensor: &str) -> Option<(&str, &'static str)> {
     let name = tensor.strip_prefix(ROOT)?;
-    [FULL, TOPK, LORA].concat().into_iter().find_map(|part| {
-        let module = name.strip_suffix(part)?.strip_suffix('.')?;
-        (!module.is_empty()).then_some((module, part))
-    })
+    [FULL, TOPK, LORA, VERA]
+        .concat()
+        .into_iter()
+        .find_map(|part| {
+            let module = name.strip_suffix(part)?.strip_suffix('.')?;
+            (!module.is_empty()).then_some((module, part))
+        })
 }
 
 /// The adapted modules, complete, and the tensors of `modules_to_save`; nothing else may be there.
@@ -276,7 +320,7 @@ fn sort_names(
             Some((module, part)) if form.contains(&part) => {
                 modules.insert(module.to_owned());
             }
-            None if name == BANK && form != LORA => {}
+            None if shared(form).contains(&name) => {}
             None if is_saved(config, name) => saved.push(name.to_owned()),
             _ => {
                 return Err(file.error(format!(
@@ -322,6 +366,26 @@ fn expect_shape(file: &TensorFile, name: &str, expected: &[usize]) -> Result<()>
     }
 }
 
+/// VeRA's random matrices, whose larger sides are their own.
+fn expect_projection(file: &TensorFile, rank: usize) -> Result<()> {
+    for (name, side) in VERA_SHARED.into_iter().zip([0, 1]) {
+        match file.shape(name) {
+            Some(&[rows, columns]) if [rows, columns][side] == rank && rank > 0 => {}
+            Some(found) => {
+                return Err(file.error(format!(
+                    "tensor {name:?}: expected two sides, number {side} of {rank}, found {found:?}"
+                )));
+            }
+            None => {
+                return Err(file.error(format!(
+                    "no tensor {name:?} (save_projection): only torch can draw it again"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// A module as a site, with the dimensions that its tensors have.
 fn dimensions(config: &PeftConfig, file: &TensorFile, form: &[&str], module: &str) -> Result<Site> {
     let name = |part: &str| format!("{ROOT}{module}.{part}");
@@ -352,6 +416,11 @@ fn dimensions(config: &PeftConfig, file: &TensorFile, form: &[&str], module: &st
             own(form[0], &[Some(lora.rank), None])?,
             own(form[1], &[None, Some(lora.rank)])?,
         ),
+        AdapterConfig::Vera(vera) => {
+            own(form[0], &[Some(vera.rank)])?;
+            let widest = file.shape(VERA_SHARED[0]).unwrap_or_default();
+            (widest.last().copied().unwrap_or(0), own(form[1], &[None])?)
+        }
         AdapterConfig::VbLora(vblora) => {
             let tiles = |parts: [&str; 2], width: usize| {
                 let (rank, width) = (Some(vblora.rank), Some(width));

@@ -4,12 +4,14 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use super::{BANK, CONFIG, FULL, LORA, PeftAdapter, ROOT, TENSORS, TOPK, config, swap};
+use super::{
+    BANK, CONFIG, FULL, LORA, PeftAdapter, ROOT, TENSORS, TOPK, VERA, VERA_SHARED, config, swap,
+};
 use crate::{
     Error, Result, SitePlan,
     count::peft_index_bytes,
     storage::{
-        HostAdapter, HostLora, HostVbLora, StoredVbLora,
+        HostAdapter, HostLora, HostVbLora, HostVera, StoredVbLora,
         tensors::{StoredTensor, write_tensors},
         write_atomically,
     },
@@ -59,6 +61,7 @@ impl PeftAdapter {
             HostAdapter::VbLora(adapter) => self.full(adapter),
             HostAdapter::TopK(adapter) => self.topk(adapter),
             HostAdapter::Lora(adapter) => self.lora(adapter),
+            HostAdapter::Vera(adapter) => self.vera(adapter),
         };
         tensors.extend(self.saved.iter().map(|(name, saved)| {
             (
@@ -132,6 +135,31 @@ impl PeftAdapter {
                 ]
             })
             .collect()
+    }
+
+    fn vera(&self, adapter: &HostVera) -> Named {
+        let (settings, projection) = (adapter.settings(), adapter.projection());
+        let rank = settings.config().rank;
+        let [d_in, d_out] = settings.largest();
+        let vector = |name: String, values: &[f32]| {
+            let stored = StoredTensor::floats(&[values.len()], values);
+            (name, stored)
+        };
+        let lambdas = adapter.lambda_d().iter().zip(adapter.lambda_b());
+        let sites = settings.plan().sites().iter();
+        let mut tensors: Named = sites
+            .zip(lambdas)
+            .flat_map(|(site, (d, b))| {
+                [
+                    vector(self.name(&site.name, VERA[0]), d),
+                    vector(self.name(&site.name, VERA[1]), b),
+                ]
+            })
+            .collect();
+        let a = StoredTensor::floats(&[rank, d_in], &projection.a);
+        let b = StoredTensor::floats(&[d_out, rank], &swap(&projection.b, [rank, d_out, 1]));
+        tensors.extend(VERA_SHARED.map(str::to_owned).into_iter().zip([a, b]));
+        tensors
     }
 
     /// The rows of a slab as PEFT's tensors, two per site.
