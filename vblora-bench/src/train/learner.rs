@@ -5,7 +5,9 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::Tensor,
 };
-use vblora::{Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend};
+use vblora::{
+    Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend, noise::step_key,
+};
 
 use super::{
     adamw::{AdamW, Rule},
@@ -97,7 +99,10 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         let mut grads = Gradients::new();
         let mut total = Tensor::<B, 1>::zeros([1], &self.device);
         let mut composition = match &self.trained {
-            Trained::Adapter(adapter) => Some(Composition::new(&**adapter)),
+            Trained::Adapter(adapter) => {
+                let key = step_key(self.seed, step as u64);
+                Some(Composition::drawn(&**adapter, key))
+            }
             _ => None,
         };
         for (micro, batch) in batches.iter().enumerate() {
@@ -223,6 +228,8 @@ fn rule(path: &str, rank: usize, lr: &LearningRates, decay: &WeightDecay, factor
         _ if path.starts_with("base.") => (lr.base, decay.base),
         _ if path.ends_with(".bank") => (lr.bank, decay.bank),
         _ if path.ends_with(".logits") => (lr.logits, decay.logits),
+        _ if path.ends_with(".noise_logits") => (lr.logits, 0.0),
+        _ if path.ends_with(".gate") => (lr.bank, 0.0),
         _ => (lr.adapter, decay.adapter),
     };
     Rule {

@@ -7,7 +7,9 @@ use safetensors::Dtype;
 use super::{BANK, FULL, LORA, PeftAdapter, PeftConfig, ROOT, TENSORS, TOPK, swap};
 use crate::{
     AdapterConfig, LoraConfig, Result, Site, SitePlan, VbLoraConfig,
-    storage::{Codes, HostAdapter, HostLora, HostTensor, HostVbLora, StoredVbLora, TensorFile},
+    storage::{
+        Bank, Codes, HostAdapter, HostLora, HostTensor, HostVbLora, StoredVbLora, TensorFile,
+    },
 };
 
 /// A PEFT directory whose names and shapes have been checked against each other, not yet bound to a model.
@@ -62,6 +64,18 @@ impl PeftDirectory {
     /// The adapted modules as sites, named as in the model that PEFT wraps; dimensions as the tensors have them.
     pub fn sites(&self) -> &[Site] {
         &self.sites
+    }
+
+    /// The vector bank alone, whatever the directory's sites are.
+    ///
+    /// # Errors
+    /// It is no VB-LoRA; a value is not finite.
+    pub fn bank(&self) -> Result<Bank> {
+        let AdapterConfig::VbLora(config) = &self.config.method else {
+            return Err(self.file.error("no VB-LoRA, so there is no bank in it"));
+        };
+        Bank::new([config.bank, config.vector_length], self.file.floats(BANK)?)
+            .map_err(|e| self.file.error(e.to_string()))
     }
 
     /// Reads the values for a model with these sites, whose names may stand behind a common prefix in the directory.
