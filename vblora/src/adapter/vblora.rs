@@ -1,5 +1,6 @@
 //! VB-LoRA: every factor of every site is tiled from one shared vector bank.
 
+mod init;
 mod settings;
 
 use burn::{
@@ -77,7 +78,7 @@ impl<B: VbLoraBackend> VbLora<B> {
         slab * (up * gate.val().reshape([1, 1]) + down)
     }
 
-    /// What is worth storing: the bank, the top-k indices and k - 1 weights per sub-vector (paper 3.4).
+    /// What is worth storing: the bank, the top-k indices and k - 1 weights per sub-vector (paper 3.4), and a gate's value.
     ///
     /// # Errors
     /// A bank entry or a logit is not finite.
@@ -105,13 +106,13 @@ impl<B: VbLoraBackend> Adapter<B> for VbLora<B> {
             return self.slabs();
         };
         let draws = Tensor::from_data(TensorData::new(draws, shape), &logits.device());
-        let mixed = match (config.selection, &self.noise_logits) {
-            (Selection::GumbelSoftmax, _) => gumbel_softmax(logits, draws, bank, config.tau),
-            (Selection::StraightThrough, _) => straight_through(logits, draws, bank, config.tau),
-            (_, Some(noise_logits)) => {
+        // Of the rules that draw one has noise logits.
+        let mixed = match (&self.noise_logits, config.selection) {
+            (Some(noise_logits), _) => {
                 noisy_top_k(logits, noise_logits.val(), draws, bank, config.topk)
             }
-            (selection, None) => unreachable!("{selection} draws for noise logits that load made"),
+            (None, Selection::StraightThrough) => straight_through(logits, draws, bank, config.tau),
+            (None, _) => gumbel_softmax(logits, draws, bank, config.tau),
         };
         vec![self.gated(mixed)]
     }

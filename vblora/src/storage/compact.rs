@@ -300,6 +300,10 @@ impl StoredVbLora {
                 "{rows} sub-vectors, over the limit of {MAX_SUB_VECTORS}"
             )));
         }
+        let indices = match settings.config().selection {
+            Selection::SelectAll => None,
+            _ => Some(read_indices(file, h, rows, k)?),
+        };
         let weights = match file.dtype("weights") {
             Some(Dtype::U8) => {
                 let bytes = file.bytes("weights")?;
@@ -316,10 +320,8 @@ impl StoredVbLora {
         }
         let mut codes = Codes {
             topk: k,
-            indices: match settings.config().selection {
-                Selection::SelectAll => (0..rows).flat_map(|_| 0..h as u32).collect(),
-                _ => read_indices(file, h, rows, k)?,
-            },
+            // The weights have shown that there are as many.
+            indices: indices.unwrap_or_else(|| (0..rows * h).map(|i| (i % h) as u32).collect()),
             weights,
         };
         if file.dtype("weights") != Some(Dtype::F32) {
