@@ -19,7 +19,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use examples::{DEFAULT_BACKEND, start_logging};
-use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
+use vblora::{
+    Selection,
+    backend::{BackendJob, BackendKind, VbLoraBackend},
+};
 use vblora_bench::{
     demo,
     recipes::{Recipe, SharedBank, Size},
@@ -88,8 +91,11 @@ struct Arguments {
     /// k, the bank vectors mixed per sub-vector
     #[arg(long, value_name = "K")]
     topk: Option<usize>,
-    /// A compact file whose bank VB-LoRA starts from, in place of one of its own
-    #[arg(long, value_name = "FILE")]
+    /// How sub-vectors choose bank vectors in training: topk, select-all, noisy-topk, gumbel-softmax or straight-through
+    #[arg(long, value_name = "RULE")]
+    selection: Option<Selection>,
+    /// A compact file, or a PEFT directory, whose bank VB-LoRA starts from, in place of one of its own
+    #[arg(long, value_name = "FILE|DIR")]
     bank_file: Option<PathBuf>,
     /// Leave the bank of --bank-file as it is: only logits and head are trained
     #[arg(long, requires = "bank_file")]
@@ -254,6 +260,8 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
         let frozen = arguments.freeze_bank;
         recipe.bank = Some(SharedBank { file, frozen });
     }
+    let selection = &mut recipe.vblora.selection;
+    *selection = arguments.selection.unwrap_or(*selection);
     recipe.task = arguments.task.unwrap_or(recipe.task);
     recipe.base_dtype = arguments.base_dtype.unwrap_or(recipe.base_dtype);
     if let Some(targets) = &arguments.targets {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use clap::Parser;
 use examples::DEFAULT_BACKEND;
-use vblora::backend::BackendKind;
+use vblora::{Selection, backend::BackendKind};
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size, TooLong},
@@ -98,6 +98,9 @@ pub(crate) struct Arguments {
     /// b, the length of a bank vector
     #[arg(long, value_name = "B")]
     pub(crate) vector_length: Option<usize>,
+    /// How sub-vectors choose bank vectors in training: topk, select-all, noisy-topk, gumbel-softmax or straight-through
+    #[arg(long, value_name = "RULE")]
+    pub(crate) selection: Option<Selection>,
     /// A recipe (TOML, as config.toml of a run); other flags override its keys
     #[arg(long, value_name = "FILE")]
     pub(crate) recipe: Option<PathBuf>,
@@ -212,6 +215,8 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     set(&mut recipe.max_length, arguments.max_length);
     set(&mut recipe.vblora.bank, arguments.bank);
     set(&mut recipe.vblora.vector_length, arguments.vector_length);
+    let selection = &mut recipe.vblora.selection;
+    *selection = arguments.selection.unwrap_or(*selection);
     if let Some(rank) = arguments.rank {
         recipe.lora.alpha *= rank as f64 / recipe.lora.rank as f64;
         (recipe.vblora.rank, recipe.lora.rank) = (rank, rank);

@@ -33,6 +33,7 @@ impl BackendJob for Write<'_> {
             // Large enough to change what is generated.
             bank_bound: 1.5,
             logits_std: 1.0,
+            ..Default::default()
         };
         let adapter = config.check(&plan).unwrap().init::<B>(5, &device);
         let stored = adapter.store().unwrap();

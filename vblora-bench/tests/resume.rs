@@ -12,6 +12,7 @@ use std::{
 };
 
 use vblora::{
+    StoredVbLora,
     backend::{BackendJob, BackendKind, VbLoraBackend},
     rng::Key,
 };
@@ -56,12 +57,19 @@ fn data(dir: &Path) {
     }
 }
 
+/// The file of a session's directory that names another selection than top-k; noise logits and a gate come with it.
+const SELECTION: &str = "selection";
+
 /// Two epochs of three steps each with VB-LoRA, then with LoRA: two micro-batches a step, the last one shorter, dropout everywhere.
 fn session(dir: &Path) -> Session {
     let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
     (recipe.epochs, recipe.batch, recipe.accumulation) = (2, 32, 2);
     recipe.max_length = 16;
     (recipe.base_dropout, recipe.lora.dropout) = (Some(0.1), 0.1);
+    if let Ok(selection) = std::fs::read_to_string(dir.join(SELECTION)) {
+        let selection = selection.parse().unwrap();
+        (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
+    }
     Session {
         recipe,
         methods: vec![Method::VbLora, Method::Lora],
@@ -279,6 +287,29 @@ fn a_session_goes_on_from_any_step_and_ends_the_same_to_the_bit() {
             assert_same(&made, &expected, &format!("{backend} {run} {step}"));
         }
     }
+}
+
+#[test]
+fn a_session_whose_selection_draws_goes_on_and_ends_the_same_to_the_bit() {
+    let backend = backends().next().unwrap();
+    let whole = tempfile::tempdir().unwrap();
+    data(&whole.path().join("data"));
+    std::fs::write(whole.path().join(SELECTION), "noisy-topk").unwrap();
+    finish(whole.path(), backend);
+    let expected = outcome(whole.path());
+    for step in [2, 5] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(whole.path(), dir.path());
+        cut_back(dir.path(), "vblora-seed1", step);
+        finish(dir.path(), backend);
+        assert_same(&outcome(dir.path()), &expected, &format!("step {step}"));
+    }
+    // The gate is LoRA's in the PEFT directory, and a number of its own in the compact file.
+    let run = whole.path().join("out/vblora-seed1");
+    let config = std::fs::read_to_string(run.join("adapter_config.json")).unwrap();
+    assert!(config.contains("\"LORA\""), "{config}");
+    let compact = StoredVbLora::load(&run.join("compact.safetensors")).unwrap();
+    assert!(compact.settings().config().gate && compact.gate() != 0.0);
 }
 
 #[test]

@@ -214,6 +214,13 @@ fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
     assert!(!adapter.join("codes.safetensors").exists());
     let (_, _, adapter) = second("moving", false, 1e-2, &|_| ()).unwrap();
     assert_ne!(stored(&adapter).own_bank(), bank);
+    // A PEFT directory has a bank too.
+    let peft = dir.path().join("run/vblora-seed3");
+    let (_, _, adapter) = second("peft", false, 0.0, &|r| {
+        r.bank.as_mut().unwrap().file.clone_from(&peft);
+    })
+    .unwrap();
+    assert_eq!(stored(&adapter).own_bank(), own.own_bank());
     let error = second("misfit", true, 0.1, &|r| r.vblora.bank = 24).unwrap_err();
     assert!(
         error

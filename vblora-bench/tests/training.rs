@@ -14,7 +14,7 @@ mod recorded {
 mod learner {
     use super::suite::learner as tests;
     on_every_backend!(tests: frozen_weights_stay_to_the_bit, micro_batches_equal_one_batch, a_bad_step_changes_nothing,
-        each_method_trains_what_it_says, dropout_is_on_in_training_and_repeats);
+        each_method_trains_what_it_says, dropout_is_on_in_training_and_repeats, selections_draw_by_seed_and_step, a_gate_opens_first);
 }
 
 mod optimizer {
@@ -25,7 +25,7 @@ mod optimizer {
 mod resume {
     use super::suite::resume as tests;
     on_every_backend!(tests: a_restored_learner_goes_on_as_if_nothing_had_happened, only_touched_logits_are_stored_unless_decay_moves_them_all,
-        the_state_of_another_learner_is_refused);
+        what_selections_touch_is_stored, the_state_of_another_learner_is_refused);
 }
 
 mod causal {

@@ -56,6 +56,18 @@ pub fn admixture_unchecked<B: VbLoraBackend>(
     let indices =
         Tensor::<B, 2, Int>::from_primitive(B::top_k_indices(primitive(logits.clone()), k));
     let weights = softmax(logits.gather(1, indices.clone()));
+    mix(bank, weights, indices)
+}
+
+/// `out[s, :] = sum_j weights[s, j] * bank[indices[s, j], :]`.
+///
+/// # Shapes
+/// - bank: `[h, b]`, weights and indices: `[S, k]`; output: `[S, b]`
+pub(crate) fn mix<B: VbLoraBackend>(
+    bank: Tensor<B, 2>,
+    weights: Tensor<B, 2>,
+    indices: Tensor<B, 2, Int>,
+) -> Tensor<B, 2> {
     let mixed = B::mix(
         primitive(bank),
         primitive(weights),

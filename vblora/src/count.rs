@@ -14,7 +14,7 @@
 //! For h > 256 the paper's figures fit an index counted as a whole float (3 per sub-vector at k = 2), which no integer type of that
 //! bank needs; here the width is that of the smallest unsigned integer that holds h - 1, the paper's own rule of section 3.4.
 
-use std::fmt;
+use std::{fmt, ops::Add};
 
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +27,18 @@ pub struct Count {
     pub stored: f64,
     /// Bytes of the stored tensors in float32 with indices at their real width, without the file's header.
     pub bytes: usize,
+}
+
+impl Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            trained: self.trained + other.trained,
+            stored: self.stored + other.stored,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 impl fmt::Display for Count {
@@ -77,7 +89,7 @@ pub enum Precision {
 }
 
 impl Precision {
-    fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
             Self::F16 => 2,
@@ -120,6 +132,23 @@ pub fn vblora(h: usize, b: usize, s: usize, k: usize) -> Count {
         trained: h * b + s * h,
         stored: bytes as f64 / 4.0,
         bytes,
+    }
+}
+
+/// The codes of [`vblora`] where every vector is selected: h - 1 weights per sub-vector and no indices.
+pub fn select_all_codes(h: usize, s: usize) -> Count {
+    let stored = s * (h - 1);
+    Count {
+        trained: s * h,
+        ..dense(stored)
+    }
+}
+
+/// `n` parameters that training alone has.
+pub fn trained_only(n: usize) -> Count {
+    Count {
+        trained: n,
+        ..dense(0)
     }
 }
 
@@ -182,7 +211,7 @@ fn float_thousands(x: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Site, Targets};
+    use crate::{Selection, Site, Targets, VbLoraConfig};
 
     fn encoder(layers: usize, d: usize) -> Vec<Site> {
         let roles = [
@@ -246,6 +275,44 @@ mod tests {
         assert_eq!(vera_of(36, 1280, qv, 1024), 165_888);
         let llama = [4096, 4096, 4096, 4096, 11_008, 11_008, 4096];
         assert_eq!(vera(1024, [llama; 32].concat()).trained, 1_589_248);
+    }
+
+    /// Paper notes, section 4: RoBERTa-large, query and value, h = 90; noise logits and a gate are what training has besides.
+    #[test]
+    fn selections_are_stored_by_their_rule() {
+        let plan = "query,value".parse::<Targets>().unwrap();
+        let plan = plan.select(&encoder(24, 1024)).unwrap();
+        let count = |selection, gate| {
+            let config = VbLoraConfig {
+                selection,
+                gate,
+                ..Default::default()
+            };
+            let Count {
+                trained,
+                stored,
+                bytes,
+            } = config.check(&plan).unwrap().count();
+            assert_eq!(4.0 * stored, bytes as f64);
+            (trained, stored)
+        };
+        let (bank, logits) = (90 * 256, 1536 * 90);
+        assert_eq!(
+            count(Selection::SelectAll, false),
+            (bank + logits, 159_744.0)
+        );
+        assert_eq!(
+            count(Selection::NoisyTopK, false),
+            (bank + 2 * logits, 25_344.0)
+        );
+        for selection in [
+            Selection::TopK,
+            Selection::GumbelSoftmax,
+            Selection::StraightThrough,
+        ] {
+            assert_eq!(count(selection, false), (bank + logits, 25_344.0));
+            assert_eq!(count(selection, true), (bank + logits + 1, 25_345.0));
+        }
     }
 
     #[test]

@@ -8,6 +8,11 @@ use crate::{
     rng::Key,
 };
 
+/// What those draws of optimizer step `step` are keyed by that all its micro-batches share.
+pub fn step_key(seed: u64, step: u64) -> Key {
+    Key::new(seed).name("step").index(step)
+}
+
 /// The noise of one micro-batch of a training run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noise(Key);

@@ -78,6 +78,14 @@ impl Key {
         (0..n.div_ceil(2) as u64).flat_map(pair).take(n).collect()
     }
 
+    /// `n` values of the standard Gumbel distribution, `-ln(-ln u)` with u uniform in the open interval from 0 to 1 (in f64).
+    pub fn gumbel(self, n: usize) -> Vec<f32> {
+        let open = |i: u64| ((self.bits(i) >> 12) as f64 + 0.5) / (1u64 << 52) as f64;
+        (0..n as u64)
+            .map(|i| -(-open(i).ln()).ln() as f32)
+            .collect()
+    }
+
     /// The numbers `0..n` in random order (Fisher and Yates).
     pub fn permutation(self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
@@ -127,6 +135,13 @@ mod tests {
             "{mean} {std}"
         );
         assert_eq!(normal.len(), 100_001);
+        // Euler's constant and pi / sqrt(6).
+        let gumbel = Key::new(1).name("g").gumbel(100_000);
+        let (mean, std) = moments(&gumbel);
+        assert!(
+            (mean - 0.577_216).abs() < 0.015 && (std - 1.282_550).abs() < 0.015,
+            "{mean} {std}"
+        );
     }
 
     #[test]

@@ -31,6 +31,7 @@ enum Resident<B: VbLoraBackend> {
         indices: Vec<u32>,
         /// All k of each sub-vector.
         weights: Vec<f32>,
+        gate: f32,
     },
     Lora(Factors<B>),
 }
@@ -71,6 +72,7 @@ impl<B: VbLoraBackend> AdapterSet<B> {
             bank: sha256,
             indices: stored.codes().indices.clone(),
             weights: stored.codes().full_weights(),
+            gate: stored.gate(),
         }
     }
 
@@ -111,7 +113,11 @@ impl<B: VbLoraBackend> AdapterSet<B> {
                 bank,
                 indices,
                 weights,
-            } => compose(settings, self.banks[bank].clone(), indices, weights.clone()),
+                gate,
+            } => {
+                let bank = self.banks[bank].clone();
+                compose(settings, bank, indices, weights.clone(), *gate)
+            }
         })
     }
 

@@ -11,6 +11,12 @@ mod admixture {
         ties_go_to_the_lowest_index, bad_input_is_an_error, strided_input);
 }
 
+mod selection {
+    use super::suite::selection as tests;
+    on_every_backend!(tests: matches_the_reference_on_random_shapes, gradients_match_finite_differences, large_noise_logits_stay_finite,
+        an_adapter_draws_in_training_alone, stored_forms_serve_what_evaluation_does, a_gate_starts_from_the_base_and_opens, fixture_selection);
+}
+
 mod adapters {
     use super::suite::adapters as tests;
     on_every_backend!(tests: factors_lie_as_peft_lays_them, linear_equals_the_materialised_update, wide_maps_and_their_gradients, half_precision_rounds_the_product_alone, pushed_back_gradients_are_exact,

@@ -91,9 +91,9 @@ pub struct ScheduleSettings {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearningRates {
-    /// VB-LoRA's bank.
+    /// VB-LoRA's bank, and gate.
     pub bank: f64,
-    /// VB-LoRA's logits.
+    /// VB-LoRA's logits, and noise logits.
     pub logits: f64,
     /// Every other method's parameters: LoRA's A and B, and those of the methods below where they have no rate of their own.
     pub adapter: f64,
@@ -153,7 +153,7 @@ impl Default for WeightDecay {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SharedBank {
-    /// A compact file with a bank in it.
+    /// A compact file with a bank in it, or a PEFT directory of VB-LoRA.
     pub file: PathBuf,
     /// Whether it stays as it is: only logits and head are trained, and the codes are bound to it.
     #[serde(default)]
@@ -276,6 +276,8 @@ fn unit() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use vblora::Selection;
+
     use super::*;
     use crate::recipes::Size;
 
@@ -330,6 +332,45 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
         assert_eq!(recipe.lr.of_adapter("lora"), 5e-4);
         let text = recipe.to_toml().unwrap();
         assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");
+    }
+
+    #[test]
+    fn a_selection_is_chosen_by_name_and_left_out_where_it_is_the_default() {
+        let recipe = |keys: &str| {
+            Recipe::from_toml(&SHORT.replace("topk = 3", &format!("topk = 3{keys}")), "")
+        };
+        let default = recipe("").unwrap();
+        assert_eq!(
+            default.vblora,
+            recipe(r#", selection = "topk""#).unwrap().vblora
+        );
+        for key in ["selection", "tau", "noise_std", "gate"] {
+            assert!(!default.to_toml().unwrap().contains(key), "{key}");
+        }
+        for selection in Selection::ALL {
+            let keys =
+                format!(", selection = \"{selection}\", tau = 0.5, noise_std = 0.25, gate = true");
+            let chosen = recipe(&keys).unwrap();
+            let VbLoraConfig {
+                tau,
+                noise_std,
+                gate,
+                ..
+            } = chosen.vblora;
+            assert_eq!(
+                (chosen.vblora.selection, tau, noise_std, gate),
+                (selection, 0.5, 0.25, true)
+            );
+            assert_eq!(
+                Recipe::from_toml(&chosen.to_toml().unwrap(), "").unwrap(),
+                chosen
+            );
+        }
+        let error = recipe(r#", selection = "best""#).unwrap_err().to_string();
+        assert!(
+            error.contains("`best`") && error.contains("`noisy-topk`"),
+            "{error}"
+        );
     }
 
     #[test]

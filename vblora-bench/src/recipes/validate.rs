@@ -102,13 +102,14 @@ impl Recipe {
         }
         // A bank of zeros gets no gradient, so it would stay zero (paper notes 1.3).
         positive("vblora.bank_bound", vblora.bank_bound)?;
-        let std = vblora.logits_std;
-        check(
-            "vblora.logits_std",
-            std,
-            std.is_finite() && std >= 0.0,
-            "a finite number, at least 0",
-        )?;
+        for (name, std) in [
+            ("vblora.logits_std", vblora.logits_std),
+            ("vblora.noise_std", vblora.noise_std),
+        ] {
+            let holds = std.is_finite() && std >= 0.0;
+            check(name, std, holds, "a finite number, at least 0")?;
+        }
+        positive("vblora.tau", vblora.tau)?;
         at_least("lora.rank", lora.rank, 1)?;
         positive("lora.alpha", lora.alpha)?;
         probability("lora.dropout", lora.dropout)?;
@@ -176,7 +177,7 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: [(&str, Spoil); 30] = [
+        let cases: [(&str, Spoil); 32] = [
             ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
             ("vblora.topk", |r| r.vblora.topk = 0),
             ("vblora.bank", |r| r.vblora.bank = 0),
@@ -184,6 +185,8 @@ mod tests {
             ("vblora.rank", |r| r.vblora.rank = 0),
             ("vblora.bank_bound", |r| r.vblora.bank_bound = 0.0),
             ("vblora.logits_std", |r| r.vblora.logits_std = f64::NAN),
+            ("vblora.noise_std", |r| r.vblora.noise_std = -0.1),
+            ("vblora.tau", |r| r.vblora.tau = 0.0),
             ("lora.rank", |r| r.lora.rank = 0),
             ("lora.alpha", |r| r.lora.alpha = -1.0),
             ("lora.dropout", |r| r.lora.dropout = 1.0),

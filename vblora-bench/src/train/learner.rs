@@ -5,7 +5,9 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::Tensor,
 };
-use vblora::{Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend};
+use vblora::{
+    Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend, noise::step_key,
+};
 
 use super::{
     adamw::{AdamW, Rule},
@@ -101,7 +103,10 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         let mut grads = Gradients::new();
         let mut total = Tensor::<B, 1>::zeros([1], &self.device);
         let mut composition = match &self.trained {
-            Trained::Adapter(adapter) => Some(Composition::new(&**adapter)),
+            Trained::Adapter(adapter) => {
+                let key = step_key(self.seed, step as u64);
+                Some(Composition::drawn(&**adapter, key))
+            }
             _ => None,
         };
         for (micro, batch) in batches.iter().enumerate() {
@@ -138,7 +143,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
         let (lr, decay, selected) = (self.lr, self.decay, self.selected());
         let rule = |path: &str, rank: usize| Rule {
-            selected: selected.filter(|_| path.ends_with(".logits")),
+            selected: selected.filter(|_| path.ends_with("logits")),
             ..rule(path, rank, &lr, &decay, factor)
         };
         self.optimizer.begin_step();
@@ -160,15 +165,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
     }
 
-    /// k of an adapter whose logits get a gradient only where they are selected: once in a step, the factors being composed once.
+    /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected: once in a step, the factors being
+    /// composed once.
     fn selected(&self) -> Option<usize> {
-        match &self.trained {
-            Trained::Adapter(adapter) => match &**adapter {
-                AnyAdapter::VbLora(adapter) => Some(adapter.settings().config().topk),
-                AnyAdapter::Lora(_) => None,
-            },
-            Trained::HeadOnly | Trained::Everything => None,
-        }
+        let Trained::Adapter(adapter) = &self.trained else {
+            return None;
+        };
+        let AnyAdapter::VbLora(adapter) = &**adapter else {
+            return None;
+        };
+        let config = adapter.settings().config();
+        config.selection.is_sparse().then_some(config.topk)
     }
 
     /// The scores on a split, without dropout and without a graph.
@@ -241,6 +248,8 @@ fn rule(path: &str, rank: usize, lr: &LearningRates, decay: &WeightDecay, factor
         _ if path.starts_with("base.") => (lr.base, decay.base),
         _ if path.ends_with(".bank") => (lr.bank, decay.bank),
         _ if path.ends_with(".logits") => (lr.logits, decay.logits),
+        _ if path.ends_with(".noise_logits") => (lr.logits, 0.0),
+        _ if path.ends_with(".gate") => (lr.bank, 0.0),
         _ => (lr.adapter, decay.adapter),
     };
     Rule {

@@ -124,10 +124,16 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     }
 
     /// The values that a parameter was drawn with, where a checkpoint can do without them: VB-LoRA's logits. A logit that was never
-    /// selected has gradients of exactly zero, so that AdamW subtracts zero from it, unless weight decay shrinks it.
+    /// selected has gradients of exactly zero, so that AdamW subtracts zero from it, unless weight decay shrinks it. (Where a selection
+    /// gives every logit a gradient, all are touched and stored.)
     fn initial(&self, path: &str) -> Option<Vec<f32>> {
         let settings = self.logits_settings()?;
-        let are_known = path.ends_with(".logits") && self.decay.logits == 0.0;
-        are_known.then(|| settings.initial_logits(self.seed))
+        match path {
+            _ if path.ends_with(".logits") && self.decay.logits == 0.0 => {
+                Some(settings.initial_logits(self.seed))
+            }
+            _ if path.ends_with(".noise_logits") => Some(settings.initial_noise_logits(self.seed)),
+            _ => None,
+        }
     }
 }

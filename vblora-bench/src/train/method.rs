@@ -58,10 +58,7 @@ impl Method {
                     adapter,
                     recipe.bank.as_ref().is_some_and(|bank| bank.frozen),
                 ) {
-                    (AdapterConfig::VbLora(config), true) => {
-                        let s = plan.sub_vectors(config.rank, config.vector_length);
-                        count::vblora_codes(config.bank, s, config.topk)
-                    }
+                    (AdapterConfig::VbLora(config), true) => config.check(&plan)?.count_codes(),
                     _ => whole,
                 }
             }

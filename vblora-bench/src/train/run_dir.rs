@@ -7,7 +7,7 @@ use std::{
 
 use burn::{backend::Autodiff, module::AutodiffModule};
 use vblora::{
-    AnyAdapter,
+    AnyAdapter, Selection,
     backend::VbLoraBackend,
     storage::{Bank, HostAdapter, Precision, peft::PeftAdapter, write_atomically},
 };
@@ -37,7 +37,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
 /// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
-/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes), with the head in it on a RoBERTa; else `head.safetensors`; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
+/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -223,11 +223,21 @@ fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// The form worth keeping: VB-LoRA's bank and codes, the other methods as they are.
+/// The form worth keeping of those that PEFT has: VB-LoRA's bank and codes, other methods as they are. Where all vectors are selected the
+/// logits are smaller than indices and weights; a gate, which PEFT's VB-LoRA has not, goes into LoRA's factors.
 fn stored<B: VbLoraBackend>(adapter: &AnyAdapter<Autodiff<B>>) -> Result<PeftAdapter> {
     let adapter = HostAdapter::read(&adapter.valid())?;
-    let stored = adapter.store().map(HostAdapter::TopK);
-    Ok(PeftAdapter::new(stored.unwrap_or(adapter)))
+    Ok(PeftAdapter::new(match &adapter {
+        HostAdapter::VbLora(vblora) => {
+            let config = vblora.settings().config();
+            match config.selection {
+                _ if config.gate => HostAdapter::Lora(adapter.to_lora()),
+                Selection::SelectAll => adapter,
+                _ => HostAdapter::TopK(vblora.store()),
+            }
+        }
+        _ => adapter,
+    }))
 }
 
 /// The codes of an adapter on a shared bank, which the file is bound to; nothing of other methods, which have neither.

@@ -5,7 +5,10 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use vblora::{backend::VbLoraBackend, storage::Bank};
+use vblora::{
+    backend::VbLoraBackend,
+    storage::{Bank, peft::PeftDirectory},
+};
 use vblora_models::ModelFiles;
 
 use super::{
@@ -171,7 +174,10 @@ impl<S: Source> Session<S> {
         let Some(shared) = &self.recipe.bank else {
             return Ok(None);
         };
-        let bank = Bank::load(&shared.file)?;
+        let bank = match shared.file.is_dir() {
+            true => PeftDirectory::open(&shared.file)?.bank()?,
+            false => Bank::load(&shared.file)?,
+        };
         let plan = model.plan()?;
         let fits = self.recipe.vblora.check(&plan)?.check_bank(&bank);
         fits.map_err(|error| vblora::Error::Format {

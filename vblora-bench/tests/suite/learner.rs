@@ -1,7 +1,13 @@
 //! One step at a time on a tiny random model that the test makes.
 
-use burn::{backend::Autodiff, module::Module};
-use vblora::{AdapterConfig, VbLoraConfig, backend::VbLoraBackend, rng::Key};
+use burn::{
+    backend::Autodiff,
+    module::{Module, Param},
+    tensor::Tensor,
+};
+use vblora::{
+    AdapterConfig, AnyAdapter, Selection, VbLoraConfig, backend::VbLoraBackend, rng::Key,
+};
 use vblora_bench::{
     recipes::{Recipe, Size},
     tasks::Task,
@@ -45,6 +51,7 @@ pub(super) fn recipe() -> Recipe {
         topk: 2,
         bank_bound: 0.3,
         logits_std: 0.5,
+        ..Default::default()
     };
     recipe.lora.rank = 2;
     (recipe.head.dropout, recipe.lr.head, recipe.lr.base) = (0.0, 1e-2, 1e-2);
@@ -268,5 +275,69 @@ pub(crate) fn dropout_is_on_in_training_and_repeats<B: VbLoraBackend>(device: &B
         let without = losses(1, 0.0);
         assert_close("no dropout", &losses(2, 0.0), &without, 1e-6);
         assert_close("no noise", &without, &[without[0]; 3], 1e-6);
+    }
+}
+
+/// Without dropout and at learning rates of zero a step's loss shows what the selection draws, and nothing else.
+pub(crate) fn selections_draw_by_seed_and_step<B: VbLoraBackend>(device: &B::Device) {
+    for selection in Selection::ALL {
+        let mut recipe = recipe();
+        recipe.vblora.selection = selection;
+        let losses = |seed: u64| {
+            let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.0, seed, device);
+            let loss = |step| learner.step(step, &[batch(0, 8)], 0.0).unwrap().loss;
+            [0, 1, 2].map(loss)
+        };
+        let (one, other) = (losses(1), losses(2));
+        assert_close("the same seed", &losses(1), &one, 1e-6);
+        let differs = |a: f64, b: f64| (a - b).abs() > 1e-6;
+        let draws = !matches!(selection, Selection::TopK | Selection::SelectAll);
+        for (a, b) in [(one[0], one[1]), (one[1], one[2]), (one[0], other[0])] {
+            assert_eq!(differs(a, b), draws, "{selection}: {a} {b}");
+        }
+    }
+}
+
+/// The first step moves the gate alone, to the bit; with it open the rest is trained, by every selection.
+pub(crate) fn a_gate_opens_first<B: VbLoraBackend>(device: &B::Device) {
+    for selection in Selection::ALL {
+        let mut recipe = recipe();
+        (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
+        let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.0, 1, device);
+        let trained = |learner: &Learner<B>| {
+            let Trained::Adapter(adapter) = learner.trained() else {
+                panic!("an adapter")
+            };
+            let AnyAdapter::VbLora(adapter) = &**adapter else {
+                panic!("VB-LoRA")
+            };
+            let gate = values(adapter.gate.as_ref().unwrap().val().inner());
+            let matrix = |p: &Param<Tensor<Autodiff<B>, 2>>| values(p.val().inner());
+            let noise = adapter.noise_logits.as_ref().map(matrix);
+            (
+                gate[0],
+                [
+                    Some(matrix(&adapter.bank)),
+                    Some(matrix(&adapter.logits)),
+                    noise,
+                ],
+            )
+        };
+        let (gate, start) = trained(&learner);
+        assert_eq!(gate, 0.0);
+        let first = learner.step(0, &[batch(0, 8)], 1.0).unwrap();
+        let (gate, after) = trained(&learner);
+        // AdamW's first step is as long as the learning rate, the bank's.
+        assert_close("gate", &[gate.abs()], &[recipe.lr.bank], 1e-2);
+        assert!(after == start, "{selection}");
+        let later = (1..12).map(|step| learner.step(step, &[batch(0, 8)], 1.0).unwrap().loss);
+        let last = later.last().unwrap();
+        assert!(last < first.loss, "{selection}: {} to {last}", first.loss);
+        let (_, after) = trained(&learner);
+        let moved = after
+            .iter()
+            .zip(&start)
+            .filter(|(a, b)| a.is_some() && a != b);
+        assert_eq!(moved.count(), start.iter().flatten().count(), "{selection}");
     }
 }

@@ -27,6 +27,7 @@ fn adapter<B: VbLoraBackend>(topk: usize, device: &B::Device) -> VbLora<Autodiff
         topk,
         bank_bound: 0.5,
         logits_std: 0.05,
+        ..Default::default()
     };
     let sites = [Site::new("one", 8, 12), Site::new("two", 4, 4)];
     let plan = Targets::all_linear().select(&sites).unwrap();

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use vblora::{backend::VbLoraBackend, rng::Key, storage::checkpoint::Form};
-use vblora_bench::train::{Learner, StepReport};
+use vblora::{Selection, backend::VbLoraBackend, rng::Key, storage::checkpoint::Form};
+use vblora_bench::{
+    recipes::Recipe,
+    train::{Learner, StepReport},
+};
 
 use super::{
     is_exact,
@@ -18,6 +21,17 @@ const SEED: u64 = 4;
 
 /// How far losses may be apart where sums are not taken in one order each time (GPUs), as a part of the loss.
 const TOLERANCE: f64 = 1e-3;
+
+/// Every method, and VB-LoRA with draws, noise logits and a gate.
+fn cases() -> Vec<(Kind, Recipe)> {
+    let drawing = [Selection::NoisyTopK, Selection::StraightThrough].map(|selection| {
+        let mut recipe = recipe();
+        (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
+        (Kind::VbLora, recipe)
+    });
+    let plain = KINDS.map(|kind| (kind, recipe()));
+    plain.into_iter().chain(drawing).collect()
+}
 
 fn learner<B: VbLoraBackend>(kind: Kind, device: &B::Device) -> Learner<B> {
     learner_of(&recipe(), kind, 0.2, SEED, device)
@@ -35,8 +49,9 @@ pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBac
     device: &B::Device,
 ) {
     const STEPS: usize = 7;
-    for kind in KINDS {
-        let mut whole = learner::<B>(kind, device);
+    for (kind, recipe) in cases() {
+        let fresh = || learner_of::<B>(&recipe, kind, 0.2, SEED, device);
+        let mut whole = fresh();
         let mut states = vec![whole.state().unwrap().0];
         let mut losses = Vec::new();
         for i in 0..STEPS {
@@ -44,7 +59,7 @@ pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBac
             states.push(whole.state().unwrap().0);
         }
         for stop in [0, 1, 2 + Key::new(kind as u64).below(0, STEPS - 2)] {
-            let mut resumed = learner::<B>(kind, device);
+            let mut resumed = fresh();
             // What it was before must not matter.
             step(&mut resumed, 9);
             resumed
@@ -106,6 +121,37 @@ pub(crate) fn only_touched_logits_are_stored_unless_decay_moves_them_all<B: VbLo
     assert_eq!(elements, 0, "nothing is touched before the first step");
     assert!(later > 0 && later * 2 < of, "{later} of {of}");
     assert_eq!(logits(0.1), [(Form::Whole, 0); 2]);
+}
+
+/// What a step does not choose is as it was drawn, noise logits too; where it has a gradient nonetheless, all are stored.
+pub(crate) fn what_selections_touch_is_stored<B: VbLoraBackend>(device: &B::Device) {
+    for selection in Selection::ALL {
+        let mut recipe = recipe();
+        recipe.vblora.selection = selection;
+        let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        for i in 0..3 {
+            step(&mut learner, i);
+        }
+        let (_, forms) = learner.state().unwrap();
+        let logits: Vec<_> = forms
+            .iter()
+            .filter(|(path, _)| path.ends_with("logits"))
+            .collect();
+        let expected = if selection == Selection::NoisyTopK {
+            2
+        } else {
+            1
+        };
+        assert_eq!(logits.len(), expected, "{selection}");
+        for (path, form) in logits {
+            let is_part = matches!(form, Form::Touched { elements, of } if elements * 2 < *of);
+            assert_eq!(
+                is_part,
+                selection.is_sparse(),
+                "{selection} {path}: {form:?}"
+            );
+        }
+    }
 }
 
 pub(crate) fn the_state_of_another_learner_is_refused<B: VbLoraBackend>(device: &B::Device) {

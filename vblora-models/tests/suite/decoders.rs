@@ -88,6 +88,7 @@ pub(super) fn adapter<B: VbLoraBackend>(
         topk: 2,
         bank_bound: 0.5,
         logits_std: 1.0,
+        ..Default::default()
     };
     config.check(&plan).unwrap().init(seed, device)
 }

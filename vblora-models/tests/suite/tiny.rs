@@ -105,6 +105,7 @@ pub(crate) fn adapter<B: VbLoraBackend>(
         topk: 2,
         bank_bound: 0.5,
         logits_std: 1.0,
+        ..Default::default()
     };
     config.check(&plan).unwrap().init(23, device)
 }

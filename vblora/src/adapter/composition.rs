@@ -8,7 +8,7 @@ use burn::{
 };
 
 use super::{Adapter, SiteSpans};
-use crate::{Error, Factors, LowRank, Result, backend::VbLoraBackend};
+use crate::{Error, Factors, LowRank, Result, backend::VbLoraBackend, rng::Key};
 
 /// The gradients of Burn's autodiff on `B`.
 type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
@@ -37,9 +37,17 @@ pub struct Composition<B: VbLoraBackend, A> {
 }
 
 impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
-    /// Composes the adapter's factors once.
+    /// Composes the adapter's factors once, by the rule of inference.
     pub fn new(adapter: &A) -> Self {
-        let slabs = adapter.slabs();
+        Self::of(adapter, adapter.slabs())
+    }
+
+    /// Composes the adapter's factors once, by the rule of training: what it draws is a function of `key`.
+    pub fn drawn(adapter: &A, key: Key) -> Self {
+        Self::of(adapter, adapter.training_slabs(key))
+    }
+
+    fn of(adapter: &A, slabs: Vec<Tensor<Autodiff<B>, 2>>) -> Self {
         let inner: Vec<Tensor<B, 2>> = slabs.iter().map(|slab| slab.clone().inner()).collect();
         let leaf =
             |tensor: Tensor<B, 2>| Tensor::<Autodiff<B>, 2>::from_inner(tensor).require_grad();

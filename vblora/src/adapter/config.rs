@@ -9,7 +9,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{Adapter, Lora, LoraConfig, SiteSpans, VbLora, VbLoraConfig, Vera, VeraConfig};
-use crate::{Result, SitePlan, backend::VbLoraBackend, count::Count};
+use crate::{Result, Selection, SitePlan, backend::VbLoraBackend, count::Count, rng::Key};
 
 /// The settings of one of the methods.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,12 +101,17 @@ impl fmt::Display for AdapterConfig {
                 vector_length,
                 rank,
                 topk,
+                selection,
+                gate,
                 ..
             }) => {
-                write!(
-                    f,
-                    "VB-LoRA h = {bank}, b = {vector_length}, r = {rank}, k = {topk}"
-                )
+                write!(f, "VB-LoRA h = {bank}, b = {vector_length}, r = {rank}")?;
+                match selection {
+                    Selection::TopK => write!(f, ", k = {topk}")?,
+                    Selection::SelectAll => write!(f, ", {selection}")?,
+                    _ => write!(f, ", {selection}, k = {topk}")?,
+                }
+                f.write_str(if *gate { ", gated" } else { "" })
             }
             Self::Lora(LoraConfig {
                 rank,
@@ -167,6 +172,10 @@ impl<B: VbLoraBackend> Adapter<B> for AnyAdapter<B> {
 
     fn slabs(&self) -> Vec<Tensor<B, 2>> {
         each!(self, adapter => adapter.slabs())
+    }
+
+    fn training_slabs(&self, key: Key) -> Vec<Tensor<B, 2>> {
+        each!(self, adapter => adapter.training_slabs(key))
     }
 
     fn spans(&self) -> Vec<SiteSpans> {

@@ -19,7 +19,7 @@ pub use slab::{SiteSpans, Span};
 pub use vblora::{ValidVbLora, VbLora, VbLoraConfig};
 pub use vera::{Projection, ValidVera, Vera, VeraConfig};
 
-use crate::{Factors, LowRank, SitePlan, backend::VbLoraBackend};
+use crate::{Factors, LowRank, SitePlan, backend::VbLoraBackend, rng::Key};
 
 /// A method of composing low-rank factors from trained parameters.
 ///
@@ -32,6 +32,12 @@ pub trait Adapter<B: VbLoraBackend>: Module<B> {
 
     /// The composed slabs, differentiable in the adapter's parameters. Every row of a slab belongs to exactly one span.
     fn slabs(&self) -> Vec<Tensor<B, 2>>;
+
+    /// The slabs of one optimizer step, for methods that draw something in training, as a function of `key`; otherwise
+    /// [`slabs`](Self::slabs).
+    fn training_slabs(&self, _key: Key) -> Vec<Tensor<B, 2>> {
+        self.slabs()
+    }
 
     /// Where the sites' factors lie in the slabs, one entry per site of the plan, slab by slab in ascending rows.
     fn spans(&self) -> Vec<SiteSpans>;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::identity::{MAX_RECIPE_BYTES, check_base};
 use crate::{
-    Error, Factors, LowRank, Result, Site, ValidVbLora,
+    Error, Factors, LowRank, Result, Selection, Site, ValidVbLora,
     admixture::{check_finite, check_values},
     backend::{VbLoraBackend, primitive},
 };
@@ -21,7 +21,7 @@ const COARSEST_STEP: f32 = 1.0 / 510.0;
 pub struct Codes {
     /// k
     pub topk: usize,
-    /// `[S, k]`, largest weight first.
+    /// `[S, k]`, largest weight first; where every vector is selected, `0..h`.
     pub indices: Vec<u32>,
     /// `[S, k - 1]`: all weights but the last, which is what is missing to 1.
     pub weights: Vec<f32>,
@@ -30,18 +30,36 @@ pub struct Codes {
 impl Codes {
     /// The codes of logits `[S, h]`: the k largest, ties to the lowest index, and the softmax over them (in f64).
     pub fn from_logits(logits: &[f32], h: usize, topk: usize) -> Self {
+        Self::of_rows(logits, h, topk, |row| {
+            let mut order: Vec<usize> = (0..h).collect();
+            order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
+            order.truncate(topk);
+            order
+        })
+    }
+
+    /// The codes of logits `[S, h]` where every vector is selected: the softmax over all, in the bank's order.
+    pub fn of_all(logits: &[f32], h: usize) -> Self {
+        Self::of_rows(logits, h, h, |_| (0..h).collect())
+    }
+
+    fn of_rows(
+        logits: &[f32],
+        h: usize,
+        topk: usize,
+        order: impl Fn(&[f32]) -> Vec<usize>,
+    ) -> Self {
         let mut codes = Self {
             topk,
             indices: Vec::new(),
             weights: Vec::new(),
         };
         for row in logits.chunks_exact(h) {
-            let mut order: Vec<usize> = (0..h).collect();
-            order.sort_by(|&i, &j| row[j].total_cmp(&row[i]).then(i.cmp(&j)));
-            order.truncate(topk);
+            let order = order(row);
+            let largest = order.iter().map(|&i| row[i]).fold(f32::MIN, f32::max);
             let powers: Vec<f64> = order
                 .iter()
-                .map(|&i| f64::from(row[i] - row[order[0]]).exp())
+                .map(|&i| f64::from(row[i] - largest).exp())
                 .collect();
             let sum: f64 = powers.iter().sum();
             codes.indices.extend(order.iter().map(|&i| i as u32));
@@ -79,7 +97,7 @@ impl Codes {
     }
 
     /// Refuses codes that do not fit `rows` sub-vectors over a bank of `h`.
-    fn check(&self, rows: usize, h: usize) -> Result<()> {
+    fn check(&self, rows: usize, h: usize, selection: Selection) -> Result<()> {
         let shape = |tensor: &str, found: usize, columns: usize| {
             if rows.checked_mul(columns) == Some(found) {
                 return Ok(());
@@ -92,6 +110,15 @@ impl Codes {
         };
         shape("indices", self.indices.len(), self.topk)?;
         shape("weights", self.weights.len(), self.topk - 1)?;
+        match selection {
+            Selection::SelectAll => self.check_all(h)?,
+            _ => self.check_indices(h)?,
+        }
+        check_finite("weights", self.topk - 1, &self.weights)?;
+        self.check_weights()
+    }
+
+    fn check_indices(&self, h: usize) -> Result<()> {
         if let Some(&index) = self.indices.iter().find(|&&i| i as usize >= h) {
             return Err(Error::setting(
                 "indices",
@@ -108,8 +135,23 @@ impl Codes {
                 ));
             }
         }
-        check_finite("weights", self.topk - 1, &self.weights)?;
-        self.check_weights()
+        Ok(())
+    }
+
+    /// Refuses rows that are not all of the bank in its order.
+    fn check_all(&self, h: usize) -> Result<()> {
+        let in_order = |row: &[u32]| {
+            row.iter()
+                .enumerate()
+                .all(|(i, &index)| index as usize == i)
+        };
+        match self.indices.chunks_exact(h).find(|row| !in_order(row)) {
+            None => Ok(()),
+            Some(row) => {
+                let expected = format!("0..{h} where every vector is selected");
+                Err(Error::setting("indices", expected, format!("{row:?}")))
+            }
+        }
     }
 
     fn check_weights(&self) -> Result<()> {
@@ -136,14 +178,17 @@ pub struct StoredVbLora {
     bank: Vec<f32>,
     codes: Codes,
     recipe: Option<String>,
+    gate: f32,
 }
 
 impl StoredVbLora {
     /// Puts bank `[h, b]` and codes together.
     ///
     /// # Errors
-    /// Values that do not fit the settings: a wrong number, an index at or above h, twice in a row, a weight outside 0 to 1.
+    /// Values that do not fit the settings: a wrong number, an index at or above h, twice in a row, a weight outside 0 to 1; indices other
+    /// than `0..h` where every vector is selected.
     pub fn new(settings: ValidVbLora, bank: Vec<f32>, codes: Codes) -> Result<Self> {
+        let settings = settings.stored();
         let (h, b) = (settings.config().bank, settings.config().vector_length);
         check_values("bank", [h, b], &bank)?;
         if codes.topk != settings.config().topk {
@@ -153,13 +198,29 @@ impl StoredVbLora {
                 codes.topk,
             ));
         }
-        codes.check(settings.sub_vectors(), h)?;
+        let selection = settings.config().selection;
+        codes.check(settings.sub_vectors(), h, selection)?;
         Ok(Self {
             settings,
             bank,
             codes,
             recipe: None,
+            gate: 1.0,
         })
+    }
+
+    /// The same adapter with this value of its gate.
+    ///
+    /// # Errors
+    /// It is not finite, or the settings have no gate.
+    pub fn with_gate(self, gate: f32) -> Result<Self> {
+        self.settings.check_gate(gate)?;
+        Ok(Self { gate, ..self })
+    }
+
+    /// What every update is multiplied by: 1 without a gate.
+    pub fn gate(&self) -> f32 {
+        self.gate
     }
 
     /// The same adapter with a text that says how it was made, of any form: files carry it along.
@@ -215,10 +276,11 @@ impl StoredVbLora {
             self.own_bank().upload(device),
             &self.codes.indices,
             self.codes.full_weights(),
+            self.gate,
         )
     }
 
-    /// Per site its down factor transposed `[r, d_in]` and its up factor `[r, d_out]`, row-major, in host memory.
+    /// Per site its down factor transposed `[r, d_in]` and its up factor `[r, d_out]` times the gate, row-major, in host memory.
     pub(super) fn host_factors(&self) -> Vec<(Vec<f32>, Vec<f32>)> {
         let (b, k) = (self.settings.config().vector_length, self.codes.topk);
         let weights = self.codes.full_weights();
@@ -238,8 +300,9 @@ impl StoredVbLora {
             out
         };
         let spans = self.settings.spans().into_iter();
+        let up = |rows: Range<usize>| compose(rows).into_iter().map(|v| v * self.gate).collect();
         spans
-            .map(|site| (compose(site.down.rows), compose(site.up.rows)))
+            .map(|site| (compose(site.down.rows), up(site.up.rows)))
             .collect()
     }
 }
@@ -253,6 +316,7 @@ pub(crate) fn compose<B: VbLoraBackend>(
     bank: Tensor<B, 2>,
     indices: &[u32],
     weights: Vec<f32>,
+    gate: f32,
 ) -> Factors<B> {
     let shape = [settings.sub_vectors(), settings.config().topk];
     let device = bank.device();
@@ -270,7 +334,7 @@ pub(crate) fn compose<B: VbLoraBackend>(
         let pair = LowRank {
             down: spans.down.read(&slabs).transpose(),
             up: spans.up.read(&slabs),
-            scale: 1.0,
+            scale: f64::from(gate),
         };
         (site.name.clone(), pair)
     });

@@ -6,6 +6,9 @@
 //! | `bank_scale` | f32 `[h]` | what an i8 row is multiplied by |
 //! | `indices` | u8 `[ceil(S k ceil(log2 h) / 8)]` | the k indices of each sub-vector, lowest bit first |
 //! | `weights` | f32, f16 or u8 `[S, k - 1]` | all weights but the last; u8 counts 255ths |
+//! | `gate` | f32 `[1]` | what every update is multiplied by; only where the settings have a gate |
+//!
+//! Where every vector is selected, the rows of `weights` are in the bank's order and there are no `indices`.
 //!
 //! The metadata entry `vblora` is a JSON object: the format's version (`format`), the bank's SHA-256 (`bank_sha256`) and, with codes, settings
 //! and sites (`settings`), the sites' SHA-256 (`base_sha256`, [`sites_sha256`]) and how the adapter was made, if its maker said so (`recipe`).
@@ -28,7 +31,7 @@ use super::{
     tensors::{StoredTensor, TensorFile, write_tensors},
 };
 use crate::{
-    Result, SitePlan, ValidVbLora,
+    Result, Selection, SitePlan, ValidVbLora,
     admixture::check_values,
     backend::VbLoraBackend,
     count::{Precision, index_bits, packed_bytes},
@@ -237,7 +240,7 @@ impl StoredVbLora {
     /// The bank has another shape; the operating system refuses.
     pub fn save_codes(&self, path: &Path, bank: &Bank, weights: Precision) -> Result<Loss> {
         let codes = self.rounded_codes(weights);
-        let rounded = Self::new(self.settings().clone(), bank.values.clone(), codes)?;
+        let rounded = self.with_values(bank.values.clone(), codes)?;
         write(path, self.code_tensors(weights), bank, Some(self))?;
         Ok(self.loss(&rounded))
     }
@@ -285,7 +288,8 @@ impl StoredVbLora {
         let settings = found
             .config()
             .check(found.plan())
-            .map_err(|e| file.error(e.to_string()))?;
+            .map_err(|e| file.error(e.to_string()))?
+            .stored();
         let (h, k, rows) = (
             settings.config().bank,
             settings.config().topk,
@@ -296,16 +300,10 @@ impl StoredVbLora {
                 "{rows} sub-vectors, over the limit of {MAX_SUB_VECTORS}"
             )));
         }
-        let bytes = file.bytes("indices")?;
-        let count = rows.saturating_mul(k);
-        if bytes.len() != packed_bytes(count, index_bits(h)) {
-            return Err(file.error(format!(
-                "tensor \"indices\": expected {} bytes for {rows} sub-vectors of {k} indices of {} bits, found {}",
-                packed_bytes(count, index_bits(h)),
-                index_bits(h),
-                bytes.len()
-            )));
-        }
+        let indices = match settings.config().selection {
+            Selection::SelectAll => None,
+            _ => Some(read_indices(file, h, rows, k)?),
+        };
         let weights = match file.dtype("weights") {
             Some(Dtype::U8) => {
                 let bytes = file.bytes("weights")?;
@@ -322,15 +320,21 @@ impl StoredVbLora {
         }
         let mut codes = Codes {
             topk: k,
-            indices: unpack(bytes, index_bits(h), count),
+            // The weights have shown that there are as many.
+            indices: indices.unwrap_or_else(|| (0..rows * h).map(|i| (i % h) as u32).collect()),
             weights,
         };
         if file.dtype("weights") != Some(Dtype::F32) {
             codes.bring_sums_to_one();
         }
-        Self::new(settings, bank.values.clone(), codes)
+        let is_gated = settings.config().gate;
+        let stored = Self::new(settings, bank.values.clone(), codes)
             .and_then(|stored| stored.with_recipe(description.recipe.clone()))
-            .map_err(|e| file.error(e.to_string()))
+            .map_err(|e| file.error(e.to_string()))?;
+        match is_gated {
+            true => read_gate(file, stored),
+            false => Ok(stored),
+        }
     }
 
     /// The bank apart from the codes.
@@ -349,8 +353,17 @@ impl StoredVbLora {
     pub fn rounded(&self, precisions: Precisions) -> Result<Self> {
         let bank = self.own_bank().rounded(precisions.bank)?;
         let codes = self.rounded_codes(precisions.weights);
-        Self::new(self.settings().clone(), bank.values, codes)?
-            .with_recipe(self.recipe().map(str::to_owned))
+        self.with_values(bank.values, codes)
+    }
+
+    /// The same adapter with another bank and other codes.
+    fn with_values(&self, bank: Vec<f32>, codes: Codes) -> Result<Self> {
+        let other = Self::new(self.settings().clone(), bank, codes)?
+            .with_recipe(self.recipe().map(str::to_owned))?;
+        match self.settings().config().gate {
+            true => other.with_gate(self.gate()),
+            false => Ok(other),
+        }
     }
 
     fn rounded_codes(&self, precision: Precision) -> Codes {
@@ -375,7 +388,6 @@ impl StoredVbLora {
             weights,
         } = self.codes();
         let shape = [self.settings().sub_vectors(), topk - 1];
-        let packed = pack(indices, index_bits(self.settings().config().bank));
         let weights = match precision {
             Precision::F32 => StoredTensor::floats(&shape, weights),
             Precision::F16 => halves(&shape, weights),
@@ -384,8 +396,17 @@ impl StoredVbLora {
                 StoredTensor::bytes(Dtype::U8, &shape, small)
             }
         };
-        let indices = StoredTensor::bytes(Dtype::U8, &[packed.len()], packed);
-        vec![("indices", indices), ("weights", weights)]
+        let mut tensors = vec![("weights", weights)];
+        let config = self.settings().config();
+        if config.selection != Selection::SelectAll {
+            let packed = pack(indices, index_bits(config.bank));
+            let indices = StoredTensor::bytes(Dtype::U8, &[packed.len()], packed);
+            tensors.push(("indices", indices));
+        }
+        if config.gate {
+            tensors.push(("gate", StoredTensor::floats(&[1], &[self.gate()])));
+        }
+        tensors
     }
 
     fn loss(&self, rounded: &Self) -> Loss {
@@ -402,6 +423,33 @@ impl StoredVbLora {
             loss.largest_entry = loss.largest_entry.max(before.abs());
         }
         loss
+    }
+}
+
+/// The indices of `rows` sub-vectors.
+fn read_indices(file: &TensorFile, h: usize, rows: usize, k: usize) -> Result<Vec<u32>> {
+    let bytes = file.bytes("indices")?;
+    let count = rows.saturating_mul(k);
+    if bytes.len() != packed_bytes(count, index_bits(h)) {
+        return Err(file.error(format!(
+            "tensor \"indices\": expected {} bytes for {rows} sub-vectors of {k} indices of {} bits, found {}",
+            packed_bytes(count, index_bits(h)),
+            index_bits(h),
+            bytes.len()
+        )));
+    }
+    Ok(unpack(bytes, index_bits(h), count))
+}
+
+fn read_gate(file: &TensorFile, stored: StoredVbLora) -> Result<StoredVbLora> {
+    match file.floats("gate")?[..] {
+        [gate] => stored
+            .with_gate(gate)
+            .map_err(|e| file.error(e.to_string())),
+        ref found => Err(file.error(format!(
+            "tensor \"gate\": expected 1 value, found {}",
+            found.len()
+        ))),
     }
 }
 

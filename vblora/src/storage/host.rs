@@ -8,7 +8,7 @@ pub use vera::HostVera;
 
 use super::{Codes, StoredVbLora};
 use crate::{
-    Adapter, AnyAdapter, Error, Factors, Lora, LoraConfig, Result, SitePlan, ValidLora,
+    Adapter, AnyAdapter, Error, Factors, Lora, LoraConfig, Result, Selection, SitePlan, ValidLora,
     ValidVbLora, VbLora, admixture::host, backend::VbLoraBackend,
 };
 
@@ -25,12 +25,14 @@ pub enum HostAdapter {
     Vera(HostVera),
 }
 
-/// VB-LoRA with all its logits.
+/// VB-LoRA with all its logits. Its settings are [stored ones](ValidVbLora::stored): however its vectors were chosen in training, it mixes
+/// them by the rule of inference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostVbLora {
     settings: ValidVbLora,
     bank: Vec<f32>,
     logits: Vec<f32>,
+    gate: f32,
 }
 
 /// LoRA's factors.
@@ -50,10 +52,25 @@ impl HostVbLora {
     pub fn new(settings: ValidVbLora, bank: Vec<f32>, logits: Vec<f32>) -> Result<Self> {
         settings.check_values(&bank, &logits)?;
         Ok(Self {
-            settings,
+            settings: settings.stored(),
             bank,
             logits,
+            gate: 1.0,
         })
+    }
+
+    /// The same adapter with this value of its gate.
+    ///
+    /// # Errors
+    /// It is not finite, or the settings have no gate.
+    pub fn with_gate(self, gate: f32) -> Result<Self> {
+        self.settings.check_gate(gate)?;
+        Ok(Self { gate, ..self })
+    }
+
+    /// What every update is multiplied by: 1 without a gate.
+    pub fn gate(&self) -> f32 {
+        self.gate
     }
 
     /// The settings and sites.
@@ -73,19 +90,32 @@ impl HostVbLora {
 
     /// An adapter's present values.
     pub(crate) fn read<B: VbLoraBackend>(adapter: &VbLora<B>) -> Result<Self> {
-        Self::new(
+        let read = Self::new(
             adapter.settings().clone(),
             host(adapter.bank.val()),
             host(adapter.logits.val()),
-        )
+        )?;
+        match &adapter.gate {
+            Some(gate) => read.with_gate(host(gate.val())[0]),
+            None => Ok(read),
+        }
     }
 
     /// The bank and the codes of the logits (paper 3.4).
     pub fn store(&self) -> StoredVbLora {
         let config = self.settings.config();
-        let codes = Codes::from_logits(&self.logits, config.bank, config.topk);
-        StoredVbLora::new(self.settings.clone(), self.bank.clone(), codes)
-            .expect("codes of finite logits fit their settings")
+        let codes = match config.selection {
+            Selection::SelectAll => Codes::of_all(&self.logits, config.bank),
+            _ => Codes::from_logits(&self.logits, config.bank, config.topk),
+        };
+        let stored = StoredVbLora::new(self.settings.clone(), self.bank.clone(), codes)
+            .expect("codes of finite logits fit their settings");
+        match config.gate {
+            true => stored
+                .with_gate(self.gate)
+                .expect("checked when it came in"),
+            false => stored,
+        }
     }
 }
 
@@ -171,9 +201,11 @@ impl HostAdapter {
                 settings,
                 bank,
                 logits,
-            }) => settings
-                .load(bank.clone(), logits.clone(), device)
-                .map(AnyAdapter::VbLora),
+                gate,
+            }) => {
+                let adapter = settings.load(bank.clone(), logits.clone(), device)?;
+                Ok(AnyAdapter::VbLora(adapter.with_gate(*gate)))
+            }
             Self::TopK(_) => Err(Error::CodesOnly),
             Self::Lora(HostLora { settings, a, b }) => {
                 settings.load(a, b, device).map(AnyAdapter::Lora)
@@ -202,7 +234,8 @@ impl HostAdapter {
         }
     }
 
-    /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, VeRA's as it composes them, LoRA as it is.
+    /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, a gate in the up factors, VeRA's as it composes
+    /// them, LoRA as it is.
     pub fn to_lora(&self) -> HostLora {
         let stored = match self {
             Self::VbLora(adapter) => adapter.store(),

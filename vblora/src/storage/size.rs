@@ -10,8 +10,8 @@ use super::{
     tensors::header_bytes,
 };
 use crate::{
-    ValidVbLora,
-    count::{Precision, bank_bytes, codes_bytes, index_bits, packed_bytes},
+    Selection, ValidVbLora,
+    count::{Precision, bank_bytes, index_bits, packed_bytes},
 };
 
 /// Which parts a file holds.
@@ -28,7 +28,8 @@ pub enum Part {
 impl ValidVbLora {
     /// Bytes of a compact file of an adapter with these settings, metadata and all, before there is one.
     pub fn compact_bytes(&self, part: Part, precisions: Precisions, recipe: Option<&str>) -> usize {
-        let (config, s) = (self.config(), self.sub_vectors());
+        let settings = self.stored();
+        let (config, s) = (settings.config(), settings.sub_vectors());
         let (h, b, k) = (config.bank, config.vector_length, config.topk);
         let (mut shapes, mut data) = (Vec::new(), 0);
         if part != Part::Codes {
@@ -39,14 +40,21 @@ impl ValidVbLora {
             data += bank_bytes(h, b, precisions.bank);
         }
         if part != Part::Bank {
-            let packed = packed_bytes(s * k, index_bits(h));
-            shapes.push(("indices", Dtype::U8, vec![packed]));
             shapes.push(("weights", weight_type(precisions.weights), vec![s, k - 1]));
-            data += codes_bytes(h, s, k, precisions.weights);
+            data += precisions.weights.bytes() * s * (k - 1);
+            if config.selection != Selection::SelectAll {
+                let packed = packed_bytes(s * k, index_bits(h));
+                shapes.push(("indices", Dtype::U8, vec![packed]));
+                data += packed;
+            }
+            if config.gate {
+                shapes.push(("gate", Dtype::F32, vec![1]));
+                data += 4;
+            }
         }
         // A hash has this many digits, whatever they are.
         let hash = hex(Sha256::new());
-        let codes = (part != Part::Bank).then_some((self, recipe));
+        let codes = (part != Part::Bank).then_some((&settings, recipe));
         header_bytes(&shapes, (KEY, &description(hash, codes))) + data
     }
 }

@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use vblora::{
-    Site, StoredVbLora, Targets, VbLoraConfig,
+    Selection, Site, StoredVbLora, Targets, VbLoraConfig,
     rng::Key,
-    storage::{Bank, Codes, MAX_RECIPE_BYTES, Part, Precision, Precisions, sites_sha256},
+    storage::{
+        Bank, Codes, HostVbLora, MAX_RECIPE_BYTES, Part, Precision, Precisions, sites_sha256,
+    },
 };
+
+use crate::support::random_vblora;
 
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::F16, Precision::Bits8];
 
@@ -89,6 +93,65 @@ fn every_precision_comes_back_as_it_was_rounded_in_the_bytes_foretold() {
             }
         }
     }
+}
+
+/// Every vector of the bank, and a gate, by the file's size and by what comes back.
+#[test]
+fn select_all_needs_no_indices_and_a_gate_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("adapter.safetensors");
+    let plain = random_vblora(&[Site::new("one", 8, 12), Site::new("two", 12, 4)], 20, 2);
+    for (selection, gate) in [
+        (Selection::SelectAll, None),
+        (Selection::SelectAll, Some(0.25)),
+        (Selection::StraightThrough, Some(-0.7)),
+    ] {
+        let config = VbLoraConfig {
+            selection,
+            gate: gate.is_some(),
+            ..plain.settings().config().clone()
+        };
+        let trained = config.check(plain.settings().plan()).unwrap();
+        let (bank, logits) = (plain.bank().to_vec(), plain.logits().to_vec());
+        let host = HostVbLora::new(trained.clone(), bank, logits).unwrap();
+        let host = match gate {
+            Some(gate) => host.with_gate(gate).unwrap(),
+            None => host,
+        };
+        let stored = host.store();
+        stored.save(&path).unwrap();
+        let found = StoredVbLora::load(&path).unwrap();
+        assert_eq!((&found, found.gate()), (&stored, gate.unwrap_or(1.0)));
+        if selection == Selection::SelectAll {
+            assert_eq!(data_bytes(&path), trained.count().bytes);
+            let s = trained.sub_vectors();
+            let parameters = 20 * 4 + s * 19 + usize::from(gate.is_some());
+            assert_eq!(data_bytes(&path), 4 * parameters);
+        }
+        for precision in PRECISIONS {
+            let precisions = Precisions {
+                bank: precision,
+                weights: precision,
+            };
+            stored.save_as(&path, precisions).unwrap();
+            let found = StoredVbLora::load(&path).unwrap();
+            assert_eq!(found, stored.rounded(precisions).unwrap());
+            let size = std::fs::metadata(&path).unwrap().len() as usize;
+            assert_eq!(size, trained.compact_bytes(Part::Whole, precisions, None));
+        }
+        let shared = stored.own_bank();
+        stored.save_codes(&path, &shared, Precision::F32).unwrap();
+        assert_eq!(StoredVbLora::load_codes(&path, &shared).unwrap(), stored);
+    }
+    // Rows of select-all in another order are none.
+    let all = VbLoraConfig {
+        selection: Selection::SelectAll,
+        ..plain.settings().config().clone()
+    };
+    let settings = all.check(plain.settings().plan()).unwrap();
+    let codes = Codes::from_logits(plain.logits(), 20, 20);
+    let error = StoredVbLora::new(settings, plain.bank().to_vec(), codes).unwrap_err();
+    assert!(error.to_string().contains("0..20"), "{error}");
 }
 
 /// The sizes to reach, on written files (design notes: PEFT needs 109 kB and 2.53 MB).

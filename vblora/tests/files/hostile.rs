@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::{Dtype, tensor::TensorView};
 use vblora::{
-    LoraConfig, Site, StoredVbLora, Targets,
+    LoraConfig, Selection, Site, StoredVbLora, Targets, VbLoraConfig,
     rng::Key,
     storage::{
         Bank, HostAdapter, HostLora, HostVbLora, Precision, Precisions, merge,
@@ -116,23 +116,38 @@ fn attack(path: &Path, name: &str, mut read: impl FnMut() -> Result<(), vblora::
     survived
 }
 
+/// All of the bank selected, and a gate.
+fn gated() -> HostVbLora {
+    let plain = vblora();
+    let config = VbLoraConfig {
+        selection: Selection::SelectAll,
+        gate: true,
+        ..plain.settings().config().clone()
+    };
+    let settings = config.check(plain.settings().plan()).unwrap();
+    let (bank, logits) = (plain.bank().to_vec(), plain.logits().to_vec());
+    let adapter = HostVbLora::new(settings, bank, logits).unwrap();
+    adapter.with_gate(0.5).unwrap()
+}
+
 #[test]
 fn a_compact_file_of_arbitrary_bytes_gives_an_error_or_an_adapter() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("adapter.safetensors");
-    let stored = vblora().store();
     let precisions = Precisions {
         bank: Precision::Bits8,
         weights: Precision::F16,
     };
-    stored.save_as(&path, precisions).unwrap();
-    let survived = attack(&path, "compact", || {
-        // What was read can be used.
-        let found = StoredVbLora::load(&path)?;
-        HostAdapter::TopK(found).to_lora();
-        Bank::load(&path).map(|_| ())
-    });
-    assert!((1..CASES / 2).contains(&survived));
+    for (name, adapter) in [("compact", vblora()), ("select-all", gated())] {
+        adapter.store().save_as(&path, precisions).unwrap();
+        let survived = attack(&path, name, || {
+            // What was read can be used.
+            let found = StoredVbLora::load(&path)?;
+            HostAdapter::TopK(found).to_lora();
+            Bank::load(&path).map(|_| ())
+        });
+        assert!((1..CASES / 2).contains(&survived));
+    }
 }
 
 #[test]

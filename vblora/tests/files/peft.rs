@@ -7,7 +7,8 @@ use std::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use vblora::{
-    LoraConfig, Site, SitePlan, StoredVbLora, Targets, VeraConfig,
+    AdapterConfig, LoraConfig, Selection, Site, SitePlan, StoredVbLora, Targets, VbLoraConfig,
+    VeraConfig,
     rng::Key,
     storage::{
         Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, TensorFile,
@@ -136,6 +137,92 @@ fn index_types_are_pefts() {
         assert_eq!(file.dtype(name), Some(dtype), "h = {bank}");
         assert_eq!(file.shape(name), Some(&[3, 2, 2][..]));
     }
+}
+
+/// The same values by another selection, perhaps with a gate.
+fn selected(selection: Selection, gate: bool) -> HostVbLora {
+    let full = full(10, 2);
+    let config = VbLoraConfig {
+        selection,
+        gate,
+        ..full.settings().config().clone()
+    };
+    let settings = config.check(&plan()).unwrap();
+    HostVbLora::new(settings, full.bank().to_vec(), full.logits().to_vec()).unwrap()
+}
+
+#[test]
+fn whatever_was_drawn_in_training_a_file_is_top_k() {
+    for selection in Selection::ALL {
+        let adapter = selected(selection, false);
+        if selection != Selection::SelectAll {
+            assert_eq!(adapter, full(10, 2), "{selection}");
+            continue;
+        }
+        // PEFT has no name for it: all logits, or codes, with topk = h.
+        for form in [
+            HostAdapter::TopK(adapter.store()),
+            HostAdapter::VbLora(adapter.clone()),
+        ] {
+            let (dir, written) = written(form);
+            let found = PeftDirectory::open(dir.path()).unwrap();
+            let AdapterConfig::VbLora(config) = &found.config().method else {
+                panic!("VB-LoRA")
+            };
+            assert_eq!(config.topk, 10);
+            let found = found.bind(&sites()).unwrap().adapter.to_lora();
+            let expected = written.adapter.to_lora();
+            for (found, expected) in found.a().iter().zip(expected.a()) {
+                let close = |(f, e): (&f32, &f32)| (f - e).abs() < 1e-6;
+                assert!(found.iter().zip(expected).all(close));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_gate_has_no_place_in_pefts_vblora_but_in_lora() {
+    let adapter = selected(Selection::TopK, true).with_gate(-0.5).unwrap();
+    for form in [
+        HostAdapter::TopK(adapter.store()),
+        HostAdapter::VbLora(adapter.clone()),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let error = PeftAdapter::new(form).write(dir.path()).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("gate") && error.contains("to_lora"),
+            "{error}"
+        );
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    let (gated, plain) = (
+        HostAdapter::VbLora(adapter).to_lora(),
+        HostAdapter::VbLora(full(10, 2)).to_lora(),
+    );
+    assert_eq!(gated.a(), plain.a());
+    let half = |v: &Vec<f32>| v.iter().map(|v| v * -0.5).collect::<Vec<_>>();
+    assert_eq!(gated.b(), plain.b().iter().map(half).collect::<Vec<_>>());
+    let error = full(10, 2).with_gate(1.0).unwrap_err().to_string();
+    assert!(error.contains("gate"), "{error}");
+    let error = selected(Selection::TopK, true).with_gate(f32::NAN);
+    assert!(error.unwrap_err().to_string().contains("gate"));
+}
+
+#[test]
+fn a_bank_is_taken_out_of_a_directory_alone() {
+    let full = full(10, 2);
+    for form in [
+        HostAdapter::TopK(full.store()),
+        HostAdapter::VbLora(full.clone()),
+    ] {
+        let (dir, _) = written(form);
+        let bank = PeftDirectory::open(dir.path()).unwrap().bank().unwrap();
+        assert_eq!((bank.shape(), bank.values()), ([10, 4], full.bank()));
+    }
+    let (dir, _) = written(HostAdapter::Lora(lora(false)));
+    let error = PeftDirectory::open(dir.path()).unwrap().bank().unwrap_err();
+    assert!(error.to_string().contains("no bank"), "{error}");
 }
 
 #[test]

@@ -27,6 +27,7 @@ fn config(rank: usize, topk: usize) -> VbLoraConfig {
         topk,
         bank_bound: 0.5,
         logits_std: 1.0,
+        ..Default::default()
     }
 }
 

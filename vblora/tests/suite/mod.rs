@@ -5,5 +5,6 @@ pub(crate) mod decoder_operations;
 pub(crate) mod operations;
 pub(crate) mod recorded;
 pub(crate) mod recorded_baselines;
+pub(crate) mod selection;
 pub(crate) mod serving;
 pub(crate) mod storage;

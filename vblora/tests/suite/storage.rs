@@ -19,6 +19,7 @@ fn adapter<B: VbLoraBackend>(topk: usize, bank: usize, device: &B::Device) -> Vb
         topk,
         bank_bound: 0.5,
         logits_std: 2.0,
+        ..Default::default()
     };
     config.check(&plan).unwrap().init(7, device)
 }

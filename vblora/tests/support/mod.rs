@@ -92,6 +92,7 @@ pub fn random_vblora(sites: &[Site], bank: usize, topk: usize) -> HostVbLora {
         topk,
         bank_bound: 0.5,
         logits_std: 2.0,
+        ..VbLoraConfig::default()
     };
     let plan = Targets::all_linear().select(sites).unwrap();
     let settings = config.check(&plan).unwrap();

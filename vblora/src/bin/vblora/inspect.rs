@@ -107,14 +107,15 @@ impl BankUse {
             uses[index as usize] += 1;
         }
         let weights = codes.full_weights();
-        let first = weights.iter().step_by(codes.topk).map(|&w| f64::from(w));
+        let largest = |row: &[f32]| f64::from(row.iter().copied().fold(0.0, f32::max));
+        let largest = weights.chunks_exact(codes.topk).map(largest);
         let sub_vectors = stored.settings().sub_vectors();
         Self {
             vectors: config.bank,
             used: uses.iter().filter(|&&n| n > 0).count(),
             most_used_by: uses.iter().copied().max().unwrap_or(0),
             sub_vectors,
-            mean_first_weight: first.sum::<f64>() / sub_vectors.max(1) as f64,
+            mean_first_weight: largest.sum::<f64>() / sub_vectors.max(1) as f64,
             largest_entry: stored.bank().iter().fold(0.0, |m, v| v.abs().max(m)),
         }
     }

@@ -217,6 +217,7 @@ fn vblora(fields: &Map<String, Value>) -> Result<VbLoraConfig, String> {
         topk: whole(fields, "topk")?,
         bank_bound: real(fields, "init_vector_bank_bound")?.unwrap_or(default.bank_bound),
         logits_std: real(fields, "init_logits_std")?.unwrap_or(default.logits_std),
+        ..default
     })
 }
 

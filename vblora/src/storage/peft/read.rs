@@ -11,7 +11,8 @@ use crate::{
     AdapterConfig, LoraConfig, Result, Site, SitePlan, VbLoraConfig, VeraConfig,
     adapter::Projection,
     storage::{
-        Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, StoredVbLora, TensorFile,
+        Bank, Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, StoredVbLora,
+        TensorFile,
     },
 };
 
@@ -72,6 +73,18 @@ impl PeftDirectory {
     /// wide a module's input is: `d_in` is then the largest, the width of the random matrix.
     pub fn sites(&self) -> &[Site] {
         &self.sites
+    }
+
+    /// The vector bank alone, whatever the directory's sites are.
+    ///
+    /// # Errors
+    /// It is no VB-LoRA; a value is not finite.
+    pub fn bank(&self) -> Result<Bank> {
+        let AdapterConfig::VbLora(config) = &self.config.method else {
+            return Err(self.file.error("no VB-LoRA, so there is no bank in it"));
+        };
+        Bank::new([config.bank, config.vector_length], self.file.floats(BANK)?)
+            .map_err(|e| self.file.error(e.to_string()))
     }
 
     /// Reads the values for a model with these sites, whose names may stand behind a common prefix in the directory.

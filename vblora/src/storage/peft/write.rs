@@ -26,8 +26,9 @@ impl PeftAdapter {
     /// never come from different adapters.
     ///
     /// # Errors
-    /// The operating system refuses; two tensors have one name.
+    /// The operating system refuses; two tensors have one name; a VB-LoRA with a gate, which PEFT's has no place for.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        self.check_gate()?;
         let (config, tensors) = (dir.join(CONFIG), dir.join(TENSORS));
         let stored = self.tensors();
         let mut names: Vec<_> = stored.iter().map(|(name, _)| name).collect();
@@ -54,6 +55,23 @@ impl PeftAdapter {
                 reason: e.to_string(),
             })?;
         write_atomically(&config, text.as_bytes())
+    }
+
+    /// Both factors come from one bank, so that a gate cannot go into it and keep its sign.
+    fn check_gate(&self) -> Result<()> {
+        let settings = match &self.adapter {
+            HostAdapter::VbLora(adapter) => adapter.settings(),
+            HostAdapter::TopK(adapter) => adapter.settings(),
+            _ => return Ok(()),
+        };
+        match settings.config().gate {
+            true => Err(Error::setting(
+                "gate",
+                "false for PEFT's VB-LoRA, which has none; as LoRA (`to_lora`, `--form peft-lora`) the factors hold it",
+                true,
+            )),
+            false => Ok(()),
+        }
     }
 
     fn tensors(&self) -> Named {
