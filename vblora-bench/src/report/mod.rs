@@ -11,3 +11,6 @@ pub use numbers::human_bytes;
 pub use results::{EpochResult, EpochScores, Results, RunResult, Speed, Stop, best_epoch};
 pub use summary::{Spread, Summary, summarise, summary_table};
 pub use table::{Align, Table};
+
+#[cfg(test)]
+pub(crate) use results::tests::run as test_run;
