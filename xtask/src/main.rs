@@ -22,6 +22,7 @@ mod peft_roundtrip;
 mod pretrain_decoder;
 mod pretrain_tiny;
 mod progress;
+mod report;
 mod sweep;
 mod train_tokenizer;
 
@@ -53,6 +54,7 @@ enum Command {
     PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
+    Report(report::Arguments),
     Sweep(sweep::Arguments),
     #[command(name = sweep::WORKER, hide = true)]
     SweepWorker(sweep::WorkerArguments),
@@ -71,6 +73,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments)?,
         Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments)?,
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments)?,
+        Command::Report(arguments) => report::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments)?,

@@ -141,6 +141,18 @@ fn a_sweep_is_planned_done_reused_and_extended() {
     assert_eq!(place.results("out").len(), 4);
     let csv = std::fs::read_to_string(place.path("out/results.csv")).unwrap();
     assert_eq!(csv.lines().count(), 5);
+
+    let report = place
+        .command("report", &["out", "--out", "page"])
+        .output()
+        .unwrap();
+    assert!(report.status.success(), "{}", text(&report.stderr));
+    let page = std::fs::read_to_string(place.path("page/index.html")).unwrap();
+    assert!(page.contains("<h2>Methods &amp; &lt;more&gt;</h2>") && page.contains("<svg"));
+    let figure = std::fs::read_to_string(place.path("page/scores-1.svg")).unwrap();
+    assert!(figure.contains("stored parameters"));
+    let markdown = std::fs::read_to_string(place.path("page/report.md")).unwrap();
+    assert!(markdown.contains("](scores-1.svg)"));
 }
 
 #[test]
@@ -182,6 +194,25 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     let [cut, whole] = ["cut", "whole"].map(|out| place.results(out));
     assert_eq!(epochs(&cut[0]), epochs(&whole[0]));
     assert_eq!(cut[0]["id"], whole[0]["id"]);
+}
+
+#[test]
+fn a_report_of_nothing_and_a_sweep_of_nothing_say_so() {
+    let place = Place::new();
+    let report = place
+        .command("report", &["little", "--out", "page"])
+        .output()
+        .unwrap();
+    assert_eq!(report.status.code(), Some(1));
+    assert!(text(&report.stderr).contains("it holds no sweep"));
+    assert!(!place.path("page").exists());
+    let sweep = place.sweep("out", &["--set", "k=99", "--set", "method=vblora"]);
+    assert!(
+        text(&sweep.stderr).contains("vblora.topk"),
+        "{}",
+        text(&sweep.stderr)
+    );
+    assert!(!place.path("out").exists());
 }
 
 #[cfg(target_os = "linux")]

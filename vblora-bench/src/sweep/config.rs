@@ -83,6 +83,12 @@ impl RunConfig {
         }
     }
 
+    /// The recipe's key behind a key of a sweep file.
+    pub(crate) fn recipe_key(&self, key: &str) -> String {
+        let method = self.method();
+        method.map_or_else(|_| key.into(), |method| axis::recipe_key(method, key))
+    }
+
     fn recipe_value(&self, method: Method, key: &str) -> String {
         let mut leaves = axis::effective(&self.recipe, method);
         let found = leaves.remove(&axis::recipe_key(method, key));

@@ -32,3 +32,6 @@ pub use spec::{Budget, Layout, Spec};
 pub use stats::PairedTest;
 pub use store::Store;
 pub use worker::{Device, serve};
+
+#[cfg(test)]
+pub(crate) use record::tests as record_tests;

@@ -20,7 +20,7 @@ pub struct PairedTest {
 }
 
 impl PairedTest {
-    /// The test on the first [`MAX_PAIRS`] differences; none without any.
+    /// The test on the first 20 differences; none without any.
     pub fn of(differences: &[f64]) -> Option<Self> {
         let differences = &differences[..differences.len().min(MAX_PAIRS)];
         let pairs = differences.len();
