@@ -126,6 +126,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         worker: WORKER.into(),
         commit: commit(),
     };
+    let left = plan.left(&store).len();
+    println!(
+        "{}: {left} runs to do, by {} at a time.",
+        plan.sweep,
+        campaign.devices.len()
+    );
     let bar = progress::bar(campaign.steps(&store), "steps");
     let hear = |news: News<'_>| match news {
         News::Steps(steps) => bar.set_position(steps),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vblora::storage::sha256_hex;
+use vblora::storage::{Bank, sha256_hex};
 use vblora_models::{ModelFiles, resolve};
 
 use super::axis::{self, NOT_TAKEN};
@@ -92,7 +92,12 @@ impl RunConfig {
     fn recipe_value(&self, method: Method, key: &str) -> String {
         let mut leaves = axis::effective(&self.recipe, method);
         let found = leaves.remove(&axis::recipe_key(method, key));
-        found.unwrap_or_else(|| NOT_TAKEN.into())
+        // The recipe leaves this one out where it is the default.
+        let unsaid = match (method, key) {
+            (Method::VbLora, "selection") => "topk",
+            _ => NOT_TAKEN,
+        };
+        found.unwrap_or_else(|| unsaid.into())
     }
 
     /// Every key of the recipe that the run depends on, dotted, with its value.
@@ -104,16 +109,31 @@ impl RunConfig {
         )
     }
 
+    /// The hash of the bank that the run starts from, if it has one from elsewhere.
+    ///
+    /// # Errors
+    /// The bank's file cannot be read.
+    pub(super) fn bank_hash(&self) -> Result<String> {
+        let shared = self.recipe.bank.as_ref();
+        match shared.filter(|_| self.method == Method::VbLora.name()) {
+            Some(shared) => Ok(Bank::load(&shared.file)?.sha256()),
+            None => Ok(String::new()),
+        }
+    }
+
     /// What tells the run apart: the first digits of SHA-256 over a canonical form (sorted keys) of everything that its outcome depends on.
-    pub fn id(&self, model: &str, data: &str) -> String {
+    /// Files count by what is in them: `model`, `data` and `bank` are their hashes.
+    pub(super) fn id(&self, [model, data, bank]: [&str; 3]) -> String {
         let seed = self.seed.to_string();
         let run = [
             ("model", model),
             ("data", data),
+            ("bank", bank),
             ("method", &self.method),
             ("seed", &seed),
         ];
         let mut keys = self.keys();
+        keys.remove("bank.file");
         // A recipe has no table "run".
         keys.extend(run.map(|(key, value)| (format!("run.{key}"), value.to_owned())));
         let lines = keys
@@ -178,7 +198,7 @@ impl RunConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipes::Size;
+    use crate::recipes::{SharedBank, Size};
 
     fn config() -> RunConfig {
         RunConfig {
@@ -192,11 +212,12 @@ mod tests {
 
     #[test]
     fn an_id_depends_on_all_that_matters_and_on_nothing_else() {
-        let id = |config: &RunConfig| config.id("m", "d");
+        let id = |config: &RunConfig| config.id(["m", "d", ""]);
         let first = config();
         assert_eq!(id(&first).len(), ID_DIGITS);
-        assert_ne!(first.id("n", "d"), id(&first));
-        assert_ne!(first.id("m", "e"), id(&first));
+        for other in [["n", "d", ""], ["m", "e", ""], ["m", "d", "b"]] {
+            assert_ne!(first.id(other), id(&first));
+        }
         // Where a model lies, and what another method would do, changes nothing.
         let mut same = config();
         same.model = "elsewhere".into();
@@ -217,6 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_bank_counts_by_what_is_in_it() {
+        let on = |file: &str, frozen| {
+            let file = file.into();
+            let mut config = config();
+            config.method = "vblora".into();
+            config.recipe.bank = Some(SharedBank { file, frozen });
+            config.id(["m", "d", "b"])
+        };
+        assert_eq!(on("here", false), on("there", false));
+        assert_ne!(on("here", false), on("here", true));
+    }
+
+    #[test]
     fn a_config_goes_round_as_json() {
         let mut config = config();
         (config.seed, config.recipe.lr.head) = (u64::MAX, 0.1 + 0.2);
@@ -229,6 +263,15 @@ mod tests {
         let config = config();
         let value = |key| config.value(key);
         assert_eq!([value("r"), value("k"), value("lr.bank")], ["8", "-", "-"]);
+        let vblora = RunConfig {
+            method: "vblora".into(),
+            ..config.clone()
+        };
+        assert_eq!(
+            ["k", "selection"].map(|key| vblora.value(key)),
+            ["2", "topk"]
+        );
+        assert_eq!(value("selection"), "-");
         assert_eq!(
             [value("task"), value("seed"), value("targets")],
             ["demo", "3", "all"]

@@ -170,7 +170,7 @@ impl Cache {
         Ok(PlannedRun {
             name: wanted.name.clone(),
             table: wanted.table.clone(),
-            id: config.id(&model, &data.hash),
+            id: config.id([&model, &data.hash, &config.bank_hash()?]),
             count,
             head: shape.head,
             steps: steps as u64,

@@ -43,7 +43,7 @@ impl Provenance {
 /// One line of `results.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Which run: [`RunConfig::id`].
+    /// Which run: a hash of what its outcome depends on.
     pub id: String,
     /// The sweep that it was made for first.
     pub sweep: String,

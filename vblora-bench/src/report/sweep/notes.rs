@@ -85,7 +85,7 @@ fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<Str
         let varied: Vec<String> = varied.map(|key| config.recipe_key(key)).collect();
         let theirs = paper.keys();
         for (key, ours) in config.keys() {
-            let theirs = theirs.get(&key).map_or("absent", String::as_str);
+            let theirs = theirs.get(&key).map_or("not set", String::as_str);
             if key != "task" && !varied.contains(&key) && ours != theirs {
                 differing
                     .entry(key)
