@@ -109,6 +109,24 @@ pub enum Error {
         /// The parser's words.
         message: String,
     },
+    /// A sweep file that cannot be expanded.
+    #[error("{file}, line {line}: {message}")]
+    Sweep {
+        /// The file.
+        file: String,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong, with the names that are allowed.
+        message: String,
+    },
+    /// Results from which no table can be made.
+    #[error("no report of {}: {reason}", dir.display())]
+    Report {
+        /// The sweep's directory.
+        dir: PathBuf,
+        /// What is missing, or does not go together.
+        reason: String,
+    },
     /// A setting outside its range.
     #[error("setting {setting}: expected {expected}, found {found}")]
     Setting {

@@ -6,7 +6,8 @@
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
-//! | [`report`] | `results.json`, the summary table, the curve picture |
+//! | [`report`] | `results.json`, the summary table, the curve picture; a sweep's page with the paper's tables |
+//! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
 #![forbid(unsafe_code)]
 
 pub mod demo;
@@ -16,6 +17,7 @@ pub mod pretrain;
 pub mod recipes;
 pub mod report;
 pub mod schedule;
+pub mod sweep;
 pub mod tasks;
 pub mod train;
 

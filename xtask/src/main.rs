@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
+    clippy::print_stderr,
     reason = "a command's report on the terminal is its output"
 )]
 
@@ -22,8 +23,12 @@ mod peft_roundtrip;
 mod pretrain_decoder;
 mod pretrain_tiny;
 mod progress;
+mod report;
 mod scaling;
+mod sweep;
 mod train_tokenizer;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -51,23 +56,31 @@ enum Command {
     PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
+    Report(report::Arguments),
     Scaling(scaling::Arguments),
+    Sweep(sweep::Arguments),
+    #[command(name = sweep::WORKER, hide = true)]
+    SweepWorker(sweep::WorkerArguments),
     TrainTokenizer(train_tokenizer::Arguments),
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
-        Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments),
-        Command::Compare(arguments) => compare::run(&arguments),
-        Command::GpuPack(arguments) => gpu_pack::run(&arguments),
-        Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
-        Command::MakeTextTask(arguments) => make_text_task::run(&arguments),
-        Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments),
-        Command::PaperMemory(arguments) => paper_memory::run(&arguments),
-        Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments),
-        Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments),
-        Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
-        Command::Scaling(arguments) => scaling::run(&arguments),
-        Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),
+        Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments)?,
+        Command::Compare(arguments) => compare::run(&arguments)?,
+        Command::GpuPack(arguments) => gpu_pack::run(&arguments)?,
+        Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments)?,
+        Command::MakeTextTask(arguments) => make_text_task::run(&arguments)?,
+        Command::MakeTinyCorpus(arguments) => make_tiny_corpus::run(&arguments)?,
+        Command::PaperMemory(arguments) => paper_memory::run(&arguments)?,
+        Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments)?,
+        Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments)?,
+        Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments)?,
+        Command::Report(arguments) => report::run(&arguments)?,
+        Command::Scaling(arguments) => scaling::run(&arguments)?,
+        Command::Sweep(arguments) => return sweep::run(&arguments),
+        Command::SweepWorker(arguments) => return sweep::work(&arguments),
+        Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments)?,
     }
+    Ok(ExitCode::SUCCESS)
 }

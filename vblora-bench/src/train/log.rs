@@ -4,6 +4,10 @@ use std::{
     fs::File,
     io::{BufWriter, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -23,6 +27,8 @@ pub struct StepLog {
     file: Option<(PathBuf, BufWriter<File>)>,
     quiet: bool,
     bar: ProgressBar,
+    /// Optimizer steps that the current run has taken.
+    steps: Arc<AtomicU64>,
 }
 
 #[derive(Serialize)]
@@ -83,13 +89,21 @@ impl StepLog {
             file: file.map(open).transpose()?,
             quiet,
             bar: ProgressBar::hidden(),
+            steps: Arc::default(),
         })
+    }
+
+    /// The log, with the steps of the current run counted in `steps`.
+    #[must_use]
+    pub fn counting(self, steps: Arc<AtomicU64>) -> Self {
+        Self { steps, ..self }
     }
 
     /// A run of `steps` steps starts, or goes on from where it has come to. Lines of its later steps, which it will take again, and a last
     /// line that was cut off are removed.
     pub(super) fn start(&mut self, run: &Run, steps: usize, reached: &RunResult) -> Result<()> {
         self.rewind(&run.label(), reached)?;
+        self.steps.store(reached.steps, Ordering::Relaxed);
         let target = if self.quiet {
             ProgressDrawTarget::hidden()
         } else {
@@ -147,6 +161,7 @@ impl StepLog {
         self.bar
             .set_message(format!("loss {:.4}  lr {}", report.loss, rates.join(" ")));
         self.bar.inc(1);
+        self.steps.fetch_add(1, Ordering::Relaxed);
         let label = run.label();
         self.write(&Line::Step {
             run: &label,

@@ -18,6 +18,7 @@ mod run;
 mod run_dir;
 mod session;
 mod source;
+mod timing;
 mod touched;
 mod training;
 

@@ -92,7 +92,7 @@ impl Run {
         Training::start(*self, prepared, learner, fresh, log, dir)?.run(interrupted)
     }
 
-    fn learner<B: VbLoraBackend, O: Objective<B>>(
+    pub(super) fn learner<B: VbLoraBackend, O: Objective<B>>(
         &self,
         prepared: &Prepared<B, O>,
     ) -> Result<Learner<B, O>> {

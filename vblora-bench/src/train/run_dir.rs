@@ -62,8 +62,7 @@ impl RunDir {
         std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
         // Of a folder without a session the checkpoints may be anything.
         if Self::holds_session(dir) {
-            let path = dir.join(CHECKPOINTS);
-            unless_absent(std::fs::remove_dir_all(&path)).map_err(|e| Error::write(&path, e))?;
+            Self::remove_checkpoints(dir)?;
         }
         // What an older run left must not stand beside, or be taken for, the new one's.
         for stale in [RESULTS, "table.md", "curves.svg", LOG] {
@@ -82,10 +81,7 @@ impl RunDir {
     /// # Errors
     /// Its configuration cannot be read, or is not `recipe`: the first line that differs is named.
     pub fn reopen(dir: &Path, recipe: &Recipe, settings: CheckpointSettings) -> Result<Self> {
-        let (there, here) = (
-            Recipe::from_toml_file(dir.join(CONFIG))?.to_toml()?,
-            recipe.to_toml()?,
-        );
+        let (there, here) = (Self::recipe(dir)?.to_toml()?, recipe.to_toml()?);
         if let Some((there, here)) = first_difference(&there, &here) {
             return Err(Error::OtherRun {
                 place: dir.join(CONFIG),
@@ -104,6 +100,23 @@ impl RunDir {
     /// Whether a directory holds a session that [`reopen`](Self::reopen) can go on with.
     pub fn holds_session(dir: &Path) -> bool {
         dir.join(CONFIG).exists()
+    }
+
+    /// The recipe of the session in a directory.
+    ///
+    /// # Errors
+    /// There is none, or it cannot be read.
+    pub fn recipe(dir: &Path) -> Result<Recipe> {
+        Recipe::from_toml_file(dir.join(CONFIG))
+    }
+
+    /// Removes the checkpoints of a session that has ended, from which nothing will go on.
+    ///
+    /// # Errors
+    /// They cannot be removed.
+    pub fn remove_checkpoints(dir: &Path) -> Result<()> {
+        let path = dir.join(CHECKPOINTS);
+        unless_absent(std::fs::remove_dir_all(&path)).map_err(|e| Error::write(&path, e))
     }
 
     /// Whether runs go on from their checkpoints.

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use vblora::{
@@ -98,6 +101,19 @@ impl<S: Source> Session<S> {
         device: &B::Device,
         interrupted: &AtomicBool,
     ) -> Result<Results> {
+        self.run_counted::<B>(device, interrupted, Arc::default())
+    }
+
+    /// [`run`](Self::run), with the optimizer steps that the current run has taken in `steps`, for whoever watches from another thread.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_counted<B: VbLoraBackend>(
+        &self,
+        device: &B::Device,
+        interrupted: &AtomicBool,
+        steps: Arc<AtomicU64>,
+    ) -> Result<Results> {
         if self.methods.is_empty() {
             return Err(Error::Setting {
                 setting: "method".into(),
@@ -117,7 +133,8 @@ impl<S: Source> Session<S> {
             .transpose()?;
         let ended = dir.as_ref().map_or(Ok(Vec::new()), RunDir::ended_runs)?;
         self.check_methods(&ended)?;
-        let mut log = StepLog::new(dir.as_ref().map(RunDir::log).as_deref(), self.quiet)?;
+        let log = StepLog::new(dir.as_ref().map(RunDir::log).as_deref(), self.quiet)?;
+        let mut log = log.counting(steps);
         let mut runs = Vec::new();
         for (method, seed) in self
             .methods
@@ -187,7 +204,7 @@ impl<S: Source> Session<S> {
         Ok(Some(bank))
     }
 
-    fn prepare<B: VbLoraBackend>(
+    pub(super) fn prepare<B: VbLoraBackend>(
         &self,
         device: &B::Device,
     ) -> Result<Prepared<B, S::Objective<B>>> {

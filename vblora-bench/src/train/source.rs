@@ -85,7 +85,7 @@ pub enum DataSource {
 }
 
 impl DataSource {
-    fn read(&self, recipe: &Recipe, name: SplitName) -> Result<Split> {
+    pub(crate) fn read(&self, recipe: &Recipe, name: SplitName) -> Result<Split> {
         match self {
             Self::Demo => demo::split(name),
             Self::Directory(dir) => read_split(dir, recipe.task, name),

@@ -1,0 +1,144 @@
+//! What a reader of a table must know: how the runs were made, and in what that is not the paper's way.
+
+use std::collections::BTreeMap;
+
+use super::{cells::Cells, published::Published};
+use crate::{
+    recipes::{Recipe, Size},
+    sweep::{Record, RunConfig},
+    tasks::Task,
+};
+
+/// What stands under a table.
+pub(super) fn of_table(cells: &Cells<'_>, published: Option<&Published>) -> Vec<String> {
+    let configs: Vec<&RunConfig> = cells.all().map(|(_, _, cell)| &cell.run.config).collect();
+    let records: Vec<&Record> = cells
+        .all()
+        .flat_map(|(_, _, cell)| cell.records.clone())
+        .collect();
+    let mut notes = vec![
+        format!(
+            "Model: {}. Data: {}.",
+            values(&configs, "model"),
+            values(&configs, "data")
+        ),
+        made(&records),
+    ];
+    notes.extend(published.map(|table| format!("In brackets: {}.", table.about)));
+    let size = published.map_or(Size::Base, Published::size);
+    notes.extend(differences(cells, &configs, size));
+    notes.extend(sources(&configs));
+    notes
+}
+
+/// The values that a key has over runs.
+fn values(configs: &[&RunConfig], key: &str) -> String {
+    list(configs.iter().map(|config| config.value(key)))
+}
+
+/// Each once, in order, with commas between.
+fn list(values: impl IntoIterator<Item = String>) -> String {
+    let mut all: Vec<String> = Vec::new();
+    for value in values {
+        if !all.contains(&value) {
+            all.push(value);
+        }
+    }
+    all.join(", ")
+}
+
+fn made(records: &[&Record]) -> String {
+    let of = |value: fn(&Record) -> String| list(records.iter().map(|record| value(record)));
+    let mut seeds: Vec<u64> = records.iter().map(|record| record.config.seed).collect();
+    seeds.sort_unstable();
+    format!(
+        "Seeds: {}. Device: {} ({}). Made {} with version {}.",
+        list(seeds.iter().map(u64::to_string)),
+        of(|record| record.made.device.clone()),
+        of(|record| record.made.backend.clone()),
+        of(|record| record.made.date.clone()),
+        of(|record| {
+            let made = &record.made;
+            let commit = made.commit.as_ref();
+            made.version.clone() + &commit.map_or(String::new(), |commit| format!(" ({commit})"))
+        }),
+    )
+}
+
+/// What the paper's recipe has otherwise, a line for each key.
+fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<String> {
+    let mut differing: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut beside: Vec<String> = Vec::new();
+    for config in configs {
+        let (task, paper) = paper(size, config.recipe.task);
+        if task != config.recipe.task {
+            beside.push(format!(
+                "{}, which stands beside the paper's {task}",
+                config.recipe.task
+            ));
+        }
+        let paper = RunConfig {
+            recipe: paper,
+            ..(*config).clone()
+        };
+        let varied = cells.layout.rows.iter().chain([&cells.layout.columns]);
+        let varied: Vec<String> = varied.map(|key| config.recipe_key(key)).collect();
+        let theirs = paper.keys();
+        for (key, ours) in config.keys() {
+            let theirs = theirs.get(&key).map_or("not set", String::as_str);
+            if key != "task" && !varied.contains(&key) && ours != theirs {
+                differing
+                    .entry(key)
+                    .or_default()
+                    .push(format!("{ours} (paper's recipe: {theirs})"));
+            }
+        }
+    }
+    let model = match size {
+        Size::Large => "RoBERTa-large",
+        _ => "RoBERTa-base",
+    };
+    let tasks = (!beside.is_empty()).then(|| format!("Task: {}.", list(beside)));
+    let keys = differing
+        .into_iter()
+        .map(|(key, all)| format!("{key}: {}", list(all)));
+    let keys: Vec<String> = keys.collect();
+    let settings = match keys.is_empty() {
+        true => format!("Settings: those of the paper's recipe for {model}."),
+        false => format!(
+            "Not as in the paper's recipe for {model}: {}.",
+            keys.join("; ")
+        ),
+    };
+    tasks.into_iter().chain([settings]).collect()
+}
+
+/// The paper's recipe of a task; for a task that it does not have, CoLA's.
+fn paper(size: Size, task: Task) -> (Task, Recipe) {
+    let own = Recipe::builtin(size, task).map(|recipe| (task, recipe));
+    own.unwrap_or_else(|_| {
+        let recipe = Recipe::builtin(size, Task::Cola);
+        (
+            Task::Cola,
+            recipe.expect("a test reads the built-in recipes"),
+        )
+    })
+}
+
+/// What recipes say of settings whose sources differ, of those that the runs depend on.
+fn sources(configs: &[&RunConfig]) -> Option<String> {
+    let notes = list(configs.iter().flat_map(|config| {
+        let keys = config.keys();
+        let own = |key: &str| {
+            let table = format!("{key}.");
+            key == "seeds" || keys.keys().any(|k| k == key || k.starts_with(&table))
+        };
+        let differs = config.recipe.differs.iter();
+        let notes = differs.filter(|(key, _)| own(key));
+        notes
+            .map(|(key, note)| format!("{key} ({note})"))
+            .collect::<Vec<_>>()
+    }));
+    (!notes.is_empty())
+        .then(|| format!("Settings whose sources differ, or leave them out: {notes}."))
+}

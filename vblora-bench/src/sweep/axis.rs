@@ -1,0 +1,231 @@
+//! The keys that a sweep can vary: short names, the recipe's own dotted keys, and which method takes which.
+
+use std::collections::BTreeMap;
+
+use clap::ValueEnum;
+use toml::{Table, Value};
+
+use crate::{Error, Result, recipes::Recipe, train::Method};
+
+/// The keys of a run that are not of its recipe.
+pub(super) const RUN_KEYS: [&str; 6] = ["recipe", "model", "data", "task", "method", "seed"];
+
+/// The recipe's keys that have a short name, `r` apart, which is the rank of whichever method.
+const SHORT: [(&str, &str); 4] = [
+    ("k", "vblora.topk"),
+    ("h", "vblora.bank"),
+    ("b", "vblora.vector_length"),
+    ("selection", "vblora.selection"),
+];
+
+/// What stands for a key that a method does not take.
+pub(crate) const NOT_TAKEN: &str = "-";
+
+/// A method by its name.
+///
+/// # Errors
+/// No such method, with those there are.
+pub(crate) fn method(name: &str) -> Result<Method> {
+    let found = <Method as ValueEnum>::from_str(name, false);
+    found.map_err(|_| Error::UnknownName {
+        what: "method",
+        name: name.into(),
+        expected: names(|_| true),
+    })
+}
+
+/// The methods that fulfil a condition, with commas between.
+fn names(fulfils: impl Fn(Method) -> bool) -> String {
+    let methods = Method::value_variants().iter().copied();
+    let names: Vec<_> = methods
+        .filter(|method| fulfils(*method))
+        .map(Method::name)
+        .collect();
+    names.join(", ")
+}
+
+/// The recipe's key behind a short name.
+pub(super) fn recipe_key(method: Method, key: &str) -> String {
+    let short = SHORT.iter().find(|(short, _)| *short == key);
+    match short {
+        Some((_, long)) => (*long).into(),
+        None if key == "r" => format!("{}.rank", method.name().replace('-', "_")),
+        None => key.into(),
+    }
+}
+
+fn has_adapter(method: Method) -> bool {
+    !matches!(method, Method::Head | Method::Full)
+}
+
+/// The method with an adapter that a table, or a group of parameters, of this name belongs to.
+fn owner(table: &str) -> Option<Method> {
+    let method = method(&table.replace('_', "-")).ok()?;
+    Some(method).filter(|method| has_adapter(*method))
+}
+
+/// Whether a run of this method depends on a key of the recipe: the bank's size means nothing to LoRA.
+pub(super) fn takes(method: Method, key: &str) -> bool {
+    let (table, rest) = key.split_once('.').unwrap_or((key, ""));
+    match (table, rest) {
+        ("targets", _) => has_adapter(method),
+        ("bank", _) => method == Method::VbLora,
+        // The name of the model and the list of seeds are notes beside what is really used.
+        ("model" | "seeds" | "differs", _) => false,
+        ("lr" | "weight_decay", "bank" | "logits") => method == Method::VbLora,
+        ("lr" | "weight_decay", "adapter") => has_adapter(method) && method != Method::VbLora,
+        ("lr" | "weight_decay", "base") => method == Method::Full,
+        ("lr" | "weight_decay", group) => owner(group).is_none_or(|owner| owner == method),
+        _ => owner(table).is_none_or(|owner| owner == method),
+    }
+}
+
+/// Why a method cannot be given a key, with the methods that can.
+pub(super) fn not_taken(method: Method, key: &str) -> String {
+    let takers = names(|method| takes(method, &recipe_key(method, key)) && has_key(method, key));
+    format!(
+        "method {} does not take \"{key}\", only: {takers}",
+        method.name()
+    )
+}
+
+/// `r` is nothing where there is no adapter.
+fn has_key(method: Method, key: &str) -> bool {
+    key != "r" || has_adapter(method)
+}
+
+/// Whether a method can be given a key of a sweep file.
+pub(super) fn can_have(method: Method, key: &str) -> bool {
+    has_key(method, key) && takes(method, &recipe_key(method, key))
+}
+
+/// The recipe with one key set, by way of its TOML form, so that what is wrong is said in the recipe's own words.
+///
+/// # Errors
+/// No such key, or a value of another type.
+pub(super) fn set(
+    recipe: &Recipe,
+    key: &str,
+    value: &Value,
+) -> std::result::Result<Recipe, String> {
+    let mut table = table(recipe);
+    let mut parts = key.split('.').peekable();
+    let mut place = &mut table;
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            place.insert(part.into(), value.clone());
+            break;
+        }
+        let entry = place.entry(part).or_insert_with(|| Table::new().into());
+        place = entry
+            .as_table_mut()
+            .ok_or_else(|| format!("\"{part}\" of \"{key}\" is no table"))?;
+    }
+    let set: std::result::Result<Recipe, _> = Value::Table(table).try_into();
+    set.map_err(|error| format!("\"{key}\": {}", one_line(&error)))
+}
+
+/// An error of the TOML reader without its line breaks.
+pub(super) fn one_line(error: &impl ToString) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join("; ")
+}
+
+fn table(recipe: &Recipe) -> Table {
+    Table::try_from(recipe).expect("a recipe is a TOML table: it is read from one")
+}
+
+/// Every key of a recipe that the method depends on, dotted, with its value as TOML.
+pub(crate) fn effective(recipe: &Recipe, method: Method) -> BTreeMap<String, String> {
+    let mut leaves = BTreeMap::new();
+    flatten(&table(recipe), "", &mut leaves);
+    leaves.retain(|key, _| takes(method, key));
+    leaves
+}
+
+fn flatten(table: &Table, prefix: &str, leaves: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        match value {
+            Value::Table(inner) => flatten(inner, &format!("{prefix}{key}."), leaves),
+            Value::String(text) => {
+                leaves.insert(format!("{prefix}{key}"), text.clone());
+            }
+            other => {
+                leaves.insert(format!("{prefix}{key}"), other.to_string());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{recipes::Size, tasks::Task};
+
+    fn demo() -> Recipe {
+        Recipe::builtin(Size::Demo, Task::Demo).unwrap()
+    }
+
+    #[test]
+    fn short_names_are_keys_of_the_recipe() {
+        for (key, value, method) in [
+            ("k", 3, Method::VbLora),
+            ("h", 24, Method::VbLora),
+            ("b", 32, Method::VbLora),
+            ("r", 2, Method::VbLora),
+            ("r", 5, Method::Lora),
+        ] {
+            let long = recipe_key(method, key);
+            let recipe = set(&demo(), &long, &Value::Integer(value)).unwrap();
+            assert_ne!(recipe, demo(), "{long}");
+            assert_eq!(effective(&recipe, method)[&long], value.to_string());
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_or_type_is_refused_in_the_recipes_words() {
+        let refused = |key: &str, value: Value| set(&demo(), key, &value).unwrap_err();
+        let error = refused("vblora.top_k", Value::Integer(2));
+        assert!(
+            error.contains("`top_k`") && error.contains("`topk`"),
+            "{error}"
+        );
+        let error = refused("epochs", Value::String("two".into()));
+        assert!(
+            error.contains("\"epochs\"") && error.contains("two"),
+            "{error}"
+        );
+        assert!(refused("epochs.x", Value::Integer(1)).contains("no table"));
+    }
+
+    #[test]
+    fn a_method_depends_on_its_own_keys_alone() {
+        for (key, takers) in [
+            ("k", "vblora"),
+            ("lr.bank", "vblora"),
+            ("lr.base", "full"),
+            ("lora.alpha", "lora"),
+        ] {
+            let error = not_taken(Method::Head, key);
+            assert!(error.ends_with(&format!("only: {takers}")), "{error}");
+        }
+        assert!(can_have(Method::Lora, "r") && !can_have(Method::Head, "r"));
+        assert!(can_have(Method::Head, "lr.head") && can_have(Method::Full, "head.dropout"));
+        assert!(can_have(Method::Lora, "lr.adapter") && !can_have(Method::VbLora, "lr.adapter"));
+        assert!(!can_have(Method::Full, "targets") && can_have(Method::Full, "epochs"));
+    }
+
+    #[test]
+    fn settings_of_other_methods_do_not_change_what_a_run_is() {
+        let (mut other, recipe) = (demo(), demo());
+        (other.vblora.bank, other.lr.logits, other.seeds) = (12, 0.5, vec![7]);
+        assert_eq!(
+            effective(&other, Method::Lora),
+            effective(&recipe, Method::Lora)
+        );
+        let vblora = effective(&other, Method::VbLora);
+        assert_ne!(vblora, effective(&recipe, Method::VbLora));
+        assert!(vblora.contains_key("lr.logits") && !vblora.contains_key("lora.rank"));
+    }
+}

@@ -1,0 +1,251 @@
+//! A sweep on its way: what is left of a plan, done by workers and recorded.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use vblora::backend::BackendKind;
+
+use super::{
+    plan::{Plan, PlannedRun},
+    pool::{Event, Pool, WorkerStart},
+    record::{Provenance, Record},
+    spec::Budget,
+    store::Store,
+    worker::{Device, Job},
+};
+use crate::{Result, train::RunDir};
+
+/// What is run, where, and how far.
+#[derive(Debug)]
+pub struct Campaign<'a> {
+    /// Every run of the sweep.
+    pub plan: &'a Plan,
+    /// Where it ends although there is more to run.
+    pub budget: Budget,
+    /// The device of each worker.
+    pub devices: Vec<Device>,
+    /// A program that calls [`serve`](super::serve) when it is started with `worker` and a device as arguments.
+    pub program: PathBuf,
+    /// See there.
+    pub worker: String,
+    /// The commit that the program was built from, where that is known.
+    pub commit: Option<String>,
+}
+
+/// What a campaign says while it goes on.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// So many optimizer steps of all that is to be run are taken.
+    Steps(u64),
+    /// A run ended and was recorded.
+    Ended(&'a Record),
+}
+
+/// How a campaign ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// Runs that went to their end, those of earlier campaigns among them.
+    pub done: usize,
+    /// Runs that failed, with their errors.
+    pub failed: Vec<(String, String)>,
+    /// Runs that were never started, or were interrupted.
+    pub left: usize,
+}
+
+impl Campaign<'_> {
+    /// Optimizer steps of all that is left.
+    pub fn steps(&self, store: &Store) -> u64 {
+        self.plan.left(store).iter().map(|run| run.steps).sum()
+    }
+
+    /// Does what is left, and records each run as it ends.
+    ///
+    /// # Errors
+    /// A worker cannot be started, or a result not written. A run that fails is part of the outcome.
+    pub fn run(
+        &self,
+        store: Store,
+        hear: &(dyn Fn(News<'_>) + Sync),
+        interrupted: &AtomicBool,
+    ) -> Result<Outcome> {
+        store.save_plan(self.plan)?;
+        let left: Vec<PlannedRun> = self.plan.left(&store).into_iter().cloned().collect();
+        let jobs: Vec<Job> = left.iter().map(|run| self.job(run, &store)).collect();
+        let workers = self.workers(&store);
+        let progress = Progress {
+            campaign: self,
+            runs: &left,
+            state: Mutex::new((store, vec![0; left.len()])),
+            hear,
+        };
+        let limit = Limit::new(self.budget);
+        let pool = Pool {
+            workers,
+            may_start: &|| limit.may_start(),
+            hear: &|event| progress.hear(event),
+            interrupted,
+        };
+        pool.work(&jobs)?;
+        let (store, _) = progress
+            .state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        Ok(self.outcome(&store))
+    }
+
+    fn job(&self, run: &PlannedRun, store: &Store) -> Job {
+        Job {
+            config: run.config.clone(),
+            dir: store.run_dir(&run.id),
+            command: format!("sweep {}: {}", self.plan.sweep, run.name),
+        }
+    }
+
+    /// Workers on the CPU share its cores.
+    fn workers(&self, store: &Store) -> Vec<WorkerStart> {
+        let environment = match self.on_cpu() {
+            0 | 1 => Vec::new(),
+            _ => vec![("RAYON_NUM_THREADS".into(), self.threads().to_string())],
+        };
+        let start = |(number, device): (usize, &Device)| WorkerStart {
+            program: self.program.clone(),
+            arguments: vec![self.worker.clone(), device.to_string()],
+            environment: environment.clone(),
+            log: store.worker_log(number),
+            device: *device,
+        };
+        self.devices.iter().enumerate().map(start).collect()
+    }
+
+    fn on_cpu(&self) -> usize {
+        let is_cpu = |d: &&Device| matches!(d.backend, BackendKind::Flex | BackendKind::NdArray);
+        self.devices.iter().filter(is_cpu).count()
+    }
+
+    /// The threads of each worker on the CPU.
+    fn threads(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        (cores / self.on_cpu().max(1)).max(1)
+    }
+
+    fn outcome(&self, store: &Store) -> Outcome {
+        let mut outcome = Outcome {
+            done: 0,
+            failed: Vec::new(),
+            left: 0,
+        };
+        for run in &self.plan.runs {
+            match store.get(&run.id).map(|record| &record.error) {
+                Some(None) => outcome.done += 1,
+                Some(Some(error)) => outcome.failed.push((run.name.clone(), error.clone())),
+                None => outcome.left += 1,
+            }
+        }
+        outcome
+    }
+}
+
+/// What has happened so far: the results, and the steps that each job has taken.
+struct Progress<'a> {
+    campaign: &'a Campaign<'a>,
+    runs: &'a [PlannedRun],
+    state: Mutex<(Store, Vec<u64>)>,
+    hear: &'a (dyn Fn(News<'_>) + Sync),
+}
+
+impl Progress<'_> {
+    fn state(&self) -> MutexGuard<'_, (Store, Vec<u64>)> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(&self, event: Event<'_>) -> Result<()> {
+        match event {
+            Event::Steps { job, steps } => self.advance(job, steps),
+            Event::Ended {
+                job,
+                device,
+                backend,
+                outcome,
+            } => {
+                let run = &self.runs[job];
+                let (threads, commit) = (self.campaign.threads(), self.campaign.commit.clone());
+                let made = Provenance::now(device.to_string(), backend.into(), threads, commit);
+                let key = (&*run.id, &*self.campaign.plan.sweep, &*run.name);
+                let outcome = outcome.map(|result| *result);
+                self.record(Record::new(key, &run.config, outcome, made))?;
+                self.advance(job, run.steps);
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&self, record: Record) -> Result<()> {
+        let mut state = self.state();
+        let dir = state.0.run_dir(&record.id);
+        state.0.add(record.clone())?;
+        if record.completed().is_some() {
+            RunDir::remove_checkpoints(&dir)?;
+        }
+        drop(state);
+        (self.hear)(News::Ended(&record));
+        Ok(())
+    }
+
+    fn advance(&self, job: usize, steps: u64) {
+        let taken = {
+            let mut state = self.state();
+            state.1[job] = steps;
+            state.1.iter().sum()
+        };
+        (self.hear)(News::Steps(taken));
+    }
+}
+
+struct Limit {
+    budget: Budget,
+    started: AtomicUsize,
+    start: Instant,
+}
+
+impl Limit {
+    fn new(budget: Budget) -> Self {
+        Self {
+            budget,
+            started: AtomicUsize::new(0),
+            start: Instant::now(),
+        }
+    }
+
+    /// Whether one more run may be started, which is counted.
+    fn may_start(&self) -> bool {
+        let hours = self.start.elapsed().as_secs_f64() / 3600.0;
+        let in_time = self.budget.hours.is_none_or(|limit| hours < limit);
+        in_time && {
+            let before = self.started.fetch_add(1, Ordering::Relaxed);
+            self.budget.runs.is_none_or(|limit| before < limit)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_budget_ends_by_runs_or_by_hours() {
+        let may = |runs, hours| {
+            let limit = Limit::new(Budget { runs, hours });
+            (0..3).filter(|_| limit.may_start()).count()
+        };
+        assert_eq!(may(None, None), 3);
+        assert_eq!(may(Some(2), None), 2);
+        assert_eq!(may(None, Some(0.0)), 0);
+        assert_eq!(may(Some(9), Some(1.0)), 3);
+    }
+}

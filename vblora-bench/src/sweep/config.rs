@@ -1,0 +1,288 @@
+//! What one run of a sweep is, by which it is told apart from every other.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use vblora::storage::{Bank, sha256_hex};
+use vblora_models::{ModelFiles, resolve};
+
+use super::axis::{self, NOT_TAKEN};
+use crate::{
+    Error, Result, demo,
+    recipes::Recipe,
+    tasks::Task,
+    train::{CheckpointSettings, DataSource, Method, RunDir, Session},
+};
+
+/// Stands for the bundled model or data.
+pub const BUNDLED: &str = "bundled";
+
+/// Hexadecimal digits of a run's name on the disk.
+const ID_DIGITS: usize = 16;
+
+/// Everything that a run depends on, but for where it runs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// A directory, a hub id, or [`BUNDLED`].
+    pub model: String,
+    /// A directory in GLUE's layout, or [`BUNDLED`].
+    pub data: String,
+    /// The method's name.
+    pub method: String,
+    /// The seed.
+    pub seed: u64,
+    /// Every hyperparameter, resolved.
+    pub recipe: Recipe,
+}
+
+impl RunConfig {
+    /// The method.
+    ///
+    /// # Errors
+    /// A name that stands for none.
+    pub fn method(&self) -> Result<Method> {
+        axis::method(&self.method)
+    }
+
+    /// The model's files.
+    ///
+    /// # Errors
+    /// They are not there.
+    pub fn files(&self) -> Result<ModelFiles> {
+        match self.model.as_str() {
+            BUNDLED => Ok(demo::model_files()),
+            place => Ok(resolve(place, None)?),
+        }
+    }
+
+    /// The data.
+    pub fn source(&self) -> DataSource {
+        match self.data.as_str() {
+            BUNDLED => DataSource::Demo,
+            dir => DataSource::Directory(dir.into()),
+        }
+    }
+
+    /// The value of a key of a sweep file, as text; `-` where the method does not take it.
+    pub fn value(&self, key: &str) -> String {
+        let Ok(method) = self.method() else {
+            return NOT_TAKEN.into();
+        };
+        match key {
+            "method" => self.method.clone(),
+            "model" => self.model.clone(),
+            "data" => self.data.clone(),
+            "seed" => self.seed.to_string(),
+            // Nothing is picked where everything is mixed.
+            "k" if self.recipe_value(method, "selection") == "select-all" => "all".into(),
+            key => self.recipe_value(method, key),
+        }
+    }
+
+    /// The recipe's key behind a key of a sweep file.
+    pub(crate) fn recipe_key(&self, key: &str) -> String {
+        let method = self.method();
+        method.map_or_else(|_| key.into(), |method| axis::recipe_key(method, key))
+    }
+
+    fn recipe_value(&self, method: Method, key: &str) -> String {
+        let mut leaves = axis::effective(&self.recipe, method);
+        let found = leaves.remove(&axis::recipe_key(method, key));
+        // The recipe leaves this one out where it is the default.
+        let unsaid = match (method, key) {
+            (Method::VbLora, "selection") => "topk",
+            _ => NOT_TAKEN,
+        };
+        found.unwrap_or_else(|| unsaid.into())
+    }
+
+    /// Every key of the recipe that the run depends on, dotted, with its value.
+    pub fn keys(&self) -> BTreeMap<String, String> {
+        let method = self.method();
+        method.map_or_else(
+            |_| BTreeMap::new(),
+            |method| axis::effective(&self.recipe, method),
+        )
+    }
+
+    /// The hash of the bank that the run starts from, if it has one from elsewhere.
+    ///
+    /// # Errors
+    /// The bank's file cannot be read.
+    pub(super) fn bank_hash(&self) -> Result<String> {
+        let shared = self.recipe.bank.as_ref();
+        match shared.filter(|_| self.method == Method::VbLora.name()) {
+            Some(shared) => Ok(Bank::load(&shared.file)?.sha256()),
+            None => Ok(String::new()),
+        }
+    }
+
+    /// What tells the run apart: the first digits of SHA-256 over a canonical form (sorted keys) of everything that its outcome depends on.
+    /// Files count by what is in them: `model`, `data` and `bank` are their hashes.
+    pub(super) fn id(&self, [model, data, bank]: [&str; 3]) -> String {
+        let seed = self.seed.to_string();
+        let run = [
+            ("model", model),
+            ("data", data),
+            ("bank", bank),
+            ("method", &self.method),
+            ("seed", &seed),
+        ];
+        let mut keys = self.keys();
+        keys.remove("bank.file");
+        // A recipe has no table "run".
+        keys.extend(run.map(|(key, value)| (format!("run.{key}"), value.to_owned())));
+        let lines = keys
+            .iter()
+            .map(|(key, value)| format!("{key:?}={value:?}\n"));
+        let mut id = sha256_hex(lines);
+        id.truncate(ID_DIGITS);
+        id
+    }
+
+    /// The run as a session of its own. A directory that holds part of the same run is gone on with; one that holds another is taken anew.
+    ///
+    /// # Errors
+    /// No such method or model; a task that is not one of encoders.
+    pub fn session(&self, out: Option<PathBuf>, command: &str) -> Result<Session> {
+        self.session_on(self.files()?, out, command)
+    }
+
+    /// [`session`](Self::session) with the model's files at hand.
+    pub(super) fn session_on(
+        &self,
+        files: ModelFiles,
+        out: Option<PathBuf>,
+        command: &str,
+    ) -> Result<Session> {
+        self.check_task()?;
+        let resume = out.as_deref().is_some_and(|dir| self.is_in(dir));
+        Ok(Session {
+            recipe: self.recipe.clone(),
+            methods: vec![self.method()?],
+            files,
+            data: self.source(),
+            out,
+            overwrite: !resume,
+            resume,
+            checkpoints: CheckpointSettings::default(),
+            quiet: true,
+            command: command.into(),
+        })
+    }
+
+    fn is_in(&self, dir: &Path) -> bool {
+        RunDir::holds_session(dir) && RunDir::recipe(dir).is_ok_and(|there| there == self.recipe)
+    }
+
+    fn check_task(&self) -> Result<()> {
+        let expected = match (self.recipe.task, self.data.as_str()) {
+            (Task::Text, _) => "a task with labels",
+            (task, BUNDLED) if task != Task::Demo => {
+                "demo with the bundled data, which is of no other task"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Setting {
+            setting: "task".into(),
+            expected: expected.into(),
+            found: self.recipe.task.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::{SharedBank, Size};
+
+    fn config() -> RunConfig {
+        RunConfig {
+            model: BUNDLED.into(),
+            data: BUNDLED.into(),
+            method: "lora".into(),
+            seed: 3,
+            recipe: Recipe::builtin(Size::Demo, Task::Demo).unwrap(),
+        }
+    }
+
+    #[test]
+    fn an_id_depends_on_all_that_matters_and_on_nothing_else() {
+        let id = |config: &RunConfig| config.id(["m", "d", ""]);
+        let first = config();
+        assert_eq!(id(&first).len(), ID_DIGITS);
+        for other in [["n", "d", ""], ["m", "e", ""], ["m", "d", "b"]] {
+            assert_ne!(first.id(other), id(&first));
+        }
+        // Where a model lies, and what another method would do, changes nothing.
+        let mut same = config();
+        same.model = "elsewhere".into();
+        same.recipe.vblora.bank = 7;
+        same.recipe.seeds = vec![1, 2];
+        assert_eq!(id(&same), id(&first));
+        let changes: [fn(&mut RunConfig); 4] = [
+            |c| c.seed = 4,
+            |c| c.method = "vblora".into(),
+            |c| c.recipe.lora.rank = 3,
+            |c| c.recipe.lr.adapter = 2e-3,
+        ];
+        for change in changes {
+            let mut other = config();
+            change(&mut other);
+            assert_ne!(id(&other), id(&first));
+        }
+    }
+
+    #[test]
+    fn a_shared_bank_counts_by_what_is_in_it() {
+        let on = |file: &str, frozen| {
+            let file = file.into();
+            let mut config = config();
+            config.method = "vblora".into();
+            config.recipe.bank = Some(SharedBank { file, frozen });
+            config.id(["m", "d", "b"])
+        };
+        assert_eq!(on("here", false), on("there", false));
+        assert_ne!(on("here", false), on("here", true));
+    }
+
+    #[test]
+    fn a_config_goes_round_as_json() {
+        let mut config = config();
+        (config.seed, config.recipe.lr.head) = (u64::MAX, 0.1 + 0.2);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<RunConfig>(&text).unwrap(), config);
+    }
+
+    #[test]
+    fn values_are_the_runs_own() {
+        let config = config();
+        let value = |key| config.value(key);
+        assert_eq!([value("r"), value("k"), value("lr.bank")], ["8", "-", "-"]);
+        let vblora = RunConfig {
+            method: "vblora".into(),
+            ..config.clone()
+        };
+        assert_eq!(
+            ["k", "selection"].map(|key| vblora.value(key)),
+            ["2", "topk"]
+        );
+        assert_eq!(value("selection"), "-");
+        assert_eq!(
+            [value("task"), value("seed"), value("targets")],
+            ["demo", "3", "all"]
+        );
+    }
+
+    #[test]
+    fn bundled_data_is_of_one_task() {
+        let mut config = config();
+        config.recipe.task = Task::Mrpc;
+        let error = config.session(None, "test").unwrap_err().to_string();
+        assert!(error.contains("demo") && error.contains("mrpc"), "{error}");
+    }
+}

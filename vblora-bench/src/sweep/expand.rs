@@ -1,0 +1,386 @@
+//! From a sweep file to its runs.
+
+use std::{collections::BTreeMap, path::Path};
+
+use toml::Value;
+
+use super::{
+    axis::{self, RUN_KEYS},
+    block::{Axis, Block},
+    config::{BUNDLED, RunConfig},
+    spec::Spec,
+};
+use crate::{
+    Error, Result,
+    recipes::{Recipe, Size},
+    tasks::Task,
+    train::Method,
+};
+
+/// A run that a sweep asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) table: Option<String>,
+    /// Where it stands in the file.
+    pub(super) line: usize,
+    pub(super) config: RunConfig,
+}
+
+/// One value of an axis.
+#[derive(Clone, Copy)]
+struct Setting<'a> {
+    axis: &'a Axis,
+    value: &'a Value,
+}
+
+/// One combination of a block.
+struct Combination<'a> {
+    spec: &'a Spec,
+    block: &'a Block,
+    settings: Vec<Setting<'a>>,
+}
+
+impl Spec {
+    /// Every run of the sweep. Seeds go one after another: a sweep that is cut short has compared everything with the seeds that it has.
+    /// `places` says where models and data of a name lie.
+    pub(super) fn expand(&self, places: &BTreeMap<String, String>) -> Result<Vec<Wanted>> {
+        let mut wanted = Vec::new();
+        for block in &self.blocks {
+            for combination in self.combinations(block) {
+                wanted.push((combination.round(), combination.wanted(places)?));
+            }
+        }
+        wanted.sort_by_key(|(round, _)| *round);
+        Ok(wanted.into_iter().map(|(_, wanted)| wanted).collect())
+    }
+
+    /// Every choice of one value of each axis, the last axis varying fastest.
+    fn combinations<'a>(&'a self, block: &'a Block) -> Vec<Combination<'a>> {
+        let mut all: Vec<Vec<Setting<'a>>> = vec![Vec::new()];
+        for axis in self.base.iter().chain(&block.axes) {
+            let mut longer = Vec::new();
+            for settings in &all {
+                for value in &axis.values {
+                    let mut settings = settings.clone();
+                    settings.push(Setting { axis, value });
+                    longer.push(settings);
+                }
+            }
+            all = longer;
+        }
+        let combination = |settings| Combination {
+            spec: self,
+            block,
+            settings,
+        };
+        all.into_iter().map(combination).collect()
+    }
+
+    /// An error about a setting.
+    fn at(&self, axis: &Axis, message: impl ToString) -> Error {
+        match axis.line {
+            0 => Error::Sweep {
+                file: format!("--set {}", axis.key),
+                line: 1,
+                message: message.to_string(),
+            },
+            line => self.error(line, message.to_string()),
+        }
+    }
+}
+
+impl Combination<'_> {
+    /// What was set last of a key.
+    fn find(&self, key: &str) -> Option<&Setting<'_>> {
+        self.settings.iter().rev().find(|s| s.axis.key == key)
+    }
+
+    fn need(&self, key: &str) -> Result<&Setting<'_>> {
+        self.find(key).ok_or_else(|| {
+            let message = format!("no \"{key}\", neither in [base] nor here");
+            self.spec.error(self.block.line, message)
+        })
+    }
+
+    fn text(&self, key: &str) -> Result<&str> {
+        let setting = self.need(key)?;
+        let wrong = || {
+            self.spec
+                .at(setting.axis, format!("\"{key}\": expected text"))
+        };
+        setting.value.as_str().ok_or_else(wrong)
+    }
+
+    /// The outcome of reading the value of a key, an error with its line.
+    fn located<T>(&self, key: &str, outcome: Result<T>) -> Result<T> {
+        outcome.map_err(|error| match self.find(key) {
+            Some(setting) => self.spec.at(setting.axis, error),
+            None => self.spec.error(self.block.line, error.to_string()),
+        })
+    }
+
+    fn wanted(&self, places: &BTreeMap<String, String>) -> Result<Wanted> {
+        let method = self.located("method", axis::method(self.text("method")?))?;
+        let seed = self.seed()?;
+        let mut recipe = self.with_keys(self.start()?, method)?;
+        recipe.seeds = vec![seed];
+        self.validate(&recipe, method)?;
+        let place = |key| {
+            let named = self.find(key).map_or(Ok(BUNDLED), |_| self.text(key))?;
+            Ok::<_, Error>(places.get(named).map_or(named, String::as_str).to_owned())
+        };
+        Ok(Wanted {
+            name: self.name(),
+            table: self.block.table.clone(),
+            line: self.block.line,
+            config: RunConfig {
+                model: place("model")?,
+                data: place("data")?,
+                method: method.name().into(),
+                seed,
+                recipe,
+            },
+        })
+    }
+
+    fn seed(&self) -> Result<u64> {
+        let setting = self.need("seed")?;
+        let seed = setting.value.as_integer();
+        let seed = seed.and_then(|seed| u64::try_from(seed).ok());
+        seed.ok_or_else(|| {
+            let message = format!("\"seed\": expected a whole number, found {}", setting.value);
+            self.spec.at(setting.axis, message)
+        })
+    }
+
+    /// The built-in recipe of the task, or a file's with its task replaced.
+    fn start(&self) -> Result<Recipe> {
+        let name = self.text("recipe")?;
+        let built_in = |size: &Size| size.name().trim_end_matches(".toml") == name;
+        if let Some(size) = Size::ALL.into_iter().find(built_in) {
+            let task = self.located("task", self.text("task")?.parse::<Task>())?;
+            return self.located("task", Recipe::builtin(size, task));
+        }
+        let mut recipe = self.located("recipe", Recipe::from_toml_file(Path::new(name)))?;
+        if self.find("task").is_some() {
+            recipe.task = self.located("task", self.text("task")?.parse::<Task>())?;
+        }
+        Ok(recipe)
+    }
+
+    /// The recipe with every key set. What every run starts from may mean nothing to some methods; an axis that does is a mistake.
+    fn with_keys(&self, mut recipe: Recipe, method: Method) -> Result<Recipe> {
+        for setting in &self.settings {
+            let key = setting.axis.key.as_str();
+            if RUN_KEYS.contains(&key) {
+                continue;
+            }
+            let is_own = self.block.axes.iter().any(|axis| axis.key == key);
+            if is_own && !axis::can_have(method, key) {
+                let message = axis::not_taken(method, key);
+                return Err(self.spec.at(setting.axis, message));
+            }
+            let long = axis::recipe_key(method, key);
+            // `r` in [base] is the rank of every method that has one.
+            if !axis::can_have(method, key) && key == "r" {
+                continue;
+            }
+            let set = axis::set(&recipe, &long, setting.value);
+            recipe = set.map_err(|message| self.spec.at(setting.axis, message))?;
+        }
+        Ok(recipe)
+    }
+
+    fn validate(&self, recipe: &Recipe, method: Method) -> Result<()> {
+        recipe.validate().map_err(|error| {
+            let Error::Setting { setting: name, .. } = &error else {
+                return error;
+            };
+            let is_it = |s: &&Setting<'_>| axis::recipe_key(method, &s.axis.key) == *name;
+            match self.settings.iter().rev().find(is_it) {
+                Some(setting) => self.spec.at(setting.axis, &error),
+                None => self.spec.error(self.block.line, error.to_string()),
+            }
+        })
+    }
+
+    /// Which of its seeds this is.
+    fn round(&self) -> usize {
+        let seed = self.find("seed");
+        let place = |s: &Setting<'_>| s.axis.values.iter().position(|value| value == s.value);
+        seed.and_then(place).unwrap_or(0)
+    }
+
+    /// The block's name and the value of each of its lists.
+    fn name(&self) -> String {
+        let varied = self.settings.iter().filter(|setting| setting.axis.is_list);
+        let values = varied.map(|setting| described(&setting.axis.key, setting.value));
+        let name = self.block.name.clone().into_iter();
+        name.chain(values).collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// A value as part of a name: a word that says what it is stands alone, and of a path the end.
+fn described(key: &str, value: &Value) -> String {
+    match (key, value) {
+        ("model" | "data" | "recipe", Value::String(place)) => {
+            let end = Path::new(place).file_name();
+            end.map_or(place.clone(), |end| end.to_string_lossy().into_owned())
+        }
+        (_, Value::String(word)) => word.clone(),
+        (key, value) => format!("{key}={value}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPEC: &str = r#"about = "a test"
+
+[base]
+recipe = "demo"
+task = "demo"
+epochs = 1
+r = 4
+
+[tables.t]
+title = "T"
+rows = ["method"]
+columns = "k"
+
+[[grid]]
+method = ["head", "lora"]
+seed = [1, 2]
+
+[[grid]]
+name = "bank"
+table = "t"
+method = "vblora"
+k = [1, 2]
+lr.bank = [1e-3, 2e-3]
+seed = [1, 2]
+
+[[run]]
+name = "alone"
+method = "vblora"
+vblora.bank = 12
+targets = "query,value"
+seed = 9
+"#;
+
+    fn expand(text: &str) -> Result<Vec<Wanted>> {
+        Spec::parse("x", "x.toml", text)?.expand(&BTreeMap::new())
+    }
+
+    #[test]
+    fn grids_and_runs_are_expanded_seed_by_seed() {
+        let wanted = expand(SPEC).unwrap();
+        let names: Vec<_> = wanted.iter().map(|w| w.name.as_str()).collect();
+        let expected = [
+            "head seed=1",
+            "lora seed=1",
+            "bank k=1 lr.bank=0.001 seed=1",
+            "bank k=1 lr.bank=0.002 seed=1",
+            "bank k=2 lr.bank=0.001 seed=1",
+            "bank k=2 lr.bank=0.002 seed=1",
+            "alone",
+            "head seed=2",
+        ];
+        assert_eq!(names[..8], expected);
+        assert_eq!(names.len(), 13);
+        let recipe = &wanted[5].config.recipe;
+        assert_eq!((recipe.vblora.topk, recipe.lr.bank), (2, 2e-3));
+        assert_eq!((recipe.vblora.rank, recipe.lora.rank), (4, 8));
+        assert_eq!((recipe.epochs, &recipe.seeds), (1, &vec![1]));
+        assert_eq!(wanted[1].config.recipe.lora.rank, 4);
+        assert_eq!(wanted[5].table.as_deref(), Some("t"));
+        let alone = &wanted[6].config;
+        assert_eq!((alone.seed, alone.recipe.vblora.bank), (9, 12));
+        assert_eq!(alone.recipe.targets, "query,value");
+    }
+
+    #[test]
+    fn what_is_set_from_outside_replaces_an_axis_or_makes_one() {
+        let mut spec = Spec::parse("x", "x.toml", SPEC).unwrap();
+        for assignment in ["seed=[5]", "epochs=3", "targets=qv", "k=[3]"] {
+            spec.set(assignment).unwrap();
+        }
+        let wanted = spec.expand(&BTreeMap::new()).unwrap();
+        assert_eq!(wanted.len(), 5);
+        for wanted in &wanted {
+            let recipe = &wanted.config.recipe;
+            assert_eq!((wanted.config.seed, recipe.epochs), (5, 3));
+            assert_eq!((recipe.targets.as_str(), recipe.vblora.topk), ("qv", 3));
+        }
+        assert!(spec.set("epochs").is_err());
+        spec.set("epochs=many").unwrap();
+        let error = spec.expand(&BTreeMap::new()).unwrap_err().to_string();
+        assert!(
+            error.contains("--set epochs") && error.contains("many"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn names_stand_for_places() {
+        let text = SPEC.replace("epochs = 1", "epochs = 1\nmodel = \"m\"\ndata = \"d\"");
+        let places = [("m".to_owned(), "/models/m".to_owned())].into();
+        let spec = Spec::parse("x", "x.toml", &text).unwrap();
+        let config = &spec.expand(&places).unwrap()[0].config;
+        assert_eq!(
+            (config.model.as_str(), config.data.as_str()),
+            ("/models/m", "d")
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_is_said_with_file_and_line() {
+        for (from, to, line, words) in [
+            ("k = [1, 2]", "kk = [1, 2]", 22, "`kk`"),
+            ("k = [1, 2]", "k = [1, 2.5]", 22, "vblora.topk"),
+            ("k = [1, 2]", "k = [1, 99]", 22, "vblora.topk"),
+            ("k = [1, 2]", "k = []", 22, "no values"),
+            ("k = [1, 2]", "k = [1, 2", 23, "array elements"),
+            (
+                "[\"head\", \"lora\"]",
+                "[\"head\", \"lra\"]",
+                15,
+                "vblora, lora",
+            ),
+            (
+                "method = \"vblora\"\nk",
+                "method = \"lora\"\nk",
+                22,
+                "only: vblora",
+            ),
+            ("task = \"demo\"", "task = \"mrpc\"", 5, "which has demo"),
+            ("recipe = \"demo\"", "recipe = \"nowhere\"", 4, "nowhere"),
+            ("recipe = \"demo\"", "", 14, "no \"recipe\""),
+            ("epochs = 1", "epochs = [1]", 6, "[base]"),
+            ("seed = 9", "seed = [9]", 31, "[[grid]] takes lists"),
+            ("seed = 9", "seed = -9", 31, "whole number"),
+            ("name = \"alone\"", "", 26, "needs a name"),
+            ("table = \"t\"", "table = \"u\"", 18, "[tables]: t"),
+            ("columns = \"k\"", "column = \"k\"", 12, "`columns`"),
+            (
+                "about = \"a test\"",
+                "about = \"a test\"\nx = 1",
+                2,
+                "`budget`",
+            ),
+        ] {
+            let text = SPEC.replacen(from, to, 1);
+            assert_ne!(text, SPEC, "{from}");
+            let error = expand(&text).unwrap_err().to_string();
+            let place = format!("x.toml, line {line}: ");
+            assert!(
+                error.starts_with(&place) && error.contains(words),
+                "{from} -> {to}: {error}"
+            );
+        }
+        let error = expand("about = \"nothing\"").unwrap_err().to_string();
+        assert!(error.contains("at least one"), "{error}");
+    }
+}

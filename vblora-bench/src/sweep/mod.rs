@@ -1,0 +1,37 @@
+//! Ablation sweeps: many runs from one TOML file.
+//!
+//! A sweep file has a `[base]` that every run starts from, `[[grid]]`s whose lists are combined with one another, single `[[run]]`s with
+//! names, `[tables]` that say how runs become a table, and a `[budget]`. A key is `recipe` (a built-in one or a file), `model`, `data`,
+//! `task`, `method`, `seed`, a short name (`k`, `h`, `b`, `r`, `selection`), or any key of the recipe, dotted.
+//!
+//! [`Spec`] reads it, [`Plan`] resolves every run and gives it an id that is a hash of its resolved configuration, [`Store`] holds what runs
+//! have come to, and a [`Campaign`] has worker processes ([`serve`]) do what is left.
+
+mod axis;
+mod block;
+mod campaign;
+mod config;
+mod estimate;
+mod expand;
+mod identity;
+mod plan;
+mod pool;
+mod record;
+mod shipped;
+mod spec;
+mod stats;
+mod store;
+mod worker;
+
+pub use campaign::{Campaign, News, Outcome};
+pub use config::{BUNDLED, RunConfig};
+pub use estimate::estimate;
+pub use plan::{Plan, PlannedRun, duration};
+pub use record::{Provenance, Record};
+pub use spec::{Budget, Layout, Spec};
+pub use stats::PairedTest;
+pub use store::Store;
+pub use worker::{Device, serve};
+
+#[cfg(test)]
+pub(crate) use record::tests as record_tests;

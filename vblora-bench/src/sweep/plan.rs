@@ -1,0 +1,313 @@
+//! What a sweep would do, before it is done.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use vblora::count::{Count, thousands};
+use vblora_models::ModelFiles;
+
+use super::{
+    config::RunConfig,
+    expand::Wanted,
+    identity::{DataIdentity, model_hash},
+    spec::{Layout, Spec},
+    store::Store,
+};
+use crate::{
+    Result,
+    report::{Align, Table, human_bytes},
+    tasks::Task,
+    train::Session,
+};
+
+/// The runs of a sweep, resolved, counted and named by what they are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The sweep's name.
+    pub sweep: String,
+    /// What it is for.
+    pub about: String,
+    /// Its tables by name.
+    pub tables: BTreeMap<String, Layout>,
+    /// In the order in which they are started.
+    pub runs: Vec<PlannedRun>,
+}
+
+/// One run of a sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PlannedRun {
+    /// Its name, of which the sweep has no other.
+    pub name: String,
+    /// The table that it belongs to.
+    pub table: Option<String>,
+    /// Which run it is: the same one in two tables is made once.
+    pub id: String,
+    /// What is trained and stored besides the head.
+    pub count: Count,
+    /// Parameters of the head.
+    pub head: usize,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Rows of the training and of the development split.
+    pub rows: [usize; 2],
+    /// What it is.
+    pub config: RunConfig,
+}
+
+impl Plan {
+    /// Resolves every run of a sweep; `places` says where models and data of a name lie.
+    ///
+    /// # Errors
+    /// A setting that does not fit its method, model or data; a model or data that is not there; two runs of one name, or twice the same
+    /// configuration in one table. All but the absent files come with the line of the sweep file.
+    pub fn new(spec: &Spec, places: &BTreeMap<String, String>) -> Result<Self> {
+        let wanted = spec.expand(places)?;
+        let mut cache = Cache::default();
+        let mut runs: Vec<PlannedRun> = Vec::new();
+        for (i, wanted_run) in wanted.iter().enumerate() {
+            let run = cache.planned(wanted_run).map_err(|error| {
+                spec.error(wanted_run.line, format!("{}: {error}", wanted_run.name))
+            })?;
+            for (other, earlier) in runs.iter().zip(&wanted[..i]) {
+                let message = if run.name == other.name {
+                    format!(
+                        "two runs are named \"{}\"; give their blocks names",
+                        run.name
+                    )
+                } else if (&run.id, &run.table) == (&other.id, &other.table) {
+                    format!("\"{}\" is the same run as \"{}\"", run.name, other.name)
+                } else {
+                    continue;
+                };
+                let message = format!("{message} (line {})", earlier.line);
+                return Err(spec.error(wanted_run.line, message));
+            }
+            runs.push(run);
+        }
+        Ok(Self {
+            sweep: spec.name.clone(),
+            about: spec.about.clone(),
+            tables: spec.tables.clone(),
+            runs,
+        })
+    }
+
+    /// The runs that are still to be made, each once.
+    pub fn left<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
+        let mut left: Vec<&PlannedRun> = Vec::new();
+        for run in &self.runs {
+            if !store.is_done(&run.id) && !left.iter().any(|other| other.id == run.id) {
+                left.push(run);
+            }
+        }
+        left
+    }
+
+    /// The plan as a table; `seconds` is the estimate of each run that is left, by id.
+    pub fn table(&self, store: &Store, seconds: &BTreeMap<String, f64>) -> String {
+        let right = |name| (name, Align::Right);
+        let mut table = Table::new([
+            ("run", Align::Left),
+            ("id", Align::Left),
+            right("trained"),
+            right("stored"),
+            right("bytes"),
+            right("steps"),
+            ("state", Align::Left),
+            right("estimate"),
+        ]);
+        for run in &self.runs {
+            let state = match store.get(&run.id) {
+                Some(_) if store.is_done(&run.id) => "done",
+                Some(_) => "failed, once more",
+                None if store.run_dir(&run.id).exists() => "goes on",
+                None => "to do",
+            };
+            let estimate = seconds.get(&run.id).map_or(String::new(), |s| duration(*s));
+            table.row([
+                run.name.clone(),
+                run.id.clone(),
+                thousands(run.count.trained),
+                thousands(run.count.stored.round() as usize),
+                human_bytes(run.count.bytes as u64),
+                thousands(run.steps as usize),
+                state.into(),
+                estimate,
+            ]);
+        }
+        table.to_string()
+    }
+}
+
+/// Seconds as a person reads them.
+pub fn duration(seconds: f64) -> String {
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{seconds:.1} s"),
+        60..3600 => format!("{} min {:02} s", whole / 60, whole % 60),
+        _ => format!("{} h {:02} min", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// Models and data, each of which many runs share.
+#[derive(Default)]
+struct Cache {
+    models: BTreeMap<String, (ModelFiles, String)>,
+    data: BTreeMap<(String, Task), DataIdentity>,
+}
+
+impl Cache {
+    fn planned(&mut self, wanted: &Wanted) -> Result<PlannedRun> {
+        let config = &wanted.config;
+        let (files, model) = self.model(config)?;
+        let session = config.session_on(files, None, "a plan")?;
+        let data = self.data(config, &session)?;
+        let shape = session.shape()?;
+        let count = config.method()?.count(&config.recipe, &shape)?;
+        let recipe = &config.recipe;
+        let batches = data.train.div_ceil(recipe.batch);
+        let steps = recipe.epochs * batches.div_ceil(recipe.accumulation);
+        Ok(PlannedRun {
+            name: wanted.name.clone(),
+            table: wanted.table.clone(),
+            id: config.id([&model, &data.hash, &config.bank_hash()?]),
+            count,
+            head: shape.head,
+            steps: steps as u64,
+            rows: [data.train, data.dev],
+            config: config.clone(),
+        })
+    }
+
+    fn model(&mut self, config: &RunConfig) -> Result<(ModelFiles, String)> {
+        if let Some(known) = self.models.get(&config.model) {
+            return Ok(known.clone());
+        }
+        let files = config.files()?;
+        let hash = model_hash(&files)?;
+        let entry = self.models.entry(config.model.clone());
+        Ok(entry.or_insert((files, hash)).clone())
+    }
+
+    fn data(&mut self, config: &RunConfig, session: &Session) -> Result<DataIdentity> {
+        let key = (config.data.clone(), config.recipe.task);
+        if let Some(known) = self.data.get(&key) {
+            return Ok(known.clone());
+        }
+        let identity = DataIdentity::of(&session.data, &config.recipe)?;
+        Ok(self.data.entry(key).or_insert(identity).clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sweep::Record;
+
+    const SPEC: &str = r#"about = "a test"
+[base]
+recipe = "demo"
+task = "demo"
+[tables.t]
+title = "T"
+rows = ["method"]
+columns = "k"
+[[grid]]
+table = "t"
+method = ["head", "vblora"]
+seed = [1, 2]
+[[run]]
+name = "again"
+method = "vblora"
+seed = 1
+"#;
+
+    fn plan(text: &str) -> Result<Plan> {
+        Plan::new(&Spec::parse("x", "x.toml", text)?, &BTreeMap::new())
+    }
+
+    #[test]
+    fn a_plan_counts_before_anything_is_trained() {
+        let plan = plan(SPEC).unwrap();
+        let names: Vec<_> = plan.runs.iter().map(|run| run.name.as_str()).collect();
+        let expected = [
+            "head seed=1",
+            "vblora seed=1",
+            "again",
+            "head seed=2",
+            "vblora seed=2",
+        ];
+        assert_eq!(names, expected);
+        let [head, vblora, again] = [0, 1, 2].map(|i| &plan.runs[i]);
+        // The README's figures of the default run.
+        assert_eq!((head.count.trained, vblora.count.trained), (0, 101_376));
+        assert_eq!(vblora.count.bytes, 24_576);
+        // 6,700 rows in batches of 16, twice.
+        assert_eq!((vblora.rows, vblora.steps), ([6700, 1206], 838));
+        assert_eq!(vblora.id, again.id);
+        assert_ne!(head.id, vblora.id);
+    }
+
+    #[test]
+    fn the_same_run_in_two_tables_is_made_once_and_a_failed_one_again() {
+        let plan = plan(SPEC).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let left = |store: &Store| plan.left(store).len();
+        assert_eq!(left(&store), 4);
+        let run = &plan.runs[1];
+        let key = (run.id.as_str(), "x", run.name.as_str());
+        let record = |outcome| {
+            Record::new(
+                key,
+                &run.config,
+                outcome,
+                crate::sweep::record::tests::made(),
+            )
+        };
+        store.add(record(Err("no memory".into()))).unwrap();
+        assert_eq!(left(&store), 4);
+        assert!(
+            plan.table(&store, &BTreeMap::new())
+                .contains("failed, once more")
+        );
+        let result = crate::report::test_run("vblora", "all", 1, &[0.5]);
+        store.add(record(Ok(result))).unwrap();
+        assert_eq!(left(&store), 3);
+        let seconds = [(plan.runs[0].id.clone(), 75.4)].into();
+        let table = plan.table(&store, &seconds);
+        assert!(
+            table.contains("done") && table.contains("1 min 15 s"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn two_runs_of_one_name_and_one_run_twice_in_a_table_are_refused() {
+        let message = |text: &str| plan(text).unwrap_err().to_string();
+        let grid = "[[grid]]\ntable = \"t\"\nmethod = [\"head\"]\nseed = [1]\n";
+        let error = message(&format!("{SPEC}{grid}"));
+        assert!(
+            error.starts_with("x.toml, line 17: two runs are named \"head seed=1\""),
+            "{error}"
+        );
+        let error = message(&format!(
+            "{SPEC}{}",
+            grid.replace("method", "name = \"n\"\nmethod")
+        ));
+        assert!(
+            error.contains("\"n head seed=1\" is the same run as \"head seed=1\" (line 9)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_the_model_is_found_before_the_first_run() {
+        let error = plan(&SPEC.replace("[[run]]", "[[run]]\nb = 7")).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.starts_with("x.toml, line 13: again: ") && error.contains('7'),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! The parent of workers: hands out jobs, hears how far they are, and outlives what crashes.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::worker::{Device, Job, Reply};
+use crate::{
+    Error, Result,
+    report::{RunResult, Stop},
+};
+
+/// Last bytes of a dead worker's log in which its last words are looked for.
+const LAST_WORDS: usize = 4096;
+
+/// How to start a worker.
+#[derive(Debug, Clone)]
+pub(super) struct WorkerStart {
+    /// The program.
+    pub(super) program: PathBuf,
+    /// Its arguments.
+    pub(super) arguments: Vec<String>,
+    /// Variables of its environment.
+    pub(super) environment: Vec<(String, String)>,
+    /// Where what it prints goes.
+    pub(super) log: PathBuf,
+    /// The device that it works on.
+    pub(super) device: Device,
+}
+
+/// What happens while a pool works. Jobs are told apart by their place in the list; of one that was interrupted there is no end.
+#[derive(Debug)]
+pub(super) enum Event<'a> {
+    /// A job has come so far.
+    Steps {
+        /// Which job.
+        job: usize,
+        /// Its optimizer steps.
+        steps: u64,
+    },
+    /// A job ended, well or not.
+    Ended {
+        /// Which job.
+        job: usize,
+        /// Where.
+        device: Device,
+        /// The backend's own name; empty if the job never got that far.
+        backend: &'a str,
+        /// The result, or what went wrong.
+        outcome: std::result::Result<Box<RunResult>, String>,
+    },
+}
+
+/// Workers on a list of jobs.
+pub(super) struct Pool<'a> {
+    /// One worker each.
+    pub(super) workers: Vec<WorkerStart>,
+    /// Whether one more job may be started; asked before each.
+    pub(super) may_start: &'a (dyn Fn() -> bool + Sync),
+    /// Hears everything; an error ends the work.
+    pub(super) hear: &'a (dyn Fn(Event<'_>) -> Result<()> + Sync),
+    /// Set when jobs on their way are to end with a checkpoint.
+    pub(super) interrupted: &'a AtomicBool,
+}
+
+impl std::fmt::Debug for Pool<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pool")
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pool<'_> {
+    /// Has every job done, or as many as may be started.
+    ///
+    /// # Errors
+    /// A worker cannot be started; what `hear` says. A worker that dies is no error: its job has failed, and the next gets a new worker.
+    pub(super) fn work(&self, jobs: &[Job]) -> Result<()> {
+        let queue = Mutex::new((0..jobs.len()).collect::<VecDeque<_>>());
+        let next = || {
+            let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
+            let goes_on = !self.interrupted.load(Ordering::Relaxed);
+            // Asked under the lock, so that no two workers take the last place of a budget.
+            (goes_on && !queue.is_empty() && (self.may_start)()).then(|| queue.pop_front())?
+        };
+        let next: &(dyn Fn() -> Option<usize> + Sync) = &next;
+        std::thread::scope(|scope| {
+            let drive = |start| scope.spawn(move || self.drive(start, jobs, next));
+            let threads: Vec<_> = self.workers.iter().map(drive).collect();
+            let outcomes = threads.into_iter().map(|thread| match thread.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            outcomes.collect()
+        })
+    }
+
+    fn drive(
+        &self,
+        start: &WorkerStart,
+        jobs: &[Job],
+        next: &(dyn Fn() -> Option<usize> + Sync),
+    ) -> Result<()> {
+        let mut worker = None;
+        while let Some(job) = next() {
+            let running = match worker.take() {
+                Some(running) => running,
+                None => Worker::start(start)?,
+            };
+            worker = self.run(running, job, &jobs[job])?;
+        }
+        Ok(())
+    }
+
+    /// Has one job done; gives the worker back if it lives.
+    fn run<'w>(
+        &self,
+        mut worker: Worker<'w>,
+        job: usize,
+        what: &Job,
+    ) -> Result<Option<Worker<'w>>> {
+        let ended = |outcome, backend: &str, device| {
+            (self.hear)(Event::Ended {
+                job,
+                device,
+                backend,
+                outcome,
+            })
+        };
+        let device = worker.start.device;
+        worker.send(what);
+        loop {
+            match worker.reply() {
+                Some(Reply::Steps(steps)) => {
+                    (self.hear)(Event::Steps { job, steps })?;
+                    if self.interrupted.load(Ordering::Relaxed) {
+                        worker.stop();
+                    }
+                }
+                // It can be gone on with, so nothing has come of it yet.
+                Some(Reply::Ended { result, .. }) if result.stop == Stop::Interrupted => {
+                    return Ok(None);
+                }
+                Some(Reply::Ended { backend, result }) => {
+                    ended(Ok(result), &backend, device)?;
+                    return Ok(Some(worker));
+                }
+                Some(Reply::Failed(_)) | None if self.interrupted.load(Ordering::Relaxed) => {
+                    return Ok(None);
+                }
+                Some(Reply::Failed(reason)) => {
+                    ended(Err(reason), "", device)?;
+                    return Ok(Some(worker));
+                }
+                None => {
+                    ended(Err(worker.last_words()), "", device)?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+}
+
+/// A worker process; it is stopped and waited for when it is dropped.
+struct Worker<'a> {
+    start: &'a WorkerStart,
+    child: Child,
+    /// Taken away to stop it.
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl<'a> Worker<'a> {
+    fn start(start: &'a WorkerStart) -> Result<Self> {
+        let failed = |cause| Error::Io {
+            action: "start",
+            path: start.program.clone(),
+            cause,
+        };
+        if let Some(folder) = start.log.parent() {
+            std::fs::create_dir_all(folder).map_err(|e| Error::write(folder, e))?;
+        }
+        let log = File::options().append(true).create(true).open(&start.log);
+        let log = log.map_err(|e| Error::write(&start.log, e))?;
+        let mut child = Command::new(&start.program)
+            .args(&start.arguments)
+            .envs(start.environment.iter().map(|(key, value)| (key, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(log))
+            .spawn()
+            .map_err(failed)?;
+        let (Some(input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(failed(std::io::Error::other("no pipes")));
+        };
+        Ok(Self {
+            start,
+            child,
+            input: Some(input),
+            output: BufReader::new(output),
+        })
+    }
+
+    /// A worker that is dead does not take it; that it is, its missing reply says.
+    fn send(&mut self, job: &Job) {
+        let line = serde_json::to_string(job).expect("a job is plain data");
+        if let Some(input) = &mut self.input {
+            let _ = writeln!(input, "{line}").and_then(|()| input.flush());
+        }
+    }
+
+    /// The next reply; none from a worker that is dead, or not a worker.
+    fn reply(&mut self) -> Option<Reply> {
+        let mut line = String::new();
+        self.output.read_line(&mut line).ok()?;
+        serde_json::from_str(&line).ok()
+    }
+
+    fn stop(&mut self) {
+        self.input = None;
+    }
+
+    /// How a worker ended and the last line that it left.
+    fn last_words(&mut self) -> String {
+        self.stop();
+        let status = self.child.wait();
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let log = std::fs::read(&self.start.log).unwrap_or_default();
+        let end = String::from_utf8_lossy(&log[log.len().saturating_sub(LAST_WORDS)..]);
+        let last = end.lines().rev().find(|line| !line.trim().is_empty());
+        let last = last.map_or(String::new(), |line| {
+            format!("; last line of {}: {line}", self.start.log.display())
+        });
+        format!("the worker died: {status}{last}")
+    }
+}
+
+impl Drop for Worker<'_> {
+    fn drop(&mut self) {
+        self.stop();
+        let _ = self.child.wait();
+    }
+}

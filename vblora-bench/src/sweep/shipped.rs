@@ -1,0 +1,78 @@
+//! The sweeps that come with the library.
+
+/// Name and text of each.
+const SHIPPED: [(&str, &str); 10] = [
+    ("table1", include_str!("table1.toml")),
+    ("table5", include_str!("table5.toml")),
+    ("table6", include_str!("table6.toml")),
+    ("k", include_str!("k.toml")),
+    ("h", include_str!("h.toml")),
+    ("r", include_str!("r.toml")),
+    ("learning-rates", include_str!("learning-rates.toml")),
+    ("targets", include_str!("targets.toml")),
+    ("proof", include_str!("proof.toml")),
+    ("smoke", include_str!("smoke.toml")),
+];
+
+pub(super) fn text(name: &str) -> Option<&'static str> {
+    let found = SHIPPED.iter().find(|(known, _)| *known == name);
+    found.map(|(_, text)| *text)
+}
+
+/// Their names, with commas between.
+pub(super) fn names() -> String {
+    SHIPPED.map(|(name, _)| name).join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::sweep::Spec;
+
+    /// Of a method, or key, that this build does not have.
+    fn is_of_another_build(error: &str) -> bool {
+        ["\"vera\"", "\"tied-lora\"", "\"lora-xs\"", "`selection`"]
+            .iter()
+            .any(|name| error.contains(name))
+    }
+
+    #[test]
+    fn every_shipped_sweep_expands_to_runs_with_tables() {
+        for (name, runs) in [
+            ("table1", 450),
+            ("table5", 55),
+            ("table6", 20),
+            ("k", 24),
+            ("h", 30),
+            ("r", 24),
+            ("learning-rates", 36),
+            ("targets", 30),
+            ("proof", 102),
+            ("smoke", 14),
+        ] {
+            let spec = Spec::find(name).unwrap();
+            match spec.expand(&BTreeMap::new()) {
+                Ok(wanted) => {
+                    assert_eq!(wanted.len(), runs, "{name}");
+                    assert!(wanted.iter().all(|run| run.table.is_some()), "{name}");
+                }
+                Err(error) => assert!(is_of_another_build(&error.to_string()), "{name}: {error}"),
+            }
+        }
+        let error = Spec::find("smok").unwrap_err().to_string();
+        assert!(error.contains(&names()), "{error}");
+    }
+
+    #[test]
+    fn the_readmes_sweep_expands() {
+        let readme = include_str!("../../../README.md");
+        let block = readme
+            .split("```toml\n")
+            .find(|part| part.contains("[[grid]]"));
+        let text = block.unwrap().split("```").next().unwrap();
+        let spec = Spec::parse("readme", "README.md", text).unwrap();
+        assert_eq!(spec.expand(&BTreeMap::new()).unwrap().len(), 36);
+    }
+}

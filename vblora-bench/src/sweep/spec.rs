@@ -1,0 +1,173 @@
+//! A sweep file: what every run starts from, grids of axes, and single runs.
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value, de::DeTable};
+
+use super::{
+    axis::one_line,
+    block::{Axis, Block},
+    shipped,
+};
+use crate::{Error, Result};
+
+/// How runs become a table: those that agree in `rows` and `columns` share a cell, and only their seeds may differ.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Layout {
+    /// The heading.
+    pub title: String,
+    /// The keys whose values name a row.
+    pub rows: Vec<String>,
+    /// The key whose values are the columns.
+    pub columns: String,
+    /// The published table that stands beside it, by its name in `report/published.toml`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paper: Option<String>,
+}
+
+/// Where a sweep ends although it has more runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Budget {
+    /// So many runs are started.
+    pub runs: Option<usize>,
+    /// After so many hours no run is started.
+    pub hours: Option<f64>,
+}
+
+/// The parts of a sweep file that say nothing of single runs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Frame {
+    about: String,
+    #[serde(default)]
+    tables: BTreeMap<String, Layout>,
+    #[serde(default)]
+    budget: Budget,
+    /// These are read with their lines: see [`Block`].
+    #[serde(default, rename = "base")]
+    _base: Table,
+    #[serde(default, rename = "grid")]
+    _grid: Vec<Table>,
+    #[serde(default, rename = "run")]
+    _run: Vec<Table>,
+}
+
+/// A sweep file, read but not yet expanded.
+#[derive(Debug)]
+pub struct Spec {
+    /// The sweep's name: the file's, without its ending.
+    pub name: String,
+    /// What it is for.
+    pub about: String,
+    /// Its tables by name.
+    pub tables: BTreeMap<String, Layout>,
+    /// Where it ends.
+    pub budget: Budget,
+    /// The file, for messages.
+    pub(super) file: String,
+    pub(super) base: Vec<Axis>,
+    pub(super) blocks: Vec<Block>,
+}
+
+impl Spec {
+    /// A shipped sweep by its name, or a sweep file.
+    ///
+    /// # Errors
+    /// Neither, with the names there are; a file that does not parse, with the line and the keys that are allowed.
+    pub fn find(name_or_file: &str) -> Result<Self> {
+        if let Some(text) = shipped::text(name_or_file) {
+            return Self::parse(name_or_file, &format!("{name_or_file}.toml"), text);
+        }
+        let path = Path::new(name_or_file);
+        if path.extension().is_none() && !path.exists() {
+            return Err(Error::UnknownName {
+                what: "sweep",
+                name: name_or_file.into(),
+                expected: format!("{}, or a file", shipped::names()),
+            });
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Self::parse(&name, name_or_file, &text)
+    }
+
+    pub(super) fn parse(name: &str, file: &str, text: &str) -> Result<Self> {
+        let frame: Frame = toml::from_str(text).map_err(|error| located(file, text, &error))?;
+        let document = DeTable::parse(text).map_err(|error| located(file, text, &error))?;
+        let source = super::block::Source { file, text };
+        let (base, blocks) = source.read(document.get_ref())?;
+        let spec = Self {
+            name: name.into(),
+            about: frame.about,
+            tables: frame.tables,
+            budget: frame.budget,
+            file: file.into(),
+            base,
+            blocks,
+        };
+        spec.check_tables()?;
+        Ok(spec)
+    }
+
+    fn check_tables(&self) -> Result<()> {
+        for block in &self.blocks {
+            let Some(table) = &block.table else { continue };
+            if !self.tables.contains_key(table) {
+                let names: Vec<_> = self.tables.keys().map(String::as_str).collect();
+                let message = format!(
+                    "no table \"{table}\", expected one of [tables]: {}",
+                    names.join(", ")
+                );
+                return Err(self.error(block.line, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sets a key of every run, in place of whatever the file says of it: `KEY=VALUE`, the value as in TOML, a list being an axis.
+    ///
+    /// # Errors
+    /// No `=` in it.
+    pub fn set(&mut self, assignment: &str) -> Result<()> {
+        let (key, value) = assignment.split_once('=').ok_or_else(|| Error::Setting {
+            setting: "set".into(),
+            expected: "KEY=VALUE".into(),
+            found: assignment.into(),
+        })?;
+        let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok();
+        let value = parsed.and_then(|mut table| table.remove("value"));
+        let value = value.unwrap_or_else(|| Value::String(assignment[key.len() + 1..].into()));
+        let axis = Axis::new(key.trim(), 0, value);
+        self.base.retain(|known| known.key != axis.key);
+        for block in &mut self.blocks {
+            block.axes.retain(|known| known.key != axis.key);
+        }
+        self.base.push(axis);
+        Ok(())
+    }
+
+    pub(super) fn error(&self, line: usize, message: impl Into<String>) -> Error {
+        Error::Sweep {
+            file: self.file.clone(),
+            line,
+            message: message.into(),
+        }
+    }
+}
+
+/// The line, from 1, of a byte of a text.
+pub(super) fn line_of(text: &str, byte: usize) -> usize {
+    let before = &text.as_bytes()[..byte.min(text.len())];
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}
+
+fn located(file: &str, text: &str, error: &toml::de::Error) -> Error {
+    Error::Sweep {
+        file: file.into(),
+        line: error.span().map_or(1, |span| line_of(text, span.start)),
+        message: one_line(&error.message()),
+    }
+}

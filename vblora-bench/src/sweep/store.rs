@@ -1,0 +1,300 @@
+//! The results of a sweep's directory: lines of JSON that are only ever added to, and the same as CSV.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use vblora::storage::write_atomically;
+
+use super::{plan::Plan, record::Record};
+use crate::{Error, Result};
+
+const RESULTS: &str = "results.jsonl";
+const CSV: &str = "results.csv";
+const PLANS: &str = "sweeps";
+const RUNS: &str = "runs";
+
+/// The directory of one sweep or several.
+///
+/// | file | what |
+/// | --- | --- |
+/// | `sweeps/NAME.json` | the runs that a sweep asks for, with their names, tables and ids |
+/// | `runs/ID/` | the directory of a run |
+/// | `results.jsonl` | a line for each run that ended, well or not; the last of an id counts |
+/// | `results.csv` | the same, for spreadsheets |
+/// | `workers/N.log` | what worker N had to say |
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    records: BTreeMap<String, Record>,
+    damaged: Vec<String>,
+}
+
+impl Store {
+    /// Reads what is there; a directory that is absent has no results.
+    ///
+    /// # Errors
+    /// The results cannot be read. A line that is damaged is no error: see [`damaged`](Self::damaged).
+    pub fn open(dir: &Path) -> Result<Self> {
+        let path = dir.join(RESULTS);
+        let text = match path.exists() {
+            true => std::fs::read(&path).map_err(|e| Error::read(&path, e))?,
+            false => Vec::new(),
+        };
+        let mut store = Self {
+            dir: dir.to_owned(),
+            records: BTreeMap::new(),
+            damaged: Vec::new(),
+        };
+        for (i, line) in text.split(|byte| *byte == b'\n').enumerate() {
+            if line.iter().all(u8::is_ascii_whitespace) {
+                continue;
+            }
+            match serde_json::from_slice::<Record>(line) {
+                Ok(record) => {
+                    store.records.insert(record.id.clone(), record);
+                }
+                Err(error) => {
+                    let place = format!("{}, line {}: {error}", path.display(), i + 1);
+                    store.damaged.push(place);
+                }
+            }
+        }
+        Ok(store)
+    }
+
+    /// The lines that could not be read, each with file, line and reason.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
+    }
+
+    /// The last record of a run.
+    pub fn get(&self, id: &str) -> Option<&Record> {
+        self.records.get(id)
+    }
+
+    /// Every run's last record, by id.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// Whether a run went to its end.
+    pub fn is_done(&self, id: &str) -> bool {
+        self.get(id)
+            .is_some_and(|record| record.completed().is_some())
+    }
+
+    /// The directory of a run.
+    pub fn run_dir(&self, id: &str) -> PathBuf {
+        self.dir.join(RUNS).join(id)
+    }
+
+    /// The file for what a worker has to say.
+    pub fn worker_log(&self, worker: usize) -> PathBuf {
+        self.dir.join("workers").join(format!("{worker}.log"))
+    }
+
+    /// Adds a line, makes sure that it lasts, and writes the CSV anew.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn add(&mut self, record: Record) -> Result<()> {
+        let path = self.dir.join(RESULTS);
+        let mut line = json(&path, &record)?;
+        line.push('\n');
+        append(&path, &line).map_err(|e| Error::write(&path, e))?;
+        self.records.insert(record.id.clone(), record);
+        self.write_csv()
+    }
+
+    /// Writes down what a sweep asks for, in place of what it asked for before.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save_plan(&self, plan: &Plan) -> Result<()> {
+        let path = self.dir.join(PLANS).join(format!("{}.json", plan.sweep));
+        Ok(write_atomically(&path, json(&path, plan)?.as_bytes())?)
+    }
+
+    /// What each sweep of the directory asked for, by name.
+    ///
+    /// # Errors
+    /// A plan cannot be read.
+    pub fn plans(&self) -> Result<Vec<Plan>> {
+        let dir = self.dir.join(PLANS);
+        if !dir.is_dir() {
+            return Ok(Vec::new());
+        }
+        let entries = std::fs::read_dir(&dir).map_err(|e| Error::read(&dir, e))?;
+        let mut paths: Vec<PathBuf> = entries
+            .map(|entry| entry.map(|entry| entry.path()))
+            .collect::<std::io::Result<_>>()
+            .map_err(|e| Error::read(&dir, e))?;
+        paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
+        paths.sort();
+        paths.iter().map(|path| read_plan(path)).collect()
+    }
+
+    fn write_csv(&self) -> Result<()> {
+        let path = self.dir.join(CSV);
+        let failed = |error: csv::Error| Error::write(&path, std::io::Error::other(error));
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        writer.write_record(COLUMNS).map_err(failed)?;
+        for record in self.records.values() {
+            writer.write_record(row(record)).map_err(failed)?;
+        }
+        let bytes = writer.into_inner();
+        let bytes = bytes.map_err(|error| Error::write(&path, error.into_error()))?;
+        Ok(write_atomically(&path, &bytes)?)
+    }
+}
+
+fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|cause| Error::Json {
+        file: path.display().to_string(),
+        cause,
+    })
+}
+
+fn read_plan(path: &Path) -> Result<Plan> {
+    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+    serde_json::from_slice(&bytes).map_err(|cause| Error::Json {
+        file: path.display().to_string(),
+        cause,
+    })
+}
+
+/// Adds a line in one write. Behind a line that was cut off by a crash it starts a new one.
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut file = File::options()
+        .append(true)
+        .read(true)
+        .create(true)
+        .open(path)?;
+    let mut last = [b'\n'];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    let start = if last == *b"\n" { "" } else { "\n" };
+    file.write_all(format!("{start}{line}").as_bytes())?;
+    file.sync_all()
+}
+
+const COLUMNS: [&str; 22] = [
+    "id",
+    "sweep",
+    "name",
+    "model",
+    "data",
+    "task",
+    "method",
+    "targets",
+    "seed",
+    "metric",
+    "best",
+    "last",
+    "epochs",
+    "steps",
+    "trained_parameters",
+    "stored_parameters",
+    "stored_bytes",
+    "seconds",
+    "seconds_per_step",
+    "device",
+    "date",
+    "error",
+];
+
+fn row(record: &Record) -> [String; COLUMNS.len()] {
+    let config = &record.config;
+    let result = record.result.as_ref();
+    let of = |value: fn(&crate::report::RunResult) -> String| result.map_or(String::new(), value);
+    let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
+    let scores = record.scores();
+    [
+        record.id.clone(),
+        record.sweep.clone(),
+        record.name.clone(),
+        config.model.clone(),
+        config.data.clone(),
+        config.recipe.task.to_string(),
+        config.method.clone(),
+        config.value("targets"),
+        config.seed.to_string(),
+        record.metric().to_string(),
+        number(scores.map(|(best, _)| best)),
+        number(scores.map(|(_, last)| last)),
+        of(|result| result.epochs.len().to_string()),
+        of(|result| result.steps.to_string()),
+        of(|result| result.trained_parameters.to_string()),
+        of(|result| result.stored_parameters.to_string()),
+        of(|result| result.stored_bytes.to_string()),
+        of(|result| format!("{:.3}", result.seconds)),
+        number(record.seconds_per_step()),
+        record.made.device.clone(),
+        record.made.date.clone(),
+        record.error.clone().unwrap_or_default(),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sweep::record::tests::{made, record};
+
+    #[test]
+    fn what_is_added_is_read_back_and_the_last_line_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let good = record("a", "lora", 1, &[0.5, 0.75]);
+        let failed = Record::new(
+            ("a", "s", "n"),
+            &good.config,
+            Err("no, \"memory\"".into()),
+            made(),
+        );
+        store.add(failed.clone()).unwrap();
+        assert!(!store.is_done("a"));
+        let csv = || std::fs::read_to_string(dir.path().join(CSV)).unwrap();
+        assert!(csv().contains("\"no, \"\"memory\"\"\""), "{}", csv());
+        store.add(good.clone()).unwrap();
+        store.add(record("b", "vblora", 2, &[0.6])).unwrap();
+        let again = Store::open(dir.path()).unwrap();
+        assert!(again.is_done("a") && again.damaged().is_empty());
+        assert_eq!(again.get("a"), Some(&good));
+        assert_eq!(again.records().count(), 2);
+        let csv = csv();
+        assert_eq!(csv.lines().count(), 3);
+        let line = csv.lines().nth(1).unwrap();
+        assert!(
+            line.starts_with("a,s,lora seed=1,bundled,glue,mrpc,lora,all,1,accuracy,0.75,0.75,"),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn a_damaged_line_is_skipped_counted_and_named_and_spoils_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.add(record("a", "lora", 1, &[0.5])).unwrap();
+        let path = dir.path().join(RESULTS);
+        let mut text = std::fs::read(&path).unwrap();
+        text.extend_from_slice(b"{\"id\": \"b\", \"swe");
+        std::fs::write(&path, &text).unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.add(record("c", "lora", 3, &[0.5])).unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        assert!(store.is_done("a") && store.is_done("c"));
+        let [damaged] = store.damaged() else {
+            panic!("{:?}", store.damaged())
+        };
+        assert!(damaged.contains("results.jsonl, line 2: "), "{damaged}");
+    }
+}

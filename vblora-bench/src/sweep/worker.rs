@@ -1,0 +1,218 @@
+//! A worker: a process that does runs one after another, so that kernels are compiled once and a crash costs one run.
+//!
+//! It reads jobs from its input and writes replies to its output, one JSON object a line. The end of the input is the order to stop: a run
+//! on its way ends with a checkpoint, whether the parent asked for it or died.
+
+use std::{
+    fmt,
+    io::{BufRead, Write},
+    path::PathBuf,
+    str::FromStr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
+
+use super::config::RunConfig;
+use crate::{Error, Result, report::RunResult, train::Session};
+
+/// How often a worker says how far it is.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// A backend's device by number: `flex`, `cuda:1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// The backend.
+    pub backend: BackendKind,
+    /// Its device.
+    pub index: usize,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            0 => f.pad(self.backend.name()),
+            index => write!(f, "{}:{index}", self.backend.name()),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// # Errors
+    /// No such backend, or one that is not compiled in; a number that is none.
+    fn from_str(text: &str) -> Result<Self> {
+        let (backend, index) = text.split_once(':').unwrap_or((text, "0"));
+        Ok(Self {
+            backend: backend.parse()?,
+            index: index.parse().map_err(|_| Error::Setting {
+                setting: "devices".into(),
+                expected: "BACKEND or BACKEND:NUMBER".into(),
+                found: text.into(),
+            })?,
+        })
+    }
+}
+
+/// One run, and where its directory is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// What to run.
+    pub(super) config: RunConfig,
+    /// The run's directory.
+    pub(super) dir: PathBuf,
+    /// The command, for the record.
+    pub(super) command: String,
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Reply {
+    /// So many optimizer steps of the job are taken.
+    Steps(u64),
+    /// The run came to an end, or was interrupted.
+    Ended {
+        /// The backend's own name.
+        backend: String,
+        /// What it reached.
+        result: Box<RunResult>,
+    },
+    /// The run could not be made.
+    Failed(String),
+}
+
+/// Does the jobs that come in, until the input ends or `interrupted` is set.
+///
+/// # Errors
+/// The output cannot be written: the parent is gone.
+pub fn serve<W: Write + Send>(
+    input: impl BufRead + Send + 'static,
+    output: W,
+    device: Device,
+    interrupted: &'static AtomicBool,
+) -> std::io::Result<()> {
+    let (sender, jobs) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in input.lines().map_while(std::io::Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+        interrupted.store(true, Ordering::Relaxed);
+    });
+    let output = Mutex::new(output);
+    for line in jobs {
+        let reply = match serde_json::from_str::<Job>(&line) {
+            Ok(job) => watched(&job, device, interrupted, &output),
+            Err(error) => Reply::Failed(format!("a job that cannot be read: {error}")),
+        };
+        say(&output, &reply)?;
+        if interrupted.load(Ordering::Relaxed) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Does a job, and says meanwhile how far it is.
+fn watched<W: Write + Send>(
+    job: &Job,
+    device: Device,
+    interrupted: &AtomicBool,
+    output: &Mutex<W>,
+) -> Reply {
+    let steps = Arc::new(AtomicU64::new(0));
+    let (done, is_done) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let counted = Arc::clone(&steps);
+        scope.spawn(move || {
+            while is_done.recv_timeout(REPORT_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+                let reply = Reply::Steps(counted.load(Ordering::Relaxed));
+                if say(output, &reply).is_err() {
+                    return;
+                }
+            }
+        });
+        let reply = run(job, device, interrupted, steps);
+        drop(done);
+        reply
+    })
+}
+
+fn say<W: Write>(output: &Mutex<W>, reply: &Reply) -> std::io::Result<()> {
+    let mut line = serde_json::to_string(reply)?;
+    line.push('\n');
+    let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+    output.write_all(line.as_bytes())?;
+    output.flush()
+}
+
+fn run(job: &Job, device: Device, interrupted: &AtomicBool, steps: Arc<AtomicU64>) -> Reply {
+    let session = job.config.session(Some(job.dir.clone()), &job.command);
+    let outcome = session.and_then(|session| {
+        let work = Work {
+            session: &session,
+            interrupted,
+            steps,
+        };
+        device.backend.dispatch(device.index, work)?
+    });
+    outcome.unwrap_or_else(|error| Reply::Failed(error.to_string()))
+}
+
+struct Work<'a> {
+    session: &'a Session,
+    interrupted: &'a AtomicBool,
+    steps: Arc<AtomicU64>,
+}
+
+impl BackendJob for Work<'_> {
+    type Output = Result<Reply>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
+        let results = self
+            .session
+            .run_counted::<B>(&device, self.interrupted, self.steps)?;
+        let result = results.runs.into_iter().next();
+        Ok(match result {
+            Some(result) => Reply::Ended {
+                backend: results.backend,
+                result: Box::new(result),
+            },
+            None => Reply::Failed("interrupted before the first step".into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_go_round() {
+        let device: Device = "flex".parse().unwrap();
+        assert_eq!((device.index, device.to_string().as_str()), (0, "flex"));
+        assert_eq!("flex:1".parse::<Device>().unwrap().to_string(), "flex:1");
+        for wrong in ["flex:x", "abacus", ""] {
+            assert!(wrong.parse::<Device>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_job_that_cannot_be_read_is_answered_and_the_end_of_the_input_stops() {
+        static STOP: AtomicBool = AtomicBool::new(false);
+        let mut output = Vec::new();
+        let device = "flex".parse().unwrap();
+        serve(&b"nonsense\n"[..], &mut output, device, &STOP).unwrap();
+        let reply: Reply = serde_json::from_slice(&output).unwrap();
+        assert!(matches!(reply, Reply::Failed(reason) if reason.contains("cannot be read")));
+    }
+}

@@ -1,0 +1,210 @@
+//! `cargo xtask sweep`: the runs of a sweep file, planned, done and recorded.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use indicatif::ProgressBar;
+use vblora_bench::{
+    report::human_bytes,
+    sweep::{
+        Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
+        serve,
+    },
+};
+
+use crate::progress;
+
+/// Set by Ctrl-C; runs on their way then end with a checkpoint.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// The hidden command that a sweep starts its workers with.
+pub(crate) const WORKER: &str = "sweep-worker";
+
+/// The first backend that was compiled in.
+const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
+    "flex"
+} else if cfg!(feature = "ndarray") {
+    "ndarray"
+} else if cfg!(feature = "cuda") {
+    "cuda"
+} else {
+    "wgpu"
+};
+
+/// Does every run of a TOML file that has no result in its directory yet; what was interrupted goes on, what failed is tried again.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof) or a sweep file.
+    #[arg(value_name = "NAME|FILE")]
+    sweep: String,
+    /// The directory for runs and results; several sweeps may share one.
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Only say what would be run, what it trains and stores, and how long it would take by a few real steps.
+    #[arg(long)]
+    dry_run: bool,
+    /// A key of every run, in place of what the sweep says of it; a list makes it an axis. May be repeated.
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// Where a model or data lies that the sweep has by name: `roberta-base=DIR`, `glue=DIR`. May be repeated.
+    #[arg(long, value_name = "NAME=DIR", value_parser = place)]
+    place: Vec<(String, String)>,
+    /// Runs at a time [default: one for each device]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Devices with commas between, which workers take in turn: `flex`, `cuda:0,cuda:1`.
+    #[arg(long, value_delimiter = ',', default_value = DEFAULT_BACKEND)]
+    devices: Vec<Device>,
+    /// Start at most so many runs [default: the sweep's budget, or all]
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Start no run after so many hours [default: the sweep's budget, or never]
+    #[arg(long)]
+    hours: Option<f64>,
+}
+
+/// A worker of a sweep, which reads jobs from its input.
+#[derive(Args)]
+pub(crate) struct WorkerArguments {
+    device: Device,
+}
+
+fn place(text: &str) -> Result<(String, String), String> {
+    let (name, place) = text.split_once('=').ok_or("expected NAME=DIR")?;
+    Ok((name.into(), place.into()))
+}
+
+impl Arguments {
+    /// The device of each worker.
+    fn workers(&self) -> Vec<Device> {
+        let count = self.jobs.map_or(self.devices.len(), usize::from);
+        self.devices.iter().copied().cycle().take(count).collect()
+    }
+}
+
+pub(crate) fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
+    listen()?;
+    let input = std::io::BufReader::new(std::io::stdin());
+    serve(input, std::io::stdout(), arguments.device, &INTERRUPTED)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn listen() -> Result<()> {
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
+        .context("cannot listen for Ctrl-C")
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut spec = Spec::find(&arguments.sweep)?;
+    for assignment in &arguments.set {
+        spec.set(assignment)?;
+    }
+    let places: BTreeMap<_, _> = arguments.place.iter().cloned().collect();
+    let plan = Plan::new(&spec, &places)?;
+    let store = Store::open(&arguments.out)?;
+    for damaged in store.damaged() {
+        eprintln!("skipped a damaged result: {damaged}");
+    }
+    if arguments.dry_run {
+        return dry_run(arguments, &plan, &store);
+    }
+    listen()?;
+    let campaign = Campaign {
+        plan: &plan,
+        budget: Budget {
+            runs: arguments.runs.or(spec.budget.runs),
+            hours: arguments.hours.or(spec.budget.hours),
+        },
+        devices: arguments.workers(),
+        program: std::env::current_exe().context("where is this program?")?,
+        worker: WORKER.into(),
+        commit: commit(),
+    };
+    let left = plan.left(&store).len();
+    println!(
+        "{}: {left} runs to do, by {} at a time.",
+        plan.sweep,
+        campaign.devices.len()
+    );
+    let bar = progress::bar(campaign.steps(&store), "steps");
+    let hear = |news: News<'_>| match news {
+        News::Steps(steps) => bar.set_position(steps),
+        News::Ended(record) => show(&bar, &line(record)),
+    };
+    let outcome = campaign.run(store, &hear, &INTERRUPTED)?;
+    bar.finish_and_clear();
+    Ok(conclude(arguments, &outcome))
+}
+
+fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode> {
+    let device = *arguments.devices.first().context("no device")?;
+    let spinner = ProgressBar::new_spinner();
+    let mut hear = |name: &str| spinner.set_message(format!("timing steps of {name}"));
+    let seconds = estimate(plan, store, device, &mut hear)?;
+    spinner.finish_and_clear();
+    let workers = arguments.workers().len();
+    let total = seconds.values().sum::<f64>() / workers as f64;
+    println!("{}: {}\n", plan.sweep, plan.about);
+    println!("{}", plan.table(store, &seconds));
+    println!(
+        "{} of {} runs left: about {} with {workers} at a time, by a few steps on {device}.",
+        seconds.len(),
+        plan.runs.len(),
+        duration(total)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The commit that this program runs from, if it does from a repository.
+fn commit() -> Option<String> {
+    let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| output.status.success() && !text.is_empty())
+}
+
+/// A line above the bar, or a plain one where there is no terminal.
+fn show(bar: &ProgressBar, line: &str) {
+    match bar.is_hidden() {
+        true => println!("{line}"),
+        false => bar.println(line),
+    }
+}
+
+fn line(record: &Record) -> String {
+    let name = &record.name;
+    match (&record.result, &record.error, record.scores()) {
+        (_, Some(error), _) => format!("{name}: FAILED: {error}"),
+        (Some(result), _, Some((best, last))) => format!(
+            "{name}: {} {best:.4} at best, {last:.4} at last, {} stored, {}",
+            record.metric(),
+            human_bytes(result.stored_bytes),
+            duration(result.seconds)
+        ),
+        _ => format!("{name}: no epoch was evaluated"),
+    }
+}
+
+/// Says how it ended: 130 after Ctrl-C, as shells have it; 1 if a run failed.
+fn conclude(arguments: &Arguments, outcome: &Outcome) -> ExitCode {
+    let Outcome { done, failed, left } = outcome;
+    println!(
+        "{done} runs done, {} failed, {left} left, in {}.",
+        failed.len(),
+        arguments.out.display()
+    );
+    for (name, error) in failed {
+        eprintln!("{name}: {error}");
+    }
+    match (INTERRUPTED.load(Ordering::Relaxed), failed.is_empty()) {
+        (true, _) => ExitCode::from(130),
+        (_, true) => ExitCode::SUCCESS,
+        (_, false) => ExitCode::FAILURE,
+    }
+}
