@@ -6,6 +6,7 @@
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
+//! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
 //! | [`report`] | `results.json`, the summary table, the curve picture |
 #![forbid(unsafe_code)]
 
@@ -14,6 +15,7 @@ pub mod error;
 pub mod metrics;
 pub mod pretrain;
 pub mod recipes;
+pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod tasks;

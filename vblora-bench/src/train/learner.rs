@@ -5,7 +5,7 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::Tensor,
 };
-use vblora::{Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend};
+use vblora::{Adapter, AnyAdapter, Composition, Factors, Noise, VbLora, backend::VbLoraBackend};
 
 use super::{
     adamw::{AdamW, Rule},
@@ -196,6 +196,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// What is trained besides the head.
     pub fn trained(&self) -> &Trained<B> {
         &self.trained
+    }
+
+    /// The adapter without its graph, if it is VB-LoRA.
+    pub fn vblora(&self) -> Option<VbLora<B>> {
+        match &self.trained {
+            Trained::Adapter(adapter) => match &**adapter {
+                AnyAdapter::VbLora(adapter) => Some(adapter.valid()),
+                _ => None,
+            },
+            Trained::HeadOnly | Trained::Everything => None,
+        }
     }
 
     /// The optimizer.

@@ -3,6 +3,7 @@
 mod composition;
 mod config;
 mod lora;
+mod mixture;
 mod slab;
 mod vblora;
 
@@ -13,6 +14,7 @@ use burn::{module::Module, tensor::Tensor};
 pub use composition::Composition;
 pub use config::{AdapterConfig, AnyAdapter};
 pub use lora::{Lora, LoraConfig, ValidLora};
+pub use mixture::Mixture;
 pub use slab::{SiteSpans, Span};
 pub use vblora::{ValidVbLora, VbLora, VbLoraConfig};
 

@@ -290,8 +290,8 @@ impl<B: VbLoraBackend> Adapter<B> for VbLora<B> {
 }
 
 impl ValidVbLora {
-    /// Where the sites' sub-vectors lie among the S rows.
-    pub(crate) fn spans(&self) -> Vec<SiteSpans> {
+    /// Where the sites' sub-vectors lie among the S rows, one entry per site of the plan.
+    pub fn spans(&self) -> Vec<SiteSpans> {
         let VbLoraConfig {
             vector_length,
             rank,
