@@ -6,12 +6,15 @@
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
+//! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
 //! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
 //! | [`report`] | `results.json`, the summary table, the curve picture |
 #![forbid(unsafe_code)]
 
+pub mod analysis;
 pub mod demo;
 pub mod error;
+pub mod figures;
 pub mod metrics;
 pub mod pretrain;
 pub mod recipes;

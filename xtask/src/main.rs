@@ -11,6 +11,7 @@
 mod blimp;
 mod checkpoint_sizes;
 mod compare;
+mod figures;
 mod gpu_pack;
 mod keyed_hash;
 mod make_demo_task;
@@ -41,6 +42,7 @@ struct Arguments {
 enum Command {
     CheckpointSizes(checkpoint_sizes::Arguments),
     Compare(compare::Arguments),
+    Figures(figures::Arguments),
     GpuPack(gpu_pack::Arguments),
     MakeDemoTask(make_demo_task::Arguments),
     MakeTextTask(make_text_task::Arguments),
@@ -56,6 +58,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments),
         Command::Compare(arguments) => compare::run(&arguments),
+        Command::Figures(arguments) => figures::run(&arguments),
         Command::GpuPack(arguments) => gpu_pack::run(&arguments),
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments),
         Command::MakeTextTask(arguments) => make_text_task::run(&arguments),

@@ -15,6 +15,9 @@ const MAX_HEADER_BYTES: usize = 16 << 20;
 /// A larger bank is refused: readers count per bank vector.
 const MAX_BANK: usize = 1 << 20;
 
+/// No run takes more steps.
+const MAX_STEPS: u64 = 1 << 40;
+
 /// What a recording is of.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,8 +105,9 @@ impl Header {
                 self.format
             ));
         }
-        if self.steps_per_epoch == 0 {
-            return Err("0 steps per epoch".into());
+        if self.steps_per_epoch == 0 || self.steps > MAX_STEPS {
+            let (steps, all) = (self.steps_per_epoch, self.steps);
+            return Err(format!("{steps} steps per epoch, {all} in all"));
         }
         let (config, plan) = (self.settings.config(), self.settings.plan());
         let is_large = |site: &vblora::Site| site.d_in.max(site.d_out) > MAX_DIMENSION;

@@ -198,7 +198,8 @@ fn check(
     let body = &bytes[block.body.clone()];
     match block.kind {
         Kind::Selection => {
-            if reached.is_some_and(|reached| block.step <= reached) {
+            let is_late = block.step > header.steps;
+            if is_late || reached.is_some_and(|reached| block.step <= reached) {
                 return Err(format!("a selection of step {} out of order", block.step));
             }
             *selection = Some(Selection::after(selection.take(), body, header.sizes())?);

@@ -22,7 +22,7 @@ pub(crate) fn settings(h: usize, k: usize) -> ValidVbLora {
 }
 
 pub(crate) fn header(h: usize, k: usize) -> Header {
-    Header::new("vblora seed 1".into(), "demo".into(), settings(h, k), 5, 20)
+    Header::new("vblora seed 1".into(), "demo".into(), settings(h, k), 5, 30)
 }
 
 /// A selection of weights in 255ths.
@@ -193,6 +193,11 @@ fn headers_that_fit_no_model_are_refused() {
     for (of, by, word) in [
         ("selections 1", "selections 2", "selections 2"),
         ("\"steps_per_epoch\":5", "\"steps_per_epoch\":0", "0 steps"),
+        (
+            "\"steps\":30",
+            "\"steps\":9999999999999",
+            "9999999999999 in all",
+        ),
         ("\"topk\":2", "\"topk\":31", "topk"),
         ("\"bank\":30", "\"bank\":99999999", "larger"),
         ("\"d_in\":8", "\"d_in\":9", "d_in = 9"),

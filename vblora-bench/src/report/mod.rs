@@ -6,8 +6,11 @@ mod results;
 mod summary;
 mod table;
 
+pub(crate) use curve::COLOURS;
 pub use curve::curves_svg;
 pub use numbers::human_bytes;
+#[cfg(test)]
+pub(crate) use results::tests;
 pub use results::{EpochResult, EpochScores, Results, RunResult, Speed, Stop, best_epoch};
 pub use summary::{Spread, Summary, summarise, summary_table};
 pub use table::{Align, Table};

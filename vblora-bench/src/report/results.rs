@@ -248,16 +248,11 @@ fn json(path: &Path, cause: serde_json::Error) -> Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A run on MRPC with these dev accuracies, one per epoch.
-    pub(in crate::report) fn run(
-        method: &str,
-        targets: &str,
-        seed: u64,
-        accuracies: &[f64],
-    ) -> RunResult {
+    pub(crate) fn run(method: &str, targets: &str, seed: u64, accuracies: &[f64]) -> RunResult {
         let epoch = |(i, accuracy): (usize, &f64)| EpochResult {
             epoch: i + 1,
             train_loss: 0.7 / (i + 1) as f64,
