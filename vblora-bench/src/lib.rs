@@ -7,6 +7,7 @@
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
 //! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
+//! | [`view`] | a page to scrub through a recording |
 //! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
 //! | [`report`] | `results.json`, the summary table, the curve picture |
 #![forbid(unsafe_code)]
@@ -23,5 +24,6 @@ pub mod report;
 pub mod schedule;
 pub mod tasks;
 pub mod train;
+pub mod view;
 
 pub use error::{Error, Result};

@@ -99,3 +99,77 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
     page.push_str(&format!("\n## {title}\n\n![{name}]({file})\n\n{caption}\n"));
     Ok(())
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::backend::Flex;
+    use vblora::{Site, Targets, VbLoraConfig};
+    use vblora_bench::record::{Header, Recorder};
+
+    use super::*;
+    use crate::view;
+
+    /// A session's directory with recordings of these runs, two selections each.
+    fn session(dir: &Path, runs: &[&str]) {
+        let plan = Targets::all_linear().select(&[Site::new("layer.0.query", 8, 8)]);
+        let config = VbLoraConfig {
+            vector_length: 4,
+            ..Default::default()
+        };
+        let settings = config.check(&plan.unwrap()).unwrap();
+        let adapter = |seed| settings.init::<Flex>(seed, &Default::default());
+        for run in runs {
+            let header = Header::new((*run).into(), "demo".into(), settings.clone(), 5, 10);
+            let mut recorder = Recorder::start(dir, run, &header, 5, 0, &adapter(1)).unwrap();
+            recorder.end(10, &adapter(2)).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_recording_gets_its_figures_and_all_a_common_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = |name: &str| dir.path().join(name);
+        session(&place("a"), &["x", "y"]);
+        session(&place("b"), &["x"]);
+        let file = place("b/selections/x.rec");
+        let bytes = std::fs::read(&file).unwrap();
+        // Cut within the last bank: there is the first one to draw.
+        std::fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
+        let arguments = Arguments {
+            runs: vec![place("a"), place("b"), file],
+            out: place("out"),
+        };
+        run(&arguments).unwrap();
+        let page = std::fs::read_to_string(place("out/figures.md")).unwrap();
+        for name in ["all-fig3", "a-x-fig9", "a-y-fig4", "b-x-fig7", "x-fig8"] {
+            assert!(page.contains(&format!("({name}")), "{name}");
+        }
+        assert_eq!(
+            page.matches("is damaged: the file is cut off").count(),
+            2 * 7
+        );
+        let files = std::fs::read_dir(place("out")).unwrap().count();
+        assert_eq!(files, 1 + 1 + 4 * 7);
+    }
+
+    #[test]
+    fn a_page_is_of_one_recording() {
+        let dir = tempfile::tempdir().unwrap();
+        session(dir.path(), &["x", "y"]);
+        let page = |run: PathBuf| view::run(&view::Arguments { run, out: None });
+        let refused = page(dir.path().to_owned()).unwrap_err().to_string();
+        assert!(
+            refused.contains("x.rec") && refused.contains("y.rec"),
+            "{refused}"
+        );
+        let one = dir.path().join("selections/y.rec");
+        page(one.clone()).unwrap();
+        assert!(
+            std::fs::read_to_string(one.with_extension("html"))
+                .unwrap()
+                .contains("<title>")
+        );
+        let none = page(dir.path().join("selections")).unwrap_err().to_string();
+        assert!(none.contains("selections"), "{none}");
+    }
+}

@@ -23,6 +23,7 @@ mod pretrain_decoder;
 mod pretrain_tiny;
 mod progress;
 mod train_tokenizer;
+mod view;
 
 use clap::{Parser, Subcommand};
 
@@ -52,6 +53,7 @@ enum Command {
     PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
     TrainTokenizer(train_tokenizer::Arguments),
+    View(view::Arguments),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -68,5 +70,6 @@ fn main() -> anyhow::Result<()> {
         Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments),
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments),
+        Command::View(arguments) => view::run(&arguments),
     }
 }

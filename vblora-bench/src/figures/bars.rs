@@ -69,10 +69,12 @@ impl Bars<'_> {
             .draw()
             .map_err(|e| failed(&e))?;
         let value = |vector: usize| self.values[vector];
-        let bars = order.iter().enumerate().filter(|(_, v)| value(**v) > 0.0);
-        let bars =
-            bars.map(|(at, &v)| Rectangle::new([(at, 0.0), (at + 1, value(v))], colour.filled()));
-        chart.draw_series(bars).map_err(|e| failed(&e))?;
+        // One outline: a rectangle for each of thousands of vectors would make a large file.
+        let steps = order.iter().enumerate();
+        let steps = steps.flat_map(|(at, &v)| [(at, value(v)), (at + 1, value(v))]);
+        let outline = [(0, 0.0)].into_iter().chain(steps).chain([(h, 0.0)]);
+        let shape = Polygon::new(outline.collect::<Vec<_>>(), colour.filled());
+        chart.draw_series([shape]).map_err(|e| failed(&e))?;
         let style = ("sans-serif", 12)
             .into_font()
             .color(&BLACK)

@@ -107,7 +107,7 @@ impl Panel<'_> {
             .map_err(|e| failed(&e))?;
         for layer in &self.layers {
             let style = layer.colour.filled();
-            let bars = runs(layer.cells, vectors.div_ceil(HEIGHT));
+            let bars = runs(layer.cells, bin(*vectors));
             let rectangles = bars
                 .into_iter()
                 .map(|(x, from, to)| Rectangle::new([(x, from), (x + 1, to.min(*vectors))], style));
@@ -130,6 +130,11 @@ impl Panel<'_> {
             .draw()
             .map_err(|e| failed(&e))
     }
+}
+
+/// How many of h bank vectors share a row.
+pub(super) fn bin(h: usize) -> usize {
+    h.div_ceil(HEIGHT).max(1)
 }
 
 /// Cells as upright bars (column, from, to), those above one another as one; `bin` vectors share a row.

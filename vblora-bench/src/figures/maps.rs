@@ -56,12 +56,10 @@ pub fn footprints(recordings: &[&Recording]) -> Result<Figure> {
         let name = &header.run;
         let _infallible = write!(
             caption,
-            "{name}: {used:.1} different vectors a sub-vector, where {k} are selected at a time. "
+            "{name}: {used:.1} different vectors a sub-vector, where {k} are selected at a time. {}",
+            sampled(header)
         );
     }
-    caption.push_str(&sampled(
-        recordings.first().map_or(0, |r| r.header().sizes()[2]),
-    ));
     Ok(Figure {
         name: "fig3-footprint".into(),
         svg: grid::draw(&title, &panels)?,
@@ -103,7 +101,7 @@ pub fn changes(recording: &Recording) -> Result<Figure> {
             "Bank vectors selected after step {} alone, after step {} alone, and after both: {kept} of the last {all} were there at first. {}",
             first.step,
             last.step,
-            sampled(header.sizes()[2])
+            sampled(header)
         ),
     })
 }
@@ -139,7 +137,7 @@ pub fn footprint_windows(recording: &Recording) -> Result<Figure> {
         caption: format!(
             "Bank vectors that a sub-vector selects in any recorded step of these epochs. Different vectors a sub-vector: {}. {}",
             sizes.join(", "),
-            sampled(header.sizes()[2])
+            sampled(header)
         ),
     })
 }
@@ -149,11 +147,17 @@ fn sample(recording: &Recording) -> Vec<usize> {
     spread(recording.header().sizes()[2], COLUMNS)
 }
 
-fn sampled(s: usize) -> String {
-    match s {
-        s if s > COLUMNS => format!("Shown are {COLUMNS} of {s} sub-vectors, evenly spread."),
-        _ => String::new(),
+/// Which part of everything a map shows.
+fn sampled(header: &Header) -> String {
+    let [h, _, s] = header.sizes();
+    let mut words = String::new();
+    if s > COLUMNS {
+        words = format!("Shown are {COLUMNS} of {s} sub-vectors, evenly spread. ");
     }
+    if grid::bin(h) > 1 {
+        words += &format!("A row stands for {} bank vectors. ", grid::bin(h));
+    }
+    words
 }
 
 fn map(header: &Header, rows: &[usize]) -> Map {

@@ -22,7 +22,13 @@ pub(crate) fn settings(h: usize, k: usize) -> ValidVbLora {
 }
 
 pub(crate) fn header(h: usize, k: usize) -> Header {
-    Header::new("vblora seed 1".into(), "demo".into(), settings(h, k), 5, 30)
+    Header::new(
+        "vblora seed 1".into(),
+        "demo".into(),
+        settings(h, k),
+        5,
+        200,
+    )
 }
 
 /// A selection of weights in 255ths.
@@ -58,7 +64,7 @@ pub(crate) fn file(header: &Header, frames: &[Frame], banks: [&[f32]; 2]) -> Vec
 }
 
 /// Selections of 12 sub-vectors of which few change from one to the next.
-fn frames(h: usize, k: usize, steps: usize, seed: u64) -> Vec<Frame> {
+pub(crate) fn frames(h: usize, k: usize, steps: usize, seed: u64) -> Vec<Frame> {
     let key = Key::new(seed);
     let mut logits = key.normal(12 * h, 1.0);
     let frame = |step: usize| {
@@ -194,7 +200,7 @@ fn headers_that_fit_no_model_are_refused() {
         ("selections 1", "selections 2", "selections 2"),
         ("\"steps_per_epoch\":5", "\"steps_per_epoch\":0", "0 steps"),
         (
-            "\"steps\":30",
+            "\"steps\":200",
             "\"steps\":9999999999999",
             "9999999999999 in all",
         ),
