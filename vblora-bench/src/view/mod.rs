@@ -1,6 +1,6 @@
 //! The selection viewer: one HTML file that needs no server and no network, in which one scrubs through the recorded steps of a run.
 //!
-//! `page.html` has places for the title, `style.css`, `selections.js`, `viewer.js` and the data: a JSON object ([`Data`]) with the selections as they lie in the
+//! `page.html` has places for the title, `style.css`, `selections.js`, `viewer.js` and the data: a JSON object (`Data`) with the selections as they lie in the
 //! recording, in Base64.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
