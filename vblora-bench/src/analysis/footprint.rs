@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
-use crate::record::{Frame, Recording, Selection};
+use crate::record::{Frame, Picks, Recording};
 
 /// Places in a map of sub-vectors by bank vectors: number in the list of rows that is looked at, and bank vector.
 pub type Cells = BTreeSet<(usize, usize)>;
@@ -34,10 +34,10 @@ pub fn spread(s: usize, n: usize) -> Vec<usize> {
 }
 
 /// What the sub-vectors `rows` select.
-fn cells(selection: &Selection, rows: &[usize]) -> Cells {
-    let k = selection.topk();
+fn cells(picks: &Picks, rows: &[usize]) -> Cells {
+    let k = picks.topk();
     let of_row = |(at, row): (usize, &usize)| {
-        let indices = &selection.indices()[row * k..][..k];
+        let indices = &picks.indices()[row * k..][..k];
         indices.iter().map(move |&index| (at, index as usize))
     };
     rows.iter().enumerate().flat_map(of_row).collect()
@@ -46,7 +46,7 @@ fn cells(selection: &Selection, rows: &[usize]) -> Cells {
 /// What the sub-vectors `rows` select in any recorded step.
 pub fn footprint(recording: &Recording, rows: &[usize]) -> Cells {
     let frames = recording.frames();
-    frames.flat_map(|f| cells(&f.selection, rows)).collect()
+    frames.flat_map(|f| cells(&f.picks, rows)).collect()
 }
 
 /// The footprints of the recorded epochs in at most `n` windows of equally many, the last perhaps of fewer.
@@ -62,15 +62,15 @@ pub fn windows(recording: &Recording, rows: &[usize], n: u64) -> Vec<Window> {
             cells: Cells::new(),
         })
         .collect();
-    for Frame { step, selection } in recording.frames() {
+    for Frame { step, picks } in recording.frames() {
         let at = (header.epoch(step) - first) / length;
-        windows[at as usize].cells.extend(cells(&selection, rows));
+        windows[at as usize].cells.extend(cells(&picks, rows));
     }
     windows
 }
 
 /// How the selection of the sub-vectors `rows` differs from the first.
-pub fn overlap(first: &Selection, last: &Selection, rows: &[usize]) -> Overlap {
+pub fn overlap(first: &Picks, last: &Picks, rows: &[usize]) -> Overlap {
     let (first, last) = (cells(first, rows), cells(last, rows));
     Overlap {
         initial: &first - &last,
@@ -82,13 +82,13 @@ pub fn overlap(first: &Selection, last: &Selection, rows: &[usize]) -> Overlap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{file, header, selection};
+    use crate::record::tests::{file, header, picks};
 
     /// Twelve sub-vectors that all select `index`, but for the second, which stays at 0.
-    fn all_but_one(index: u32) -> Selection {
+    fn all_but_one(index: u32) -> Picks {
         let mut indices = [index; 12];
         indices[1] = 0;
-        selection(1, &indices, &[255; 12])
+        picks(1, &indices, &[255; 12])
     }
 
     /// Five steps an epoch.
@@ -97,7 +97,7 @@ mod tests {
             .iter()
             .map(|&(step, index)| Frame {
                 step,
-                selection: all_but_one(index),
+                picks: all_but_one(index),
             })
             .collect();
         let bank = [0.5; 4 * 9];

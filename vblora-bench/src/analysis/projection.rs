@@ -3,7 +3,7 @@
 //! The components are those of the bank alone. The projection is affine, so that a mixture of bank vectors lies where the same mixture of their
 //! images lies: with k = 2 on the line between two of them, which a picture made by t-SNE cannot show.
 
-use crate::record::Selection;
+use crate::record::Picks;
 use vblora::rng::Key;
 
 /// More rounds change nothing that a picture shows.
@@ -27,9 +27,9 @@ pub struct Projection {
 ///
 /// # Shapes
 /// - bank: `[h, b]`; output: one `[b]` per row
-pub fn sub_vectors(selection: &Selection, bank: &[f32], b: usize, rows: &[usize]) -> Vec<Vec<f64>> {
-    let entries: Vec<_> = selection.entries().collect();
-    let k = selection.topk();
+pub fn sub_vectors(picks: &Picks, bank: &[f32], b: usize, rows: &[usize]) -> Vec<Vec<f64>> {
+    let entries: Vec<_> = picks.entries().collect();
+    let k = picks.topk();
     let mix = |row: &usize| {
         let mut out = vec![0.0; b];
         for (index, weight) in &entries[row * k..][..k] {
@@ -152,7 +152,7 @@ fn with_sign(mut vector: Vec<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::selection;
+    use crate::record::tests::picks;
 
     /// Variances 9 along (0.6, 0.8, 0), 4 along (-0.8, 0.6, 0) and 1 along the third axis, around (5, 6, 7).
     fn bank() -> Vec<f32> {
@@ -186,8 +186,8 @@ mod tests {
 
     #[test]
     fn a_mixture_lies_between_the_images_of_what_it_mixes() {
-        let selection = selection(2, &[0, 2, 3, 1], &[204, 51, 102, 153]);
-        let mixed = sub_vectors(&selection, &bank(), 3, &[1, 0]);
+        let picks = picks(2, &[0, 2, 3, 1], &[204, 51, 102, 153]);
+        let mixed = sub_vectors(&picks, &bank(), 3, &[1, 0]);
         let found = project(&bank(), 3, &mixed);
         let between = |i: usize, j: usize, w: f64| {
             [0, 1].map(|axis| w * found.bank[i][axis] + (1.0 - w) * found.bank[j][axis])

@@ -1,23 +1,23 @@
 //! How often bank vectors are used.
 
 use super::Group;
-use crate::record::Selection;
+use crate::record::Picks;
 
 /// Per bank vector how many sub-vectors select it.
 ///
 /// # Shapes
 /// - output: `[h]`
-pub fn uses(selection: &Selection, h: usize) -> Vec<usize> {
+pub fn uses(picks: &Picks, h: usize) -> Vec<usize> {
     let mut uses = vec![0; h];
-    for &index in selection.indices() {
+    for &index in picks.indices() {
         uses[index as usize] += 1;
     }
     uses
 }
 
 /// k S / h, the mean of [`uses`] whatever is selected.
-pub fn mean_uses(selection: &Selection, h: usize) -> f64 {
-    selection.indices().len() as f64 / h as f64
+pub fn mean_uses(picks: &Picks, h: usize) -> f64 {
+    picks.indices().len() as f64 / h as f64
 }
 
 /// The entropy of the uses over that of even use: 1 if every vector is used as often, 0 if all use one.
@@ -51,7 +51,7 @@ pub fn popular(uses: &[usize], n: usize) -> Vec<usize> {
 }
 
 /// The part of all selected vectors that their sub-vectors had not selected before; their order within a sub-vector does not count.
-pub fn churn(before: &Selection, after: &Selection) -> f64 {
+pub fn churn(before: &Picks, after: &Picks) -> f64 {
     let pairs = before.rows().zip(after.rows());
     let new = |((before, _), (after, _)): ((&[u32], _), (&[u32], _))| {
         let is_new = |index: &&u32| !before.contains(index);
@@ -65,9 +65,9 @@ pub fn churn(before: &Selection, after: &Selection) -> f64 {
 ///
 /// # Shapes
 /// - output: one `[h]` per group
-pub fn mass(selection: &Selection, groups: &[Group], h: usize) -> Vec<Vec<f64>> {
-    let entries: Vec<_> = selection.entries().collect();
-    let k = selection.topk();
+pub fn mass(picks: &Picks, groups: &[Group], h: usize) -> Vec<Vec<f64>> {
+    let entries: Vec<_> = picks.entries().collect();
+    let k = picks.topk();
     let of_group = |group: &Group| {
         let mut mass = vec![0.0; h];
         let rows = group.rows.iter().flat_map(|row| &entries[row * k..][..k]);
@@ -98,11 +98,11 @@ pub fn by_norm(bank: &[f32], b: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::selection;
+    use crate::record::tests::picks;
 
     /// Rows select {0, 1}, {1, 2}, {1, 0}; nobody selects 3.
-    fn three() -> Selection {
-        selection(2, &[0, 1, 1, 2, 1, 0], &[204, 51, 153, 102, 255, 0])
+    fn three() -> Picks {
+        picks(2, &[0, 1, 1, 2, 1, 0], &[204, 51, 153, 102, 255, 0])
     }
 
     #[test]
@@ -130,11 +130,11 @@ mod tests {
 
     #[test]
     fn churn_is_the_part_that_is_new_and_ignores_order() {
-        let same = selection(2, &[1, 0, 2, 1, 0, 1], &[128; 6]);
+        let same = picks(2, &[1, 0, 2, 1, 0, 1], &[128; 6]);
         assert_eq!(churn(&three(), &same), 0.0);
-        let one_of_six = selection(2, &[0, 1, 1, 3, 1, 0], &[128; 6]);
+        let one_of_six = picks(2, &[0, 1, 1, 3, 1, 0], &[128; 6]);
         assert_eq!(churn(&three(), &one_of_six), 1.0 / 6.0);
-        let all = selection(2, &[2, 3, 0, 3, 2, 3], &[128; 6]);
+        let all = picks(2, &[2, 3, 0, 3, 2, 3], &[128; 6]);
         assert_eq!(churn(&three(), &all), 1.0);
     }
 

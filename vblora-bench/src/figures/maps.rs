@@ -44,8 +44,8 @@ pub fn footprints(recordings: &[&Recording]) -> Result<Figure> {
         });
     }
     let title = match recordings {
-        [one] => title("Selection footprint", one.header()),
-        several => format!("Selection footprints of {} runs", several.len()),
+        [one] => title("Picks footprint", one.header()),
+        several => format!("Picks footprints of {} runs", several.len()),
     };
     let mut caption = String::from(
         "Bank vectors (rows) that a sub-vector (columns) selects in any recorded step. ",
@@ -75,7 +75,7 @@ pub fn footprints(recordings: &[&Recording]) -> Result<Figure> {
 pub fn changes(recording: &Recording) -> Result<Figure> {
     let (header, rows) = (recording.header(), sample(recording));
     let (first, last) = (recording.first(), recording.last());
-    let found = overlap(&first.selection, &last.selection, &rows);
+    let found = overlap(&first.picks, &last.picks, &rows);
     let title = title("First and last selection", header);
     let layer = |name, colour, cells| Layer {
         name,
@@ -113,7 +113,7 @@ pub fn changes(recording: &Recording) -> Result<Figure> {
 pub fn footprint_windows(recording: &Recording) -> Result<Figure> {
     let (header, rows) = (recording.header(), sample(recording));
     let found = windows(recording, &rows, WINDOWS);
-    let title = title("Selection footprints by epochs", header);
+    let title = title("Picks footprints by epochs", header);
     let mut sizes = Vec::new();
     let mut panels = Vec::new();
     for window in &found {

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Result,
     analysis::{project, spread, sub_vectors, uses},
-    record::{Recording, Selection},
+    record::{Picks, Recording},
 };
 
 /// How many sub-vectors the picture shows.
@@ -24,11 +24,11 @@ pub fn projection(recording: &Recording) -> Result<Option<Figure>> {
     let Some((step, bank)) = recording.banks().pop() else {
         return Ok(None);
     };
-    let Some(selection) = at(recording, step) else {
+    let Some(picks) = at(recording, step) else {
         return Ok(None);
     };
     let rows = spread(s, POINTS);
-    let mixed = sub_vectors(&selection, &bank, b, &rows);
+    let mixed = sub_vectors(&picks, &bank, b, &rows);
     let found = project(&bank, b, &mixed);
     let title = title("Bank and sub-vectors", header);
     let [first, second] = found.explained.map(|part| 100.0 * part);
@@ -36,7 +36,7 @@ pub fn projection(recording: &Recording) -> Result<Option<Figure>> {
         "The bank after step {step} on its two largest principal components (PCA, not the paper's t-SNE), which have {first:.1} % and {second:.1} % of its variance, with {} of {s} sub-vectors. PCA is affine: a mixture of two vectors lies on the line between them. Open circles: vectors that no sub-vector uses.",
         rows.len()
     );
-    let uses = uses(&selection, h);
+    let uses = uses(&picks, h);
     let scatter = Scatter {
         projection: &found,
         uses: &uses,
@@ -50,8 +50,8 @@ pub fn projection(recording: &Recording) -> Result<Option<Figure>> {
 }
 
 /// What was selected when a bank was recorded.
-fn at(recording: &Recording, step: u64) -> Option<Selection> {
+fn at(recording: &Recording, step: u64) -> Option<Picks> {
     let mut frames = recording.frames();
     let found = frames.find(|frame| frame.step == step);
-    found.map(|frame| frame.selection)
+    found.map(|frame| frame.picks)
 }

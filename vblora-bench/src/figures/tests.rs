@@ -3,7 +3,7 @@ use crate::{
     analysis::Cells,
     record::{
         Frame,
-        tests::{file, header, selection},
+        tests::{file, header, picks},
     },
     report::tests::run,
 };
@@ -13,10 +13,10 @@ fn recording(name: &str) -> Recording {
     let of = |a: u32, b: u32| {
         let mut indices = [a, b].repeat(12);
         indices[..2].copy_from_slice(&[0, 8]);
-        selection(2, &indices, &[204, 51].repeat(12))
+        picks(2, &indices, &[204, 51].repeat(12))
     };
     let frames = [(0, of(0, 1)), (8, of(2, 1)), (15, of(2, 3))];
-    let frames = frames.map(|(step, selection)| Frame { step, selection });
+    let frames = frames.map(|(step, picks)| Frame { step, picks });
     let bank: Vec<f32> = (0..36).map(|i| (i as f32 * 0.7).sin()).collect();
     let mut header = header(9, 2);
     header.run = name.into();

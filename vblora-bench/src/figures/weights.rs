@@ -38,7 +38,7 @@ fn masses(recording: &Recording, name: &str, what: &str, groups: &[Group]) -> Re
     let header = recording.header();
     let [h, ..] = header.sizes();
     let last = recording.last();
-    let values = mass(&last.selection, groups, h);
+    let values = mass(&last.picks, groups, h);
     let title = title(what, header);
     let b = header.settings.config().vector_length;
     let order = match recording.banks().last() {
@@ -72,8 +72,8 @@ pub fn use_histogram(recording: &Recording) -> Result<Figure> {
     let header = recording.header();
     let [h, ..] = header.sizes();
     let last = recording.last();
-    let uses = uses(&last.selection, h);
-    let mean = mean_uses(&last.selection, h);
+    let uses = uses(&last.picks, h);
+    let mean = mean_uses(&last.picks, h);
     let title = title("Uses of bank vectors", header);
     let (least, most) = (uses.iter().min(), uses.iter().max());
     let caption = format!(

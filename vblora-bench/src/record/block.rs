@@ -10,7 +10,7 @@ const START: usize = 9;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Selection,
+    Picks,
     Bank,
     End,
 }
@@ -54,7 +54,7 @@ pub(super) fn read(bytes: &[u8], at: usize) -> Result<Block, String> {
         return Err("a block is damaged".into());
     }
     let kind = match payload[0] {
-        0 => Kind::Selection,
+        0 => Kind::Picks,
         1 => Kind::Bank,
         2 => Kind::End,
         other => return Err(format!("unknown kind of block {other}")),

@@ -10,7 +10,7 @@
 //!
 //! | kind | body |
 //! | --- | --- |
-//! | 0, a selection | the rows that differ from the selection before ([`Selection`]) |
+//! | 0, a selection | the rows that differ from the selection before ([`Picks`]) |
 //! | 1, the bank | `[h, b]` f32, little-endian |
 //! | 2, the end | nothing: what follows was written because the run ended or was interrupted, and goes when it is resumed |
 //!
@@ -19,13 +19,13 @@
 //! A cut-off or damaged file is read up to the damage.
 
 mod block;
-mod delta;
 mod header;
+mod picks;
 mod recorder;
 mod recording;
 
-pub use delta::{FULL_WEIGHT, Selection};
 pub use header::Header;
+pub use picks::{FULL_WEIGHT, Picks};
 pub use recorder::Recorder;
 pub use recording::{Frame, Recording};
 

@@ -10,8 +10,8 @@ use vblora::{VbLora, backend::VbLoraBackend, storage::write_atomically};
 
 use super::{
     block::{self, Kind},
-    delta::Selection,
     header::Header,
+    picks::Picks,
     recording::{FOLDER, Frame, Recording, place},
 };
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub struct Recorder {
     file: File,
     every: u64,
     /// The step and content of the last selection in the file.
-    last: Option<(u64, Selection)>,
+    last: Option<(u64, Picks)>,
 }
 
 impl Recorder {
@@ -76,10 +76,10 @@ impl Recorder {
         if self.last.as_ref().is_some_and(|(last, _)| *last >= step) {
             return Ok(());
         }
-        let selection = Selection::new(&adapter.mixture());
-        let before = self.last.as_ref().map(|(_, selection)| selection);
-        self.append(Kind::Selection, step, &selection.difference(before))?;
-        self.last = Some((step, selection));
+        let picks = Picks::new(&adapter.mixture());
+        let before = self.last.as_ref().map(|(_, picks)| picks);
+        self.append(Kind::Picks, step, &picks.difference(before))?;
+        self.last = Some((step, picks));
         Ok(())
     }
 
@@ -129,7 +129,7 @@ fn append(path: &Path) -> io::Result<File> {
 
 /// Cuts the recording at `path` down to what a run goes on from at `step`, and says what its last selection is; `None` if there is nothing to
 /// go on from, with a warning, since the run's first steps will then be missing.
-fn keep(path: &Path, header: &Header, step: u64) -> Result<Option<(u64, Selection)>> {
+fn keep(path: &Path, header: &Header, step: u64) -> Result<Option<(u64, Picks)>> {
     let found = match Recording::read(path) {
         Ok(found) if found.header() == header => found,
         Ok(_) => return Ok(missing(path, step, "it is of another run")),
@@ -142,11 +142,11 @@ fn keep(path: &Path, header: &Header, step: u64) -> Result<Option<(u64, Selectio
         return Ok(missing(path, step, "it starts later"));
     };
     write_atomically(path, kept.bytes())?;
-    let Frame { step, selection } = kept.last();
-    Ok(Some((step, selection)))
+    let Frame { step, picks } = kept.last();
+    Ok(Some((step, picks)))
 }
 
-fn missing(path: &Path, step: u64, reason: &str) -> Option<(u64, Selection)> {
+fn missing(path: &Path, step: u64, reason: &str) -> Option<(u64, Picks)> {
     let path = path.display();
     tracing::warn!("{path} starts at step {step}, the steps before are not recorded: {reason}");
     None

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::{
     block::{self, Block, Kind},
-    delta::Selection,
     header::Header,
+    picks::Picks,
 };
 use crate::{Error, Result};
 
@@ -18,7 +18,7 @@ pub struct Frame {
     /// Optimizer steps taken.
     pub step: u64,
     /// What was selected then.
-    pub selection: Selection,
+    pub picks: Picks,
 }
 
 /// A recorded run, as far as its file is sound. At least one selection.
@@ -50,7 +50,7 @@ impl Recording {
     pub fn from_bytes(bytes: Vec<u8>) -> std::result::Result<Self, String> {
         let (header, start) = Header::of_bytes(&bytes)?;
         let (blocks, damage) = scan(&header, &bytes, start);
-        if !blocks.iter().any(|block| block.kind == Kind::Selection) {
+        if !blocks.iter().any(|block| block.kind == Kind::Picks) {
             return Err(damage.unwrap_or("no selection in it".into()));
         }
         Ok(Self {
@@ -98,15 +98,15 @@ impl Recording {
     /// The selections in the order of their steps, one after another in memory.
     pub fn frames(&self) -> impl Iterator<Item = Frame> {
         let sizes = self.header.sizes();
-        let blocks = self.blocks.iter().filter(|b| b.kind == Kind::Selection);
+        let blocks = self.blocks.iter().filter(|b| b.kind == Kind::Picks);
         blocks.scan(None, move |before, block| {
             let body = &self.bytes[block.body.clone()];
-            let selection = Selection::after(before.take(), body, sizes)
+            let picks = Picks::after(before.take(), body, sizes)
                 .expect("every block was applied when the file was read");
-            *before = Some(selection.clone());
+            *before = Some(picks.clone());
             Some(Frame {
                 step: block.step,
-                selection,
+                picks,
             })
         })
     }
@@ -139,7 +139,7 @@ impl Recording {
 
     /// Steps and bodies of the selections, as they lie in the file.
     pub fn differences(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let blocks = self.blocks.iter().filter(|b| b.kind == Kind::Selection);
+        let blocks = self.blocks.iter().filter(|b| b.kind == Kind::Picks);
         blocks.map(|block| (block.step, &self.bytes[block.body.clone()]))
     }
 
@@ -149,7 +149,7 @@ impl Recording {
         let kept = self.blocks.iter().take_while(stays).count();
         self.blocks.truncate(kept);
         self.bytes.truncate(self.blocks.last()?.body.end);
-        let has_selection = self.blocks.iter().any(|b| b.kind == Kind::Selection);
+        let has_selection = self.blocks.iter().any(|b| b.kind == Kind::Picks);
         has_selection.then_some(self)
     }
 
@@ -170,10 +170,10 @@ pub(super) fn place(dir: &Path, run: &str) -> PathBuf {
 /// The sound blocks behind the header, and what is wrong with the first other one.
 fn scan(header: &Header, bytes: &[u8], start: usize) -> (Vec<Block>, Option<String>) {
     let (mut blocks, mut at) = (Vec::new(), start);
-    let (mut reached, mut selection) = (None, None);
+    let (mut reached, mut picks) = (None, None);
     while at < bytes.len() {
         let next = block::read(bytes, at).and_then(|block| {
-            check(header, bytes, &block, &mut reached, &mut selection)?;
+            check(header, bytes, &block, &mut reached, &mut picks)?;
             Ok(block)
         });
         match next {
@@ -193,16 +193,16 @@ fn check(
     bytes: &[u8],
     block: &Block,
     reached: &mut Option<u64>,
-    selection: &mut Option<Selection>,
+    picks: &mut Option<Picks>,
 ) -> std::result::Result<(), String> {
     let body = &bytes[block.body.clone()];
     match block.kind {
-        Kind::Selection => {
+        Kind::Picks => {
             let is_late = block.step > header.steps;
             if is_late || reached.is_some_and(|reached| block.step <= reached) {
                 return Err(format!("a selection of step {} out of order", block.step));
             }
-            *selection = Some(Selection::after(selection.take(), body, header.sizes())?);
+            *picks = Some(Picks::after(picks.take(), body, header.sizes())?);
             *reached = Some(block.step);
         }
         Kind::Bank => {

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use vblora::{Site, Targets, ValidVbLora, VbLoraConfig, adapter::Mixture, rng::Key};
 
 use super::{
-    Frame, Header, Recording, Selection,
+    Frame, Header, Picks, Recording,
     block::{self, Kind},
 };
 
@@ -32,9 +32,9 @@ pub(crate) fn header(h: usize, k: usize) -> Header {
 }
 
 /// A selection of weights in 255ths.
-pub(crate) fn selection(k: usize, indices: &[u32], weights: &[u8]) -> Selection {
+pub(crate) fn picks(k: usize, indices: &[u32], weights: &[u8]) -> Picks {
     let weights = weights.iter().map(|&w| f32::from(w) / 255.0).collect();
-    Selection::new(&Mixture {
+    Picks::new(&Mixture {
         topk: k,
         indices: indices.to_vec(),
         weights,
@@ -52,10 +52,10 @@ pub(crate) fn file(header: &Header, frames: &[Frame], banks: [&[f32]; 2]) -> Vec
     };
     bytes.extend(block::to_bytes(Kind::Bank, 0, &bank(banks[0])));
     let mut before = None;
-    for Frame { step, selection } in frames {
-        let body = selection.difference(before);
-        bytes.extend(block::to_bytes(Kind::Selection, *step, &body));
-        before = Some(selection);
+    for Frame { step, picks } in frames {
+        let body = picks.difference(before);
+        bytes.extend(block::to_bytes(Kind::Picks, *step, &body));
+        before = Some(picks);
     }
     let step = frames.last().map_or(0, |frame| frame.step);
     bytes.extend(block::to_bytes(Kind::End, step, &[]));
@@ -82,7 +82,7 @@ pub(crate) fn frames(h: usize, k: usize, steps: usize, seed: u64) -> Vec<Frame> 
         };
         Frame {
             step: 3 * step as u64,
-            selection: Selection::new(&mixture),
+            picks: Picks::new(&mixture),
         }
     };
     (0..steps).map(frame).collect()
@@ -140,7 +140,7 @@ proptest! {
         let header = header(30, 2);
         let mut bytes = header.to_line();
         for (kind, step, body) in bodies {
-            let mut block = block::to_bytes(Kind::Selection, step, &body);
+            let mut block = block::to_bytes(Kind::Picks, step, &body);
             block[8] = kind;
             let sum = crc32fast::hash(&block[8..]);
             block[4..8].copy_from_slice(&sum.to_le_bytes());
@@ -148,7 +148,7 @@ proptest! {
         }
         if let Ok(found) = Recording::from_bytes(bytes) {
             for frame in found.frames() {
-                prop_assert!(frame.selection.indices().iter().all(|&i| i < 30));
+                prop_assert!(frame.picks.indices().iter().all(|&i| i < 30));
             }
         }
     }
@@ -162,16 +162,16 @@ fn a_weight_is_off_by_half_a_255th_at_most() {
         indices: vec![0; weights.len()],
         weights: weights.clone(),
     };
-    let selection = Selection::new(&mixture);
-    for ((_, found), weight) in selection.entries().zip(weights) {
+    let picks = Picks::new(&mixture);
+    for ((_, found), weight) in picks.entries().zip(weights) {
         assert!((found - f64::from(weight)).abs() <= 1.0 / 510.0 + 1e-7);
     }
 }
 
 #[test]
 fn what_does_not_change_takes_no_bytes() {
-    let before = selection(2, &[1, 0, 2, 0, 3, 1], &[200, 55, 130, 125, 128, 127]);
-    let after = selection(2, &[1, 0, 2, 0, 0, 1], &[200, 55, 131, 124, 128, 127]);
+    let before = picks(2, &[1, 0, 2, 0, 3, 1], &[200, 55, 130, 125, 128, 127]);
+    let after = picks(2, &[1, 0, 2, 0, 0, 1], &[200, 55, 131, 124, 128, 127]);
     assert!(before.difference(Some(&before)).is_empty());
     // Row 1: a gap of one row and new weights; row 2: new indices as well.
     assert_eq!(

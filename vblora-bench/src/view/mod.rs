@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     analysis::{Side, churn, dead, entropy, row_places, uses},
-    record::{Frame, Recording, Selection},
+    record::{Frame, Picks, Recording},
 };
 
 const PAGE: &str = include_str!("page.html");
@@ -93,14 +93,14 @@ fn data(recording: &Recording) -> Data<'_> {
         dead: Vec::new(),
         bodies: BASE64_STANDARD.encode(bodies),
     };
-    let mut before: Option<Selection> = None;
-    for Frame { selection, .. } in recording.frames() {
-        let uses = uses(&selection, h);
+    let mut before: Option<Picks> = None;
+    for Frame { picks, .. } in recording.frames() {
+        let uses = uses(&picks, h);
         data.entropy.push(rounded(entropy(&uses)));
         data.dead.push(dead(&uses).len());
-        let new = before.map_or(0.0, |before| churn(&before, &selection));
+        let new = before.map_or(0.0, |before| churn(&before, &picks));
         data.churn.push(rounded(new));
-        before = Some(selection);
+        before = Some(picks);
     }
     data
 }
@@ -137,12 +137,12 @@ fn escape(text: &str) -> String {
 #[allow(clippy::print_stdout)]
 mod tests {
     use super::*;
-    use crate::record::tests::{file, frames, header, selection};
+    use crate::record::tests::{file, frames, header, picks};
 
     fn recording(run: &str) -> Recording {
-        let of = |a: u32, b: u32| selection(2, &[a, b].repeat(12), &[204, 51].repeat(12));
+        let of = |a: u32, b: u32| picks(2, &[a, b].repeat(12), &[204, 51].repeat(12));
         let frames = [(0, of(0, 1)), (8, of(2, 1))];
-        let frames = frames.map(|(step, selection)| Frame { step, selection });
+        let frames = frames.map(|(step, picks)| Frame { step, picks });
         let bank = [0.5; 36];
         let mut header = header(9, 2);
         header.run = run.into();
@@ -238,7 +238,7 @@ mod tests {
             String::from_utf8_lossy(&output.stderr)
         );
         for (at, [indices, weights]) in ORDER.into_iter().zip(found) {
-            let rows = frames[at].selection.rows();
+            let rows = frames[at].picks.rows();
             let (i, w): (Vec<_>, Vec<_>) = rows.unzip();
             assert_eq!(indices, i.concat(), "{at}");
             assert_eq!(

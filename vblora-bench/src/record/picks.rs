@@ -7,20 +7,20 @@ pub const FULL_WEIGHT: u8 = 255;
 
 /// Which bank vectors each sub-vector mixes, with weights in 255ths.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Selection {
+pub struct Picks {
     topk: usize,
     indices: Vec<u32>,
     weights: Vec<u8>,
 }
 
-impl Selection {
+impl Picks {
     /// A selection of `[S, k]` indices and weights; a weight is off by 1/510 at most.
     pub fn new(mixture: &Mixture) -> Self {
-        let eighth = |weight: &f32| (weight * f32::from(FULL_WEIGHT)).round() as u8;
+        let small = |weight: &f32| (weight * f32::from(FULL_WEIGHT)).round() as u8;
         Self {
             topk: mixture.topk,
             indices: mixture.indices.clone(),
-            weights: mixture.weights.iter().map(eighth).collect(),
+            weights: mixture.weights.iter().map(small).collect(),
         }
     }
 
