@@ -127,6 +127,9 @@ struct Arguments {
     /// How many of a run's last checkpoints stay, besides that of its best epoch
     #[arg(long, value_name = "N", default_value_t = CheckpointSettings::default().keep)]
     keep: usize,
+    /// Record in --out what VB-LoRA selects every N steps, for cargo xtask figures and view
+    #[arg(long, value_name = "N", requires = "out")]
+    record_every: Option<usize>,
     /// Print the plan and stop
     #[arg(long)]
     plan: bool,
@@ -231,6 +234,7 @@ fn session(arguments: &Arguments) -> Result<Session> {
             every: arguments.checkpoint_every,
             keep: arguments.keep,
         },
+        record_every: arguments.record_every,
         quiet: arguments.quiet,
         command,
     })

@@ -134,6 +134,9 @@ pub(crate) struct Arguments {
     /// Write a checkpoint to --out also every N steps, not only after each epoch
     #[arg(long, value_name = "N", requires = "out")]
     pub(crate) checkpoint_every: Option<usize>,
+    /// Record in --out what VB-LoRA selects every N steps, for cargo xtask figures and view
+    #[arg(long, value_name = "N", requires = "out")]
+    pub(crate) record_every: Option<usize>,
     /// Print the plan and stop
     #[arg(long)]
     pub(crate) plan: bool,
@@ -181,6 +184,7 @@ pub(crate) fn session(
             every: arguments.checkpoint_every,
             ..CheckpointSettings::default()
         },
+        record_every: arguments.record_every,
         quiet: arguments.quiet,
         command,
     })

@@ -181,6 +181,14 @@ pub enum Error {
         /// What it is now.
         found: String,
     },
+    /// A recording of selections that cannot be used.
+    #[error("recording {}: {reason}", path.display())]
+    Recording {
+        /// The file, or the folder it was looked for in.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A picture could not be drawn.
     #[error("cannot draw {what}: {message}")]
     Draw {

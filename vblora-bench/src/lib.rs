@@ -6,19 +6,26 @@
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
+//! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
+//! | [`view`] | a page to scrub through a recording |
+//! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
 //! | [`report`] | `results.json`, the summary table, the curve picture; a sweep's page with the paper's tables |
 //! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
 #![forbid(unsafe_code)]
 
+pub mod analysis;
 pub mod demo;
 pub mod error;
+pub mod figures;
 pub mod metrics;
 pub mod pretrain;
 pub mod recipes;
+pub mod record;
 pub mod report;
 pub mod schedule;
 pub mod sweep;
 pub mod tasks;
 pub mod train;
+pub mod view;
 
 pub use error::{Error, Result};

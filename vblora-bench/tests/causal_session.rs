@@ -39,6 +39,7 @@ fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Sessio
         overwrite: false,
         resume: false,
         checkpoints: CheckpointSettings::default(),
+        record_every: None,
         quiet: true,
         command: "test".into(),
     }

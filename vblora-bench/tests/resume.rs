@@ -60,7 +60,8 @@ fn data(dir: &Path) {
 /// The file of a session's directory that names another selection than top-k; noise logits and a gate come with it.
 const SELECTION: &str = "selection";
 
-/// Two epochs of three steps each with VB-LoRA, then with LoRA: two micro-batches a step, the last one shorter, dropout everywhere.
+/// Two epochs of three steps each with VB-LoRA, then with LoRA: two micro-batches a step, the last one shorter, dropout everywhere. Selections are recorded at steps that are
+/// not all those of checkpoints.
 fn session(dir: &Path) -> Session {
     let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
     (recipe.epochs, recipe.batch, recipe.accumulation) = (2, 32, 2);
@@ -82,6 +83,7 @@ fn session(dir: &Path) -> Session {
             every: Some(1),
             keep: 100,
         },
+        record_every: Some(2),
         quiet: true,
         command: "a test".into(),
     }
@@ -240,6 +242,7 @@ fn two_processes_make_the_same_files_to_the_bit() {
             "log.jsonl",
             "results.json",
             "vblora-seed1/adapter_model.safetensors",
+            "selections/vblora-seed1.rec",
             "checkpoints/lora-seed1/step-00000006/tensors.safetensors",
         ] {
             assert!(first.contains_key(Path::new(file)), "{file}");

@@ -12,6 +12,7 @@
 mod blimp;
 mod checkpoint_sizes;
 mod compare;
+mod figures;
 mod gpu_pack;
 mod keyed_hash;
 mod make_demo_task;
@@ -27,6 +28,7 @@ mod report;
 mod scaling;
 mod sweep;
 mod train_tokenizer;
+mod view;
 
 use std::process::ExitCode;
 
@@ -48,6 +50,7 @@ struct Arguments {
 enum Command {
     CheckpointSizes(checkpoint_sizes::Arguments),
     Compare(compare::Arguments),
+    Figures(figures::Arguments),
     GpuPack(gpu_pack::Arguments),
     MakeDemoTask(make_demo_task::Arguments),
     MakeTextTask(make_text_task::Arguments),
@@ -62,12 +65,14 @@ enum Command {
     #[command(name = sweep::WORKER, hide = true)]
     SweepWorker(sweep::WorkerArguments),
     TrainTokenizer(train_tokenizer::Arguments),
+    View(view::Arguments),
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,
+        Command::Figures(arguments) => figures::run(&arguments)?,
         Command::GpuPack(arguments) => gpu_pack::run(&arguments)?,
         Command::MakeDemoTask(arguments) => make_demo_task::run(&arguments)?,
         Command::MakeTextTask(arguments) => make_text_task::run(&arguments)?,
@@ -81,6 +86,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),
         Command::TrainTokenizer(arguments) => train_tokenizer::run(&arguments)?,
+        Command::View(arguments) => view::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 const SIZE: (u32, u32) = (1000, 420);
 
 /// Okabe and Ito's colours, which the colour-blind can tell apart; an eighth method starts over.
-pub(super) const COLOURS: [RGBColor; 7] = [
+pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),

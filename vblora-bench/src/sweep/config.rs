@@ -20,6 +20,9 @@ use crate::{
 /// Stands for the bundled model or data.
 pub const BUNDLED: &str = "bundled";
 
+/// Steps between recorded selections; what figures and viewer show.
+const RECORD_EVERY: usize = 10;
+
 /// Hexadecimal digits of a run's name on the disk.
 const ID_DIGITS: usize = 16;
 
@@ -170,6 +173,7 @@ impl RunConfig {
             overwrite: !resume,
             resume,
             checkpoints: CheckpointSettings::default(),
+            record_every: Some(RECORD_EVERY),
             quiet: true,
             command: command.into(),
         })

@@ -6,7 +6,8 @@ use burn::{
     tensor::Tensor,
 };
 use vblora::{
-    Adapter, AnyAdapter, Composition, Factors, Noise, backend::VbLoraBackend, noise::step_key,
+    Adapter, AnyAdapter, Composition, Factors, Noise, VbLora, backend::VbLoraBackend,
+    noise::step_key,
 };
 
 use super::{
@@ -221,6 +222,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// What is trained besides the head.
     pub fn trained(&self) -> &Trained<B> {
         &self.trained
+    }
+
+    /// The adapter without its graph, if it is VB-LoRA.
+    pub fn vblora(&self) -> Option<VbLora<B>> {
+        match &self.trained {
+            Trained::Adapter(adapter) => match &**adapter {
+                AnyAdapter::VbLora(adapter) => Some(adapter.valid()),
+                _ => None,
+            },
+            Trained::HeadOnly | Trained::Everything => None,
+        }
     }
 
     /// The optimizer.

@@ -7,7 +7,7 @@ use std::{
 
 use burn::{backend::Autodiff, module::AutodiffModule};
 use vblora::{
-    AnyAdapter, Selection,
+    AnyAdapter, Selection, VbLora,
     backend::VbLoraBackend,
     storage::{Bank, HostAdapter, Precision, peft::PeftAdapter, write_atomically},
 };
@@ -21,6 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     recipes::Recipe,
+    record::{Header, Recorder},
     report::{Results, RunResult, Stop, curves_svg, summary_table},
 };
 
@@ -37,12 +38,15 @@ const CHECKPOINTS: &str = "checkpoints";
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
 /// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
+/// | `selections/vblora-seedN.rec` | what VB-LoRA selected while it trained, if that was recorded ([`record`](crate::record)) |
 /// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     settings: CheckpointSettings,
     is_resumed: bool,
+    /// The steps between recorded selections.
+    record_every: Option<usize>,
 }
 
 impl RunDir {
@@ -63,6 +67,7 @@ impl RunDir {
         // Of a folder without a session the checkpoints may be anything.
         if Self::holds_session(dir) {
             Self::remove_checkpoints(dir)?;
+            unless_absent(Recorder::remove_all(dir)).map_err(|e| Error::write(dir, e))?;
         }
         // What an older run left must not stand beside, or be taken for, the new one's.
         for stale in [RESULTS, "table.md", "curves.svg", LOG] {
@@ -73,6 +78,7 @@ impl RunDir {
             path: dir.to_owned(),
             settings,
             is_resumed: false,
+            record_every: None,
         })
     }
 
@@ -94,7 +100,30 @@ impl RunDir {
             path: dir.to_owned(),
             settings,
             is_resumed: true,
+            record_every: None,
         })
+    }
+
+    /// The same directory, in which what VB-LoRA selects is recorded every so many steps.
+    #[must_use]
+    pub fn with_recording(self, record_every: Option<usize>) -> Self {
+        Self {
+            record_every,
+            ..self
+        }
+    }
+
+    /// The recording of a run that has come to `adapter` after `step` steps, if selections are recorded.
+    pub(super) fn recorder<B: VbLoraBackend>(
+        &self,
+        run: &Run,
+        header: &Header,
+        step: u64,
+        adapter: &VbLora<B>,
+    ) -> Result<Option<Recorder>> {
+        let start =
+            |every| Recorder::start(&self.path, &run.file_name(), header, every, step, adapter);
+        self.record_every.map(start).transpose()
     }
 
     /// Whether a directory holds a session that [`reopen`](Self::reopen) can go on with.

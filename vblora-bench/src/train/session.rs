@@ -49,6 +49,8 @@ pub struct Session<S = DataSource> {
     pub resume: bool,
     /// When checkpoints are written to `out`, and how many stay.
     pub checkpoints: CheckpointSettings,
+    /// What VB-LoRA selects is recorded in `out` every so many optimizer steps; not at all without it.
+    pub record_every: Option<usize>,
     /// No progress.
     pub quiet: bool,
     /// The command, for the record.
@@ -123,6 +125,13 @@ impl<S: Source> Session<S> {
         }
         self.recipe.validate()?;
         self.checkpoints.validate()?;
+        if self.record_every == Some(0) {
+            return Err(Error::Setting {
+                setting: "record-every".into(),
+                expected: "at least 1".into(),
+                found: "0".into(),
+            });
+        }
         self.plan()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
@@ -179,9 +188,11 @@ impl<S: Source> Session<S> {
     /// The directory for the outcome, as a new one or with what it holds.
     fn take(&self, dir: &Path, backend: &str) -> Result<RunDir> {
         if self.resume && RunDir::holds_session(dir) {
-            return RunDir::reopen(dir, &self.recipe, self.checkpoints);
+            let dir = RunDir::reopen(dir, &self.recipe, self.checkpoints)?;
+            return Ok(dir.with_recording(self.record_every));
         }
-        let taken = RunDir::create(dir, self.overwrite, self.checkpoints)?;
+        let taken = RunDir::create(dir, self.overwrite, self.checkpoints)?
+            .with_recording(self.record_every);
         taken.save_config(&self.command, &self.files.place(), backend, &self.recipe)?;
         Ok(taken)
     }

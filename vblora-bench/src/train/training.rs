@@ -18,6 +18,7 @@ use super::{
 };
 use crate::{
     Result,
+    record::{Header, Recorder},
     report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
     schedule::Schedule,
 };
@@ -32,6 +33,7 @@ pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     log: &'a mut StepLog,
     dir: Option<&'a RunDir>,
     checkpoints: Option<RunCheckpoints>,
+    recorder: Option<Recorder>,
     /// When this process took over, and the seconds that went before.
     started: (Instant, f64),
 }
@@ -66,6 +68,19 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             examples: 0,
         });
         let schedule = recipe.schedule(steps_per_epoch * recipe.epochs);
+        let recorder = match (dir, learner.vblora()) {
+            (Some(dir), Some(adapter)) => {
+                let header = Header::new(
+                    run.label(),
+                    recipe.task.to_string(),
+                    adapter.settings().clone(),
+                    steps_per_epoch as u64,
+                    schedule.total_steps as u64,
+                );
+                dir.recorder(&run, &header, progress.result.steps, &adapter)?
+            }
+            _ => None,
+        };
         log.start(&run, schedule.total_steps, &progress.result)?;
         Ok(Self {
             run,
@@ -78,6 +93,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             log,
             dir,
             checkpoints,
+            recorder,
         })
     }
 
@@ -89,6 +105,9 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
                 self.progress.result.stop = stop;
                 break;
             }
+        }
+        if let (Some(recorder), Some(adapter)) = (&mut self.recorder, self.learner.vblora()) {
+            recorder.end(self.progress.result.steps, &adapter)?;
         }
         self.log.finish()?;
         self.count_seconds();
@@ -138,6 +157,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             speed.seconds += started.elapsed().as_secs_f64();
         }
         self.progress.result.steps += 1;
+        self.record()?;
         // After an epoch's last step there is its evaluation first.
         let steps = self.progress.result.steps;
         let is_due = self.checkpoints.as_ref().is_some_and(|c| c.is_due(steps));
@@ -145,6 +165,17 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             self.checkpoint()?;
         }
         Ok(None)
+    }
+
+    /// Writes down what is selected, if that is due; nothing is read back otherwise.
+    fn record(&mut self) -> Result<()> {
+        let step = self.progress.result.steps;
+        match (&mut self.recorder, self.learner.vblora()) {
+            (Some(recorder), Some(adapter)) if recorder.is_due(step) => {
+                recorder.record(step, &adapter)
+            }
+            _ => Ok(()),
+        }
     }
 
     fn evaluate(&mut self, epoch: usize) -> Result<()> {
@@ -182,8 +213,11 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let Some(checkpoints) = &mut self.checkpoints else {
             return Ok(());
         };
-        // What the log says of these steps must last as long as the checkpoint.
+        // What the log and the recording say of these steps must last as long as the checkpoint.
         self.log.sync()?;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.sync()?;
+        }
         let best = self.progress.result.best.as_ref();
         let best = best.map(|best| (best.epoch * self.steps_per_epoch) as u64);
         checkpoints.save(&self.learner, &self.progress, best)

@@ -3,6 +3,7 @@
 mod composition;
 mod config;
 mod lora;
+mod mixture;
 mod slab;
 mod values;
 mod vblora;
@@ -15,6 +16,7 @@ use burn::{module::Module, tensor::Tensor};
 pub use composition::Composition;
 pub use config::{AdapterConfig, AnyAdapter};
 pub use lora::{Lora, LoraConfig, ValidLora};
+pub use mixture::Mixture;
 pub use slab::{SiteSpans, Span};
 pub use vblora::{ValidVbLora, VbLora, VbLoraConfig};
 pub use vera::{Projection, ValidVera, Vera, VeraConfig};

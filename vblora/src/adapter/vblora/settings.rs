@@ -220,7 +220,7 @@ impl ValidVbLora {
     }
 
     /// Where the sites' sub-vectors lie among the S rows.
-    pub(crate) fn spans(&self) -> Vec<SiteSpans> {
+    pub fn spans(&self) -> Vec<SiteSpans> {
         let VbLoraConfig {
             vector_length,
             rank,

@@ -1,0 +1,78 @@
+//! The paper's figures of what is selected (3 to 9), as SVG, from recorded runs.
+
+mod bars;
+mod grid;
+mod maps;
+mod picture;
+mod plane;
+mod scatter;
+mod weights;
+
+use std::fmt::Write;
+
+use crate::{
+    Result,
+    record::{Header, Recording},
+    report::RunResult,
+};
+
+pub use maps::{changes, footprint_windows, footprints};
+pub use plane::projection;
+pub use weights::{mass_by_role, mass_by_third, use_histogram};
+
+/// A picture with what is to be written under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Figure {
+    /// A name for files: `fig4-overlap`.
+    pub name: String,
+    /// What it shows, of which run.
+    pub title: String,
+    /// How to read it, and what it shows in numbers.
+    pub caption: String,
+    /// The picture.
+    pub svg: String,
+}
+
+/// Figures 3 to 9 of one run; its result, where there is one, is told in the captions. A recording without a bank has no Figure 9.
+///
+/// # Errors
+/// A picture cannot be drawn.
+pub fn figures(recording: &Recording, result: Option<&RunResult>) -> Result<Vec<Figure>> {
+    let mut made = vec![
+        footprints(&[recording])?,
+        changes(recording)?,
+        footprint_windows(recording)?,
+        mass_by_third(recording)?,
+        mass_by_role(recording)?,
+        use_histogram(recording)?,
+    ];
+    made.extend(projection(recording)?);
+    let score = result.and_then(score);
+    for figure in &mut made {
+        if let Some(score) = &score {
+            figure.caption.push_str(score);
+        }
+        if let Some(damage) = recording.damage() {
+            let _infallible = write!(figure.caption, " The recording is damaged: {damage}.");
+        }
+    }
+    Ok(made)
+}
+
+/// The best epoch's primary metric in words.
+fn score(result: &RunResult) -> Option<String> {
+    let (best, metric) = (result.best.as_ref()?, result.task.primary_metric());
+    let value = best.metrics.get(metric)?;
+    Some(format!(
+        " The run's best dev {} is {value:.4}, after epoch {}.",
+        metric.name(),
+        best.epoch
+    ))
+}
+
+fn title(what: &str, header: &Header) -> String {
+    format!("{what}. {}", header.title())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! What each sub-vector mixes, on the host: for recording and looking at training.
+
+use burn::tensor::{Int, Tensor};
+
+use super::VbLora;
+use crate::{
+    Selection,
+    admixture::host,
+    backend::{VbLoraBackend, primitive},
+    ops::softmax,
+};
+
+/// The bank vectors that each sub-vector mixes, and how much of each.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mixture {
+    /// k
+    pub topk: usize,
+    /// `[S, k]`, largest weight first; ties to the lowest index.
+    pub indices: Vec<u32>,
+    /// `[S, k]`; where all vectors are selected, those of the k with most of it.
+    pub weights: Vec<f32>,
+}
+
+impl<B: VbLoraBackend> VbLora<B> {
+    /// The present mixtures; of the logits only S k numbers and their indices leave the device.
+    pub fn mixture(&self) -> Mixture {
+        let config = self.settings().config();
+        let topk = config.topk;
+        let logits = self.logits.val();
+        let indices =
+            Tensor::<B, 2, Int>::from_primitive(B::top_k_indices(primitive(logits.clone()), topk));
+        let weights = match config.selection {
+            Selection::SelectAll => softmax(logits).gather(1, indices.clone()),
+            _ => softmax(logits.gather(1, indices.clone())),
+        };
+        Mixture {
+            topk,
+            indices: indices.into_data().iter::<u32>().collect(),
+            weights: host(weights),
+        }
+    }
+
+    /// The present bank.
+    ///
+    /// # Shapes
+    /// - output: `[h, b]`, row-major
+    pub fn host_bank(&self) -> Vec<f32> {
+        host(self.bank.val())
+    }
+}
