@@ -65,8 +65,8 @@ impl BackendKind {
             #[cfg(feature = "flex")]
             Self::Flex => {
                 let only = self.only_device(device)?;
-                // On a thread of the pool that flex computes on: from outside, every parallel operation would hand its work over and sleep.
-                rayon::scope(|_| self.start::<burn::backend::Flex, J>(only, device, job))
+                self.pool(device)?
+                    .install(|| self.start::<burn::backend::Flex, J>(only, device, job))
             }
             #[cfg(feature = "ndarray")]
             Self::NdArray => {
@@ -83,6 +83,20 @@ impl BackendKind {
             #[allow(unreachable_patterns)]
             _ => Err(self.not_compiled()),
         }
+    }
+
+    /// Threads of a job's own, as many as rayon would use. From outside a pool, every parallel operation hands its work over and sleeps. In a
+    /// pool that jobs share, one that waits within a backward pass may be given the start of another job to run meanwhile, which then waits
+    /// for the very lock that the backward pass holds.
+    #[cfg(feature = "flex")]
+    fn pool(self, device: usize) -> Result<rayon::ThreadPool> {
+        let threads = rayon::current_num_threads();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build().map_err(|e| Error::Device {
+            backend: self.name(),
+            device,
+            reason: format!("no {threads} threads to compute on: {e}"),
+        })
     }
 
     fn start<B: VbLoraBackend, J: BackendJob>(
@@ -219,6 +233,30 @@ mod tests {
             message.contains("flex") && message.contains("device 1"),
             "{message}"
         );
+    }
+
+    #[cfg(feature = "flex")]
+    #[test]
+    fn each_job_computes_on_threads_of_its_own() {
+        struct Threads;
+
+        impl BackendJob for Threads {
+            type Output = (Option<usize>, Vec<std::thread::ThreadId>);
+
+            fn run<B: VbLoraBackend>(self, _: B::Device) -> Self::Output {
+                let ids = rayon::broadcast(|_| std::thread::current().id());
+                (rayon::current_thread_index(), ids)
+            }
+        }
+
+        let run = || BackendKind::Flex.dispatch(0, Threads).unwrap();
+        let ((first, ids), (second, others)) = (run(), run());
+        assert!(
+            first.is_some() && second.is_some(),
+            "both run inside a pool"
+        );
+        assert_eq!(ids.len(), rayon::current_num_threads());
+        assert!(ids.iter().all(|id| !others.contains(id)));
     }
 
     #[test]
