@@ -79,21 +79,16 @@ impl<B: Backend> Factors<B> {
         self.rows.is_some()
     }
 
-    /// The narrow product of a site, times its pair's scale, or times each row's own scales.
+    /// Of a mixed batch of `n` rows with `all / n` tokens each: the scale of every narrow column of a site for every token.
     ///
     /// # Shapes
-    /// - narrow and output: `[n t, R]`, with n the rows of the batch
-    pub(crate) fn scaled(&self, site: &str, narrow: Tensor<B, 2>, n: usize) -> Tensor<B, 2> {
-        if let Some(scales) = self.rows.as_ref().and_then(|rows| rows.get(site)) {
-            let ([all, columns], [expected, _]) = (narrow.dims(), scales.dims());
-            assert_eq!(n, expected, "rows of a batch with adapters of their own");
-            let narrow = narrow.reshape([n, all / n, columns]);
-            return (narrow * scales.clone().unsqueeze_dim(1)).reshape([all, columns]);
-        }
-        match self.get(site) {
-            Some(pair) if pair.scale != 1.0 => narrow.mul_scalar(pair.scale),
-            _ => narrow,
-        }
+    /// - output: `[all, R]`
+    pub(crate) fn token_scales(&self, site: &str, n: usize, all: usize) -> Option<Tensor<B, 2>> {
+        let scales = self.rows.as_ref()?.get(site)?;
+        let [expected, columns] = scales.dims();
+        assert_eq!(n, expected, "rows of a batch with adapters of their own");
+        let scales = scales.clone().unsqueeze_dim::<3>(1);
+        Some(scales.expand([n, all / n, columns]).reshape([all, columns]))
     }
 
     /// What the rows of another batch take: row `i` what row `rows[i]` of this one does. The same factors where all rows share an adapter.

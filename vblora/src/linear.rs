@@ -102,13 +102,16 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         let x = x.reshape([rows, d_in]);
         let y = match factors.get(&self.site) {
             None => self.frozen(x),
-            Some(pair) if factors.drops() || factors.is_mixed() => {
-                let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
-                // The scale goes on the narrow side: r columns instead of d_out.
-                let narrow = factors.scaled(&self.site, dropped.matmul(pair.down.clone()), batch);
-                self.frozen(x) + narrow.matmul(pair.up.clone())
-            }
-            Some(pair) => self.adapted(x, pair),
+            Some(pair) => match factors.token_scales(&self.site, batch, rows) {
+                Some(scales) => self.mixed(x, pair, scales),
+                None if factors.drops() => {
+                    let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
+                    // The scale goes on the narrow side: r columns instead of d_out.
+                    let narrow = dropped.matmul(pair.down.clone()).mul_scalar(pair.scale);
+                    self.frozen(x) + narrow.matmul(pair.up.clone())
+                }
+                None => self.adapted(x, pair),
+            },
         };
         y.reshape(shape)
     }
@@ -156,6 +159,13 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     /// Map and update as one operation with a backward of its own.
     fn adapted(&self, x: Tensor<B, 2>, pair: &LowRank<B>) -> Tensor<B, 2> {
         let (y, _) = B::adapted_linear(primitive(x), self.map(), update(pair));
+        Tensor::from_primitive(TensorPrimitive::Float(y))
+    }
+
+    /// Every row with the scales of its own adapter, 0 for the columns of others.
+    fn mixed(&self, x: Tensor<B, 2>, pair: &LowRank<B>, scales: Tensor<B, 2>) -> Tensor<B, 2> {
+        let factors = [&pair.down, &pair.up].map(|factor| primitive(factor.clone()));
+        let y = B::mixed_linear(primitive(x), self.map(), factors, primitive(scales));
         Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 }

@@ -139,6 +139,17 @@ pub(super) fn adapted_linear<B: VbLoraBackend>(
     (primitive(y), primitive(narrow))
 }
 
+pub(super) fn mixed_linear<B: VbLoraBackend>(
+    x: FloatTensor<B>,
+    map: FrozenMap<FloatTensor<B>>,
+    [down, up]: [FloatTensor<B>; 2],
+    scales: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let y = float::<B, 2>(B::frozen_linear(x.clone(), map));
+    let narrow = float::<B, 2>(x).matmul(float(down)) * float(scales);
+    primitive(y + narrow.matmul(float(up)))
+}
+
 pub(super) fn adapted_linear_backward<B: VbLoraBackend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,

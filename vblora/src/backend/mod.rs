@@ -118,6 +118,20 @@ pub trait VbLoraBackend: Backend {
         defaults::adapted_linear_backward::<Self>(x, weight, update, narrow, grad, needs_x)
     }
 
+    /// A frozen linear map whose rows have updates of their own, `x W + b + (scales (x A)) B`: the factors of several adapters side by side,
+    /// and of their R columns the scale of each in each row, 0 for those that are not the row's.
+    ///
+    /// # Shapes
+    /// - x: `[n, d_in]`, down: `[d_in, R]`, up: `[R, d_out]`, scales: `[n, R]`; output: `[n, d_out]`
+    fn mixed_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+        [down, up]: [FloatTensor<Self>; 2],
+        scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        defaults::mixed_linear::<Self>(x, map, [down, up], scales)
+    }
+
     /// [`adapted_linear`](Self::adapted_linear) of `x = gelu(h)`, which is not kept for the backward pass.
     ///
     /// # Shapes

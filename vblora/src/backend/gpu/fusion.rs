@@ -49,6 +49,20 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
         (out, narrow)
     }
 
+    fn mixed_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+        [down, up]: [FloatTensor<Self>; 2],
+        scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let shape = [x.shape[0], up.shape[1]];
+        let has_bias = map.bias.is_some();
+        let inputs = [x, map.weight, down, up, scales].into_iter();
+        let inputs = inputs.chain(map.bias).collect();
+        let [out] = register::<B, 1>(Call::Mixed { has_bias }, inputs, [shape], DType::F32);
+        out
+    }
+
     fn adapted_linear_backward(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
@@ -85,6 +99,8 @@ enum Call {
     Product,
     /// x, weight, down, up and perhaps a bias.
     Forward { has_bias: bool, scale: f64 },
+    /// x, weight, down, up, scales and perhaps a bias.
+    Mixed { has_bias: bool },
     /// x, weight, down, up, narrow and gradient, to the gradients of down, up and x.
     Backward { scale: f64 },
     /// The same without x.
@@ -146,6 +162,12 @@ impl<B: FusionBackend + VbLoraBackend> Operation<B::FusionRuntime> for Registere
                 let update = Update { down, up, scale };
                 let (out, narrow) = B::adapted_linear(x, FrozenMap { weight, bias }, update);
                 vec![out, narrow]
+            }
+            Call::Mixed { has_bias } => {
+                let (factors, scales) = ([next(), next()], next());
+                let bias = has_bias.then(next);
+                let map = FrozenMap { weight, bias };
+                vec![B::mixed_linear(x, map, factors, scales)]
             }
             Call::Backward { scale } | Call::BackwardToFactors { scale } => {
                 let [down, up] = [next(), next()];

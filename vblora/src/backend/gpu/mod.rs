@@ -4,7 +4,7 @@ mod fusion;
 mod kernels;
 
 use burn::tensor::{
-    DType, Shape,
+    DType, Shape, Slice,
     ops::{Device, FloatTensor, FloatTensorOps},
 };
 use burn_cubecl::{
@@ -61,7 +61,7 @@ where
         map: FrozenMap<FloatTensor<Self>>,
         update: Update<FloatTensor<Self>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let Some(plane) = plane_size(&x, &update) else {
+        let Some(plane) = narrow_plane(&x, &update) else {
             return defaults::adapted_linear::<Self>(x, map, update);
         };
         let held = map.weight.dtype;
@@ -69,6 +69,34 @@ where
         let narrow = narrow_product(x, update.down, update.scale, plane);
         let out = rank_update(y, map.bias, narrow.clone(), update.up);
         (out, narrow)
+    }
+
+    /// Columns in pieces that the kernels are made for, so that a row's update is computed as if it were alone, in f32.
+    fn mixed_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+        [down, up]: [FloatTensor<Self>; 2],
+        scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let Some(plane) = plane_size(&x, [&down, &up]) else {
+            return defaults::mixed_linear::<Self>(x, map, [down, up], scales);
+        };
+        let held = map.weight.dtype;
+        let y = Self::frozen_product(Self::float_cast(x.clone(), held.into()), map.weight);
+        let columns = scales.meta.shape()[1];
+        let of_columns = |tensor: &FloatTensor<Self>, start: usize| {
+            let piece = start..columns.min(start + MAX_RANK);
+            let rows = tensor.meta.shape()[0];
+            Self::float_slice(tensor.clone(), &[Slice::from(0..rows), Slice::from(piece)])
+        };
+        let up = Self::float_swap_dims(up, 0, 1);
+        (0..columns).step_by(MAX_RANK).fold(y, |y, start| {
+            let bias = map.bias.clone().filter(|_| start == 0);
+            let narrow = narrow_product(x.clone(), of_columns(&down, start), 1.0, plane);
+            let narrow = Self::float_mul(narrow, of_columns(&scales, start));
+            let up = Self::float_swap_dims(of_columns(&up, start), 0, 1);
+            rank_update(y, bias, into_contiguous(narrow), up)
+        })
     }
 
     fn adapted_linear_backward(
@@ -79,7 +107,7 @@ where
         grad: FloatTensor<Self>,
         needs_x: bool,
     ) -> AdaptedGradients<FloatTensor<Self>> {
-        let Some(plane) = plane_size(&x, &update) else {
+        let Some(plane) = narrow_plane(&x, &update) else {
             return defaults::adapted_linear_backward::<Self>(
                 x, weight, update, narrow, grad, needs_x,
             );
@@ -143,18 +171,21 @@ fn tensor_core_product<R: CubeRuntime>(
     .map(|()| out)
 }
 
-/// The device's plane size, if it has one size and the kernels are made for this update.
-fn plane_size<R: CubeRuntime>(x: &CubeTensor<R>, update: &Update<CubeTensor<R>>) -> Option<u32> {
+/// [`plane_size`], if the rank is one that the kernels are made for.
+fn narrow_plane<R: CubeRuntime>(x: &CubeTensor<R>, update: &Update<CubeTensor<R>>) -> Option<u32> {
+    let size = plane_size(x, [&update.down, &update.up])?;
+    (update.down.meta.shape()[1] <= MAX_RANK).then_some(size)
+}
+
+/// The device's plane size, if it has one size and the kernels take these tensors.
+fn plane_size<R: CubeRuntime>(x: &CubeTensor<R>, factors: [&CubeTensor<R>; 2]) -> Option<u32> {
     let hardware = &x.client.properties().hardware;
     let size = hardware.plane_size_max;
     let is_fixed = size == hardware.plane_size_min && size > 1;
-    let rank = update.down.meta.shape()[1];
-    let is_f32 = [x, &update.down, &update.up]
-        .iter()
-        .all(|t| t.dtype == DType::F32);
+    let is_f32 = factors.iter().chain([&x]).all(|t| t.dtype == DType::F32);
     let rows = x.meta.shape()[0];
-    let has_rows = x.meta.num_elements() > 0 && rows <= MAX_CUBES * PLANES as usize;
-    (is_fixed && is_f32 && has_rows && (1..=MAX_RANK).contains(&rank)).then_some(size)
+    let is_filled = [x, factors[0]].iter().all(|t| t.meta.num_elements() > 0);
+    (is_fixed && is_f32 && is_filled && rows <= MAX_CUBES * PLANES as usize).then_some(size)
 }
 
 fn empty<R: CubeRuntime, const D: usize>(like: &CubeTensor<R>, shape: [usize; D]) -> CubeTensor<R> {
