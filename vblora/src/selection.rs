@@ -112,10 +112,10 @@ pub fn noisy_top_k<B: VbLoraBackend>(
 ) -> Tensor<B, 2> {
     let noisy =
         |logits: Tensor<B, 2>, noise_logits, normals| logits + normals * softplus(noise_logits);
-    // Chosen apart from the graph; what is chosen is computed once more on it, so that nothing else gets a gradient, not even one of -0.
+    // Chosen apart from the graph; on it are the k chosen of each row alone.
     let all = noisy(
-        logits.clone().detach(),
-        noise_logits.clone().detach(),
+        apart(logits.clone()),
+        apart(noise_logits.clone()),
         normals.clone(),
     );
     let indices = Tensor::<B, 2, Int>::from_primitive(B::top_k_indices(primitive(all), k));
@@ -151,11 +151,17 @@ pub fn straight_through<B: VbLoraBackend>(
     tau: f64,
 ) -> Tensor<B, 2> {
     let scores = logits + gumbels;
-    let chosen = one_hot(scores.clone().detach());
+    let chosen = one_hot(apart(scores.clone()));
     let soft = softmax(scores.mul_scalar(1.0 / tau));
     // The difference is zero, to the bit, so that the sum is exactly the choice.
-    let weights = chosen + (soft.clone() - soft.detach());
+    let weights = chosen + (soft.clone() - apart(soft));
     weights.matmul(bank)
+}
+
+/// The same values apart from the graph. (`detach` leaves a parameter its wish for a gradient, so that what is computed of it would be
+/// tracked for nothing.)
+fn apart<B: VbLoraBackend>(tensor: Tensor<B, 2>) -> Tensor<B, 2> {
+    tensor.set_require_grad(false)
 }
 
 /// 1 at the largest value of each row, ties to the lowest index, else 0.
@@ -166,7 +172,7 @@ fn one_hot<B: VbLoraBackend>(scores: Tensor<B, 2>) -> Tensor<B, 2> {
     columns.expand([s, h]).equal(largest.expand([s, h])).float()
 }
 
-/// `log(1 + exp(x))` as the log-softmax of `[x, 0]`, whose own backward is stable and needs no reciprocal.
+/// `log(1 + exp(x))` as the log-softmax of `[0, x]`, whose own backward is stable and needs no reciprocal.
 fn softplus<B: VbLoraBackend>(x: Tensor<B, 2>) -> Tensor<B, 2> {
     let [rows, columns] = x.dims();
     let x = x.unsqueeze_dim::<3>(2);

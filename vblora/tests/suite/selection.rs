@@ -178,7 +178,7 @@ fn check<B: VbLoraBackend>(device: &B::Device, case: &Case) {
         assert_close(&what(part), &found, &expected.values, products(5e-5));
         let unselected = expected.values.iter().zip(&found);
         let mut unselected = unselected.filter(|(e, _)| **e == 0.0);
-        // To the bit: -0 would be taken for a touched logit.
+        // To the bit: a checkpoint would take -0 for touched.
         let is_zero = |found: f64| found.to_bits() == 0;
         let is_sparse = case.rule.is_sparse() && case.k > 1;
         assert!(!is_sparse || unselected.all(|(_, &f)| is_zero(f)), "{part}");

@@ -28,30 +28,13 @@ pub struct VbLoraConfig {
     /// The logits start normal with this standard deviation (the paper's code: 0.01; PEFT's default: 0.1).
     pub logits_std: f64,
     /// How sub-vectors choose bank vectors in training.
-    #[serde(skip_serializing_if = "is_default")]
     pub selection: Selection,
     /// The temperature of the two Gumbel selections; the others have no use for it.
-    #[serde(skip_serializing_if = "is_default_tau")]
     pub tau: f64,
     /// The noise logits of `noisy-topk` start normal with this standard deviation; the others have none.
-    #[serde(skip_serializing_if = "is_default_noise_std")]
     pub noise_std: f64,
     /// Whether a trained number that starts at zero multiplies every update, so that training starts from the base as it is.
-    #[serde(skip_serializing_if = "is_default")]
     pub gate: bool,
-}
-
-// Left out where they are the default, so that files say what they said before there were these settings.
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
-}
-
-fn is_default_tau(tau: &f64) -> bool {
-    *tau == VbLoraConfig::default().tau
-}
-
-fn is_default_noise_std(std: &f64) -> bool {
-    *std == VbLoraConfig::default().noise_std
 }
 
 impl Default for VbLoraConfig {
