@@ -117,6 +117,25 @@ fn a_table_has_ours_beside_the_papers_and_the_best_in_bold() {
 }
 
 #[test]
+fn tasks_are_averaged_where_a_row_has_them_all() {
+    let mut sweep = Sweep::whole();
+    let mut other = record("x", "vblora", 1, &[0.9]);
+    other.config.recipe.task = Task::Sst2;
+    other.config.recipe.epochs = 30;
+    sweep.planned(&other);
+    sweep.store.add(other).unwrap();
+    let text = sweep.report().unwrap().markdown();
+    assert!(
+        text.contains("mrpc (accuracy) |  sst2 (accuracy) | average |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("[89.7 ±0.2] | 90.0 [95.0 ±0.2] |    85.5 |"),
+        "{text}"
+    );
+}
+
+#[test]
 fn pairs_of_seeds_are_tested_and_three_are_said_to_be_too_few() {
     let mut sweep = Sweep::whole();
     let text = sweep.report().unwrap().markdown();
