@@ -13,7 +13,7 @@ use crate::{Error, Result};
 const SIZE: (u32, u32) = (1000, 420);
 
 /// Okabe and Ito's colours, which the colour-blind can tell apart; an eighth method starts over.
-pub(super) const COLOURS: [RGBColor; 7] = [
+pub(crate) const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(0, 158, 115),
@@ -201,11 +201,11 @@ fn value_range(curves: &[Curve]) -> Range<f64> {
 }
 
 /// Text without control characters, which XML does not allow; the SVG writer escapes the rest.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-pub(super) fn failed(error: &dyn std::fmt::Display) -> Error {
+pub(crate) fn failed(error: &dyn std::fmt::Display) -> Error {
     Error::Draw {
         what: "the picture".into(),
         message: error.to_string(),
