@@ -201,11 +201,11 @@ fn value_range(curves: &[Curve]) -> Range<f64> {
 }
 
 /// Text without control characters, which XML does not allow; the SVG writer escapes the rest.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }
 
-pub(super) fn failed(error: &dyn std::fmt::Display) -> Error {
+pub(crate) fn failed(error: &dyn std::fmt::Display) -> Error {
     Error::Draw {
         what: "the picture".into(),
         message: error.to_string(),

@@ -122,7 +122,23 @@ pub(super) fn set(
             .ok_or_else(|| format!("\"{part}\" of \"{key}\" is no table"))?;
     }
     let set: std::result::Result<Recipe, _> = Value::Table(table).try_into();
-    set.map_err(|error| format!("\"{key}\": {}", one_line(&error)))
+    set.map_err(|error| {
+        let message = format!("\"{key}\": {}", one_line(&error));
+        match message.contains("unknown field") && !key.contains('.') {
+            true => format!("{message}; or one of {}", own_names()),
+            false => message,
+        }
+    })
+}
+
+/// The keys of a sweep file that are not the recipe's own.
+fn own_names() -> String {
+    let short = SHORT.iter().map(|(short, _)| *short).chain(["r"]);
+    RUN_KEYS
+        .into_iter()
+        .chain(short)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// An error of the TOML reader without its line breaks.
@@ -194,6 +210,11 @@ mod tests {
         let error = refused("epochs", Value::String("two".into()));
         assert!(
             error.contains("\"epochs\"") && error.contains("two"),
+            "{error}"
+        );
+        let error = refused("kk", Value::Integer(2));
+        assert!(
+            error.ends_with("method, seed, k, h, b, selection, r"),
             "{error}"
         );
         assert!(refused("epochs.x", Value::Integer(1)).contains("no table"));

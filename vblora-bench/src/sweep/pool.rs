@@ -71,14 +71,6 @@ pub(super) struct Pool<'a> {
     pub(super) interrupted: &'a AtomicBool,
 }
 
-impl std::fmt::Debug for Pool<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pool")
-            .field("workers", &self.workers)
-            .finish_non_exhaustive()
-    }
-}
-
 impl Pool<'_> {
     /// Has every job done, or as many as may be started.
     ///
@@ -94,7 +86,17 @@ impl Pool<'_> {
         };
         let next: &(dyn Fn() -> Option<usize> + Sync) = &next;
         std::thread::scope(|scope| {
-            let drive = |start| scope.spawn(move || self.drive(start, jobs, next));
+            let queue = &queue;
+            let drive = |start| {
+                scope.spawn(move || {
+                    let outcome = self.drive(start, jobs, next);
+                    if outcome.is_err() {
+                        // What stops one worker, a full disk say, would stop the others too.
+                        queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
+                    }
+                    outcome
+                })
+            };
             let threads: Vec<_> = self.workers.iter().map(drive).collect();
             let outcomes = threads.into_iter().map(|thread| match thread.join() {
                 Ok(outcome) => outcome,

@@ -10,6 +10,8 @@ pub struct Figure {
     /// The name of its file, without an ending.
     pub name: String,
     /// What it shows.
+    pub title: String,
+    /// How to read it.
     pub caption: String,
     /// The picture, as a whole SVG document.
     pub svg: String,
@@ -199,7 +201,8 @@ impl Block {
             }
             Self::Sheet(sheet) => sheet.html(),
             Self::Figure(figure) => format!(
-                "<figure>\n{}\n<figcaption>{}</figcaption>\n</figure>\n",
+                "<h3>{}</h3>\n<figure>\n{}\n<figcaption>{}</figcaption>\n</figure>\n",
+                escape(&figure.title),
                 inline(&figure.svg),
                 escape(&figure.caption)
             ),
@@ -212,7 +215,12 @@ impl Block {
             Self::Text(text) => format!("{text}\n"),
             Self::List(items) => items.iter().map(|item| format!("- {item}\n")).collect(),
             Self::Sheet(sheet) => sheet.markdown(),
-            Self::Figure(figure) => format!("![{}]({}.svg)\n", figure.caption, figure.name),
+            Self::Figure(figure) => format!(
+                "### {title}\n\n![{title}]({}.svg)\n\n{}\n",
+                figure.name,
+                figure.caption,
+                title = figure.title
+            ),
         }
     }
 }
@@ -244,7 +252,8 @@ mod tests {
         sheet.row([Entry::from("vb & lora".to_owned()), bold]);
         let figure = Figure {
             name: "fig1".into(),
-            caption: "score".into(),
+            title: "scores".into(),
+            caption: "one & all".into(),
             svg: "<?xml version=\"1.0\"?>\n<svg width=\"9\"></svg>\n".into(),
         };
         Page {
@@ -265,7 +274,7 @@ mod tests {
             "<title>T &amp; &lt;U&gt;</title>",
             "<th class=n>a&lt;b</th>",
             "<td>vb &amp; lora</td><td class=n><b>63.3 ±0.7</b><br><small>[62.0]</small></td>",
-            "<figure>\n<svg width=\"9\"></svg>\n<figcaption>score",
+            "<h3>scores</h3>\n<figure>\n<svg width=\"9\"></svg>\n<figcaption>one &amp; all<",
         ] {
             assert!(html.contains(part), "{part}\n{html}");
         }
@@ -280,7 +289,8 @@ mod tests {
             "{found}"
         );
         assert!(
-            found.ends_with("![score](fig1.svg)\n") && found.starts_with("# T & <U>\n\n## H\n")
+            found.ends_with("### scores\n\n![scores](fig1.svg)\n\none & all\n")
+                && found.starts_with("# T & <U>\n\n## H\n")
         );
     }
 }

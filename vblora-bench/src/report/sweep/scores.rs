@@ -88,8 +88,9 @@ impl Scores {
         let (task, metric) = (&self.task, self.metric);
         Ok(Figure {
             name: format!("scores-{number}"),
+            title: format!("Task {task}, model {model}"),
             caption: format!(
-                "Task {task}, model {model}: {metric} times 100 on dev against stored parameters (float32 equivalents, without the head); \
+                "The {metric} times 100 on dev against stored parameters (float32 equivalents, without the head); \
                  medians of best epochs, bars of one standard deviation over seeds."
             ),
             svg: draw(&self.points, &format!("{task}, {model}"), metric)?,

@@ -106,7 +106,7 @@ fn a_table_has_ours_beside_the_papers_and_the_best_in_bold() {
         "0.8100 ± 0.0100 | 0.6000 ± 0.0000",
         "Seeds: 1, 2, 3. Device: flex (flex). Made 2026-01-01 with version 0.",
         "- lora seed=4: no memory",
-        "![Task mrpc, model bundled: accuracy",
+        "![Task mrpc, model bundled](scores-1.svg)",
     ] {
         let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
         assert!(squeezed(&text).contains(&squeezed(part)), "{part}\n{text}");
@@ -114,6 +114,25 @@ fn a_table_has_ours_beside_the_papers_and_the_best_in_bold() {
     let html = sweep.report().unwrap().html();
     assert!(html.contains("<h2>Table 1 &amp; &lt;co&gt;</h2>"), "{html}");
     assert!(html.contains("<b>81.0 ±1.0</b><br><small>[89.7 ±0.2]</small>"));
+}
+
+#[test]
+fn tasks_are_averaged_where_a_row_has_them_all() {
+    let mut sweep = Sweep::whole();
+    let mut other = record("x", "vblora", 1, &[0.9]);
+    other.config.recipe.task = Task::Sst2;
+    other.config.recipe.epochs = 30;
+    sweep.planned(&other);
+    sweep.store.add(other).unwrap();
+    let text = sweep.report().unwrap().markdown();
+    assert!(
+        text.contains("mrpc (accuracy) |  sst2 (accuracy) | average |"),
+        "{text}"
+    );
+    assert!(
+        text.contains("[89.7 ±0.2] | 90.0 [95.0 ±0.2] |    85.5 |"),
+        "{text}"
+    );
 }
 
 #[test]
