@@ -60,11 +60,13 @@ fn diagonal(values: &Matrix) -> Matrix {
     matrix
 }
 
+type Updates = dyn Fn(&[Matrix]) -> Vec<Matrix>;
+
 /// An adapter, its parameters in the order in which a module shows them, and the updates `[d_in, d_out]` that they should give, by site.
 struct Case<B: VbLoraBackend> {
     adapter: AnyAdapter<Ad<B>>,
     parameters: Vec<Matrix>,
-    updates: Box<dyn Fn(&[Matrix]) -> Vec<Matrix>>,
+    updates: Box<Updates>,
 }
 
 fn host(matrices: &[Matrix]) -> Vec<Vec<f32>> {
