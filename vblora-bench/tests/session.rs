@@ -5,6 +5,7 @@
 use std::{path::Path, sync::atomic::AtomicBool};
 
 use burn::backend::Flex;
+use clap::ValueEnum;
 use vblora::{
     StoredVbLora,
     storage::{Precision, peft::PeftDirectory},
@@ -92,13 +93,9 @@ fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
 #[test]
 fn every_method_runs_and_leaves_what_it_promises() {
     let dir = tempfile::tempdir().unwrap();
-    let session = session(
-        dir.path(),
-        &[Method::Head, Method::Lora, Method::VbLora, Method::Full],
-        |_| (),
-    );
+    let session = session(dir.path(), Method::value_variants(), |_| ());
     let results = run(&session).unwrap();
-    assert_eq!(results.runs.len(), 4);
+    assert_eq!(results.runs.len(), 7);
     for run in &results.runs {
         assert_eq!(
             (run.stop, run.epochs.len(), run.steps),
@@ -123,7 +120,7 @@ fn every_method_runs_and_leaves_what_it_promises() {
     assert!(stored("vblora") < stored("lora") && stored("lora") < stored("full"));
     let out = dir.path().join("run");
     assert_eq!(Results::read(out.join("results.json")).unwrap(), results);
-    for method in ["vblora", "lora"] {
+    for method in ["vblora", "lora", "vera", "tied-lora", "lora-xs"] {
         let run = results.runs.iter().find(|r| r.method == method).unwrap();
         let scores = scores_of_files(&out.join(format!("{method}-seed3")), dir.path(), false);
         assert_eq!(scores, run.best.as_ref().unwrap().metrics, "{method}");
@@ -150,7 +147,7 @@ fn every_method_runs_and_leaves_what_it_promises() {
         log.lines()
             .filter(|l| l.contains("\"event\":\"step\""))
             .count(),
-        24
+        42
     );
     assert!(
         log.lines()

@@ -40,6 +40,11 @@ mod recorded {
     on_every_backend!(tests: fixture_roberta);
 }
 
+mod recorded_baselines {
+    use super::suite::recorded_baselines as tests;
+    on_every_backend!(tests: fixture_peft_baselines, fixture_lora_xs, fixture_tied_lora);
+}
+
 mod decoders {
     use super::suite::decoders as tests;
     on_every_backend!(tests: a_batch_is_its_rows_alone, decoding_over_a_memory_is_reading_again, what_does_not_fit_is_refused,

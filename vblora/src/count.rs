@@ -10,6 +10,8 @@
 //! | LoRA r = 8, query and value, base / large | | 294,912 / 786,432 | 0.295M / 0.786M |
 //! | VeRA, query and value, base r = 1024 / large r = 256 | | 43,008 / 61,440 | 0.043M / 0.061M |
 //! | VeRA, all, base r = 1024 / large r = 256 | | 156,672 / 258,048 | 0.157M / 0.258M |
+//! | Tied-LoRA, query and value, base r = 8 / large r = 4 | | 43,200 / 65,728 | 0.043M / 0.066M |
+//! | LoRA-XS r = 64, all linear maps, Mistral-7B / Gemma-7B | | 917,504 / 802,816 | 0.92M / 0.80M |
 //!
 //! For h > 256 the paper's figures fit an index counted as a whole float (3 per sub-vector at k = 2), which no integer type of that
 //! bank needs; here the width is that of the smallest unsigned integer that holds h - 1, the paper's own rule of section 3.4.
@@ -176,6 +178,21 @@ pub fn vera(rank: usize, d_out: impl IntoIterator<Item = usize>) -> Count {
     dense(d_out.into_iter().map(|d_out| rank + d_out).sum())
 }
 
+/// Tied-LoRA: `rank (d_in + d_out)` for each role, `rank + d_out` for each site, all of it trained and stored.
+pub fn tied_lora(
+    rank: usize,
+    ties: impl IntoIterator<Item = (usize, usize)>,
+    sites: impl IntoIterator<Item = (usize, usize)>,
+) -> Count {
+    let vectors: usize = sites.into_iter().map(|(_, d_out)| rank + d_out).sum();
+    dense(lora(rank, ties).trained + vectors)
+}
+
+/// LoRA-XS: `rank^2` for each site; the frozen factors come from the base's weights.
+pub fn lora_xs(rank: usize, sites: usize) -> Count {
+    dense(sites * rank * rank)
+}
+
 /// `n` float32 parameters that are trained and stored as they are: a head, a fully trained model.
 pub fn dense(n: usize) -> Count {
     Count {
@@ -313,6 +330,18 @@ mod tests {
             assert_eq!(count(selection, false), (bank + logits, 25_344.0));
             assert_eq!(count(selection, true), (bank + logits + 1, 25_345.0));
         }
+    }
+
+    #[test]
+    fn published_counts_of_tied_lora_and_lora_xs_reproduce() {
+        let tied = |layers: usize, d, rank| {
+            let qv = [(d, d); 2];
+            tied_lora(rank, qv, qv.repeat(layers)).trained
+        };
+        assert_eq!((tied(12, 768, 8), tied(24, 1024, 4)), (43_200, 65_728));
+        // Seven maps in each layer of Mistral-7B and Gemma-7B.
+        let xs = |layers: usize| lora_xs(64, 7 * layers).trained;
+        assert_eq!((xs(32), xs(28)), (917_504, 802_816));
     }
 
     #[test]

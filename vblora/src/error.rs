@@ -72,6 +72,24 @@ pub enum Error {
         /// The shape it has.
         found: Vec<usize>,
     },
+    /// A rank was asked of a weight that has none so high.
+    #[error("site {site}: rank r = {rank} of a weight {shape:?} of rank {limit}; at most that")]
+    Rank {
+        /// The site.
+        site: String,
+        /// `[d_in, d_out]`
+        shape: [usize; 2],
+        /// The rank asked for.
+        rank: usize,
+        /// The weight's own.
+        limit: usize,
+    },
+    /// A method that starts from the frozen weights was not given a site's.
+    #[error("site {site}: lora-xs starts from its frozen weight, and there is none of this name")]
+    NoWeight {
+        /// The site.
+        site: String,
+    },
     /// Gradients were pushed back for factors that no backward pass reached.
     #[error(
         "site {site} got no gradient: no loss was differentiated through these factors \

@@ -83,7 +83,8 @@ mod stack;
 pub mod storage;
 
 pub use adapter::{
-    Adapter, AdapterConfig, AnyAdapter, Composition, Lora, LoraConfig, ValidLora, ValidVbLora,
+    Adapter, AdapterConfig, AnyAdapter, Composition, FrozenWeights, Lora, LoraConfig, LoraXs,
+    LoraXsConfig, TiedLora, TiedLoraConfig, ValidLora, ValidLoraXs, ValidTiedLora, ValidVbLora,
     ValidVera, VbLora, VbLoraConfig, Vera, VeraConfig,
 };
 pub use error::{Error, Result};

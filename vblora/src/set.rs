@@ -13,8 +13,8 @@ use crate::{
 /// Adapters by name, ready to be used on one resident base.
 ///
 /// VB-LoRA adapters with one bank (by its SHA-256) share its one copy on the device. Their codes, a few kilobytes each, wait in host
-/// memory; [`factors`](Self::factors) moves them and composes on the device, so a switch costs one mixture and no weights. LoRA, which
-/// has nothing to share, waits on the device as the factors it is. The base is not touched.
+/// memory; [`factors`](Self::factors) moves them and composes on the device, so a switch costs one mixture and no weights. Other
+/// methods wait on the device as the factors that they compose. The base is not touched.
 #[derive(Debug)]
 pub struct AdapterSet<B: VbLoraBackend> {
     device: B::Device,
@@ -33,7 +33,7 @@ enum Resident<B: VbLoraBackend> {
         weights: Vec<f32>,
         gate: f32,
     },
-    Lora(Factors<B>),
+    Composed(Factors<B>),
 }
 
 impl<B: VbLoraBackend> AdapterSet<B> {
@@ -56,7 +56,7 @@ impl<B: VbLoraBackend> AdapterSet<B> {
         }
         let resident = match adapter.store() {
             Some(stored) => self.codes(&stored),
-            None => Resident::Lora(adapter.factors(&self.device)),
+            None => Resident::Composed(adapter.factors(&self.device)),
         };
         self.adapters.insert(name.to_owned(), resident);
         Ok(())
@@ -107,7 +107,7 @@ impl<B: VbLoraBackend> AdapterSet<B> {
     /// There is none of this name.
     pub fn factors(&self, name: &str) -> Result<Factors<B>> {
         Ok(match self.find(name)? {
-            Resident::Lora(factors) => factors.clone(),
+            Resident::Composed(factors) => factors.clone(),
             Resident::Codes {
                 settings,
                 bank,

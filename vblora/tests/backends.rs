@@ -26,7 +26,8 @@ mod adapters {
 
 mod baselines {
     use super::suite::baselines as tests;
-    on_every_backend!(tests: baselines_are_their_materialised_updates, baselines_come_back_from_host_memory, vera_starts_at_zero_on_one_projection);
+    on_every_backend!(tests: baselines_are_their_materialised_updates, baselines_come_back_from_host_memory, vera_starts_at_zero_on_one_projection,
+        tied_lora_starts_at_zero_from_random_factors, lora_xs_starts_from_the_frozen_weights, lora_xs_refuses_what_its_weights_cannot_give);
 }
 
 mod operations {
@@ -60,5 +61,5 @@ mod recorded {
 
 mod recorded_baselines {
     use super::suite::recorded_baselines as tests;
-    on_every_backend!(tests: fixture_peft_baselines);
+    on_every_backend!(tests: fixture_peft_baselines, fixture_lora_xs, fixture_tied_lora);
 }

@@ -160,6 +160,25 @@ mod tests {
         }
     }
 
+    /// The VeRA paper's learning rates and ranks, in the order of `PAPER`; Tied-LoRA's ranks by the published counts.
+    #[test]
+    fn baselines_have_their_papers_settings() {
+        for (size, vera_rank, tied_rank, vera_lr) in [
+            (Size::Base, 1024, 8, [4e-3, 1e-2, 1e-2, 1e-2, 4e-3, 1e-2]),
+            (Size::Large, 256, 4, [1e-2, 3e-2, 1e-2, 1e-2, 2e-2, 2e-2]),
+        ] {
+            for (task, lr) in PAPER.into_iter().zip(vera_lr) {
+                let recipe = Recipe::builtin(size, task).unwrap();
+                assert_eq!(recipe.lr.of_adapter("vera"), lr, "{size:?} {task}");
+                assert_eq!(
+                    (recipe.vera.rank, recipe.tied_lora.rank),
+                    (vera_rank, tied_rank)
+                );
+                assert!(recipe.differs["vera"].contains("head"));
+            }
+        }
+    }
+
     #[test]
     fn where_paper_and_code_differ_both_are_written() {
         for (size, key, code) in [

@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vblora::{LoraConfig, VbLoraConfig, VeraConfig};
+use vblora::{LoraConfig, LoraXsConfig, TiedLoraConfig, VbLoraConfig, VeraConfig};
 use vblora_models::BaseDtype;
 
 use super::TextSettings;
@@ -66,6 +66,12 @@ pub struct Recipe {
     /// VeRA's settings.
     #[serde(default)]
     pub vera: VeraConfig,
+    /// Tied-LoRA's settings.
+    #[serde(default)]
+    pub tied_lora: TiedLoraConfig,
+    /// LoRA-XS's settings.
+    #[serde(default)]
+    pub lora_xs: LoraXsConfig,
     /// The task head's settings; there is no head where texts are continued.
     #[serde(default)]
     pub head: HeadSettings,
@@ -100,6 +106,12 @@ pub struct LearningRates {
     /// VeRA's vectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vera: Option<f64>,
+    /// Tied-LoRA's factors and vectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tied_lora: Option<f64>,
+    /// LoRA-XS's R.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lora_xs: Option<f64>,
     /// The task head.
     pub head: f64,
     /// The base model, in full fine-tuning only.
@@ -111,6 +123,8 @@ impl LearningRates {
     pub fn of_adapter(&self, method: &str) -> f64 {
         let own = match method {
             "vera" => self.vera,
+            "tied-lora" => self.tied_lora,
+            "lora-xs" => self.lora_xs,
             _ => None,
         };
         own.unwrap_or(self.adapter)
@@ -316,6 +330,7 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
         let vera = &recipe.vera;
         assert_eq!((vera.d_init, vera.projection_seed), (0.1, 0));
         assert!(!recipe.lora.rslora);
+        assert_eq!((recipe.tied_lora.rank, recipe.lora_xs.std), (8, 1e-5));
         let schedule = recipe.schedule(101);
         assert_eq!(
             (schedule.warmup_steps, schedule.kind),
@@ -326,10 +341,13 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
     #[test]
     fn a_baseline_has_the_adapters_rate_or_its_own() {
         let mut recipe = Recipe::from_toml(SHORT, "short.toml").unwrap();
-        assert_eq!(recipe.lr.of_adapter("vera"), 5e-4);
-        recipe.lr.vera = Some(2e-2);
-        assert_eq!(recipe.lr.of_adapter("vera"), 2e-2);
-        assert_eq!(recipe.lr.of_adapter("lora"), 5e-4);
+        for method in ["lora", "vera", "tied-lora", "lora-xs"] {
+            assert_eq!(recipe.lr.of_adapter(method), 5e-4, "{method}");
+        }
+        let lr = &mut recipe.lr;
+        (lr.vera, lr.tied_lora, lr.lora_xs) = (Some(1.0), Some(2.0), Some(3.0));
+        let found = ["lora", "vera", "tied-lora", "lora-xs"].map(|name| lr.of_adapter(name));
+        assert_eq!(found, [5e-4, 1.0, 2.0, 3.0]);
         let text = recipe.to_toml().unwrap();
         assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");
     }

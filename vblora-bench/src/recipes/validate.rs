@@ -71,6 +71,8 @@ impl Recipe {
         ]
         .into_iter()
         .chain(lr.vera.map(|value| ("lr.vera", value)))
+        .chain(lr.tied_lora.map(|value| ("lr.tied_lora", value)))
+        .chain(lr.lora_xs.map(|value| ("lr.lora_xs", value)))
         {
             check(
                 name,
@@ -121,7 +123,12 @@ impl Recipe {
         // With lambda_b at zero nothing would get a gradient.
         let d_init = self.vera.d_init;
         let is_usable = d_init.is_finite() && d_init != 0.0;
-        check("vera.d_init", d_init, is_usable, "a finite number but 0")
+        check("vera.d_init", d_init, is_usable, "a finite number but 0")?;
+        at_least("tied_lora.rank", self.tied_lora.rank, 1)?;
+        at_least("lora_xs.rank", self.lora_xs.rank, 1)?;
+        let std = self.lora_xs.std;
+        let is_usable = std.is_finite() && std >= 0.0;
+        check("lora_xs.std", std, is_usable, "a finite number, at least 0")
     }
 }
 
@@ -177,7 +184,7 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: [(&str, Spoil); 32] = [
+        let cases: [(&str, Spoil); 37] = [
             ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
             ("vblora.topk", |r| r.vblora.topk = 0),
             ("vblora.bank", |r| r.vblora.bank = 0),
@@ -193,6 +200,11 @@ mod tests {
             ("vera.rank", |r| r.vera.rank = 0),
             ("vera.d_init", |r| r.vera.d_init = 0.0),
             ("lr.vera", |r| r.lr.vera = Some(-1.0)),
+            ("tied_lora.rank", |r| r.tied_lora.rank = 0),
+            ("lora_xs.rank", |r| r.lora_xs.rank = 0),
+            ("lora_xs.std", |r| r.lora_xs.std = -1.0),
+            ("lr.tied_lora", |r| r.lr.tied_lora = Some(f64::NAN)),
+            ("lr.lora_xs", |r| r.lr.lora_xs = Some(f64::NAN)),
             ("epochs", |r| r.epochs = 0),
             ("batch", |r| r.batch = 0),
             ("accumulation", |r| r.accumulation = 0),

@@ -17,6 +17,12 @@ pub enum Method {
     Lora,
     /// VeRA and the head.
     Vera,
+    /// Tied-LoRA and the head.
+    #[value(name = "tied-lora")]
+    TiedLora,
+    /// LoRA-XS and the head.
+    #[value(name = "lora-xs")]
+    LoraXs,
     /// The head alone, on the frozen base.
     Head,
     /// Base and head: full fine-tuning, the yardstick.
@@ -30,6 +36,8 @@ impl Method {
             Self::VbLora => "vblora",
             Self::Lora => "lora",
             Self::Vera => "vera",
+            Self::TiedLora => "tied-lora",
+            Self::LoraXs => "lora-xs",
             Self::Head => "head",
             Self::Full => "full",
         }
@@ -41,6 +49,8 @@ impl Method {
             Self::VbLora => Some(AdapterConfig::VbLora(recipe.vblora.clone())),
             Self::Lora => Some(AdapterConfig::Lora(recipe.lora.clone())),
             Self::Vera => Some(AdapterConfig::Vera(recipe.vera.clone())),
+            Self::TiedLora => Some(AdapterConfig::TiedLora(recipe.tied_lora.clone())),
+            Self::LoraXs => Some(AdapterConfig::LoraXs(recipe.lora_xs.clone())),
             Self::Head | Self::Full => None,
         }
     }

@@ -7,7 +7,7 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::{Tensor, backend::AutodiffBackend},
 };
-use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
+use vblora::{Factors, FrozenWeights, backend::VbLoraBackend, storage::peft::PeftAdapter};
 
 use super::learner::Learner;
 use crate::{Result, metrics::Scores, recipes::Recipe};
@@ -21,7 +21,7 @@ pub type PlainHead<B, O> = <<O as Objective<B>>::Head as AutodiffModule<Autodiff
 /// What is read, what a batch and its loss are, and how a split is scored.
 pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// The pretrained model.
-    type Model: Module<B>;
+    type Model: Module<B> + FrozenWeights;
     /// The same under autodiff.
     type Base: AutodiffModule<Autodiff<B>, InnerModule = Self::Model>;
     /// What is trained on top in any case; may be nothing.

@@ -114,7 +114,7 @@ impl Run {
                             None => adapter,
                         })
                     }
-                    _ => adapter.init(&plan, self.seed, device)?,
+                    _ => adapter.init_on(base, &plan, self.seed, device)?,
                 };
                 Trained::Adapter(Box::new(adapter))
             }
@@ -172,7 +172,9 @@ impl Run {
         let lr = &recipe.lr;
         let own: &[(&str, f64)] = match self.method {
             Method::VbLora => &[("bank", lr.bank), ("logits", lr.logits)],
-            Method::Lora | Method::Vera => &[("adapter", lr.of_adapter(self.method.name()))],
+            Method::Lora | Method::Vera | Method::TiedLora | Method::LoraXs => {
+                &[("adapter", lr.of_adapter(self.method.name()))]
+            }
             Method::Full => &[("base", lr.base)],
             Method::Head => &[],
         };

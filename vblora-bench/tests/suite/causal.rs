@@ -3,16 +3,15 @@
 use std::{collections::BTreeSet, marker::PhantomData};
 
 use burn::{
-    backend::Autodiff,
     module::AutodiffModule,
     tensor::{Tensor, TensorData},
 };
-use vblora::{AdapterConfig, backend::VbLoraBackend, ops::Gate, rng::Key};
+use vblora::{backend::VbLoraBackend, ops::Gate, rng::Key};
 use vblora_bench::{
     metrics::Metric,
     recipes::Recipe,
     train::{
-        Learner, StepReport, Trained,
+        Learner, StepReport,
         causal::{Causal, EncodedTexts, token_loss},
     },
 };
@@ -77,16 +76,7 @@ fn learner_of<B: VbLoraBackend>(
         .unwrap()
         .select(&base.sites())
         .unwrap();
-    let adapter = |config: AdapterConfig| {
-        let adapter = config.init::<Autodiff<B>>(&plan, 4, device).unwrap();
-        Trained::Adapter(Box::new(adapter))
-    };
-    let trained = match kind {
-        Kind::VbLora => adapter(AdapterConfig::VbLora(recipe.vblora.clone())),
-        Kind::Lora => adapter(AdapterConfig::Lora(recipe.lora.clone())),
-        Kind::Head => Trained::HeadOnly,
-        Kind::Full => Trained::Everything,
-    };
+    let trained = kind.trained(recipe, &base, &plan, device);
     Learner::new(&base, trained, PhantomData, recipe, 1, device)
 }
 
@@ -155,7 +145,7 @@ pub(crate) fn the_loss_is_torchs_cross_entropy<B: VbLoraBackend>(device: &B::Dev
 }
 
 pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [Kind::VbLora, Kind::Lora, Kind::Full] {
+    for kind in [&Kind::ADAPTERS[..], &[Kind::Full]].concat() {
         let mut learner = learner::<B>(kind, device);
         let (base, start) = (base_values(&learner), deltas(&learner));
         let reports = train(&mut learner, 12);

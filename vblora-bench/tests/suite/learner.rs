@@ -6,7 +6,8 @@ use burn::{
     tensor::Tensor,
 };
 use vblora::{
-    AdapterConfig, AnyAdapter, Selection, VbLoraConfig, backend::VbLoraBackend, rng::Key,
+    AdapterConfig, AnyAdapter, FrozenWeights, Selection, SitePlan, VbLoraConfig,
+    backend::VbLoraBackend, rng::Key,
 };
 use vblora_bench::{
     recipes::{Recipe, Size},
@@ -53,7 +54,7 @@ pub(super) fn recipe() -> Recipe {
         logits_std: 0.5,
         ..Default::default()
     };
-    recipe.lora.rank = 2;
+    (recipe.lora.rank, recipe.tied_lora.rank, recipe.lora_xs.rank) = (2, 2, 3);
     (recipe.head.dropout, recipe.lr.head, recipe.lr.base) = (0.0, 1e-2, 1e-2);
     recipe
 }
@@ -62,8 +63,51 @@ pub(super) fn recipe() -> Recipe {
 pub(super) enum Kind {
     VbLora,
     Lora,
+    Vera,
+    TiedLora,
+    LoraXs,
     Head,
     Full,
+}
+
+impl Kind {
+    /// Those that adapt a frozen base.
+    pub(super) const ADAPTERS: [Self; 5] = [
+        Self::VbLora,
+        Self::Lora,
+        Self::Vera,
+        Self::TiedLora,
+        Self::LoraXs,
+    ];
+
+    fn adapter(self, recipe: &Recipe) -> Option<AdapterConfig> {
+        Some(match self {
+            Self::VbLora => AdapterConfig::VbLora(recipe.vblora.clone()),
+            Self::Lora => AdapterConfig::Lora(recipe.lora.clone()),
+            Self::Vera => AdapterConfig::Vera(recipe.vera.clone()),
+            Self::TiedLora => AdapterConfig::TiedLora(recipe.tied_lora.clone()),
+            Self::LoraXs => AdapterConfig::LoraXs(recipe.lora_xs.clone()),
+            Self::Head | Self::Full => return None,
+        })
+    }
+
+    /// What it trains on these sites of a base, drawn with seed 4 in any case.
+    pub(super) fn trained<B: VbLoraBackend>(
+        self,
+        recipe: &Recipe,
+        base: &dyn FrozenWeights,
+        plan: &SitePlan,
+        device: &B::Device,
+    ) -> Trained<B> {
+        match self.adapter(recipe) {
+            Some(config) => {
+                let adapter = config.init_on::<Autodiff<B>>(base, plan, 4, device);
+                Trained::Adapter(Box::new(adapter.unwrap()))
+            }
+            None if self == Self::Full => Trained::Everything,
+            None => Trained::HeadOnly,
+        }
+    }
 }
 
 fn learner<B: VbLoraBackend>(
@@ -75,7 +119,6 @@ fn learner<B: VbLoraBackend>(
     learner_of(&recipe(), kind, dropout, seed, device)
 }
 
-/// The adapter is drawn with seed 4 in any case.
 pub(super) fn learner_of<B: VbLoraBackend>(
     recipe: &Recipe,
     kind: Kind,
@@ -88,17 +131,7 @@ pub(super) fn learner_of<B: VbLoraBackend>(
         .unwrap()
         .select(&base.sites())
         .unwrap();
-    let adapter = |config: AdapterConfig| {
-        Trained::Adapter(Box::new(
-            config.init::<Autodiff<B>>(&plan, 4, device).unwrap(),
-        ))
-    };
-    let trained = match kind {
-        Kind::VbLora => adapter(AdapterConfig::VbLora(recipe.vblora.clone())),
-        Kind::Lora => adapter(AdapterConfig::Lora(recipe.lora.clone())),
-        Kind::Head => Trained::HeadOnly,
-        Kind::Full => Trained::Everything,
-    };
+    let trained = kind.trained(recipe, &base, &plan, device);
     let head = ClassificationHead::init(16, 2, 0.0, HeadInit::Normal(0.2), 5, device);
     Learner::new(&base, trained, head, recipe, seed, device)
 }
@@ -151,7 +184,7 @@ fn base_values<B: VbLoraBackend>(learner: &Learner<B>) -> Vec<(String, Vec<f32>)
 }
 
 pub(crate) fn frozen_weights_stay_to_the_bit<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [Kind::VbLora, Kind::Lora, Kind::Head] {
+    for kind in [&Kind::ADAPTERS[..], &[Kind::Head]].concat() {
         let mut learner = learner::<B>(kind, 0.1, 1, device);
         let before = base_values(&learner);
         let reports = train(&mut learner, 6);
@@ -161,7 +194,7 @@ pub(crate) fn frozen_weights_stay_to_the_bit<B: VbLoraBackend>(device: &B::Devic
 }
 
 pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [Kind::VbLora, Kind::Lora, Kind::Head, Kind::Full] {
+    for kind in [&Kind::ADAPTERS[..], &[Kind::Head, Kind::Full]].concat() {
         let mut learner = learner::<B>(kind, 0.0, 1, device);
         let before = (
             base_values(&learner),
@@ -190,7 +223,8 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
         assert_eq!(base_values(&learner) != before.0, kind == Kind::Full);
         assert_eq!(
             deltas(&learner) != start,
-            matches!(kind, Kind::VbLora | Kind::Lora)
+            Kind::ADAPTERS.contains(&kind),
+            "{kind:?}"
         );
         let moved = |part: &str| {
             let after = base_values(&learner);

@@ -149,6 +149,8 @@ fn recipe(case: &serde_json::Value) -> Recipe {
             head: float(&lr["head"]),
             adapter: 0.0,
             vera: None,
+            tied_lora: None,
+            lora_xs: None,
             base: 0.0,
         },
         weight_decay: WeightDecay {

@@ -14,7 +14,15 @@ use super::{
 };
 use crate::support::assert_close;
 
-const KINDS: [Kind; 4] = [Kind::VbLora, Kind::Lora, Kind::Head, Kind::Full];
+const KINDS: [Kind; 7] = [
+    Kind::VbLora,
+    Kind::Lora,
+    Kind::Vera,
+    Kind::TiedLora,
+    Kind::LoraXs,
+    Kind::Head,
+    Kind::Full,
+];
 
 /// The adapter's, so that logits can be drawn again.
 const SEED: u64 = 4;

@@ -17,7 +17,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use vblora::{
-    Factors, FrozenLinear, Noise, Site,
+    Factors, FrozenLinear, FrozenWeights, Noise, Site,
     backend::{CausalSettings, VbLoraBackend},
     noise::dropout,
     ops,
@@ -40,7 +40,7 @@ use crate::{
     Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result,
     parts::{Builder, WordTable, rows},
     source::{RandomWeights, WeightSource},
-    upload::sync,
+    upload::{host_tensor, sync},
 };
 
 /// A causal language model. No parameter requires a gradient; what is trained comes in as [`Factors`].
@@ -223,6 +223,14 @@ impl<B: VbLoraBackend> CausalLm<B> {
             layers: layers.collect(),
             ..self.clone()
         }
+    }
+}
+
+impl<B: VbLoraBackend> FrozenWeights for CausalLm<B> {
+    fn weight(&self, site: &str) -> Option<Vec<f32>> {
+        let mut linears = self.layers.iter().flat_map(DecoderLayer::linears);
+        let map = linears.find(|map| map.site().name == site)?;
+        Some(host_tensor(map.weight.val()).values)
     }
 }
 

@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, Site, Targets, backend::VbLoraBackend};
+use vblora::{Factors, FrozenLinear, FrozenWeights, Site, Targets, backend::VbLoraBackend};
 
 pub use embeddings::Embeddings;
 pub use input::{EncoderInput, Padding};
@@ -20,7 +20,7 @@ use crate::{
     Checkpoint, EncoderConfig, LoadReport, Loader, ModelFiles, Result,
     parts::Builder,
     source::{RandomWeights, WeightSource},
-    upload::sync,
+    upload::{host_tensor, sync},
 };
 
 /// The prefixes under which checkpoints keep the encoder.
@@ -164,6 +164,14 @@ impl<B: VbLoraBackend> Roberta<B> {
             see(&x);
         }
         x
+    }
+}
+
+impl<B: VbLoraBackend> FrozenWeights for Roberta<B> {
+    fn weight(&self, site: &str) -> Option<Vec<f32>> {
+        let mut linears = self.layers.iter().flat_map(EncoderLayer::linears);
+        let map = linears.find(|map| map.site().name == site)?;
+        Some(host_tensor(map.weight.val()).values)
     }
 }
 

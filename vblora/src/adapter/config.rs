@@ -8,7 +8,10 @@ use burn::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Adapter, Lora, LoraConfig, SiteSpans, VbLora, VbLoraConfig, Vera, VeraConfig};
+use super::{
+    Adapter, FrozenWeights, Lora, LoraConfig, LoraXs, LoraXsConfig, SiteSpans, TiedLora,
+    TiedLoraConfig, VbLora, VbLoraConfig, Vera, VeraConfig,
+};
 use crate::{Result, Selection, SitePlan, backend::VbLoraBackend, count::Count, rng::Key};
 
 /// The settings of one of the methods.
@@ -21,6 +24,12 @@ pub enum AdapterConfig {
     Lora(LoraConfig),
     /// VeRA.
     Vera(VeraConfig),
+    /// Tied-LoRA.
+    #[serde(rename = "tied-lora")]
+    TiedLora(TiedLoraConfig),
+    /// LoRA-XS.
+    #[serde(rename = "lora-xs")]
+    LoraXs(LoraXsConfig),
 }
 
 impl AdapterConfig {
@@ -30,6 +39,8 @@ impl AdapterConfig {
             Self::VbLora(_) => "vblora",
             Self::Lora(_) => "lora",
             Self::Vera(_) => "vera",
+            Self::TiedLora(_) => "tied-lora",
+            Self::LoraXs(_) => "lora-xs",
         }
     }
 
@@ -42,6 +53,8 @@ impl AdapterConfig {
             Self::VbLora(config) => config.check(plan).map(|valid| valid.count()),
             Self::Lora(config) => config.check(plan).map(|valid| valid.count()),
             Self::Vera(config) => config.check(plan).map(|valid| valid.count()),
+            Self::TiedLora(config) => config.check(plan).map(|valid| valid.count()),
+            Self::LoraXs(config) => config.check(plan).map(|valid| valid.count()),
         }
     }
 
@@ -55,7 +68,8 @@ impl AdapterConfig {
         }
     }
 
-    /// Makes the adapter with initial values that depend on `seed` and the sites' names alone.
+    /// Makes the adapter with initial values that depend on `seed` and the sites' names alone. LoRA-XS, which starts from the frozen weights,
+    /// needs [`init_on`](Self::init_on).
     ///
     /// # Errors
     /// The settings do not work on these sites.
@@ -65,10 +79,28 @@ impl AdapterConfig {
         seed: u64,
         device: &B::Device,
     ) -> Result<AnyAdapter<B>> {
+        self.init_on(&(), plan, seed, device)
+    }
+
+    /// [`init`](Self::init) on a base: its weights are read by the methods that start from them.
+    ///
+    /// # Errors
+    /// The settings do not work on these sites, or on these weights.
+    pub fn init_on<B: VbLoraBackend>(
+        &self,
+        base: &dyn FrozenWeights,
+        plan: &SitePlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<AnyAdapter<B>> {
         Ok(match self {
             Self::VbLora(config) => AnyAdapter::VbLora(config.check(plan)?.init(seed, device)),
             Self::Lora(config) => AnyAdapter::Lora(config.check(plan)?.init(seed, device)),
             Self::Vera(config) => AnyAdapter::Vera(config.check(plan)?.init(device)),
+            Self::TiedLora(config) => AnyAdapter::TiedLora(config.check(plan)?.init(seed, device)),
+            Self::LoraXs(config) => {
+                AnyAdapter::LoraXs(config.check(plan)?.init(base, seed, device)?)
+            }
         })
     }
 
@@ -125,6 +157,8 @@ impl fmt::Display for AdapterConfig {
             Self::Vera(VeraConfig { rank, d_init, .. }) => {
                 write!(f, "VeRA r = {rank}, d = {d_init}")
             }
+            Self::TiedLora(TiedLoraConfig { rank }) => write!(f, "Tied-LoRA r = {rank}"),
+            Self::LoraXs(LoraXsConfig { rank, .. }) => write!(f, "LoRA-XS r = {rank}"),
         }
     }
 }
@@ -142,6 +176,10 @@ pub enum AnyAdapter<B: Backend> {
     Lora(Lora<B>),
     /// VeRA.
     Vera(Vera<B>),
+    /// Tied-LoRA.
+    TiedLora(TiedLora<B>),
+    /// LoRA-XS.
+    LoraXs(LoraXs<B>),
 }
 
 macro_rules! each {
@@ -150,6 +188,8 @@ macro_rules! each {
             AnyAdapter::VbLora($adapter) => $body,
             AnyAdapter::Lora($adapter) => $body,
             AnyAdapter::Vera($adapter) => $body,
+            AnyAdapter::TiedLora($adapter) => $body,
+            AnyAdapter::LoraXs($adapter) => $body,
         }
     };
 }
@@ -161,6 +201,8 @@ impl<B: Backend> AnyAdapter<B> {
             Self::VbLora(_) => "vblora",
             Self::Lora(_) => "lora",
             Self::Vera(_) => "vera",
+            Self::TiedLora(_) => "tied-lora",
+            Self::LoraXs(_) => "lora-xs",
         }
     }
 }

@@ -3,8 +3,11 @@
 mod composition;
 mod config;
 mod lora;
+mod lora_xs;
 mod mixture;
 mod slab;
+mod svd;
+mod tied_lora;
 mod values;
 mod vblora;
 mod vera;
@@ -16,8 +19,10 @@ use burn::{module::Module, tensor::Tensor};
 pub use composition::Composition;
 pub use config::{AdapterConfig, AnyAdapter};
 pub use lora::{Lora, LoraConfig, ValidLora};
+pub use lora_xs::{FrozenWeights, LoraXs, LoraXsConfig, LoraXsValues, ValidLoraXs};
 pub use mixture::Mixture;
 pub use slab::{SiteSpans, Span};
+pub use tied_lora::{TiedLora, TiedLoraConfig, TiedValues, ValidTiedLora};
 pub use vblora::{ValidVbLora, VbLora, VbLoraConfig};
 pub use vera::{Projection, ValidVera, Vera, VeraConfig};
 

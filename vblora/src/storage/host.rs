@@ -152,6 +152,17 @@ impl HostLora {
         )
     }
 
+    /// The factors that an adapter without a scale composes at present.
+    fn composed<B: VbLoraBackend, A: Adapter<B>>(adapter: &A) -> Result<Self> {
+        let (slabs, spans) = (adapter.slabs(), adapter.spans());
+        let rank = spans[0].down.rank;
+        let a = spans.iter().map(|site| host(site.down.read(&slabs)));
+        let b = spans.iter().map(|site| host(site.up.read(&slabs)));
+        let found = Self::of_factors(adapter.plan(), rank, a.collect(), b.collect());
+        found.settings.check_values(&found.a, &found.b)?;
+        Ok(found)
+    }
+
     /// The settings and sites.
     pub fn settings(&self) -> &ValidLora {
         &self.settings
@@ -169,7 +180,7 @@ impl HostLora {
 }
 
 impl HostAdapter {
-    /// An adapter's present values.
+    /// An adapter's present values; those of Tied-LoRA and LoRA-XS, for which PEFT has no form, as LoRA with the same factors.
     ///
     /// # Errors
     /// A value is not finite.
@@ -178,6 +189,8 @@ impl HostAdapter {
             AnyAdapter::VbLora(adapter) => HostVbLora::read(adapter).map(Self::VbLora),
             AnyAdapter::Lora(adapter) => HostLora::read(adapter).map(Self::Lora),
             AnyAdapter::Vera(adapter) => HostVera::read(adapter).map(Self::Vera),
+            AnyAdapter::TiedLora(adapter) => HostLora::composed(adapter).map(Self::Lora),
+            AnyAdapter::LoraXs(adapter) => HostLora::composed(adapter).map(Self::Lora),
         }
     }
 

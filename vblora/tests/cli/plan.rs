@@ -107,6 +107,48 @@ fn the_papers_models_count_as_published() {
     }
 }
 
+/// The paper notes' counts of the baselines that reproduce, 1.9.
+#[test]
+fn the_baselines_count_as_published() {
+    let qv = "--targets query,value";
+    for (config, arguments, expected) in [
+        (ROBERTA_BASE, &*format!("lora {qv} --rank 8"), 294_912),
+        (ROBERTA_LARGE, &*format!("lora {qv} --rank 8"), 786_432),
+        (LLAMA2_7B, "lora --rank 64", 159_907_840),
+        (LLAMA2_13B, "lora --rank 64", 250_347_520),
+        (ROBERTA_BASE, &*format!("vera {qv} --rank 1024"), 43_008),
+        (ROBERTA_BASE, "vera --rank 1024", 156_672),
+        (ROBERTA_LARGE, &*format!("vera {qv} --rank 256"), 61_440),
+        (ROBERTA_LARGE, "vera --rank 256", 258_048),
+        (
+            GPT2_L,
+            "vera --split-qkv --targets q,v --rank 1024",
+            165_888,
+        ),
+        (LLAMA2_7B, "vera --rank 1024", 1_589_248),
+        (LLAMA2_13B, "vera --rank 1024", 2_416_640),
+        (ROBERTA_BASE, &*format!("tied-lora {qv} --rank 8"), 43_200),
+        (ROBERTA_LARGE, &*format!("tied-lora {qv} --rank 4"), 65_728),
+        (MISTRAL_7B, "lora-xs --rank 64", 917_504),
+        (GEMMA_7B, "lora-xs --rank 64", 802_816),
+    ] {
+        let report = plan(config, &format!("--method {arguments}"));
+        assert_eq!(report["count"]["trained"], expected, "{arguments}");
+        assert_eq!(report["count"]["bytes"], 4 * expected, "{arguments}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, error) = run(dir.path(), ROBERTA_BASE, "--method lora-xs --rank 769");
+    assert_eq!(status, 1);
+    let parts = ["encoder.layer.0.attention.self.query", "769", "rank 768"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    let (status, _, error) = run(dir.path(), ROBERTA_BASE, "--method vera --topk 2");
+    assert_eq!(status, 1);
+    assert!(
+        error.contains("--topk") && error.contains("vera"),
+        "{error}"
+    );
+}
+
 #[test]
 fn maps_have_the_names_and_shapes_of_the_checkpoint() {
     let sites = |config: &str, arguments: &str| {

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use safetensors::{Dtype, tensor::TensorView};
 use vblora::{
-    LoraConfig, Selection, Site, StoredVbLora, Targets, VbLoraConfig,
+    LoraConfig, Selection, Site, StoredVbLora, Targets, VbLoraConfig, VeraConfig,
     rng::Key,
     storage::{
-        Bank, HostAdapter, HostLora, HostVbLora, Precision, Precisions, merge,
+        Bank, HostAdapter, HostLora, HostVbLora, HostVera, Precision, Precisions, merge,
         peft::{PeftAdapter, PeftDirectory},
     },
 };
@@ -150,11 +150,24 @@ fn a_compact_file_of_arbitrary_bytes_gives_an_error_or_an_adapter() {
     }
 }
 
+fn vera() -> HostAdapter {
+    let config = VeraConfig {
+        rank: 2,
+        ..Default::default()
+    };
+    let plan = Targets::all_linear().select(&sites()).unwrap();
+    let settings = config.check(&plan).unwrap();
+    let (projection, d) = (settings.projection(), vec![vec![0.5; 2]; 2]);
+    let b = vec![vec![0.5; 8], vec![0.5; 4]];
+    HostAdapter::Vera(HostVera::new(settings, projection, d, b).unwrap())
+}
+
 #[test]
 fn peft_tensors_of_arbitrary_bytes_give_an_error_or_an_adapter() {
     for (name, adapter) in [
         ("top-k", HostAdapter::TopK(vblora().store())),
         ("full", HostAdapter::VbLora(vblora())),
+        ("VeRA", vera()),
     ] {
         let dir = tempfile::tempdir().unwrap();
         PeftAdapter::new(adapter).write(dir.path()).unwrap();
@@ -180,6 +193,7 @@ fn a_peft_configuration_of_arbitrary_bytes_gives_an_error_or_an_adapter() {
     for (name, adapter) in [
         ("LoRA", HostAdapter::Lora(lora.unwrap())),
         ("VB-LoRA", HostAdapter::TopK(vblora().store())),
+        ("VeRA", vera()),
     ] {
         let dir = tempfile::tempdir().unwrap();
         PeftAdapter::new(adapter).write(dir.path()).unwrap();

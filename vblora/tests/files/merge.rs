@@ -8,11 +8,11 @@ use std::{
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use vblora::{
-    AdapterConfig, LoraConfig, Result, Site, Targets,
+    LoraConfig, Result, Site, Targets,
     rng::Key,
     storage::{
         HostAdapter, HostLora, HostTensor, Merged, merge,
-        peft::{PeftAdapter, PeftDirectory},
+        peft::{PeftAdapter, PeftDirectory, PeftMethod},
         to_f32,
     },
 };
@@ -513,7 +513,7 @@ fn fixture_merged_weight() {
         for form in ["adapter_full", "adapter_topk"] {
             let opened = PeftDirectory::open(&case.join(form)).unwrap();
             let adapter = opened.bind(opened.sites()).unwrap();
-            let AdapterConfig::VbLora(_) = opened.config().method else {
+            let PeftMethod::VbLora(_) = opened.config().method else {
                 panic!("{}", case.display())
             };
             let narrow = |name: &str| record.get(name).iter().map(|&v| v as f32).collect();

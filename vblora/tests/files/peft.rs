@@ -7,12 +7,11 @@ use std::{
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use vblora::{
-    AdapterConfig, LoraConfig, Selection, Site, SitePlan, StoredVbLora, Targets, VbLoraConfig,
-    VeraConfig,
+    LoraConfig, Selection, Site, SitePlan, StoredVbLora, Targets, VbLoraConfig, VeraConfig,
     rng::Key,
     storage::{
         Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, TensorFile,
-        peft::{PeftAdapter, PeftDirectory},
+        peft::{PeftAdapter, PeftDirectory, PeftMethod},
     },
 };
 
@@ -166,7 +165,7 @@ fn whatever_was_drawn_in_training_a_file_is_top_k() {
         ] {
             let (dir, written) = written(form);
             let found = PeftDirectory::open(dir.path()).unwrap();
-            let AdapterConfig::VbLora(config) = &found.config().method else {
+            let PeftMethod::VbLora(config) = &found.config().method else {
                 panic!("VB-LoRA")
             };
             assert_eq!(config.topk, 10);

@@ -6,8 +6,12 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use vblora::{
-    Adapter, AnyAdapter, Composition, Factors, FrozenLinear, Site, SitePlan, Targets, VeraConfig,
-    WeightLayout, adapter::Projection, backend::VbLoraBackend, rng::Key, storage::HostAdapter,
+    Adapter, AdapterConfig, AnyAdapter, Composition, Factors, FrozenLinear, FrozenWeights,
+    LoraXsConfig, Site, SitePlan, Targets, TiedLoraConfig, VeraConfig, WeightLayout,
+    adapter::{LoraXsValues, Projection, TiedValues},
+    backend::VbLoraBackend,
+    rng::Key,
+    storage::HostAdapter,
 };
 
 use crate::support::{
@@ -56,11 +60,26 @@ fn diagonal(values: &Matrix) -> Matrix {
     matrix
 }
 
+type Updates = dyn Fn(&[Matrix]) -> Vec<Matrix>;
+
 /// An adapter, its parameters in the order in which a module shows them, and the updates `[d_in, d_out]` that they should give, by site.
 struct Case<B: VbLoraBackend> {
     adapter: AnyAdapter<Ad<B>>,
     parameters: Vec<Matrix>,
-    updates: Box<dyn Fn(&[Matrix]) -> Vec<Matrix>>,
+    updates: Box<Updates>,
+}
+
+fn host(matrices: &[Matrix]) -> Vec<Vec<f32>> {
+    matrices.iter().map(narrow).collect()
+}
+
+/// Random matrices, one for each site.
+fn per_site(plan: &SitePlan, part: &str, shape: impl Fn(&Site) -> [usize; 2]) -> Vec<Matrix> {
+    let draw = |site: &Site| {
+        let [rows, columns] = shape(site);
+        random(&format!("{}.{part}", site.name), rows, columns)
+    };
+    plan.sites().iter().map(draw).collect()
 }
 
 fn vera<B: VbLoraBackend>(rank: usize, device: &B::Device) -> Case<B> {
@@ -70,14 +89,8 @@ fn vera<B: VbLoraBackend>(rank: usize, device: &B::Device) -> Case<B> {
         ..VeraConfig::default()
     };
     let (a, b) = (random("a", rank, 13), random("b", rank, 13));
-    let part = |part: &str, width: &dyn Fn(&Site) -> usize| -> Vec<Matrix> {
-        let sites = plan.sites().iter();
-        sites
-            .map(|site| random(&format!("{}.{part}", site.name), 1, width(site)))
-            .collect()
-    };
-    let (d, up) = (part("d", &|_| rank), part("b", &|site| site.d_out));
-    let host = |matrices: &[Matrix]| -> Vec<Vec<f32>> { matrices.iter().map(narrow).collect() };
+    let d = per_site(&plan, "d", |_| [1, rank]);
+    let up = per_site(&plan, "b", |site| [1, site.d_out]);
     let projection = Projection {
         a: narrow(&a),
         b: narrow(&b),
@@ -102,8 +115,75 @@ fn vera<B: VbLoraBackend>(rank: usize, device: &B::Device) -> Case<B> {
     }
 }
 
+/// The sites of a role share its factors: the first two parameters are the A of both roles, the next two their B.
+fn tied_lora<B: VbLoraBackend>(rank: usize, device: &B::Device) -> Case<B> {
+    let plan = plan();
+    let settings = TiedLoraConfig { rank }.check(&plan).unwrap();
+    let roles: Vec<_> = settings.ties().iter().map(|tie| &tie.name).collect();
+    assert_eq!(roles, ["first", "second"]);
+    let a = [random("tied a0", rank, 7), random("tied a1", rank, 13)];
+    let b = [random("tied b0", rank, 13), random("tied b1", rank, 5)];
+    let u = per_site(&plan, "u", |_| [1, rank]);
+    let v = per_site(&plan, "v", |site| [1, site.d_out]);
+    let values = TiedValues {
+        a: host(&a),
+        b: host(&b),
+        u: host(&u),
+        v: host(&v),
+    };
+    let updates = |parameters: &[Matrix]| {
+        let [a, b, u, v] = [0, 2, 4, 8].map(|start| &parameters[start..]);
+        let update = |i: usize| {
+            let down = a[i % 2].transposed().times(&diagonal(&u[i]));
+            down.times(&b[i % 2]).times(&diagonal(&v[i]))
+        };
+        (0..4).map(update).collect()
+    };
+    Case {
+        adapter: AnyAdapter::TiedLora(settings.load(&values, device).unwrap()),
+        parameters: [&a[..], &b, &u, &v].concat(),
+        updates: Box::new(updates),
+    }
+}
+
+fn lora_xs<B: VbLoraBackend>(rank: usize, device: &B::Device) -> Case<B> {
+    let plan = plan();
+    let config = LoraXsConfig {
+        rank,
+        ..LoraXsConfig::default()
+    };
+    let a = per_site(&plan, "xs a", |site| [rank, site.d_in]);
+    let b = per_site(&plan, "xs b", |site| [rank, site.d_out]);
+    let r = per_site(&plan, "xs r", |_| [rank, rank]);
+    let values = LoraXsValues {
+        a: host(&a),
+        b: host(&b),
+        r: host(&r),
+    };
+    let adapter = config.check(&plan).unwrap().load(&values, device);
+    let updates = move |r: &[Matrix]| {
+        let frozen = a.iter().zip(&b).zip(r);
+        frozen
+            // (B R A) in torch's layout, turned over.
+            .map(|((a, b), r)| b.transposed().times(r).times(a).transposed())
+            .collect()
+    };
+    Case {
+        adapter: AnyAdapter::LoraXs(adapter.unwrap()),
+        parameters: r,
+        updates: Box::new(updates),
+    }
+}
+
 fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case<B>> {
-    vec![vera(1, device), vera(4, device)]
+    vec![
+        vera(1, device),
+        vera(4, device),
+        tied_lora(1, device),
+        tied_lora(3, device),
+        lora_xs(1, device),
+        lora_xs(5, device),
+    ]
 }
 
 /// The gradients of all parameters, in the order in which the module shows them.
@@ -201,14 +281,16 @@ pub(crate) fn baselines_are_their_materialised_updates<B: VbLoraBackend>(device:
     }
 }
 
-/// What goes through host memory, as it is or as LoRA, is the same update.
+/// What goes through host memory, as it is or as LoRA, is the same update; of Tied-LoRA and LoRA-XS it is LoRA.
 pub(crate) fn baselines_come_back_from_host_memory<B: VbLoraBackend>(device: &B::Device) {
     for case in cases::<B>(device) {
         let (name, adapter) = (case.adapter.name(), case.adapter.valid());
         let host = HostAdapter::read(&adapter).unwrap();
         let as_lora = HostAdapter::Lora(host.to_lora());
-        let again = host.trainable::<B>(device).unwrap();
-        assert_eq!(HostAdapter::read(&again).unwrap(), host, "{name}");
+        if let HostAdapter::Vera(_) = host {
+            let again = host.trainable::<B>(device).unwrap();
+            assert_eq!(HostAdapter::read(&again).unwrap(), host, "{name}");
+        }
         let updates = (case.updates)(&case.parameters);
         let forms: [Factors<B>; 3] = [
             adapter.factors(),
@@ -259,3 +341,114 @@ pub(crate) fn vera_starts_at_zero_on_one_projection<B: VbLoraBackend>(device: &B
 }
 
 const RECORDED: ([u32; 2], [u32; 2]) = ([0x3ea0_1f91, 0x3ab7_1e78], [0x3ee3_c948, 0xbf0b_cbfe]);
+
+pub(crate) fn tied_lora_starts_at_zero_from_random_factors<B: VbLoraBackend>(device: &B::Device) {
+    let settings = TiedLoraConfig { rank: 3 }.check(&plan()).unwrap();
+    let adapter = settings.init::<B>(5, device);
+    let factors = adapter.factors();
+    for site in plan().sites() {
+        let pair = factors.get(&site.name).unwrap();
+        assert!(values(pair.up.clone()).iter().all(|&v| v == 0.0));
+    }
+    let down = |site: &str| values(factors.get(site).unwrap().down.clone());
+    assert_eq!(down("layer.0.first"), down("layer.1.first"));
+    let largest = |values: Vec<f64>| values.iter().fold(0.0, |m: f64, v| m.max(v.abs()));
+    for (part, fan_in) in [(&adapter.a[1], 13.0), (&adapter.b[1], 3.0)] {
+        let (largest, bound) = (largest(values(part.val())), 1.0 / f64::sqrt(fan_in));
+        assert!(largest <= bound && largest > 0.8 * bound, "{largest}");
+    }
+    assert_eq!(adapter.num_params(), settings.count().trained);
+    let other = settings.init::<B>(6, device);
+    assert_ne!(values(other.a[0].val()), values(adapter.a[0].val()));
+    // A tie is a matter of the role, not of the other sites.
+    let alone = Targets::suffixes(["1.first"]).select(plan().sites());
+    let alone = TiedLoraConfig { rank: 3 }.check(&alone.unwrap()).unwrap();
+    let alone = alone.init::<B>(5, device);
+    assert_eq!(values(alone.a[0].val()), values(adapter.a[0].val()));
+}
+
+/// Weights by site.
+struct Weights(Vec<(String, Matrix)>);
+
+impl FrozenWeights for Weights {
+    fn weight(&self, site: &str) -> Option<Vec<f32>> {
+        let (_, weight) = self.0.iter().find(|(name, _)| name == site)?;
+        Some(narrow(weight))
+    }
+}
+
+fn weights() -> Weights {
+    let plan = plan();
+    let weights = per_site(&plan, "weight", |site| [site.d_in, site.d_out]);
+    let names = plan.sites().iter().map(|site| site.name.clone());
+    Weights(names.zip(weights).collect())
+}
+
+/// With R = 1 and a full rank the update is the weight itself; the beginning is small and a function of the seed.
+pub(crate) fn lora_xs_starts_from_the_frozen_weights<B: VbLoraBackend>(device: &B::Device) {
+    let config = LoraXsConfig {
+        rank: 5,
+        ..LoraXsConfig::default()
+    };
+    let plan = Targets::suffixes(["second"])
+        .select(plan().sites())
+        .unwrap();
+    let settings = config.check(&plan).unwrap();
+    let mut adapter = settings.init::<B>(&weights(), 5, device).unwrap();
+    assert_eq!(adapter.num_params(), 2 * 5 * 5);
+    let r = values(adapter.r[0].val());
+    let deviation = (r.iter().map(|v| v * v).sum::<f64>() / 25.0).sqrt();
+    assert!((5e-6..2e-5).contains(&deviation), "{deviation}");
+    let other = settings.init::<B>(&weights(), 6, device).unwrap();
+    assert_ne!(values(other.r[0].val()), r);
+    for r in &mut adapter.r {
+        *r = Param::from_tensor(Tensor::eye(5, device));
+    }
+    let factors = adapter.factors();
+    for (site, weight) in weights()
+        .0
+        .iter()
+        .filter(|(site, _)| site.ends_with("second"))
+    {
+        let found = values(factors.get(site).unwrap().delta());
+        assert_close(site, &found, &weight.values, products(1e-5));
+    }
+}
+
+pub(crate) fn lora_xs_refuses_what_its_weights_cannot_give<B: VbLoraBackend>(device: &B::Device) {
+    let config = LoraXsConfig {
+        rank: 5,
+        ..LoraXsConfig::default()
+    };
+    let init = |config: &LoraXsConfig, weights: &dyn FrozenWeights| {
+        let config = AdapterConfig::LoraXs(config.clone());
+        let made = config.init_on::<B>(weights, &plan(), 1, device);
+        made.err().map(|error| error.to_string())
+    };
+    assert_eq!(init(&config, &weights()), None);
+    let above = LoraXsConfig {
+        rank: 6,
+        ..config.clone()
+    };
+    let error = init(&above, &weights()).unwrap();
+    let parts = ["layer.0.second", "r = 6", "[13, 5]", "rank 5"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    let error = init(&config, &()).unwrap();
+    assert!(error.contains("layer.0.first"), "{error}");
+    let mut spoilt = weights();
+    spoilt.0[1].1 = random("u", 13, 2).times(&random("v", 2, 5));
+    let error = init(&config, &spoilt).unwrap();
+    assert!(
+        error.contains("layer.0.second") && error.contains("rank 2"),
+        "{error}"
+    );
+    spoilt.0[1].1.values[7] = f64::NAN;
+    let error = init(&config, &spoilt).unwrap();
+    assert!(
+        error.contains("layer.0.second") && error.contains("NaN"),
+        "{error}"
+    );
+    spoilt.0.truncate(3);
+    spoilt.0[1].1 = random("w", 13, 4);
+    assert!(init(&config, &spoilt).unwrap().contains("[13, 5]"));
+}

@@ -8,14 +8,16 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use vblora::{
-    Adapter, AnyAdapter, Composition, Factors, FrozenLinear, Site, WeightLayout,
+    Adapter, AnyAdapter, Composition, Factors, FrozenLinear, FrozenWeights, LoraXsConfig, Site,
+    Targets, TiedLoraConfig, WeightLayout,
+    adapter::{LoraXsValues, TiedValues},
     backend::VbLoraBackend,
     storage::{HostAdapter, peft::PeftDirectory},
 };
 
 use crate::support::{
     assert_close,
-    fixtures::{Tensors, entries, folder},
+    fixtures::{Tensors, entries, folder, json, number},
     products,
     reference::Matrix,
     tensor, values,
@@ -151,6 +153,149 @@ pub(crate) fn fixture_peft_baselines<B: VbLoraBackend>(device: &B::Device) {
         assert_eq!(cases.len(), 2);
         for path in cases {
             check_saved::<B>(&path, device);
+        }
+    }
+}
+
+fn narrow(matrix: &Matrix) -> Vec<f32> {
+    matrix.values.iter().map(|&v| v as f32).collect()
+}
+
+/// The single-file records of a method, RoBERTa's apart.
+fn records(method: &str) -> Vec<std::path::PathBuf> {
+    let Some(folder) = folder(&format!("baselines/{method}")) else {
+        return Vec::new();
+    };
+    let mut cases = entries(&folder, ".safetensors");
+    cases.retain(|path| !path.to_string_lossy().contains("roberta"));
+    assert!(!cases.is_empty());
+    cases
+}
+
+/// The frozen weight of a record.
+struct Recorded<'a>(&'a Tensors);
+
+impl FrozenWeights for Recorded<'_> {
+    fn weight(&self, _: &str) -> Option<Vec<f32>> {
+        Some(narrow(&matrix(self.0, "base_weight").transposed()))
+    }
+}
+
+/// Output, gradients, update and merged weight with the factors of the record; and the record's factors out of its weight.
+pub(crate) fn fixture_lora_xs<B: VbLoraBackend>(device: &B::Device) {
+    for path in records("lora_xs") {
+        println!("{}", path.display());
+        let recorded = Tensors::read(&path);
+        let rank = number(&json(&path.with_extension("json")), "r");
+        let map = {
+            let bias = recorded.get("base_bias");
+            let bias = tensor::<Ad<B>, 1>(bias, [bias.len()], device);
+            let weight = on_device::<B>(&recorded, "base_weight", device);
+            FrozenLinear::new("w", weight, Some(bias), WeightLayout::OutIn)
+        };
+        let plan = Targets::all_linear().select(&[map.site()]).unwrap();
+        let config = LoraXsConfig {
+            rank,
+            ..LoraXsConfig::default()
+        };
+        let settings = config.check(&plan).unwrap();
+        let part = |name: &str| vec![narrow(&matrix(&recorded, name))];
+        let values_of = LoraXsValues {
+            a: part("A"),
+            b: vec![narrow(&matrix(&recorded, "B").transposed())],
+            r: part("R"),
+        };
+        let adapter = settings.load::<Ad<B>>(&values_of, device).unwrap();
+        let close = |found: &[f64], name: &str| {
+            assert_close(name, found, recorded.get(name), products(1e-5));
+        };
+        let mut step = Composition::new(&adapter);
+        let x = on_device::<B>(&recorded, "x", device).require_grad();
+        let y = map.forward(x.clone(), step.factors());
+        close(&values(y.clone()), "y_f64");
+        let mut grads = (y * on_device::<B>(&recorded, "grad_y", device))
+            .sum()
+            .backward();
+        close(&values(x.grad(&grads).unwrap()), "grad_x_f64");
+        step.collect(&mut grads);
+        let grads = step.push_back().unwrap();
+        close(
+            &values(adapter.r[0].val().grad(&grads).unwrap()),
+            "grad_R_f64",
+        );
+        let factors = adapter.valid().factors();
+        let delta = factors.get("w").unwrap().delta();
+        close(&values(delta.transpose()), "delta_f64");
+        let merged = map.valid().merged(&factors).weight.val();
+        close(&values(merged.transpose()), "merged_weight_f64");
+        let mut own = settings.init::<B>(&Recorded(&recorded), 1, device).unwrap();
+        own.r[0] = Param::from_tensor(Tensor::eye(rank, device));
+        let [a, b] = own.slabs().try_into().expect("two factors");
+        assert_close("A", &values(a), recorded.get("A_f64"), 1e-6);
+        let b = values(b.transpose());
+        assert_close("B", &b, recorded.get("B_f64"), products(1e-6));
+    }
+}
+
+/// Two layers on one input that share A and B.
+pub(crate) fn fixture_tied_lora<B: VbLoraBackend>(device: &B::Device) {
+    for path in records("tied_lora") {
+        println!("{}", path.display());
+        let recorded = Tensors::read(&path);
+        let rank = number(&json(&path.with_extension("json")), "r");
+        let maps = ["0", "1"].map(|layer| {
+            let weight = on_device::<B>(&recorded, &format!("base_weight.{layer}"), device);
+            FrozenLinear::new(format!("{layer}.w"), weight, None, WeightLayout::OutIn)
+        });
+        let sites = maps.each_ref().map(FrozenLinear::site);
+        let plan = Targets::all_linear().select(&sites).unwrap();
+        let settings = TiedLoraConfig { rank }.check(&plan).unwrap();
+        let vectors = |part: &str| {
+            let vector = |layer: &str| {
+                let values = recorded.get(&format!("{part}.{layer}")).iter();
+                values.map(|&v| v as f32).collect()
+            };
+            ["0", "1"].map(vector).to_vec()
+        };
+        let values_of = TiedValues {
+            a: vec![narrow(&matrix(&recorded, "A"))],
+            b: vec![narrow(&matrix(&recorded, "B").transposed())],
+            u: vectors("u"),
+            v: vectors("v"),
+        };
+        let adapter = settings.load::<Ad<B>>(&values_of, device).unwrap();
+        let close = |found: &[f64], name: &str| {
+            assert_close(name, found, recorded.get(name), products(1e-5));
+        };
+        let mut step = Composition::new(&adapter);
+        let x = on_device::<B>(&recorded, "x", device).require_grad();
+        let [first, second] = maps
+            .each_ref()
+            .map(|map| map.forward(x.clone(), step.factors()));
+        let y = first + second;
+        close(&values(y.clone()), "y_f64");
+        let mut grads = (y * on_device::<B>(&recorded, "grad_y", device))
+            .sum()
+            .backward();
+        close(&values(x.grad(&grads).unwrap()), "grad_x_f64");
+        step.collect(&mut grads);
+        let grads = step.push_back().unwrap();
+        close(
+            &values(adapter.a[0].val().grad(&grads).unwrap()),
+            "grad_A_f64",
+        );
+        let b = adapter.b[0].val().grad(&grads).unwrap();
+        close(&values(b.transpose()), "grad_B_f64");
+        let factors = adapter.valid().factors();
+        for (i, map) in maps.iter().enumerate() {
+            let [u, v] = [&adapter.u[i], &adapter.v[i]].map(|p| p.val().grad(&grads).unwrap());
+            close(&values(u), &format!("grad_u.{i}_f64"));
+            close(&values(v), &format!("grad_v.{i}_f64"));
+            let merged = map.valid().merged(&factors).weight.val();
+            close(
+                &values(merged.transpose()),
+                &format!("merged_weight.{i}_f64"),
+            );
         }
     }
 }

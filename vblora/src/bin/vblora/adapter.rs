@@ -8,12 +8,14 @@ use vblora::{
     AdapterConfig, Error, Result, Site, StoredVbLora,
     storage::{
         Bank, HostAdapter,
-        peft::{PeftAdapter, PeftDirectory},
+        peft::{PeftAdapter, PeftDirectory, PeftMethod},
     },
 };
 
+use crate::architectures::Model;
+
 /// Where an adapter is.
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub(crate) struct Place {
     /// A PEFT directory or a compact file
     pub(crate) path: PathBuf,
@@ -23,6 +25,9 @@ pub(crate) struct Place {
     /// What stands in front of the sites' names in a PEFT directory, such as "roberta."; it is left out of compact files
     #[arg(long, default_value = "")]
     pub(crate) prefix: String,
+    /// The model's config.json, or a directory with one: VeRA's files do not say how wide the inputs of its maps are
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
 }
 
 /// An adapter and how it lay on the disk.
@@ -52,9 +57,29 @@ impl Place {
 
     fn open_directory(&self) -> Result<Opened> {
         let found = PeftDirectory::open(&self.path)?;
-        let sites = found
-            .sites()
-            .iter()
+        let adapter = match (&found.config().method, &self.model) {
+            (PeftMethod::Vera(_), Some(model)) => found.bind(&Model::read(model, false)?.sites)?,
+            (PeftMethod::Vera(_), None) => {
+                let reason = "VeRA, whose files do not say how wide the inputs of its maps are; --model does";
+                return Err(wrong(&self.path, reason));
+            }
+            _ => PeftAdapter {
+                prefix: self.prefix.clone(),
+                ..found.bind(&self.named(found.sites())?)?
+            },
+        };
+        let form = match &adapter.adapter {
+            HostAdapter::VbLora(_) => "PEFT directory, all logits",
+            HostAdapter::TopK(_) => "PEFT directory, codes only",
+            HostAdapter::Lora(_) | HostAdapter::Vera(_) => "PEFT directory",
+        };
+        Ok(Opened { form, adapter })
+    }
+
+    /// A directory's modules without the prefix.
+    fn named(&self, modules: &[Site]) -> Result<Vec<Site>> {
+        let modules = modules.iter();
+        modules
             .map(|site| match site.name.strip_prefix(&self.prefix) {
                 Some(name) if !name.is_empty() => Ok(Site::new(name, site.d_in, site.d_out)),
                 _ => Err(wrong(
@@ -65,17 +90,7 @@ impl Place {
                     ),
                 )),
             })
-            .collect::<Result<Vec<_>>>()?;
-        let adapter = PeftAdapter {
-            prefix: self.prefix.clone(),
-            ..found.bind(&sites)?
-        };
-        let form = match &adapter.adapter {
-            HostAdapter::VbLora(_) => "PEFT directory, all logits",
-            HostAdapter::TopK(_) => "PEFT directory, codes only",
-            HostAdapter::Lora(_) | HostAdapter::Vera(_) => "PEFT directory",
-        };
-        Ok(Opened { form, adapter })
+            .collect()
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let found = arguments.place.open()?.adapter;
     let stored = || {
         let stored = found.adapter.store();
-        stored.ok_or_else(|| wrong(from, "LoRA, which has no bank and no codes"))
+        stored.ok_or_else(|| wrong(from, "not VB-LoRA: no bank and no codes"))
     };
     let write = |adapter: HostAdapter| {
         PeftAdapter {

@@ -21,6 +21,9 @@ pub(crate) struct Arguments {
     /// What stands in front of the sites' names in PEFT directories, such as "roberta."
     #[arg(long, default_value = "")]
     prefix: String,
+    /// The model's config.json, or a directory with one, for VeRA
+    #[arg(long)]
+    model: Option<PathBuf>,
     /// JSON in place of a text
     #[arg(long)]
     json: bool,
@@ -71,6 +74,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
             path: path.clone(),
             bank: None,
             prefix: arguments.prefix.clone(),
+            model: arguments.model.clone(),
         };
         place.open().map(|opened| opened.adapter.adapter)
     };

@@ -41,7 +41,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     if real(&arguments.to).is_some() && real(&arguments.to) == real(&arguments.place.path) {
         return Err(wrong(&arguments.to, "the adapter itself"));
     }
-    let found = arguments.place.open()?.adapter;
+    let place = Place {
+        model: Some(
+            arguments
+                .place
+                .model
+                .clone()
+                .unwrap_or(arguments.base.clone()),
+        ),
+        ..arguments.place.clone()
+    };
+    let found = place.open()?.adapter;
     let adapter = PeftAdapter {
         fan_in_fan_out: found.fan_in_fan_out || arguments.fan_in_fan_out,
         saved: match arguments.without_modules {

@@ -5,7 +5,8 @@ use std::{collections::BTreeMap, path::PathBuf};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vblora::{
-    AdapterConfig, Result, Site, SitePlan, Targets, ValidVbLora, VbLoraConfig,
+    AdapterConfig, LoraConfig, LoraXsConfig, Result, Site, SitePlan, Targets, TiedLoraConfig,
+    ValidVbLora, VbLoraConfig, VeraConfig,
     count::{Count, thousands},
 };
 
@@ -16,12 +17,15 @@ use crate::{
     search,
 };
 
-/// Says what VB-LoRA would adapt, train and store on a model, by its config.json; or, with --at-most, which settings fit into a number of
+/// Says what an adapter would adapt, train and store on a model, by its config.json; or, with --at-most, which settings fit into a number of
 /// bytes.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// A config.json of RoBERTa, BERT, GPT-2, Llama, Mistral or Gemma, or a directory with one
     config: PathBuf,
+    /// The method; the others than vblora take --rank alone
+    #[arg(long, value_enum, default_value = "vblora", conflicts_with_all = ["at_most"])]
+    method: Method,
     /// all-linear, SUFFIX,... or regex:PATTERN
     #[arg(long, default_value = "all-linear")]
     targets: Targets,
@@ -34,7 +38,7 @@ pub(crate) struct Arguments {
     /// b, the length of a bank vector [default: 256, or any that divides all dimensions]
     #[arg(long, value_parser = size)]
     vector_length: Option<usize>,
-    /// r, the rank of the factors [default: 4, or any]
+    /// r, the rank of the factors [default: 4, or any; of other methods their own]
     #[arg(long, value_parser = size)]
     rank: Option<usize>,
     /// k, how many bank vectors a sub-vector mixes [default: 2, or any]
@@ -54,6 +58,25 @@ pub(crate) struct Arguments {
     /// JSON in place of a text
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Method {
+    #[value(name = "vblora")]
+    VbLora,
+    Lora,
+    Vera,
+    TiedLora,
+    LoraXs,
+}
+
+/// What another method than VB-LoRA would be.
+#[derive(Serialize)]
+struct Baseline<'a> {
+    architecture: &'static str,
+    sites: &'a [Site],
+    settings: AdapterConfig,
+    count: Count,
 }
 
 #[derive(Serialize)]
@@ -81,8 +104,64 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let plan = arguments.targets.select(&model.sites)?;
     match arguments.at_most {
         Some(most) => fitting(arguments, model.architecture, &plan, most),
-        None => forward(arguments, model.architecture, &plan),
+        None => match baseline(arguments)? {
+            Some(settings) => describe(arguments, model.architecture, &plan, settings),
+            None => forward(arguments, model.architecture, &plan),
+        },
     }
+}
+
+/// The settings of another method than VB-LoRA.
+fn baseline(arguments: &Arguments) -> Result<Option<AdapterConfig>> {
+    let rank = |default: usize| arguments.rank.unwrap_or(default);
+    let (lora, vera) = (LoraConfig::default(), VeraConfig::default());
+    let (tied, xs) = (TiedLoraConfig::default(), LoraXsConfig::default());
+    let settings = match arguments.method {
+        Method::VbLora => return Ok(None),
+        Method::Lora => AdapterConfig::Lora(LoraConfig {
+            rank: rank(lora.rank),
+            ..lora
+        }),
+        Method::Vera => AdapterConfig::Vera(VeraConfig {
+            rank: rank(vera.rank),
+            ..vera
+        }),
+        Method::TiedLora => AdapterConfig::TiedLora(TiedLoraConfig {
+            rank: rank(tied.rank),
+        }),
+        Method::LoraXs => AdapterConfig::LoraXs(LoraXsConfig {
+            rank: rank(xs.rank),
+            ..xs
+        }),
+    };
+    for (name, given) in [
+        ("--bank", arguments.bank),
+        ("--vector-length", arguments.vector_length),
+        ("--topk", arguments.topk),
+    ] {
+        if given.is_some() {
+            let reason = format!("{name} is VB-LoRA's, {} has none", settings.name());
+            return Err(wrong(&arguments.config, reason));
+        }
+    }
+    Ok(Some(settings))
+}
+
+fn describe(
+    arguments: &Arguments,
+    architecture: &'static str,
+    plan: &SitePlan,
+    settings: AdapterConfig,
+) -> Result<String> {
+    if arguments.json {
+        return json(&Baseline {
+            architecture,
+            sites: plan.sites(),
+            count: settings.count(plan)?,
+            settings,
+        });
+    }
+    Ok(format!("{architecture}: {}", settings.describe(plan)?))
 }
 
 fn forward(arguments: &Arguments, architecture: &'static str, plan: &SitePlan) -> Result<String> {

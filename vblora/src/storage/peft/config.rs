@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{CONFIG, PeftAdapter};
 use crate::{
-    AdapterConfig, Error, LoraConfig, Result, Site, Targets, VbLoraConfig, VeraConfig,
+    Error, LoraConfig, Result, Site, Targets, VbLoraConfig, VeraConfig,
     storage::{HostAdapter, tensors::read_up_to},
 };
 
@@ -36,11 +36,22 @@ const UNSUPPORTED: &[&str] = &[
     "velora_config",
 ];
 
+/// The methods that are read and written, with their settings.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PeftMethod {
+    /// VB-LoRA.
+    VbLora(VbLoraConfig),
+    /// LoRA.
+    Lora(LoraConfig),
+    /// VeRA.
+    Vera(VeraConfig),
+}
+
 /// What `adapter_config.json` says, as far as it changes what the adapter computes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeftConfig {
     /// The method and its settings. `vblora_dropout` and `vera_dropout`, of PEFT's training alone, are not taken over.
-    pub method: AdapterConfig,
+    pub method: PeftMethod,
     pub(super) modules_to_save: Vec<String>,
     pub(super) task_type: Option<String>,
     pub(super) base_model: Option<String>,
@@ -71,9 +82,9 @@ impl PeftConfig {
             ));
         }
         let method = match text(&fields, "peft_type")?.as_deref() {
-            Some("VBLORA") => AdapterConfig::VbLora(vblora(&fields)?),
-            Some("LORA") => AdapterConfig::Lora(lora(&fields)?),
-            Some("VERA") => AdapterConfig::Vera(vera(&fields)?),
+            Some("VBLORA") => PeftMethod::VbLora(vblora(&fields)?),
+            Some("LORA") => PeftMethod::Lora(lora(&fields)?),
+            Some("VERA") => PeftMethod::Vera(vera(&fields)?),
             other => {
                 return Err(format!(
                     "peft_type: expected VBLORA, LORA or VERA, found {}",

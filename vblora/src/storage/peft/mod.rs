@@ -15,7 +15,7 @@ mod config;
 mod read;
 mod write;
 
-pub use config::PeftConfig;
+pub use config::{PeftConfig, PeftMethod};
 pub use read::PeftDirectory;
 
 use super::{HostAdapter, HostTensor};

@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, path::Path};
 use safetensors::Dtype;
 
 use super::{
-    BANK, FULL, LORA, PeftAdapter, PeftConfig, ROOT, TENSORS, TOPK, VERA, VERA_SHARED, swap,
+    BANK, FULL, LORA, PeftAdapter, PeftConfig, PeftMethod, ROOT, TENSORS, TOPK, VERA, VERA_SHARED,
+    swap,
 };
 use crate::{
-    AdapterConfig, LoraConfig, Result, Site, SitePlan, VbLoraConfig, VeraConfig,
+    LoraConfig, Result, Site, SitePlan, VbLoraConfig, VeraConfig,
     adapter::Projection,
     storage::{
         Bank, Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, StoredVbLora,
@@ -40,10 +41,10 @@ impl PeftDirectory {
         let form = form(&config, &file);
         let (modules, saved) = sort_names(&config, &file, form)?;
         match &config.method {
-            AdapterConfig::VbLora(vblora) => {
+            PeftMethod::VbLora(vblora) => {
                 expect_shape(&file, BANK, &[vblora.bank, vblora.vector_length])?;
             }
-            AdapterConfig::Vera(vera) => expect_projection(&file, vera.rank)?,
+            PeftMethod::Vera(vera) => expect_projection(&file, vera.rank)?,
             _ => {}
         }
         let sites = modules
@@ -80,7 +81,7 @@ impl PeftDirectory {
     /// # Errors
     /// It is no VB-LoRA; a value is not finite.
     pub fn bank(&self) -> Result<Bank> {
-        let AdapterConfig::VbLora(config) = &self.config.method else {
+        let PeftMethod::VbLora(config) = &self.config.method else {
             return Err(self.file.error("no VB-LoRA, so there is no bank in it"));
         };
         Bank::new([config.bank, config.vector_length], self.file.floats(BANK)?)
@@ -97,9 +98,9 @@ impl PeftDirectory {
         let chosen = self.chosen(sites, &prefix)?;
         let plan = SitePlan::exactly(chosen);
         let adapter = match &self.config.method {
-            AdapterConfig::VbLora(config) => self.vblora(config, &plan, &prefix)?,
-            AdapterConfig::Lora(config) => HostAdapter::Lora(self.lora(config, &plan, &prefix)?),
-            AdapterConfig::Vera(config) => HostAdapter::Vera(self.vera(config, &plan, &prefix)?),
+            PeftMethod::VbLora(config) => self.vblora(config, &plan, &prefix)?,
+            PeftMethod::Lora(config) => HostAdapter::Lora(self.lora(config, &plan, &prefix)?),
+            PeftMethod::Vera(config) => HostAdapter::Vera(self.vera(config, &plan, &prefix)?),
         };
         let saved = self
             .saved
@@ -287,9 +288,9 @@ impl PeftDirectory {
 /// The parts that each module must have.
 fn form(config: &PeftConfig, file: &TensorFile) -> &'static [&'static str] {
     match config.method {
-        AdapterConfig::Lora(_) => LORA,
-        AdapterConfig::Vera(_) => VERA,
-        AdapterConfig::VbLora(_) => {
+        PeftMethod::Lora(_) => LORA,
+        PeftMethod::Vera(_) => VERA,
+        PeftMethod::VbLora(_) => {
             let is_topk = |name: &str| part_of(name).is_some_and(|(_, part)| TOPK.contains(&part));
             if file.names().any(is_topk) {
                 TOPK
@@ -425,16 +426,16 @@ fn dimensions(config: &PeftConfig, file: &TensorFile, form: &[&str], module: &st
         )))
     };
     let (d_in, d_out) = match &config.method {
-        AdapterConfig::Lora(lora) => (
+        PeftMethod::Lora(lora) => (
             own(form[0], &[Some(lora.rank), None])?,
             own(form[1], &[None, Some(lora.rank)])?,
         ),
-        AdapterConfig::Vera(vera) => {
+        PeftMethod::Vera(vera) => {
             own(form[0], &[Some(vera.rank)])?;
             let widest = file.shape(VERA_SHARED[0]).unwrap_or_default();
             (widest.last().copied().unwrap_or(0), own(form[1], &[None])?)
         }
-        AdapterConfig::VbLora(vblora) => {
+        PeftMethod::VbLora(vblora) => {
             let tiles = |parts: [&str; 2], width: usize| {
                 let (rank, width) = (Some(vblora.rank), Some(width));
                 Ok([

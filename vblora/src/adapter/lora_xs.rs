@@ -1,0 +1,236 @@
+//! LoRA-XS (Bałazy et al. 2024): a small trained matrix between frozen factors, the truncated SVD of the frozen weight.
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Tensor, TensorData, backend::Backend},
+};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Adapter, SiteSpans,
+    svd::{Truncated, truncated},
+    values::{check_per_site, parameter},
+};
+use crate::{
+    Error, Result, Site, SitePlan,
+    admixture::check_values,
+    backend::VbLoraBackend,
+    count::{self, Count},
+    rng::Key,
+};
+
+/// Where a method that starts from the frozen weights reads them.
+pub trait FrozenWeights {
+    /// The weight of a site, `[d_in, d_out]` row-major on the host; `None` where there is none of this name.
+    fn weight(&self, site: &str) -> Option<Vec<f32>>;
+}
+
+/// No weights, for the methods that need none.
+impl FrozenWeights for () {
+    fn weight(&self, _: &str) -> Option<Vec<f32>> {
+        None
+    }
+}
+
+/// The settings of LoRA-XS.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LoraXsConfig {
+    /// r, the side of the trained matrix.
+    pub rank: usize,
+    /// The trained matrix starts normal with this standard deviation.
+    pub std: f64,
+}
+
+impl Default for LoraXsConfig {
+    fn default() -> Self {
+        Self {
+            rank: 16,
+            std: 1e-5,
+        }
+    }
+}
+
+impl LoraXsConfig {
+    /// Checks the settings against the sites they are meant for.
+    ///
+    /// # Errors
+    /// A setting that cannot work, or a rank above a dimension of a site.
+    pub fn check(&self, plan: &SitePlan) -> Result<ValidLoraXs> {
+        if self.rank == 0 {
+            return Err(Error::setting("rank", "at least 1", self.rank));
+        }
+        if !(self.std.is_finite() && self.std >= 0.0) {
+            return Err(Error::setting("std", "finite and not negative", self.std));
+        }
+        let least = |site: &Site| site.d_in.min(site.d_out);
+        let mut sites = plan.sites().iter();
+        if let Some(site) = sites.find(|site| least(site) < self.rank) {
+            return Err(self.too_high(site, least(site)));
+        }
+        Ok(ValidLoraXs {
+            config: self.clone(),
+            plan: plan.clone(),
+        })
+    }
+
+    fn too_high(&self, site: &Site, limit: usize) -> Error {
+        Error::Rank {
+            site: site.name.clone(),
+            shape: [site.d_in, site.d_out],
+            rank: self.rank,
+            limit,
+        }
+    }
+}
+
+/// Settings that fit their sites.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ValidLoraXs {
+    config: LoraXsConfig,
+    plan: SitePlan,
+}
+
+/// The values of an adapter on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoraXsValues {
+    /// Per site `[r, d_in]`, frozen: `S V^T`.
+    pub a: Vec<Vec<f32>>,
+    /// Per site `[r, d_out]`, frozen: `U^T`.
+    pub b: Vec<Vec<f32>>,
+    /// Per site `[r, r]`, trained.
+    pub r: Vec<Vec<f32>>,
+}
+
+impl ValidLoraXs {
+    /// The settings.
+    pub fn config(&self) -> &LoraXsConfig {
+        &self.config
+    }
+
+    /// The sites.
+    pub fn plan(&self) -> &SitePlan {
+        &self.plan
+    }
+
+    /// What would be trained and stored. The frozen factors are made again from the base's weights.
+    pub fn count(&self) -> Count {
+        count::lora_xs(self.config.rank, self.plan.sites().len())
+    }
+
+    /// Decomposes the frozen weights and draws R normal with the settings' deviation.
+    ///
+    /// The weight of a site in torch's layout `[d_out, d_in]` is `U S V^T`; A is `S_r V_r^T`, B is `U_r`, with the sign of each component such
+    /// that the entry of largest magnitude of B's column is positive. The same weights give the same factors on every backend.
+    ///
+    /// # Errors
+    /// A site has no weight, one of another size or with a value that is not finite, or one of a lower rank.
+    pub fn init<B: VbLoraBackend>(
+        &self,
+        weights: &dyn FrozenWeights,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<LoraXs<B>> {
+        let LoraXsConfig { rank, std } = self.config;
+        let key = Key::new(seed).name("lora-xs");
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        // As many weights in host memory at once as can be decomposed at once.
+        for sites in self.plan.sites().chunks(rayon::current_num_threads()) {
+            let found = sites.iter().map(|site| self.weight(weights, site));
+            let found = found.collect::<Result<Vec<_>>>()?;
+            let factors = found.par_iter().zip(sites).map(|(weight, site)| {
+                truncated(weight, [site.d_in, site.d_out], rank)
+                    .map_err(|limit| self.config.too_high(site, limit))
+            });
+            for factors in factors.collect::<Result<Vec<Truncated>>>()? {
+                a.push(factors.a);
+                b.push(factors.b);
+            }
+        }
+        let sites = self.plan.sites().iter();
+        let draw = |site: &Site| key.name(&site.name).normal(rank * rank, std);
+        let r = sites.map(draw).collect();
+        self.load(&LoraXsValues { a, b, r }, device)
+    }
+
+    fn weight(&self, weights: &dyn FrozenWeights, site: &Site) -> Result<Vec<f32>> {
+        let weight = weights.weight(&site.name).ok_or_else(|| Error::NoWeight {
+            site: site.name.clone(),
+        })?;
+        check_values(&site.name, [site.d_in, site.d_out], &weight)?;
+        Ok(weight)
+    }
+
+    /// An adapter from given values.
+    ///
+    /// # Errors
+    /// A wrong number of values, or one that is not finite.
+    pub fn load<B: VbLoraBackend>(
+        &self,
+        values: &LoraXsValues,
+        device: &B::Device,
+    ) -> Result<LoraXs<B>> {
+        let (rank, plan) = (self.config.rank, &self.plan);
+        check_per_site(plan, "A", &values.a, |site| [rank, site.d_in])?;
+        check_per_site(plan, "B", &values.b, |site| [rank, site.d_out])?;
+        check_per_site(plan, "R", &values.r, |_| [rank, rank])?;
+        let frozen = |values: &[Vec<f32>]| {
+            let tensor = |values: &Vec<f32>| {
+                let shape = [rank, values.len() / rank];
+                Tensor::from_data(TensorData::new(values.clone(), shape), device)
+            };
+            values.iter().map(tensor).collect()
+        };
+        let trained = values.r.iter();
+        Ok(LoraXs {
+            r: trained
+                .map(|values| parameter(values.clone(), [rank, rank], device))
+                .collect(),
+            a: frozen(&values.a),
+            b: frozen(&values.b),
+            valid: self.clone(),
+        })
+    }
+}
+
+/// The LoRA-XS adapter: `W + A^T R^T B^T` per site, in torch's layout `B R A`.
+///
+/// Made by [`ValidLoraXs::init`].
+#[derive(Module, Debug)]
+pub struct LoraXs<B: Backend> {
+    /// Per site `[r, r]`.
+    pub r: Vec<Param<Tensor<B, 2>>>,
+    /// Per site `[r, d_in]`; no parameters, so that no optimizer sees them.
+    a: Vec<Tensor<B, 2>>,
+    /// Per site `[r, d_out]`.
+    b: Vec<Tensor<B, 2>>,
+    #[module(skip)]
+    valid: ValidLoraXs,
+}
+
+impl<B: Backend> LoraXs<B> {
+    /// The checked settings.
+    pub fn settings(&self) -> &ValidLoraXs {
+        &self.valid
+    }
+}
+
+impl<B: VbLoraBackend> Adapter<B> for LoraXs<B> {
+    fn plan(&self) -> &SitePlan {
+        &self.valid.plan
+    }
+
+    /// Down and up factor of each site, one after the other.
+    fn slabs(&self) -> Vec<Tensor<B, 2>> {
+        let frozen = self.a.iter().zip(&self.b);
+        frozen
+            .zip(&self.r)
+            .flat_map(|((a, b), r)| [a.clone(), r.val().transpose().matmul(b.clone())])
+            .collect()
+    }
+
+    fn spans(&self) -> Vec<SiteSpans> {
+        SiteSpans::a_slab_each(&self.valid.plan, self.valid.config.rank)
+    }
+}
