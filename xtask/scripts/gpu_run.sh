@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs what `cargo xtask gpu-pack` packed, on a Linux machine with an NVIDIA GPU and Python (torch,
 # transformers, peft), without Rust: bash gpu-pack/run.sh [PART...], parts: tests, demo, compare,
-# where, task; all that were packed if none is named. Logs and JSON go to $OUT (default: gpu-pack/out);
+# where, task, sweep; all that were packed if none is named. Logs and JSON go to $OUT (default: gpu-pack/out);
 # $COMPARE is given to the comparison as more arguments.
 set -uo pipefail
 pack=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -90,6 +90,20 @@ task() {
         --method vblora --method lora --targets all --out "$work/mrpc" --overwrite
     cat "$out/task.log"
     cp "$work/mrpc/results.json" "$out/task.json"
+}
+
+# Every method on the packed model, on the GPU, and beside it on the bundled one, on the processor. $MINILM and $PROOF are given to the
+# sweeps as more arguments.
+sweep() {
+    # shellcheck disable=SC2086 # several arguments
+    step proof ./xtask sweep proof --out "$work/proof" --devices flex ${PROOF:-} &
+    # shellcheck disable=SC2086
+    step minilm ./xtask sweep minilm --out "$work/minilm" --devices cuda:0 \
+        --place "all-MiniLM-L6-v2=$work/model" --place "glue=$work/data" ${MINILM:-}
+    wait
+    tail -n 3 "$out/proof.log" "$out/minilm.log"
+    tar --create --gzip --file "$out/sweeps.tar.gz" --directory "$work" \
+        $(cd "$work" && ls -d {proof,minilm}/{results.*,sweeps,runs/*/selections})
 }
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader | tee "$out/device.txt"

@@ -37,10 +37,10 @@ pub(crate) struct Arguments {
     /// Recorded values for the tests, left out where there are none.
     #[arg(long, default_value = "../shared/fixtures")]
     fixtures: PathBuf,
-    /// A model directory to fine-tune on MRPC there.
+    /// A model directory to fine-tune there; the pack then has no tests, for which there is no room beside it.
     #[arg(long, requires = "data", value_name = "DIR")]
     model: Option<PathBuf>,
-    /// GLUE's directory, of which mrpc is packed.
+    /// GLUE's directory, of which mrpc and cola are packed.
     #[arg(long, requires = "model", value_name = "DIR")]
     data: Option<PathBuf>,
     /// More Cargo features than cuda, for example autotune.
@@ -61,7 +61,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
     let content = out.join("content");
-    for (path, name) in &built {
+    let has_tests = arguments.model.is_none();
+    let packed = built
+        .iter()
+        .filter(|(_, name)| has_tests || !name.starts_with("tests/"));
+    for (path, name) in packed {
         let to = content.join(name);
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
@@ -70,12 +74,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         fs::copy(path, &to).with_context(|| path.display().to_string())?;
         tool(Command::new("strip").arg(&to))?;
     }
-    if arguments.fixtures.is_dir() {
+    if has_tests && arguments.fixtures.is_dir() {
         copy(&arguments.fixtures, &content.join("fixtures"))?;
     }
     if let (Some(model), Some(data)) = (&arguments.model, &arguments.data) {
         copy(model, &content.join("model"))?;
-        copy(&data.join("mrpc"), &content.join("data/mrpc"))?;
+        for task in ["mrpc", "cola"] {
+            copy(&data.join(task), &content.join("data").join(task))?;
+        }
     }
     // The binaries share most of their code, so a window over all of them finds it.
     let archive = out.join("pack.tar.xz");

@@ -40,7 +40,7 @@ const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
 /// Does every run of a TOML file that has no result in its directory yet; what was interrupted goes on, what failed is tried again.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof) or a sweep file.
+    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file.
     #[arg(value_name = "NAME|FILE")]
     sweep: String,
     /// The directory for runs and results; several sweeps may share one.
