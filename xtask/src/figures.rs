@@ -6,9 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
 use vblora_bench::{
-    figures::{Figure, figures, footprints},
+    figures::{figures, footprints},
     record::Recording,
-    report::{Results, RunResult},
+    report::{Figure, Results, RunResult},
 };
 
 /// Figures 3 to 9 of the paper as SVG, with captions in figures.md: of every recording in the runs (--record-every), and the footprints of all

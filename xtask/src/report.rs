@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
-use vblora_bench::report::sweep_report;
+use vblora_bench::{figures::sweep_figures, report::sweep_report};
 
 /// Makes tables and figures of what sweeps have left in a directory: one HTML file that needs nothing else, and Markdown with pictures.
 #[derive(Args)]
@@ -19,7 +19,8 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let page = sweep_report(&arguments.results)?;
+    let mut page = sweep_report(&arguments.results)?;
+    page.add_figures("What is selected", sweep_figures(&arguments.results)?);
     let write =
         |name: &str, text: &str| write_atomically(&arguments.out.join(name), text.as_bytes());
     for figure in page.figures() {

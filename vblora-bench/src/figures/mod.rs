@@ -3,6 +3,7 @@
 mod bars;
 mod grid;
 mod maps;
+mod of_sweep;
 mod picture;
 mod plane;
 mod scatter;
@@ -13,25 +14,13 @@ use std::fmt::Write;
 use crate::{
     Result,
     record::{Header, Recording},
-    report::RunResult,
+    report::{Figure, RunResult},
 };
 
 pub use maps::{changes, footprint_windows, footprints};
+pub use of_sweep::sweep_figures;
 pub use plane::projection;
 pub use weights::{mass_by_role, mass_by_third, use_histogram};
-
-/// A picture with what is to be written under it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Figure {
-    /// A name for files: `fig4-overlap`.
-    pub name: String,
-    /// What it shows, of which run.
-    pub title: String,
-    /// How to read it, and what it shows in numbers.
-    pub caption: String,
-    /// The picture.
-    pub svg: String,
-}
 
 /// Figures 3 to 9 of one run; its result, where there is one, is told in the captions. A recording without a bank has no Figure 9.
 ///

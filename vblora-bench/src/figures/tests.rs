@@ -1,15 +1,18 @@
+use vblora::count;
+
 use super::{bars::Histogram, grid::runs, *};
 use crate::{
     analysis::Cells,
     record::{
-        Frame,
+        FOLDER, Frame,
         tests::{file, header, picks},
     },
     report::tests::run,
+    sweep::{Plan, PlannedRun, Store, record_tests::record},
 };
 
 /// Twelve sub-vectors with k = 2 over nine vectors: most move from vectors 0 and 1 to 2 and 3.
-fn recording(name: &str) -> Recording {
+fn bytes(name: &str) -> Vec<u8> {
     let of = |a: u32, b: u32| {
         let mut indices = [a, b].repeat(12);
         indices[..2].copy_from_slice(&[0, 8]);
@@ -20,7 +23,11 @@ fn recording(name: &str) -> Recording {
     let bank: Vec<f32> = (0..36).map(|i| (i as f32 * 0.7).sin()).collect();
     let mut header = header(9, 2);
     header.run = name.into();
-    Recording::from_bytes(file(&header, &frames, [&bank, &bank])).unwrap()
+    file(&header, &frames, [&bank, &bank])
+}
+
+fn recording(name: &str) -> Recording {
+    Recording::from_bytes(bytes(name)).unwrap()
 }
 
 #[track_caller]
@@ -142,4 +149,48 @@ fn numbers_on_axes_are_short() {
     let of = |number: f64| super::picture::short(&number);
     let found = [5.0, 0.1 + 0.2, -0.0, 120.0, -0.25].map(of);
     assert_eq!(found, ["5", "0.3", "0", "120", "-0.25"]);
+}
+
+/// Of three recorded runs the two of the lowest seed are shown, and of these the better one in full.
+#[test]
+fn a_sweep_has_the_footprints_of_its_first_seed_and_the_best_run_in_full() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(sweep_figures(dir.path()).unwrap(), []);
+    let mut store = Store::open(dir.path()).unwrap();
+    let mut runs = Vec::new();
+    for (id, seed, accuracy) in [("late", 2, 0.9), ("worse", 1, 0.7), ("better", 1, 0.8)] {
+        let record = record(id, "vblora", seed, &[accuracy]);
+        runs.push(PlannedRun {
+            name: record.name.clone(),
+            table: None,
+            id: id.into(),
+            count: count::dense(1),
+            head: 0,
+            steps: 1,
+            rows: [1, 1],
+            config: record.config.clone(),
+        });
+        store.add(record).unwrap();
+        let file = store.run_dir(id).join(FOLDER).join("x.rec");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        std::fs::write(file, bytes(id)).unwrap();
+    }
+    let plan = Plan {
+        sweep: "s".into(),
+        about: String::new(),
+        tables: Default::default(),
+        runs,
+    };
+    store.save_plan(&plan).unwrap();
+    let made = sweep_figures(dir.path()).unwrap();
+    let names: Vec<_> = made.iter().map(|figure| &figure.name[..17]).collect();
+    let expected = [3, 4, 5, 6, 7, 8, 9].map(|n| format!("selections-1-fig{n}"));
+    assert_eq!(names, expected);
+    let all = &made[0].caption;
+    assert!(all.contains("worse") && all.contains("better") && !all.contains("late"));
+    assert!(
+        made[1..]
+            .iter()
+            .all(|figure| figure.title.contains("better"))
+    );
 }

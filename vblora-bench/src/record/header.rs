@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use vblora::{
-    ValidVbLora,
+    Selection, ValidVbLora,
     storage::{MAX_DIMENSION, MAX_SUB_VECTORS},
 };
 
@@ -69,8 +69,12 @@ impl Header {
     pub fn title(&self) -> String {
         let config = self.settings.config();
         let sites = self.settings.plan().sites().len();
+        let rule = match config.selection {
+            Selection::TopK => String::new(),
+            other => format!("{other}, "),
+        };
         format!(
-            "{}, {}: h = {}, b = {}, r = {}, k = {}, {sites} sites",
+            "{}, {}: {rule}h = {}, b = {}, r = {}, k = {}, {sites} sites",
             self.run, self.task, config.bank, config.vector_length, config.rank, config.topk
         )
     }

@@ -160,7 +160,7 @@ impl Recording {
 }
 
 /// The folder of a run directory that holds recordings.
-pub(super) const FOLDER: &str = "selections";
+pub(crate) const FOLDER: &str = "selections";
 
 /// Where the recording of a run lies in its session's directory.
 pub(super) fn place(dir: &Path, run: &str) -> PathBuf {
