@@ -74,7 +74,7 @@ struct Arguments {
     lr_bank: Option<f64>,
     #[arg(long, allow_negative_numbers = true)]
     lr_logits: Option<f64>,
-    /// LoRA's learning rate
+    /// Learning rate of every adapter but VB-LoRA's [default: the recipe's, by method]
     #[arg(long, allow_negative_numbers = true)]
     lr_adapter: Option<f64>,
     #[arg(long, allow_negative_numbers = true)]
@@ -258,8 +258,10 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     let set = |to: &mut f64, from: Option<f64>| *to = from.unwrap_or(*to);
     set(&mut recipe.lr.bank, arguments.lr_bank);
     set(&mut recipe.lr.logits, arguments.lr_logits);
-    set(&mut recipe.lr.adapter, arguments.lr_adapter);
     set(&mut recipe.lr.head, arguments.lr_head);
+    if let Some(rate) = arguments.lr_adapter {
+        recipe.lr = recipe.lr.with_adapter(rate);
+    }
     if let Some(file) = arguments.bank_file.clone() {
         let frozen = arguments.freeze_bank;
         recipe.bank = Some(SharedBank { file, frozen });

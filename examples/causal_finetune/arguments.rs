@@ -86,7 +86,7 @@ pub(crate) struct Arguments {
     pub(crate) lr_bank: Option<f64>,
     #[arg(long)]
     pub(crate) lr_logits: Option<f64>,
-    /// LoRA's learning rate
+    /// Learning rate of every adapter but VB-LoRA's [default: the recipe's, by method]
     #[arg(long)]
     pub(crate) lr_adapter: Option<f64>,
     /// r, of VB-LoRA and LoRA; LoRA's scale stays
@@ -222,14 +222,17 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     let selection = &mut recipe.vblora.selection;
     *selection = arguments.selection.unwrap_or(*selection);
     if let Some(rank) = arguments.rank {
-        recipe.lora.alpha *= rank as f64 / recipe.lora.rank as f64;
+        let scale = recipe.lora.scale();
         (recipe.vblora.rank, recipe.lora.rank) = (rank, rank);
+        recipe.lora.alpha *= scale / recipe.lora.scale();
     }
     let set = |to: &mut f64, from: Option<f64>| *to = from.unwrap_or(*to);
     set(&mut recipe.lr.bank, arguments.lr_bank);
     set(&mut recipe.lr.logits, arguments.lr_logits);
-    set(&mut recipe.lr.adapter, arguments.lr_adapter);
     set(&mut recipe.text.label_smoothing, arguments.label_smoothing);
+    if let Some(rate) = arguments.lr_adapter {
+        recipe.lr = recipe.lr.with_adapter(rate);
+    }
     recipe.text.too_long = arguments.too_long.unwrap_or(recipe.text.too_long);
     recipe.text.on_prompt |= arguments.on_prompt;
     recipe.text.recompute |= arguments.recompute;

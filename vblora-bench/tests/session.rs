@@ -323,6 +323,11 @@ fn bad_settings_are_errors_before_anything_is_written() {
     assert!(error(&|r| r.vblora.topk = 1000).contains("topk"));
     assert!(error(&|r| r.vblora.vector_length = 0).contains("vector_length"));
     assert!(error(&|r| r.vblora.rank = 0).contains("rank"));
+    let high = session(dir.path(), &[Method::LoraXs], |r| r.lora_xs.rank = 257);
+    let error = run(&high).unwrap_err().to_string();
+    let parts = ["encoder.layer.0.attention.self.query", "257", "rank 256"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    assert!(!dir.path().join("run").exists());
     let mut missing = session(dir.path(), &[Method::Head], |_| ());
     missing.data = DataSource::Directory(dir.path().join("nowhere"));
     assert!(run(&missing).unwrap_err().to_string().contains("nowhere"));

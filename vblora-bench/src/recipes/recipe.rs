@@ -129,6 +129,18 @@ impl LearningRates {
         };
         own.unwrap_or(self.adapter)
     }
+
+    /// This rate for every adapter that is neither bank nor logits, whatever the method.
+    #[must_use]
+    pub fn with_adapter(self, rate: f64) -> Self {
+        Self {
+            adapter: rate,
+            vera: None,
+            tied_lora: None,
+            lora_xs: None,
+            ..self
+        }
+    }
 }
 
 /// Weight decay by parameter group.
@@ -348,6 +360,11 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
         (lr.vera, lr.tied_lora, lr.lora_xs) = (Some(1.0), Some(2.0), Some(3.0));
         let found = ["lora", "vera", "tied-lora", "lora-xs"].map(|name| lr.of_adapter(name));
         assert_eq!(found, [5e-4, 1.0, 2.0, 3.0]);
+        let one = recipe.lr.with_adapter(7.0);
+        for method in ["lora", "vera", "tied-lora", "lora-xs"] {
+            assert_eq!(one.of_adapter(method), 7.0, "{method}");
+        }
+        assert_eq!(one.bank, recipe.lr.bank);
         let text = recipe.to_toml().unwrap();
         assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");
     }
