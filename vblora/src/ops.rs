@@ -89,6 +89,24 @@ pub fn packed_attention<B: VbLoraBackend>(
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }
 
+/// [`layer_norm`] with weights that are frozen and can be divided by; its backward pass needs the output in place of the input.
+///
+/// # Shapes
+/// - as in [`layer_norm`]
+pub fn invertible_norm<B: VbLoraBackend, const D: usize>(
+    x: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    beta: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::invertible_norm(
+        primitive(x),
+        primitive(gamma),
+        primitive(beta),
+        epsilon,
+    )))
+}
+
 /// GELU by its approximation with tanh.
 pub fn tanh_gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(B::tanh_gelu(primitive(x))))

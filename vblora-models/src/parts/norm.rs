@@ -6,11 +6,11 @@ use burn::{
 };
 use vblora::{
     backend::VbLoraBackend,
-    ops::{layer_norm, rms_norm},
+    ops::{invertible_norm, layer_norm, rms_norm},
 };
 
 use super::build::Builder;
-use crate::{Result, source::WeightSource};
+use crate::{Result, host_tensor, source::WeightSource};
 
 /// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last dimension.
 #[derive(Module, Debug)]
@@ -21,6 +21,21 @@ pub struct FrozenLayerNorm<B: Backend> {
     pub beta: Param<Tensor<B, 1>>,
     #[module(skip)]
     epsilon: f64,
+    #[module(skip)]
+    is_invertible: bool,
+}
+
+/// How far beta may outweigh gamma where the input is computed from the output: that many times f32's rounding is the error then.
+const MAX_RATIO: f32 = 16.0;
+
+/// Whether the input can be computed from the output to few bits less than it has.
+fn is_invertible<B: VbLoraBackend>(
+    gamma: &Param<Tensor<B, 1>>,
+    beta: &Param<Tensor<B, 1>>,
+) -> bool {
+    let [gamma, beta] = [gamma, beta].map(|weight| host_tensor(weight.val()).values);
+    let mut both = gamma.iter().zip(&beta);
+    both.all(|(gamma, beta)| *gamma != 0.0 && beta.abs() <= MAX_RATIO * gamma.abs())
 }
 
 impl<B: VbLoraBackend> FrozenLayerNorm<B> {
@@ -30,9 +45,12 @@ impl<B: VbLoraBackend> FrozenLayerNorm<B> {
         d: usize,
         epsilon: f64,
     ) -> Result<Self> {
+        let gamma = builder.norm_weight(&format!("{name}.weight"), d, 0.0)?;
+        let beta = builder.frozen(&format!("{name}.bias"), [d])?;
         Ok(Self {
-            gamma: builder.norm_weight(&format!("{name}.weight"), d, 0.0)?,
-            beta: builder.frozen(&format!("{name}.bias"), [d])?,
+            is_invertible: is_invertible(&gamma, &beta),
+            gamma,
+            beta,
             epsilon,
         })
     }
@@ -40,7 +58,11 @@ impl<B: VbLoraBackend> FrozenLayerNorm<B> {
     /// # Shapes
     /// - input and output: `[.., d]`
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
-        layer_norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
+        let norm = match self.is_invertible {
+            true => invertible_norm,
+            false => layer_norm,
+        };
+        norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
     }
 }
 

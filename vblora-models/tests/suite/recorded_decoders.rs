@@ -27,7 +27,7 @@ use vblora_models::{
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, rank_first},
-    products, values,
+    gradients, products, values,
 };
 
 type Ad<B> = Autodiff<B>;
@@ -318,7 +318,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, device: 
 fn check_slabs<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, bank: &[f64], logits: &[f64]) {
     let recorded = &case.recorded;
     let expected = recorded.get("grad.base_model.vblora_vector_bank");
-    assert_close("gradient of the bank", bank, expected, products(1e-4));
+    assert_close("gradient of the bank", bank, expected, gradients(1e-4));
     let (mut start, mut compared) = (0, 1);
     for site in host.settings().plan().sites() {
         for side in ["A", "B"] {
@@ -328,7 +328,7 @@ fn check_slabs<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, bank: &[f64]
                 _ => rank_first(recorded.get(&name), recorded.shape(&name)),
             };
             let found = &logits[start..][..expected.len()];
-            assert_close(&name, found, &expected, products(1e-4));
+            assert_close(&name, found, &expected, gradients(1e-4));
             (start, compared) = (start + expected.len(), compared + 1);
         }
     }

@@ -141,6 +141,30 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
         }
     }
 
+    fn invertible_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        if [&gamma, &beta]
+            .iter()
+            .any(|w| !w.node.requirement.is_none())
+        {
+            return Self::row_norm(x, gamma, beta, epsilon);
+        }
+        let (gamma, beta) = (gamma.primitive, beta.primitive);
+        let prepared = InvertibleNorm.prepare::<C>([x.node.clone()]);
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let deviation = B::row_deviation(x.primitive.clone(), epsilon);
+                let y = B::row_norm(x.primitive, gamma.clone(), beta.clone(), epsilon);
+                prep.finish((y.clone(), [gamma, beta], deviation, epsilon), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::row_norm(x.primitive, gamma, beta, epsilon)),
+        }
+    }
+
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
         match Dropout
             .prepare::<C>([x.node.clone()])
@@ -502,6 +526,25 @@ impl<B: VbLoraBackend> Backward<B, 3> for Norm {
         let (dx, affine) = B::row_norm_backward(x, scale, epsilon, grad, affine);
         let [d_gamma, d_beta] = affine.map_or([None, None], |found| found.map(Some));
         register::<B, 3>(grads, parents, [Some(dx), d_gamma, d_beta]);
+    }
+}
+
+#[derive(Debug)]
+struct InvertibleNorm;
+
+impl<B: VbLoraBackend> Backward<B, 1> for InvertibleNorm {
+    /// The output, gamma and beta, what rows were divided by, epsilon.
+    type State = (FloatTensor<B>, [FloatTensor<B>; 2], FloatTensor<B>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (y, [gamma, beta], deviation, epsilon) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            // A normalisation does not see its rows' means.
+            let x = B::undo_norm(y, gamma.clone(), beta, deviation);
+            let (dx, _) = B::row_norm_backward(x, gamma, epsilon, grad, false);
+            grads.register::<B>(node.id, dx);
+        }
     }
 }
 

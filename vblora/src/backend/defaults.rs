@@ -251,6 +251,27 @@ pub(super) fn row_log_softmax_backward<B: Backend>(
 }
 
 /// With `n = (x - mean) / std` and `g = grad gamma`: `dx = (g - mean(g) - n mean(g n)) / std`, `dgamma = sum(grad n)`, `dbeta = sum(grad)`.
+pub(super) fn row_deviation<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
+    let x = rows::<B>(x);
+    let [n, _] = x.dims();
+    let mean = x.clone().mean_dim(1);
+    let variance = (x - mean).square().mean_dim(1);
+    primitive(variance.add_scalar(epsilon).sqrt().reshape([n]))
+}
+
+pub(super) fn undo_norm<B: Backend>(
+    y: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    deviation: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = y.shape();
+    let weight = |x| float::<B, 1>(x).unsqueeze::<2>();
+    let normal = (rows::<B>(y) - weight(beta)) / weight(gamma);
+    let input = normal * float::<B, 1>(deviation).unsqueeze_dim(1);
+    B::float_reshape(primitive(input), shape)
+}
+
 pub(super) fn row_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,

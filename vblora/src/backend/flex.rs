@@ -280,6 +280,36 @@ impl VbLoraBackend for Flex {
         (grad, None)
     }
 
+    fn row_deviation(x: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        let d = width(&x);
+        if !is_f32(&[&x]) || d == 0 {
+            return defaults::row_deviation::<Self>(x, epsilon);
+        }
+        let x = x.to_contiguous();
+        let mut found = vec![0.0; x.shape().num_elements() / d];
+        kernels::deviations(x.storage(), d, epsilon as f32, &mut found);
+        let rows = found.len();
+        tensor(found, Shape::new([rows]))
+    }
+
+    fn undo_norm(
+        y: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        deviation: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let d = width(&y);
+        if !is_f32(&[&y, &gamma, &beta, &deviation]) || d == 0 {
+            return defaults::undo_norm::<Self>(y, gamma, beta, deviation);
+        }
+        let [gamma, beta, deviation] = [gamma, beta, deviation].map(|x| x.to_contiguous());
+        let (shape, y) = (y.shape(), y.to_contiguous());
+        let mut x = vec![0.0; shape.num_elements()];
+        let weights = [gamma.storage::<f32>(), beta.storage::<f32>()];
+        kernels::undo_norm(y.storage(), weights, deviation.storage(), &mut x);
+        tensor(x, shape)
+    }
+
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
         if !is_f32(&[&x]) {
             return defaults::dropout::<Self>(x, key, p);

@@ -197,6 +197,38 @@ pub(super) fn norm_row(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out
     }
 }
 
+/// What [`norm_row`] divides each row of `x`, `[n, d]`, by.
+pub(super) fn deviations(x: &[f32], d: usize, epsilon: f32, out: &mut [f32]) {
+    // One number a row is written, so that runs are cut by what is read.
+    let rows = run_length(x.len(), d).max(d) / d;
+    let arch = Arch::new();
+    out.par_chunks_mut(rows)
+        .zip(x.par_chunks(rows * d))
+        .for_each(|(out, x)| {
+            arch.dispatch(|| {
+                for (out, x) in out.iter_mut().zip(x.chunks_exact(d)) {
+                    let mean = sum_of(d, |i| x[i]) / d as f32;
+                    let variance = sum_of(d, |i| (x[i] - mean) * (x[i] - mean)) / d as f32;
+                    *out = (variance + epsilon).sqrt();
+                }
+            });
+        });
+}
+
+/// The rows of a normalisation's input less their means, from its output.
+pub(super) fn undo_norm(y: &[f32], weights: [&[f32]; 2], deviation: &[f32], x: &mut [f32]) {
+    let [gamma, beta] = weights;
+    let d = gamma.len();
+    over_rows(x, d, |start, run| {
+        let rows = y[start..].chunks_exact(d).zip(&deviation[start / d..]);
+        for (x, (y, deviation)) in run.chunks_exact_mut(d).zip(rows) {
+            for i in 0..d {
+                x[i] = (y[i] - beta[i]) / gamma[i] * deviation;
+            }
+        }
+    });
+}
+
 /// A row's normalisation by its root mean square.
 #[inline(always)]
 pub(super) fn rms_row(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {

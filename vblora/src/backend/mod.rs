@@ -216,6 +216,38 @@ pub trait VbLoraBackend: Backend {
         defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine)
     }
 
+    /// [`row_norm`](Self::row_norm) with weights that [`undo_norm`](Self::undo_norm) can divide by, and that get no gradient. Under autodiff
+    /// the backward pass then needs the output, which the maps behind it keep anyway, in place of the input.
+    fn invertible_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::row_norm(x, gamma, beta, epsilon)
+    }
+
+    /// What [`row_norm`](Self::row_norm) divides each row by, `sqrt(var + epsilon)`.
+    ///
+    /// # Shapes
+    /// - x: `[.., d]`; output: `[n]`, n the number of rows
+    fn row_deviation(x: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        defaults::row_deviation::<Self>(x, epsilon)
+    }
+
+    /// The input of [`row_norm`](Self::row_norm) less each row's mean, from its output: `deviation (y - beta) / gamma`.
+    ///
+    /// # Shapes
+    /// - y and output: `[.., d]`; gamma, beta: `[d]`; deviation: `[n]`
+    fn undo_norm(
+        y: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        deviation: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        defaults::undo_norm::<Self>(y, gamma, beta, deviation)
+    }
+
     /// Inverted dropout: element `i` in row-major order is zeroed with probability `p`, else divided by `1 - p`, by `key` and `i` alone.
     /// Its gradient is the same dropout of the gradient.
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {

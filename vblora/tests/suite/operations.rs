@@ -164,6 +164,36 @@ pub(crate) fn layer_norm_and_its_gradients<B: VbLoraBackend>(device: &B::Device)
     );
 }
 
+/// Output and gradient are those of the norm, though the backward pass has the output alone.
+pub(crate) fn a_norm_goes_back_from_its_output<B: VbLoraBackend>(device: &B::Device) {
+    let (n, d) = (7, 19);
+    let draw = |name: &str, n: usize, mean: f64| {
+        let values = Key::new(12).name(name).normal(n, 1.0);
+        values
+            .into_iter()
+            .map(|v| mean + f64::from(v))
+            .collect::<Vec<f64>>()
+    };
+    // Rows whose mean is not zero; gammas of either sign, none small.
+    let gamma: Vec<f64> = draw("gamma", d, 0.0)
+        .iter()
+        .map(|v| v + v.signum() * 0.3)
+        .collect();
+    let x = tensor::<Ad<B>, 2>(&draw("x", n * d, 3.0), [n, d], device);
+    let weights = [gamma, draw("beta", d, 0.0)].map(|w| tensor::<Ad<B>, 1>(&w, [d], device));
+    let grad = tensor::<Ad<B>, 2>(&draw("grad", n * d, 0.5), [n, d], device);
+    let run = |norm: fn(Tensor<Ad<B>, 2>, Tensor<Ad<B>, 1>, Tensor<Ad<B>, 1>, f64) -> _| {
+        let (x, [gamma, beta]) = (x.clone().require_grad(), weights.clone());
+        let y: Tensor<Ad<B>, 2> = norm(x.clone(), gamma, beta, 1e-2);
+        let shown = values(y.clone().inner());
+        let grads = (y * grad.clone()).sum().backward();
+        [shown, values(x.grad(&grads).unwrap())]
+    };
+    let [found, expected] = [run(ops::invertible_norm), run(ops::layer_norm)];
+    assert_close("output", &found[0], &expected[0], 1e-6);
+    assert_close("gradient", &found[1], &expected[1], 1e-5);
+}
+
 /// Attention in one operation against the same out of single ones, with padding and with dropout.
 pub(crate) fn attention_is_its_parts<B: VbLoraBackend>(device: &B::Device) {
     for (n, t, heads, size) in [(3, 5, 2, 9), (2, 19, 3, 16), (1, 1, 1, 4)] {
