@@ -18,10 +18,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use examples::{DEFAULT_BACKEND, start_logging};
+use examples::start_logging;
 use vblora::{
     Selection,
-    backend::{BackendJob, BackendKind, VbLoraBackend},
+    backend::{BackendJob, BackendKind, DEFAULT_BACKEND, VbLoraBackend},
 };
 use vblora_bench::{
     demo,

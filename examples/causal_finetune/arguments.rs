@@ -4,8 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use clap::Parser;
-use examples::DEFAULT_BACKEND;
-use vblora::{Selection, backend::BackendKind};
+use vblora::{
+    Selection,
+    backend::{BackendKind, DEFAULT_BACKEND},
+};
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size, TooLong},

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use examples::DEFAULT_BACKEND;
-use vblora::backend::BackendKind;
+use vblora::backend::{BackendKind, DEFAULT_BACKEND};
 use vblora_models::{
     BaseDtype,
     generate::{BeamSearch, Decoding, GenerationConfig, Sampling},

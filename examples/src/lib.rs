@@ -2,17 +2,6 @@
 
 use std::io::IsTerminal;
 
-/// The backend of a run that names none: the first that was compiled in.
-pub const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
-    "flex"
-} else if cfg!(feature = "ndarray") {
-    "ndarray"
-} else if cfg!(feature = "cuda") {
-    "cuda"
-} else {
-    "wgpu"
-};
-
 /// Warnings and errors go to standard error, as `RUST_LOG` says where it is set.
 pub fn start_logging() {
     let level = tracing_subscriber::EnvFilter::try_from_default_env()

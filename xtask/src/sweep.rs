@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::ProgressBar;
+use vblora::backend::DEFAULT_BACKEND;
 use vblora_bench::{
     report::human_bytes,
     sweep::{
@@ -25,17 +26,6 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// The hidden command that a sweep starts its workers with.
 pub(crate) const WORKER: &str = "sweep-worker";
-
-/// The first backend that was compiled in.
-const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
-    "flex"
-} else if cfg!(feature = "ndarray") {
-    "ndarray"
-} else if cfg!(feature = "cuda") {
-    "cuda"
-} else {
-    "wgpu"
-};
 
 /// Does every run of a TOML file that has no result in its directory yet; what was interrupted goes on, what failed is tried again.
 #[derive(Args)]

@@ -33,6 +33,17 @@ pub trait BackendJob: Send {
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output;
 }
 
+/// The first backend that was compiled in, by its name: that of a run that names none.
+pub const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
+    "flex"
+} else if cfg!(feature = "ndarray") {
+    "ndarray"
+} else if cfg!(feature = "cuda") {
+    "cuda"
+} else {
+    "wgpu"
+};
+
 impl BackendKind {
     const ALL: [Self; 4] = [Self::Flex, Self::NdArray, Self::Wgpu, Self::Cuda];
 

@@ -22,7 +22,7 @@ use burn::tensor::{
     ops::{Device, FloatTensor, IntTensor},
 };
 
-pub use choice::{BackendJob, BackendKind};
+pub use choice::{BackendJob, BackendKind, DEFAULT_BACKEND};
 
 use crate::{Noise, Packing};
 
