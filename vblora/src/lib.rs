@@ -91,7 +91,7 @@ pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};
 pub use linear::{FrozenLinear, WeightLayout};
 pub use noise::Noise;
-pub use packing::Packing;
+pub use packing::{MASKED, Packing};
 pub use selection::Selection;
 pub use set::AdapterSet;
 pub use site::{Site, SitePlan, Targets};

@@ -2,6 +2,11 @@
 
 use std::{ops::Range, sync::Arc};
 
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend};
+
+/// What is added to the attention scores of padding: far below every real score, and still finite in f16.
+pub const MASKED: f32 = -1e4;
+
 /// Where the tokens of a batch `[n, columns]` lie that is given as `[N, ..]` without its padding: those of each sequence one after the
 /// other, sequence after sequence. What a token gets, dropout included, is what it would get in its place in the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +61,30 @@ impl Packing {
     pub fn places(&self) -> impl Iterator<Item = usize> {
         let rows = self.lengths.iter().enumerate();
         rows.flat_map(|(row, &length)| row * self.columns..row * self.columns + length)
+    }
+
+    /// Every token at its place in the batch, zeros at padding.
+    ///
+    /// # Shapes
+    /// - x: `[N, d]`; output: `[n, columns, d]`
+    pub fn padded<B: Backend>(&self, x: Tensor<B, 2>) -> Tensor<B, 3> {
+        let ([_, d], [n, t]) = (x.dims(), self.shape());
+        let device = x.device();
+        let zeros = Tensor::<B, 2>::zeros([n * t, d], &device);
+        let all = zeros.select_assign(0, self.indices(&device), x, IndexingUpdateOp::Add);
+        all.reshape([n, t, d])
+    }
+
+    /// The reverse of [`padded`](Self::padded).
+    pub(crate) fn packed<B: Backend>(&self, x: Tensor<B, 3>) -> Tensor<B, 2> {
+        let [n, t, d] = x.dims();
+        let places = self.indices(&x.device());
+        x.reshape([n * t, d]).select(0, places)
+    }
+
+    fn indices<B: Backend>(&self, device: &B::Device) -> Tensor<B, 1, Int> {
+        let places: Vec<i32> = self.places().map(|place| place as i32).collect();
+        Tensor::from_data(TensorData::new(places, [self.tokens()]), device)
     }
 }
 

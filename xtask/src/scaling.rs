@@ -3,20 +3,17 @@
 use std::{path::PathBuf, time::Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use burn::backend::{Autodiff, Flex};
+use burn::backend::Flex;
 use clap::Args;
 use plotters::prelude::*;
-use vblora::{AdapterConfig, VbLoraConfig, rng::Key, storage::write_atomically};
-use vblora_bench::{
-    recipes::{Recipe, Size},
-    tasks::Task,
-    train::{LabelledBatch, Learner, Trained},
-};
-use vblora_models::{
-    ClassificationHead, EncoderConfig, HeadInit, Labels, PaddedBatch, Roberta, roberta,
-};
+use vblora::storage::write_atomically;
+use vblora_models::{EncoderConfig, Roberta};
 
-use crate::{memory::Peak, progress};
+use crate::{
+    compare::{Pass, Shape, encoder_step},
+    memory::Peak,
+    progress,
+};
 
 /// Measures VB-LoRA steps on every linear map at RoBERTa-base's width (random weights, f32, flex), one size growing at a time.
 #[derive(Args)]
@@ -109,15 +106,8 @@ fn measure(size: usize, sizes: Sizes, repetitions: usize) -> Result<Point> {
         ..EncoderConfig::roberta_base().without_dropout()
     };
     let base = Roberta::<Flex>::random(config, 1, &device)?;
-    let plan = roberta::targets("all")?.select(&base.sites())?;
-    let adapter = AdapterConfig::VbLora(VbLoraConfig::default());
-    let adapter = adapter.init::<Autodiff<Flex>>(&plan, 1, &device)?;
-    let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
-    recipe.head.dropout = 0.0;
-    let head = ClassificationHead::init(768, 2, 0.0, HeadInit::Normal(0.02), 1, &device);
-    let trained = Trained::Adapter(Box::new(adapter));
-    let mut learner: Learner<Flex> = Learner::new(&base, trained, head, &recipe, 1, &device);
-    let batch = batch(sizes);
+    let batch = Shape::without_padding(sizes.rows, sizes.columns).batch(base.config().pad_token_id);
+    let (mut learner, batch) = encoder_step(&base, Pass::VbLoraAll, batch, &device)?;
     let process = std::process::id();
     // The first step takes memory from the system that later ones take from the allocator.
     learner.step(0, std::slice::from_ref(&batch), 1.0)?;
@@ -135,21 +125,6 @@ fn measure(size: usize, sizes: Sizes, repetitions: usize) -> Result<Point> {
         ms: times[repetitions / 2],
         peak_mib: Peak::Resident.mib(process),
     })
-}
-
-fn batch(sizes: Sizes) -> LabelledBatch {
-    let Sizes { rows, columns, .. } = sizes;
-    let token = |i: usize| 5 + Key::new(1).below(i as u64, 50_000) as i64;
-    let cells = rows * columns;
-    let inputs = PaddedBatch {
-        ids: (0..cells).map(token).collect(),
-        type_ids: vec![0; cells],
-        mask: vec![1; cells],
-        rows,
-        columns,
-    };
-    let labels = Labels::Classes((0..rows).map(|row| row % 2).collect());
-    LabelledBatch { inputs, labels }
 }
 
 /// What a unit of an axis costs at each size, beside what it costs at the smallest.

@@ -5,7 +5,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use vblora::{LoraConfig, LoraXsConfig, TiedLoraConfig, VbLoraConfig, VeraConfig};
+use vblora::{
+    LoraConfig, LoraXsConfig, TiedLoraConfig, VbLoraConfig, VeraConfig,
+    storage::{Bank, peft::PeftDirectory},
+};
 use vblora_models::BaseDtype;
 
 use super::TextSettings;
@@ -184,6 +187,19 @@ pub struct SharedBank {
     /// Whether it stays as it is: only logits and head are trained, and the codes are bound to it.
     #[serde(default)]
     pub frozen: bool,
+}
+
+impl SharedBank {
+    /// Reads the bank.
+    ///
+    /// # Errors
+    /// The file or directory cannot be read, or has no bank.
+    pub fn load(&self) -> Result<Bank> {
+        Ok(match self.file.is_dir() {
+            true => PeftDirectory::open(&self.file)?.bank()?,
+            false => Bank::load(&self.file)?,
+        })
+    }
 }
 
 impl fmt::Display for SharedBank {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vblora::storage::{Bank, sha256_hex};
+use vblora::storage::sha256_hex;
 use vblora_models::{ModelFiles, resolve};
 
 use super::axis::{self, NOT_TAKEN};
@@ -95,12 +95,7 @@ impl RunConfig {
     fn recipe_value(&self, method: Method, key: &str) -> String {
         let mut leaves = axis::effective(&self.recipe, method);
         let found = leaves.remove(&axis::recipe_key(method, key));
-        // The recipe leaves this one out where it is the default.
-        let unsaid = match (method, key) {
-            (Method::VbLora, "selection") => "topk",
-            _ => NOT_TAKEN,
-        };
-        found.unwrap_or_else(|| unsaid.into())
+        found.unwrap_or_else(|| NOT_TAKEN.into())
     }
 
     /// Every key of the recipe that the run depends on, dotted, with its value.
@@ -119,7 +114,7 @@ impl RunConfig {
     pub(super) fn bank_hash(&self) -> Result<String> {
         let shared = self.recipe.bank.as_ref();
         match shared.filter(|_| self.method == Method::VbLora.name()) {
-            Some(shared) => Ok(Bank::load(&shared.file)?.sha256()),
+            Some(shared) => Ok(shared.load()?.sha256()),
             None => Ok(String::new()),
         }
     }

@@ -169,13 +169,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected: once in a step, the factors being
     /// composed once.
     fn selected(&self) -> Option<usize> {
-        let Trained::Adapter(adapter) = &self.trained else {
-            return None;
-        };
-        let AnyAdapter::VbLora(adapter) = &**adapter else {
-            return None;
-        };
-        let config = adapter.settings().config();
+        let config = self.vblora()?.settings().config();
         config.selection.is_sparse().then_some(config.topk)
     }
 
@@ -224,11 +218,11 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         &self.trained
     }
 
-    /// The adapter without its graph, if it is VB-LoRA.
-    pub fn vblora(&self) -> Option<VbLora<B>> {
+    /// The adapter, if it is VB-LoRA.
+    pub fn vblora(&self) -> Option<&VbLora<Autodiff<B>>> {
         match &self.trained {
             Trained::Adapter(adapter) => match &**adapter {
-                AnyAdapter::VbLora(adapter) => Some(adapter.valid()),
+                AnyAdapter::VbLora(adapter) => Some(adapter),
                 _ => None,
             },
             Trained::HeadOnly | Trained::Everything => None,

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
 use vblora::{
-    AnyAdapter, ValidVbLora,
     backend::VbLoraBackend,
     storage::checkpoint::{Forms, ParameterState, parameters_from_bytes, parameters_to_bytes},
 };
@@ -105,29 +104,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
 
     /// Why a checkpoint holds every logit, where it does.
     pub(super) fn why_whole(&self) -> Option<String> {
-        self.logits_settings()
-            .filter(|_| self.decay.logits > 0.0)
-            .map(|_| {
-                let decay = self.decay.logits;
-                format!("weight_decay.logits = {decay} moves every logit in every step")
-            })
-    }
-
-    fn logits_settings(&self) -> Option<&ValidVbLora> {
-        match &self.trained {
-            Trained::Adapter(adapter) => match &**adapter {
-                AnyAdapter::VbLora(adapter) => Some(adapter.settings()),
-                _ => None,
-            },
-            Trained::HeadOnly | Trained::Everything => None,
-        }
+        self.vblora().filter(|_| self.decay.logits > 0.0).map(|_| {
+            let decay = self.decay.logits;
+            format!("weight_decay.logits = {decay} moves every logit in every step")
+        })
     }
 
     /// The values that a parameter was drawn with, where a checkpoint can do without them: VB-LoRA's logits. A logit that was never
     /// selected has gradients of exactly zero, so that AdamW subtracts zero from it, unless weight decay shrinks it. (Where a selection
     /// gives every logit a gradient, all are touched and stored.)
     fn initial(&self, path: &str) -> Option<Vec<f32>> {
-        let settings = self.logits_settings()?;
+        let settings = self.vblora()?.settings();
         match path {
             _ if path.ends_with(".logits") && self.decay.logits == 0.0 => {
                 Some(settings.initial_logits(self.seed))

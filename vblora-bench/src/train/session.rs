@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use vblora::{
-    backend::VbLoraBackend,
-    storage::{Bank, peft::PeftDirectory},
-};
+use vblora::{backend::VbLoraBackend, storage::Bank};
 use vblora_models::ModelFiles;
 
 use super::{
@@ -202,10 +199,7 @@ impl<S: Source> Session<S> {
         let Some(shared) = &self.recipe.bank else {
             return Ok(None);
         };
-        let bank = match shared.file.is_dir() {
-            true => PeftDirectory::open(&shared.file)?.bank()?,
-            false => Bank::load(&shared.file)?,
-        };
+        let bank = shared.load()?;
         let plan = model.plan()?;
         let fits = self.recipe.vblora.check(&plan)?.check_bank(&bank);
         fits.map_err(|error| vblora::Error::Format {

@@ -54,28 +54,19 @@ impl<B: VbLoraBackend> Touched<B> {
             .collect();
         let at_most = taken.iter().map(Vec::len).max().unwrap_or(0);
         let slots = at_most.max(1);
-        let of_slots = |values: Vec<f32>| {
+        let floats = |moment: &[f32]| {
+            let values = padded(&taken, slots, |at| moment[at]);
             Tensor::<B, 2>::from_data(TensorData::new(values, [rows, slots]), &device)
-        };
-        let padded = |value: &dyn Fn(usize) -> f32| {
-            let row = |taken: &Vec<usize>| {
-                let free = slots - taken.len();
-                let values: Vec<f32> = taken.iter().map(|&at| value(at)).collect();
-                [values, vec![0.0; free]].concat()
-            };
-            taken.iter().flat_map(row).collect::<Vec<f32>>()
         };
         let ints = |values: Vec<i32>, shape: [usize; 2]| {
             Tensor::<B, 2, Int>::from_data(TensorData::new(values, shape), &device)
         };
-        let indices = padded(&|at| (at % columns) as f32);
+        let indices = padded(&taken, slots, |at| (at % columns) as i32);
+        let used = taken.iter().map(|taken| taken.len() as i32).collect();
         Self {
-            indices: ints(indices.iter().map(|&i| i as i32).collect(), [rows, slots]),
-            used: ints(
-                taken.iter().map(|taken| taken.len() as i32).collect(),
-                [rows, 1],
-            ),
-            moments: [padded(&|at| first[at]), padded(&|at| second[at])].map(of_slots),
+            indices: ints(indices, [rows, slots]),
+            used: ints(used, [rows, 1]),
+            moments: [&first[..], &second[..]].map(floats),
             columns,
             at_most,
         }
@@ -181,4 +172,14 @@ impl<B: VbLoraBackend> Touched<B> {
         // Free slots add -0 to column 0, which changes no bit of it.
         whole.scatter(1, self.indices.clone(), step.neg(), IndexingUpdateOp::Add)
     }
+}
+
+/// The values of each row's taken places, filled up to `slots` a row.
+fn padded<T: Default>(taken: &[Vec<usize>], slots: usize, value: impl Fn(usize) -> T) -> Vec<T> {
+    let mut all = Vec::with_capacity(taken.len() * slots);
+    for (row, taken) in taken.iter().enumerate() {
+        all.extend(taken.iter().map(|&at| value(at)));
+        all.resize_with((row + 1) * slots, T::default);
+    }
+    all
 }

@@ -5,6 +5,7 @@ use std::{
     time::Instant,
 };
 
+use burn::module::AutodiffModule;
 use vblora::backend::VbLoraBackend;
 
 use super::{
@@ -77,7 +78,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
                     steps_per_epoch as u64,
                     schedule.total_steps as u64,
                 );
-                dir.recorder(&run, &header, progress.result.steps, &adapter)?
+                dir.recorder(&run, &header, progress.result.steps, &adapter.valid())?
             }
             _ => None,
         };
@@ -107,7 +108,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             }
         }
         if let (Some(recorder), Some(adapter)) = (&mut self.recorder, self.learner.vblora()) {
-            recorder.end(self.progress.result.steps, &adapter)?;
+            recorder.end(self.progress.result.steps, &adapter.valid())?;
         }
         self.log.finish()?;
         self.count_seconds();
@@ -172,7 +173,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let step = self.progress.result.steps;
         match (&mut self.recorder, self.learner.vblora()) {
             (Some(recorder), Some(adapter)) if recorder.is_due(step) => {
-                recorder.record(step, &adapter)
+                recorder.record(step, &adapter.valid())
             }
             _ => Ok(()),
         }

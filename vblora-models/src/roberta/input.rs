@@ -1,12 +1,9 @@
 //! A batch of token ids as the encoder takes it.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend};
-use vblora::{Factors, Packing, backend::VbLoraBackend};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use vblora::{Factors, MASKED, Packing, backend::VbLoraBackend};
 
 use crate::{EncoderConfig, Family, PaddedBatch};
-
-/// What is added to the attention scores of padding: far below every real score, and still finite in f16.
-const MASKED: f32 = -1e4;
 
 /// Token, type and position ids of `n` sequences of `t` tokens, and what is known of their padding.
 #[derive(Debug, Clone)]
@@ -49,14 +46,7 @@ impl<B: Backend> Padding<B> {
         let Self::LeftOut(packing) = self else {
             return x;
         };
-        let ([tokens, _, d], [n, t]) = (x.dims(), packing.shape());
-        let device = x.device();
-        let places: Vec<i32> = packing.places().map(|place| place as i32).collect();
-        let places = Tensor::<B, 1, Int>::from_data(TensorData::new(places, [tokens]), &device);
-        let rows = x.reshape([tokens, d]);
-        let zeros = Tensor::<B, 2>::zeros([n * t, d], &device);
-        let all = zeros.select_assign(0, places, rows, IndexingUpdateOp::Add);
-        all.reshape([n, t, d])
+        packing.padded(x.squeeze_dim(1))
     }
 }
 

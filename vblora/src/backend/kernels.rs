@@ -184,14 +184,22 @@ pub(super) fn softmax_row_backward(y: &[f32], grad: &mut [f32]) {
     }
 }
 
+/// A row's mean, and `sqrt(var + epsilon)`.
+#[inline(always)]
+fn mean_and_deviation(x: &[f32], epsilon: f32) -> (f32, f32) {
+    let n = x.len();
+    let mean = sum_of(n, |i| x[i]) / n as f32;
+    let variance = sum_of(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
+    (mean, (variance + epsilon).sqrt())
+}
+
 /// A row's layer normalisation.
 #[inline(always)]
 pub(super) fn norm_row(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
     let n = x.len();
     let (gamma, beta, out) = (&gamma[..n], &beta[..n], &mut out[..n]);
-    let mean = sum_of(n, |i| x[i]) / n as f32;
-    let variance = sum_of(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
-    let inverse = 1.0 / (variance + epsilon).sqrt();
+    let (mean, deviation) = mean_and_deviation(x, epsilon);
+    let inverse = 1.0 / deviation;
     for i in 0..n {
         out[i] = (x[i] - mean) * inverse * gamma[i] + beta[i];
     }
@@ -207,9 +215,7 @@ pub(super) fn deviations(x: &[f32], d: usize, epsilon: f32, out: &mut [f32]) {
         .for_each(|(out, x)| {
             arch.dispatch(|| {
                 for (out, x) in out.iter_mut().zip(x.chunks_exact(d)) {
-                    let mean = sum_of(d, |i| x[i]) / d as f32;
-                    let variance = sum_of(d, |i| (x[i] - mean) * (x[i] - mean)) / d as f32;
-                    *out = (variance + epsilon).sqrt();
+                    (_, *out) = mean_and_deviation(x, epsilon);
                 }
             });
         });
@@ -272,9 +278,8 @@ pub(super) fn rotate_row(cos: &[f32], sin: &[f32], values: &mut [f32]) {
 pub(super) fn norm_row_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
     let n = x.len();
     let (gamma, grad) = (&gamma[..n], &mut grad[..n]);
-    let mean = sum_of(n, |i| x[i]) / n as f32;
-    let variance = sum_of(n, |i| (x[i] - mean) * (x[i] - mean)) / n as f32;
-    let inverse = 1.0 / (variance + epsilon).sqrt();
+    let (mean, deviation) = mean_and_deviation(x, epsilon);
+    let inverse = 1.0 / deviation;
     let mean_grad = sum_of(n, |i| grad[i] * gamma[i]) / n as f32;
     let along = sum_of(n, |i| grad[i] * gamma[i] * (x[i] - mean)) * inverse / n as f32;
     for i in 0..n {

@@ -15,6 +15,10 @@ use vblora::{
 };
 
 use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
+pub(crate) use self::{
+    ours::encoder_step,
+    work::{Pass, Shape},
+};
 use crate::{
     memory::{self, Peak},
     progress,

@@ -18,7 +18,7 @@ use vblora_bench::{
 };
 use vblora_models::{
     BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadInit, Labels,
-    Roberta,
+    PaddedBatch, Roberta,
     decoder::{self, CachedLm, CausalInput, CausalLm},
     generate::{GenerationConfig, generate},
     roberta,
@@ -122,9 +122,7 @@ impl<B: VbLoraBackend> Ours<B> {
             let input = EncoderInput::new(&inputs, base.config(), &self.device);
             return Ok(Job::Forward(Box::new((base, input))));
         }
-        let labels = Labels::Classes((0..inputs.rows).map(|row| row % 2).collect());
-        let batch = LabelledBatch { inputs, labels };
-        let learner = self.learner(&base, pass)?;
+        let (learner, batch) = encoder_step(&base, pass, inputs, &self.device)?;
         Ok(Job::Step(Box::new((learner, batch, 0))))
     }
 
@@ -154,20 +152,6 @@ impl<B: VbLoraBackend> Ours<B> {
         let trained = Trained::Adapter(Box::new(adapter));
         let learner = Learner::new(&base, trained, PhantomData, &recipe, 1, &self.device);
         Ok(Job::CausalStep(Box::new((learner, batch, 0))))
-    }
-
-    fn learner(&self, base: &Roberta<B>, pass: Pass) -> Result<Learner<B>> {
-        let (adapter, targets) = pass
-            .adapter()
-            .ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
-        let plan = roberta::targets(targets)?.select(&base.sites())?;
-        let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, &self.device)?;
-        let mut recipe = Recipe::builtin(Size::Base, GlueTask::Mrpc)?;
-        recipe.head.dropout = 0.0;
-        let d = base.config().hidden_size;
-        let head = ClassificationHead::init(d, 2, 0.0, HeadInit::Normal(0.02), 1, &self.device);
-        let trained = Trained::Adapter(Box::new(adapter));
-        Ok(Learner::new(base, trained, head, &recipe, 1, &self.device))
     }
 
     fn product(&self, n: usize, dtype: Dtype) -> Result<Job<B>> {
@@ -219,6 +203,28 @@ impl<B: VbLoraBackend> Job<B> {
         }
         Ok(())
     }
+}
+
+/// What trains on a batch of an encoder in a pass that is a step, and the batch with labels.
+pub(crate) fn encoder_step<B: VbLoraBackend>(
+    base: &Roberta<B>,
+    pass: Pass,
+    inputs: PaddedBatch,
+    device: &B::Device,
+) -> Result<(Learner<B>, LabelledBatch)> {
+    let (adapter, targets) = pass
+        .adapter()
+        .ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
+    let plan = roberta::targets(targets)?.select(&base.sites())?;
+    let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, device)?;
+    let mut recipe = Recipe::builtin(Size::Base, GlueTask::Mrpc)?;
+    recipe.head.dropout = 0.0;
+    let d = base.config().hidden_size;
+    let head = ClassificationHead::init(d, 2, 0.0, HeadInit::Normal(0.02), 1, device);
+    let trained = Trained::Adapter(Box::new(adapter));
+    let learner = Learner::new(base, trained, head, &recipe, 1, device);
+    let labels = Labels::Classes((0..inputs.rows).map(|row| row % 2).collect());
+    Ok((learner, LabelledBatch { inputs, labels }))
 }
 
 /// Greedy text behind each prompt.

@@ -53,7 +53,7 @@ pub(super) const ADDED: usize = 32;
 
 /// What a model does with a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pass {
+pub(crate) enum Pass {
     /// Forward, nothing to differentiate.
     FrozenForward,
     /// A training step whose only adapter is one of rank 1 on the lowest site.
@@ -65,7 +65,7 @@ pub(super) enum Pass {
 
 /// A batch's rows and columns; with padding, rows have between a quarter and all of the columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shape {
+pub(crate) struct Shape {
     rows: usize,
     columns: usize,
     padded: bool,
@@ -184,8 +184,17 @@ impl Shape {
         self.padded
     }
 
+    /// Rows of tokens alone.
+    pub(crate) fn without_padding(rows: usize, columns: usize) -> Self {
+        Self {
+            rows,
+            columns,
+            padded: false,
+        }
+    }
+
     /// Rows of random tokens.
-    pub(super) fn batch(self, pad_id: u32) -> PaddedBatch {
+    pub(crate) fn batch(self, pad_id: u32) -> PaddedBatch {
         let Self {
             rows,
             columns,

@@ -1,12 +1,9 @@
 //! Batches without their padding: put back into place, computed as ever, and taken out again.
 
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend, ops::FloatTensor};
+use burn::tensor::{Tensor, TensorData, backend::Backend, ops::FloatTensor};
 
 use super::super::{AttentionSettings, VbLoraBackend, float, primitive};
-use crate::Packing;
-
-/// What is added to the scores of padding: far below every real score, and still finite in f16.
-const MASKED: f32 = -1e4;
+use crate::{Packing, packing::MASKED};
 
 pub(in crate::backend) fn dropout<B: VbLoraBackend>(
     x: FloatTensor<B>,
@@ -14,8 +11,7 @@ pub(in crate::backend) fn dropout<B: VbLoraBackend>(
     key: u64,
     p: f64,
 ) -> FloatTensor<B> {
-    let padded = float::<B, 3>(pad::<B>(x, packing));
-    packed::<B>(B::dropout(primitive(padded), key, p), packing)
+    packed::<B>(B::dropout(pad::<B>(x, packing), key, p), packing)
 }
 
 pub(in crate::backend) fn attention<B: VbLoraBackend>(
@@ -45,28 +41,12 @@ pub(in crate::backend) fn attention_backward<B: VbLoraBackend>(
     found.map(|grad| packed::<B>(grad, packing))
 }
 
-/// # Shapes
-/// - x: `[N, d]`; output: `[n, columns, d]`, zeros at padding
-fn pad<B: VbLoraBackend>(x: FloatTensor<B>, packing: &Packing) -> FloatTensor<B> {
-    let x = float::<B, 2>(x);
-    let ([_, d], [n, t]) = (x.dims(), packing.shape());
-    let places = places(packing, &x.device());
-    let zeros = Tensor::<B, 2>::zeros([n * t, d], &x.device());
-    let padded = zeros.select_assign(0, places, x, IndexingUpdateOp::Add);
-    primitive(padded.reshape([n, t, d]))
+fn pad<B: Backend>(x: FloatTensor<B>, packing: &Packing) -> FloatTensor<B> {
+    primitive(packing.padded(float::<B, 2>(x)))
 }
 
-/// The reverse of [`pad`].
-fn packed<B: VbLoraBackend>(x: FloatTensor<B>, packing: &Packing) -> FloatTensor<B> {
-    let x = float::<B, 3>(x);
-    let [n, t, d] = x.dims();
-    let places = places(packing, &x.device());
-    primitive(x.reshape([n * t, d]).select(0, places))
-}
-
-fn places<B: Backend>(packing: &Packing, device: &B::Device) -> Tensor<B, 1, Int> {
-    let places: Vec<i32> = packing.places().map(|place| place as i32).collect();
-    Tensor::from_data(TensorData::new(places, [packing.tokens()]), device)
+fn packed<B: Backend>(x: FloatTensor<B>, packing: &Packing) -> FloatTensor<B> {
+    primitive(packing.packed(float::<B, 3>(x)))
 }
 
 /// `[n, columns]`
