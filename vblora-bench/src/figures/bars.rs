@@ -8,8 +8,12 @@ use plotters::{
     },
 };
 
-use super::picture::{self, Area, LABEL, MAIN, SECOND, failed, printable};
-use crate::{Result, analysis::popular, report::COLOURS};
+use super::picture::{self, Area, LABEL, MAIN, SECOND};
+use crate::{
+    Result,
+    analysis::popular,
+    report::{COLOURS, failed, printable},
+};
 
 /// A panel's width in pixels at least, and its height.
 const SIZE: (u32, u32) = (1000, 110);

@@ -2,8 +2,12 @@
 
 use plotters::{prelude::*, style::Color};
 
-use super::picture::{self, Area, LABEL, MAIN, failed, printable};
-use crate::{Result, analysis::Cells};
+use super::picture::{self, Area, LABEL, MAIN};
+use crate::{
+    Result,
+    analysis::Cells,
+    report::{failed, printable},
+};
 
 /// The height of a panel's cells; banks of more vectors have several to a row.
 const HEIGHT: usize = 300;

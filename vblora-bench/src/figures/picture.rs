@@ -2,7 +2,10 @@
 
 use plotters::{coord::Shift, prelude::*};
 
-use crate::{Error, Result, report::COLOURS};
+use crate::{
+    Result,
+    report::{COLOURS, failed, printable},
+};
 
 pub(super) type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -40,16 +43,4 @@ pub(super) fn short(number: &f64) -> String {
     let text = format!("{number:.4}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
     if text == "-0" { "0" } else { text }.into()
-}
-
-/// Text without control characters, which XML does not allow; the SVG writer escapes the rest.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).collect()
-}
-
-pub(super) fn failed(error: &dyn std::fmt::Display) -> Error {
-    Error::Draw {
-        what: "a figure of selections".into(),
-        message: error.to_string(),
-    }
 }

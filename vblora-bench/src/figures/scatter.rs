@@ -7,8 +7,12 @@ use plotters::{
     style::{Color, ShapeStyle},
 };
 
-use super::picture::{self, LABEL, MAIN, failed};
-use crate::{Result, analysis::Projection, report::COLOURS};
+use super::picture::{self, LABEL, MAIN};
+use crate::{
+    Result,
+    analysis::Projection,
+    report::{COLOURS, failed},
+};
 
 /// Width and height in pixels.
 const SIZE: (u32, u32) = (860, 640);

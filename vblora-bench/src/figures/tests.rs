@@ -7,7 +7,7 @@ use crate::{
         FOLDER, Frame,
         tests::{file, header, picks},
     },
-    report::tests::run,
+    report::test_run,
     sweep::{Plan, PlannedRun, Store, record_tests::record},
 };
 
@@ -38,7 +38,7 @@ fn assert_is_svg(svg: &str) {
 
 #[test]
 fn a_run_has_seven_figures_that_say_run_settings_and_score() {
-    let result = run("vblora", "qv", 1, &[0.7, 0.8]);
+    let result = test_run("vblora", "qv", 1, &[0.7, 0.8]);
     let made = figures(&recording("vblora seed 1"), Some(&result)).unwrap();
     let names: Vec<_> = made.iter().map(|figure| &figure.name[..4]).collect();
     assert_eq!(

@@ -7,11 +7,9 @@ mod summary;
 mod sweep;
 mod table;
 
-pub(crate) use curve::COLOURS;
 pub use curve::curves_svg;
+pub(crate) use curve::{COLOURS, failed, printable};
 pub use numbers::human_bytes;
-#[cfg(test)]
-pub(crate) use results::tests;
 pub use results::{EpochResult, EpochScores, Results, RunResult, Speed, Stop, best_epoch};
 pub use summary::{Spread, Summary, summarise, summary_table};
 pub use sweep::{Figure, Page, sweep_report};

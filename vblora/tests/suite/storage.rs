@@ -54,6 +54,19 @@ pub(crate) fn codes_compose_what_the_adapter_composed<B: VbLoraBackend>(device: 
     }
 }
 
+pub(crate) fn mixtures_are_the_codes_with_all_weights<B: VbLoraBackend>(device: &B::Device) {
+    for (topk, bank) in [(1, 10), (2, 10), (3, 300), (10, 10)] {
+        let adapter = adapter::<B>(topk, bank, device);
+        let (found, stored) = (adapter.mixture(), adapter.store().unwrap());
+        assert_eq!(found.topk, topk);
+        assert_eq!(found.indices, stored.codes().indices, "k = {topk}");
+        let doubles = |weights: &[f32]| weights.iter().copied().map(f64::from).collect::<Vec<_>>();
+        let expected = doubles(&stored.codes().full_weights());
+        assert_close("weights", &doubles(&found.weights), &expected, 1e-5);
+        assert_eq!(adapter.host_bank(), stored.bank());
+    }
+}
+
 pub(crate) fn files_round_trip<B: VbLoraBackend>(device: &B::Device) {
     let folder = tempfile::tempdir().unwrap();
     for (topk, bank) in [(1, 10), (2, 256), (2, 257), (3, 300)] {
