@@ -51,7 +51,8 @@ mod serving {
 
 mod storage {
     use super::suite::storage as tests;
-    on_every_backend!(tests: codes_compose_what_the_adapter_composed, mixtures_are_the_codes_with_all_weights, files_round_trip, broken_files_are_errors);
+    on_every_backend!(tests: codes_compose_what_the_adapter_composed, mixtures_are_the_codes_with_all_weights,
+        a_mixture_of_all_vectors_shows_the_heaviest, files_round_trip, broken_files_are_errors);
 }
 
 mod recorded {

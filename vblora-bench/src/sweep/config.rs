@@ -196,6 +196,11 @@ impl RunConfig {
 
 #[cfg(test)]
 mod tests {
+    use vblora::{
+        Site, Targets, VbLoraConfig,
+        storage::{HostAdapter, HostVbLora, peft::PeftAdapter},
+    };
+
     use super::*;
     use crate::recipes::{SharedBank, Size};
 
@@ -247,6 +252,33 @@ mod tests {
         };
         assert_eq!(on("here", false), on("there", false));
         assert_ne!(on("here", false), on("here", true));
+    }
+
+    #[test]
+    fn a_shared_bank_may_lie_in_a_compact_file_or_a_peft_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Targets::all_linear().select(&[Site::new("q", 8, 8)]);
+        let settings = VbLoraConfig {
+            vector_length: 4,
+            ..Default::default()
+        };
+        let settings = settings.check(&plan.unwrap()).unwrap();
+        let (h, b) = (settings.config().bank, settings.config().vector_length);
+        let bank: Vec<f32> = (0..h * b).map(|i| i as f32).collect();
+        let adapter = HostVbLora::new(settings.clone(), bank, settings.initial_logits(1)).unwrap();
+        let [file, folder] = ["bank.safetensors", "peft"].map(|name| dir.path().join(name));
+        adapter.store().save(&file).unwrap();
+        let peft = PeftAdapter::new(HostAdapter::VbLora(adapter));
+        peft.write(&folder).unwrap();
+        let [in_file, in_folder] = [file, folder].map(|file| {
+            let mut config = config();
+            config.method = "vblora".into();
+            let frozen = false;
+            config.recipe.bank = Some(SharedBank { file, frozen });
+            config.bank_hash().unwrap()
+        });
+        assert_eq!(in_file, in_folder);
+        assert!(!in_file.is_empty());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use vblora::{
-    Adapter, Site, StoredVbLora, Targets, VbLora, VbLoraConfig, backend::VbLoraBackend,
+    Adapter, Selection, Site, StoredVbLora, Targets, VbLora, VbLoraConfig, backend::VbLoraBackend,
     storage::Codes,
 };
 
@@ -65,6 +65,30 @@ pub(crate) fn mixtures_are_the_codes_with_all_weights<B: VbLoraBackend>(device: 
         assert_close("weights", &doubles(&found.weights), &expected, 1e-5);
         assert_eq!(adapter.host_bank(), stored.bank());
     }
+}
+
+/// Where every vector is selected, the k with most weight are shown, with their parts of the whole.
+pub(crate) fn a_mixture_of_all_vectors_shows_the_heaviest<B: VbLoraBackend>(device: &B::Device) {
+    let (few, h) = (adapter::<B>(3, 10, device), 10);
+    let all = VbLoraConfig {
+        selection: Selection::SelectAll,
+        ..few.settings().config().clone()
+    };
+    let all = all
+        .check(few.settings().plan())
+        .unwrap()
+        .init::<B>(7, device);
+    let (found, stored) = (all.mixture(), all.store().unwrap());
+    assert_eq!(found.indices, few.mixture().indices);
+    let whole = stored.codes().full_weights();
+    let rows = found.indices.chunks(3).enumerate();
+    let expected: Vec<f64> = rows
+        .flat_map(|(row, indices)| indices.iter().map(move |&i| row * h + i as usize))
+        .map(|at| f64::from(whole[at]))
+        .collect();
+    let weights: Vec<f64> = found.weights.into_iter().map(f64::from).collect();
+    assert_close("weights", &weights, &expected, 1e-5);
+    assert!(weights.chunks(3).any(|row| row.iter().sum::<f64>() < 0.9));
 }
 
 pub(crate) fn files_round_trip<B: VbLoraBackend>(device: &B::Device) {
