@@ -105,3 +105,38 @@ impl<B: VbLoraBackend> FrozenRmsNorm<B> {
         self.gamma.val().sub_scalar(self.offset)
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::backend::{Autodiff, Flex};
+
+    use super::*;
+
+    /// One weight out of four rules the way back from the output out, and the gradient stays a number.
+    #[test]
+    fn an_input_that_the_output_does_not_give_back_is_kept() {
+        let device = Default::default();
+        for (gamma, beta, expected) in [
+            ([1.0, -0.5, 2.0, 0.1], [0.0, 8.0, 1.0, -1.6], true),
+            ([1.0, 0.0, 2.0, 0.1], [0.0, 0.0, 1.0, 0.0], false),
+            ([1.0, -0.5, 2.0, 0.1], [0.0, 8.1, 1.0, 0.0], false),
+        ] {
+            let [gamma, beta] = [gamma, beta].map(|w: [f32; 4]| {
+                let weight = Tensor::<Autodiff<Flex>, 1>::from_floats(w, &device);
+                Param::from_tensor(weight).set_require_grad(false)
+            });
+            let norm = FrozenLayerNorm {
+                is_invertible: is_invertible(&gamma, &beta),
+                gamma,
+                beta,
+                epsilon: 1e-5,
+            };
+            assert_eq!(norm.is_invertible, expected);
+            let x = Tensor::<Autodiff<Flex>, 2>::from_floats([[3.0, -1.0, 0.5, 7.0]], &device);
+            let x = x.require_grad();
+            let grads = norm.forward(x.clone()).square().sum().backward();
+            let found = host_tensor(x.grad(&grads).expect("it requires one")).values;
+            assert!(found.iter().all(|v| v.is_finite()), "{found:?}");
+        }
+    }
+}

@@ -458,6 +458,12 @@ pub(crate) fn lora_scales_and_starts_at_zero<B: VbLoraBackend>(device: &B::Devic
         (pair.scale, pair.down.dims(), pair.up.dims()),
         (2.5, [12, 3], [3, 4])
     );
+    let stabilised = LoraConfig {
+        rank: 4,
+        rslora: true,
+        ..config.clone()
+    };
+    assert_eq!(stabilised.scale(), 3.75);
     assert!(values(pair.delta()).iter().all(|&v| v == 0.0));
     let a = values(pair.down.clone());
     assert!(
