@@ -405,7 +405,8 @@ pub(crate) fn a_gate_starts_from_the_base_and_opens<B: VbLoraBackend>(device: &B
             let factors = Factors::new(pairs.collect(), 0.0);
             values(loss::<B>(&factors, device).1.inner())[0]
         };
-        let slope = (scaled(0.05) - scaled(-0.05)) / 0.1;
+        // A step this wide keeps the slope above the rounding of tensor cores.
+        let slope = (scaled(0.4) - scaled(-0.4)) / 0.8;
         assert!(gate.abs() > 1e-4, "{rule}: {gate}");
         assert_close("slope", &[gate], &[slope], 0.05);
         let (output, gate, bank, logits) = gradients(&closed.with_gate(-0.5));
