@@ -113,7 +113,8 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
 }
 
 /// After 20 steps. AdamW divides by a gradient's size, so that one which is little but rounding moves its parameter by a whole step: with
-/// TF32 products single values end hundredths of the largest away, and the root of their mean square is held instead.
+/// TF32 products single values end tenths of the largest away, and the root of their mean square is held instead. PyTorch's own bank of
+/// `qv_wd0` ends 2.6e-2 away by that measure, and single values 0.18, when each operand of a product is rounded as tensor cores round it.
 #[track_caller]
 fn assert_ends_close(what: &str, found: &[f64], expected: &[f64]) {
     if products(0.0) == 0.0 {
@@ -123,7 +124,7 @@ fn assert_ends_close(what: &str, found: &[f64], expected: &[f64]) {
     let squares = found.iter().zip(expected).map(|(f, e)| (f - e).powi(2));
     let rms = (squares.sum::<f64>() / found.len() as f64).sqrt();
     assert!(
-        rms <= 2e-2 * largest,
+        rms <= 4e-2 * largest,
         "{what}: rms {rms}, largest {largest}"
     );
 }

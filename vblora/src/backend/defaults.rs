@@ -10,8 +10,8 @@ use burn::tensor::{
 };
 
 use super::{
-    AdaptedGradients, AttentionSettings, FrozenMap, GeluForm, NormGradients, Update, VbLoraBackend,
-    float, mask, primitive, rows,
+    AdaptedGradients, AttentionSettings, FrozenMap, GeluForm, HeadProduct, NormGradients, Update,
+    VbLoraBackend, float, mask, primitive, rows,
 };
 
 /// `k` passes of max, compare and mask: no sort (Burn's is unstable), no read-back. Rows must be finite: a masked entry is -inf.
@@ -324,41 +324,61 @@ fn drop_weights<B: VbLoraBackend>(x: Tensor<B, 4>, dropout: Option<(u64, f64)>) 
     }
 }
 
+pub(super) fn head_product<B: VbLoraBackend>(
+    a: FloatTensor<B>,
+    b: FloatTensor<B>,
+    heads: usize,
+    form: HeadProduct,
+) -> FloatTensor<B> {
+    let b = split(float::<B, 3>(b), heads);
+    let weights = |a| float::<B, 4>(a);
+    match form {
+        HeadProduct::Scores { scale } => {
+            let a = split(float::<B, 3>(a).mul_scalar(scale), heads);
+            primitive(a.matmul(b.swap_dims(2, 3)))
+        }
+        HeadProduct::Mixed => primitive(join(weights(a).matmul(b))),
+        HeadProduct::MixedBack => primitive(join(weights(a).swap_dims(2, 3).matmul(b))),
+    }
+}
+
 pub(super) fn attention<B: VbLoraBackend>(
-    qkv: [FloatTensor<B>; 3],
+    [q, k, v]: [FloatTensor<B>; 3],
     mask: Option<FloatTensor<B>>,
     settings: AttentionSettings,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let [q, k, v] = qkv.map(|x| float::<B, 3>(x));
-    let [n, t, d] = q.dims();
-    let heads = settings.heads;
+    let (heads, [n, t, d]) = (settings.heads, q.shape().dims());
     let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let scores = split(q.mul_scalar(scale), heads).matmul(split(k, heads).swap_dims(2, 3));
+    let scores = B::head_product(q, k, heads, HeadProduct::Scores { scale });
     let scores = match mask {
-        Some(mask) => scores + float::<B, 2>(mask).reshape([n, 1, 1, t]),
+        Some(mask) => {
+            let mask = float::<B, 2>(mask).reshape([n, 1, 1, t]);
+            primitive(float::<B, 4>(scores) + mask)
+        }
         None => scores,
     };
-    let weights = B::row_softmax(primitive(scores));
+    let weights = B::row_softmax(scores);
     let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
-    (primitive(join(dropped.matmul(split(v, heads)))), weights)
+    let output = B::head_product(primitive(dropped), v, heads, HeadProduct::Mixed);
+    (output, weights)
 }
 
 pub(super) fn attention_backward<B: VbLoraBackend>(
-    qkv: [FloatTensor<B>; 3],
+    [q, k, v]: [FloatTensor<B>; 3],
     weights: FloatTensor<B>,
     settings: AttentionSettings,
     grad: FloatTensor<B>,
 ) -> [FloatTensor<B>; 3] {
-    let heads = settings.heads;
-    let [q, k, v] = qkv.map(|x| split(float::<B, 3>(x), heads));
-    let scale = 1.0 / (q.dims()[3] as f64).sqrt();
-    let grad = split(float::<B, 3>(grad), heads);
+    let (heads, [_, _, d]) = (settings.heads, q.shape().dims());
+    let scale = 1.0 / ((d / heads) as f64).sqrt();
+    let product = |a, b, form| B::head_product(a, b, heads, form);
     let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
-    let dv = dropped.swap_dims(2, 3).matmul(grad.clone());
-    let d_weights = drop_weights(grad.matmul(v.swap_dims(2, 3)), settings.dropout);
+    let dv = product(primitive(dropped), grad.clone(), HeadProduct::MixedBack);
+    let d_weights = product(grad, v, HeadProduct::Scores { scale: 1.0 });
+    let d_weights = drop_weights(float::<B, 4>(d_weights), settings.dropout);
     let d_scores: Tensor<B, 4> = float(B::row_softmax_backward(weights, primitive(d_weights)));
-    let d_scores = d_scores.mul_scalar(scale);
-    let dq = d_scores.clone().matmul(k);
-    let dk = d_scores.swap_dims(2, 3).matmul(q);
-    [dq, dk, dv].map(|grad| primitive(join(grad)))
+    let d_scores = primitive(d_scores.mul_scalar(scale));
+    let dq = product(d_scores.clone(), k, HeadProduct::Mixed);
+    let dk = product(d_scores, q, HeadProduct::MixedBack);
+    [dq, dk, dv]
 }

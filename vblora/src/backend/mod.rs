@@ -254,6 +254,19 @@ pub trait VbLoraBackend: Backend {
         defaults::dropout::<Self>(x, key, p)
     }
 
+    /// A product of each head's matrices, of which attention is made where a backend has it not in one piece. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// Those of [`HeadProduct`]'s forms.
+    fn head_product(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        heads: usize,
+        form: HeadProduct,
+    ) -> FloatTensor<Self> {
+        defaults::head_product::<Self>(a, b, heads, form)
+    }
+
     /// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, and what the backward pass needs beside the
     /// inputs, which is not differentiable.
     ///
@@ -500,6 +513,32 @@ pub struct AdaptedGradients<T> {
 
 /// The gradients of [`row_norm`](VbLoraBackend::row_norm) to x and, if asked for, to gamma and beta.
 pub type NormGradients<B> = (FloatTensor<B>, Option<[FloatTensor<B>; 2]>);
+
+/// The forms of [`head_product`](VbLoraBackend::head_product). A tensor `[n, t, d]` has its heads side by side in d.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum HeadProduct {
+    /// `scale a b^T`, a: `[n, t, d]`, b: `[n, u, d]`, output: `[n, heads, t, u]`
+    Scores {
+        /// Usually 1 / sqrt(d / heads).
+        scale: f64,
+    },
+    /// `a b`, a: `[n, heads, t, u]`, b: `[n, u, d]`, output: `[n, t, d]`
+    Mixed,
+    /// `a^T b`, a: `[n, heads, t, u]`, b: `[n, t, d]`, output: `[n, u, d]`
+    MixedBack,
+}
+
+impl HeadProduct {
+    /// The output's shape.
+    #[cfg(feature = "gpu")]
+    fn shape(self, a: &Shape, b: &Shape, heads: usize) -> Shape {
+        match self {
+            Self::Scores { .. } => Shape::new([a[0], heads, a[1], b[1]]),
+            Self::Mixed => Shape::new([a[0], a[2], b[2]]),
+            Self::MixedBack => Shape::new([a[0], a[3], b[2]]),
+        }
+    }
+}
 
 /// What an attention is besides its tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -185,7 +185,7 @@ fn wide_map<B: VbLoraBackend>(
     needs_x: bool,
     device: &B::Device,
 ) {
-    let (n, d_in, d_out) = (130, 96, 160);
+    let (n, d_in, d_out) = (130, 192, 320);
     let close = |what: &str, found: &[f64], expected: &Matrix, tolerance: f64| {
         let what = format!("{dtype:?}, rank {rank}, {what}");
         assert_close(&what, found, &expected.values, tolerance);

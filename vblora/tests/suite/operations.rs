@@ -199,7 +199,7 @@ pub(crate) fn a_norm_goes_back_from_its_output<B: VbLoraBackend>(device: &B::Dev
 
 /// Attention in one operation against the same out of single ones, with padding and with dropout.
 pub(crate) fn attention_is_its_parts<B: VbLoraBackend>(device: &B::Device) {
-    for (n, t, heads, size) in [(3, 5, 2, 9), (2, 19, 3, 16), (1, 1, 1, 4)] {
+    for (n, t, heads, size) in [(3, 5, 2, 9), (2, 19, 3, 16), (1, 1, 1, 4), (2, 140, 2, 20)] {
         let d = heads * size;
         let draw = |name: &str| {
             let values = Key::new(8).name(name).normal(n * t * d, 1.0);

@@ -13,7 +13,7 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 
-use super::super::{AdaptedGradients, FrozenMap, Update, VbLoraBackend, defaults};
+use super::super::{AdaptedGradients, FrozenMap, HeadProduct, Update, VbLoraBackend, defaults};
 
 impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
     fn max_tensor_bytes(device: &Device<Self>) -> Option<usize> {
@@ -22,7 +22,18 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
 
     fn frozen_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
         let (shape, dtype) = ([x.shape[0], weight.shape[1]], weight.dtype);
-        let [out] = register::<B, 1>(Call::Product, vec![x, weight], [shape], dtype);
+        let [out] = register::<B, _>(Call::Product, vec![x, weight], [shape], dtype);
+        out
+    }
+
+    fn head_product(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        heads: usize,
+        form: HeadProduct,
+    ) -> FloatTensor<Self> {
+        let shape = form.shape(&a.shape, &b.shape, heads);
+        let [out] = register::<B, _>(Call::Heads { heads, form }, vec![a, b], [shape], DType::F32);
         out
     }
 
@@ -45,7 +56,7 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
             .into_iter()
             .chain(map.bias);
         let [out, narrow] =
-            register::<B, 2>(call, inputs.collect(), [[n, m], [n, rank]], DType::F32);
+            register::<B, _>(call, inputs.collect(), [[n, m], [n, rank]], DType::F32);
         (out, narrow)
     }
 
@@ -59,7 +70,7 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
         let has_bias = map.bias.is_some();
         let inputs = [x, map.weight, down, up, scales].into_iter();
         let inputs = inputs.chain(map.bias).collect();
-        let [out] = register::<B, 1>(Call::Mixed { has_bias }, inputs, [shape], DType::F32);
+        let [out] = register::<B, _>(Call::Mixed { has_bias }, inputs, [shape], DType::F32);
         out
     }
 
@@ -79,7 +90,7 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
         if needs_x {
             let call = Call::Backward { scale };
             let [down, up, x] =
-                register::<B, 3>(call, inputs, [factors[0], factors[1], [n, d]], DType::F32);
+                register::<B, _>(call, inputs, [factors[0], factors[1], [n, d]], DType::F32);
             return AdaptedGradients {
                 x: Some(x),
                 down,
@@ -87,7 +98,7 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
             };
         }
         let call = Call::BackwardToFactors { scale };
-        let [down, up] = register::<B, 2>(call, inputs, factors, DType::F32);
+        let [down, up] = register::<B, _>(call, inputs, factors, DType::F32);
         AdaptedGradients { x: None, down, up }
     }
 }
@@ -97,6 +108,8 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
 enum Call {
     /// x and weight, in the dtype of the output.
     Product,
+    /// Both operands.
+    Heads { heads: usize, form: HeadProduct },
     /// x, weight, down, up and perhaps a bias.
     Forward { has_bias: bool, scale: f64 },
     /// x, weight, down, up, scales and perhaps a bias.
@@ -122,13 +135,13 @@ impl<B> fmt::Debug for Registered<B> {
 fn register<B: FusionBackend + VbLoraBackend, const N: usize>(
     call: Call,
     inputs: Vec<FloatTensor<Fusion<B>>>,
-    shapes: [[usize; 2]; N],
+    shapes: [impl Into<Shape>; N],
     dtype: DType,
 ) -> [FloatTensor<Fusion<B>>; N] {
     let client = inputs[0].client.clone();
     let streams = OperationStreams::with_inputs(&inputs);
-    let outputs = shapes
-        .map(|shape| TensorIr::uninit(client.create_empty_handle(), Shape::new(shape), dtype));
+    let outputs =
+        shapes.map(|shape| TensorIr::uninit(client.create_empty_handle(), shape.into(), dtype));
     let inputs: Vec<_> = inputs.into_iter().map(|tensor| tensor.into_ir()).collect();
     let desc = CustomOpIr::new("vblora", &inputs, &outputs);
     let operation = Registered::<B> {
@@ -156,6 +169,7 @@ impl<B: FusionBackend + VbLoraBackend> Operation<B::FusionRuntime> for Registere
         let (x, weight) = (next(), next());
         let outputs = match self.call {
             Call::Product => vec![B::frozen_product(x, weight)],
+            Call::Heads { heads, form } => vec![B::head_product(x, weight, heads, form)],
             Call::Forward { has_bias, scale } => {
                 let [down, up] = [next(), next()];
                 let bias = has_bias.then(next);

@@ -2,25 +2,21 @@
 
 mod fusion;
 mod kernels;
+mod product;
 
 use burn::tensor::{
     DType, Shape, Slice,
+    backend::Backend,
     ops::{Device, FloatTensor, FloatTensorOps},
 };
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
 };
-use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise, ir::StorageType};
-use cubek::{
-    matmul::{
-        definition::{MatmulElems, MatmulGlobalElems},
-        launch::{Strategy, launch_ref},
-    },
-    std::InputBinding,
-};
+use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise};
 
-use super::{AdaptedGradients, FrozenMap, Update, VbLoraBackend, defaults};
+use self::product::{RankUpdate, tensor_core_head_product, tensor_core_product};
+use super::{AdaptedGradients, FrozenMap, HeadProduct, Update, VbLoraBackend, defaults};
 
 /// Ranks whose sums fit in a unit's registers; a higher one is no longer narrow and is left to matrix products.
 const MAX_RANK: usize = 16;
@@ -28,10 +24,6 @@ const MAX_RANK: usize = 16;
 const CHUNK_ROWS: usize = 64;
 /// Chunks at most: their sums are written and read once more.
 const MAX_CHUNKS: usize = 512;
-/// The smallest dimension for which tiles of the tensor cores pay.
-const MIN_TILE: usize = 64;
-/// The bulk copy engine takes rows of whole 16-byte pieces, in either dtype.
-const ALIGNED: usize = 8;
 /// WebGPU's limit of cubes in one dimension.
 const MAX_CUBES: usize = 65_535;
 /// Planes of a cube, each with a row of its own.
@@ -53,7 +45,17 @@ where
     }
 
     fn frozen_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        tensor_core_product(&x, &weight).unwrap_or_else(|| Self::float_matmul(x, weight))
+        tensor_core_product(&x, &weight, None).unwrap_or_else(|| Self::float_matmul(x, weight))
+    }
+
+    fn head_product(
+        a: FloatTensor<Self>,
+        b: FloatTensor<Self>,
+        heads: usize,
+        form: HeadProduct,
+    ) -> FloatTensor<Self> {
+        tensor_core_head_product(&a, &b, heads, form)
+            .unwrap_or_else(|| defaults::head_product::<Self>(a, b, heads, form))
     }
 
     fn adapted_linear(
@@ -65,10 +67,14 @@ where
             return defaults::adapted_linear::<Self>(x, map, update);
         };
         let held = map.weight.dtype;
-        let y = Self::frozen_product(Self::float_cast(x.clone(), held.into()), map.weight);
-        let narrow = narrow_product(x, update.down, update.scale, plane);
-        let out = rank_update(y, map.bias, narrow.clone(), update.up);
-        (out, narrow)
+        let narrow = narrow_product(x.clone(), update.down, update.scale, plane);
+        let update = RankUpdate {
+            bias: map.bias,
+            narrow: narrow.clone(),
+            factor: update.up,
+        };
+        let x = Self::float_cast(x, held.into());
+        (updated_product::<Self, R>(x, map.weight, update), narrow)
     }
 
     /// Columns in pieces that the kernels are made for, so that a row's update is computed as if it were alone, in f32.
@@ -82,7 +88,6 @@ where
             return defaults::mixed_linear::<Self>(x, map, [down, up], scales);
         };
         let held = map.weight.dtype;
-        let y = Self::frozen_product(Self::float_cast(x.clone(), held.into()), map.weight);
         let columns = scales.meta.shape()[1];
         let of_columns = |tensor: &FloatTensor<Self>, start: usize| {
             let piece = start..columns.min(start + MAX_RANK);
@@ -90,13 +95,21 @@ where
             Self::float_slice(tensor.clone(), &[Slice::from(0..rows), Slice::from(piece)])
         };
         let up = Self::float_swap_dims(up, 0, 1);
-        (0..columns).step_by(MAX_RANK).fold(y, |y, start| {
-            let bias = map.bias.clone().filter(|_| start == 0);
+        let piece = |start: usize, bias: Option<FloatTensor<Self>>| {
             let narrow = narrow_product(x.clone(), of_columns(&down, start), 1.0, plane);
             let narrow = Self::float_mul(narrow, of_columns(&scales, start));
-            let up = Self::float_swap_dims(of_columns(&up, start), 0, 1);
-            rank_update(y, bias, into_contiguous(narrow), up)
-        })
+            let factor = Self::float_swap_dims(of_columns(&up, start), 0, 1);
+            RankUpdate {
+                bias,
+                narrow: into_contiguous(narrow),
+                factor,
+            }
+        };
+        let first = piece(0, map.bias);
+        let held_x = Self::float_cast(x.clone(), held.into());
+        let y = updated_product::<Self, R>(held_x, map.weight, first);
+        let others = (MAX_RANK..columns).step_by(MAX_RANK);
+        others.fold(y, |y, start| rank_update(y, piece(start, None)))
     }
 
     fn adapted_linear_backward(
@@ -119,8 +132,12 @@ where
         let down = row_sums(x, d_narrow.clone());
         let x = needs_x.then(|| {
             let grad = Self::float_cast(grad, weight.dtype.into());
-            let through_map = Self::frozen_product(grad, transposed(weight));
-            rank_update(through_map, None, d_narrow, transposed(update.down))
+            let update = RankUpdate {
+                bias: None,
+                narrow: d_narrow,
+                factor: transposed(update.down),
+            };
+            updated_product::<Self, R>(grad, transposed(weight), update)
         });
         AdaptedGradients {
             x,
@@ -128,47 +145,6 @@ where
             up,
         }
     }
-}
-
-/// A product by the kernel that was fastest on an H100 at transformer shapes, about twice as fast as the one that CubeCL takes where it
-/// does not tune: double-buffered, loaded by the bulk copy engine. `None` where that kernel is not to be had, or where the operands are
-/// small or oddly shaped.
-///
-/// # Shapes
-/// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
-fn tensor_core_product<R: CubeRuntime>(
-    x: &CubeTensor<R>,
-    weight: &CubeTensor<R>,
-) -> Option<CubeTensor<R>> {
-    let ([n, k], [_, m]) = (x.meta.shape().dims(), weight.meta.shape().dims());
-    let fits = n >= MIN_TILE && [k, m].iter().all(|d| *d >= MIN_TILE && d % ALIGNED == 0);
-    let is_cuda = R::name(&x.client) == "cuda";
-    if cfg!(feature = "autotune") || !is_cuda || !fits {
-        return None;
-    }
-    let x = into_contiguous(x.clone());
-    let out = empty_device_contiguous_dtype(
-        x.client.clone(),
-        x.device.clone(),
-        Shape::new([n, m]),
-        x.dtype,
-    );
-    let dtype: StorageType = x.dtype.into();
-    let mut elements = MatmulElems::from_globals(&MatmulGlobalElems {
-        lhs: dtype,
-        rhs: dtype,
-        out: dtype,
-    });
-    launch_ref(
-        &Strategy::DoubleTmaMma(Default::default()),
-        &out.client,
-        InputBinding::new(x.binding(), dtype),
-        InputBinding::new(weight.clone().binding(), dtype),
-        out.clone().binding(),
-        &mut elements,
-    )
-    .ok()
-    .map(|()| out)
 }
 
 /// [`plane_size`], if the rank is one that the kernels are made for.
@@ -224,16 +200,30 @@ fn narrow_product<R: CubeRuntime>(
     out
 }
 
+/// `x weight`, and the update, in one kernel where there is one for them.
+fn updated_product<B, R>(
+    x: CubeTensor<R>,
+    weight: CubeTensor<R>,
+    update: RankUpdate<R>,
+) -> CubeTensor<R>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    tensor_core_product(&x, &weight, Some(&update))
+        .unwrap_or_else(|| rank_update(B::float_matmul(x, weight), update))
+}
+
 /// `y + bias + narrow factor`
 ///
 /// # Shapes
 /// - y: `[n, m]`, of any float dtype; bias: `[m]`, narrow: `[n, r]`, factor: `[r, m]`; output: `[n, m]`
-fn rank_update<R: CubeRuntime>(
-    y: CubeTensor<R>,
-    bias: Option<CubeTensor<R>>,
-    narrow: CubeTensor<R>,
-    factor: CubeTensor<R>,
-) -> CubeTensor<R> {
+fn rank_update<R: CubeRuntime>(y: CubeTensor<R>, update: RankUpdate<R>) -> CubeTensor<R> {
+    let RankUpdate {
+        bias,
+        narrow,
+        factor,
+    } = update;
     let y = into_contiguous(y);
     let [n, m] = y.meta.shape().dims();
     let rank = factor.meta.shape()[0];

@@ -1,0 +1,492 @@
+//! Products with frozen weights by a kernel of our own in CUDA: CubeCL's fastest on an H100 does half as much, in either dtype
+//! (docs/performance.md).
+
+use std::fmt;
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::{
+    CubeRuntime, kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype,
+    tensor::CubeTensor,
+};
+use cubecl::{
+    CompilationError, Compiler, CubeTask,
+    ir::{ElemType, FloatKind},
+    prelude::*,
+    server::{KernelArguments, MetadataBindingInfo},
+};
+
+use super::super::HeadProduct;
+
+/// The kernel, but for the names that [`Product`] defines before it.
+const SOURCE: &str = include_str!("product.cu");
+/// Rows and columns of the output that one block makes.
+const TILE: usize = 128;
+/// Slices of both operands that a block holds, each of 128 bytes of a tile's rows.
+const SHARED_BYTES: usize = 3 * 2 * TILE * 128;
+/// What a copy takes at a time, and tensors are aligned to.
+const PIECE_BYTES: usize = 16;
+/// The smallest dimension for which tiles pay.
+const MIN_SIZE: usize = 64;
+/// CUDA's limit of blocks in the grid's second and third dimension.
+const MAX_BLOCKS: usize = 65_535;
+
+/// What a product is given on the way out: `+ bias + narrow factor`, in f32.
+///
+/// # Shapes
+/// - bias: `[d_out]`, narrow: `[n, r]`, factor: `[r, d_out]`
+#[derive(Clone)]
+pub(super) struct RankUpdate<R: CubeRuntime> {
+    pub(super) bias: Option<CubeTensor<R>>,
+    pub(super) narrow: CubeTensor<R>,
+    pub(super) factor: CubeTensor<R>,
+}
+
+/// x times weight on tensor cores, which round f32 to TF32; the output is f32 if there is an update and x's dtype otherwise. `None` where the
+/// device has none that do this, or where the operands are small or oddly shaped.
+///
+/// # Shapes
+/// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
+pub(super) fn tensor_core_product<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    update: Option<&RankUpdate<R>>,
+) -> Option<CubeTensor<R>> {
+    let ([rows, inner], [_, columns]) = (x.meta.shape().dims(), weight.meta.shape().dims());
+    let element = Element::of(x.dtype)?;
+    let fits = (MIN_SIZE..=TILE * MAX_BLOCKS).contains(&rows)
+        && columns >= MIN_SIZE
+        && columns.is_multiple_of(PIECE_BYTES / 2)
+        && inner.is_multiple_of(element.depth());
+    if !fits || weight.dtype != x.dtype || !has_instructions(&x.client, element) {
+        return None;
+    }
+    let out = empty_device_contiguous_dtype(
+        x.client.clone(),
+        x.device.clone(),
+        Shape::new([rows, columns]),
+        update.map_or(x.dtype, |_| DType::F32),
+    );
+    Launch {
+        element,
+        sizes: [rows, inner, columns],
+        batch: [1, 1],
+        x: Operand::matrix(x.clone())?,
+        w: Operand::either(weight.clone())?,
+        out: Layout::of_rows(columns),
+        scale: 1.0,
+        update,
+    }
+    .run(&out);
+    Some(out)
+}
+
+/// A product of each head's matrices on tensor cores in TF32, read and written where they lie. `None` as for [`tensor_core_product`].
+pub(super) fn tensor_core_head_product<R: CubeRuntime>(
+    a: &CubeTensor<R>,
+    b: &CubeTensor<R>,
+    heads: usize,
+    form: HeadProduct,
+) -> Option<CubeTensor<R>> {
+    let element = Element::F32;
+    let [items, t, d] = b.meta.shape().dims();
+    let size = d / heads;
+    let is_f32 = a.dtype == DType::F32 && b.dtype == DType::F32;
+    let last = a.meta.shape()[a.meta.rank() - 1];
+    let fits = [t, size, last]
+        .iter()
+        .all(|n| n.is_multiple_of(PIECE_BYTES / 4));
+    let is_filled = a.meta.num_elements() > 0 && b.meta.num_elements() > 0;
+    if !is_f32
+        || !fits
+        || !is_filled
+        || items * heads > MAX_BLOCKS
+        || !has_instructions(&a.client, element)
+    {
+        return None;
+    }
+    let out = empty_device_contiguous_dtype(
+        a.client.clone(),
+        a.device.clone(),
+        form.shape(a.meta.shape(), b.meta.shape(), heads),
+        DType::F32,
+    );
+    let w = Operand::joined(b, heads)?;
+    // What of a has the tokens of the output.
+    let tokens = |dimension: usize| a.meta.shape()[dimension];
+    let joined = |tokens: usize| Layout {
+        row: d,
+        item: tokens * d,
+        head: size,
+    };
+    let (x, w, sizes, layout, scale) = match form {
+        HeadProduct::Scores { scale } => {
+            let scores = Layout {
+                row: t,
+                item: heads * tokens(1) * t,
+                head: tokens(1) * t,
+            };
+            let x = Operand::joined(a, heads)?;
+            (x, w.transposed(), [tokens(1), size, t], scores, scale)
+        }
+        HeadProduct::Mixed => {
+            let sizes = [tokens(2), t, size];
+            (Operand::of_heads(a)?, w, sizes, joined(tokens(2)), 1.0)
+        }
+        HeadProduct::MixedBack => {
+            let (x, sizes) = (Operand::of_heads(a)?.transposed(), [tokens(3), t, size]);
+            (x, w, sizes, joined(tokens(3)), 1.0)
+        }
+    };
+    Launch {
+        element,
+        sizes,
+        batch: [items, heads],
+        x,
+        w,
+        out: layout,
+        scale,
+        update: None,
+    }
+    .run(&out);
+    Some(out)
+}
+
+/// How far apart, in values, rows of a matrix lie in memory, and matrices of the next row of a batch and of the next head.
+#[derive(Clone, Copy)]
+struct Layout {
+    row: usize,
+    item: usize,
+    head: usize,
+}
+
+impl Layout {
+    fn of_rows(row: usize) -> Self {
+        Self {
+            row,
+            item: 0,
+            head: 0,
+        }
+    }
+
+    fn values(self) -> [u64; 3] {
+        [self.row, self.item, self.head].map(|n| n as u64)
+    }
+}
+
+/// A matrix for each head, or one.
+struct Operand<R: CubeRuntime> {
+    tensor: CubeTensor<R>,
+    /// Of the matrix as it lies in memory.
+    layout: Layout,
+    /// It lies there with its dimensions swapped.
+    is_transposed: bool,
+}
+
+impl<R: CubeRuntime> Operand<R> {
+    /// One matrix. `None` if its memory starts within a piece, here and below.
+    fn matrix(matrix: CubeTensor<R>) -> Option<Self> {
+        let tensor = whole_rows(matrix)?;
+        let layout = Layout::of_rows(tensor.meta.strides()[0]);
+        Some(Self {
+            tensor,
+            layout,
+            is_transposed: false,
+        })
+    }
+
+    /// One matrix, as it lies in memory if its columns lie whole.
+    fn either(mut matrix: CubeTensor<R>) -> Option<Self> {
+        if matrix.meta.strides()[0] != 1 {
+            return Self::matrix(matrix);
+        }
+        matrix.meta.swap(0, 1);
+        Self::matrix(matrix).map(Self::transposed)
+    }
+
+    /// `[n, t, d]`, heads side by side in d
+    fn joined(tensor: &CubeTensor<R>, heads: usize) -> Option<Self> {
+        let tensor = whole_rows(tensor.clone())?;
+        let layout = Layout {
+            row: tensor.meta.strides()[1],
+            item: tensor.meta.strides()[0],
+            head: tensor.meta.shape()[2] / heads,
+        };
+        Some(Self {
+            tensor,
+            layout,
+            is_transposed: false,
+        })
+    }
+
+    /// `[n, heads, t, u]`
+    fn of_heads(tensor: &CubeTensor<R>) -> Option<Self> {
+        let tensor = whole_rows(tensor.clone())?;
+        let [item, head, row] = [0, 1, 2].map(|d| tensor.meta.strides()[d]);
+        let layout = Layout { row, item, head };
+        Some(Self {
+            tensor,
+            layout,
+            is_transposed: false,
+        })
+    }
+
+    fn transposed(self) -> Self {
+        Self {
+            is_transposed: !self.is_transposed,
+            ..self
+        }
+    }
+}
+
+/// A tensor whose rows lie whole and start at pieces; `None` if its memory starts elsewhere.
+fn whole_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> Option<CubeTensor<R>> {
+    let values = PIECE_BYTES / tensor.dtype.size();
+    let has_rows = |tensor: &CubeTensor<R>| {
+        let (last, others) = tensor.meta.strides().split_last()?;
+        (*last == 1 && others.iter().all(|n| n.is_multiple_of(values))).then_some(())
+    };
+    let tensor = match has_rows(&tensor) {
+        Some(()) => tensor,
+        None => into_contiguous(tensor),
+    };
+    has_rows(&tensor)?;
+    let start = tensor.handle.offset_start.unwrap_or(0);
+    start.is_multiple_of(PIECE_BYTES as u64).then_some(tensor)
+}
+
+/// One launch of the kernel.
+struct Launch<'a, R: CubeRuntime> {
+    element: Element,
+    /// Rows, inner and columns of each product.
+    sizes: [usize; 3],
+    /// Rows of the batch, and heads.
+    batch: [usize; 2],
+    x: Operand<R>,
+    w: Operand<R>,
+    out: Layout,
+    scale: f64,
+    update: Option<&'a RankUpdate<R>>,
+}
+
+impl<R: CubeRuntime> Launch<'_, R> {
+    fn run(self, out: &CubeTensor<R>) {
+        let mut buffers = vec![self.x.tensor, self.w.tensor];
+        let mut factor_strides = [0, 0];
+        if let Some(update) = self.update {
+            let bias = update.bias.as_ref().unwrap_or(&update.narrow);
+            buffers.extend([bias, &update.narrow].map(|tensor| into_contiguous(tensor.clone())));
+            buffers.push(update.factor.clone());
+            factor_strides = [0, 1].map(|d| update.factor.meta.strides()[d] as u64);
+        }
+        buffers.push(out.clone());
+        let buffers = buffers.into_iter().map(|tensor| tensor.handle.binding());
+        let ([rows, _, columns], [items, heads]) = (self.sizes, self.batch);
+        let layouts = [self.x.layout, self.w.layout, self.out];
+        let info: Vec<u64> = self
+            .sizes
+            .into_iter()
+            .chain([heads])
+            .map(|n| n as u64)
+            .chain(layouts.into_iter().flat_map(Layout::values))
+            .chain(factor_strides)
+            .chain([self.scale.to_bits()])
+            .collect();
+        let fixed = info.len();
+        let arguments = KernelArguments::new()
+            .with_buffers(buffers.collect())
+            .with_info(MetadataBindingInfo::new(info, fixed));
+        let kernel = Product {
+            element: self.element,
+            x_is_transposed: self.x.is_transposed,
+            w_is_transposed: self.w.is_transposed,
+            rank: self
+                .update
+                .map_or(0, |update| update.narrow.meta.shape()[1]),
+            has_bias: self.update.is_some_and(|update| update.bias.is_some()),
+            text: SOURCE,
+        };
+        let [across, down] = [columns, rows].map(|n| n.div_ceil(TILE) as u32);
+        let count = CubeCount::new_3d(across, down, (items * heads) as u32);
+        out.client.launch(Box::new(kernel), count, arguments);
+    }
+}
+
+/// Whether the device has the kernel's instructions: those of NVIDIA's compute capability 8.0.
+fn has_instructions<R: CubeRuntime>(client: &ComputeClient<R>, element: Element) -> bool {
+    let properties = client.properties();
+    let has_product = properties.features.matmul.mma.iter().any(|known| {
+        (known.m, known.n, known.k) == (16, 8, element.step())
+            && known.a_type == element.multiplied()
+            && known.cd_type == ElemType::Float(FloatKind::F32).into()
+    });
+    R::name(client) == "cuda"
+        && has_product
+        && properties.hardware.max_shared_memory_size >= SHARED_BYTES
+}
+
+/// What is multiplied; sums are f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Element {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Element {
+    fn of(dtype: DType) -> Option<Self> {
+        match dtype {
+            DType::F32 => Some(Self::F32),
+            DType::BF16 => Some(Self::Bf16),
+            DType::F16 => Some(Self::F16),
+            _ => None,
+        }
+    }
+
+    /// Values in 128 bytes.
+    fn depth(self) -> usize {
+        if self == Self::F32 { 32 } else { 64 }
+    }
+
+    /// The inner dimension of one instruction.
+    fn step(self) -> u32 {
+        if self == Self::F32 { 8 } else { 16 }
+    }
+
+    /// Threads of a block.
+    fn threads(self) -> u32 {
+        if self == Self::F32 { 128 } else { 256 }
+    }
+
+    fn multiplied(self) -> StorageType {
+        ElemType::Float(match self {
+            Self::F32 => FloatKind::TF32,
+            Self::Bf16 => FloatKind::BF16,
+            Self::F16 => FloatKind::F16,
+        })
+        .into()
+    }
+}
+
+/// The kernel for one kind of operands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Product {
+    element: Element,
+    x_is_transposed: bool,
+    w_is_transposed: bool,
+    /// Of the update; 0 is none.
+    rank: usize,
+    has_bias: bool,
+    /// [`SOURCE`]: what CubeCL's cache keeps must not outlive it.
+    text: &'static str,
+}
+
+impl Product {
+    fn source(self) -> String {
+        let names = [
+            ("ELEMENT", self.element as usize),
+            ("X_TRANSPOSED", self.x_is_transposed.into()),
+            ("W_TRANSPOSED", self.w_is_transposed.into()),
+            ("RANK", self.rank),
+            ("HAS_BIAS", self.has_bias.into()),
+        ];
+        let names = names.map(|(name, value)| format!("#define {name} {value}\n"));
+        names.concat() + self.text
+    }
+}
+
+impl fmt::Debug for Product {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = |is_marked: bool, text| if is_marked { text } else { "" };
+        write!(
+            f,
+            "{:?}{}{} rank {}{}",
+            self.element,
+            mark(self.x_is_transposed, " x transposed"),
+            mark(self.w_is_transposed, " w transposed"),
+            self.rank,
+            mark(self.has_bias, " bias"),
+        )
+    }
+}
+
+impl KernelMetadata for Product {
+    fn id(&self) -> KernelId {
+        KernelId::new::<Self>()
+            .info(*self)
+            .cube_dim(CubeDim::new_1d(self.element.threads()))
+    }
+
+    fn address_type(&self) -> StorageType {
+        u32::as_type_native_unchecked().storage_type()
+    }
+}
+
+impl<C: Compiler> CubeTask<C> for Product {
+    /// CubeCL takes the size of shared memory from its own form of a kernel, so that one which does nothing but hold it goes along.
+    fn compile(
+        &self,
+        compiler: &mut C,
+        options: &C::CompilationOptions,
+        mode: ExecutionMode,
+        address_type: StorageType,
+    ) -> Result<CompiledKernel<C>, CompilationError> {
+        let mut builder = KernelBuilder::new();
+        AddressType::U32.register(&mut builder.scope);
+        hold_shared_memory::expand(&mut builder.scope, SHARED_BYTES);
+        let cube_dim = CubeDim::new_1d(self.element.threads());
+        let definition = builder.build(KernelSettings::default().cube_dim(cube_dim));
+        let held = compiler.compile(definition, options, mode, address_type)?;
+        Ok(CompiledKernel {
+            entrypoint_name: "product".into(),
+            debug_name: Some(self.name()),
+            source: self.source(),
+            repr: Some(held),
+            cube_dim,
+            debug_info: None,
+        })
+    }
+}
+
+#[cube]
+fn hold_shared_memory(#[comptime] bytes: usize) {
+    let mut memory = SharedMemory::<u32>::new_aligned(bytes / 4, 128usize);
+    memory[UNIT_POS as usize] = 0u32;
+}
+
+#[cfg(all(test, feature = "cuda"))]
+mod tests {
+    use cubecl::cuda::CudaCompiler;
+
+    use super::*;
+
+    /// The driver is asked for what the kernel's text counts on.
+    #[test]
+    fn shared_memory_goes_along() {
+        for element in [Element::F32, Element::Bf16, Element::F16] {
+            let product = Product {
+                element,
+                x_is_transposed: false,
+                w_is_transposed: true,
+                rank: 4,
+                has_bias: true,
+                text: SOURCE,
+            };
+            let options = Default::default();
+            let mode = ExecutionMode::Checked;
+            let compiled: CompiledKernel<CudaCompiler> = product
+                .compile(
+                    &mut CudaCompiler::default(),
+                    &options,
+                    mode,
+                    product.address_type(),
+                )
+                .unwrap();
+            assert_eq!(
+                compiled.repr.unwrap().shared_memory_size(),
+                SHARED_BYTES,
+                "{element:?}"
+            );
+            assert!(compiled.source.contains("extern \"C\""));
+        }
+    }
+}
