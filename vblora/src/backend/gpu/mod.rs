@@ -24,7 +24,7 @@ const MAX_RANK: usize = 16;
 const CHUNK_ROWS: usize = 64;
 /// Chunks at most: their sums are written and read once more.
 const MAX_CHUNKS: usize = 512;
-/// WebGPU's limit of cubes in one dimension.
+/// WebGPU's limit of cubes in one dimension, and CUDA's in the second and third.
 const MAX_CUBES: usize = 65_535;
 /// Planes of a cube, each with a row of its own.
 const PLANES: u32 = 8;

@@ -15,7 +15,7 @@ use cubecl::{
     server::{KernelArguments, MetadataBindingInfo},
 };
 
-use super::super::HeadProduct;
+use super::{super::HeadProduct, MAX_CUBES};
 
 /// The kernel, but for the names that [`Product`] defines before it.
 const SOURCE: &str = include_str!("product.cu");
@@ -27,8 +27,6 @@ const SHARED_BYTES: usize = 3 * 2 * TILE * 128;
 const PIECE_BYTES: usize = 16;
 /// The smallest dimension for which tiles pay.
 const MIN_SIZE: usize = 64;
-/// CUDA's limit of blocks in the grid's second and third dimension.
-const MAX_BLOCKS: usize = 65_535;
 
 /// What a product is given on the way out: `+ bias + narrow factor`, in f32.
 ///
@@ -53,20 +51,14 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
 ) -> Option<CubeTensor<R>> {
     let ([rows, inner], [_, columns]) = (x.meta.shape().dims(), weight.meta.shape().dims());
     let element = Element::of(x.dtype)?;
-    let fits = (MIN_SIZE..=TILE * MAX_BLOCKS).contains(&rows)
+    let fits = (MIN_SIZE..=TILE * MAX_CUBES).contains(&rows)
         && columns >= MIN_SIZE
         && columns.is_multiple_of(PIECE_BYTES / 2)
         && inner.is_multiple_of(element.depth());
     if !fits || weight.dtype != x.dtype || !has_instructions(&x.client, element) {
         return None;
     }
-    let out = empty_device_contiguous_dtype(
-        x.client.clone(),
-        x.device.clone(),
-        Shape::new([rows, columns]),
-        update.map_or(x.dtype, |_| DType::F32),
-    );
-    Launch {
+    let launch = Launch {
         element,
         sizes: [rows, inner, columns],
         batch: [1, 1],
@@ -75,9 +67,8 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
         out: Layout::of_rows(columns),
         scale: 1.0,
         update,
-    }
-    .run(&out);
-    Some(out)
+    };
+    Some(launch.run(Shape::new([rows, columns])))
 }
 
 /// A product of each head's matrices on tensor cores in TF32, read and written where they lie. `None` as for [`tensor_core_product`].
@@ -99,17 +90,11 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
     if !is_f32
         || !fits
         || !is_filled
-        || items * heads > MAX_BLOCKS
+        || items * heads > MAX_CUBES
         || !has_instructions(&a.client, element)
     {
         return None;
     }
-    let out = empty_device_contiguous_dtype(
-        a.client.clone(),
-        a.device.clone(),
-        form.shape(a.meta.shape(), b.meta.shape(), heads),
-        DType::F32,
-    );
     let w = Operand::joined(b, heads)?;
     // What of a has the tokens of the output.
     let tokens = |dimension: usize| a.meta.shape()[dimension];
@@ -137,7 +122,7 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
             (x, w, sizes, joined(tokens(3)), 1.0)
         }
     };
-    Launch {
+    let launch = Launch {
         element,
         sizes,
         batch: [items, heads],
@@ -146,9 +131,8 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         out: layout,
         scale,
         update: None,
-    }
-    .run(&out);
-    Some(out)
+    };
+    Some(launch.run(form.shape(a.meta.shape(), b.meta.shape(), heads)))
 }
 
 /// How far apart, in values, rows of a matrix lie in memory, and matrices of the next row of a batch and of the next head.
@@ -269,7 +253,14 @@ struct Launch<'a, R: CubeRuntime> {
 }
 
 impl<R: CubeRuntime> Launch<'_, R> {
-    fn run(self, out: &CubeTensor<R>) {
+    /// The output, of this shape as a tensor; its dtype is f32 if there is an update and x's otherwise.
+    fn run(self, shape: Shape) -> CubeTensor<R> {
+        let out = empty_device_contiguous_dtype(
+            self.x.tensor.client.clone(),
+            self.x.tensor.device.clone(),
+            shape,
+            self.update.map_or(self.x.tensor.dtype, |_| DType::F32),
+        );
         let mut buffers = vec![self.x.tensor, self.w.tensor];
         let mut factor_strides = [0, 0];
         if let Some(update) = self.update {
@@ -308,6 +299,7 @@ impl<R: CubeRuntime> Launch<'_, R> {
         let [across, down] = [columns, rows].map(|n| n.div_ceil(TILE) as u32);
         let count = CubeCount::new_3d(across, down, (items * heads) as u32);
         out.client.launch(Box::new(kernel), count, arguments);
+        out
     }
 }
 
