@@ -90,7 +90,18 @@ fn a_recording_has_what_was_drawn_first_and_what_was_stored_last() {
         .and_then(|found| found.bind(&base.sites()))
         .unwrap();
     let stored = stored.adapter.store().unwrap();
-    assert_eq!(last.picks, picks(stored.codes().clone()));
+    // The trainer's softmax is the device's and the file's the host's, so that a weight between two 255ths may go either way.
+    let stored_picks = picks(stored.codes().clone());
+    assert_eq!(last.picks.indices(), stored_picks.indices());
+    let weights = |picks: &Picks| {
+        picks
+            .rows()
+            .flat_map(|(_, w)| w.to_vec())
+            .collect::<Vec<_>>()
+    };
+    let [ours, theirs] = [&last.picks, &stored_picks].map(weights);
+    let apart = ours.iter().zip(theirs).map(|(a, b)| a.abs_diff(b)).max();
+    assert!(apart <= Some(1), "{apart:?} 255ths");
     assert_ne!(last.picks, recording.first().picks);
     let banks = recording.banks();
     let [(0, _), (at, end)] = &banks[..] else {

@@ -36,22 +36,26 @@ export VBLORA_FIXTURES="$work/fixtures"
 cd "$work" || exit 1
 printf '[compilation.cache]\nfile = "%s/kernels"\n' "$work" >cubecl.toml
 
-summary=()
-# step NAME COMMAND...: runs it with its output in a log, and remembers how it went.
+: >"$out/summary.txt"
+# step NAME COMMAND...: runs it with its output in a log, and writes down how it went.
 step() {
     local name=$1 start=$SECONDS status
     shift
     "$@" >"$out/$name.log" 2>&1
     status=$?
-    summary+=("$(printf '%-28s %4d s  %s' "$name" $((SECONDS - start)) \
-        "$([[ $status -eq 0 ]] && echo passed || echo "FAILED ($status)")")")
+    printf '%-28s %4d s  %s\n' "$name" $((SECONDS - start)) \
+        "$([[ $status -eq 0 ]] && echo passed || echo "FAILED ($status)")" >>"$out/summary.txt"
     return "$status"
 }
 
+# Side by side: most of the time goes into compiling kernels, on one core each.
 tests() {
     local binary
     for binary in tests/*; do
-        step "test-$(basename "$binary")" "$binary" --test-threads 4 cuda
+        step "test-$(basename "$binary")" "$binary" --test-threads 4 cuda &
+    done
+    wait
+    for binary in tests/*; do
         grep -h "^test result" "$out/test-$(basename "$binary").log"
         grep -h "^test .* FAILED$" "$out/test-$(basename "$binary").log"
     done
@@ -113,5 +117,6 @@ if [[ ${#parts[@]} -eq 0 ]]; then
     [[ -d $work/model ]] && parts+=(task)
 fi
 for part in "${parts[@]}"; do "$part"; done
-printf '%s\n' "" "${summary[@]}" | tee "$out/summary.txt"
+echo
+cat "$out/summary.txt"
 ! grep -q FAILED "$out/summary.txt"

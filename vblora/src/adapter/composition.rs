@@ -4,11 +4,15 @@ use std::{collections::BTreeMap, marker::PhantomData};
 
 use burn::{
     backend::Autodiff,
-    tensor::{Tensor, backend::AutodiffBackend},
+    tensor::{Tensor, TensorPrimitive, backend::AutodiffBackend},
 };
 
 use super::{Adapter, SiteSpans};
-use crate::{Error, Factors, LowRank, Result, backend::VbLoraBackend, rng::Key};
+use crate::{
+    Error, Factors, LowRank, Result,
+    backend::{VbLoraBackend, primitive},
+    rng::Key,
+};
 
 /// The gradients of Burn's autodiff on `B`.
 type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
@@ -125,8 +129,9 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
             .zip(pieces)
             .map(|(slab, mut pieces)| {
                 pieces.sort_by_key(|(row, _)| *row);
-                let grad = Tensor::cat(pieces.into_iter().map(|(_, grad)| grad).collect(), 0);
-                (slab * Tensor::from_inner(grad)).sum()
+                let pieces = pieces.into_iter().map(|(_, grad)| primitive(grad));
+                let grad = TensorPrimitive::Float(B::join_rows(pieces.collect()));
+                (slab * Tensor::from_inner(Tensor::from_primitive(grad))).sum()
             });
         let total = terms
             .reduce(|a, b| a + b)

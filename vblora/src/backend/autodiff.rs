@@ -157,11 +157,13 @@ impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {
         let prepared = InvertibleNorm.prepare::<C>([x.node.clone()]);
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let deviation = B::row_deviation(x.primitive.clone(), epsilon);
-                let y = B::row_norm(x.primitive, gamma.clone(), beta.clone(), epsilon);
-                prep.finish((y.clone(), [gamma, beta], deviation, epsilon), y)
+                let (y, deviation) =
+                    B::norm_and_deviation(x.primitive, gamma.clone(), beta.clone(), epsilon);
+                prep.finish((y.clone(), [gamma, beta], deviation), y)
             }
-            OpsKind::UnTracked(prep) => prep.finish(B::row_norm(x.primitive, gamma, beta, epsilon)),
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::invertible_norm(x.primitive, gamma, beta, epsilon))
+            }
         }
     }
 
@@ -533,16 +535,14 @@ impl<B: VbLoraBackend> Backward<B, 3> for Norm {
 struct InvertibleNorm;
 
 impl<B: VbLoraBackend> Backward<B, 1> for InvertibleNorm {
-    /// The output, gamma and beta, what rows were divided by, epsilon.
-    type State = (FloatTensor<B>, [FloatTensor<B>; 2], FloatTensor<B>, f64);
+    /// The output, gamma and beta, what rows were divided by.
+    type State = (FloatTensor<B>, [FloatTensor<B>; 2], FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (y, [gamma, beta], deviation, epsilon) = ops.state;
+        let (y, [gamma, beta], deviation) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            // A normalisation does not see its rows' means.
-            let x = B::undo_norm(y, gamma.clone(), beta, deviation);
-            let (dx, _) = B::row_norm_backward(x, gamma, epsilon, grad, false);
+            let dx = B::invertible_norm_backward(y, gamma, beta, deviation, grad);
             grads.register::<B>(node.id, dx);
         }
     }

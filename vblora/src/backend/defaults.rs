@@ -4,14 +4,14 @@ pub(super) mod decoder;
 pub(super) mod packed;
 
 use burn::tensor::{
-    IndexingUpdateOp, Int, Tensor, TensorMetadata,
+    DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorMetadata,
     backend::Backend,
     ops::{FloatTensor, IntTensor},
 };
 
 use super::{
-    AdaptedGradients, AttentionSettings, FrozenMap, GeluForm, HeadProduct, NormGradients, Update,
-    VbLoraBackend, float, mask, primitive, rows,
+    AdaptedGradients, AttentionSettings, FrozenMap, GeluForm, HeadForm, HeadProduct, NormGradients,
+    Update, VbLoraBackend, float, mask, primitive, rows,
 };
 
 /// `k` passes of max, compare and mask: no sort (Burn's is unstable), no read-back. Rows must be finite: a masked entry is -inf.
@@ -112,18 +112,38 @@ pub(super) fn frozen_linear<B: VbLoraBackend>(
     rounded_linear::<B>(x, map)
 }
 
-/// `x W + b` as a product in the weight's dtype between casts, and a sum.
+/// `x W + b` as a product in the weight's dtype between casts.
 pub(super) fn rounded_linear<B: VbLoraBackend>(
     x: FloatTensor<B>,
     map: FrozenMap<FloatTensor<B>>,
 ) -> FloatTensor<B> {
     let (held, wanted) = (map.weight.dtype(), x.dtype());
-    let y = B::frozen_product(B::float_cast(x, held.into()), map.weight);
-    let y = float::<B, 2>(B::float_cast(y, wanted.into()));
-    primitive(match map.bias {
-        Some(bias) => y + float::<B, 1>(bias).unsqueeze(),
+    let y = B::frozen_product(cast::<B>(x, held), map);
+    cast::<B>(y, wanted)
+}
+
+/// A cast to the tensor's own dtype is a copy on some backends.
+fn cast<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    match x.dtype() == dtype {
+        true => x,
+        false => B::float_cast(x, dtype.into()),
+    }
+}
+
+pub(super) fn frozen_product<B: Backend>(
+    x: FloatTensor<B>,
+    map: FrozenMap<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let is_half = matches!(x.dtype(), DType::F16 | DType::BF16);
+    let y = B::float_matmul(x, map.weight);
+    let y = match is_half {
+        true => B::float_cast(y, FloatDType::F32),
+        false => y,
+    };
+    match map.bias {
+        Some(bias) => primitive(float::<B, 2>(y) + float::<B, 1>(bias).unsqueeze()),
         None => y,
-    })
+    }
 }
 
 pub(super) fn adapted_linear<B: VbLoraBackend>(
@@ -228,6 +248,11 @@ pub(super) fn erf_gelu_backward<B: Backend>(
     B::float_reshape(primitive(rows::<B>(grad) * (cumulative + x * phi)), shape)
 }
 
+pub(super) fn row_softmax<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let last = x.shape().num_dims() - 1;
+    B::softmax(x, last)
+}
+
 /// `y (g - sum(g y))` per row.
 pub(super) fn row_softmax_backward<B: Backend>(
     output: FloatTensor<B>,
@@ -250,7 +275,16 @@ pub(super) fn row_log_softmax_backward<B: Backend>(
     B::float_reshape(primitive(grad - output.exp() * sum), shape)
 }
 
-/// With `n = (x - mean) / std` and `g = grad gamma`: `dx = (g - mean(g) - n mean(g n)) / std`, `dgamma = sum(grad n)`, `dbeta = sum(grad)`.
+pub(super) fn row_norm<B: Backend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    epsilon: f64,
+) -> FloatTensor<B> {
+    B::layer_norm(x, gamma, Some(beta), epsilon)
+}
+
+/// `sqrt(var + epsilon)` of each row.
 pub(super) fn row_deviation<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
     let x = rows::<B>(x);
     let [n, _] = x.dims();
@@ -259,19 +293,33 @@ pub(super) fn row_deviation<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> Floa
     primitive(variance.add_scalar(epsilon).sqrt().reshape([n]))
 }
 
-pub(super) fn undo_norm<B: Backend>(
+/// With `n = (x - mean) / std`, which is `(y - beta) / gamma`, as in [`row_norm_backward`].
+pub(super) fn invertible_norm_backward<B: Backend>(
     y: FloatTensor<B>,
-    gamma: FloatTensor<B>,
-    beta: FloatTensor<B>,
+    weights: [FloatTensor<B>; 2],
     deviation: FloatTensor<B>,
+    grad: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let shape = y.shape();
-    let weight = |x| float::<B, 1>(x).unsqueeze::<2>();
-    let normal = (rows::<B>(y) - weight(beta)) / weight(gamma);
-    let input = normal * float::<B, 1>(deviation).unsqueeze_dim(1);
-    B::float_reshape(primitive(input), shape)
+    let [gamma, beta] = weights.map(|x| float::<B, 1>(x).unsqueeze::<2>());
+    let normal = (rows::<B>(y) - beta) / gamma.clone();
+    let deviation = float::<B, 1>(deviation).unsqueeze_dim(1);
+    let dx = through_norm(normal, rows::<B>(grad) * gamma, deviation);
+    B::float_reshape(primitive(dx), shape)
 }
 
+/// `(g - mean(g) - n mean(g n)) / std` per row.
+fn through_norm<B: Backend>(
+    normal: Tensor<B, 2>,
+    g: Tensor<B, 2>,
+    deviation: Tensor<B, 2>,
+) -> Tensor<B, 2> {
+    let mean = g.clone().mean_dim(1);
+    let along = (g.clone() * normal.clone()).mean_dim(1);
+    (g - mean - normal * along) / deviation
+}
+
+/// With `n = (x - mean) / std` and `g = grad gamma`: `dx = (g - mean(g) - n mean(g n)) / std`, `dgamma = sum(grad n)`, `dbeta = sum(grad)`.
 pub(super) fn row_norm_backward<B: Backend>(
     x: FloatTensor<B>,
     gamma: FloatTensor<B>,
@@ -291,11 +339,7 @@ pub(super) fn row_norm_backward<B: Backend>(
         [d_gamma, grad.clone().sum_dim(0)].map(|sum| primitive(sum.squeeze_dim::<1>(0)))
     });
     let g = grad * float::<B, 1>(gamma).unsqueeze::<2>();
-    let (mean, along) = (
-        g.clone().mean_dim(1),
-        (g.clone() * normal.clone()).mean_dim(1),
-    );
-    let dx = (g - mean - normal * along) / deviation;
+    let dx = through_norm(normal, g, deviation);
     (B::float_reshape(primitive(dx), shape), affine)
 }
 
@@ -327,19 +371,44 @@ fn drop_weights<B: VbLoraBackend>(x: Tensor<B, 4>, dropout: Option<(u64, f64)>) 
 pub(super) fn head_product<B: VbLoraBackend>(
     a: FloatTensor<B>,
     b: FloatTensor<B>,
-    heads: usize,
-    form: HeadProduct,
+    mask: Option<FloatTensor<B>>,
+    product: HeadProduct,
 ) -> FloatTensor<B> {
-    let b = split(float::<B, 3>(b), heads);
-    let weights = |a| float::<B, 4>(a);
-    match form {
-        HeadProduct::Scores { scale } => {
-            let a = split(float::<B, 3>(a).mul_scalar(scale), heads);
-            primitive(a.matmul(b.swap_dims(2, 3)))
+    let HeadProduct { form, heads, scale } = product;
+    // The scale goes on the operand with heads, which is the smaller one.
+    let scaled = |x| match scale == 1.0 {
+        true => float::<B, 3>(x),
+        false => float::<B, 3>(x).mul_scalar(scale),
+    };
+    let b = split(scaled(b), heads);
+    let out = match form {
+        HeadForm::Scores => {
+            let scores = split(float::<B, 3>(a), heads).matmul(b.swap_dims(2, 3));
+            let [n, _, _, u] = scores.dims();
+            return primitive(match mask {
+                Some(mask) => scores + float::<B, 2>(mask).reshape([n, 1, 1, u]),
+                None => scores,
+            });
         }
-        HeadProduct::Mixed => primitive(join(weights(a).matmul(b))),
-        HeadProduct::MixedBack => primitive(join(weights(a).swap_dims(2, 3).matmul(b))),
+        HeadForm::Mixed => float::<B, 4>(a).matmul(b),
+        HeadForm::MixedBack => float::<B, 4>(a).swap_dims(2, 3).matmul(b),
+    };
+    primitive(join(out))
+}
+
+/// The head products of an attention, but for their tensors.
+fn products(settings: AttentionSettings, scale: f64) -> impl Fn(HeadForm) -> HeadProduct {
+    move |form| HeadProduct {
+        form,
+        heads: settings.heads,
+        scale,
     }
+}
+
+/// What scores are multiplied by, `1 / sqrt(d / heads)`.
+fn score_scale<B: Backend>(q: &FloatTensor<B>, settings: AttentionSettings) -> f64 {
+    let [_, _, d] = q.shape().dims();
+    1.0 / ((d / settings.heads) as f64).sqrt()
 }
 
 pub(super) fn attention<B: VbLoraBackend>(
@@ -347,19 +416,15 @@ pub(super) fn attention<B: VbLoraBackend>(
     mask: Option<FloatTensor<B>>,
     settings: AttentionSettings,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let (heads, [n, t, d]) = (settings.heads, q.shape().dims());
-    let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let scores = B::head_product(q, k, heads, HeadProduct::Scores { scale });
-    let scores = match mask {
-        Some(mask) => {
-            let mask = float::<B, 2>(mask).reshape([n, 1, 1, t]);
-            primitive(float::<B, 4>(scores) + mask)
-        }
-        None => scores,
-    };
+    let scaled = products(settings, score_scale::<B>(&q, settings));
+    let scores = B::head_product(q, k, mask, scaled(HeadForm::Scores));
     let weights = B::row_softmax(scores);
-    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
-    let output = B::head_product(primitive(dropped), v, heads, HeadProduct::Mixed);
+    let dropped = primitive(drop_weights(
+        float::<B, 4>(weights.clone()),
+        settings.dropout,
+    ));
+    let plain = products(settings, 1.0);
+    let output = B::head_product(dropped, v, None, plain(HeadForm::Mixed));
     (output, weights)
 }
 
@@ -369,16 +434,18 @@ pub(super) fn attention_backward<B: VbLoraBackend>(
     settings: AttentionSettings,
     grad: FloatTensor<B>,
 ) -> [FloatTensor<B>; 3] {
-    let (heads, [_, _, d]) = (settings.heads, q.shape().dims());
-    let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let product = |a, b, form| B::head_product(a, b, heads, form);
-    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
-    let dv = product(primitive(dropped), grad.clone(), HeadProduct::MixedBack);
-    let d_weights = product(grad, v, HeadProduct::Scores { scale: 1.0 });
-    let d_weights = drop_weights(float::<B, 4>(d_weights), settings.dropout);
-    let d_scores: Tensor<B, 4> = float(B::row_softmax_backward(weights, primitive(d_weights)));
-    let d_scores = primitive(d_scores.mul_scalar(scale));
-    let dq = product(d_scores.clone(), k, HeadProduct::Mixed);
-    let dk = product(d_scores, q, HeadProduct::MixedBack);
+    let scaled = products(settings, score_scale::<B>(&q, settings));
+    let plain = products(settings, 1.0);
+    let product = |a, b, product| B::head_product(a, b, None, product);
+    let dropped = |weights| primitive(drop_weights(float::<B, 4>(weights), settings.dropout));
+    let dv = product(
+        dropped(weights.clone()),
+        grad.clone(),
+        plain(HeadForm::MixedBack),
+    );
+    let d_weights = dropped(product(grad, v, plain(HeadForm::Scores)));
+    let d_scores = B::row_softmax_backward(weights, d_weights);
+    let dq = product(d_scores.clone(), k, scaled(HeadForm::Mixed));
+    let dk = product(d_scores, q, scaled(HeadForm::MixedBack));
     [dq, dk, dv]
 }

@@ -12,7 +12,7 @@ use burn::{
     backend::flex::{Flex, FlexTensor},
     tensor::{
         DType, Shape, TensorData, TensorMetadata,
-        ops::{ActivationOps, FloatTensor, IntTensor, ModuleOps},
+        ops::{ActivationOps, FloatTensor, IntTensor},
     },
 };
 
@@ -220,8 +220,7 @@ impl VbLoraBackend for Flex {
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
         let d = width(&x);
         if !is_f32(&[&x]) || d == 0 {
-            let last = x.shape().num_dims() - 1;
-            return Self::softmax(x, last);
+            return defaults::row_softmax::<Self>(x);
         }
         in_place(x, |values| {
             over_rows(values, d, |_, run| {
@@ -251,7 +250,7 @@ impl VbLoraBackend for Flex {
     ) -> FloatTensor<Self> {
         let d = width(&x);
         if !is_f32(&[&x, &gamma, &beta]) || d == 0 {
-            return Self::layer_norm(x, gamma, Some(beta), epsilon);
+            return defaults::row_norm::<Self>(x, gamma, beta, epsilon);
         }
         let [gamma, beta] = [gamma, beta].map(|x| x.to_contiguous());
         let (gamma, beta) = (gamma.storage::<f32>(), beta.storage::<f32>());
@@ -280,34 +279,47 @@ impl VbLoraBackend for Flex {
         (grad, None)
     }
 
-    fn row_deviation(x: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+    fn norm_and_deviation(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let d = width(&x);
         if !is_f32(&[&x]) || d == 0 {
-            return defaults::row_deviation::<Self>(x, epsilon);
+            let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
+            return (Self::row_norm(x, gamma, beta, epsilon), deviation);
         }
         let x = x.to_contiguous();
         let mut found = vec![0.0; x.shape().num_elements() / d];
         kernels::deviations(x.storage(), d, epsilon as f32, &mut found);
         let rows = found.len();
-        tensor(found, Shape::new([rows]))
+        let deviation = tensor(found, Shape::new([rows]));
+        (Self::row_norm(x, gamma, beta, epsilon), deviation)
     }
 
-    fn undo_norm(
+    fn invertible_norm_backward(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         deviation: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let d = width(&y);
-        if !is_f32(&[&y, &gamma, &beta, &deviation]) || d == 0 {
-            return defaults::undo_norm::<Self>(y, gamma, beta, deviation);
+        if !is_f32(&[&y, &gamma, &beta, &deviation, &grad]) || d == 0 {
+            return defaults::invertible_norm_backward::<Self>(y, [gamma, beta], deviation, grad);
         }
-        let [gamma, beta, deviation] = [gamma, beta, deviation].map(|x| x.to_contiguous());
-        let (shape, y) = (y.shape(), y.to_contiguous());
-        let mut x = vec![0.0; shape.num_elements()];
+        let [y, gamma, beta, deviation] = [y, gamma, beta, deviation].map(|x| x.to_contiguous());
         let weights = [gamma.storage::<f32>(), beta.storage::<f32>()];
-        kernels::undo_norm(y.storage(), weights, deviation.storage(), &mut x);
-        tensor(x, shape)
+        let (y, deviation) = (y.storage::<f32>(), deviation.storage::<f32>());
+        in_place(grad, |grad| {
+            over_rows(grad, d, |start, run| {
+                let rows = y[start..].chunks_exact(d).zip(&deviation[start / d..]);
+                for (grad, (y, deviation)) in run.chunks_exact_mut(d).zip(rows) {
+                    kernels::invertible_norm_row_backward(y, weights, *deviation, grad);
+                }
+            });
+        })
     }
 
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {

@@ -221,20 +221,6 @@ pub(super) fn deviations(x: &[f32], d: usize, epsilon: f32, out: &mut [f32]) {
         });
 }
 
-/// The rows of a normalisation's input less their means, from its output.
-pub(super) fn undo_norm(y: &[f32], weights: [&[f32]; 2], deviation: &[f32], x: &mut [f32]) {
-    let [gamma, beta] = weights;
-    let d = gamma.len();
-    over_rows(x, d, |start, run| {
-        let rows = y[start..].chunks_exact(d).zip(&deviation[start / d..]);
-        for (x, (y, deviation)) in run.chunks_exact_mut(d).zip(rows) {
-            for i in 0..d {
-                x[i] = (y[i] - beta[i]) / gamma[i] * deviation;
-            }
-        }
-    });
-}
-
 /// A row's normalisation by its root mean square.
 #[inline(always)]
 pub(super) fn rms_row(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
@@ -284,6 +270,26 @@ pub(super) fn norm_row_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &m
     let along = sum_of(n, |i| grad[i] * gamma[i] * (x[i] - mean)) * inverse / n as f32;
     for i in 0..n {
         let normal = (x[i] - mean) * inverse;
+        grad[i] = (grad[i] * gamma[i] - mean_grad - normal * along) * inverse;
+    }
+}
+
+/// [`norm_row_backward`] from the normalisation's output and what the row was divided by.
+#[inline(always)]
+pub(super) fn invertible_norm_row_backward(
+    y: &[f32],
+    weights: [&[f32]; 2],
+    deviation: f32,
+    grad: &mut [f32],
+) {
+    let n = y.len();
+    let ([gamma, beta], grad) = (weights.map(|w| &w[..n]), &mut grad[..n]);
+    let inverse = 1.0 / deviation;
+    let mean_grad = sum_of(n, |i| grad[i] * gamma[i]) / n as f32;
+    // grad gamma (y - beta) / gamma
+    let along = sum_of(n, |i| grad[i] * (y[i] - beta[i])) / n as f32;
+    for i in 0..n {
+        let normal = (y[i] - beta[i]) / gamma[i];
         grad[i] = (grad[i] * gamma[i] - mean_grad - normal * along) * inverse;
     }
 }

@@ -72,12 +72,16 @@ pub trait VbLoraBackend: Backend {
         defaults::mix_backward::<Self>(bank, weights, indices, grad)
     }
 
-    /// The product of `x` with a frozen weight of the same dtype.
+    /// The product of `x` with a frozen weight of the same dtype, and the bias: `x W + b`. What leaves it is f32 where they are in half
+    /// precision.
     ///
     /// # Shapes
-    /// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
-    fn frozen_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        Self::float_matmul(x, weight)
+    /// - x: `[n, d_in]`; output: `[n, d_out]`
+    fn frozen_product(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        defaults::frozen_product::<Self>(x, map)
     }
 
     /// A frozen linear map, `x W + b`. A weight in half precision multiplies a rounded `x`; sums outside the product stay in the dtype of
@@ -173,8 +177,7 @@ pub trait VbLoraBackend: Backend {
 
     /// Softmax over the last dimension.
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let last = x.shape().num_dims() - 1;
-        Self::softmax(x, last)
+        defaults::row_softmax::<Self>(x)
     }
 
     /// The gradient of [`row_softmax`](Self::row_softmax) given its output. Called on the inner backend only.
@@ -201,7 +204,7 @@ pub trait VbLoraBackend: Backend {
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        Self::layer_norm(x, gamma, Some(beta), epsilon)
+        defaults::row_norm::<Self>(x, gamma, beta, epsilon)
     }
 
     /// The gradients of [`row_norm`](Self::row_norm) to x, gamma and beta; the latter two only if asked for. Called on the inner backend
@@ -216,8 +219,8 @@ pub trait VbLoraBackend: Backend {
         defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine)
     }
 
-    /// [`row_norm`](Self::row_norm) with weights that [`undo_norm`](Self::undo_norm) can divide by, and that get no gradient. Under autodiff
-    /// the backward pass then needs the output, which the maps behind it keep anyway, in place of the input.
+    /// [`row_norm`](Self::row_norm) with weights that can be divided by and get no gradient. Under autodiff the backward pass then needs the
+    /// output, which the maps behind it keep anyway, in place of the input.
     fn invertible_norm(
         x: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
@@ -227,25 +230,32 @@ pub trait VbLoraBackend: Backend {
         Self::row_norm(x, gamma, beta, epsilon)
     }
 
-    /// What [`row_norm`](Self::row_norm) divides each row by, `sqrt(var + epsilon)`.
+    /// [`row_norm`](Self::row_norm), and what it divides each row by, `sqrt(var + epsilon)`. Called on the inner backend only.
     ///
     /// # Shapes
-    /// - x: `[.., d]`; output: `[n]`, n the number of rows
-    fn row_deviation(x: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        defaults::row_deviation::<Self>(x, epsilon)
+    /// - x and first output: `[.., d]`; gamma, beta: `[d]`; second output: `[n]`, n the number of rows
+    fn norm_and_deviation(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
+        (Self::row_norm(x, gamma, beta, epsilon), deviation)
     }
 
-    /// The input of [`row_norm`](Self::row_norm) less each row's mean, from its output: `deviation (y - beta) / gamma`.
+    /// The gradient of [`invertible_norm`](Self::invertible_norm) to x, from its output and what rows were divided by. Called on the inner backend only.
     ///
     /// # Shapes
-    /// - y and output: `[.., d]`; gamma, beta: `[d]`; deviation: `[n]`
-    fn undo_norm(
+    /// - y, grad and output: `[.., d]`; gamma, beta: `[d]`; deviation: `[n]`
+    fn invertible_norm_backward(
         y: FloatTensor<Self>,
         gamma: FloatTensor<Self>,
         beta: FloatTensor<Self>,
         deviation: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        defaults::undo_norm::<Self>(y, gamma, beta, deviation)
+        defaults::invertible_norm_backward::<Self>(y, [gamma, beta], deviation, grad)
     }
 
     /// Inverted dropout: element `i` in row-major order is zeroed with probability `p`, else divided by `1 - p`, by `key` and `i` alone.
@@ -257,14 +267,15 @@ pub trait VbLoraBackend: Backend {
     /// A product of each head's matrices, of which attention is made where a backend has it not in one piece. Called on the inner backend only.
     ///
     /// # Shapes
-    /// Those of [`HeadProduct`]'s forms.
+    /// - a, b and output: those of the [`HeadForm`]
+    /// - mask, which scores alone may have: `[n, u]`, added to the scores of each key
     fn head_product(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        heads: usize,
-        form: HeadProduct,
+        mask: Option<FloatTensor<Self>>,
+        product: HeadProduct,
     ) -> FloatTensor<Self> {
-        defaults::head_product::<Self>(a, b, heads, form)
+        defaults::head_product::<Self>(a, b, mask, product)
     }
 
     /// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, and what the backward pass needs beside the
@@ -340,6 +351,14 @@ pub trait VbLoraBackend: Backend {
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
         defaults::packed::attention_backward::<Self>(qkv, packing, saved, settings, grad)
+    }
+
+    /// Tensors of one dtype and width one below the other. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - pieces, at least one: `[n_i, m]`; output: `[sum of n_i, m]`
+    fn join_rows(pieces: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        Self::float_cat(pieces, 0)
     }
 
     /// Root-mean-square normalisation over the last dimension, `gamma x / sqrt(mean(x^2) + epsilon)` (arXiv 1910.07467).
@@ -514,14 +533,22 @@ pub struct AdaptedGradients<T> {
 /// The gradients of [`row_norm`](VbLoraBackend::row_norm) to x and, if asked for, to gamma and beta.
 pub type NormGradients<B> = (FloatTensor<B>, Option<[FloatTensor<B>; 2]>);
 
-/// The forms of [`head_product`](VbLoraBackend::head_product). A tensor `[n, t, d]` has its heads side by side in d.
+/// What a [`head_product`](VbLoraBackend::head_product) is besides its tensors.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum HeadProduct {
-    /// `scale a b^T`, a: `[n, t, d]`, b: `[n, u, d]`, output: `[n, heads, t, u]`
-    Scores {
-        /// Usually 1 / sqrt(d / heads).
-        scale: f64,
-    },
+pub struct HeadProduct {
+    /// Which product.
+    pub form: HeadForm,
+    /// Heads, a divisor of d.
+    pub heads: usize,
+    /// The factor on it.
+    pub scale: f64,
+}
+
+/// The forms of [`head_product`](VbLoraBackend::head_product). A tensor `[n, t, d]` has its heads side by side in d.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeadForm {
+    /// `a b^T`, a: `[n, t, d]`, b: `[n, u, d]`, output: `[n, heads, t, u]`
+    Scores,
     /// `a b`, a: `[n, heads, t, u]`, b: `[n, u, d]`, output: `[n, t, d]`
     Mixed,
     /// `a^T b`, a: `[n, heads, t, u]`, b: `[n, t, d]`, output: `[n, u, d]`
@@ -531,11 +558,11 @@ pub enum HeadProduct {
 impl HeadProduct {
     /// The output's shape.
     #[cfg(feature = "gpu")]
-    fn shape(self, a: &Shape, b: &Shape, heads: usize) -> Shape {
-        match self {
-            Self::Scores { .. } => Shape::new([a[0], heads, a[1], b[1]]),
-            Self::Mixed => Shape::new([a[0], a[2], b[2]]),
-            Self::MixedBack => Shape::new([a[0], a[3], b[2]]),
+    fn shape(self, a: &Shape, b: &Shape) -> Shape {
+        match self.form {
+            HeadForm::Scores => Shape::new([a[0], self.heads, a[1], b[1]]),
+            HeadForm::Mixed => Shape::new([a[0], a[2], b[2]]),
+            HeadForm::MixedBack => Shape::new([a[0], a[3], b[2]]),
         }
     }
 }

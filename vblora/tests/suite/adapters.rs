@@ -162,16 +162,28 @@ pub(crate) fn linear_equals_the_materialised_update<B: VbLoraBackend>(device: &B
 /// Forward and every gradient at sizes for which GPUs have kernels of their own, with ranks on both sides of their limit, rows that fill no
 /// tile, a gradient that lies transposed, with and without a gradient of the input, in every dtype of the weight.
 pub(crate) fn wide_maps_and_their_gradients<B: VbLoraBackend>(device: &B::Device) {
+    let sizes = [130, 192, 320];
     for (rank, scale, needs_x) in [(1, 1.0, true), (3, 2.0, false), (19, 1.5, true)] {
-        wide_map::<B>(DType::F32, products(1e-5), rank, scale, needs_x, device);
+        wide_map::<B>(
+            DType::F32,
+            products(1e-5),
+            sizes,
+            rank,
+            scale,
+            needs_x,
+            device,
+        );
     }
+    // More rows than are summed at a time, and a width that is no whole number of what a GPU's cubes make.
+    let tall = [1100, 128, 76];
+    wide_map::<B>(DType::F32, products(1e-5), tall, 2, 1.0, true, device);
     for (dtype, tolerance) in [
         (DType::F32, products(1e-5)),
         (DType::F16, products(2e-3)),
         (DType::BF16, 1.6e-2),
     ] {
         if B::supports_dtype(device, dtype) {
-            wide_map::<B>(dtype, tolerance, 4, 0.5, true, device);
+            wide_map::<B>(dtype, tolerance, sizes, 4, 0.5, true, device);
         }
     }
 }
@@ -180,12 +192,12 @@ pub(crate) fn wide_maps_and_their_gradients<B: VbLoraBackend>(device: &B::Device
 fn wide_map<B: VbLoraBackend>(
     dtype: DType,
     tolerance: f64,
+    [n, d_in, d_out]: [usize; 3],
     rank: usize,
     scale: f64,
     needs_x: bool,
     device: &B::Device,
 ) {
-    let (n, d_in, d_out) = (130, 192, 320);
     let close = |what: &str, found: &[f64], expected: &Matrix, tolerance: f64| {
         let what = format!("{dtype:?}, rank {rank}, {what}");
         assert_close(&what, found, &expected.values, tolerance);
@@ -237,6 +249,10 @@ fn wide_map<B: VbLoraBackend>(
     close("x", &found(&x), &dx, tolerance);
     let (g, gm) = random::<Ad<B>>("g", n, d_out, device);
     let plain = layer.forward(x.clone(), &Factors::none());
+    let mut expected = xm.times(&wm);
+    expected.values.iter_mut().enumerate().for_each(add);
+    let shown = values(plain.clone());
+    close("y without an adapter", &shown, &expected, tolerance);
     let grads = (plain * g).sum().backward();
     let found = values(x.grad(&grads).expect("tracked"));
     let dx = gm.times(&wm.transposed());

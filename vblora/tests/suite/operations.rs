@@ -197,6 +197,113 @@ pub(crate) fn a_norm_goes_back_from_its_output<B: VbLoraBackend>(device: &B::Dev
     assert_close("gradient", &found[1], &expected[1], 1e-5);
 }
 
+/// Softmax and norms of rows narrower and wider than what a GPU takes at a time, and of more rows than a dimension of its grid holds.
+pub(crate) fn rows_of_any_width_and_number<B: VbLoraBackend>(device: &B::Device) {
+    for (n, d) in [(1, 7), (5, 100), (3, 770), (525_000, 2)] {
+        let draw = |name: &str, n: usize| {
+            let values = Key::new(5).name(name).normal(n, 1.0);
+            values.into_iter().map(f64::from).collect::<Vec<_>>()
+        };
+        let (x, grad) = (draw("x", n * d), draw("grad", n * d));
+        let (mut gamma, beta) = (draw("gamma", d), draw("beta", d));
+        gamma.iter_mut().for_each(|g| *g += g.signum());
+        let weight = |values: &[f64]| tensor::<Ad<B>, 1>(values, [d], device);
+        type Operation<'a, B> = &'a dyn Fn(Tensor<Ad<B>, 2>) -> Tensor<Ad<B>, 2>;
+        type Row<'a> = &'a dyn Fn(&[f64], &[f64]) -> [Vec<f64>; 2];
+        let norm = |x: &[f64], grad: &[f64], is_centred: bool| {
+            let mean_of = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / d as f64;
+            let mean = if is_centred {
+                mean_of(&mut x.iter().copied())
+            } else {
+                0.0
+            };
+            let square = mean_of(&mut x.iter().map(|v| (v - mean).powi(2)));
+            let deviation = (square + 1e-2).sqrt();
+            let normal: Vec<f64> = x.iter().map(|v| (v - mean) / deviation).collect();
+            let g: Vec<f64> = grad.iter().zip(&gamma).map(|(a, b)| a * b).collect();
+            let mean = if is_centred {
+                mean_of(&mut g.iter().copied())
+            } else {
+                0.0
+            };
+            let along = mean_of(&mut g.iter().zip(&normal).map(|(a, b)| a * b));
+            let added = |i: usize| if is_centred { beta[i] } else { 0.0 };
+            let y = (0..d).map(|i| normal[i] * gamma[i] + added(i)).collect();
+            let dx = (0..d).map(|i| (g[i] - mean - normal[i] * along) / deviation);
+            [y, dx.collect()]
+        };
+        let softmax = |x: &[f64], grad: &[f64]| {
+            let sum: f64 = x.iter().map(|v| v.exp()).sum();
+            let y: Vec<f64> = x.iter().map(|v| v.exp() / sum).collect();
+            let along: f64 = y.iter().zip(grad).map(|(y, g)| y * g).sum();
+            let dx = y.iter().zip(grad).map(|(y, g)| y * (g - along)).collect();
+            [y, dx]
+        };
+        let cases: [(&str, Operation<'_, B>, Row<'_>); 4] = [
+            ("softmax", &ops::softmax, &softmax),
+            (
+                "layer norm",
+                &|x| ops::layer_norm(x, weight(&gamma), weight(&beta), 1e-2),
+                &|x, grad| norm(x, grad, true),
+            ),
+            (
+                "invertible norm",
+                &|x| ops::invertible_norm(x, weight(&gamma), weight(&beta), 1e-2),
+                &|x, grad| norm(x, grad, true),
+            ),
+            (
+                "RMS norm",
+                &|x| ops::rms_norm(x, weight(&gamma), 1e-2),
+                &|x, grad| norm(x, grad, false),
+            ),
+        ];
+        for (name, operation, row) in cases {
+            let input = tensor::<Ad<B>, 2>(&x, [n, d], device).require_grad();
+            let output = operation(input.clone());
+            let shown = values(output.clone().inner());
+            let grads = (output * tensor(&grad, [n, d], device)).sum().backward();
+            let found = values(input.grad(&grads).expect("a gradient"));
+            let rows = x.chunks_exact(d).zip(grad.chunks_exact(d));
+            let expected: Vec<_> = rows.map(|(x, grad)| row(x, grad)).collect();
+            let of = |i: usize| {
+                expected
+                    .iter()
+                    .flat_map(|both| both[i].clone())
+                    .collect::<Vec<_>>()
+            };
+            assert_close(&format!("{name} of {n} x {d}"), &shown, &of(0), 1e-5);
+            assert_close(
+                &format!("{name} of {n} x {d}, gradient"),
+                &found,
+                &of(1),
+                1e-5,
+            );
+        }
+    }
+}
+
+/// More pieces than a kernel's arguments hold, some of them not as they lie in memory.
+pub(crate) fn rows_are_joined<B: VbLoraBackend>(device: &B::Device) {
+    let piece = |i: usize| {
+        let (rows, width) = (1 + i * 7 % 5, 6);
+        let values: Vec<f64> = (0..rows * width).map(|j| (i * 100 + j) as f64).collect();
+        let swapped = tensor::<B, 2>(&values, [width, rows], device).transpose();
+        (swapped, rows, values)
+    };
+    let mut expected = Vec::new();
+    let pieces: Vec<_> = (0..150)
+        .map(|i| {
+            let (swapped, rows, values) = piece(i);
+            let all = (0..rows).flat_map(|row| (0..6).map(move |j| (row, j)));
+            expected.extend(all.map(|(row, j)| values[j * rows + row]));
+            swapped.into_primitive().tensor()
+        })
+        .collect();
+    let joined = B::join_rows(pieces);
+    let joined = Tensor::<B, 2>::from_primitive(burn::tensor::TensorPrimitive::Float(joined));
+    assert_eq!(values(joined), expected);
+}
+
 /// Attention in one operation against the same out of single ones, with padding and with dropout.
 pub(crate) fn attention_is_its_parts<B: VbLoraBackend>(device: &B::Device) {
     for (n, t, heads, size) in [(3, 5, 2, 9), (2, 19, 3, 16), (1, 1, 1, 4), (2, 140, 2, 20)] {

@@ -7,7 +7,9 @@ use burn::{
     backend::Autodiff,
     tensor::{Distribution, FloatDType, Tensor},
 };
-use vblora::{AnyAdapter, Composition, Factors, backend::VbLoraBackend, rng::Key};
+use vblora::{
+    AnyAdapter, Composition, Factors, backend::VbLoraBackend, ops::frozen_product, rng::Key,
+};
 use vblora_bench::{
     recipes::{Recipe, Size},
     tasks::Task as GlueTask,
@@ -199,7 +201,7 @@ impl<B: VbLoraBackend> Job<B> {
             }
             Self::Decode(model, prompts, device) => decode(model, prompts, device)?,
             Self::Compose(job) => job.run()?,
-            Self::Product([a, b]) => drop(a.clone().matmul(b.clone())),
+            Self::Product([a, b]) => drop(frozen_product(a.clone(), b.clone())),
         }
         Ok(())
     }

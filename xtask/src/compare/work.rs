@@ -29,7 +29,7 @@ pub(super) enum Task {
     Decode(Decoder, usize),
     /// Every factor of an all-linear VB-LoRA from bank and logits, and gradients back.
     Compose(Shapes),
-    /// A square matrix product: what the machine can do.
+    /// A square matrix product, ours with a frozen weight: what the machine can do.
     Product(usize),
 }
 

@@ -225,11 +225,12 @@ proptest! {
         let expected = centred / deviation * float::<Flex, 1>(gamma()).unsqueeze::<2>()
             + float::<Flex, 1>(beta()).unsqueeze::<2>();
         assert_close("layer norm", &found, &primitive(expected));
-        let deviation = || Flex::row_deviation(x(), 1e-3);
-        assert_close("deviation", &deviation(), &defaults::row_deviation::<Flex>(x(), 1e-3));
-        let y = || Flex::row_norm(x(), gamma(), beta(), 1e-3);
-        let undone = Flex::undo_norm(y(), gamma(), beta(), deviation());
-        assert_close("undone", &undone, &defaults::undo_norm::<Flex>(y(), gamma(), beta(), deviation()));
+        let (y, deviation) = Flex::norm_and_deviation(x(), gamma(), beta(), 1e-3);
+        assert_close("the same", &y, &found);
+        assert_close("deviation", &deviation, &defaults::row_deviation::<Flex>(x(), 1e-3));
+        let found = Flex::invertible_norm_backward(y.clone(), gamma(), beta(), deviation.clone(), grad());
+        let expected = defaults::invertible_norm_backward::<Flex>(y, [gamma(), beta()], deviation, grad());
+        assert_close("gradient from the output", &found, &expected);
         let (found, _) = Flex::row_norm_backward(x(), gamma(), 1e-3, grad(), false);
         let (expected, _) = defaults::row_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
         assert_close("its gradient", &found, &expected);

@@ -13,31 +13,173 @@ use burn_fusion::{
 };
 use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 
-use super::super::{AdaptedGradients, FrozenMap, HeadProduct, Update, VbLoraBackend, defaults};
+use super::{
+    super::{
+        AdaptedGradients, FrozenMap, HeadProduct, NormGradients, Update, VbLoraBackend, defaults,
+    },
+    HasPlanes,
+};
 
-impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
+/// Whether the backend has the tensors' operation as one kernel; else its parts are fused with what is around them.
+fn has_kernel<B: FusionBackend + HasPlanes>(tensors: &[&FloatTensor<Fusion<B>>]) -> bool {
+    tensors.iter().all(|tensor| tensor.dtype == DType::F32)
+        && B::has_planes(tensors[0].client.device())
+}
+
+impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
     fn max_tensor_bytes(device: &Device<Self>) -> Option<usize> {
         B::max_tensor_bytes(device)
     }
 
-    fn frozen_product(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self> {
-        let (shape, dtype) = ([x.shape[0], weight.shape[1]], weight.dtype);
-        let [out] = register::<B, _>(Call::Product, vec![x, weight], [shape], dtype);
+    fn frozen_product(
+        x: FloatTensor<Self>,
+        map: FrozenMap<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        let shape = [x.shape[0], map.weight.shape[1]];
+        let has_bias = map.bias.is_some();
+        let dtype = match x.dtype {
+            DType::F16 | DType::BF16 => DType::F32,
+            other => other,
+        };
+        let inputs = [x, map.weight].into_iter().chain(map.bias).collect();
+        let [out] = register::<B, _>(Call::Product { has_bias }, inputs, [shape], dtype);
         out
     }
 
     fn head_product(
         a: FloatTensor<Self>,
         b: FloatTensor<Self>,
-        heads: usize,
-        form: HeadProduct,
+        mask: Option<FloatTensor<Self>>,
+        product: HeadProduct,
     ) -> FloatTensor<Self> {
-        let shape = form.shape(&a.shape, &b.shape, heads);
-        let [out] = register::<B, _>(Call::Heads { heads, form }, vec![a, b], [shape], DType::F32);
+        let (shape, dtype) = (product.shape(&a.shape, &b.shape), a.dtype);
+        let has_mask = mask.is_some();
+        let inputs = [a, b].into_iter().chain(mask).collect();
+        let call = Call::Heads { product, has_mask };
+        let [out] = register::<B, _>(call, inputs, [shape], dtype);
         out
     }
 
-    /// Casts and bias outside the product, where they are fused with what comes before and after.
+    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        if !has_kernel::<B>(&[&x]) {
+            return defaults::row_softmax::<Self>(x);
+        }
+        let shape = x.shape.clone();
+        let [out] = register::<B, _>(Call::Softmax, vec![x], [shape], DType::F32);
+        out
+    }
+
+    fn row_softmax_backward(
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !has_kernel::<B>(&[&output, &grad]) {
+            return defaults::row_softmax_backward::<Self>(output, grad);
+        }
+        let (shape, inputs) = (output.shape.clone(), vec![output, grad]);
+        let [out] = register::<B, _>(Call::SoftmaxBackward, inputs, [shape], DType::F32);
+        out
+    }
+
+    fn row_norm(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        if !has_kernel::<B>(&[&x, &gamma, &beta]) {
+            return defaults::row_norm::<Self>(x, gamma, beta, epsilon);
+        }
+        let (shape, inputs) = (x.shape.clone(), vec![x, gamma, beta]);
+        let [out] = register::<B, _>(Call::Norm { epsilon }, inputs, [shape], DType::F32);
+        out
+    }
+
+    fn row_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+        affine: bool,
+    ) -> NormGradients<Self> {
+        if affine || !has_kernel::<B>(&[&x, &gamma, &grad]) {
+            return defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
+        }
+        let (shape, inputs) = (x.shape.clone(), vec![x, gamma, grad]);
+        let [dx] = register::<B, _>(Call::NormBackward { epsilon }, inputs, [shape], DType::F32);
+        (dx, None)
+    }
+
+    fn norm_and_deviation(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !has_kernel::<B>(&[&x, &gamma, &beta]) {
+            let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
+            return (
+                defaults::row_norm::<Self>(x, gamma, beta, epsilon),
+                deviation,
+            );
+        }
+        let shape = x.shape.clone();
+        let rows = shape.num_elements() / gamma.shape[0].max(1);
+        let call = Call::NormAndDeviation { epsilon };
+        let inputs = vec![x, gamma, beta];
+        let [y, deviation] =
+            register::<B, _>(call, inputs, [shape, Shape::new([rows])], DType::F32);
+        (y, deviation)
+    }
+
+    fn invertible_norm_backward(
+        y: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        deviation: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !has_kernel::<B>(&[&y, &gamma, &beta, &deviation, &grad]) {
+            return defaults::invertible_norm_backward::<Self>(y, [gamma, beta], deviation, grad);
+        }
+        let (shape, inputs) = (y.shape.clone(), vec![y, gamma, beta, deviation, grad]);
+        let [dx] = register::<B, _>(Call::InvertibleNormBackward, inputs, [shape], DType::F32);
+        dx
+    }
+
+    fn join_rows(pieces: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
+        let rows = pieces.iter().map(|piece| piece.shape[0]).sum();
+        let (shape, dtype) = ([rows, pieces[0].shape[1]], pieces[0].dtype);
+        let [out] = register::<B, _>(Call::JoinRows, pieces, [shape], dtype);
+        out
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
+        if !has_kernel::<B>(&[&x, &gamma]) {
+            return defaults::decoder::rms_norm::<Self>(x, gamma, epsilon);
+        }
+        let (shape, inputs) = (x.shape.clone(), vec![x, gamma]);
+        let [out] = register::<B, _>(Call::RmsNorm { epsilon }, inputs, [shape], DType::F32);
+        out
+    }
+
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        epsilon: f64,
+        grad: FloatTensor<Self>,
+        affine: bool,
+    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
+        if affine || !has_kernel::<B>(&[&x, &gamma, &grad]) {
+            return defaults::decoder::rms_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
+        }
+        let (shape, inputs) = (x.shape.clone(), vec![x, gamma, grad]);
+        let call = Call::RmsNormBackward { epsilon };
+        let [dx] = register::<B, _>(call, inputs, [shape], DType::F32);
+        (dx, None)
+    }
+
+    /// Casts outside the product, where they are fused with what comes before and after.
     fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<FloatTensor<Self>>) -> FloatTensor<Self> {
         defaults::rounded_linear::<Self>(x, map)
     }
@@ -106,10 +248,31 @@ impl<B: FusionBackend + VbLoraBackend> VbLoraBackend for Fusion<B> {
 /// Which of the operations, with what is no tensor of it.
 #[derive(Debug, Clone, Copy)]
 enum Call {
-    /// x and weight, in the dtype of the output.
-    Product,
-    /// Both operands.
-    Heads { heads: usize, form: HeadProduct },
+    /// x, weight and perhaps a bias.
+    Product { has_bias: bool },
+    /// Both operands and perhaps a mask.
+    Heads {
+        product: HeadProduct,
+        has_mask: bool,
+    },
+    /// x.
+    Softmax,
+    /// The output and its gradient.
+    SoftmaxBackward,
+    /// x, gamma and beta.
+    Norm { epsilon: f64 },
+    /// x, gamma and the output's gradient.
+    NormBackward { epsilon: f64 },
+    /// x, gamma and beta, to the output and what rows were divided by.
+    NormAndDeviation { epsilon: f64 },
+    /// The output, gamma, beta, what rows were divided by and the output's gradient.
+    InvertibleNormBackward,
+    /// All of them.
+    JoinRows,
+    /// x and gamma.
+    RmsNorm { epsilon: f64 },
+    /// x, gamma and the output's gradient.
+    RmsNormBackward { epsilon: f64 },
     /// x, weight, down, up and perhaps a bias.
     Forward { has_bias: bool, scale: f64 },
     /// x, weight, down, up, scales and perhaps a bias.
@@ -166,11 +329,42 @@ impl<B: FusionBackend + VbLoraBackend> Operation<B::FusionRuntime> for Registere
             let input = inputs.next().expect("every input was described");
             handles.get_float_tensor::<B>(input)
         };
-        let (x, weight) = (next(), next());
         let outputs = match self.call {
-            Call::Product => vec![B::frozen_product(x, weight)],
-            Call::Heads { heads, form } => vec![B::head_product(x, weight, heads, form)],
+            Call::Product { has_bias } => {
+                let (x, weight) = (next(), next());
+                let bias = has_bias.then(next);
+                vec![B::frozen_product(x, FrozenMap { weight, bias })]
+            }
+            Call::Heads { product, has_mask } => {
+                let (a, b) = (next(), next());
+                vec![B::head_product(a, b, has_mask.then(next), product)]
+            }
+            Call::Softmax => vec![B::row_softmax(next())],
+            Call::SoftmaxBackward => vec![B::row_softmax_backward(next(), next())],
+            Call::Norm { epsilon } => vec![B::row_norm(next(), next(), next(), epsilon)],
+            Call::NormBackward { epsilon } => {
+                vec![B::row_norm_backward(next(), next(), epsilon, next(), false).0]
+            }
+            Call::NormAndDeviation { epsilon } => {
+                let (y, deviation) = B::norm_and_deviation(next(), next(), next(), epsilon);
+                vec![y, deviation]
+            }
+            Call::InvertibleNormBackward => {
+                let y = next();
+                let [gamma, beta, deviation, grad] = [next(), next(), next(), next()];
+                vec![B::invertible_norm_backward(y, gamma, beta, deviation, grad)]
+            }
+            Call::JoinRows => {
+                vec![B::join_rows(
+                    self.desc.inputs.iter().map(|_| next()).collect(),
+                )]
+            }
+            Call::RmsNorm { epsilon } => vec![B::rms_norm(next(), next(), epsilon)],
+            Call::RmsNormBackward { epsilon } => {
+                vec![B::rms_norm_backward(next(), next(), epsilon, next(), false).0]
+            }
             Call::Forward { has_bias, scale } => {
+                let (x, weight) = (next(), next());
                 let [down, up] = [next(), next()];
                 let bias = has_bias.then(next);
                 let update = Update { down, up, scale };
@@ -178,12 +372,14 @@ impl<B: FusionBackend + VbLoraBackend> Operation<B::FusionRuntime> for Registere
                 vec![out, narrow]
             }
             Call::Mixed { has_bias } => {
+                let (x, weight) = (next(), next());
                 let (factors, scales) = ([next(), next()], next());
                 let bias = has_bias.then(next);
                 let map = FrozenMap { weight, bias };
                 vec![B::mixed_linear(x, map, factors, scales)]
             }
             Call::Backward { scale } | Call::BackwardToFactors { scale } => {
+                let (x, weight) = (next(), next());
                 let [down, up] = [next(), next()];
                 let [narrow, grad] = [next(), next()];
                 let needs_x = matches!(self.call, Call::Backward { .. });

@@ -78,54 +78,78 @@ pub(super) fn rank_update<Y: Float>(
     out[at] = sum;
 }
 
-/// `out[chunk, r, p] = narrow[rows, r]^T wide[rows, p]` over the rows of each chunk, one unit a column of a chunk.
+/// Rows whose values a unit of [`row_sums`] reads at a time, so that one reading does not wait for the other.
+const ROWS_AT_ONCE: usize = 8;
+
+/// `out[r, p] = narrow[n, r]^T wide[n, p]`: a cube has some columns, and for each of them `groups` units that share its rows.
 #[cube(launch)]
 pub(super) fn row_sums(
     wide: &Tensor<f32>,
     narrow: &Tensor<f32>,
     out: &mut Tensor<f32>,
-    chunk_rows: u32,
     #[comptime] rank: usize,
+    #[comptime] columns: usize,
+    #[comptime] groups: usize,
 ) {
-    let p = wide.shape(1);
-    let column = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
-    if column >= p {
-        terminate!();
-    }
-    let chunk = CUBE_POS_Y as usize;
+    let (n, p) = (wide.shape(0), wide.shape(1));
+    let first = CUBE_POS_X as usize * columns;
+    let column = (first + UNIT_POS_X as usize).min(p - 1);
     let mut sums = Array::<f32>::new(rank);
     #[unroll]
     for rho in 0..rank {
         sums[rho] = 0.0f32;
     }
-    let start = chunk * chunk_rows as usize;
-    let mut end = start + chunk_rows as usize;
-    if end > wide.shape(0) {
-        end = wide.shape(0);
-    }
-    for row in start..end {
-        let value = wide[row * p + column];
+    let mut values = Array::<f32>::new(ROWS_AT_ONCE);
+    let mut row = UNIT_POS_Y as usize;
+    while row < n {
         #[unroll]
-        for rho in 0..rank {
-            sums[rho] += value * narrow[row * rank + rho];
+        for i in 0..ROWS_AT_ONCE {
+            let at = row + i * groups;
+            let value = wide[at.min(n - 1) * p + column];
+            values[i] = select(at < n, value, 0.0f32);
         }
+        #[unroll]
+        for i in 0..ROWS_AT_ONCE {
+            let at = (row + i * groups).min(n - 1);
+            #[unroll]
+            for rho in 0..rank {
+                sums[rho] += values[i] * narrow[at * rank + rho];
+            }
+        }
+        row += ROWS_AT_ONCE * groups;
     }
+    let mut shared = SharedMemory::<f32>::new(comptime!(rank * columns * groups));
     #[unroll]
     for rho in 0..rank {
-        out[(chunk * rank + rho) * p + column] = sums[rho];
+        let at = (rho * groups + UNIT_POS_Y as usize) * columns + UNIT_POS_X as usize;
+        shared[at] = sums[rho];
+    }
+    sync_cube();
+    let mut sum_of = UNIT_POS as usize;
+    while sum_of < rank * columns {
+        let (rho, column) = (sum_of / columns, sum_of % columns);
+        let mut sum = 0.0f32;
+        for group in 0..groups {
+            sum += shared[(rho * groups + group) * columns + column];
+        }
+        if first + column < p {
+            out[rho * p + first + column] = sum;
+        }
+        sum_of += columns * groups;
     }
 }
 
-/// `out[i] = sum over chunks of parts[chunk, i]`.
+/// The pieces, from `start` on, one after the other in `out`; cubes with the same second position copy one piece.
 #[cube(launch)]
-pub(super) fn add_chunks(parts: &Tensor<f32>, out: &mut Tensor<f32>) {
-    let at = ABSOLUTE_POS;
-    if at >= out.len() {
-        terminate!();
+pub(super) fn join(pieces: &Sequence<Tensor<f32>>, out: &mut Tensor<f32>, start: usize) {
+    let at = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
+    let mut to = start;
+    #[unroll]
+    for i in 0..pieces.len() {
+        let piece = pieces.index(i);
+        if CUBE_POS_Y as usize == i && at < piece.len() {
+            out[to + at] = piece[at];
+        }
+        to += piece.len();
     }
-    let mut sum = 0.0f32;
-    for chunk in 0..parts.shape(0) {
-        sum += parts[chunk * out.len() + at];
-    }
-    out[at] = sum;
 }

@@ -1,10 +1,11 @@
 // out = scale x w on tensor cores (compute capability 8.0 and later), for NVRTC; x is [rows, inner], w is [inner, columns]. Blocks in the grid's
-// third dimension do so for each head of each row of a batch. With RANK > 0 the output is f32, + bias[columns] + narrow[rows, RANK] factor[RANK, columns].
+// third dimension do so for each head of each row of a batch. The output is f32, + bias[columns] (of each row of the batch) if HAS_BIAS is 1,
+// + narrow[rows, RANK] factor[RANK, columns] if RANK > 0.
 //
 // Defined before this text:
 // - ELEMENT: 0 for f32, multiplied in TF32; 1 for bf16; 2 for f16
 // - X_TRANSPOSED (f32 only), W_TRANSPOSED: 1 if the matrix lies in memory as [inner, rows] or [columns, inner]
-// - RANK, HAS_BIAS: bias is read if 1
+// - RANK, HAS_BIAS
 //
 // A block makes a tile of 128 x 128. Copies of 128 bytes of each row of the operands run three stages ahead (cp.async); pieces of 16 bytes
 // are swapped within a row, so that neither ldmatrix nor single loads meet in a bank. Expected: rows of matrices, as they lie in memory, start at
@@ -92,10 +93,13 @@ __device__ __forceinline__ u32 rounded(u32 value) {
 
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 product(const char *__restrict__ x, const char *__restrict__ w,
-#if RANK > 0
-        const float *__restrict__ bias, const float *__restrict__ narrow, const float *__restrict__ factor,
+#if HAS_BIAS
+        const float *__restrict__ bias,
 #endif
-        char *__restrict__ out, const __grid_constant__ Sizes sizes) {
+#if RANK > 0
+        const float *__restrict__ narrow, const float *__restrict__ factor,
+#endif
+        float *__restrict__ out, const __grid_constant__ Sizes sizes) {
     extern __shared__ __align__(128) char memory[];
     const u32 base = (u32)__cvta_generic_to_shared(memory);
     const u32 thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
@@ -236,8 +240,8 @@ product(const char *__restrict__ x, const char *__restrict__ w,
         for (u32 j = 0; j < PARTS_N; j++)
 #pragma unroll
             for (u32 e = 0; e < 4; e++) sums[i][j][e] *= scale;
-#if RANK > 0
 #if HAS_BIAS
+    bias += item * columns;
 #pragma unroll
     for (u32 j = 0; j < PARTS_N; j++)
 #pragma unroll
@@ -248,6 +252,7 @@ product(const char *__restrict__ x, const char *__restrict__ w,
             for (u32 i = 0; i < PARTS_M; i++) sums[i][j][e] += of_column;
         }
 #endif
+#if RANK > 0
     for (u32 rho = 0; rho < RANK; rho++) {
         float of_row[PARTS_M][2];
 #pragma unroll
@@ -285,18 +290,7 @@ product(const char *__restrict__ x, const char *__restrict__ w,
                 const u32 c = column_of(j);
                 if (c >= columns) continue;
                 const u64 at = item * sizes.out.item + head * sizes.out.head + r * sizes.out.row + c;
-                const float first = sums[i][j][2 * half], second = sums[i][j][2 * half + 1];
-#if ELEMENT == 0 || RANK > 0
-                *(float2 *)(out + at * 4) = make_float2(first, second);
-#else
-                u32 both;
-#if ELEMENT == 1
-                asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-#else
-                asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(second), "f"(first));
-#endif
-                *(u32 *)(out + at * SIZE) = both;
-#endif
+                *(float2 *)(out + at) = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
             }
         }
 }

@@ -4,10 +4,7 @@
 use std::fmt;
 
 use burn::tensor::{DType, Shape};
-use burn_cubecl::{
-    CubeRuntime, kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype,
-    tensor::CubeTensor,
-};
+use burn_cubecl::{CubeRuntime, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::{
     CompilationError, Compiler, CubeTask,
     ir::{ElemType, FloatKind},
@@ -15,7 +12,10 @@ use cubecl::{
     server::{KernelArguments, MetadataBindingInfo},
 };
 
-use super::{super::HeadProduct, MAX_CUBES};
+use super::{
+    super::{HeadForm, HeadProduct},
+    MAX_CUBES, empty,
+};
 
 /// The kernel, but for the names that [`Product`] defines before it.
 const SOURCE: &str = include_str!("product.cu");
@@ -28,25 +28,25 @@ const PIECE_BYTES: usize = 16;
 /// The smallest dimension for which tiles pay.
 const MIN_SIZE: usize = 64;
 
-/// What a product is given on the way out: `+ bias + narrow factor`, in f32.
+/// What a product is given on the way out: `+ narrow factor`, in f32.
 ///
 /// # Shapes
-/// - bias: `[d_out]`, narrow: `[n, r]`, factor: `[r, d_out]`
+/// - narrow: `[n, r]`, factor: `[r, d_out]`
 #[derive(Clone)]
 pub(super) struct RankUpdate<R: CubeRuntime> {
-    pub(super) bias: Option<CubeTensor<R>>,
     pub(super) narrow: CubeTensor<R>,
     pub(super) factor: CubeTensor<R>,
 }
 
-/// x times weight on tensor cores, which round f32 to TF32; the output is f32 if there is an update and x's dtype otherwise. `None` where the
-/// device has none that do this, or where the operands are small or oddly shaped.
+/// x times weight on tensor cores, which round f32 to TF32, with what is added to it; what leaves them is f32. `None` where the device has
+/// none that do this, or where the operands are small or oddly shaped.
 ///
 /// # Shapes
-/// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
+/// - x: `[n, d_in]`, weight: `[d_in, d_out]`, bias: `[d_out]`; output: `[n, d_out]`
 pub(super) fn tensor_core_product<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
+    bias: Option<&CubeTensor<R>>,
     update: Option<&RankUpdate<R>>,
 ) -> Option<CubeTensor<R>> {
     let ([rows, inner], [_, columns]) = (x.meta.shape().dims(), weight.meta.shape().dims());
@@ -54,7 +54,8 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
     let fits = (MIN_SIZE..=TILE * MAX_CUBES).contains(&rows)
         && columns >= MIN_SIZE
         && columns.is_multiple_of(PIECE_BYTES / 2)
-        && inner.is_multiple_of(element.depth());
+        && inner.is_multiple_of(element.depth())
+        && bias.is_none_or(|bias| bias.dtype == DType::F32);
     if !fits || weight.dtype != x.dtype || !has_instructions(&x.client, element) {
         return None;
     }
@@ -66,6 +67,7 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
         w: Operand::either(weight.clone())?,
         out: Layout::of_rows(columns),
         scale: 1.0,
+        bias: bias.cloned(),
         update,
     };
     Some(launch.run(Shape::new([rows, columns])))
@@ -75,13 +77,17 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
 pub(super) fn tensor_core_head_product<R: CubeRuntime>(
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
-    heads: usize,
-    form: HeadProduct,
+    mask: Option<&CubeTensor<R>>,
+    product: HeadProduct,
 ) -> Option<CubeTensor<R>> {
+    let HeadProduct { form, heads, scale } = product;
     let element = Element::F32;
     let [items, t, d] = b.meta.shape().dims();
     let size = d / heads;
-    let is_f32 = a.dtype == DType::F32 && b.dtype == DType::F32;
+    let is_f32 = [a, b]
+        .into_iter()
+        .chain(mask)
+        .all(|tensor| tensor.dtype == DType::F32);
     let last = a.meta.shape()[a.meta.rank() - 1];
     let fits = [t, size, last]
         .iter()
@@ -103,23 +109,23 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         item: tokens * d,
         head: size,
     };
-    let (x, w, sizes, layout, scale) = match form {
-        HeadProduct::Scores { scale } => {
+    let (x, w, sizes, layout) = match form {
+        HeadForm::Scores => {
             let scores = Layout {
                 row: t,
                 item: heads * tokens(1) * t,
                 head: tokens(1) * t,
             };
             let x = Operand::joined(a, heads)?;
-            (x, w.transposed(), [tokens(1), size, t], scores, scale)
+            (x, w.transposed(), [tokens(1), size, t], scores)
         }
-        HeadProduct::Mixed => {
+        HeadForm::Mixed => {
             let sizes = [tokens(2), t, size];
-            (Operand::of_heads(a)?, w, sizes, joined(tokens(2)), 1.0)
+            (Operand::of_heads(a)?, w, sizes, joined(tokens(2)))
         }
-        HeadProduct::MixedBack => {
+        HeadForm::MixedBack => {
             let (x, sizes) = (Operand::of_heads(a)?.transposed(), [tokens(3), t, size]);
-            (x, w, sizes, joined(tokens(3)), 1.0)
+            (x, w, sizes, joined(tokens(3)))
         }
     };
     let launch = Launch {
@@ -130,9 +136,10 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         w,
         out: layout,
         scale,
+        bias: mask.cloned(),
         update: None,
     };
-    Some(launch.run(form.shape(a.meta.shape(), b.meta.shape(), heads)))
+    Some(launch.run(product.shape(a.meta.shape(), b.meta.shape())))
 }
 
 /// How far apart, in values, rows of a matrix lie in memory, and matrices of the next row of a batch and of the next head.
@@ -249,29 +256,27 @@ struct Launch<'a, R: CubeRuntime> {
     w: Operand<R>,
     out: Layout,
     scale: f64,
+    /// One for every row of the batch, if there are many; added behind the scale.
+    bias: Option<CubeTensor<R>>,
     update: Option<&'a RankUpdate<R>>,
 }
 
 impl<R: CubeRuntime> Launch<'_, R> {
-    /// The output, of this shape as a tensor; its dtype is f32 if there is an update and x's otherwise.
+    /// The output, of this shape as a tensor.
     fn run(self, shape: Shape) -> CubeTensor<R> {
-        let out = empty_device_contiguous_dtype(
-            self.x.tensor.client.clone(),
-            self.x.tensor.device.clone(),
-            shape,
-            self.update.map_or(self.x.tensor.dtype, |_| DType::F32),
-        );
+        let out = empty(&self.x.tensor, shape);
         let mut buffers = vec![self.x.tensor, self.w.tensor];
+        let ([rows, _, columns], [items, heads]) = (self.sizes, self.batch);
+        let has_bias = self.bias.is_some();
+        buffers.extend(self.bias.map(into_contiguous));
         let mut factor_strides = [0, 0];
         if let Some(update) = self.update {
-            let bias = update.bias.as_ref().unwrap_or(&update.narrow);
-            buffers.extend([bias, &update.narrow].map(|tensor| into_contiguous(tensor.clone())));
+            buffers.push(into_contiguous(update.narrow.clone()));
             buffers.push(update.factor.clone());
             factor_strides = [0, 1].map(|d| update.factor.meta.strides()[d] as u64);
         }
         buffers.push(out.clone());
         let buffers = buffers.into_iter().map(|tensor| tensor.handle.binding());
-        let ([rows, _, columns], [items, heads]) = (self.sizes, self.batch);
         let layouts = [self.x.layout, self.w.layout, self.out];
         let info: Vec<u64> = self
             .sizes
@@ -293,7 +298,7 @@ impl<R: CubeRuntime> Launch<'_, R> {
             rank: self
                 .update
                 .map_or(0, |update| update.narrow.meta.shape()[1]),
-            has_bias: self.update.is_some_and(|update| update.bias.is_some()),
+            has_bias,
             text: SOURCE,
         };
         let [across, down] = [columns, rows].map(|n| n.div_ceil(TILE) as u32);
