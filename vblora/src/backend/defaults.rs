@@ -4,7 +4,7 @@ pub(super) mod decoder;
 pub(super) mod packed;
 
 use burn::tensor::{
-    DType, FloatDType, IndexingUpdateOp, Int, Tensor, TensorMetadata,
+    DType, IndexingUpdateOp, Int, Tensor, TensorMetadata,
     backend::Backend,
     ops::{FloatTensor, IntTensor},
 };
@@ -130,16 +130,20 @@ fn cast<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     }
 }
 
+/// What a frozen product of operands in `held` is given out in.
+pub(super) fn product_dtype(held: DType) -> DType {
+    match held {
+        DType::F16 | DType::BF16 => DType::F32,
+        other => other,
+    }
+}
+
 pub(super) fn frozen_product<B: Backend>(
     x: FloatTensor<B>,
     map: FrozenMap<FloatTensor<B>>,
 ) -> FloatTensor<B> {
-    let is_half = matches!(x.dtype(), DType::F16 | DType::BF16);
-    let y = B::float_matmul(x, map.weight);
-    let y = match is_half {
-        true => B::float_cast(y, FloatDType::F32),
-        false => y,
-    };
+    let dtype = product_dtype(x.dtype());
+    let y = cast::<B>(B::float_matmul(x, map.weight), dtype);
     match map.bias {
         Some(bias) => primitive(float::<B, 2>(y) + float::<B, 1>(bias).unsqueeze()),
         None => y,
@@ -284,6 +288,16 @@ pub(super) fn row_norm<B: Backend>(
     B::layer_norm(x, gamma, Some(beta), epsilon)
 }
 
+pub(super) fn norm_and_deviation<B: VbLoraBackend>(
+    x: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let deviation = row_deviation::<B>(x.clone(), epsilon);
+    (B::row_norm(x, gamma, beta, epsilon), deviation)
+}
+
 /// `sqrt(var + epsilon)` of each row.
 pub(super) fn row_deviation<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
     let x = rows::<B>(x);
@@ -375,7 +389,7 @@ pub(super) fn head_product<B: VbLoraBackend>(
     product: HeadProduct,
 ) -> FloatTensor<B> {
     let HeadProduct { form, heads, scale } = product;
-    // The scale goes on the operand with heads, which is the smaller one.
+    // The scale goes on b, which has fewer values than the weights.
     let scaled = |x| match scale == 1.0 {
         true => float::<B, 3>(x),
         false => float::<B, 3>(x).mul_scalar(scale),

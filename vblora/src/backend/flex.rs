@@ -287,8 +287,7 @@ impl VbLoraBackend for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let d = width(&x);
         if !is_f32(&[&x]) || d == 0 {
-            let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
-            return (Self::row_norm(x, gamma, beta, epsilon), deviation);
+            return defaults::norm_and_deviation::<Self>(x, gamma, beta, epsilon);
         }
         let x = x.to_contiguous();
         let mut found = vec![0.0; x.shape().num_elements() / d];

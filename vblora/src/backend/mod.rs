@@ -240,8 +240,7 @@ pub trait VbLoraBackend: Backend {
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
-        (Self::row_norm(x, gamma, beta, epsilon), deviation)
+        defaults::norm_and_deviation::<Self>(x, gamma, beta, epsilon)
     }
 
     /// The gradient of [`invertible_norm`](Self::invertible_norm) to x, from its output and what rows were divided by. Called on the inner backend only.

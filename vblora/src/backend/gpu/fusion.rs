@@ -37,10 +37,7 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
     ) -> FloatTensor<Self> {
         let shape = [x.shape[0], map.weight.shape[1]];
         let has_bias = map.bias.is_some();
-        let dtype = match x.dtype {
-            DType::F16 | DType::BF16 => DType::F32,
-            other => other,
-        };
+        let dtype = defaults::product_dtype(x.dtype);
         let inputs = [x, map.weight].into_iter().chain(map.bias).collect();
         let [out] = register::<B, _>(Call::Product { has_bias }, inputs, [shape], dtype);
         out
@@ -64,9 +61,7 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if !has_kernel::<B>(&[&x]) {
             return defaults::row_softmax::<Self>(x);
         }
-        let shape = x.shape.clone();
-        let [out] = register::<B, _>(Call::Softmax, vec![x], [shape], DType::F32);
-        out
+        register_like::<B>(Call::Softmax, vec![x])
     }
 
     fn row_softmax_backward(
@@ -76,9 +71,7 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if !has_kernel::<B>(&[&output, &grad]) {
             return defaults::row_softmax_backward::<Self>(output, grad);
         }
-        let (shape, inputs) = (output.shape.clone(), vec![output, grad]);
-        let [out] = register::<B, _>(Call::SoftmaxBackward, inputs, [shape], DType::F32);
-        out
+        register_like::<B>(Call::SoftmaxBackward, vec![output, grad])
     }
 
     fn row_norm(
@@ -90,9 +83,7 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if !has_kernel::<B>(&[&x, &gamma, &beta]) {
             return defaults::row_norm::<Self>(x, gamma, beta, epsilon);
         }
-        let (shape, inputs) = (x.shape.clone(), vec![x, gamma, beta]);
-        let [out] = register::<B, _>(Call::Norm { epsilon }, inputs, [shape], DType::F32);
-        out
+        register_like::<B>(Call::Norm { epsilon }, vec![x, gamma, beta])
     }
 
     fn row_norm_backward(
@@ -105,9 +96,8 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if affine || !has_kernel::<B>(&[&x, &gamma, &grad]) {
             return defaults::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
         }
-        let (shape, inputs) = (x.shape.clone(), vec![x, gamma, grad]);
-        let [dx] = register::<B, _>(Call::NormBackward { epsilon }, inputs, [shape], DType::F32);
-        (dx, None)
+        let call = Call::NormBackward { epsilon };
+        (register_like::<B>(call, vec![x, gamma, grad]), None)
     }
 
     fn norm_and_deviation(
@@ -117,11 +107,7 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !has_kernel::<B>(&[&x, &gamma, &beta]) {
-            let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
-            return (
-                defaults::row_norm::<Self>(x, gamma, beta, epsilon),
-                deviation,
-            );
+            return defaults::norm_and_deviation::<Self>(x, gamma, beta, epsilon);
         }
         let shape = x.shape.clone();
         let rows = shape.num_elements() / gamma.shape[0].max(1);
@@ -142,9 +128,8 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if !has_kernel::<B>(&[&y, &gamma, &beta, &deviation, &grad]) {
             return defaults::invertible_norm_backward::<Self>(y, [gamma, beta], deviation, grad);
         }
-        let (shape, inputs) = (y.shape.clone(), vec![y, gamma, beta, deviation, grad]);
-        let [dx] = register::<B, _>(Call::InvertibleNormBackward, inputs, [shape], DType::F32);
-        dx
+        let inputs = vec![y, gamma, beta, deviation, grad];
+        register_like::<B>(Call::InvertibleNormBackward, inputs)
     }
 
     fn join_rows(pieces: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
@@ -158,9 +143,7 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if !has_kernel::<B>(&[&x, &gamma]) {
             return defaults::decoder::rms_norm::<Self>(x, gamma, epsilon);
         }
-        let (shape, inputs) = (x.shape.clone(), vec![x, gamma]);
-        let [out] = register::<B, _>(Call::RmsNorm { epsilon }, inputs, [shape], DType::F32);
-        out
+        register_like::<B>(Call::RmsNorm { epsilon }, vec![x, gamma])
     }
 
     fn rms_norm_backward(
@@ -173,10 +156,8 @@ impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
         if affine || !has_kernel::<B>(&[&x, &gamma, &grad]) {
             return defaults::decoder::rms_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
         }
-        let (shape, inputs) = (x.shape.clone(), vec![x, gamma, grad]);
         let call = Call::RmsNormBackward { epsilon };
-        let [dx] = register::<B, _>(call, inputs, [shape], DType::F32);
-        (dx, None)
+        (register_like::<B>(call, vec![x, gamma, grad]), None)
     }
 
     /// Casts outside the product, where they are fused with what comes before and after.
@@ -293,6 +274,16 @@ impl<B> fmt::Debug for Registered<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} {:?}", self.call, self.desc)
     }
+}
+
+/// An operation with one output, of the shape of its first input and in f32.
+fn register_like<B: FusionBackend + VbLoraBackend>(
+    call: Call,
+    inputs: Vec<FloatTensor<Fusion<B>>>,
+) -> FloatTensor<Fusion<B>> {
+    let shape = inputs[0].shape.clone();
+    let [out] = register::<B, _>(call, inputs, [shape], DType::F32);
+    out
 }
 
 fn register<B: FusionBackend + VbLoraBackend, const N: usize>(

@@ -131,13 +131,8 @@ where
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        rows::norm(&x, &gamma, Some(&beta), epsilon).unwrap_or_else(|| {
-            let deviation = defaults::row_deviation::<Self>(x.clone(), epsilon);
-            (
-                defaults::row_norm::<Self>(x, gamma, beta, epsilon),
-                deviation,
-            )
-        })
+        rows::norm(&x, &gamma, Some(&beta), epsilon)
+            .unwrap_or_else(|| defaults::norm_and_deviation::<Self>(x, gamma, beta, epsilon))
     }
 
     fn invertible_norm_backward(
