@@ -49,15 +49,15 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let built = build(&arguments.features)?;
     let out = &arguments.out;
-    // A folder that was not made by this command must not be lost.
+    // A folder that was not made by this command must not be lost; said before minutes of building.
+    ensure!(
+        !out.exists() || out.join(SCRIPTS[0].0).is_file(),
+        "{} is there and is no earlier pack",
+        out.display()
+    );
+    let built = build(&arguments.features)?;
     if out.exists() {
-        ensure!(
-            out.join(SCRIPTS[0].0).is_file(),
-            "{} is there and is no earlier pack",
-            out.display()
-        );
         fs::remove_dir_all(out).with_context(|| out.display().to_string())?;
     }
     let content = out.join("content");
