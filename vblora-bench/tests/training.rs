@@ -19,7 +19,7 @@ mod learner {
 
 mod optimizer {
     use super::suite::optimizer as tests;
-    on_every_backend!(tests: touched_elements_are_updated_as_if_all_were);
+    on_every_backend!(tests: touched_elements_are_updated_as_if_all_were, parameters_are_updated_together_as_one_by_one);
 }
 
 mod resume {

@@ -10,7 +10,7 @@ use burn::{
 use vblora::backend::VbLoraBackend;
 
 use super::{
-    parameters::{Gradients, update},
+    parameters::{Gradients, is_small, join, update},
     touched::Touched,
 };
 use crate::recipes::AdamSettings;
@@ -33,11 +33,37 @@ pub struct Rule {
 pub struct AdamW<B: VbLoraBackend> {
     settings: AdamSettings,
     step: i32,
+    /// Of parameters that are updated by themselves.
     moments: BTreeMap<String, Moments<B>>,
+    /// Of those that are updated with others.
+    groups: Vec<Group<B>>,
+}
+
+/// Values of parameters, flat, by path.
+type Named<B> = Vec<(String, Tensor<B, 1>)>;
+
+/// Small parameters with one rule, one after the other.
+#[derive(Debug, Clone)]
+struct Group<B: VbLoraBackend> {
+    paths: Vec<String>,
+    sizes: Vec<usize>,
+    moments: [Tensor<B, 1>; 2],
+}
+
+impl<B: VbLoraBackend> Group<B> {
+    /// The moments of each parameter.
+    fn into_each(self) -> impl Iterator<Item = (String, Moments<B>)> {
+        let [first, second] = self
+            .moments
+            .map(|moment| moment.split_with_sizes(self.sizes.clone(), 0));
+        let each = first.into_iter().zip(second);
+        let each = each.map(|(first, second)| Moments::Whole([first, second]));
+        self.paths.into_iter().zip(each)
+    }
 }
 
 /// First and second moment of a parameter.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Moments<B: Backend> {
     /// Of every element, flat.
     Whole([Tensor<B, 1>; 2]),
@@ -70,17 +96,21 @@ impl<B: VbLoraBackend> AdamW<B> {
             settings,
             step: 0,
             moments: BTreeMap::new(),
+            groups: Vec::new(),
         }
     }
 
     /// Steps taken, and the moments of each parameter that has had a gradient, by path.
-    pub fn state(&self) -> (i32, &BTreeMap<String, Moments<B>>) {
-        (self.step, &self.moments)
+    pub fn state(&self) -> (i32, BTreeMap<String, Moments<B>>) {
+        let mut moments = self.moments.clone();
+        moments.extend(self.groups.iter().cloned().flat_map(Group::into_each));
+        (self.step, moments)
     }
 
     /// Goes on from another optimizer's [`state`](Self::state).
     pub(super) fn restore(&mut self, step: i32, moments: BTreeMap<String, Moments<B>>) {
         (self.step, self.moments) = (step, moments);
+        self.groups.clear();
     }
 
     /// Starts an optimizer step; [`apply`](Self::apply) is then called once for each module.
@@ -96,8 +126,27 @@ impl<B: VbLoraBackend> AdamW<B> {
         grads: &Gradients<B>,
         rule: impl Fn(&str, usize) -> Rule,
     ) -> M {
+        let mut groups: Vec<(Rule, Named<B>)> = Vec::new();
+        let module = update(prefix, module, |path, shape, value| {
+            let rule = rule(path, shape.len());
+            if grads.has(path) && is_small(&value) && rule.selected.is_none() {
+                let named = (path.to_owned(), value);
+                match groups.iter_mut().find(|(of, _)| *of == rule) {
+                    Some((_, group)) => group.push(named),
+                    None => groups.push((rule, vec![named])),
+                }
+            }
+            None
+        });
+        let mut joined = BTreeMap::new();
+        for (rule, group) in groups {
+            joined.extend(self.apply_to_group(rule, group, grads));
+        }
         update(prefix, module, |path, shape, value| {
-            let grad = grads.get(path)?.clone();
+            if let Some(value) = joined.remove(path) {
+                return Some(value);
+            }
+            let grad = grads.get(path)?;
             let rule = rule(path, shape.len());
             let known = self.moments.remove(path);
             let (value, moments) = match (shape, rule.selected) {
@@ -115,11 +164,60 @@ impl<B: VbLoraBackend> AdamW<B> {
                 }
                 _ => {
                     let known = known.map(|moments| moments.to_whole());
-                    self.whole(value, grad, rule, known)
+                    let (value, moments) = self.whole(value, grad, rule, known);
+                    (value, Moments::Whole(moments))
                 }
             };
             self.moments.insert(path.to_owned(), moments);
             Some(value)
+        })
+    }
+
+    /// Updates parameters with one rule as one tensor: a GPU is asked once for all of them. Gives their new values by path.
+    fn apply_to_group(&mut self, rule: Rule, group: Named<B>, grads: &Gradients<B>) -> Named<B> {
+        let sizes: Vec<_> = group.iter().map(|(_, value)| value.dims()[0]).collect();
+        let (paths, values): (Vec<_>, Vec<_>) = group.into_iter().unzip();
+        let known = self.known_of_group(&paths, &sizes, &values[0].device());
+        let grad = grads.joined(paths.iter().map(String::as_str));
+        let (value, moments) = self.whole(join(values), grad, rule, known);
+        let values = value.split_with_sizes(sizes.clone(), 0);
+        self.groups.push(Group {
+            paths: paths.clone(),
+            sizes,
+            moments,
+        });
+        paths.into_iter().zip(values).collect()
+    }
+
+    /// The moments of a group's parameters, if any has some. They are kept together from step to step, and apart where a run was resumed or
+    /// a step had gradients for others.
+    fn known_of_group(
+        &mut self,
+        paths: &[String],
+        sizes: &[usize],
+        device: &B::Device,
+    ) -> Option<[Tensor<B, 1>; 2]> {
+        if let Some(at) = self.groups.iter().position(|group| group.paths == paths) {
+            return Some(self.groups.swap_remove(at).moments);
+        }
+        let (mixed, others) = std::mem::take(&mut self.groups)
+            .into_iter()
+            .partition(|group| group.paths.iter().any(|path| paths.contains(path)));
+        self.groups = others;
+        self.moments
+            .extend(mixed.into_iter().flat_map(Group::into_each));
+        let known: Vec<_> = paths
+            .iter()
+            .map(|path| self.moments.remove(path).map(|moments| moments.to_whole()))
+            .collect();
+        known.iter().any(Option::is_some).then(|| {
+            [0, 1].map(|which| {
+                let of = known.iter().zip(sizes).map(|(known, &size)| match known {
+                    Some(moments) => moments[which].clone(),
+                    None => Tensor::zeros([size], device),
+                });
+                join(of.collect())
+            })
         })
     }
 
@@ -129,7 +227,7 @@ impl<B: VbLoraBackend> AdamW<B> {
         grad: Tensor<B, 1>,
         rule: Rule,
         known: Option<[Tensor<B, 1>; 2]>,
-    ) -> (Tensor<B, 1>, Moments<B>) {
+    ) -> (Tensor<B, 1>, [Tensor<B, 1>; 2]) {
         let moments = self.moved(grad, known);
         let step = self.step_of(&moments, rule);
         let value = if rule.decay == 0.0 {
@@ -137,7 +235,7 @@ impl<B: VbLoraBackend> AdamW<B> {
         } else {
             value.mul_scalar(1.0 - rule.lr * rule.decay)
         };
-        (value - step, Moments::Whole(moments))
+        (value - step, moments)
     }
 
     fn touched(

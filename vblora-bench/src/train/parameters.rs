@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::{
     backend::Autodiff,
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Tensor, backend::AutodiffBackend},
+    tensor::{Tensor, TensorPrimitive, backend::AutodiffBackend},
 };
 use vblora::backend::VbLoraBackend;
 use vblora_models::host_tensor;
@@ -14,16 +14,32 @@ use vblora_models::host_tensor;
 /// run.
 const PIECE: usize = 1 << 20;
 
+/// Elements up to which a tensor is worked on together with others.
+const SMALL: usize = 1 << 17;
+
 type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
 /// Gradients by parameter path, each flattened to one dimension.
-#[derive(Debug, Default)]
-pub struct Gradients<B: VbLoraBackend>(BTreeMap<String, Tensor<B, 1>>);
+#[derive(Debug)]
+pub struct Gradients<B: VbLoraBackend> {
+    of: BTreeMap<String, Tensor<B, 1>>,
+    /// On all of them, and not yet in the tensors.
+    factor: f64,
+}
+
+impl<B: VbLoraBackend> Default for Gradients<B> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl<B: VbLoraBackend> Gradients<B> {
     /// No gradients.
     pub fn new() -> Self {
-        Self(BTreeMap::new())
+        Self {
+            of: BTreeMap::new(),
+            factor: 1.0,
+        }
     }
 
     /// Adds the gradients that `module`'s parameters have in `graph`, under `prefix`.
@@ -42,36 +58,79 @@ impl<B: VbLoraBackend> Gradients<B> {
 
     /// The sum of the squares of all gradients, `[1]`, still on the device.
     pub fn squared_norm(&self) -> Option<Tensor<B, 1>> {
-        self.0
-            .values()
-            .flat_map(|grad| grad.clone().split(PIECE, 0))
+        let (small, large): (Vec<_>, Vec<_>) =
+            self.of.values().cloned().partition(|grad| is_small(grad));
+        let small = (!small.is_empty()).then(|| join(small));
+        let sum = small
+            .into_iter()
+            .chain(large)
+            .flat_map(|grad| grad.split(PIECE, 0))
             .map(|piece| piece.square().sum())
-            .reduce(|a, b| a + b)
+            .reduce(|a, b| a + b)?;
+        Some(self.times_factor(sum, self.factor * self.factor))
     }
 
     /// Multiplies every gradient.
     pub fn scale(&mut self, factor: f64) {
-        for grad in self.0.values_mut() {
-            *grad = grad.clone().mul_scalar(factor);
-        }
+        self.factor *= factor;
     }
 
     /// Multiplies every gradient by a number that is still on the device, `[1]`.
     pub fn scale_by(&mut self, factor: Tensor<B, 1>) {
-        for grad in self.0.values_mut() {
+        for grad in self.of.values_mut() {
             *grad = grad.clone() * factor.clone();
         }
     }
 
     /// The gradient of a parameter.
-    pub fn get(&self, path: &str) -> Option<&Tensor<B, 1>> {
-        self.0.get(path)
+    pub fn get(&self, path: &str) -> Option<Tensor<B, 1>> {
+        let grad = self.of.get(path)?.clone();
+        Some(self.times_factor(grad, self.factor))
+    }
+
+    /// The gradients of parameters that have one, one after the other.
+    pub(super) fn joined<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Tensor<B, 1> {
+        let grads = paths.map(|path| self.of[path].clone());
+        self.times_factor(join(grads.collect()), self.factor)
+    }
+
+    /// Whether a parameter has one.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.of.contains_key(path)
     }
 
     /// The paths of the parameters that have one.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.of.keys().map(String::as_str)
     }
+
+    fn times_factor(&self, tensor: Tensor<B, 1>, factor: f64) -> Tensor<B, 1> {
+        if factor == 1.0 {
+            tensor
+        } else {
+            tensor.mul_scalar(factor)
+        }
+    }
+}
+
+/// Whether a tensor is worked on with others, for what it costs a GPU to be asked is more than the work.
+pub(super) fn is_small<B: VbLoraBackend>(tensor: &Tensor<B, 1>) -> bool {
+    tensor.dims()[0] <= SMALL
+}
+
+/// Tensors, at least one, one after the other.
+pub(super) fn join<B: VbLoraBackend>(mut pieces: Vec<Tensor<B, 1>>) -> Tensor<B, 1> {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
+    }
+    let lengths = pieces.iter().map(|piece| piece.dims()[0]);
+    let n = lengths.sum::<usize>();
+    let columns = pieces.into_iter().map(|piece| {
+        let n = piece.dims()[0];
+        piece.reshape([n, 1]).into_primitive().tensor()
+    });
+    let all = TensorPrimitive::Float(B::join_rows(columns.collect()));
+    Tensor::<B, 2>::from_primitive(all).reshape([n])
 }
 
 struct Collect<'a, B: VbLoraBackend> {
@@ -96,11 +155,11 @@ impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
         let n = grad.shape().num_elements();
         let grad = grad.reshape([n]);
         let path = self.path.join(".");
-        let sum = match self.into.0.remove(&path) {
+        let sum = match self.into.of.remove(&path) {
             Some(sum) => sum + grad,
             None => grad,
         };
-        self.into.0.insert(path, sum);
+        self.into.of.insert(path, sum);
     }
 }
 
@@ -212,7 +271,8 @@ mod tests {
         let sum = |values: &[f32]| {
             let data = TensorData::new(values.to_vec(), [values.len()]);
             let grad = Tensor::<Flex, 1>::from_data(data, &Default::default());
-            let grads = Gradients(BTreeMap::from([("x".to_owned(), grad)]));
+            let mut grads = Gradients::new();
+            grads.of.insert("x".to_owned(), grad);
             grads.squared_norm().unwrap().into_scalar()
         };
         let expected = values.chunks(PIECE).map(sum).reduce(|a, b| a + b);

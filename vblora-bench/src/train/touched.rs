@@ -12,7 +12,7 @@ const STEPS_BETWEEN_LOOKS: usize = 8;
 /// An element that never had a gradient has moments of zero, and AdamW without decay subtracts zero from it. So the update of the touched
 /// elements alone is AdamW's, to the bit. VB-LoRA's logits get a gradient where they were selected, at k of h columns, and a row selects
 /// few columns in all of a training (paper, Fig. 3).
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Touched<B: Backend> {
     /// `[S, C]`; in free slots 0.
     indices: Tensor<B, 2, Int>,

@@ -1,8 +1,9 @@
-//! AdamW on the elements that have had a gradient, and on all.
+//! AdamW on the elements that have had a gradient and on all, on parameters together and one by one.
 
 use burn::{
     backend::Autodiff,
-    tensor::{Tensor, TensorData},
+    module::{Module, Param},
+    tensor::{Tensor, TensorData, backend::Backend},
 };
 use vblora::{Adapter, Site, Targets, VbLora, VbLoraConfig, backend::VbLoraBackend, rng::Key};
 use vblora_bench::{
@@ -92,6 +93,94 @@ pub(crate) fn touched_elements_are_updated_as_if_all_were<B: VbLoraBackend>(devi
                 let [found, expected] =
                     [found, expected].map(|v| v.into_iter().map(f64::from).collect::<Vec<_>>());
                 assert_close(&path, &found, &expected, 1e-4);
+            }
+        }
+    }
+}
+
+/// Parameters of sizes that no vector register divides.
+#[derive(Module, Debug)]
+struct Small<B: Backend> {
+    all: Vec<Param<Tensor<B, 2>>>,
+}
+
+impl<B: VbLoraBackend> Small<Autodiff<B>> {
+    fn new(device: &B::Device) -> Self {
+        let parameter = |i: usize| {
+            let shape = [i + 1, 5];
+            let values = Key::new(7).index(i as u64).normal(shape[0] * shape[1], 1.0);
+            let value = Tensor::from_data(TensorData::new(values, shape), device);
+            Param::from_tensor(value).set_require_grad(true)
+        };
+        Self {
+            all: (0..4).map(parameter).collect(),
+        }
+    }
+
+    /// One step on random gradients of those parameters that `has_gradient`.
+    fn step(
+        self,
+        step: usize,
+        optimizer: &mut AdamW<B>,
+        is_updated: impl Fn(usize) -> bool,
+    ) -> Self {
+        let has_gradient = |i: usize| is_updated(i) && (step % 3 != 1 || i.is_multiple_of(2));
+        let terms = self.all.iter().enumerate().map(|(i, parameter)| {
+            let value = parameter.val();
+            let shape = value.dims();
+            let key = Key::new(8).index(step as u64).index(i as u64);
+            let gradient = key.normal(shape[0] * shape[1], 1.0);
+            let gradient = TensorData::new(gradient, shape);
+            (has_gradient(i))
+                .then(|| (value * Tensor::from_data(gradient, &parameter.device())).sum())
+        });
+        let Some(loss) = terms.flatten().reduce(|a, b| a + b) else {
+            optimizer.begin_step();
+            return self;
+        };
+        let mut graph = loss.backward();
+        let mut grads = Gradients::new();
+        grads.collect("small", &self, &mut graph);
+        // As clipping does.
+        grads.scale(0.5);
+        optimizer.begin_step();
+        optimizer.apply("small", self, &grads, |path, _| Rule {
+            lr: 0.1,
+            decay: if path.ends_with('3') { 0.2 } else { 0.1 },
+            selected: None,
+        })
+    }
+}
+
+/// Also where a step has gradients for some of them only, which keep their moments.
+pub(crate) fn parameters_are_updated_together_as_one_by_one<B: VbLoraBackend>(device: &B::Device) {
+    const TOGETHER: usize = 7;
+    let mut optimizer = AdamW::<B>::new(AdamSettings::default());
+    let together = (0..TOGETHER).fold(Small::new(device), |small, step| {
+        small.step(step, &mut optimizer, |_| true)
+    });
+    let (_, moments) = optimizer.state();
+    for i in 0..4 {
+        let mut alone = AdamW::<B>::new(AdamSettings::default());
+        let small = (0..TOGETHER).fold(Small::new(device), |small, step| {
+            small.step(step, &mut alone, |j| j == i)
+        });
+        let path = format!("small.all.{i}");
+        let (_, of_one) = alone.state();
+        let [first, second] = [&moments, &of_one].map(|moments| {
+            moments[&path]
+                .to_whole()
+                .map(|m| host_tensor(m).values)
+                .concat()
+        });
+        let value = |small: &Small<Autodiff<B>>| host_tensor(small.all[i].val().inner()).values;
+        for (found, expected) in [(first, second), (value(&together), value(&small))] {
+            if is_exact::<B>(device) {
+                assert_eq!(found, expected, "{path}");
+            } else {
+                let [found, expected] =
+                    [found, expected].map(|v| v.into_iter().map(f64::from).collect::<Vec<_>>());
+                assert_close(&path, &found, &expected, 1e-5);
             }
         }
     }

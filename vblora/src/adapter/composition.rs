@@ -10,7 +10,7 @@ use burn::{
 use super::{Adapter, SiteSpans};
 use crate::{
     Error, Factors, LowRank, Result,
-    backend::{VbLoraBackend, primitive},
+    backend::{VbLoraBackend, primitive, seed},
     rng::Key,
 };
 
@@ -122,20 +122,20 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
                 pieces[span.slab].push((span.rows.start, grad.reshape([span.rows.len(), columns])));
             }
         }
-        // sum(slab * constant) has the constant as its gradient to the slab.
-        let terms = self
-            .slabs
-            .into_iter()
-            .zip(pieces)
-            .map(|(slab, mut pieces)| {
-                pieces.sort_by_key(|(row, _)| *row);
-                let pieces = pieces.into_iter().map(|(_, grad)| primitive(grad));
-                let grad = TensorPrimitive::Float(B::join_rows(pieces.collect()));
-                (slab * Tensor::from_inner(Tensor::from_primitive(grad))).sum()
-            });
-        let total = terms
-            .reduce(|a, b| a + b)
-            .expect("a plan is never empty, so there is a slab");
-        Ok(total.backward())
+        let first = self.slabs.first();
+        let first = first.expect("a plan is never empty, so there is a slab");
+        let mut root = Tensor::zeros([1], &first.device());
+        for (slab, mut pieces) in self.slabs.into_iter().zip(pieces) {
+            pieces.sort_by_key(|(row, _)| *row);
+            let mut pieces: Vec<_> = pieces.into_iter().map(|(_, grad)| grad).collect();
+            let grad = if pieces.len() == 1 {
+                pieces.remove(0)
+            } else {
+                let pieces = pieces.into_iter().map(primitive);
+                Tensor::from_primitive(TensorPrimitive::Float(B::join_rows(pieces.collect())))
+            };
+            root = seed(root, slab, grad);
+        }
+        Ok(root.backward())
     }
 }

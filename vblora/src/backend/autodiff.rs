@@ -1,6 +1,7 @@
 //! The extension trait on `Autodiff<B>`: selection runs on the inner backend, the mixture has a backward of its own.
 
 mod decoder;
+mod seed;
 
 use burn::{
     backend::autodiff::{
@@ -19,6 +20,8 @@ use super::{
     AdaptedGradients, AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, Update,
     VbLoraBackend, defaults,
 };
+pub(crate) use seed::seed;
+
 use crate::Packing;
 
 impl<B: VbLoraBackend, C: CheckpointStrategy> VbLoraBackend for Autodiff<B, C> {

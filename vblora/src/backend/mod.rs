@@ -22,6 +22,7 @@ use burn::tensor::{
     ops::{Device, FloatTensor, IntTensor},
 };
 
+pub(crate) use autodiff::seed;
 pub use choice::{BackendJob, BackendKind, DEFAULT_BACKEND};
 
 use crate::{Noise, Packing};
