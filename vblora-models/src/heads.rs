@@ -5,7 +5,13 @@ use burn::{
     nn::Linear,
     tensor::{Tensor, TensorData, backend::Backend},
 };
-use vblora::{Noise, backend::VbLoraBackend, noise::dropout, ops::log_softmax, rng::Key};
+use vblora::{
+    Noise,
+    backend::VbLoraBackend,
+    noise::dropout,
+    ops::{log_softmax, matmul},
+    rng::Key,
+};
 
 use crate::{Error, HostTensor, Result, error::Misshapen, upload::host_tensor};
 
@@ -122,8 +128,13 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
         let first = hidden.slice([0..n, 0..1, 0..d]).reshape([n, d]);
         let first = dropout(first, self.dropout, noise, "head.input");
         let dense = self.dense.forward(first).tanh();
-        self.out_proj
-            .forward(dropout(dense, self.dropout, noise, "head.dense"))
+        let dense = dropout(dense, self.dropout, noise, "head.dense");
+        // A regression has one column.
+        let output = matmul(dense, self.out_proj.weight.val());
+        match &self.out_proj.bias {
+            Some(bias) => output + bias.val().unsqueeze(),
+            None => output,
+        }
     }
 
     /// The head's tensors by their Hugging Face names, weights as torch stores them (`[d_out, d_in]`).

@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::{
     Error, Result,
-    backend::{VbLoraBackend, primitive},
+    backend::{VbLoraBackend, matmul, primitive},
     ops::softmax,
 };
 
@@ -51,7 +51,7 @@ pub fn admixture_unchecked<B: VbLoraBackend>(
 ) -> Tensor<B, 2> {
     let [_, h] = logits.dims();
     if k == h {
-        return softmax(logits).matmul(bank);
+        return matmul(softmax(logits), bank);
     }
     let indices =
         Tensor::<B, 2, Int>::from_primitive(B::top_k_indices(primitive(logits.clone()), k));

@@ -7,7 +7,11 @@ use burn::tensor::{
     backend::{AutodiffBackend, Backend},
 };
 
-use crate::{Packing, backend::VbLoraBackend, noise::Noise};
+use crate::{
+    Packing,
+    backend::{VbLoraBackend, matmul},
+    noise::Noise,
+};
 
 /// A low-rank pair: the update of a site's weight `[d_in, d_out]` is `scale * down up`, which is never formed in training.
 #[derive(Debug, Clone)]
@@ -26,10 +30,7 @@ impl<B: Backend> LowRank<B> {
     /// # Shapes
     /// - output: `[d_in, d_out]`
     pub fn delta(&self) -> Tensor<B, 2> {
-        self.down
-            .clone()
-            .matmul(self.up.clone())
-            .mul_scalar(self.scale)
+        matmul(self.down.clone(), self.up.clone()).mul_scalar(self.scale)
     }
 }
 

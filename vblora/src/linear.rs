@@ -7,7 +7,7 @@ use burn::{
 
 use crate::{
     Factors, LowRank, Site,
-    backend::{FrozenMap, GeluForm, Update, VbLoraBackend, primitive},
+    backend::{FrozenMap, GeluForm, Update, VbLoraBackend, matmul, primitive},
 };
 
 /// How a checkpoint stores the weight of a linear map.
@@ -107,8 +107,8 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
                 None if factors.drops() => {
                     let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
                     // The scale goes on the narrow side: r columns instead of d_out.
-                    let narrow = dropped.matmul(pair.down.clone()).mul_scalar(pair.scale);
-                    self.frozen(x) + narrow.matmul(pair.up.clone())
+                    let narrow = matmul(dropped, pair.down.clone()).mul_scalar(pair.scale);
+                    self.frozen(x) + matmul(narrow, pair.up.clone())
                 }
                 None => self.adapted(x, pair),
             },

@@ -7,7 +7,7 @@ use crate::{
     backend::{AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
 };
 
-pub use crate::backend::{Gate, GeluForm};
+pub use crate::backend::{Gate, GeluForm, matmul};
 
 /// The product with a frozen weight, which may be in half precision.
 ///

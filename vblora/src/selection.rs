@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Error,
     admixture::mix,
-    backend::{VbLoraBackend, primitive},
+    backend::{VbLoraBackend, matmul, primitive},
     ops::{log_softmax, softmax},
     rng::Key,
 };
@@ -136,7 +136,7 @@ pub fn gumbel_softmax<B: VbLoraBackend>(
     bank: Tensor<B, 2>,
     tau: f64,
 ) -> Tensor<B, 2> {
-    softmax((logits + gumbels).mul_scalar(1.0 / tau)).matmul(bank)
+    matmul(softmax((logits + gumbels).mul_scalar(1.0 / tau)), bank)
 }
 
 /// Straight-through Gumbel-softmax: the vector with the largest `logits + gumbels`, ties to the lowest index. The bank's gradient is that
@@ -155,7 +155,7 @@ pub fn straight_through<B: VbLoraBackend>(
     let soft = softmax(scores.mul_scalar(1.0 / tau));
     // The difference is zero, to the bit, so that the sum is exactly the choice.
     let weights = chosen + (soft.clone() - apart(soft));
-    weights.matmul(bank)
+    matmul(weights, bank)
 }
 
 /// The same values apart from the graph. (`detach` leaves a parameter its wish for a gradient, so that what is computed of it would be

@@ -39,7 +39,7 @@ mod operations {
 
 mod decoder_operations {
     use super::suite::decoder_operations as tests;
-    on_every_backend!(tests: rms_norm_and_its_gradients, tanh_gelu_and_its_gradient, gated_units_and_their_gradients,
+    on_every_backend!(tests: products_and_their_gradients, rms_norm_and_its_gradients, tanh_gelu_and_its_gradient, gated_units_and_their_gradients,
         rotation_and_its_gradient, causal_attention_and_its_gradients, remembered_keys_are_seen);
 }
 

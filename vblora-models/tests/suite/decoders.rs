@@ -17,7 +17,7 @@ use vblora_models::{
 };
 
 use super::tiny::moved;
-use crate::support::{assert_close, products, values};
+use crate::support::{alike, assert_close, products, values};
 
 type Ad<B> = Autodiff<B>;
 
@@ -295,7 +295,7 @@ pub(crate) fn rows_decode_with_adapters_of_their_own<B: VbLoraBackend>(device: &
             text.push(next);
             let expected = last(&model, &text, &row.1, device);
             let found: Vec<f64> = found.iter().map(|&v| f64::from(v)).collect();
-            assert_close(&format!("{family:?}"), &found, &expected, 1e-5);
+            assert_close(&format!("{family:?}"), &found, &expected, alike(1e-5));
             let merged = last(&model.merged(&row.1), &text, &Factors::none(), device);
             assert_close(
                 &format!("{family:?} merged"),

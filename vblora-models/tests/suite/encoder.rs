@@ -15,7 +15,7 @@ use super::{
     plain::Plain,
     tiny::{FAMILIES, adapter, batch, config, model, model_of, texts},
 };
-use crate::support::{assert_close, products, tensor, values};
+use crate::support::{alike, assert_close, products, tensor, values};
 
 /// Every hidden state of a batch, each `[n, t, d]`.
 fn states<B: VbLoraBackend>(
@@ -288,8 +288,12 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         assert_eq!(pieces.tensors(), whole.tensors(), "{borders:?}");
         let x = whole.embeddings.position.val();
         let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word.scores(x.clone()));
-        let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
-        assert!(difference < 1e-6, "{borders:?}: {difference}");
+        assert_close(
+            &format!("{borders:?}"),
+            &values(found),
+            &values(expected),
+            alike(1e-6),
+        );
     }
 }
 

@@ -20,7 +20,14 @@ fn random(name: &str, rows: usize, columns: usize) -> Matrix {
 
 /// Dense, tanh and projection of the first token of each text.
 pub(crate) fn classification_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {
-    let (n, t, d, labels) = (3, 4, 6, 2);
+    // Classes, and a regression.
+    for labels in [2, 1] {
+        check_head::<B>(labels, device);
+    }
+}
+
+fn check_head<B: VbLoraBackend>(labels: usize, device: &B::Device) {
+    let (n, t, d) = (3, 4, 6);
     let weights = [
         random("dense", d, d),
         random("dense bias", 1, d),

@@ -13,7 +13,7 @@ use vblora_models::{
 };
 
 use super::tiny::{FAMILIES, adapter, batch, model, texts};
-use crate::support::{assert_close, products, values};
+use crate::support::{alike, assert_close, products, values};
 
 /// LoRA on the perceptrons alone, large enough to matter.
 fn lora<B: VbLoraBackend>(model: &Roberta<B>) -> HostAdapter {
@@ -83,7 +83,7 @@ pub(crate) fn a_mixed_batch_is_its_rows_alone<B: VbLoraBackend>(device: &B::Devi
                 let alone = values(model.forward(&row(&input, i), &factors));
                 let found = values(together.clone().slice([i..i + 1, 0..t, 0..d]));
                 let what = format!("{family:?}, row {i} with {adapter:?}");
-                assert_close(&what, &found, &alone, 1e-5);
+                assert_close(&what, &found, &alone, alike(1e-5));
                 // The row's own adapter, not a neighbour's: the base alone is somewhere else.
                 let base = values(model.forward(&row(&input, i), &Factors::none()));
                 let moved = found.iter().zip(&base).map(|(a, b)| (a - b).abs());

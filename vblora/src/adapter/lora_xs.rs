@@ -15,7 +15,7 @@ use super::{
 use crate::{
     Error, Result, Site, SitePlan,
     admixture::check_values,
-    backend::VbLoraBackend,
+    backend::{VbLoraBackend, matmul},
     count::{self, Count},
     rng::Key,
 };
@@ -226,7 +226,7 @@ impl<B: VbLoraBackend> Adapter<B> for LoraXs<B> {
         let frozen = self.a.iter().zip(&self.b);
         frozen
             .zip(&self.r)
-            .flat_map(|((a, b), r)| [a.clone(), r.val().transpose().matmul(b.clone())])
+            .flat_map(|((a, b), r)| [a.clone(), matmul(r.val().transpose(), b.clone())])
             .collect()
     }
 

@@ -11,7 +11,7 @@ use burn::tensor::{
 
 use super::{
     AdaptedGradients, AttentionSettings, FrozenMap, GeluForm, HeadForm, HeadProduct, NormGradients,
-    Update, VbLoraBackend, float, mask, primitive, rows,
+    Update, VbLoraBackend, float, mask, matmul, primitive, rows,
 };
 
 /// `k` passes of max, compare and mask: no sort (Burn's is unstable), no read-back. Rows must be finite: a masked entry is -inf.
@@ -95,7 +95,7 @@ fn bank_gradient<B: Backend>(
             weights.clone().slice([rows.clone()]),
             IndexingUpdateOp::Add,
         );
-        dense.transpose().matmul(grad.clone().slice([rows]))
+        matmul(dense.transpose(), grad.clone().slice([rows]))
     });
     products
         .reduce(|a, b| a + b)
@@ -158,8 +158,8 @@ pub(super) fn adapted_linear<B: VbLoraBackend>(
     let y = float::<B, 2>(B::frozen_linear(x.clone(), map));
     let x = float::<B, 2>(x);
     // The scale goes on the narrow side: r columns instead of d_out.
-    let narrow = scaled(x.matmul(float(update.down)), update.scale);
-    let y = y + narrow.clone().matmul(float(update.up));
+    let narrow = scaled(matmul(x, float(update.down)), update.scale);
+    let y = y + matmul(narrow.clone(), float(update.up));
     (primitive(y), primitive(narrow))
 }
 
@@ -170,8 +170,8 @@ pub(super) fn mixed_linear<B: VbLoraBackend>(
     scales: FloatTensor<B>,
 ) -> FloatTensor<B> {
     let y = float::<B, 2>(B::frozen_linear(x.clone(), map));
-    let narrow = float::<B, 2>(x).matmul(float(down)) * float(scales);
-    primitive(y + narrow.matmul(float(up)))
+    let narrow = matmul(float::<B, 2>(x), float(down)) * float(scales);
+    primitive(y + matmul(narrow, float(up)))
 }
 
 pub(super) fn adapted_linear_backward<B: VbLoraBackend>(
@@ -184,12 +184,12 @@ pub(super) fn adapted_linear_backward<B: VbLoraBackend>(
 ) -> AdaptedGradients<FloatTensor<B>> {
     let (x, grad) = (float::<B, 2>(x), float::<B, 2>(grad));
     let [down, up] = [update.down, update.up].map(float::<B, 2>);
-    let d_up = float::<B, 2>(narrow).transpose().matmul(grad.clone());
-    let d_narrow = scaled(grad.clone().matmul(up.transpose()), update.scale);
-    let d_down = x.transpose().matmul(d_narrow.clone());
+    let d_up = matmul(float::<B, 2>(narrow).transpose(), grad.clone());
+    let d_narrow = scaled(matmul(grad.clone(), up.transpose()), update.scale);
+    let d_down = matmul(x.transpose(), d_narrow.clone());
     let dx = needs_x.then(|| {
         let through_map = float::<B, 2>(through_map::<B>(primitive(grad), weight));
-        primitive(through_map + d_narrow.matmul(down.transpose()))
+        primitive(through_map + matmul(d_narrow, down.transpose()))
     });
     AdaptedGradients {
         x: dx,
@@ -366,6 +366,11 @@ pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, key: u64, p: f64) -> FloatT
 /// `[n, t, d] -> [n, heads, t, d / heads]`
 fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [n, t, d] = x.dims();
+    if heads == 1 {
+        // Not by swapping: a dimension of one would be left with a stride of its own, which CubeCL's tuned products take for that from row
+        // to row of the batch.
+        return x.reshape([n, 1, t, d]);
+    }
     x.reshape([n, t, heads, d / heads]).swap_dims(1, 2)
 }
 
@@ -397,15 +402,15 @@ pub(super) fn head_product<B: VbLoraBackend>(
     let b = split(scaled(b), heads);
     let out = match form {
         HeadForm::Scores => {
-            let scores = split(float::<B, 3>(a), heads).matmul(b.swap_dims(2, 3));
+            let scores = matmul(split(float::<B, 3>(a), heads), b.swap_dims(2, 3));
             let [n, _, _, u] = scores.dims();
             return primitive(match mask {
                 Some(mask) => scores + float::<B, 2>(mask).reshape([n, 1, 1, u]),
                 None => scores,
             });
         }
-        HeadForm::Mixed => float::<B, 4>(a).matmul(b),
-        HeadForm::MixedBack => float::<B, 4>(a).swap_dims(2, 3).matmul(b),
+        HeadForm::Mixed => matmul(float::<B, 4>(a), b),
+        HeadForm::MixedBack => matmul(float::<B, 4>(a).swap_dims(2, 3), b),
     };
     primitive(join(out))
 }

@@ -604,3 +604,18 @@ fn rows<B: Backend>(tensor: FloatTensor<B>) -> Tensor<B, 2> {
 pub(crate) fn primitive<B: Backend, const D: usize>(tensor: Tensor<B, D>) -> FloatTensor<B> {
     tensor.into_primitive().tensor()
 }
+
+/// The matrix product of `a` and `b`, of each pair of matrices in a batch.
+///
+/// One column, and an inner dimension of one, are multiplied and summed element by element, forward and backward: where Burn's products are both
+/// fused and tuned, the kernels tried for one column are wrong (Burn 0.21, issue 5122).
+///
+/// # Shapes
+/// - a: `[.., m, k]`, b: `[.., k, n]`; output: `[.., m, n]`
+pub fn matmul<B: Backend, const D: usize>(a: Tensor<B, D>, b: Tensor<B, D>) -> Tensor<B, D> {
+    match b.dims()[D - 2..] {
+        [1, _] => a * b,
+        [_, 1] => (a * b.swap_dims(D - 2, D - 1)).sum_dim(D - 1),
+        _ => a.matmul(b),
+    }
+}

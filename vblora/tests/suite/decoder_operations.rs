@@ -65,6 +65,30 @@ fn zip(a: &Matrix, b: &Matrix, f: impl Fn(f64, f64) -> f64) -> Matrix {
     Matrix::new(a.rows, a.columns, values.collect())
 }
 
+/// Among them those that Burn would take for a matrix and a vector, with an operation behind that a GPU's product is fused with.
+pub(crate) fn products_and_their_gradients<B: VbLoraBackend>(device: &B::Device) {
+    for (m, k, n) in [
+        (5, 4, 3),
+        (4, 3, 1),
+        (40, 37, 1),
+        (4, 1, 3),
+        (1, 3, 4),
+        (1, 5, 1),
+    ] {
+        check::<B, 2>(
+            &format!("{m} x {k} x {n}"),
+            &[draw("a", m, k), draw("b", k, n)],
+            products(1e-5),
+            device,
+            |[a, b]| {
+                let product = ops::matmul(a, b);
+                product.clone() + product
+            },
+            |[a, b]| a.times(b).map(|v| 2.0 * v),
+        );
+    }
+}
+
 pub(crate) fn rms_norm_and_its_gradients<B: VbLoraBackend>(device: &B::Device) {
     // Enough rows for whole vector registers: what a processor estimates, it estimates there only.
     for (rows, columns) in [(40, 19), (3, 64), (1, 3)] {
@@ -276,6 +300,8 @@ fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case> {
         packed,
         dropped,
         case(1, 1, 4, settings(1, 1, None)),
+        // One key for several queries.
+        case(3, 1, 5, settings(4, 2, None)),
     ]
 }
 

@@ -35,6 +35,7 @@ macro_rules! on_every_backend {
 
 thread_local! {
     static PRODUCTS: std::cell::Cell<f64> = const { std::cell::Cell::new(0.0) };
+    static KERNELS: std::cell::Cell<f64> = const { std::cell::Cell::new(0.0) };
 }
 
 /// The error of f32 matrix products on tensor cores, relative to the largest value: CubeCL multiplies f32 in TF32 on CUDA, which cuts both
@@ -44,6 +45,17 @@ pub const TF32: f64 = 8e-3;
 /// Says on which backend this thread's test runs.
 pub fn set_backend(name: &str) {
     PRODUCTS.set(if name == "cuda" { TF32 } else { 0.0 });
+    KERNELS.set(match name {
+        "cuda" if cfg!(feature = "autotune") => TF32,
+        "wgpu" if cfg!(feature = "autotune") => 1e-5,
+        _ => 0.0,
+    });
+}
+
+/// The tolerance of two ways to one value by the same backend: the given one, or the products' error where `autotune` has another kernel make
+/// a product of another shape, or the first of a shape.
+pub fn alike(tolerance: f64) -> f64 {
+    KERNELS.get().max(tolerance)
 }
 
 /// The tolerance of what has gone through f32 matrix products: the given one, or the products' own error where that is larger.

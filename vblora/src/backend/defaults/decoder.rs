@@ -7,7 +7,7 @@ use burn::tensor::{
 };
 
 use super::{drop_weights, join, split};
-use crate::backend::{CausalSettings, Gate, VbLoraBackend, float, primitive, rows};
+use crate::backend::{CausalSettings, Gate, VbLoraBackend, float, matmul, primitive, rows};
 
 /// What takes a key out of a softmax: far below every score.
 const HIDDEN: f32 = -1e30;
@@ -208,15 +208,13 @@ pub(in crate::backend) fn causal_attention<B: VbLoraBackend>(
     let all = offset + t;
     let [k, v] = [k, v].map(|x| split(seen::<B>(x, all), kv_heads));
     let scale = 1.0 / ((d / heads) as f64).sqrt();
-    let scores = group(q.mul_scalar(scale), settings).matmul(k.swap_dims(2, 3));
+    let scores = matmul(group(q.mul_scalar(scale), settings), k.swap_dims(2, 3));
     let scores = scores.reshape([n, heads, t, all]);
     let hidden = hidden_keys::<B>(first, [n, t, all], settings, &device);
     let scores = scores.mask_fill(hidden.expand([n, heads, t, all]), HIDDEN);
     let weights = B::row_softmax(primitive(scores));
     let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
-    let output = dropped
-        .reshape([n, kv_heads, heads / kv_heads * t, all])
-        .matmul(v);
+    let output = matmul(dropped.reshape([n, kv_heads, heads / kv_heads * t, all]), v);
     (primitive(ungroup(output, t, settings)), weights)
 }
 
@@ -240,13 +238,13 @@ pub(in crate::backend) fn causal_attention_backward<B: VbLoraBackend>(
     let grad = group(float::<B, 3>(grad), settings);
     let [k, v] = [k, v].map(|x| split(float::<B, 3>(x), kv_heads));
     let dropped = drop_weights(float::<B, 4>(weights.clone()), dropout).reshape(grouped);
-    let dv = dropped.swap_dims(2, 3).matmul(grad.clone());
-    let d_weights = grad.matmul(v.swap_dims(2, 3)).reshape([n, heads, t, t]);
+    let dv = matmul(dropped.swap_dims(2, 3), grad.clone());
+    let d_weights = matmul(grad, v.swap_dims(2, 3)).reshape([n, heads, t, t]);
     let d_weights = drop_weights(d_weights, dropout);
     let d_scores: Tensor<B, 4> = float(B::row_softmax_backward(weights, primitive(d_weights)));
     let d_scores = d_scores.mul_scalar(scale).reshape(grouped);
-    let dq = d_scores.clone().matmul(k);
-    let dk = d_scores.swap_dims(2, 3).matmul(q);
+    let dq = matmul(d_scores.clone(), k);
+    let dk = matmul(d_scores.swap_dims(2, 3), q);
     [
         primitive(ungroup(dq, t, settings)),
         primitive(join(dk)),
