@@ -22,6 +22,10 @@ use crate::{
     recipes::{LearningRates, Recipe, WeightDecay},
 };
 
+/// Logits from which on moments are kept of the selected ones alone; those of all take 32 MiB then. To find them takes a GPU 52 launches
+/// a step.
+const MANY_LOGITS: usize = 1 << 22;
+
 /// What is trained besides the head.
 #[derive(Debug)]
 pub enum Trained<B: VbLoraBackend> {
@@ -166,11 +170,13 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
     }
 
-    /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected: once in a step, the factors being
-    /// composed once.
+    /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected (once in a step, the factors being
+    /// composed once), and are many enough that moments of those alone are worth finding them.
     fn selected(&self) -> Option<usize> {
-        let config = self.vblora()?.settings().config();
-        config.selection.is_sparse().then_some(config.topk)
+        let adapter = self.vblora()?;
+        let config = adapter.settings().config();
+        let is_large = adapter.logits.shape().num_elements() >= MANY_LOGITS;
+        (config.selection.is_sparse() && is_large).then_some(config.topk)
     }
 
     /// The scores on a split, without dropout and without a graph.
