@@ -24,7 +24,7 @@ mod optimizer {
 
 mod resume {
     use super::suite::resume as tests;
-    on_every_backend!(tests: a_restored_learner_goes_on_as_if_nothing_had_happened, only_touched_logits_are_stored_unless_decay_moves_them_all,
+    on_every_backend!(tests: a_restored_learner_goes_on_as_if_nothing_had_happened, either_moments_train_alike, only_touched_logits_are_stored_unless_decay_moves_them_all,
         what_selections_touch_is_stored, the_state_of_another_learner_is_refused);
 }
 

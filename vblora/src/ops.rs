@@ -21,6 +21,18 @@ pub fn frozen_product<B: VbLoraBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -
     Tensor::from_primitive(TensorPrimitive::Float(B::frozen_linear(primitive(x), map)))
 }
 
+/// Matrices of one width, at least one, one below the other, apart from any graph.
+///
+/// # Shapes
+/// - pieces: `[n_i, m]`; output: `[sum of n_i, m]`
+pub fn join_rows<B: VbLoraBackend>(mut pieces: Vec<Tensor<B, 2>>) -> Tensor<B, 2> {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
+    }
+    let pieces = pieces.into_iter().map(primitive);
+    Tensor::from_primitive(TensorPrimitive::Float(B::join_rows(pieces.collect())))
+}
+
 /// GELU by the error function.
 pub fn gelu<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(B::erf_gelu(primitive(x))))

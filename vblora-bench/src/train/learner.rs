@@ -48,6 +48,7 @@ pub struct Learner<B: VbLoraBackend, O: Objective<B> = Classification> {
     lr: LearningRates,
     pub(super) decay: WeightDecay,
     clip_norm: f64,
+    many_logits: usize,
     pub(super) seed: u64,
     pub(super) device: B::Device,
 }
@@ -93,8 +94,18 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             lr,
             decay: recipe.weight_decay,
             clip_norm: recipe.clip_norm,
+            many_logits: MANY_LOGITS,
             seed,
             device: device.clone(),
+        }
+    }
+
+    /// Keeps moments of the selected logits alone from this many logits on. The updates are the same.
+    #[must_use]
+    pub fn moments_of_selected_from(self, many_logits: usize) -> Self {
+        Self {
+            many_logits,
+            ..self
         }
     }
 
@@ -175,8 +186,8 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     fn selected(&self) -> Option<usize> {
         let adapter = self.vblora()?;
         let config = adapter.settings().config();
-        let is_large = adapter.logits.shape().num_elements() >= MANY_LOGITS;
-        (config.selection.is_sparse() && is_large).then_some(config.topk)
+        let are_many = adapter.logits.shape().num_elements() >= self.many_logits;
+        (config.selection.is_sparse() && are_many).then_some(config.topk)
     }
 
     /// The scores on a split, without dropout and without a graph.

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use burn::{
     backend::Autodiff,
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Tensor, TensorPrimitive, backend::AutodiffBackend},
+    tensor::{Tensor, backend::AutodiffBackend},
 };
-use vblora::backend::VbLoraBackend;
+use vblora::{backend::VbLoraBackend, ops::join_rows};
 use vblora_models::host_tensor;
 
 /// Elements that are summed in one go. Flex shares a larger sum among threads as they come free, so that its rounding differs from run to
@@ -67,7 +67,7 @@ impl<B: VbLoraBackend> Gradients<B> {
             .flat_map(|grad| grad.split(PIECE, 0))
             .map(|piece| piece.square().sum())
             .reduce(|a, b| a + b)?;
-        Some(self.times_factor(sum, self.factor * self.factor))
+        Some(times(sum, self.factor * self.factor))
     }
 
     /// Multiplies every gradient.
@@ -85,13 +85,13 @@ impl<B: VbLoraBackend> Gradients<B> {
     /// The gradient of a parameter.
     pub fn get(&self, path: &str) -> Option<Tensor<B, 1>> {
         let grad = self.of.get(path)?.clone();
-        Some(self.times_factor(grad, self.factor))
+        Some(times(grad, self.factor))
     }
 
     /// The gradients of parameters that have one, one after the other.
     pub(super) fn joined<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Tensor<B, 1> {
         let grads = paths.map(|path| self.of[path].clone());
-        self.times_factor(join(grads.collect()), self.factor)
+        times(join(grads.collect()), self.factor)
     }
 
     /// Whether a parameter has one.
@@ -103,13 +103,14 @@ impl<B: VbLoraBackend> Gradients<B> {
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.of.keys().map(String::as_str)
     }
+}
 
-    fn times_factor(&self, tensor: Tensor<B, 1>, factor: f64) -> Tensor<B, 1> {
-        if factor == 1.0 {
-            tensor
-        } else {
-            tensor.mul_scalar(factor)
-        }
+/// A tensor times a factor, which is 1 in most steps.
+fn times<B: VbLoraBackend>(tensor: Tensor<B, 1>, factor: f64) -> Tensor<B, 1> {
+    if factor == 1.0 {
+        tensor
+    } else {
+        tensor.mul_scalar(factor)
     }
 }
 
@@ -119,18 +120,9 @@ pub(super) fn is_small<B: VbLoraBackend>(tensor: &Tensor<B, 1>) -> bool {
 }
 
 /// Tensors, at least one, one after the other.
-pub(super) fn join<B: VbLoraBackend>(mut pieces: Vec<Tensor<B, 1>>) -> Tensor<B, 1> {
-    if pieces.len() == 1 {
-        return pieces.remove(0);
-    }
-    let lengths = pieces.iter().map(|piece| piece.dims()[0]);
-    let n = lengths.sum::<usize>();
-    let columns = pieces.into_iter().map(|piece| {
-        let n = piece.dims()[0];
-        piece.reshape([n, 1]).into_primitive().tensor()
-    });
-    let all = TensorPrimitive::Float(B::join_rows(columns.collect()));
-    Tensor::<B, 2>::from_primitive(all).reshape([n])
+pub(super) fn join<B: VbLoraBackend>(pieces: Vec<Tensor<B, 1>>) -> Tensor<B, 1> {
+    let columns = pieces.into_iter().map(|piece| piece.unsqueeze_dim(1));
+    join_rows(columns.collect()).squeeze_dim(1)
 }
 
 struct Collect<'a, B: VbLoraBackend> {
@@ -279,5 +271,22 @@ mod tests {
         assert_eq!(sum(&values).to_bits(), expected.unwrap().to_bits());
         let exact: f64 = values.iter().map(|&v| f64::from(v).powi(2)).sum();
         assert!((f64::from(sum(&values)) - exact).abs() < 1e-5 * exact);
+    }
+
+    /// As clipping scales: what is read later is scaled, one by one or together, and so is the norm.
+    #[test]
+    fn a_scaled_gradient_is_scaled_wherever_it_is_read() {
+        let mut grads = Gradients::<Flex>::new();
+        for (path, value) in [("a", 3.0_f32), ("b", 4.0)] {
+            let data = TensorData::new(vec![value], [1]);
+            let grad = Tensor::from_data(data, &Default::default());
+            grads.of.insert(path.to_owned(), grad);
+        }
+        grads.scale(0.5);
+        grads.scale(0.5);
+        let read = |tensor: Tensor<Flex, 1>| host_tensor(tensor).values;
+        assert_eq!(read(grads.squared_norm().unwrap()), [25.0 / 16.0]);
+        assert_eq!(read(grads.get("a").unwrap()), [0.75]);
+        assert_eq!(read(grads.joined(["b", "a"].into_iter())), [1.0, 0.75]);
     }
 }

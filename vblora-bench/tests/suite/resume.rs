@@ -30,15 +30,27 @@ const SEED: u64 = 4;
 /// How far losses may be apart where sums are not taken in one order each time (GPUs), as a part of the loss.
 const TOLERANCE: f64 = 1e-3;
 
-/// Every method, and VB-LoRA with draws, noise logits and a gate.
-fn cases() -> Vec<(Kind, Recipe)> {
+/// How many logits are many: moments are kept of the selected ones alone, or of all.
+const MANY: [usize; 2] = [0, usize::MAX];
+
+/// Every method, and VB-LoRA with draws, noise logits and a gate, and with either moments.
+fn cases() -> Vec<(Kind, Recipe, usize)> {
     let drawing = [Selection::NoisyTopK, Selection::StraightThrough].map(|selection| {
         let mut recipe = recipe();
         (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
         (Kind::VbLora, recipe)
     });
     let plain = KINDS.map(|kind| (kind, recipe()));
-    plain.into_iter().chain(drawing).collect()
+    let all = plain.into_iter().chain(drawing);
+    all.flat_map(|(kind, recipe)| {
+        let many = if kind == Kind::VbLora {
+            &MANY[..]
+        } else {
+            &MANY[..1]
+        };
+        many.iter().map(move |&many| (kind, recipe.clone(), many))
+    })
+    .collect()
 }
 
 fn learner<B: VbLoraBackend>(kind: Kind, device: &B::Device) -> Learner<B> {
@@ -57,8 +69,9 @@ pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBac
     device: &B::Device,
 ) {
     const STEPS: usize = 7;
-    for (kind, recipe) in cases() {
-        let fresh = || learner_of::<B>(&recipe, kind, 0.2, SEED, device);
+    for (kind, recipe, many) in cases() {
+        let fresh =
+            || learner_of::<B>(&recipe, kind, 0.2, SEED, device).moments_of_selected_from(many);
         let mut whole = fresh();
         let mut states = vec![whole.state().unwrap().0];
         let mut losses = Vec::new();
@@ -93,13 +106,41 @@ pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBac
     }
 }
 
+pub(crate) fn either_moments_train_alike<B: VbLoraBackend>(device: &B::Device) {
+    for (kind, recipe, _) in cases()
+        .into_iter()
+        .filter(|(kind, _, many)| *kind == Kind::VbLora && *many == MANY[0])
+    {
+        let [(losses, state), (expected, of_all)] = MANY.map(|many| {
+            let learner = learner_of::<B>(&recipe, kind, 0.2, SEED, device);
+            let mut learner = learner.moments_of_selected_from(many);
+            let losses: Vec<_> = (0..5).map(|i| step(&mut learner, i).loss).collect();
+            (losses, learner.state().unwrap().0)
+        });
+        let selection = recipe.vblora.selection;
+        if is_exact::<B>(device) {
+            assert_eq!(losses, expected, "{selection}");
+            assert!(state == of_all, "{selection}");
+        } else {
+            assert_close("losses", &losses, &expected, TOLERANCE);
+        }
+    }
+}
+
 pub(crate) fn only_touched_logits_are_stored_unless_decay_moves_them_all<B: VbLoraBackend>(
     device: &B::Device,
 ) {
+    for many in MANY {
+        check_stored_logits::<B>(many, device);
+    }
+}
+
+fn check_stored_logits<B: VbLoraBackend>(many: usize, device: &B::Device) {
     let logits = |decay: f64| {
         let mut recipe = recipe();
         recipe.weight_decay.logits = decay;
-        let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let mut learner = learner.moments_of_selected_from(many);
         let at_start = learner.state().unwrap();
         for i in 0..3 {
             step(&mut learner, i);
@@ -133,10 +174,14 @@ pub(crate) fn only_touched_logits_are_stored_unless_decay_moves_them_all<B: VbLo
 
 /// What a step does not choose is as it was drawn, noise logits too; where it has a gradient nonetheless, all are stored.
 pub(crate) fn what_selections_touch_is_stored<B: VbLoraBackend>(device: &B::Device) {
-    for selection in Selection::ALL {
+    for (selection, many) in Selection::ALL
+        .into_iter()
+        .flat_map(|s| MANY.map(|many| (s, many)))
+    {
         let mut recipe = recipe();
         recipe.vblora.selection = selection;
-        let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let mut learner = learner.moments_of_selected_from(many);
         for i in 0..3 {
             step(&mut learner, i);
         }

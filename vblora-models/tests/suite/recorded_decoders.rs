@@ -399,16 +399,15 @@ fn check_greedy<B: VbLoraBackend>(
     }
 }
 
-/// No score is above this token's, but for the error of the products they come from.
+/// This token is the first with the largest score; where kernels are tuned, none is further above it than they differ.
 #[track_caller]
 fn assert_largest(what: &str, scores: &[f64], token: u32) {
-    let (own, scale) = (
-        scores[token as usize],
-        scores.iter().fold(0.0_f64, |m, v| m.max(v.abs())),
-    );
     let best = scores.iter().copied().fold(f64::MIN, f64::max);
+    let own = scores[token as usize];
+    let is_first = scores.iter().position(|&v| v == best) == Some(token as usize);
+    let scale = scores.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
     assert!(
-        best - own <= alike(0.0) * scale,
+        is_first || best - own < alike(0.0) * scale,
         "greedy tokens {what}: {token} has {own}, the best {best}"
     );
 }

@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, marker::PhantomData};
 
 use burn::{
     backend::Autodiff,
-    tensor::{Tensor, TensorPrimitive, backend::AutodiffBackend},
+    tensor::{Tensor, backend::AutodiffBackend},
 };
 
 use super::{Adapter, SiteSpans};
 use crate::{
     Error, Factors, LowRank, Result,
-    backend::{VbLoraBackend, primitive, seed},
+    backend::{VbLoraBackend, seed},
+    ops::join_rows,
     rng::Key,
 };
 
@@ -127,13 +128,7 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
         let mut root = Tensor::zeros([1], &first.device());
         for (slab, mut pieces) in self.slabs.into_iter().zip(pieces) {
             pieces.sort_by_key(|(row, _)| *row);
-            let mut pieces: Vec<_> = pieces.into_iter().map(|(_, grad)| grad).collect();
-            let grad = if pieces.len() == 1 {
-                pieces.remove(0)
-            } else {
-                let pieces = pieces.into_iter().map(primitive);
-                Tensor::from_primitive(TensorPrimitive::Float(B::join_rows(pieces.collect())))
-            };
+            let grad = join_rows(pieces.into_iter().map(|(_, grad)| grad).collect());
             root = seed(root, slab, grad);
         }
         Ok(root.backward())
