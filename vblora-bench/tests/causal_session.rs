@@ -90,7 +90,7 @@ fn a_session_reports_likelihoods_and_speed_and_stores_what_answers_as_it_did() {
             .iter()
             .sum();
         assert_eq!(run.speed.unwrap().tokens as usize, tokens * epochs.len());
-        assert_eq!((run.stop, run.head_bytes), (Stop::Completed, 0));
+        assert_eq!((&run.stop, run.head_bytes), (&Stop::Completed, 0));
         let stored = dir.path().join(format!("run/{}-seed1", run.method));
         let found = PeftDirectory::open(&stored)
             .unwrap()

@@ -98,8 +98,8 @@ fn every_method_runs_and_leaves_what_it_promises() {
     assert_eq!(results.runs.len(), 7);
     for run in &results.runs {
         assert_eq!(
-            (run.stop, run.epochs.len(), run.steps),
-            (Stop::Completed, 2, 6),
+            (&run.stop, run.epochs.len(), run.steps),
+            (&Stop::Completed, 2, 6),
             "{}",
             run.method
         );

@@ -7,6 +7,7 @@ use clap::Args;
 use vblora::storage::write_atomically;
 use vblora_bench::{
     figures::{figures, footprints},
+    program::say,
     record::Recording,
     report::{Figure, Results, RunResult},
 };
@@ -47,11 +48,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     write_atomically(&arguments.out.join("figures.md"), page.as_bytes())?;
-    println!(
+    say(format!(
         "Figures of {} recordings written to {}; captions in figures.md.",
         found.len(),
         arguments.out.display()
-    );
+    ));
     Ok(())
 }
 
@@ -60,7 +61,10 @@ pub(crate) fn read(path: &Path) -> Result<Recording> {
     let recording = Recording::read(path)?;
     if let Some(damage) = recording.damage() {
         let last = recording.last().step;
-        println!("{}: {damage}; used up to step {last}", path.display());
+        say(format!(
+            "{}: {damage}; used up to step {last}",
+            path.display()
+        ));
     }
     Ok(recording)
 }

@@ -16,7 +16,7 @@ use super::{
     order,
 };
 use crate::{
-    Result,
+    Error, Result,
     metrics::{Predictions, Scores, score},
     recipes::{self, Recipe},
 };
@@ -157,7 +157,7 @@ fn batch_loss<B: VbLoraBackend>(
     loss(learner.head().forward(hidden, noise), &batch.labels)
 }
 
-/// The predictions on a split, in the split's order.
+/// The predictions on a split, in the split's order; an output that is not finite is none.
 fn predict<B: VbLoraBackend>(
     base: &Roberta<B>,
     head: &ClassificationHead<B>,
@@ -181,6 +181,10 @@ fn predict<B: VbLoraBackend>(
             .into_vec()
             .expect("converted to f32");
         for (row, scores) in rows.into_iter().zip(values.chunks(labels)) {
+            if scores.iter().any(|score| !score.is_finite()) {
+                let what = format!("model output for example {}", row + 1);
+                return Err(Error::NonFinite { what });
+            }
             outputs[row] = scores.to_vec();
         }
     }
@@ -199,7 +203,7 @@ impl<B: VbLoraBackend> Learner<B> {
     /// The model's predictions on a split, in the split's order, without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch.
+    /// Labels of two kinds in a batch; an output that is not finite.
     pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
         let (base, head) = (self.base().valid(), self.head().valid());
         predict(&base, &head, &self.factors(), split, batch, &self.device)

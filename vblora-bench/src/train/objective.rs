@@ -74,7 +74,8 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// Scores a split without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch; a batch that does not fit the model.
+    /// Labels of two kinds in a batch; a batch that does not fit the model; [`Error::NonFinite`](crate::Error::NonFinite) for outputs that
+    /// are no numbers.
     fn evaluate(
         base: &Self::Model,
         head: &PlainHead<B, Self>,

@@ -20,7 +20,7 @@ use super::{
     loss::{ints, token_loss},
 };
 use crate::{
-    Result,
+    Error, Result,
     metrics::{Metric, Scores},
     recipes::Recipe,
     train::{Graph, Learner, Objective, Trained, order},
@@ -145,8 +145,12 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
                 count += targets.len();
             }
         }
-        let nll = Some(sum / count as f64).filter(|nll| nll.is_finite());
-        Ok(Scores::from_iter([(Metric::Nll, nll)]))
+        let nll = sum / count as f64;
+        if !nll.is_finite() {
+            let what = "mean log-likelihood of held-out texts".into();
+            return Err(Error::NonFinite { what });
+        }
+        Ok(Scores::from_iter([(Metric::Nll, Some(nll))]))
     }
 
     fn before(
