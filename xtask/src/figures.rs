@@ -9,7 +9,7 @@ use vblora_bench::{
     figures::{figures, footprints},
     program::say,
     record::Recording,
-    report::{Figure, Results, RunResult},
+    report::{Figure, Results, RunResult, as_markdown, as_paragraph, picture},
 };
 
 /// Figures 3 to 9 of the paper as SVG, with captions in figures.md: of every recording in the runs (--record-every), and the footprints of all
@@ -100,7 +100,9 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
     } = figure;
     let file = format!("{run}-{name}.svg");
     write_atomically(&out.join(&file), svg.as_bytes())?;
-    page.push_str(&format!("\n## {title}\n\n![{name}]({file})\n\n{caption}\n"));
+    let (title, caption) = (as_markdown(title), as_paragraph(caption));
+    let picture = picture(name, &file);
+    page.push_str(&format!("\n## {title}\n\n{picture}\n\n{caption}\n"));
     Ok(())
 }
 
