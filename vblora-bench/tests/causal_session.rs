@@ -240,3 +240,19 @@ fn a_model_without_an_end_or_with_another_vocabulary_is_refused() {
     });
     assert!(refusal(&session).contains("1999"), "{}", refusal(&session));
 }
+
+/// Its weights, configuration and tokenizer: a session that starts from it finds the likelihood that training ended with.
+#[test]
+fn a_model_trained_in_full_is_a_directory_that_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = session(dir.path(), &[Method::Full], |r| r.epochs = 1);
+    let results = run(&first).unwrap();
+    let folder = dir.path().join("run/full-seed1");
+    let mut again = session(dir.path(), &[Method::Lora], |r| r.epochs = 1);
+    (again.files, again.out) = (ModelFiles::open(&folder).unwrap(), None);
+    let found = run(&again).unwrap();
+    let best = &results.runs[0].best.as_ref().unwrap().metrics;
+    assert_eq!(found.runs[0].before.as_ref(), Some(best));
+    let config = |files: &ModelFiles| DecoderConfig::from_files(files).unwrap();
+    assert_eq!(config(&again.files), config(&first.files));
+}

@@ -223,7 +223,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
 
     /// The best epoch's adapter as files, and what the compact one costs.
     fn save(&mut self, dir: &RunDir, epoch: usize) -> Result<()> {
-        dir.save_trained(&self.run, &self.learner, self.prepared.frozen_bank())?;
+        dir.save_trained(&self.run, &self.learner, self.prepared)?;
         match compact::save(dir, &self.run, &self.learner, self.prepared)? {
             Some(compact) => self.log.compact(&self.run, epoch, &compact),
             None => Ok(()),
