@@ -97,7 +97,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let places: BTreeMap<_, _> = arguments.place.iter().cloned().collect();
     let plan = Plan::new(&spec, &places)?;
-    let store = Store::open(&arguments.out)?;
+    let mut store = Store::open(&arguments.out)?;
+    if !arguments.dry_run {
+        store = store.lock()?;
+    }
     for damaged in store.damaged() {
         eprintln!("skipped a damaged result: {damaged}");
     }
