@@ -93,7 +93,7 @@ pub(crate) fn is_leftover(name: &str) -> bool {
 /// # Errors
 /// The folder cannot be read, or a file not removed.
 pub(crate) fn clear_leftovers(folder: &Path) -> Result<()> {
-    if !is_folder(folder)? {
+    if !folder.is_dir() {
         return Ok(());
     }
     for name in names(folder)?.iter().filter(|name| is_leftover(name)) {

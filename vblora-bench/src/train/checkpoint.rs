@@ -351,3 +351,58 @@ fn describe(forms: &[(String, Form)]) -> String {
         some => some.join(", "),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::test_run;
+
+    #[test]
+    fn a_state_that_disagrees_with_itself_says_in_what() {
+        let length = Length {
+            steps_per_epoch: 3,
+            steps: 6,
+        };
+        let state = |edit: &dyn Fn(&mut State)| {
+            let mut result = test_run("lora", "all", 1, &[0.5]);
+            result.steps = 4;
+            let mut state = State {
+                format: FORMAT,
+                identity: Identity {
+                    backend: "b".into(),
+                    base: "m".into(),
+                    data: "d".into(),
+                    recipe: "r".into(),
+                    bank: None,
+                },
+                optimizer_steps: 4,
+                all_logits: None,
+                progress: Progress {
+                    result,
+                    loss_sum: 1.0,
+                    examples: 2,
+                },
+            };
+            edit(&mut state);
+            let step = state.progress.result.steps;
+            state.check(step, length).err().unwrap_or_default()
+        };
+        assert_eq!(state(&|_| ()), "");
+        for forged in [-4, 0, 5, i32::MAX] {
+            let message = state(&|s| s.optimizer_steps = forged);
+            let found = format!("found {forged}");
+            assert!(message.contains("optimizer_steps") && message.contains(&found));
+        }
+        let longer = |epochs: usize, steps: u64| {
+            move |s: &mut State| {
+                let result = test_run("lora", "all", 1, &vec![0.5; epochs]);
+                s.progress.result = RunResult { steps, ..result };
+                s.optimizer_steps = steps as i32;
+            }
+        };
+        assert!(state(&longer(2, 7)).contains("beyond the 6 steps"));
+        assert!(state(&longer(1, 7)).contains("7 steps and 1 epochs"));
+        assert!(state(&longer(1, 3)).contains("2 of its examples"));
+        assert!(state(&|s| s.progress.result.epochs[0].epoch = 7).contains("numbered from 1"));
+    }
+}

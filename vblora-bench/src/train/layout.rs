@@ -150,7 +150,7 @@ impl Layout {
             None => Ok(()),
             Some(path) => Err(Error::in_the_way(
                 path,
-                "no session made it, so that --overwrite does not remove it; move it elsewhere",
+                "no session made it, and --overwrite does not remove it; move it elsewhere",
             )),
         }
     }

@@ -194,13 +194,13 @@ impl<'a> Claim<'a> {
         }
         let reason = match RunDir::recipe(self.path) {
             Ok(_) => return Ok(()),
-            Err(_) if RunDir::holds_session(self.path) => "config.toml beside it is no recipe",
-            Err(_) => "no config.toml beside it",
+            Err(_) if RunDir::holds_session(self.path) => "config.toml is no recipe",
+            Err(_) => "there is no config.toml",
         };
         Err(Error::in_the_way(
             found,
             format!(
-                "no session is known to have made it ({reason}), so that --overwrite does not remove it; move it elsewhere"
+                "it is not known to be a session's ({reason}), and --overwrite does not remove it; move it elsewhere"
             ),
         ))
     }
@@ -238,16 +238,20 @@ impl<'a> Claim<'a> {
             lock,
         };
         let session = path.join(SESSION);
+        let has_identity = session.exists();
+        let is_ours = is_resumed || has_identity || old.first().is_some();
         if is_resumed {
             dir.check_identity(identity)?;
         } else {
             old.remove()?;
         }
-        if !session.exists() || !is_resumed {
+        if !has_identity || !is_resumed {
             identity.write(&session)?;
         }
-        for folder in layout::folders(path)?.iter().chain([&dir.path]) {
-            clear_leftovers(folder)?;
+        if is_ours {
+            for folder in layout::folders(path)?.iter().chain([&dir.path]) {
+                clear_leftovers(folder)?;
+            }
         }
         match is_resumed {
             true => dir.renew_report()?,
