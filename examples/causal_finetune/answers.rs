@@ -46,7 +46,8 @@ impl BackendJob for Work<'_> {
     type Output = Result<Results>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        let results = self.session.run::<B>(&device, self.interrupted)?;
+        // Nobody else may change the adapters before they have answered.
+        let (results, _lock) = self.session.run_locked::<B>(&device, self.interrupted)?;
         say(summary_table(&results));
         if self.arguments.generate > 0 && !self.interrupted.load(Ordering::Relaxed) {
             self.answers::<B>(&results, &device)?;
