@@ -2,48 +2,83 @@
 
 use serde_json::Value;
 
-use super::{FILE, fields::Fields, wrong};
-use crate::{ModelFiles, Result, TextTokenizer};
+use super::{
+    FILE,
+    fields::Fields,
+    side_files::{TOKENIZER, TokenizerSettings},
+    wrong,
+};
+use crate::{ModelFiles, Result, TextTokenizer, notice};
 
-const TOKENIZER: &str = "tokenizer_config.json";
 const GENERATION: &str = "generation_config.json";
-/// The names that transformers has for special tokens, and chat templates with it.
-const SPECIAL: [&str; 7] = [
-    "bos_token",
-    "eos_token",
-    "unk_token",
-    "sep_token",
-    "pad_token",
-    "cls_token",
-    "mask_token",
-];
 const CHAT_TEMPLATE: &str = "chat_template";
 /// The chat template among several.
 const DEFAULT: &str = "default";
 
-/// The tokens that end a text: `eos_token_id` of `generation_config.json` and `config.json`, and the token that `tokenizer_config.json`
-/// calls `eos_token`. A chat model often ends its turns with one of them and texts with another.
-///
-/// # Errors
-/// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form.
-pub fn stop_tokens(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    for name in [GENERATION, FILE] {
-        ids.extend(read(files, name, |fields| fields.ids("eos_token_id"))?);
-    }
-    let named = read(files, TOKENIZER, |fields| fields.token("eos_token"))?;
-    ids.extend(named.and_then(|token| tokenizer.token_id(&token)));
-    ids.sort_unstable();
-    ids.dedup();
-    Ok(ids)
+/// The tokens that end texts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TextEnds {
+    /// The one that a text for training ends with: the tokenizer's `eos_token`. Where it has none, the first that
+    /// `generation_config.json` names, or else `config.json`.
+    pub own: Option<u32>,
+    /// Those that end what is generated, in rising order.
+    pub stops: Vec<u32>,
 }
 
-/// The special tokens of `tokenizer_config.json` by their names there.
-pub(crate) fn special_tokens(files: &ModelFiles) -> Result<Vec<(&'static str, String)>> {
-    read(files, TOKENIZER, |fields| {
-        let tokens = SPECIAL.map(|name| Ok(fields.token(name)?.map(|token| (name, token))));
-        tokens.into_iter().filter_map(Result::transpose).collect()
-    })
+impl TextEnds {
+    /// The tokens that end a model's texts: `eos_token_id` of `generation_config.json` and the tokenizer's `eos_token`. A chat model often
+    /// ends its turns with one of them and texts with another.
+    ///
+    /// What `config.json` says counts where there is no `generation_config.json`, as in transformers, or where nothing else is said. Ids
+    /// that the model does not have are said and left out, if the tokenizer knows its model ([`TextTokenizer::for_decoder`]).
+    ///
+    /// # Errors
+    /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form.
+    pub fn from_files(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Self> {
+        let ids = |name| {
+            read(files, name, |fields| match tokenizer.vocab_size() {
+                Some(size) => fields.ids_below("eos_token_id", size),
+                None => fields.ids("eos_token_id"),
+            })
+        };
+        let settings = TokenizerSettings::from_files(files)?;
+        let named = settings.token("eos_token").and_then(|token| {
+            let id = tokenizer.token_id(&token.content)?;
+            let known = tokenizer.vocab_size().is_none_or(|size| (id as usize) < size);
+            if !known {
+                let token = &token.content;
+                notice::once(format!(
+                    "{}: eos_token {token:?} has id {id}, which the model does not have: it does not end texts",
+                    files.describe(TOKENIZER)
+                ));
+            }
+            known.then_some(id)
+        });
+        let mut listed = ids(GENERATION)?;
+        if !files.contains(GENERATION) || (listed.is_empty() && named.is_none()) {
+            listed = ids(FILE)?;
+        }
+        let own = named.or(listed.first().copied());
+        let mut stops: Vec<u32> = listed.into_iter().chain(named).collect();
+        stops.sort_unstable();
+        stops.dedup();
+        Ok(Self { own, stops })
+    }
+}
+
+/// The tokens that end what is generated; see [`TextEnds`].
+///
+/// # Errors
+/// As [`TextEnds::from_files`].
+pub fn stop_tokens(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Vec<u32>> {
+    Ok(TextEnds::from_files(files, tokenizer)?.stops)
+}
+
+/// The special tokens of the tokenizer by their names in transformers and in chat templates (`bos_token`).
+pub(crate) fn special_tokens(files: &ModelFiles) -> Result<Vec<(String, String)>> {
+    let settings = TokenizerSettings::from_files(files)?;
+    let named = settings.named.into_iter();
+    Ok(named.map(|(name, token)| (name, token.content)).collect())
 }
 
 /// The chat template of `tokenizer_config.json` and the file's name; of several the one named `default`.
@@ -76,7 +111,7 @@ fn default_of(named: &[Value]) -> Result<String, String> {
 }
 
 /// Reads a file's fields; one that is absent has none.
-fn read<T>(
+pub(super) fn read<T>(
     files: &ModelFiles,
     name: &str,
     get: impl FnOnce(&Fields<'_>) -> Result<T>,
