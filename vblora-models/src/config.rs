@@ -4,14 +4,16 @@ mod checks;
 mod decoder;
 mod decoder_presets;
 mod fields;
+mod generation;
 mod presets;
 mod side_files;
 mod tokens;
 
 pub use decoder::{DecoderConfig, DecoderFamily};
+pub use generation::GenerationDefaults;
 pub(crate) use side_files::{TokenizerClass, TokenizerSettings};
-pub use tokens::{TextEnds, stop_tokens};
-pub(crate) use tokens::{chat_template, special_tokens};
+pub use tokens::stop_tokens;
+pub(crate) use tokens::{chat_template, ends, special_tokens};
 
 use fields::Fields;
 use serde_json::json;

@@ -31,9 +31,7 @@ mod upload;
 mod weights;
 
 pub use chat::{ChatTemplate, Message};
-pub use config::{
-    Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, TextEnds, stop_tokens,
-};
+pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, stop_tokens};
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};

@@ -14,7 +14,7 @@ use tokenizers::models::ModelWrapper;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer};
 
-use crate::config::{TokenizerClass, TokenizerSettings};
+use crate::config::{TokenizerClass, TokenizerSettings, ends};
 use crate::{DecoderConfig, EncoderConfig, Error, Family, ModelFiles, Result, notice};
 use pipeline::Pipeline;
 
@@ -33,6 +33,8 @@ pub struct TextTokenizer {
     file: String,
     largest_id: u32,
     token_of_largest_id: String,
+    /// Tokens that end texts, the one that a text for training ends with first.
+    ends: Vec<u32>,
     /// Tokens that the model has, once it is known.
     vocab_size: Option<usize>,
     /// Token types that the model has, once it is known.
@@ -107,6 +109,7 @@ impl TextTokenizer {
         // As in transformers 5, which leaves the text of BPE as it is.
         let is_bpe = matches!(tokenizer.tokenizer.get_model(), ModelWrapper::BPE(_));
         tokenizer.cleans_up = settings.clean_up && !is_bpe;
+        tokenizer.ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
         Ok(tokenizer)
     }
 
@@ -133,6 +136,7 @@ impl TextTokenizer {
             file: file.to_owned(),
             largest_id,
             token_of_largest_id,
+            ends: Vec::new(),
             vocab_size: None,
             token_types: None,
             gives_types: true,
@@ -171,15 +175,32 @@ impl TextTokenizer {
                 self.file, self.token_of_largest_id, self.largest_id
             ));
         }
+        for id in self.ends.iter().filter(|id| **id as usize >= vocab_size) {
+            notice::once(format!(
+                "{}: token {id} is to end texts, but the model's vocabulary has {vocab_size}: it is left out",
+                self.file
+            ));
+        }
         Ok(Self {
             vocab_size: Some(vocab_size),
             ..self
         })
     }
 
-    /// The model's vocabulary, once it is known.
-    pub(crate) fn vocab_size(&self) -> Option<usize> {
-        self.vocab_size
+    /// Whether the model has a token; always where the model is not known.
+    pub(crate) fn has_embedding(&self, id: u32) -> bool {
+        self.vocab_size.is_none_or(|size| (id as usize) < size)
+    }
+
+    /// The token that a text for training ends with: the tokenizer's `eos_token`, or else the first end that `generation_config.json` or
+    /// `config.json` names.
+    pub fn end(&self) -> Option<u32> {
+        self.ends.iter().copied().find(|&id| self.has_embedding(id))
+    }
+
+    /// Whether a token ends texts.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
     }
 
     /// Encodes texts, or pairs of texts, with special tokens, to at most `max_length` tokens each.
@@ -278,12 +299,12 @@ impl TextTokenizer {
 
     /// Token ids, if the model has them all.
     fn known(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
-        let Some(vocab_size) = self.vocab_size else {
-            return Ok(ids);
-        };
-        match ids.iter().find(|&&id| id as usize >= vocab_size) {
-            None => Ok(ids),
-            Some(&id) => Err(Error::TokenBeyondVocabulary {
+        match (
+            self.vocab_size,
+            ids.iter().find(|id| !self.has_embedding(**id)),
+        ) {
+            (None, _) | (_, None) => Ok(ids),
+            (Some(vocab_size), Some(&id)) => Err(Error::TokenBeyondVocabulary {
                 file: self.file.clone(),
                 token: self.tokenizer.id_to_token(id).unwrap_or_default(),
                 id,

@@ -8,70 +8,52 @@ use super::{
     side_files::{TOKENIZER, TokenizerSettings},
     wrong,
 };
-use crate::{ModelFiles, Result, TextTokenizer, notice};
+use crate::{ModelFiles, Result, TextTokenizer};
 
-const GENERATION: &str = "generation_config.json";
+pub(super) const GENERATION: &str = "generation_config.json";
 const CHAT_TEMPLATE: &str = "chat_template";
 /// The chat template among several.
 const DEFAULT: &str = "default";
 
-/// The tokens that end texts.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TextEnds {
-    /// The one that a text for training ends with: the tokenizer's `eos_token`. Where it has none, the first that
-    /// `generation_config.json` names, or else `config.json`.
-    pub own: Option<u32>,
-    /// Those that end what is generated, in rising order.
-    pub stops: Vec<u32>,
-}
-
-impl TextEnds {
-    /// The tokens that end a model's texts: `eos_token_id` of `generation_config.json` and the tokenizer's `eos_token`. A chat model often
-    /// ends its turns with one of them and texts with another.
-    ///
-    /// What `config.json` says counts where there is no `generation_config.json`, as in transformers, or where nothing else is said. Ids
-    /// that the model does not have are said and left out, if the tokenizer knows its model ([`TextTokenizer::for_decoder`]).
-    ///
-    /// # Errors
-    /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form.
-    pub fn from_files(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Self> {
-        let ids = |name| {
-            read(files, name, |fields| match tokenizer.vocab_size() {
-                Some(size) => fields.ids_below("eos_token_id", size),
-                None => fields.ids("eos_token_id"),
-            })
-        };
-        let settings = TokenizerSettings::from_files(files)?;
-        let named = settings.token("eos_token").and_then(|token| {
-            let id = tokenizer.token_id(&token.content)?;
-            let known = tokenizer.vocab_size().is_none_or(|size| (id as usize) < size);
-            if !known {
-                let token = &token.content;
-                notice::once(format!(
-                    "{}: eos_token {token:?} has id {id}, which the model does not have: it does not end texts",
-                    files.describe(TOKENIZER)
-                ));
-            }
-            known.then_some(id)
-        });
-        let mut listed = ids(GENERATION)?;
-        if !files.contains(GENERATION) || (listed.is_empty() && named.is_none()) {
-            listed = ids(FILE)?;
-        }
-        let own = named.or(listed.first().copied());
-        let mut stops: Vec<u32> = listed.into_iter().chain(named).collect();
-        stops.sort_unstable();
-        stops.dedup();
-        Ok(Self { own, stops })
+/// The tokens that end a model's texts, the one that a text for training ends with first: the tokenizer's `eos_token`, then `eos_token_id`
+/// of `generation_config.json`. A chat model often ends its turns with one of them and texts with another.
+///
+/// What `config.json` says counts where there is no `generation_config.json`, as in transformers, or where nothing else is said: a model that
+/// was tuned for chats often has the old end there.
+pub(crate) fn ends(
+    files: &ModelFiles,
+    settings: &TokenizerSettings,
+    id: impl Fn(&str) -> Option<u32>,
+) -> Result<Vec<u32>> {
+    let named = settings.token("eos_token");
+    let named = named.and_then(|token| id(&token.content));
+    let ids = |name| read(files, name, |fields| fields.ids("eos_token_id"));
+    let mut listed = ids(GENERATION)?;
+    if !files.contains(GENERATION) || (listed.is_empty() && named.is_none()) {
+        listed = ids(FILE)?;
     }
+    let mut ends: Vec<u32> = named.into_iter().collect();
+    for id in listed {
+        if !ends.contains(&id) {
+            ends.push(id);
+        }
+    }
+    Ok(ends)
 }
 
-/// The tokens that end what is generated; see [`TextEnds`].
+/// The tokens that end what a model generates, in rising order: `eos_token_id` of `generation_config.json` and the tokenizer's `eos_token`;
+/// that of `config.json` where there is no `generation_config.json`, or where nothing else is said.
+///
+/// Ids that the model does not have are left out where the tokenizer knows its model ([`TextTokenizer::for_decoder`]).
 ///
 /// # Errors
-/// As [`TextEnds::from_files`].
+/// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form.
 pub fn stop_tokens(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Vec<u32>> {
-    Ok(TextEnds::from_files(files, tokenizer)?.stops)
+    let settings = TokenizerSettings::from_files(files)?;
+    let mut ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
+    ends.retain(|&id| tokenizer.has_embedding(id));
+    ends.sort_unstable();
+    Ok(ends)
 }
 
 /// The special tokens of the tokenizer by their names in transformers and in chat templates (`bos_token`).
