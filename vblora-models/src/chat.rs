@@ -38,7 +38,7 @@ impl Message {
 pub struct ChatTemplate {
     environment: Environment<'static>,
     /// Special tokens by the names that templates have for them.
-    tokens: Vec<(&'static str, String)>,
+    tokens: Vec<(String, String)>,
     /// The file it came from, for messages.
     file: String,
 }
@@ -65,7 +65,7 @@ impl ChatTemplate {
         Self::new(text, special_tokens(files)?, file).map(Some)
     }
 
-    fn new(text: String, tokens: Vec<(&'static str, String)>, file: String) -> Result<Self> {
+    fn new(text: String, tokens: Vec<(String, String)>, file: String) -> Result<Self> {
         let mut environment = Environment::new();
         // As transformers sets them.
         environment.set_trim_blocks(true);
