@@ -13,6 +13,7 @@ mod merge;
 mod packing;
 pub mod peft;
 mod size;
+pub mod strict_json;
 mod tensors;
 
 pub use crate::count::Precision;
