@@ -17,6 +17,7 @@ pub mod analysis;
 pub mod demo;
 pub mod error;
 pub mod figures;
+pub mod limits;
 pub mod metrics;
 pub mod pretrain;
 pub mod recipes;

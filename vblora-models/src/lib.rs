@@ -33,7 +33,7 @@ pub use chat::{ChatTemplate, Message};
 pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, stop_tokens};
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
-pub use files::{FileReader, ModelFiles};
+pub use files::{FileReader, MAX_TOKENIZER_BYTES, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
 pub use hub::resolve;
 pub use lm_head::LmHead;

@@ -24,10 +24,12 @@ use sha2::{Digest, Sha256};
 use super::{
     Codes, StoredVbLora,
     hash::hex,
+    header::check_name,
     identity::sites_sha256,
     packing::{
         from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
     },
+    strict_json,
     tensors::{StoredTensor, TensorFile, write_tensors},
 };
 use crate::{
@@ -438,7 +440,7 @@ fn read_indices(file: &TensorFile, h: usize, rows: usize, k: usize) -> Result<Ve
             bytes.len()
         )));
     }
-    Ok(unpack(bytes, index_bits(h), count))
+    Ok(unpack(&bytes, index_bits(h), count))
 }
 
 fn read_gate(file: &TensorFile, stored: StoredVbLora) -> Result<StoredVbLora> {
@@ -495,6 +497,7 @@ fn write(
 fn check_sites(plan: &SitePlan) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for site in plan.sites() {
+        check_name(&site.name)?;
         let dims = [site.d_in, site.d_out];
         if dims.iter().any(|dim| !(1..=MAX_DIMENSION).contains(dim)) {
             return Err(format!(
@@ -518,8 +521,8 @@ fn describe(file: &TensorFile) -> Result<Description> {
             "no metadata entry {KEY:?}: not a compact VB-LoRA file"
         ))
     })?;
-    let description: Description =
-        serde_json::from_str(text).map_err(|e| file.error(format!("metadata {KEY:?}: {e}")))?;
+    let description: Description = strict_json::from_slice(text.as_bytes())
+        .map_err(|e| file.error(format!("metadata {KEY:?}: {e}")))?;
     if description.format != FORMAT {
         return Err(file.error(format!(
             "format {}, this program reads format {FORMAT}",

@@ -1,6 +1,6 @@
 //! JSON from files that nobody vouches for: a key given twice is an error, where readers disagree which of the two counts.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
@@ -28,7 +28,40 @@ pub fn parse(text: &[u8]) -> Result<Value, String> {
 /// # Errors
 /// As [`parse`]; the value is none of the type.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
-    serde_json::from_value(parse(text)?).map_err(|error| error.to_string())
+    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    parse(text)?;
+    // From the text once more: its errors say where.
+    serde_json::from_slice(text).map_err(|error| error.to_string())
+}
+
+/// The entries of an object that has each key once, of a type that is read without a [`Value`] in between.
+pub(super) struct OnceEach<T>(pub(super) BTreeMap<String, T>);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for OnceEach<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries(PhantomData))
+    }
+}
+
+struct Entries<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
+    type Value = OnceEach<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<OnceEach<T>, A::Error> {
+        let mut map = BTreeMap::new();
+        while let Some(key) = entries.next_key::<String>()? {
+            if map.contains_key(&key) {
+                return Err(A::Error::custom(format_args!("key {key:?} is given twice")));
+            }
+            map.insert(key, entries.next_value()?);
+        }
+        Ok(OnceEach(map))
+    }
 }
 
 /// A value whose objects have each key once.
