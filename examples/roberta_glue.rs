@@ -5,6 +5,7 @@
 //! cargo run --release --example roberta_glue -- --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 //! cargo run --release --example roberta_glue --features cuda -- --backend cuda ...
 //! ```
+#![forbid(unsafe_code)]
 #![allow(
     clippy::print_stdout,
     reason = "the table on the terminal is the program's output"

@@ -1,4 +1,5 @@
 //! Programs to copy from, and the few lines that all of them start with.
+#![forbid(unsafe_code)]
 
 use std::io::IsTerminal;
 

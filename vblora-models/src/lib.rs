@@ -11,6 +11,7 @@
 //!
 //! Nothing here panics on bad files: every failure is an [`Error`] that names the file and the
 //! tensor, field or token at fault.
+#![forbid(unsafe_code)]
 
 mod chat;
 mod config;
@@ -29,11 +30,20 @@ mod tokenizer;
 mod upload;
 mod weights;
 
+/// What `config.json`, tokenizer files and generation are held to. `docs/limits.md` lists all limits.
+pub mod limits {
+    pub use crate::{
+        config::{MAX_LAYERS, MAX_ROWS, MAX_WEIGHT_VALUES, MAX_WIDTH},
+        files::MAX_TOKENIZER_BYTES,
+        generate::{MAX_BEAMS, MAX_NEW_TOKENS},
+    };
+}
+
 pub use chat::{ChatTemplate, Message};
 pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, stop_tokens};
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
-pub use files::{FileReader, MAX_TOKENIZER_BYTES, ModelFiles};
+pub use files::{FileReader, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
 pub use hub::resolve;
 pub use lm_head::LmHead;

@@ -5,8 +5,9 @@
 use crate::{Error, Result, SitePlan};
 
 pub use crate::storage::{
-    MAX_CONFIG_BYTES, MAX_DIMENSION, MAX_FILE_BYTES, MAX_INDEX_BYTES, MAX_NAME_BYTES,
-    MAX_SUB_VECTORS,
+    MAX_CONFIG_BYTES, MAX_DIMENSION, MAX_FILE_BYTES, MAX_HEADER_BYTES, MAX_INDEX_BYTES,
+    MAX_NAME_BYTES, MAX_RECIPE_BYTES, MAX_STORED_FACTORS, MAX_SUB_VECTORS,
+    checkpoint::{MAX_MANIFEST_BYTES, MAX_SET_BYTES, MAX_SET_FILES},
 };
 
 /// The largest rank. VeRA's largest published one is 1,024.
@@ -30,9 +31,15 @@ pub(crate) fn check_size(setting: &'static str, value: usize, most: usize) -> Re
 /// A rank of factors `[d_in, r]` and `[r, d_out]` for every site, [`MAX_VALUES`] together.
 pub(crate) fn check_rank(rank: usize, plan: &SitePlan) -> Result<()> {
     check_size("rank", rank, MAX_RANK)?;
+    let what = "values in all factors of these sites";
+    check_product("rank", rank, factor_values(1, plan), what)
+}
+
+/// The values of all factors of these sites: each has `[d_in, r]` and `[r, d_out]`.
+pub(crate) fn factor_values(rank: usize, plan: &SitePlan) -> u64 {
     let dims = plan.sites().iter().flat_map(|site| [site.d_in, site.d_out]);
     let width = dims.fold(0_u64, |sum, dim| sum.saturating_add(dim as u64));
-    check_product("rank", rank, width, "values in all factors of these sites")
+    width.saturating_mul(rank as u64)
 }
 
 /// A setting of which there are `each` values for every unit, [`MAX_VALUES`] together.

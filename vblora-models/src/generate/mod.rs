@@ -9,9 +9,8 @@ mod scores;
 mod stop;
 mod text;
 
-pub use config::{
-    BeamSearch, Decoding, EarlyStopping, GenerationConfig, MAX_BEAMS, MAX_NEW_TOKENS, Sampling,
-};
+pub use config::{BeamSearch, Decoding, EarlyStopping, GenerationConfig, Sampling};
+pub use config::{MAX_BEAMS, MAX_NEW_TOKENS};
 pub use stop::Ended;
 pub use text::{GeneratedText, TextStream, generate_text};
 

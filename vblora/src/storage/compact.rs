@@ -37,6 +37,7 @@ use crate::{
     admixture::check_values,
     backend::VbLoraBackend,
     count::{Precision, index_bits, packed_bytes},
+    limits::factor_values,
 };
 
 /// The metadata key of [`Description`].
@@ -44,6 +45,10 @@ pub(super) const KEY: &str = "vblora";
 
 /// More sub-vectors than this are refused before anything is allocated for them; Llama-2-13B with r = 4 and b = 256 has 61,000.
 pub const MAX_SUB_VECTORS: usize = 1 << 26;
+
+/// A compact file whose factors would have more values is refused: its codes stand for 2,000 times their size. Llama-2-13B with r = 256 has
+/// 1.0e9.
+pub const MAX_STORED_FACTORS: u64 = 1 << 30;
 
 /// A site with a larger dimension is refused.
 pub const MAX_DIMENSION: usize = 1 << 24;
@@ -297,6 +302,12 @@ impl StoredVbLora {
             settings.config().topk,
             settings.sub_vectors(),
         );
+        let factors = factor_values(settings.config().rank, settings.plan());
+        if factors > MAX_STORED_FACTORS {
+            return Err(file.error(format!(
+                "codes for factors of {factors} values, over the limit of {MAX_STORED_FACTORS}"
+            )));
+        }
         if rows > MAX_SUB_VECTORS {
             return Err(file.error(format!(
                 "{rows} sub-vectors, over the limit of {MAX_SUB_VECTORS}"

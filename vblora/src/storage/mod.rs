@@ -21,7 +21,7 @@ pub use crate::count::Precision;
 pub use atomic::write_atomically;
 pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
-pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_SUB_VECTORS, Precisions};
+pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_STORED_FACTORS, MAX_SUB_VECTORS, Precisions};
 pub use convert::to_f32;
 pub use files::{MAX_CONFIG_BYTES, MAX_INDEX_BYTES, RegularFile, read_file, read_input, read_text};
 pub use hash::sha256_hex;

@@ -29,9 +29,10 @@ pub fn parse(text: &[u8]) -> Result<Value, String> {
 /// As [`parse`]; the value is none of the type.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
+    // Straight from the text: errors then say where, and a type that is read piece by piece refuses what it does not hold.
+    let value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     parse(text)?;
-    // From the text once more: its errors say where.
-    serde_json::from_slice(text).map_err(|error| error.to_string())
+    Ok(value)
 }
 
 /// The entries of an object that has each key once, of a type that is read without a [`Value`] in between.
