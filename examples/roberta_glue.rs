@@ -5,6 +5,7 @@
 //! cargo run --release --example roberta_glue -- --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 //! cargo run --release --example roberta_glue --features cuda -- --backend cuda ...
 //! ```
+#![forbid(unsafe_code)]
 
 use std::{path::PathBuf, process::ExitCode, sync::atomic::AtomicBool};
 

@@ -6,6 +6,7 @@
 //! cargo run --release --example causal_finetune -- --model DIR --data train.csv --held-out dev.csv --format e2e --method vblora --out runs/e2e
 //! cargo run --release --example causal_finetune -- --model DIR --data alpaca.json --format alpaca --packing --plan
 //! ```
+#![forbid(unsafe_code)]
 
 mod answers;
 mod arguments;

@@ -5,6 +5,7 @@
 //! cargo run --release --example generate -- --model DIR --adapter ADAPTER --chat --prompt "What is the capital of France?"
 //! cargo run --release --example generate --features cuda -- --backend cuda --base-dtype bf16 --model DIR --temperature 0.7 --top-p 0.9 --prompt ...
 //! ```
+#![forbid(unsafe_code)]
 
 mod arguments;
 #[cfg(test)]

@@ -225,6 +225,14 @@ pub enum Error {
 
 impl Error {
     /// A reading error of `path`.
+    /// What is wrong with a JSON file.
+    pub(crate) fn json(path: &Path, reason: impl std::fmt::Display) -> Self {
+        Self::Json {
+            file: path.display().to_string(),
+            cause: serde::de::Error::custom(reason),
+        }
+    }
+
     pub(crate) fn read(path: &Path, cause: std::io::Error) -> Self {
         let path = path.to_path_buf();
         Self::Io {

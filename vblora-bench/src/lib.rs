@@ -19,6 +19,7 @@ pub mod demo;
 mod directory;
 pub mod error;
 pub mod figures;
+pub mod limits;
 pub mod metrics;
 pub mod pretrain;
 pub mod program;

@@ -23,11 +23,13 @@ use crate::{BaseDtype, Error, ModelFiles, Result};
 const FILE: &str = "config.json";
 const SUPPORTED: &str = "\"roberta\" and \"bert\"";
 /// Over any published encoder (XLM-R XXL has width 4,096 and 48 layers); stops sizes that are typing errors.
-const MAX_WIDTH: usize = 1 << 16;
-const MAX_LAYERS: usize = 1 << 10;
-const MAX_ROWS: usize = 1 << 24;
+pub const MAX_WIDTH: usize = 1 << 16;
+/// The most layers.
+pub const MAX_LAYERS: usize = 1 << 10;
+/// The most rows of a table: words, positions, types.
+pub const MAX_ROWS: usize = 1 << 24;
 /// Values of the largest single weight, 4 GiB in f32: a wrong size is refused before it is allocated.
-const MAX_WEIGHT_VALUES: usize = 1 << 30;
+pub const MAX_WEIGHT_VALUES: usize = 1 << 30;
 
 /// Which model the settings belong to; they differ in where positions start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,12 +1,16 @@
 //! Where a model's files come from: a directory, or the binary itself.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
+use vblora::storage::{MAX_CONFIG_BYTES, MAX_INDEX_BYTES, RegularFile};
+
 use crate::{Error, Result};
+
+/// A larger file of a tokenizer is refused before it is read; Gemma 3's, among the largest, has 33 MB.
+pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 
 /// The files of one model, read by name.
 #[derive(Debug, Clone)]
@@ -32,7 +36,7 @@ pub struct FileReader {
 
 #[derive(Debug)]
 enum Contents {
-    File(File),
+    File(RegularFile),
     Static(&'static [u8]),
 }
 
@@ -61,20 +65,30 @@ impl ModelFiles {
         }
     }
 
-    /// Whether there is a file of this name.
+    /// Whether there is a file of this name. A directory is none; what else is no regular file is there, and cannot be read.
     pub fn contains(&self, name: &str) -> bool {
         match &self.source {
-            Source::Directory(dir) => is_file_name(name) && dir.join(name).is_file(),
+            Source::Directory(dir) => {
+                let found = std::fs::metadata(dir.join(name));
+                is_file_name(name) && found.is_ok_and(|found| !found.is_dir())
+            }
             Source::Embedded { files, .. } => files.iter().any(|(known, _)| *known == name),
         }
     }
 
-    /// The contents of a file.
+    /// The contents of a file that describes a model: none of its weights.
     ///
     /// # Errors
-    /// [`Error::NoFile`], [`Error::NotAFileName`] for a path instead of a name, or [`Error::Io`].
+    /// [`Error::NoFile`], [`Error::NotAFileName`] for a path instead of a name, or [`Error::Io`], also for a file that is larger than any of
+    /// its kind, or no regular file.
     pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>> {
         let reader = self.reader(name)?;
+        let (size, limit) = (reader.size(), limit(name));
+        if size as u64 > limit {
+            let message = format!("{size} bytes, over the limit of {limit}");
+            let cause = io::Error::new(io::ErrorKind::FileTooLarge, message);
+            return Err(self.io(name)(cause));
+        }
         reader.read(0..reader.size()).map_err(self.io(name))
     }
 
@@ -131,9 +145,8 @@ impl ModelFiles {
 
 impl FileReader {
     fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
-        let size = file.metadata()?.len();
-        let size = usize::try_from(size).map_err(|_| io::ErrorKind::FileTooLarge)?;
+        let file = RegularFile::open(path)?;
+        let size = usize::try_from(file.size()).map_err(|_| io::ErrorKind::FileTooLarge)?;
         Ok(Self {
             contents: Contents::File(file),
             size,
@@ -156,7 +169,7 @@ impl FileReader {
     pub(crate) fn start(&self) -> Box<dyn Read + '_> {
         match &self.contents {
             Contents::Static(bytes) => Box::new(*bytes),
-            Contents::File(file) => Box::new(file),
+            Contents::File(file) => Box::new(file.stream()),
         }
     }
 
@@ -170,17 +183,17 @@ impl FileReader {
                 let part = bytes.get(range).ok_or(io::ErrorKind::UnexpectedEof)?;
                 Ok(Cow::Borrowed(part))
             }
-            Contents::File(file) => {
-                if range.end > self.size {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                let mut file: &File = file;
-                file.seek(SeekFrom::Start(range.start as u64))?;
-                let mut bytes = vec![0; range.len()];
-                file.read_exact(&mut bytes)?;
-                Ok(Cow::Owned(bytes))
-            }
+            Contents::File(file) => file.read(range).map(Cow::Owned),
         }
+    }
+}
+
+/// The most bytes of a file of this name.
+fn limit(name: &str) -> u64 {
+    match name {
+        "tokenizer.json" | "vocab.json" | "vocab.txt" | "merges.txt" => MAX_TOKENIZER_BYTES,
+        _ if name.ends_with(".index.json") => MAX_INDEX_BYTES,
+        _ => MAX_CONFIG_BYTES,
     }
 }
 
@@ -266,6 +279,28 @@ mod tests {
             assert!(matches!(files.read(name), Err(Error::NotAFileName { .. })));
         }
         assert!(is_file_name("model-00001-of-00002.safetensors"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_sparse_file_or_a_device_in_place_of_a_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ModelFiles::open(dir.path()).unwrap();
+        for (name, limit) in [
+            ("config.json", MAX_CONFIG_BYTES),
+            ("tokenizer.json", MAX_TOKENIZER_BYTES),
+            ("model.safetensors.index.json", MAX_INDEX_BYTES),
+        ] {
+            let file = std::fs::File::create(dir.path().join(name)).unwrap();
+            file.set_len(8 << 40).unwrap();
+            let error = files.read(name).unwrap_err().to_string();
+            let expected = format!("{name}: 8796093022208 bytes, over the limit of {limit}");
+            assert!(error.ends_with(&expected), "{error}");
+        }
+        std::os::unix::fs::symlink("/dev/zero", dir.path().join("model.safetensors")).unwrap();
+        let error = files.reader("model.safetensors").unwrap_err().to_string();
+        let expected = "model.safetensors: expected a regular file, found a device";
+        assert!(error.ends_with(expected), "{error}");
     }
 
     #[test]

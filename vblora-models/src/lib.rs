@@ -11,6 +11,7 @@
 //!
 //! Nothing here panics on bad files: every failure is an [`Error`] that names the file and the
 //! tensor, field or token at fault.
+#![forbid(unsafe_code)]
 
 mod chat;
 mod config;
@@ -29,6 +30,15 @@ mod source;
 mod tokenizer;
 mod upload;
 mod weights;
+
+/// What `config.json`, tokenizer files and generation are held to. `docs/limits.md` lists all limits.
+pub mod limits {
+    pub use crate::{
+        config::{MAX_LAYERS, MAX_ROWS, MAX_WEIGHT_VALUES, MAX_WIDTH},
+        files::MAX_TOKENIZER_BYTES,
+        generate::{MAX_BEAMS, MAX_NEW_TOKENS},
+    };
+}
 
 pub use chat::{ChatTemplate, Message};
 pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, stop_tokens};

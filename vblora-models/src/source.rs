@@ -7,7 +7,8 @@ use crate::{HostTensor, Loader};
 /// Gives a model its tensors by their Hugging Face names. Building a model and naming its tensors is then written once for loading and
 /// for fresh weights.
 pub trait WeightSource {
-    /// The tensor of this name and shape. A source that lacks it remembers that and gives zeros, so that all faults show at once.
+    /// The tensor of this name and shape. A source that lacks it remembers that and gives a single zero of as many
+    /// dimensions, so that all faults show at once and nothing is allocated for a model that will not be.
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor;
 
     /// [`take`](Self::take) for a tensor that stands beside the model, without its prefix: a head.

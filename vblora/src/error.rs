@@ -151,6 +151,14 @@ pub enum Error {
         /// The backend.
         backend: String,
     },
+    /// More than can be allocated.
+    #[error("{what}: {bytes} bytes, which cannot be allocated here")]
+    NoRoom {
+        /// What they are for.
+        what: String,
+        /// How many.
+        bytes: u64,
+    },
     /// The device reported an error after the fact.
     #[error("the device failed while {during}: {reason}")]
     DeviceFailed {

@@ -71,6 +71,7 @@ pub mod backend;
 pub mod count;
 mod error;
 mod factors;
+pub mod limits;
 mod linear;
 pub mod noise;
 pub mod ops;

@@ -1,6 +1,11 @@
 //! Sites (the linear maps of a model that an adapter may act on), the targets that pick among them, and the plan of what was picked.
 
-use std::{fmt, ops::RangeInclusive, str::FromStr};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    ops::RangeInclusive,
+    str::FromStr,
+};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -161,17 +166,18 @@ fn has_suffix(name: &str, suffix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
+/// How many roles an error lists.
+const LISTED_ROLES: usize = 40;
+
 fn roles(sites: &[Site]) -> String {
-    let mut seen: Vec<&str> = Vec::new();
-    for site in sites {
-        if !seen.contains(&site.role()) {
-            seen.push(site.role());
-        }
-    }
-    if seen.is_empty() {
-        "no sites".into()
-    } else {
-        seen.join(", ")
+    let mut seen = HashSet::new();
+    let roles = sites.iter().map(Site::role);
+    let roles: Vec<&str> = roles.filter(|role| seen.insert(*role)).collect();
+    let more = roles.len().saturating_sub(LISTED_ROLES);
+    match (roles.get(..LISTED_ROLES), more) {
+        _ if roles.is_empty() => "no sites".into(),
+        (Some(first), 1..) => format!("{} and {more} more", first.join(", ")),
+        _ => roles.join(", "),
     }
 }
 
@@ -243,7 +249,11 @@ impl SitePlan {
             .sites
             .iter()
             .fold(0, |g, s| gcd(gcd(g, s.d_in), s.d_out));
-        (1..=common).filter(|b| common % b == 0).collect()
+        let small = (1..=common.isqrt()).filter(|b| common % b == 0);
+        let mut all: Vec<usize> = small.flat_map(|b| [b, common / b]).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     /// The number of sub-vectors S of rank-`rank` factors cut into vectors of length `b`.
@@ -286,15 +296,13 @@ impl SitePlan {
 impl fmt::Display for SitePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut groups: Vec<(&str, usize, usize, Vec<usize>, usize)> = Vec::new();
+        let mut places = HashMap::new();
         for site in &self.sites {
             let key = (site.role(), site.d_in, site.d_out);
-            let at = groups
-                .iter()
-                .position(|g| (g.0, g.1, g.2) == key)
-                .unwrap_or_else(|| {
-                    groups.push((key.0, key.1, key.2, Vec::new(), 0));
-                    groups.len() - 1
-                });
+            let at = *places.entry(key).or_insert_with(|| {
+                groups.push((key.0, key.1, key.2, Vec::new(), 0));
+                groups.len() - 1
+            });
             groups[at].3.extend(site.layer());
             groups[at].4 += 1;
         }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vblora::{
     LoraConfig, LoraXsConfig, TiedLoraConfig, VbLoraConfig, VeraConfig,
-    storage::{Bank, peft::PeftDirectory},
+    storage::{Bank, peft::PeftDirectory, read_text},
 };
 use vblora_models::BaseDtype;
 
 use super::TextSettings;
+use crate::limits::MAX_TEXT_BYTES;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::tasks::Task;
 use crate::{Error, Result};
@@ -273,7 +274,7 @@ impl Recipe {
     /// No such file; an unknown or missing key, with file and key; what [`Recipe::validate`] refuses.
     pub fn from_toml_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, MAX_TEXT_BYTES).map_err(|e| Error::read(path, e))?;
         Self::from_toml(&text, &path.display().to_string())
     }
 

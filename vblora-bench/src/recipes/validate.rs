@@ -1,7 +1,14 @@
 //! The ranges of a recipe's settings.
 
+use std::ops::RangeInclusive;
+
+use vblora::limits::{MAX_BANK, MAX_DIMENSION, MAX_RANK};
+
 use super::recipe::Recipe;
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    limits::{MAX_ACCUMULATION, MAX_BATCH, MAX_EPOCHS, MAX_LENGTH},
+};
 
 /// Fewer tokens hold no pair: three special tokens and one of text.
 const SHORTEST: usize = 4;
@@ -18,10 +25,10 @@ impl Recipe {
     }
 
     fn validate_run(&self) -> Result<()> {
-        at_least("epochs", self.epochs, 1)?;
-        at_least("batch", self.batch, 1)?;
-        at_least("accumulation", self.accumulation, 1)?;
-        at_least("max_length", self.max_length, SHORTEST)?;
+        within("epochs", self.epochs, 1..=MAX_EPOCHS)?;
+        within("batch", self.batch, 1..=MAX_BATCH)?;
+        within("accumulation", self.accumulation, 1..=MAX_ACCUMULATION)?;
+        within("max_length", self.max_length, SHORTEST..=MAX_LENGTH)?;
         probability("head.dropout", self.head.dropout)?;
         probability("text.label_smoothing", self.text.label_smoothing)?;
         if self.text.packing && self.group_by_length {
@@ -95,9 +102,13 @@ impl Recipe {
 
     fn validate_adapters(&self) -> Result<()> {
         let (vblora, lora) = (&self.vblora, &self.lora);
-        at_least("vblora.bank", vblora.bank, 1)?;
-        at_least("vblora.vector_length", vblora.vector_length, 1)?;
-        at_least("vblora.rank", vblora.rank, 1)?;
+        within("vblora.bank", vblora.bank, 1..=MAX_BANK)?;
+        within(
+            "vblora.vector_length",
+            vblora.vector_length,
+            1..=MAX_DIMENSION,
+        )?;
+        rank("vblora.rank", vblora.rank)?;
         if !(1..=vblora.bank).contains(&vblora.topk) {
             let expected = format!("1..={} (vblora.bank)", vblora.bank);
             return Err(setting("vblora.topk", &expected, vblora.topk));
@@ -112,32 +123,40 @@ impl Recipe {
             check(name, std, holds, "a finite number, at least 0")?;
         }
         positive("vblora.tau", vblora.tau)?;
-        at_least("lora.rank", lora.rank, 1)?;
+        rank("lora.rank", lora.rank)?;
         positive("lora.alpha", lora.alpha)?;
         probability("lora.dropout", lora.dropout)?;
         self.validate_baselines()
     }
 
     fn validate_baselines(&self) -> Result<()> {
-        at_least("vera.rank", self.vera.rank, 1)?;
+        rank("vera.rank", self.vera.rank)?;
         // With lambda_b at zero nothing would get a gradient.
         let d_init = self.vera.d_init;
         let is_usable = d_init.is_finite() && d_init != 0.0;
         check("vera.d_init", d_init, is_usable, "a finite number but 0")?;
-        at_least("tied_lora.rank", self.tied_lora.rank, 1)?;
-        at_least("lora_xs.rank", self.lora_xs.rank, 1)?;
+        rank("tied_lora.rank", self.tied_lora.rank)?;
+        rank("lora_xs.rank", self.lora_xs.rank)?;
         let std = self.lora_xs.std;
         let is_usable = std.is_finite() && std >= 0.0;
         check("lora_xs.std", std, is_usable, "a finite number, at least 0")
     }
 }
 
-fn at_least(name: &str, value: usize, least: usize) -> Result<()> {
-    if value >= least {
-        Ok(())
-    } else {
-        Err(setting(name, &format!("at least {least}"), value))
+fn rank(name: &str, value: usize) -> Result<()> {
+    within(name, value, 1..=MAX_RANK)
+}
+
+fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
     }
+    let (least, most) = range.into_inner();
+    let expected = match value < least {
+        true => format!("at least {least}"),
+        false => format!("at most {most}"),
+    };
+    Err(setting(name, &expected, value))
 }
 
 fn positive(name: &str, value: f64) -> Result<()> {
@@ -184,7 +203,7 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: [(&str, Spoil); 37] = [
+        let cases: [(&str, Spoil); 49] = [
             ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
             ("vblora.topk", |r| r.vblora.topk = 0),
             ("vblora.bank", |r| r.vblora.bank = 0),
@@ -209,6 +228,20 @@ mod tests {
             ("batch", |r| r.batch = 0),
             ("accumulation", |r| r.accumulation = 0),
             ("max_length", |r| r.max_length = 3),
+            ("vblora.bank", |r| r.vblora.bank = 1 << 63),
+            ("vblora.vector_length", |r| {
+                r.vblora.vector_length = usize::MAX;
+            }),
+            ("vblora.rank", |r| r.vblora.rank = 1 << 62),
+            ("lora.rank", |r| r.lora.rank = 1 << 40),
+            ("vera.rank", |r| r.vera.rank = usize::MAX),
+            ("tied_lora.rank", |r| r.tied_lora.rank = MAX_RANK + 1),
+            ("lora_xs.rank", |r| r.lora_xs.rank = 1 << 32),
+            ("epochs", |r| r.epochs = MAX_EPOCHS + 1),
+            ("batch", |r| r.batch = 1 << 63),
+            ("accumulation", |r| r.accumulation = usize::MAX),
+            ("max_length", |r| r.max_length = MAX_LENGTH + 1),
+            ("batch", |r| r.batch = MAX_BATCH + 1),
             ("lr.head", |r| r.lr.head = f64::NAN),
             ("lr.bank", |r| r.lr.bank = -1e-3),
             ("weight_decay.head", |r| r.weight_decay.head = f64::INFINITY),

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use vblora::{
     Selection, ValidVbLora,
-    storage::{MAX_DIMENSION, MAX_SUB_VECTORS},
+    storage::{MAX_DIMENSION, MAX_SUB_VECTORS, strict_json},
 };
 
 /// What a file must start with, and the version of the format.
@@ -97,7 +97,7 @@ impl Header {
             .position(|&byte| byte == b'\n')
             .ok_or("no first line of JSON in it")?;
         let header: Self =
-            serde_json::from_slice(&start[..end]).map_err(|e| format!("its first line: {e}"))?;
+            strict_json::from_slice(&start[..end]).map_err(|e| format!("its first line: {e}"))?;
         header.check()?;
         Ok((header, end + 1))
     }

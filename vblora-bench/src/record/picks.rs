@@ -112,14 +112,19 @@ impl Picks {
 }
 
 fn read_indices(row: &mut [u32], rest: &mut &[u8], h: usize) -> Result<(), String> {
-    for i in 0..row.len() {
+    for place in row.iter_mut() {
         let index = take(rest)?;
-        if index >= h as u64 || row[..i].contains(&(index as u32)) {
-            return Err(format!("index {index}, beyond the bank or twice in a row"));
+        if index >= h as u64 {
+            return Err(format!("index {index} into a bank of {h} vectors"));
         }
-        row[i] = index as u32;
+        *place = index as u32;
     }
-    Ok(())
+    let mut sorted = row.to_vec();
+    sorted.sort_unstable();
+    match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => Err(format!("index {} twice in a row", pair[0])),
+    }
 }
 
 /// Appends a number in seven bits a byte, the lowest first.

@@ -7,7 +7,9 @@ use super::{
     header::Header,
     picks::Picks,
 };
-use crate::{Error, Result};
+use vblora::storage::read_file;
+
+use crate::{Error, Result, limits::MAX_RECORDING_BYTES};
 
 /// How files of recordings end.
 pub(crate) const EXTENSION: &str = "rec";
@@ -36,7 +38,7 @@ impl Recording {
     /// # Errors
     /// The file cannot be read, or not even its first line and first selection are sound.
     pub fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let bytes = read_file(path, MAX_RECORDING_BYTES).map_err(|e| Error::read(path, e))?;
         Self::from_bytes(bytes).map_err(|reason| Error::Recording {
             path: path.to_owned(),
             reason,

@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::{Summary, summarise};
 use crate::metrics::{Metric, Scores};
 use crate::tasks::Task;
-use crate::{Error, Result};
-use vblora::storage::write_atomically;
+use crate::{Error, Result, limits::MAX_RESULTS_BYTES};
+use vblora::storage::{read_file, strict_json, write_atomically};
 
 /// The content of `results.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -268,8 +268,8 @@ impl Results {
     /// No such file, or not a results file, with the place.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
-        serde_json::from_slice(&bytes).map_err(|e| json(path, e))
+        let bytes = read_file(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;
+        strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))
     }
 }
 

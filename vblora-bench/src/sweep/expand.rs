@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    limits::MAX_SWEEP_RUNS,
     recipes::{Recipe, Size},
     tasks::Task,
     train::Method,
@@ -45,6 +46,7 @@ impl Spec {
     /// Every run of the sweep. Seeds go one after another: a sweep that is cut short has compared everything with the seeds that it has.
     /// `places` says where models and data of a name lie.
     pub(super) fn expand(&self, places: &BTreeMap<String, String>) -> Result<Vec<Wanted>> {
+        self.check_size()?;
         let mut wanted = Vec::new();
         for block in &self.blocks {
             for combination in self.combinations(block) {
@@ -53,6 +55,23 @@ impl Spec {
         }
         wanted.sort_by_key(|(round, _)| *round);
         Ok(wanted.into_iter().map(|(_, wanted)| wanted).collect())
+    }
+
+    /// Refuses more runs than any sweep has, before they are written out.
+    fn check_size(&self) -> Result<()> {
+        let mut all = 0_usize;
+        for block in &self.blocks {
+            let axes = self.base.iter().chain(&block.axes);
+            let runs = axes.fold(1_usize, |runs, axis| runs.saturating_mul(axis.values.len()));
+            all = all.saturating_add(runs);
+            if all > MAX_SWEEP_RUNS {
+                let message = format!(
+                    "the axes up to here make {all} runs, over the limit of {MAX_SWEEP_RUNS}"
+                );
+                return Err(self.error(block.line, message));
+            }
+        }
+        Ok(())
     }
 
     /// Every choice of one value of each axis, the last axis varying fastest.
@@ -380,6 +399,24 @@ seed = 9
                 "{from} -> {to}: {error}"
             );
         }
+        // A few lines of axes that would never end.
+        let values: Vec<String> = (1..=64).map(|n| n.to_string()).collect();
+        let axes = [
+            "epochs",
+            "batch",
+            "max_length",
+            "accumulation",
+            "b",
+            "r",
+            "h",
+        ]
+        .map(|key| format!("{key} = [{}]\n", values.join(", ")));
+        let text = SPEC.replacen("k = [1, 2]\n", &axes.concat(), 1);
+        let error = expand(&text).unwrap_err().to_string();
+        assert!(
+            error.starts_with("x.toml, line 18: ") && error.contains("over the limit of 65536"),
+            "{error}"
+        );
         let error = expand("about = \"nothing\"").unwrap_err().to_string();
         assert!(error.contains("at least one"), "{error}");
     }

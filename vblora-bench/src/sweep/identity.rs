@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
-use vblora::storage::sha256_hex;
+use vblora::storage::{sha256_hex, strict_json};
 use vblora_models::ModelFiles;
 
 use crate::{
@@ -58,11 +58,8 @@ fn shards(files: &ModelFiles) -> Result<Vec<String>> {
     struct Index {
         weight_map: BTreeMap<String, String>,
     }
-    let index = serde_json::from_slice::<Index>(&files.read(INDEX)?);
-    let index = index.map_err(|cause| Error::Json {
-        file: files.describe(INDEX),
-        cause,
-    })?;
+    let index = strict_json::from_slice::<Index>(&files.read(INDEX)?);
+    let index = index.map_err(|e| Error::json(Path::new(&files.describe(INDEX)), e))?;
     let mut shards: Vec<String> = index.weight_map.into_values().collect();
     shards.sort();
     shards.dedup();

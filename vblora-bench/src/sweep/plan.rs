@@ -1,6 +1,6 @@
 //! What a sweep would do, before it is done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use vblora::count::{Count, thousands};
@@ -64,22 +64,30 @@ impl Plan {
         let wanted = spec.expand(places)?;
         let mut cache = Cache::default();
         let mut runs: Vec<PlannedRun> = Vec::new();
+        let (mut names, mut ids) = (HashMap::new(), HashMap::new());
         for (i, wanted_run) in wanted.iter().enumerate() {
             let run = cache.planned(wanted_run).map_err(|error| {
                 spec.error(wanted_run.line, format!("{}: {error}", wanted_run.name))
             })?;
-            for (other, earlier) in runs.iter().zip(&wanted[..i]) {
-                let message = if run.name == other.name {
+            let of_name = names.insert(run.name.clone(), i);
+            let of_id = ids.insert((run.id.clone(), run.table.clone()), i);
+            let refused = match (of_name, of_id) {
+                (Some(other), _) => Some((
+                    other,
                     format!(
                         "two runs are named \"{}\"; give their blocks names",
                         run.name
-                    )
-                } else if (&run.id, &run.table) == (&other.id, &other.table) {
-                    format!("\"{}\" is the same run as \"{}\"", run.name, other.name)
-                } else {
-                    continue;
-                };
-                let message = format!("{message} (line {})", earlier.line);
+                    ),
+                )),
+                (None, Some(other)) => {
+                    let name = &wanted[other].name;
+                    let message = format!("\"{}\" is the same run as \"{name}\"", run.name);
+                    Some((other, message))
+                }
+                (None, None) => None,
+            };
+            if let Some((other, message)) = refused {
+                let message = format!("{message} (line {})", wanted[other].line);
                 return Err(spec.error(wanted_run.line, message));
             }
             runs.push(run);
@@ -94,13 +102,9 @@ impl Plan {
 
     /// The runs that are still to be made, each once.
     pub fn left<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
-        let mut left: Vec<&PlannedRun> = Vec::new();
-        for run in &self.runs {
-            if !store.is_done(&run.id) && !left.iter().any(|other| other.id == run.id) {
-                left.push(run);
-            }
-        }
-        left
+        let mut seen = HashSet::new();
+        let is_left = |run: &&PlannedRun| !store.is_done(&run.id) && seen.insert(run.id.clone());
+        self.runs.iter().filter(is_left).collect()
     }
 
     /// The plan as a table; `seconds` is the estimate of each run that is left, by id.

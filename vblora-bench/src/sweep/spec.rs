@@ -4,13 +4,14 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value, de::DeTable};
+use vblora::storage::read_text;
 
 use super::{
     axis::one_line,
     block::{Axis, Block},
     shipped,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, limits::MAX_TEXT_BYTES};
 
 /// How runs become a table: those that agree in `rows` and `columns` share a cell, and only their seeds may differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,7 +90,7 @@ impl Spec {
                 expected: format!("{}, or a file", shipped::names()),
             });
         }
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, MAX_TEXT_BYTES).map_err(|e| Error::read(path, e))?;
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         Self::parse(&name, name_or_file, &text)
     }

@@ -7,12 +7,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use vblora::storage::write_atomically;
+use vblora::storage::{read_file, strict_json, write_atomically};
 
 use super::{plan::Plan, record::Record};
 use crate::{
     Error, Result,
     directory::{DirLock, clear_leftovers, is_file, is_folder, names, require_no_link},
+    limits::MAX_RESULTS_BYTES,
 };
 
 const RESULTS: &str = "results.jsonl";
@@ -52,7 +53,7 @@ impl Store {
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(RESULTS);
         let text = match path.exists() {
-            true => std::fs::read(&path).map_err(|e| Error::read(&path, e))?,
+            true => read_file(&path, MAX_RESULTS_BYTES).map_err(|e| Error::read(&path, e))?,
             false => Vec::new(),
         };
         let mut store = Self {
@@ -65,7 +66,7 @@ impl Store {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            match serde_json::from_slice::<Record>(line) {
+            match strict_json::from_slice::<Record>(line) {
                 Ok(record) => {
                     store.records.insert(record.id.clone(), record);
                 }
@@ -208,11 +209,8 @@ fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {
-    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
-    serde_json::from_slice(&bytes).map_err(|cause| Error::Json {
-        file: path.display().to_string(),
-        cause,
-    })
+    let bytes = read_file(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;
+    strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))
 }
 
 /// Adds a line in one write. Behind a line that was cut off by a crash it starts a new one.

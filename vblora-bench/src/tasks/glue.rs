@@ -7,10 +7,11 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use vblora::storage::read_input;
 
 use super::{folder, rows};
 use crate::metrics::Metric;
-use crate::{Error, Result};
+use crate::{Error, Result, limits::MAX_DATA_BYTES};
 
 /// A task.
 #[derive(
@@ -191,7 +192,7 @@ pub struct Split {
 /// No such directory or file; everything that [`parse_split`] refuses; text that is not UTF-8; the task of causal models.
 pub fn read_split(dir: &Path, task: Task, name: SplitName) -> Result<Split> {
     let source = folder::find(dir, task, name)?;
-    let bytes = std::fs::read(&source).map_err(|e| Error::read(&source, e))?;
+    let bytes = read_input(&source, MAX_DATA_BYTES).map_err(|e| Error::read(&source, e))?;
     let shown = source.display().to_string();
     let text = rows::utf8(&bytes, &shown)?;
     let examples = rows::parse(text, &shown, task)?;

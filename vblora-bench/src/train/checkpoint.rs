@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use vblora::{
     backend::VbLoraBackend,
-    storage::checkpoint::{Checkpoints, FileSet, Form, MANIFEST},
+    storage::{
+        checkpoint::{Checkpoints, FileSet, Form, MANIFEST},
+        strict_json,
+    },
 };
 
 use super::{
@@ -234,7 +237,7 @@ impl RunCheckpoints {
         let missing = |file: &str| damaged(file, "not in the set".into());
         let state = set.get(STATE).ok_or_else(|| missing(STATE))?;
         let state: State =
-            serde_json::from_slice(state).map_err(|error| damaged(STATE, error.to_string()))?;
+            strict_json::from_slice(state).map_err(|reason| damaged(STATE, reason))?;
         if state.format != FORMAT {
             let reason = format!("format {}, but this version reads {FORMAT}", state.format);
             return Err(damaged(STATE, reason));

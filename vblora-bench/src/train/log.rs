@@ -12,11 +12,12 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use vblora::storage::write_atomically;
+use vblora::storage::{read_file, write_atomically};
 
 use super::{StepReport, compact::Compact, run::Run};
 use crate::{
     Error, Result,
+    limits::MAX_LOG_BYTES,
     metrics::{Metric, Scores},
     report::{EpochResult, RunResult},
 };
@@ -124,7 +125,7 @@ impl StepLog {
         let Some((path, file)) = &mut self.file else {
             return Ok(());
         };
-        let text = std::fs::read(&*path).map_err(|e| Error::read(path, e))?;
+        let text = read_file(path, MAX_LOG_BYTES).map_err(|e| Error::read(path, e))?;
         let epochs = reached.epochs.len() as u64;
         let stays = |line: &&[u8]| match serde_json::from_slice::<Past>(line) {
             Ok(line) if line.run != run => true,

@@ -1,6 +1,7 @@
 //! Typed access to the fields of a JSON object, with errors that name file and field.
 
 use serde_json::{Map, Value};
+use vblora::storage::strict_json;
 
 use super::wrong;
 use crate::{Error, Result, notice};
@@ -13,11 +14,11 @@ pub(super) struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     pub(super) fn parse(bytes: &[u8], file: &'a str) -> Result<Self> {
-        match serde_json::from_slice(bytes) {
+        match strict_json::from_slice(bytes) {
             Ok(values) => Ok(Self { file, values }),
-            Err(error) => Err(Error::Json {
+            Err(problem) => Err(Error::Json {
                 file: file.to_owned(),
-                problem: error.to_string(),
+                problem,
             }),
         }
     }

@@ -98,7 +98,7 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
             starts.collect(),
             [self.capacity + padding, width],
             &self.device,
-        ));
+        )?);
         self.factors = self.all.clone();
         self.read(&batch)
     }
@@ -125,7 +125,7 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
         if rows.iter().copied().eq(0..memory.starts.len()) {
             return Ok(());
         }
-        memory.keep(rows, &self.device);
+        memory.keep(rows, &self.device)?;
         self.factors = self.factors.of_rows(rows);
         Ok(())
     }

@@ -1,6 +1,9 @@
 //! Keys and values of the tokens read so far.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use vblora::limits;
+
+use crate::Result;
 
 /// Keys and values of one layer, `[n, capacity, kv_heads size]`, of which the first columns are filled.
 #[derive(Debug)]
@@ -25,6 +28,11 @@ impl<B: Backend> LayerMemory<B> {
         self.stored.insert(stored).clone()
     }
 
+    fn dims(&self) -> [usize; 3] {
+        let [keys, _] = self.stored.as_ref().expect("put back after each use");
+        keys.dims()
+    }
+
     fn keep(&mut self, rows: &Tensor<B, 1, Int>) {
         let stored = self.stored.take().expect("put back below");
         self.stored = Some(stored.map(|memory| memory.select(0, rows.clone())));
@@ -43,30 +51,52 @@ pub(super) struct Memory<B: Backend> {
 
 impl<B: Backend> Memory<B> {
     /// An empty memory of rows whose texts start in these columns.
+    ///
+    /// # Errors
+    /// More than can be allocated.
     pub(super) fn new(
         layers: usize,
         starts: Vec<usize>,
         [capacity, width]: [usize; 2],
         device: &B::Device,
-    ) -> Self {
+    ) -> Result<Self> {
+        check_room(layers, starts.len(), [capacity, width])?;
         let empty = || Tensor::zeros([starts.len(), capacity, width], device);
         let layer = |_| LayerMemory {
             stored: Some([empty(), empty()]),
         };
-        Self {
+        Ok(Self {
             layers: (0..layers).map(layer).collect(),
             starts,
             filled: 0,
-        }
+        })
     }
 
     /// Row `i` becomes what row `rows[i]` was.
-    pub(super) fn keep(&mut self, rows: &[usize], device: &B::Device) {
+    ///
+    /// # Errors
+    /// More than can be allocated.
+    pub(super) fn keep(&mut self, rows: &[usize], device: &B::Device) -> Result<()> {
+        if rows.len() > self.starts.len() {
+            let [_, capacity, width] = self.layers.first().map_or([0; 3], LayerMemory::dims);
+            check_room(self.layers.len(), rows.len(), [capacity, width])?;
+        }
         let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
         let indices = Tensor::from_data(TensorData::new(indices, [rows.len()]), device);
         self.layers
             .iter_mut()
             .for_each(|layer| layer.keep(&indices));
         self.starts = rows.iter().map(|&row| self.starts[row]).collect();
+        Ok(())
     }
+}
+
+/// Refuses a memory that cannot be allocated: a setting may ask for any number of tokens and beams.
+fn check_room(layers: usize, rows: usize, [capacity, width]: [usize; 2]) -> Result<()> {
+    let sides = [2, layers, rows, capacity, width];
+    let values = sides
+        .iter()
+        .fold(1_u64, |product, &side| product.saturating_mul(side as u64));
+    let what = format!("keys and values of {rows} rows of {capacity} tokens");
+    Ok(limits::check_room(what, values)?)
 }

@@ -4,6 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
+/// The most new tokens of a row. No model here has positions for more.
+pub const MAX_NEW_TOKENS: usize = 1 << 24;
+
+/// The most beams of a row: each has a memory of keys of its own.
+pub const MAX_BEAMS: usize = 1 << 12;
+
 /// How tokens are chosen, and what ends a row. The words and their meaning are those of transformers' `generate`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -125,12 +131,7 @@ impl GenerationConfig {
     /// # Errors
     /// [`vblora::Error::Setting`] naming the setting.
     pub fn check(&self, vocabulary: usize) -> Result<()> {
-        require(
-            self.max_new_tokens > 0,
-            "max_new_tokens",
-            "at least 1",
-            self.max_new_tokens,
-        )?;
+        size("max_new_tokens", self.max_new_tokens, MAX_NEW_TOKENS)?;
         for &id in &self.stop_tokens {
             let known = (id as usize) < vocabulary;
             require(known, "stop_tokens", &format!("below {vocabulary}"), id)?;
@@ -186,7 +187,7 @@ impl Sampling {
 
 impl BeamSearch {
     fn check(&self) -> Result<()> {
-        require(self.beams > 0, "beams", "at least 1", self.beams)?;
+        size("beams", self.beams, MAX_BEAMS)?;
         require(
             self.length_penalty.is_finite(),
             "length_penalty",
@@ -194,6 +195,12 @@ impl BeamSearch {
             self.length_penalty,
         )
     }
+}
+
+/// A number from 1 to `most`.
+fn size(setting: &'static str, value: usize, most: usize) -> Result<()> {
+    require(value > 0, setting, "at least 1", value)?;
+    require(value <= most, setting, &format!("at most {most}"), value)
 }
 
 fn require(holds: bool, setting: &'static str, expected: &str, found: impl ToString) -> Result<()> {
@@ -269,6 +276,14 @@ mod tests {
                 "top_p must be above 0 and at most 1, found NaN",
             ),
             (beams(|b| b.beams = 0), "beams must be at least 1, found 0"),
+            (
+                plain(|c| c.max_new_tokens = usize::MAX),
+                "max_new_tokens must be at most 16777216, found 18446744073709551615",
+            ),
+            (
+                beams(|b| b.beams = 1 << 62),
+                "beams must be at most 4096, found 4611686018427387904",
+            ),
             (
                 beams(|b| b.length_penalty = f64::INFINITY),
                 "length_penalty must be a finite number, found inf",

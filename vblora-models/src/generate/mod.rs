@@ -10,6 +10,7 @@ mod stop;
 mod text;
 
 pub use config::{BeamSearch, Decoding, EarlyStopping, GenerationConfig, Sampling};
+pub use config::{MAX_BEAMS, MAX_NEW_TOKENS};
 pub use stop::Ended;
 pub use text::{GeneratedText, TextStream, generate_text};
 

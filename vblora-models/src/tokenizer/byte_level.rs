@@ -7,6 +7,7 @@ use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::roberta::RobertaProcessing;
+use vblora::storage::strict_json;
 
 use super::{MERGES, VOCAB, unusable};
 use crate::config::TokenizerSettings;
@@ -65,9 +66,9 @@ fn assemble(
 }
 
 fn read_vocab(bytes: &[u8], file: &str) -> Result<BTreeMap<String, u32>> {
-    serde_json::from_slice(bytes).map_err(|error| Error::Json {
+    strict_json::from_slice(bytes).map_err(|problem| Error::Json {
         file: file.to_owned(),
-        problem: error.to_string(),
+        problem,
     })
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use vblora::storage::{Entry, Header, to_f32};
+use vblora::storage::{Entry, Header, strict_json, to_f32};
 
 use super::HostTensor;
 use crate::error::Misshapen;
@@ -170,7 +170,7 @@ impl Shard {
     fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let reader = files.reader(name)?;
         let file = files.describe(name);
-        let header = Header::read(&mut reader.start(), reader.size());
+        let header = Header::read(&mut reader.start(), reader.size() as u64);
         match header {
             Ok((Header { tensors, .. }, _)) => Ok(Self {
                 file,
@@ -200,8 +200,7 @@ fn weight_map(index: &[u8], file: &str) -> Result<BTreeMap<String, String>> {
         file: file.to_owned(),
         problem,
     };
-    let Index { weight_map } =
-        serde_json::from_slice(index).map_err(|error| json(error.to_string()))?;
+    let Index { weight_map } = strict_json::from_slice(index).map_err(json)?;
     if weight_map.is_empty() {
         return Err(json("weight_map is empty".to_owned()));
     }
@@ -312,6 +311,10 @@ mod tests {
                 "not a plain file name",
             ),
             (r#"{"weight_map":{}}"#, "weight_map is empty"),
+            (
+                r#"{"weight_map":{"a":"one.safetensors","a":"two.safetensors"}}"#,
+                "key \"a\" is given twice",
+            ),
             (r#"{"weights":{}}"#, "weight_map"),
             ("{", "index.json"),
         ];

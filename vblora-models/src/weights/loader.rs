@@ -10,9 +10,9 @@ const OLD_NAMES: [(&str, &str); 2] = [(".weight", ".gamma"), (".bias", ".beta")]
 /// Takes a model's tensors out of a [`Checkpoint`] and collects what is wrong with them.
 ///
 /// A model asks for all its tensors with [`Loader::take`], which never fails: a tensor that is missing,
-/// misshapen or unreadable is noted and zeros are given instead. [`Loader::finish`] then either vouches
-/// for everything that was taken or gives one error that lists every problem, so the model built from the
-/// zeros is dropped and never used.
+/// misshapen or unreadable is noted and a single zero of as many dimensions is given instead: the shape asked for is the word of a
+/// configuration, and nothing is allocated on it. [`Loader::finish`] then either vouches for everything that was taken or gives one error
+/// that lists every problem, so the model built from the zeros is dropped and never used.
 #[derive(Debug)]
 pub struct Loader {
     checkpoint: Checkpoint,
@@ -83,7 +83,7 @@ impl Loader {
         stored_name(&self.checkpoint, name).is_some()
     }
 
-    /// Takes a tensor of the model, under its prefix; zeros of `shape`, and a note, if that cannot be done.
+    /// Takes a tensor of the model, under its prefix; a single zero, and a note, if that cannot be done.
     /// A layer norm's old names `gamma` and `beta` stand in for `weight` and `bias`.
     pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         self.take_at_root(&format!("{}{name}", self.prefix), shape)
@@ -92,8 +92,8 @@ impl Loader {
     /// As [`Loader::take`], without the prefix.
     pub fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         self.try_take(name, &shape).unwrap_or_else(|| HostTensor {
-            shape: shape.to_vec(),
-            values: vec![0.0; shape.iter().product()],
+            shape: vec![1; D],
+            values: vec![0.0],
         })
     }
 
@@ -217,9 +217,10 @@ mod tests {
             ("stranger.one", &[1], &[4.0]),
             ("stranger.two", &[1], &[4.0]),
         ]);
-        assert_eq!(loader.take("a", [1, 2]).values, [0.0, 0.0]);
+        // As large as the configuration says, these would not fit into any memory.
+        assert_eq!(loader.take("a", [1 << 20, 1 << 40]).shape, [1, 1]);
         assert_eq!(loader.take("good", [1]).values, [3.0]);
-        assert_eq!(loader.take("gone", [3]).values, [0.0; 3]);
+        assert_eq!(loader.take("gone", [usize::MAX]).values, [0.0]);
         let Err(Error::Weights {
             missing,
             unexpected,
@@ -238,7 +239,7 @@ mod tests {
                 misshapen[0].expected.as_slice(),
                 misshapen[0].found.as_slice()
             ),
-            (&[1, 2][..], &[2, 1][..])
+            (&[1 << 20, 1 << 40][..], &[2, 1][..])
         );
         assert!(unreadable.is_empty());
     }

@@ -12,7 +12,7 @@ use super::{
     Adapter, FrozenWeights, Lora, LoraConfig, LoraXs, LoraXsConfig, SiteSpans, TiedLora,
     TiedLoraConfig, VbLora, VbLoraConfig, Vera, VeraConfig,
 };
-use crate::{Result, Selection, SitePlan, backend::VbLoraBackend, count::Count, rng::Key};
+use crate::{Result, Selection, SitePlan, backend::VbLoraBackend, count::Count, limits, rng::Key};
 
 /// The settings of one of the methods.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +41,16 @@ impl AdapterConfig {
             Self::Vera(_) => "vera",
             Self::TiedLora(_) => "tied-lora",
             Self::LoraXs(_) => "lora-xs",
+        }
+    }
+
+    fn rank(&self) -> usize {
+        match self {
+            Self::VbLora(config) => config.rank,
+            Self::Lora(config) => config.rank,
+            Self::Vera(config) => config.rank,
+            Self::TiedLora(config) => config.rank,
+            Self::LoraXs(config) => config.rank,
         }
     }
 
@@ -85,7 +95,7 @@ impl AdapterConfig {
     /// [`init`](Self::init) on a base: its weights are read by the methods that start from them.
     ///
     /// # Errors
-    /// The settings do not work on these sites, or on these weights.
+    /// The settings do not work on these sites, or on these weights; there is no room for so many values.
     pub fn init_on<B: VbLoraBackend>(
         &self,
         base: &dyn FrozenWeights,
@@ -93,6 +103,9 @@ impl AdapterConfig {
         seed: u64,
         device: &B::Device,
     ) -> Result<AnyAdapter<B>> {
+        let trained = self.count(plan)?.trained as u64;
+        let values = trained.saturating_add(limits::factor_values(self.rank(), plan));
+        limits::check_room(format!("values and factors of {self}"), values)?;
         Ok(match self {
             Self::VbLora(config) => AnyAdapter::VbLora(config.check(plan)?.init(seed, device)),
             Self::Lora(config) => AnyAdapter::Lora(config.check(plan)?.init(seed, device)),

@@ -14,6 +14,7 @@ use crate::{
     Error, Result, Site, SitePlan,
     backend::VbLoraBackend,
     count::{self, Count},
+    limits::check_rank,
     rng::Key,
 };
 
@@ -54,9 +55,7 @@ impl LoraConfig {
     /// # Errors
     /// A setting that cannot work.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidLora> {
-        if self.rank == 0 {
-            return Err(Error::setting("rank", "at least 1", self.rank));
-        }
+        check_rank(self.rank, plan)?;
         if !self.alpha.is_finite() {
             return Err(Error::setting("alpha", "finite", self.alpha));
         }

@@ -17,6 +17,7 @@ use crate::{
     admixture::check_values,
     backend::{VbLoraBackend, matmul},
     count::{self, Count},
+    limits::check_rank,
     rng::Key,
 };
 
@@ -58,9 +59,7 @@ impl LoraXsConfig {
     /// # Errors
     /// A setting that cannot work, or a rank above a dimension of a site.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidLoraXs> {
-        if self.rank == 0 {
-            return Err(Error::setting("rank", "at least 1", self.rank));
-        }
+        check_rank(self.rank, plan)?;
         if !(self.std.is_finite() && self.std >= 0.0) {
             return Err(Error::setting("std", "finite and not negative", self.std));
         }

@@ -1,6 +1,8 @@
 //! Tied-LoRA (Renduchintala et al. 2024): one pair of trained factors for each role, tied over the layers, and two trained vectors for
 //! each site.
 
+use std::collections::HashSet;
+
 use burn::{
     module::{Module, Param},
     tensor::{Tensor, backend::Backend},
@@ -12,10 +14,11 @@ use super::{
     values::{check_number, check_per_site, parameter},
 };
 use crate::{
-    Error, Result, Site, SitePlan,
+    Result, Site, SitePlan,
     admixture::check_values,
     backend::VbLoraBackend,
     count::{self, Count},
+    limits::check_rank,
     rng::Key,
 };
 
@@ -38,17 +41,14 @@ impl TiedLoraConfig {
     /// Checks the settings.
     ///
     /// # Errors
-    /// A rank of zero.
+    /// A rank of zero, or one that no adapter of these sites can have.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidTiedLora> {
-        if self.rank == 0 {
-            return Err(Error::setting("rank", "at least 1", self.rank));
-        }
-        let mut ties: Vec<Site> = Vec::new();
-        for site in plan.sites() {
-            if !ties.iter().any(|tie| is_tied(tie, site)) {
-                ties.push(Site::new(site.role(), site.d_in, site.d_out));
-            }
-        }
+        check_rank(self.rank, plan)?;
+        let mut seen = HashSet::new();
+        let sites = plan.sites().iter();
+        let ties = sites.filter(|site| seen.insert((site.role(), site.d_in, site.d_out)));
+        let ties = ties.map(|site| Site::new(site.role(), site.d_in, site.d_out));
+        let ties = ties.collect();
         Ok(ValidTiedLora {
             config: self.clone(),
             plan: plan.clone(),

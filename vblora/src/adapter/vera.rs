@@ -15,6 +15,7 @@ use crate::{
     admixture::check_values,
     backend::VbLoraBackend,
     count::{self, Count},
+    limits::check_rank,
     rng::Key,
 };
 
@@ -46,9 +47,7 @@ impl VeraConfig {
     /// # Errors
     /// A setting that cannot work.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidVera> {
-        if self.rank == 0 {
-            return Err(Error::setting("rank", "at least 1", self.rank));
-        }
+        check_rank(self.rank, plan)?;
         if !self.d_init.is_finite() || self.d_init == 0.0 {
             let expected = "finite and not 0 (with lambda_b at 0 nothing gets a gradient)";
             return Err(Error::setting("d_init", expected, self.d_init));

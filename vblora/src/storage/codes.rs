@@ -126,12 +126,16 @@ impl Codes {
                 index,
             ));
         }
-        for row in self.indices.chunks_exact(self.topk) {
-            if (1..row.len()).any(|i| row[..i].contains(&row[i])) {
+        let mut sorted = Vec::with_capacity(self.topk);
+        for (at, row) in self.indices.chunks_exact(self.topk).enumerate() {
+            sorted.clear();
+            sorted.extend_from_slice(row);
+            sorted.sort_unstable();
+            if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
                 return Err(Error::setting(
                     "indices",
                     "different within a sub-vector",
-                    format!("{row:?}"),
+                    format!("{} twice in sub-vector {at}", pair[0]),
                 ));
             }
         }
@@ -145,27 +149,28 @@ impl Codes {
                 .enumerate()
                 .all(|(i, &index)| index as usize == i)
         };
-        match self.indices.chunks_exact(h).find(|row| !in_order(row)) {
+        match self.indices.chunks_exact(h).position(|row| !in_order(row)) {
             None => Ok(()),
-            Some(row) => {
+            Some(at) => {
                 let expected = format!("0..{h} where every vector is selected");
-                Err(Error::setting("indices", expected, format!("{row:?}")))
+                let found = format!("others in sub-vector {at}");
+                Err(Error::setting("indices", expected, found))
             }
         }
     }
 
     fn check_weights(&self) -> Result<()> {
         let rows = self.weights.chunks_exact((self.topk - 1).max(1));
-        for row in rows {
-            if row.iter().any(|w| !(0.0..=1.0).contains(w))
-                || row.iter().sum::<f32>() > 1.0 + SUM_SLACK
-            {
-                return Err(Error::setting(
-                    "weights",
-                    "from 0 to 1 with a sum of at most 1",
-                    format!("{row:?}"),
-                ));
-            }
+        for (at, row) in rows.enumerate() {
+            let outside = row.iter().find(|w| !(0.0..=1.0).contains(*w));
+            let sum: f32 = row.iter().sum();
+            let found = match outside {
+                Some(weight) => format!("{weight} in sub-vector {at}"),
+                None if sum > 1.0 + SUM_SLACK => format!("a sum of {sum} in sub-vector {at}"),
+                None => continue,
+            };
+            let expected = "from 0 to 1 with a sum of at most 1";
+            return Err(Error::setting("weights", expected, found));
         }
         Ok(())
     }

@@ -24,10 +24,12 @@ use sha2::{Digest, Sha256};
 use super::{
     Codes, StoredVbLora,
     hash::hex,
+    header::check_name,
     identity::sites_sha256,
     packing::{
         from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
     },
+    strict_json,
     tensors::{StoredTensor, TensorFile, write_tensors},
 };
 use crate::{
@@ -35,6 +37,7 @@ use crate::{
     admixture::check_values,
     backend::VbLoraBackend,
     count::{Precision, index_bits, packed_bytes},
+    limits::factor_values,
 };
 
 /// The metadata key of [`Description`].
@@ -42,6 +45,10 @@ pub(super) const KEY: &str = "vblora";
 
 /// More sub-vectors than this are refused before anything is allocated for them; Llama-2-13B with r = 4 and b = 256 has 61,000.
 pub const MAX_SUB_VECTORS: usize = 1 << 26;
+
+/// A compact file whose factors would have more values is refused: its codes stand for 2,000 times their size. Llama-2-13B with r = 256 has
+/// 1.0e9.
+pub const MAX_STORED_FACTORS: u64 = 1 << 30;
 
 /// A site with a larger dimension is refused.
 pub const MAX_DIMENSION: usize = 1 << 24;
@@ -295,6 +302,12 @@ impl StoredVbLora {
             settings.config().topk,
             settings.sub_vectors(),
         );
+        let factors = factor_values(settings.config().rank, settings.plan());
+        if factors > MAX_STORED_FACTORS {
+            return Err(file.error(format!(
+                "codes for factors of {factors} values, over the limit of {MAX_STORED_FACTORS}"
+            )));
+        }
         if rows > MAX_SUB_VECTORS {
             return Err(file.error(format!(
                 "{rows} sub-vectors, over the limit of {MAX_SUB_VECTORS}"
@@ -438,7 +451,7 @@ fn read_indices(file: &TensorFile, h: usize, rows: usize, k: usize) -> Result<Ve
             bytes.len()
         )));
     }
-    Ok(unpack(bytes, index_bits(h), count))
+    Ok(unpack(&bytes, index_bits(h), count))
 }
 
 fn read_gate(file: &TensorFile, stored: StoredVbLora) -> Result<StoredVbLora> {
@@ -495,6 +508,7 @@ fn write(
 fn check_sites(plan: &SitePlan) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for site in plan.sites() {
+        check_name(&site.name)?;
         let dims = [site.d_in, site.d_out];
         if dims.iter().any(|dim| !(1..=MAX_DIMENSION).contains(dim)) {
             return Err(format!(
@@ -518,8 +532,8 @@ fn describe(file: &TensorFile) -> Result<Description> {
             "no metadata entry {KEY:?}: not a compact VB-LoRA file"
         ))
     })?;
-    let description: Description =
-        serde_json::from_str(text).map_err(|e| file.error(format!("metadata {KEY:?}: {e}")))?;
+    let description: Description = strict_json::from_slice(text.as_bytes())
+        .map_err(|e| file.error(format!("metadata {KEY:?}: {e}")))?;
     if description.format != FORMAT {
         return Err(file.error(format!(
             "format {}, this program reads format {FORMAT}",

@@ -1,19 +1,27 @@
 //! The header of a safetensors file, checked against the file before a tensor is touched.
 //!
-//! The `safetensors` crate checks the same rules, but names neither the tensor nor the offsets at fault,
-//! and can overflow when it adds up the sizes that a lying header claims.
+//! The `safetensors` crate checks the same rules, but names neither the tensor nor the offsets at fault, takes the last of two tensors of
+//! one name, and can overflow when it adds up the sizes that a lying header claims.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::Read;
 use std::ops::Range;
 
 use safetensors::Dtype;
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+
+use super::strict_json::OnceEach;
 
 /// Bytes of the length in front of the header.
 const LENGTH_BYTES: usize = 8;
 /// The limit of the reference implementation; a real header has about 100 bytes per tensor.
-const MAX_HEADER_BYTES: u64 = 100_000_000;
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+/// A tensor with a longer name is refused; real names have some 100 bytes.
+pub const MAX_NAME_BYTES: usize = 1 << 10;
 /// The one key that is no tensor.
 const METADATA: &str = "__metadata__";
 
@@ -44,6 +52,57 @@ struct Described {
     data_offsets: (usize, usize),
 }
 
+/// The header's text, read key by key: a value that is none of a tensor's is refused before it is held, and so is a key given twice, of
+/// which other readers take the first or the last.
+#[derive(Default)]
+struct Table {
+    tensors: BTreeMap<String, Described>,
+    metadata: BTreeMap<String, String>,
+}
+
+impl<'de> Deserialize<'de> for Table {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(TableVisitor)
+    }
+}
+
+struct TableVisitor;
+
+impl<'de> Visitor<'de> for TableVisitor {
+    type Value = Table;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Table, A::Error> {
+        let mut table = Table::default();
+        let mut has_metadata = false;
+        while let Some(name) = entries.next_key::<String>()? {
+            check_name(&name).map_err(A::Error::custom)?;
+            let is_metadata = name == METADATA;
+            if table.tensors.contains_key(&name) || (is_metadata && has_metadata) {
+                return Err(A::Error::custom(format_args!(
+                    "key {name:?} is given twice"
+                )));
+            }
+            if is_metadata {
+                has_metadata = true;
+                let OnceEach(metadata) = entries
+                    .next_value()
+                    .map_err(|error| A::Error::custom(format_args!("{METADATA}: {error}")))?;
+                table.metadata = metadata;
+                continue;
+            }
+            let tensor = entries
+                .next_value()
+                .map_err(|error| A::Error::custom(format_args!("tensor {name:?}: {error}")))?;
+            table.tensors.insert(name, tensor);
+        }
+        Ok(table)
+    }
+}
+
 impl Header {
     /// Reads the header of a whole file and checks it against the file: every tensor lies inside, has the bytes that its shape needs, and
     /// together they cover the data once.
@@ -59,7 +118,8 @@ impl Header {
     ///
     /// # Errors
     /// As [`parse`](Self::parse), or what the system said.
-    pub fn read(file: &mut impl Read, size: usize) -> Result<(Self, Vec<u8>), String> {
+    pub fn read(file: &mut impl Read, size: u64) -> Result<(Self, Vec<u8>), String> {
+        let size = usize::try_from(size).map_err(|_| format!("{size} bytes are too many"))?;
         let mut read = |bytes: usize| {
             let mut front = vec![0; bytes];
             let done = file.read_exact(&mut front);
@@ -74,27 +134,18 @@ impl Header {
 
     fn from_text(text: &[u8], file_end: usize) -> Result<Self, String> {
         let data_start = LENGTH_BYTES + text.len();
-        let mut fields: BTreeMap<String, serde_json::Value> =
+        let Table { tensors, metadata } =
             serde_json::from_slice(text).map_err(|error| format!("header: {error}"))?;
-        let metadata = match fields.remove(METADATA) {
-            None => BTreeMap::new(),
-            Some(value) => serde_json::from_value(value)
-                .map_err(|error| format!("header, {METADATA}: {error}"))?,
-        };
-        if fields.is_empty() {
+        if tensors.is_empty() {
             return Err("it holds no tensors".to_owned());
         }
-        let placed = |(name, value): (String, serde_json::Value)| {
-            let entry = Described::deserialize(value)
-                .map_err(|error| error.to_string())
-                .and_then(|tensor| place(tensor, data_start, file_end))
+        let placed = |(name, tensor): (String, Described)| {
+            let entry = place(tensor, data_start, file_end)
                 .map_err(|problem| format!("tensor {name:?}: {problem}"))?;
             Ok((name, entry))
         };
-        let tensors = fields
-            .into_iter()
-            .map(placed)
-            .collect::<Result<BTreeMap<_, _>, String>>()?;
+        let tensors = tensors.into_iter().map(placed);
+        let tensors = tensors.collect::<Result<BTreeMap<_, _>, String>>()?;
         check_cover(&tensors, data_start, file_end)?;
         Ok(Self { tensors, metadata })
     }
@@ -120,6 +171,18 @@ fn text_length(first: Option<[u8; LENGTH_BYTES]>, size: usize) -> Result<usize, 
             "header length {length}, but only {rest} bytes follow (truncated?)"
         )),
     }
+}
+
+/// Refuses a name too long to be shown.
+pub(super) fn check_name(name: &str) -> Result<(), String> {
+    if name.len() <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    let start: String = name.chars().take(40).collect();
+    let bytes = name.len();
+    Err(format!(
+        "the name {start:?}... has {bytes} bytes, over the limit of {MAX_NAME_BYTES}"
+    ))
 }
 
 /// Checks one tensor's offsets against its shape and the end of the file.
@@ -236,10 +299,66 @@ mod tests {
             r#"{"w":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}"#,
             r#"{"w":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}}"#,
             r#"{"w":{"dtype":"F32","shape":[1]}}"#,
+            r#"{"w":{"dtype":"F64","dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
+            r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4,4]}}"#,
         ] {
             assert!(problem(wrong, 4).contains("tensor \"w\""), "{wrong}");
         }
         assert!(Header::parse(&[&4u64.to_le_bytes()[..], &[0xff; 4]].concat()).is_err());
+    }
+
+    #[test]
+    fn a_key_twice_is_named() {
+        let tensor = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        for (header, key) in [
+            (format!(r#"{{"w":{tensor},"w":{tensor}}}"#), "\"w\""),
+            (format!(r#"{{"w":{tensor},"\u0077":{tensor}}}"#), "\"w\""),
+            (
+                format!(r#"{{"__metadata__":{{}},"w":{tensor},"__metadata__":{{}}}}"#),
+                "\"__metadata__\"",
+            ),
+            (
+                format!(r#"{{"__metadata__":{{"a":"1","a":"2"}},"w":{tensor}}}"#),
+                "\"a\"",
+            ),
+        ] {
+            let error = problem(&header, 4);
+            let expected = format!("key {key} is given twice");
+            assert!(error.contains(&expected), "{header}: {error}");
+        }
+    }
+
+    #[test]
+    fn long_names_and_deep_texts_are_refused() {
+        let tensor = r#"{"dtype":"F32","shape":[1],"data_offsets":[0,4]}"#;
+        let name = "w".repeat(65_536);
+        let error = problem(&format!(r#"{{"{name}":{tensor}}}"#), 4);
+        assert!(
+            error.contains("has 65536 bytes, over the limit of 1024"),
+            "{error}"
+        );
+        assert!(error.len() < 200, "{error}");
+        let good = "w".repeat(MAX_NAME_BYTES);
+        Header::parse(&file(&format!(r#"{{"{good}":{tensor}}}"#), 4)).unwrap();
+        let deep = "[".repeat(1 << 20);
+        for header in [
+            format!(r#"{{"w":{deep}"#),
+            format!(r#"{{"__metadata__":{deep}"#),
+            format!(r#"{{"__metadata__":{{"a":{deep}"#),
+            format!(r#"{{"w":{{"x":{deep}"#),
+            deep,
+        ] {
+            assert!(problem(&header, 4).starts_with("header: "));
+        }
+    }
+
+    #[test]
+    fn tensors_without_values_have_a_place_of_their_own() {
+        let header = r#"{"a":{"dtype":"F32","shape":[0,9223372036854775807],"data_offsets":[4,4]},"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"c":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#;
+        let found = Header::parse(&file(header, 4)).unwrap();
+        assert_eq!(found.tensors["a"].bytes.len(), 0);
+        let huge = header.replace("[0,9", "[1,9");
+        assert!(problem(&huge, 4).contains("no possible size"));
     }
 
     #[test]

@@ -1,10 +1,8 @@
-//! Small safetensors files as a whole: read with every value checked, written all or nothing.
+//! Safetensors files of adapters: read with every value checked, written all or nothing.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
-    fs::File,
-    io::Read,
     path::{Path, PathBuf},
 };
 
@@ -15,12 +13,13 @@ use safetensors::{
 
 use super::{
     convert::{to_f32, to_u32},
+    files::{RegularFile, too_large},
     header::{Entry, Header},
     write_atomically,
 };
 use crate::{Error, Result};
 
-/// Larger files are refused before they are read. PEFT's largest with all logits (Llama-2-13B, h = 2,048, all linear maps) has 0.5 GB.
+/// A larger file of an adapter is refused before it is read. PEFT's largest with all logits (Llama-2-13B, h = 2,048, all linear maps) has 0.5 GB.
 pub const MAX_FILE_BYTES: u64 = 4 << 30;
 
 /// A tensor in host memory.
@@ -32,54 +31,57 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
-/// A whole file, refused before it is read if it is larger than `limit`.
-pub(super) fn read_up_to(path: &Path, limit: u64) -> Result<Vec<u8>> {
-    let io = |cause| Error::Io {
-        path: path.to_owned(),
-        cause,
-    };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > limit {
-        return Err(Error::Format {
-            path: path.to_owned(),
-            reason: format!("{size} bytes, over the limit of {limit}"),
-        });
-    }
-    // A file may grow after it was measured.
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io)?;
-    file.take(limit).read_to_end(&mut bytes).map_err(io)?;
-    Ok(bytes)
-}
-
-/// A safetensors file in memory.
+/// A safetensors file, its header read and checked, its tensors not yet.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    bytes: Vec<u8>,
+    contents: Contents,
     header: Header,
 }
 
+#[derive(Debug)]
+enum Contents {
+    File(RegularFile),
+    Memory(Vec<u8>),
+}
+
 impl TensorFile {
-    /// Reads a file and checks its header.
+    /// Opens a file and checks its header. Tensors are read when they are asked for: nothing is allocated on the header's word before its
+    /// shapes have been compared with what they should be.
     ///
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not a safetensors file.
     pub fn read(path: &Path) -> Result<Self> {
-        Self::from_bytes(path, read_up_to(path, MAX_FILE_BYTES)?)
+        let io = |cause| Error::Io {
+            path: path.to_owned(),
+            cause,
+        };
+        let file = RegularFile::open(path).map_err(io)?;
+        let size = file.size();
+        if size > MAX_FILE_BYTES {
+            return Err(io(too_large(size, MAX_FILE_BYTES)));
+        }
+        let header = Header::read(&mut file.stream(), size);
+        let header = header.map(|(header, _)| header);
+        Self::checked(path, Contents::File(file), header)
     }
 
     /// The same of a file that was read before; `path` is where it lies, for messages.
     pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
-        let header = Header::parse(&bytes).map_err(|reason| Error::Format {
-            path: path.to_owned(),
-            reason,
-        })?;
-        Ok(Self {
-            path: path.to_owned(),
-            bytes,
-            header,
-        })
+        let header = Header::parse(&bytes);
+        Self::checked(path, Contents::Memory(bytes), header)
+    }
+
+    fn checked(path: &Path, contents: Contents, header: Result<Header, String>) -> Result<Self> {
+        let path = path.to_owned();
+        match header {
+            Ok(header) => Ok(Self {
+                path,
+                contents,
+                header,
+            }),
+            Err(reason) => Err(Error::Format { path, reason }),
+        }
     }
 
     /// Where the file lies.
@@ -130,12 +132,10 @@ impl TensorFile {
     ///
     /// # Errors
     /// There is none of this name, or it is of another type.
-    pub(super) fn bytes(&self, name: &str) -> Result<&[u8]> {
+    pub(super) fn bytes(&self, name: &str) -> Result<Cow<'_, [u8]>> {
         match self.header.tensors.get(name) {
             None => Err(self.error(format!("no tensor {name:?}"))),
-            Some(entry) if matches!(entry.dtype, Dtype::U8 | Dtype::I8) => {
-                Ok(&self.bytes[entry.bytes.clone()])
-            }
+            Some(entry) if matches!(entry.dtype, Dtype::U8 | Dtype::I8) => self.part(entry),
             Some(entry) => Err(self.error(format!(
                 "tensor {name:?}: expected single bytes, found {}",
                 entry.dtype
@@ -148,11 +148,25 @@ impl TensorFile {
         name: &str,
         read: impl Fn(Dtype, &[u8]) -> Result<Vec<T>, String>,
     ) -> Result<Vec<T>> {
-        let Some(Entry { dtype, bytes, .. }) = self.header.tensors.get(name) else {
+        let Some(entry) = self.header.tensors.get(name) else {
             return Err(self.error(format!("no tensor {name:?}")));
         };
-        read(*dtype, &self.bytes[bytes.clone()])
+        read(entry.dtype, &self.part(entry)?)
             .map_err(|problem| self.error(format!("tensor {name:?}: {problem}")))
+    }
+
+    /// A tensor's bytes.
+    fn part(&self, entry: &Entry) -> Result<Cow<'_, [u8]>> {
+        match &self.contents {
+            Contents::Memory(bytes) => Ok(Cow::Borrowed(&bytes[entry.bytes.clone()])),
+            Contents::File(file) => match file.read(entry.bytes.clone()) {
+                Ok(bytes) => Ok(Cow::Owned(bytes)),
+                Err(cause) => Err(Error::Io {
+                    path: self.path.clone(),
+                    cause,
+                }),
+            },
+        }
     }
 
     /// Something wrong with this file.

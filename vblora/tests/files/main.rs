@@ -7,6 +7,7 @@ mod support;
 
 mod checkpoint;
 mod compact;
+mod corpus;
 mod hostile;
 mod merge;
 mod peft;

@@ -1,6 +1,7 @@
 //! What the test suites of the workspace share: recorded values, a plain f64 reference, and one instantiation per compiled backend.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stdout)]
 
+pub mod corrupt;
 pub mod fixtures;
 pub mod models;
 pub mod process;

@@ -13,7 +13,9 @@ use std::{
 pub use form::Form;
 pub use template::TextTemplate;
 
-use crate::{Error, Result};
+use vblora::storage::read_input;
+
+use crate::{Error, Result, limits::MAX_DATA_BYTES};
 
 /// A prompt and how it goes on. Spaces between the two belong to one of them: the texts are put together as they are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,7 +109,7 @@ impl Texts {
 /// No such file; text that is not UTF-8; no rows; with the line (of a JSON array: the item) a row that does not parse, has a field twice, lacks
 /// one, or has something else than text in it; no row with a response.
 pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
-    let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+    let bytes = read_input(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
     let file = path.display().to_string();
     let text = super::rows::utf8(&bytes, &file)?;
     let ending = path.extension().and_then(|ending| ending.to_str());

@@ -3,9 +3,10 @@
 use std::{fmt, path::Path, sync::Arc};
 
 use minijinja::{Environment, UndefinedBehavior, Value};
+use vblora::storage::read_text;
 
 use super::rows::Row;
-use crate::{Error, Result};
+use crate::{Error, Result, limits::MAX_TEXT_BYTES};
 
 /// The blocks that a template must have.
 const BLOCKS: [&str; 2] = ["prompt", "response"];
@@ -34,7 +35,7 @@ impl TextTemplate {
     /// # Errors
     /// No such file; a template that does not parse, with the line.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|e| Error::read(path, e))?;
+        let text = read_text(path, MAX_TEXT_BYTES).map_err(|e| Error::read(path, e))?;
         Self::parse(&text, &path.display().to_string())
     }
 

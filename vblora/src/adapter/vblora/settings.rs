@@ -7,6 +7,7 @@ use crate::{
     adapter::{SiteSpans, Span},
     admixture::check_values,
     count::{self, Count},
+    limits::{MAX_BANK, MAX_DIMENSION, check_product, check_rank, check_size},
     storage::Bank,
 };
 
@@ -66,17 +67,12 @@ impl VbLoraConfig {
     /// Checks the settings against the sites they are meant for.
     ///
     /// # Errors
-    /// A setting that cannot work, or a dimension that `vector_length` does not divide.
+    /// A setting that cannot work, a dimension that `vector_length` does not divide, or more values than an adapter may have
+    /// ([`limits`](crate::limits)).
     pub fn check(&self, plan: &SitePlan) -> Result<ValidVbLora> {
-        for (setting, value) in [
-            ("bank", self.bank),
-            ("vector_length", self.vector_length),
-            ("rank", self.rank),
-        ] {
-            if value == 0 {
-                return Err(Error::setting(setting, "at least 1", value));
-            }
-        }
+        check_size("bank", self.bank, MAX_BANK)?;
+        check_size("vector_length", self.vector_length, MAX_DIMENSION)?;
+        check_rank(self.rank, plan)?;
         if !(1..=self.bank).contains(&self.topk) {
             return Err(Error::setting(
                 "topk",
@@ -100,6 +96,12 @@ impl VbLoraConfig {
             return Err(Error::setting("tau", "finite and above 0", self.tau));
         }
         plan.check_vector_length(self.vector_length)?;
+        let (length, rows) = (
+            self.vector_length,
+            plan.sub_vectors(self.rank, self.vector_length),
+        );
+        check_product("bank", self.bank, length as u64, "values in the bank")?;
+        check_product("bank", self.bank, rows as u64, "logits of these sites")?;
         Ok(ValidVbLora {
             config: self.clone(),
             plan: plan.clone(),

@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use vblora::{Result, Site, storage::MAX_DIMENSION};
+use vblora::{
+    Result, Site,
+    storage::{MAX_CONFIG_BYTES, MAX_DIMENSION, read_file, strict_json},
+};
 
 use crate::adapter::wrong;
-
-/// Larger files are no `config.json`.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Over any published model; stops numbers that are typing errors.
 const MAX_LAYERS: usize = 1 << 12;
@@ -111,12 +111,8 @@ impl Model {
             path: path.to_owned(),
             cause,
         };
-        let size = std::fs::metadata(path).map_err(io)?.len();
-        if size > MAX_CONFIG_BYTES {
-            return Err(wrong(path, format!("{size} bytes are no configuration")));
-        }
-        let text = std::fs::read(path).map_err(io)?;
-        let fields = serde_json::from_slice(&text).map_err(|e| wrong(path, e.to_string()))?;
+        let text = read_file(path, MAX_CONFIG_BYTES).map_err(io)?;
+        let fields = strict_json::from_slice(&text).map_err(|e| wrong(path, e))?;
         Self::describe(&fields, split).map_err(|reason| wrong(path, reason))
     }
 

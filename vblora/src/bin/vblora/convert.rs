@@ -6,7 +6,9 @@ use clap::{Args, ValueEnum};
 use vblora::{
     Error, Result, StoredVbLora,
     count::thousands,
-    storage::{HostAdapter, Loss, Precision, Precisions, peft::PeftAdapter},
+    storage::{
+        HostAdapter, Loss, MAX_RECIPE_BYTES, Precision, Precisions, peft::PeftAdapter, read_text,
+    },
 };
 
 use crate::adapter::{Place, wrong};
@@ -131,7 +133,7 @@ fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> Result<Lo
     let Some(path) = &arguments.recipe else {
         return stored.save_as(to, precisions);
     };
-    let recipe = std::fs::read_to_string(path).map_err(|cause| Error::Io {
+    let recipe = read_text(path, MAX_RECIPE_BYTES as u64).map_err(|cause| Error::Io {
         path: path.clone(),
         cause,
     })?;

@@ -166,7 +166,7 @@ fn read(
     let at = match file.shape(&touched) {
         None => None,
         Some(_) => {
-            let at = unpack_gaps(file.bytes(&touched)?, n)
+            let at = unpack_gaps(&file.bytes(&touched)?, n)
                 .map_err(|reason| file.error(format!("tensor {touched:?}: {reason}")))?;
             let initial = initial().filter(|initial| initial.len() == n);
             let initial = initial.ok_or_else(|| {
@@ -174,7 +174,7 @@ fn read(
                     "tensor {touched:?}: the {n} values that {name} started with are not known here"
                 ))
             })?;
-            if file.bytes(&part("drawn"))? != sha256_floats(&initial) {
+            if *file.bytes(&part("drawn"))? != sha256_floats(&initial) {
                 let reason = "the values that it was drawn with are others here";
                 return Err(file.error(format!("tensor {touched:?}: {reason}")));
             }

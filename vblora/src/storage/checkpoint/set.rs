@@ -12,8 +12,9 @@ use crate::{
     Error, Result,
     storage::{
         atomic::{make_folder, sync_folder},
+        files::read_file,
         hash::sha256_hex,
-        tensors::read_up_to,
+        strict_json,
     },
 };
 
@@ -157,7 +158,7 @@ impl FileSet {
 
 /// A manifest whose entries may be acted upon.
 fn parse(text: &[u8]) -> Result<Manifest, String> {
-    let manifest: Manifest = serde_json::from_slice(text).map_err(|error| error.to_string())?;
+    let manifest: Manifest = strict_json::from_slice(text)?;
     if manifest.format != FORMAT {
         return Err(format!(
             "format {}, but this version reads {FORMAT}",
@@ -226,7 +227,7 @@ fn read_plain(path: &Path, limit: u64) -> Result<Vec<u8>> {
     if !std::fs::symlink_metadata(path).map_err(io)?.is_file() {
         return Err(format_error(path, "not a plain file"));
     }
-    read_up_to(path, limit)
+    read_file(path, limit).map_err(io)
 }
 
 fn format_error(path: &Path, reason: impl Into<String>) -> Error {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
     path::{Component, Path, PathBuf},
 };
 
@@ -10,14 +9,15 @@ use serde::Deserialize;
 
 use crate::{
     Error, Result,
-    storage::{Entry, Header, tensors::read_up_to},
+    storage::{
+        Entry, Header,
+        files::{MAX_INDEX_BYTES, RegularFile, read_file},
+        strict_json,
+    },
 };
 
 const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-
-/// Larger indices are refused before they are read; a real one has about 100 bytes per tensor.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
 
 /// A Hugging Face directory's weights.
 pub(super) struct Base {
@@ -144,9 +144,8 @@ impl Shard {
             path: path.clone(),
             cause,
         };
-        let mut file = File::open(&path).map_err(io)?;
-        let size = file.metadata().map_err(io)?.len();
-        let read = Header::read(&mut file, size as usize);
+        let file = RegularFile::open(&path).map_err(io)?;
+        let read = Header::read(&mut file.stream(), file.size());
         let (header, front) = read.map_err(|reason| Error::Format {
             path: path.clone(),
             reason,
@@ -195,8 +194,11 @@ fn shard_names(path: &Path) -> Result<Vec<String>> {
         path: path.to_owned(),
         reason,
     };
-    let text = read_up_to(path, MAX_INDEX_BYTES)?;
-    let index: Index = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
+    let text = read_file(path, MAX_INDEX_BYTES).map_err(|cause| Error::Io {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let index: Index = strict_json::from_slice(&text).map_err(format)?;
     let mut names: Vec<_> = index.weight_map.into_values().collect();
     names.sort();
     names.dedup();

@@ -7,14 +7,15 @@ use serde_json::{Map, Value, json};
 use super::{CONFIG, PeftAdapter};
 use crate::{
     Error, LoraConfig, Result, Site, Targets, VbLoraConfig, VeraConfig,
-    storage::{HostAdapter, tensors::read_up_to},
+    storage::{
+        HostAdapter,
+        files::{MAX_CONFIG_BYTES, read_file},
+        strict_json,
+    },
 };
 
 /// The version of PEFT whose layout is written.
 const PEFT_VERSION: &str = "0.21.2";
-
-/// Larger configurations are refused before they are read.
-const MAX_CONFIG_BYTES: u64 = 16 << 20;
 
 /// Settings that change what an adapter computes and that this library does not have; they must be null, false, empty or `none`.
 const UNSUPPORTED: &[&str] = &[
@@ -66,8 +67,11 @@ impl PeftConfig {
             path: path.clone(),
             reason,
         };
-        let text = read_up_to(&path, MAX_CONFIG_BYTES)?;
-        let fields = serde_json::from_slice(&text).map_err(|e| format(e.to_string()))?;
+        let text = read_file(&path, MAX_CONFIG_BYTES).map_err(|cause| Error::Io {
+            path: path.clone(),
+            cause,
+        })?;
+        let fields = strict_json::from_slice(&text).map_err(format)?;
         Self::from_fields(fields).map_err(format)
     }
 
