@@ -2,11 +2,13 @@
 
 mod checkpoint;
 mod loader;
+mod model;
 mod save;
 
 pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
 pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
 pub use loader::{LoadReport, Loader};
+pub use model::save_model;
 pub use save::{SaveDtype, save_safetensors, save_tensors};
 pub use vblora::storage::HostTensor;
