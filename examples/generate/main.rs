@@ -19,6 +19,7 @@ use vblora::{
     Factors, StoredVbLora,
     backend::{BackendJob, VbLoraBackend},
     storage::{HostAdapter, peft::PeftDirectory},
+    terminal::visible,
 };
 use vblora_bench::program::{
     complain, exit_code, is_closed_pipe, is_interrupted, listen, start_logging,
@@ -177,7 +178,8 @@ impl Job<'_> {
             &self.config,
             |_, piece| {
                 if streams {
-                    written = write!(self.out, "{piece}").and_then(|()| self.out.flush());
+                    written =
+                        write!(self.out, "{}", visible(piece)).and_then(|()| self.out.flush());
                 }
                 match written.is_err() || is_interrupted() {
                     true => ControlFlow::Break(()),
@@ -199,7 +201,7 @@ impl Job<'_> {
 
 fn print(rows: &[GeneratedText], out: &mut dyn Write) -> Result<()> {
     for (number, row) in rows.iter().enumerate() {
-        writeln!(out, "--- {}\n{}", number + 1, row.text)?;
+        writeln!(out, "--- {}\n{}", number + 1, visible(&row.text))?;
     }
     Ok(())
 }

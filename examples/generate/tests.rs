@@ -216,3 +216,31 @@ fn what_cannot_be_done_is_said() {
         "{error}"
     );
 }
+
+#[test]
+fn what_would_command_a_terminal_is_shown() {
+    let folder = Folder::new();
+    let file = folder.0.path().join("tokenizer.json");
+    let mut tokenizer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+    let forged = std::mem::take(vocabulary).into_iter();
+    let forged = forged.map(|(word, id)| match word.as_str() {
+        "a" | "<unk>" | "</s>" => (word, id),
+        _ => (format!("\u{1b}]0;{word}\u{7}\u{202e}"), id),
+    });
+    *vocabulary = forged.collect();
+    folder.put("tokenizer.json", tokenizer);
+    for prompts in [
+        &["--prompt", "a"][..],
+        &["--prompt", "a", "--prompt", "a a"],
+    ] {
+        let text = folder.run(&[prompts, &["--max-tokens", "4"]].concat());
+        let shown = |c: char| c == '\n' || !c.is_control() && c != '\u{202e}';
+        assert!(text.chars().all(shown), "{text:?}");
+        assert!(
+            text.contains(r"\u{1b}]0;") && text.contains(r"\u{7}\u{202e}"),
+            "{text}"
+        );
+    }
+}

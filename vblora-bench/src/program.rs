@@ -13,6 +13,8 @@ use std::{
     },
 };
 
+use vblora::terminal::{visible, visible_but};
+
 #[cfg(not(unix))]
 use other as system;
 #[cfg(unix)]
@@ -27,7 +29,8 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Why standard output took no more; a reader that left is no reason to fail.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-/// Warnings and errors go to standard error, as `RUST_LOG` says where it is set.
+/// Warnings and errors go to standard error, as `RUST_LOG` says where it is set. What names and texts in them would command a terminal is
+/// shown and not sent.
 pub fn start_logging() {
     let level = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
@@ -36,7 +39,7 @@ pub fn start_logging() {
         .with_target(false)
         .without_time()
         .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
+        .with_writer(|| VisibleErrors)
         // It would report a closed standard error on standard error, and panic.
         .log_internal_errors(false)
         .init();
@@ -139,18 +142,34 @@ mod other {
     }
 }
 
-/// Says a line on standard output. Where nobody takes it, the work goes on without it; [`exit_code`] tells of that.
+/// Standard error for whole lines. Their colours are the logger's own, which escapes the escapes of others.
+struct VisibleErrors;
+
+impl Write for VisibleErrors {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(line);
+        let own = io::stderr().is_terminal().then_some('\u{1b}');
+        io::stderr().write_all(visible_but(&text, own).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// Says a line on standard output, with what would command a terminal shown ([`visible`]). Where nobody takes it, the work goes on without it; [`exit_code`] tells of that.
 pub fn say(text: impl Display) {
     if LOST.get().is_none()
-        && let Err(cause) = writeln!(io::stdout(), "{text}")
+        && let Err(cause) = writeln!(io::stdout(), "{}", visible(&text.to_string()))
     {
         let _ = LOST.set(cause);
     }
 }
 
-/// Says a line on standard error, if anyone takes it.
+/// Says a line on standard error, if anyone takes it, as [`say`] does.
 pub fn complain(text: impl Display) {
-    let _ = writeln!(io::stderr(), "{text}");
+    let _ = writeln!(io::stderr(), "{}", visible(&text.to_string()));
 }
 
 /// Whether an error is that of a reader who left, as `head` does.

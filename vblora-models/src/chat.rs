@@ -1,16 +1,16 @@
 //! Chat templates: messages to the text of a prompt, as the model's authors wrote it down.
 
-use minijinja::{Environment, Error as TemplateError, ErrorKind, Value, context};
-use minijinja_contrib::pycompat::unknown_method_callback;
+use jiff::civil::DateTime;
+use jiff::fmt::strtime;
+use minijinja::value::Value;
+use minijinja::{Error as TemplateError, ErrorKind};
 use serde::Serialize;
 
 use crate::config::{chat_template, special_tokens};
+use crate::template::{Problem, Style, Template};
 use crate::{Error, ModelFiles, Result};
 
 const TEMPLATE: &str = "chat_template.jinja";
-/// What the one template is called in its environment; a name that ended in `.html` or `.json` would have texts escaped.
-const NAME: &str = "chat";
-
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
@@ -30,13 +30,11 @@ impl Message {
     }
 }
 
-/// A model's chat template: Jinja, with what Hugging Face's templates use beyond it (Python's string methods, `raise_exception`).
-///
-/// `strftime_now` is not defined: a prompt that depends on the day does not repeat. Templates that ask for it with `is defined` take a
-/// fixed date instead, others are refused when they are applied.
+/// A model's chat template: Jinja as transformers runs it, with Python's methods, operators and way of printing, `raise_exception`,
+/// `strftime_now`, `tojson` and `{% generation %}`. It runs within the limits of [`template`](crate::template).
 #[derive(Debug)]
 pub struct ChatTemplate {
-    environment: Environment<'static>,
+    template: Template,
     /// Special tokens by the names that templates have for them.
     tokens: Vec<(String, String)>,
     /// The file it came from, for messages.
@@ -66,18 +64,26 @@ impl ChatTemplate {
     }
 
     fn new(text: String, tokens: Vec<(String, String)>, file: String) -> Result<Self> {
-        let mut environment = Environment::new();
-        // As transformers sets them.
-        environment.set_trim_blocks(true);
-        environment.set_lstrip_blocks(true);
-        environment.set_unknown_method_callback(unknown_method_callback);
-        environment.add_function("raise_exception", |message: String| -> Result<(), _> {
-            Err(TemplateError::new(ErrorKind::InvalidOperation, message))
+        Self::with_clock(&text, tokens, file, || jiff::Zoned::now().datetime())
+    }
+
+    fn with_clock(
+        text: &str,
+        tokens: Vec<(String, String)>,
+        file: String,
+        now: fn() -> DateTime,
+    ) -> Result<Self> {
+        let template = Template::with(text, Style::Chat, move |environment| {
+            environment.add_function("raise_exception", |message: String| -> Result<(), _> {
+                Err(TemplateError::new(ErrorKind::InvalidOperation, message))
+            });
+            environment.add_function("strftime_now", move |format: String| {
+                strftime(&format, now())
+            });
         });
-        let parsed = environment.add_template_owned(NAME, text);
-        parsed.map_err(|error| refused(&file, &error))?;
+        let template = template.map_err(|problem| refused(&file, problem))?;
         Ok(Self {
-            environment,
+            template,
             tokens,
             file,
         })
@@ -87,28 +93,51 @@ impl ChatTemplate {
     /// should have, so it is to be encoded without ([`TextTokenizer::encode_plain`](crate::TextTokenizer::encode_plain)).
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if the template refuses the messages (roles that do not alternate, for example) or fails.
+    /// [`Error::ChatTemplate`] if the template refuses the messages (roles that do not alternate, for example), fails, or exceeds a limit.
     pub fn apply(&self, messages: &[Message], answer: bool) -> Result<String> {
-        let tokens: Value = self.tokens.iter().cloned().collect();
-        let values = context! {
-            messages => messages,
-            add_generation_prompt => answer,
-            tools => (),
-            documents => (),
-            ..tokens
-        };
-        let template = self.environment.get_template(NAME);
-        let text = template.and_then(|template| template.render(values));
-        text.map_err(|error| refused(&self.file, &error))
+        let arguments = [("add_generation_prompt".to_owned(), Value::from(answer))];
+        self.render(Value::from_serialize(messages), arguments)
+    }
+
+    /// The text of messages of any form, with arguments for the template.
+    fn render(
+        &self,
+        messages: Value,
+        arguments: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<String> {
+        // As transformers passes them: nobody gave tools or documents, and that is not the same as undefined.
+        let none = ["tools", "documents"].map(|name| (name.to_owned(), Value::from(())));
+        let tokens = self.tokens.iter();
+        let tokens = tokens.map(|(name, token)| ((*name).to_owned(), Value::from(token.as_str())));
+        let values = none.into_iter().chain(tokens).chain(arguments);
+        let values: Value = values.chain([("messages".to_owned(), messages)]).collect();
+        let text = self.template.render(values);
+        text.map_err(|problem| refused(&self.file, problem))
     }
 }
 
-fn refused(file: &str, error: &TemplateError) -> Error {
-    let problem = match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
-    };
-    failed(file, error.line(), problem)
+/// Python's `strftime` of a time without a zone.
+fn strftime(format: &str, now: DateTime) -> Result<String, TemplateError> {
+    let mut ours = String::new();
+    let mut letters = format.chars();
+    while let Some(c) = letters.next() {
+        match (c, c == '%') {
+            (_, true) => match letters.next() {
+                // A time without a zone has none to name.
+                Some('z' | 'Z') => {}
+                Some('f') => ours.push_str("%6f"),
+                Some(other) => ours.extend(['%', other]),
+                None => ours.push_str("%%"),
+            },
+            (c, false) => ours.push(c),
+        }
+    }
+    strtime::format(&ours, now)
+        .map_err(|error| TemplateError::new(ErrorKind::InvalidOperation, error.to_string()))
+}
+
+fn refused(file: &str, problem: Problem) -> Error {
+    failed(file, problem.line, problem.text)
 }
 
 fn failed(file: &str, line: Option<usize>, problem: impl ToString) -> Error {
@@ -118,3 +147,6 @@ fn failed(file: &str, line: Option<usize>, problem: impl ToString) -> Error {
         problem: problem.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,7 +6,8 @@
 //! - [`EncoderConfig`]: `config.json` of RoBERTa and BERT; [`DecoderConfig`]: of GPT-2, Llama, Mistral and Gemma.
 //! - [`Roberta`] and [`decoder::CausalLm`]: the models; [`generate`]: text from the latter.
 //! - [`TextTokenizer`]: text to token ids, truncated and padded.
-//! - [`ChatTemplate`]: a conversation to the text of a prompt; [`stop_tokens`]: what ends the answer.
+//! - [`ChatTemplate`]: a conversation to the text of a prompt; [`stop_tokens`]: what ends the answer. [`template`]: both this and the templates
+//!   of data run within limits.
 //! - [`Checkpoint`] and [`Loader`]: safetensors weights, every tensor used or reported.
 //!
 //! Nothing here panics on bad files: every failure is an [`Error`] that names the file and the
@@ -15,6 +16,7 @@
 
 mod chat;
 mod config;
+mod contain;
 pub mod decoder;
 mod dtype;
 mod error;
@@ -27,6 +29,7 @@ mod notice;
 mod parts;
 pub mod roberta;
 mod source;
+pub mod template;
 mod tokenizer;
 mod upload;
 mod weights;

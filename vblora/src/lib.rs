@@ -82,6 +82,7 @@ mod set;
 mod site;
 mod stack;
 pub mod storage;
+pub mod terminal;
 
 pub use adapter::{
     Adapter, AdapterConfig, AnyAdapter, Composition, FrozenWeights, Lora, LoraConfig, LoraXs,

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 use indicatif::ProgressBar;
 use vblora::backend::DEFAULT_BACKEND;
+use vblora::terminal::visible;
 use vblora_bench::{
     program::{complain, listen, say},
     report::human_bytes,
@@ -161,7 +162,7 @@ fn commit() -> Option<String> {
 fn show(bar: &ProgressBar, line: &str) {
     match bar.is_hidden() {
         true => say(line),
-        false => bar.println(line),
+        false => bar.println(visible(line)),
     }
 }
 

@@ -1,9 +1,10 @@
 //! Prompt and response by a template of the user's own.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::path::Path;
 
-use minijinja::{Environment, UndefinedBehavior, Value};
+use minijinja::Value;
 use vblora::storage::read_text;
+use vblora_models::template::{Problem, Style, Template};
 
 use super::rows::Row;
 use crate::{Error, Result, limits::MAX_TEXT_BYTES};
@@ -20,13 +21,12 @@ const BLOCKS: [&str; 2] = ["prompt", "response"];
 ///
 /// What stands outside the blocks is not used. A field that a row does not have is an error, unless the template asks for it by
 /// `is defined` or gives it a default.
-#[derive(Clone)]
-pub struct TextTemplate(Arc<Environment<'static>>);
-
-impl fmt::Debug for TextTemplate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("TextTemplate").field(&self.file()).finish()
-    }
+///
+/// It runs within the limits of [`vblora_models::template`].
+#[derive(Debug, Clone)]
+pub struct TextTemplate {
+    template: Template,
+    file: String,
 }
 
 impl TextTemplate {
@@ -44,63 +44,35 @@ impl TextTemplate {
     /// # Errors
     /// As [`read`](Self::read).
     pub fn parse(text: &str, file: &str) -> Result<Self> {
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // The texts are for a model, whatever the file's name ends in.
-        environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .add_template_owned(file.to_owned(), text.to_owned())
-            .map_err(|e| Error::Template {
-                file: file.to_owned(),
-                line: e.line().unwrap_or(1),
-                message: message(&e),
-            })?;
-        Ok(Self(Arc::new(environment)))
-    }
-
-    fn file(&self) -> &str {
-        let (name, _) = self.0.templates().next().expect("one was added");
-        name
+        let template = Template::parse(text, Style::Strict).map_err(|problem| Error::Template {
+            file: file.to_owned(),
+            line: problem.line.unwrap_or(1),
+            message: problem.text,
+        })?;
+        let file = file.to_owned();
+        Ok(Self { template, file })
     }
 
     /// The prompt and the response of a row.
     pub(super) fn render(&self, row: &Row<'_>) -> Result<(String, String)> {
-        let file = self.file();
-        let failed = |e: minijinja::Error| {
-            let line = e
-                .line()
-                .map_or(String::new(), |line| format!(", line {line}"));
-            let expected = format!("fields that the template {file}{line} can use");
-            row.error(expected, message(&e) + &self.missing(row))
-        };
-        let template = self.0.get_template(file).map_err(failed)?;
         let values = Value::from_serialize(&row.values);
-        let mut whole = template.render_captured(values).map_err(failed)?;
-        let [prompt, response] =
-            BLOCKS.map(|block| whole.with_state_mut(|state| state.render_block(block)));
-        Ok((prompt.map_err(failed)?, response.map_err(failed)?))
+        let texts = self.template.render_blocks(values, BLOCKS);
+        let [prompt, response] = texts.map_err(|Problem { line, text }| {
+            let line = line.map_or(String::new(), |line| format!(", line {line}"));
+            let expected = format!("fields that the template {}{line} can use", self.file);
+            row.error(expected, text + &self.missing(row))
+        })?;
+        Ok((prompt, response))
     }
 
     /// The template's fields that the row does not have.
     fn missing(&self, row: &Row<'_>) -> String {
-        let Ok(template) = self.0.get_template(self.file()) else {
-            return String::new();
-        };
-        let mut names: Vec<_> = template.undeclared_variables(false).into_iter().collect();
+        let mut names = self.template.names();
         names.retain(|name| !row.values.contains_key(name));
-        names.sort_unstable();
         match names.as_slice() {
             [] => String::new(),
             names => format!("; the row has no {}", names.join(", ")),
         }
-    }
-}
-
-/// The template engine's words, without the place, which is said apart.
-fn message(error: &minijinja::Error) -> String {
-    match error.detail() {
-        Some(detail) => format!("{}: {detail}", error.kind()),
-        None => error.kind().to_string(),
     }
 }
 

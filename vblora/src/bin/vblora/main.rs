@@ -21,6 +21,7 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use vblora::terminal::visible;
 
 /// Looks into adapter files (PEFT directories and compact files), turns them into each other, merges them, and plans new ones.
 #[derive(Parser)]
@@ -61,13 +62,13 @@ fn main() -> ExitCode {
 
 fn failure(error: &dyn std::fmt::Display) -> ExitCode {
     // Nobody is left to tell where standard error is closed.
-    let _ = writeln!(io::stderr(), "error: {error}");
+    let _ = writeln!(io::stderr(), "error: {}", visible(&error.to_string()));
     ExitCode::FAILURE
 }
 
 /// All of it, or the reason why not: what stays in a buffer at the end is lost without a word.
 fn say(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
+    out.write_all(visible(text).as_bytes())?;
     out.flush()
 }
