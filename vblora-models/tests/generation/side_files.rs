@@ -8,7 +8,7 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use vblora_models::{
     ChatTemplate, ModelFiles, TextTokenizer,
-    generate::{Decoding, GenerationDefaults},
+    generate::{Decoding, GenerationDefaults, TextStream},
 };
 
 use crate::toy::{Toy, tokens};
@@ -233,5 +233,32 @@ fn wrong_fields_of_the_generation_config_are_named() {
             error.contains("generation_config.json") && error.contains(message),
             "{error}"
         );
+    }
+}
+
+/// Cleaning up takes blanks away behind text that was given; nothing of it may have been given before.
+#[test]
+fn text_that_is_cleaned_up_grows_to_the_text_of_all_tokens() {
+    let words = ["a", "b", ".", "'", "n't", "'s", "do", "not", ",", "</s>"];
+    let vocabulary: BTreeMap<&str, u32> = words.into_iter().zip(0..).collect();
+    let tokenizer =
+        serde_json::json!({"model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "a"}});
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+    let config = r#"{"clean_up_tokenization_spaces": true, "eos_token": "</s>"}"#;
+    std::fs::write(dir.path().join("tokenizer_config.json"), config).unwrap();
+    let files = ModelFiles::open(dir.path()).unwrap();
+    let tokenizer = TextTokenizer::from_files(&files).unwrap();
+    let mut state = 1u32;
+    for _ in 0..300 {
+        let mut ids = Vec::new();
+        for _ in 0..12 {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ids.push((state >> 16) % words.len() as u32);
+        }
+        let mut stream = TextStream::new(&tokenizer, &[]);
+        let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
+        text += &stream.finish().unwrap();
+        assert_eq!(text, tokenizer.decode(&ids).unwrap(), "{ids:?}");
     }
 }

@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import AutoTokenizer
 
 NAMES = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"]
-TEXTS = ["Red dog", " red dog", "réd DOG 日本", "red</s>dog", "red <pad>dog", "[MASK] red", "red<|endoftext|> dog", "<s>dog  red", ""]
+TEXTS = ["Red dog", " red dog", "réd DOG 日本", "red</s>dog", "red <pad>dog", "[MASK] red", "red<|endoftext|> dog", "<s>dog  red", "dog . do not ' red n't", ""]
 PAIR = ["red", "dog red"]
 
 
@@ -149,6 +149,16 @@ for kind, file in [("prepends", prepends), ("always", always), ("first", first)]
 case("llama without a first token in its config", "llama", prepends, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": True})
 case("llama says nothing", "llama", prepends)
 case("llama names a pad", "llama", prepends, {"pad_token": "<pad>", "eos_token": "</s>"})
+
+names = "<unk> </s> red dog Red . do not ' n't".split()
+t = Tokenizer(models.WordLevel({w: i for i, w in enumerate(names)}, unk_token="<unk>"))
+t.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+t.add_special_tokens(special(names[:2]))
+for clean in [None, False, True]:
+    said = {} if clean is None else {"clean_up_tokenization_spaces": clean}
+    case(f"words clean {clean}", "llama", whole(t), {"tokenizer_class": "PreTrainedTokenizerFast", **said})
+    case(f"bert clean {clean}", "bert", cased, {"tokenizer_class": "BertTokenizer", "do_lower_case": False, **said})
+    case(f"gpt2 clean {clean}", "gpt2", whole(byte_level(False, eot)[0]), {"tokenizer_class": "GPT2Tokenizer", **said})
 
 # generation_config.json (or, without one, config.json), and what is generated with it from scores that are a function of two tokens.
 import torch
