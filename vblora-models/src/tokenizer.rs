@@ -108,6 +108,9 @@ impl TextTokenizer {
         // As in transformers 5, which leaves the text of BPE as it is.
         let is_bpe = matches!(tokenizer.tokenizer.get_model(), ModelWrapper::BPE(_));
         tokenizer.cleans_up = settings.clean_up && !is_bpe;
+        if name == WHOLE {
+            tokenizer.say_unframed(&settings, &files.describe(CONFIG))?;
+        }
         tokenizer.ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
         Ok(tokenizer)
     }
@@ -185,6 +188,27 @@ impl TextTokenizer {
             vocab_size: Some(vocab_size),
             ..self
         })
+    }
+
+    /// Says where `tokenizer.json` begins or ends texts otherwise than `tokenizer_config.json` asks for. The former counts, as in
+    /// transformers 5.
+    fn say_unframed(&self, settings: &TokenizerSettings, config: &str) -> Result<()> {
+        let (front, behind) = self.frame()?;
+        for (field, asked, token, found) in [
+            ("add_bos_token", settings.add_bos_token, "bos_token", front),
+            ("add_eos_token", settings.add_eos_token, "eos_token", behind),
+        ] {
+            let token = settings.token(token);
+            let id = token.and_then(|token| self.token_id(&token.content));
+            let adds = id.is_some_and(|id| found.contains(&id));
+            if asked.is_some_and(|asked| asked != adds) {
+                notice::once(format!(
+                    "{config}: field {field:?}: not used: {} says which tokens texts begin and end with, as in transformers",
+                    self.file
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the model has a token; always where the model is not known.
