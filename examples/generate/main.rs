@@ -163,7 +163,8 @@ impl Job<'_> {
     ) -> Result<()> {
         let prompts: Vec<&[u32]> = self.prompts.iter().map(Vec::as_slice).collect();
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let capacity = longest.saturating_add(self.config.max_new_tokens);
+        let most = self.config.max_total_tokens.unwrap_or(usize::MAX);
+        let capacity = longest.saturating_add(self.config.max_new_tokens).min(most);
         let mut decoding = CachedLm::new(model, factors, capacity, device);
         let streams = prompts.len() == 1;
         let mut written = Ok(());

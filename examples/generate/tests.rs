@@ -178,6 +178,47 @@ fn a_chat_goes_on_from_the_templates_text() {
 }
 
 #[test]
+fn the_models_files_say_what_no_flag_does() {
+    let folder = Folder::new();
+    let of = |flags: &[&str]| folder.run(&[&["--prompt", "a b c"], flags].concat());
+    let config = |json| folder.put("generation_config.json", json);
+    let flags = ["--max-tokens", "5", "--repetition-penalty", "3"];
+    let penalised = of(&flags);
+    assert_ne!(penalised, of(&flags[..2]));
+    config(json!({"max_new_tokens": 5, "repetition_penalty": 3.0}));
+    assert_eq!(of(&[]), penalised);
+    // Five tokens with the three of the prompt.
+    config(json!({"max_length": 8, "repetition_penalty": 3.0}));
+    assert_eq!(of(&[]), penalised);
+    let error = folder.error(&["--prompt", "a b c d a b c d"]);
+    assert!(
+        error.contains("max_length of generation_config.json"),
+        "{error}"
+    );
+    // Flags come first.
+    assert_eq!(of(&["--max-tokens", "5", "--repetition-penalty", "1"]), {
+        config(json!({}));
+        of(&["--max-tokens", "5"])
+    });
+    config(json!({"do_sample": true, "temperature": 3.0, "top_k": 0, "max_new_tokens": 8}));
+    let drawn = of(&["--seed", "1"]);
+    assert_ne!(drawn, of(&["--seed", "2"]));
+    let greedy = of(&["--temperature", "0"]);
+    config(json!({"max_new_tokens": 8}));
+    assert_eq!(
+        (of(&[]), of(&["--temperature", "3", "--seed", "1"])),
+        (greedy.clone(), drawn)
+    );
+    // What never comes, and what is not the model's.
+    let first = greedy.split_whitespace().next().unwrap();
+    let id = WORDS.split(' ').position(|word| word == first).unwrap();
+    config(
+        json!({"max_new_tokens": 8, "suppress_tokens": [id, 900], "eos_token_id": [15, 900, -1]}),
+    );
+    assert!(!of(&[]).contains(first));
+}
+
+#[test]
 fn what_cannot_be_done_is_said() {
     let folder = Folder::new();
     let long = "a ".repeat(24);

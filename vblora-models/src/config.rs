@@ -13,7 +13,7 @@ pub use decoder::{DecoderConfig, DecoderFamily};
 pub use generation::GenerationDefaults;
 pub(crate) use side_files::{TokenizerClass, TokenizerSettings};
 pub use tokens::stop_tokens;
-pub(crate) use tokens::{chat_template, ends, special_tokens};
+pub(crate) use tokens::{End, chat_template, ends, special_tokens};
 
 use fields::Fields;
 use serde_json::json;

@@ -9,12 +9,11 @@ mod word_piece;
 pub use batch::{PaddedBatch, pad};
 pub use seam::Continued;
 
-use tokenizers::decoders::wordpiece::cleanup;
 use tokenizers::models::ModelWrapper;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer};
 
-use crate::config::{TokenizerClass, TokenizerSettings, ends};
+use crate::config::{End, TokenizerClass, TokenizerSettings, ends};
 use crate::{DecoderConfig, EncoderConfig, Error, Family, ModelFiles, Result, notice};
 use pipeline::Pipeline;
 
@@ -34,7 +33,7 @@ pub struct TextTokenizer {
     largest_id: u32,
     token_of_largest_id: String,
     /// Tokens that end texts, the one that a text for training ends with first.
-    ends: Vec<u32>,
+    ends: Vec<End>,
     /// Tokens that the model has, once it is known.
     vocab_size: Option<usize>,
     /// Token types that the model has, once it is known.
@@ -109,6 +108,9 @@ impl TextTokenizer {
         // As in transformers 5, which leaves the text of BPE as it is.
         let is_bpe = matches!(tokenizer.tokenizer.get_model(), ModelWrapper::BPE(_));
         tokenizer.cleans_up = settings.clean_up && !is_bpe;
+        if name == WHOLE {
+            tokenizer.say_unframed(&settings, &files.describe(CONFIG))?;
+        }
         tokenizer.ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
         Ok(tokenizer)
     }
@@ -175,16 +177,38 @@ impl TextTokenizer {
                 self.file, self.token_of_largest_id, self.largest_id
             ));
         }
-        for id in self.ends.iter().filter(|id| **id as usize >= vocab_size) {
-            notice::once(format!(
-                "{}: token {id} is to end texts, but the model's vocabulary has {vocab_size}: it is left out",
-                self.file
-            ));
+        for End { id, source } in &self.ends {
+            if *id as usize >= vocab_size {
+                notice::once(format!(
+                    "{source}: not used: {id} is outside the vocabulary of {vocab_size}"
+                ));
+            }
         }
         Ok(Self {
             vocab_size: Some(vocab_size),
             ..self
         })
+    }
+
+    /// Says where `tokenizer.json` begins or ends texts otherwise than `tokenizer_config.json` asks for. The former counts, as in
+    /// transformers 5.
+    fn say_unframed(&self, settings: &TokenizerSettings, config: &str) -> Result<()> {
+        let (front, behind) = self.frame()?;
+        for (field, asked, token, found) in [
+            ("add_bos_token", settings.add_bos_token, "bos_token", front),
+            ("add_eos_token", settings.add_eos_token, "eos_token", behind),
+        ] {
+            let token = settings.token(token);
+            let id = token.and_then(|token| self.token_id(&token.content));
+            let adds = id.is_some_and(|id| found.contains(&id));
+            if asked.is_some_and(|asked| asked != adds) {
+                notice::once(format!(
+                    "{config}: field {field:?}: not used: {} says which tokens texts begin and end with, as in transformers",
+                    self.file
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Whether the model has a token; always where the model is not known.
@@ -195,12 +219,18 @@ impl TextTokenizer {
     /// The token that a text for training ends with: the tokenizer's `eos_token`, or else the first end that `generation_config.json` or
     /// `config.json` names.
     pub fn end(&self) -> Option<u32> {
-        self.ends.iter().copied().find(|&id| self.has_embedding(id))
+        let mut ends = self.ends.iter().map(|end| end.id);
+        ends.find(|&id| self.has_embedding(id))
+    }
+
+    /// Whether blanks before punctuation go when tokens become text.
+    pub(crate) fn cleans_up(&self) -> bool {
+        self.cleans_up
     }
 
     /// Whether a token ends texts.
     pub fn is_end(&self, id: u32) -> bool {
-        self.ends.contains(&id)
+        self.ends.iter().any(|end| end.id == id)
     }
 
     /// Encodes texts, or pairs of texts, with special tokens, to at most `max_length` tokens each.
@@ -336,7 +366,7 @@ impl TextTokenizer {
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         let text = self.tokenizer.decode(ids, true);
         let text = text.map_err(|error| self.unusable(error))?;
-        Ok(if self.cleans_up { cleanup(&text) } else { text })
+        Ok(if self.cleans_up { cleaned(text) } else { text })
     }
 
     /// The text of token ids with that of special tokens.
@@ -459,6 +489,25 @@ fn unusable(file: &str, problem: impl ToString) -> Error {
         file: file.to_owned(),
         problem: problem.to_string(),
     }
+}
+
+/// Text without the blanks that come of words put side by side, as transformers cleans it up.
+fn cleaned(text: String) -> String {
+    let parts = [
+        (" .", "."),
+        (" ?", "?"),
+        (" !", "!"),
+        (" ,", ","),
+        (" ' ", "'"),
+        (" n't", "n't"),
+        (" 'm", "'m"),
+        (" 's", "'s"),
+        (" 've", "'ve"),
+        (" 're", "'re"),
+    ];
+    parts
+        .iter()
+        .fold(text, |text, (from, to)| text.replace(from, to))
 }
 
 /// BPE dropout draws from an ambient generator; encoding must repeat.

@@ -437,10 +437,7 @@ impl Common {
             family,
             vocab_size,
             tied: fields.flag_or("tie_word_embeddings", family.ties())?,
-            bos_token_id: fields
-                .ids_below("bos_token_id", vocab_size)?
-                .first()
-                .copied(),
+            bos_token_id: fields.id_below("bos_token_id", vocab_size)?,
             eos_token_ids: fields.ids_below("eos_token_id", vocab_size)?,
             pad_token_id: padding(family, fields, vocab_size)?,
             initializer_range: fields.number_or("initializer_range", 0.02)?,

@@ -87,34 +87,33 @@ impl<'a> Fields<'a> {
 
     /// The token ids among [`integers`](Self::integers). Others stand for no token and are said: transformers loads files with them too.
     pub(super) fn ids(&self, field: &str) -> Result<Vec<u32>> {
-        let known = |id: i64| {
-            let found = u32::try_from(id).ok();
-            if found.is_none() {
-                self.ignore(field, &format!("{id} is no token"));
-            }
-            found
-        };
-        Ok(self
-            .integers(field)?
-            .into_iter()
-            .filter_map(known)
-            .collect())
+        self.ids_below(field, u32::MAX as usize)
     }
 
     /// The ids of a field that a vocabulary of `vocab_size` tokens has. Others are said and left out.
     pub(super) fn ids_below(&self, field: &str, vocab_size: usize) -> Result<Vec<u32>> {
-        let mut ids = self.ids(field)?;
-        ids.retain(|&id| {
-            let known = (id as usize) < vocab_size;
-            if !known {
-                self.ignore(
-                    field,
-                    &format!("{id} is outside the vocabulary of {vocab_size}"),
-                );
-            }
-            known
-        });
-        Ok(ids)
+        let ids = self.integers(field)?.into_iter();
+        Ok(ids
+            .filter_map(|id| self.known(field, id, vocab_size))
+            .collect())
+    }
+
+    /// The id of a field, if a vocabulary of `vocab_size` tokens has it. Another is said.
+    pub(super) fn id_below(&self, field: &str, vocab_size: usize) -> Result<Option<u32>> {
+        let id = self.integer(field)?;
+        Ok(id.and_then(|id| self.known(field, id, vocab_size)))
+    }
+
+    fn known(&self, field: &str, id: i64, vocab_size: usize) -> Option<u32> {
+        let known = u32::try_from(id).ok();
+        let known = known.filter(|&id| (id as usize) < vocab_size);
+        if id < 0 {
+            self.ignore(field, &format!("{id} is no token"));
+        } else if known.is_none() {
+            let why = format!("{id} is outside the vocabulary of {vocab_size}");
+            self.ignore(field, &why);
+        }
+        known
     }
 
     /// Says that something in a field is not used, and why.

@@ -201,6 +201,9 @@ impl TokenizerSettings {
         model_type: Option<String>,
     ) -> Result<Self> {
         let side = fields.text_or_none("truncation_side")?;
+        if fields.has("auto_map") {
+            fields.ignore("auto_map", "a tokenizer's own code is not run");
+        }
         Ok(Self {
             class,
             model_type,

@@ -24,21 +24,39 @@ pub(crate) fn ends(
     files: &ModelFiles,
     settings: &TokenizerSettings,
     id: impl Fn(&str) -> Option<u32>,
-) -> Result<Vec<u32>> {
+) -> Result<Vec<End>> {
     let named = settings.token("eos_token");
     let named = named.and_then(|token| id(&token.content));
-    let ids = |name| read(files, name, |fields| fields.ids("eos_token_id"));
-    let mut listed = ids(GENERATION)?;
-    if !files.contains(GENERATION) || (listed.is_empty() && named.is_none()) {
-        listed = ids(FILE)?;
-    }
-    let mut ends: Vec<u32> = named.into_iter().collect();
-    for id in listed {
-        if !ends.contains(&id) {
-            ends.push(id);
+    let mut ends: Vec<End> = named
+        .map(|id| End {
+            id,
+            source: format!("{}: field \"eos_token\"", files.describe(TOKENIZER)),
+        })
+        .into_iter()
+        .collect();
+    let mut add = |name| -> Result<bool> {
+        let source = format!("{}: field \"eos_token_id\"", files.describe(name));
+        for id in read(files, name, |fields| fields.ids("eos_token_id"))? {
+            if !ends.iter().any(|end| end.id == id) {
+                let source = source.clone();
+                ends.push(End { id, source });
+            }
         }
+        Ok(ends.is_empty())
+    };
+    if add(GENERATION)? || !files.contains(GENERATION) {
+        add(FILE)?;
     }
     Ok(ends)
+}
+
+/// A token that ends texts.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    /// Its id.
+    pub(crate) id: u32,
+    /// The file and field that say so, for messages.
+    pub(crate) source: String,
 }
 
 /// The tokens that end what a model generates, in rising order: `eos_token_id` of `generation_config.json` and the tokenizer's `eos_token`;
@@ -50,10 +68,11 @@ pub(crate) fn ends(
 /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form.
 pub fn stop_tokens(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Vec<u32>> {
     let settings = TokenizerSettings::from_files(files)?;
-    let mut ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
-    ends.retain(|&id| tokenizer.has_embedding(id));
-    ends.sort_unstable();
-    Ok(ends)
+    let ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
+    let mut ids: Vec<u32> = ends.into_iter().map(|end| end.id).collect();
+    ids.retain(|&id| tokenizer.has_embedding(id));
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 /// The special tokens of the tokenizer by their names in transformers and in chat templates (`bos_token`).

@@ -160,7 +160,9 @@ impl GenerationConfig {
             return Ok(());
         };
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let expected = format!("more than the {longest} tokens of a prompt");
+        let expected = format!(
+            "more than the {longest} tokens of a prompt (it is max_length of generation_config.json)"
+        );
         require(longest < most, "max_total_tokens", &expected, most)
     }
 }

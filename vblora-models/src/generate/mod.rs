@@ -113,8 +113,8 @@ fn run(
     on_step: &mut OnStep<'_>,
 ) -> Result<Vec<Generated>> {
     config.check(model.vocabulary())?;
-    check_prompts(model, prompts)?;
     config.check_room(prompts)?;
+    check_prompts(model, prompts)?;
     if prompts.is_empty() {
         return Ok(Vec::new());
     }

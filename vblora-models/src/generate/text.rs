@@ -105,6 +105,14 @@ impl<'a> TextStream<'a> {
         if self.stopped {
             return rest.len();
         }
+        let rest = match self.tokenizer.cleans_up() {
+            // What is cleaned up begins with a blank and has at most one more (` ' `).
+            true => rest
+                .rmatch_indices(' ')
+                .nth(1)
+                .map_or("", |(at, _)| &rest[..at]),
+            false => rest,
+        };
         // A replacement character at the end may be a character whose other bytes are to come.
         let whole = rest.trim_end_matches(char::REPLACEMENT_CHARACTER);
         let begun = |at: &usize| {

@@ -45,16 +45,17 @@ impl TextTokenizer {
             .collect()
     }
 
-    /// Encodes prompts with their special tokens, as transformers does, but for a prompt that begins with them already, as a chat template
-    /// writes it: it does not get them twice.
+    /// Encodes prompts with their special tokens, as transformers does, but for a prompt that begins or ends with them already, as a
+    /// chat template writes it: it does not get them twice.
     ///
     /// # Errors
     /// As [`encode_plain`](Self::encode_plain).
     pub fn encode_prompts(&self, prompts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let (front, behind) = self.frame()?;
-        let framed = |ids: Vec<u32>| match ids.starts_with(&front) {
-            true => [ids, behind.clone()].concat(),
-            false => [front.clone(), ids, behind.clone()].concat(),
+        let framed = |ids: Vec<u32>| {
+            let front: &[u32] = if ids.starts_with(&front) { &[] } else { &front };
+            let behind: &[u32] = if ids.ends_with(&behind) { &[] } else { &behind };
+            [front, &ids, behind].concat()
         };
         Ok(self
             .encode_plain(prompts)?

@@ -199,6 +199,187 @@ fn absent_and_broken_files_are_named() {
     }
 }
 
+fn folder(files: &[(&str, String)]) -> (tempfile::TempDir, ModelFiles) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in files {
+        std::fs::write(dir.path().join(name), text).unwrap();
+    }
+    let files = ModelFiles::open(dir.path()).unwrap();
+    (dir, files)
+}
+
+/// A pad that only the tokenizer has is no misfit; a text that spells it is an error, as is one with a word beyond the vocabulary.
+#[test]
+fn only_tokens_that_come_up_must_fit_the_model() {
+    let file = trained().to_string(false).unwrap();
+    let config = r#"{"pad_token": "[PAD]", "eos_token": "</s>"}"#.to_owned();
+    let (_dir, files) = folder(&[("tokenizer.json", file), ("tokenizer_config.json", config)]);
+    let tokenizer = TextTokenizer::from_files(&files).unwrap();
+    let pad = tokenizer.token_id("[PAD]").unwrap();
+    assert_eq!(tokenizer.largest_id(), pad);
+    let model = DecoderConfig {
+        vocab_size: pad as usize,
+        ..DecoderConfig::gpt2_medium()
+    };
+    assert!(tokenizer.clone().within(pad as usize - 1).is_err());
+    let tokenizer = tokenizer.for_decoder(&model).unwrap();
+    assert_eq!(tokenizer.encode_plain(&["a b"]).unwrap()[0].len(), 2);
+    let spelt = ("a [PAD]", "b");
+    let errors = [
+        tokenizer.encode_plain(&[spelt.0]).unwrap_err(),
+        tokenizer.encode_batch(&[(spelt.0, None)], 9).unwrap_err(),
+        tokenizer.encode_continued(&[spelt]).unwrap_err(),
+        tokenizer.encode_prompts(&[spelt.0]).unwrap_err(),
+    ];
+    for error in errors {
+        let expected = format!("a text becomes token \"[PAD]\" with id {pad}");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+    // What the tokenizer puts in itself comes up in every text.
+    let mut framed = trained();
+    framed.add_special_tokens(&[AddedToken::from("[END]", true)]);
+    let end = framed.token_to_id("[END]").unwrap();
+    let frame = RobertaProcessing::new(("[END]".into(), end), ("<s>".into(), 0));
+    framed.with_post_processor(Some(frame));
+    let framed = TextTokenizer::new(framed, "x").unwrap();
+    assert!(framed.check_fits(end as usize).is_err());
+}
+
+#[test]
+fn a_token_type_that_the_model_does_not_have_is_an_error() {
+    let template = r#"{"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {}}"#;
+    let mut file: serde_json::Value =
+        serde_json::from_str(&trained().to_string(false).unwrap()).unwrap();
+    file["post_processor"] = serde_json::from_str(template).unwrap();
+    let of = |model_type: &str, side: &str, types: usize| {
+        let model = format!("{{\"model_type\": \"{model_type}\"}}");
+        let class = format!("{{\"tokenizer_class\": \"PreTrainedTokenizerFast\"{side}}}");
+        let (_dir, files) = folder(&[
+            ("tokenizer.json", file.to_string()),
+            ("config.json", model),
+            ("tokenizer_config.json", class),
+        ]);
+        let model = EncoderConfig {
+            family: match model_type {
+                "bert" => Family::Bert,
+                _ => Family::Roberta,
+            },
+            type_vocab_size: types,
+            ..EncoderConfig::roberta_base()
+        };
+        let tokenizer = TextTokenizer::from_files(&files).unwrap();
+        let tokenizer = tokenizer.for_encoder(&model).unwrap();
+        let encoded = tokenizer.encode_batch(&[("a", Some("b"))], 9);
+        encoded.map(|encoded| encoded[0].type_ids.clone())
+    };
+    assert_eq!(of("bert", "", 2).unwrap(), [0, 1]);
+    let error = of("bert", "", 1).unwrap_err().to_string();
+    assert!(
+        error.contains("token type 1") && error.contains("type_vocab_size 1"),
+        "{error}"
+    );
+    // A tokenizer that gives its model no types, and RoBERTa, which has one.
+    let none = r#", "model_input_names": ["input_ids", "attention_mask"]"#;
+    assert_eq!(of("bert", none, 1).unwrap(), [0, 0]);
+    assert_eq!(of("roberta", "", 1).unwrap(), [0, 0]);
+}
+
+#[test]
+fn a_prompt_with_its_special_tokens_does_not_get_them_twice() {
+    let tokenizer = text_tokenizer();
+    assert_eq!(tokenizer.frame().unwrap(), (vec![0], vec![2]));
+    let of = |text| tokenizer.encode_prompts(&[text]).unwrap().remove(0);
+    let expected = of("a b");
+    assert_eq!(
+        expected,
+        tokenizer.encode_batch(&[("a b", None)], 9).unwrap()[0].ids
+    );
+    for text in ["<s>a b", "a b</s>", "<s>a b</s>"] {
+        assert_eq!(of(text), expected, "{text}");
+    }
+}
+
+#[test]
+fn long_texts_lose_the_end_that_the_side_files_say() {
+    let file = trained().to_string(false).unwrap();
+    let side = r#"{"truncation_side": "left"}"#.to_owned();
+    let (_dir, files) = folder(&[("tokenizer.json", file), ("tokenizer_config.json", side)]);
+    let tokenizer = TextTokenizer::from_files(&files).unwrap();
+    let whole = tokenizer.encode_batch(&[("a b c d", None)], 9).unwrap();
+    let cut = tokenizer.encode_batch(&[("a b c d", None)], 4).unwrap();
+    let end = &whole[0].ids[3..];
+    assert_eq!(cut[0].ids, [&[0], end].concat());
+}
+
+#[test]
+fn files_of_other_families_are_named() {
+    let vocab = r#"{"<s>": 0, "</s>": 1, "a": 2}"#.to_owned();
+    let of = |model_type: &str, name: &'static str| {
+        let model = format!("{{\"model_type\": \"{model_type}\"}}");
+        let words = (name, vocab.clone());
+        let (_dir, files) = folder(&[words, ("merges.txt", String::new()), ("config.json", model)]);
+        TextTokenizer::from_files(&files).map_err(|error| error.to_string())
+    };
+    assert!(of("gpt2", "vocab.json").is_ok());
+    assert!(of("roberta", "vocab.json").is_ok());
+    for (model_type, name, message) in [
+        (
+            "llama",
+            "vocab.json",
+            "no tokenizer.json, and other files are not read for a model of type \"llama\"",
+        ),
+        ("bert", "vocab.json", "tokenizer.json or vocab.txt"),
+        ("bert", "vocab.txt", "it has no token \"[UNK]\""),
+        ("gpt2", "vocab.txt", "vocab.json and merges.txt"),
+    ] {
+        let error = of(model_type, name).unwrap_err();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn wrong_side_files_are_named() {
+    let file = trained().to_string(false).unwrap();
+    for (name, text, message) in [
+        ("tokenizer_config.json", "{", "not the JSON expected"),
+        (
+            "tokenizer_config.json",
+            r#"{"eos_token": 5}"#,
+            "\"eos_token\": expected a token, found 5",
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"do_lower_case": "no"}"#,
+            "\"do_lower_case\": expected true or false",
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"added_tokens_decoder": {"x": "a"}}"#,
+            "expected token ids as keys, found \"x\"",
+        ),
+        (
+            "special_tokens_map.json",
+            r#"{"pad_token": {"text": "a"}}"#,
+            "\"pad_token\": expected a token",
+        ),
+        (
+            "added_tokens.json",
+            r#"{"<x>": "a"}"#,
+            "\"<x>\": expected a token id",
+        ),
+        (
+            "generation_config.json",
+            r#"{"eos_token_id": 1.5}"#,
+            "\"eos_token_id\": expected a token id",
+        ),
+    ] {
+        let (_dir, files) = folder(&[("tokenizer.json", file.clone()), (name, text.to_owned())]);
+        let error = TextTokenizer::from_files(&files).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains(message), "{error}");
+    }
+}
+
 /// Values of the Python package `tokenizers` 0.23.3 on the same file; the folder is the cache of
 /// `shared/models/fetch.sh` or `VBLORA_MODELS`.
 #[test]

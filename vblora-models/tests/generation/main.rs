@@ -10,6 +10,7 @@ mod fixtures;
 mod models;
 mod properties;
 mod refusals;
+mod side_files;
 mod text;
 mod toy;
 mod transformers;

@@ -88,11 +88,12 @@ pub(super) fn json<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
         Err(_) if is_object(text.trim_start().lines().next().unwrap_or_default()) => {
             return lines(text, file);
         }
-        Err(e) => return Err(no_array(file, &e)),
+        Err(e) => return Err(no_rows(file, ARRAY, &e)),
     };
     match object.get(WRAPPER) {
         Some(Value::Array(_)) => {
-            let wrapped: Wrapped = serde_json::from_str(text).map_err(|e| no_array(file, &e))?;
+            let wrapped: Wrapped =
+                serde_json::from_str(text).map_err(|e| no_rows(file, ARRAY, &e))?;
             rows(wrapped.data, file)
         }
         _ => {
@@ -156,13 +157,14 @@ impl<'de> de::Visitor<'de> for OnceVisitor {
 
 /// A JSON array.
 fn array<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
-    let items = serde_json::from_str(text).map_err(|e| no_array(file, &e))?;
+    let items =
+        serde_json::from_str(text).map_err(|e| no_rows(file, "an array of JSON objects", &e))?;
     rows(items, file)
 }
 
-fn no_array(file: &str, cause: &serde_json::Error) -> Error {
+fn no_rows(file: &str, expected: &str, cause: &serde_json::Error) -> Error {
     let place = Place::Line(cause.line() as u64);
-    error(file, place, ARRAY, cause.to_string())
+    error(file, place, expected, cause.to_string())
 }
 
 fn rows(items: Vec<Item>, file: &str) -> Result<Vec<Row<'_>>> {
