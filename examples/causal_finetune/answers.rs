@@ -5,11 +5,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vblora::{
     Factors,
     backend::{BackendJob, VbLoraBackend},
-    storage::{peft::PeftDirectory, write_atomically},
+    storage::write_atomically,
 };
 use vblora_bench::{
     report::{Results, summary_table},
@@ -21,7 +21,7 @@ use vblora_bench::{
 };
 use vblora_models::{
     DecoderConfig, TextTokenizer,
-    decoder::CausalLm,
+    decoder::{AdaptedConfig, CausalLm},
     generate::{BeamSearch, Decoding, GenerationConfig},
     stop_tokens,
 };
@@ -76,8 +76,14 @@ impl Work<'_> {
             let dir = self.out.join(&name);
             // A model that was trained itself is no adapter.
             if dir.join("adapter_config.json").is_file() {
-                let adapter = PeftDirectory::open(&dir)?.bind(&model.sites())?.adapter;
-                all.push((name, answer(&adapter.factors(device))?));
+                let found = AdaptedConfig::open(&dir, model.config().clone())?;
+                // Runs train no module of the base in full, and the base at hand has none in its place.
+                ensure!(
+                    found.saved.is_empty(),
+                    "{}: tensors of modules_to_save",
+                    dir.display()
+                );
+                all.push((name, answer(&found.adapter.factors(device))?));
             }
         }
         show(&all);

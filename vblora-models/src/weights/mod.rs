@@ -3,10 +3,12 @@
 mod checkpoint;
 mod loader;
 mod save;
+mod saved;
 
 pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
 pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
 pub use loader::{LoadReport, Loader};
 pub use save::{SaveDtype, save_safetensors, save_tensors};
+pub use saved::SavedTensors;
 pub use vblora::storage::HostTensor;
