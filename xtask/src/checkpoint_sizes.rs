@@ -50,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     say("| bank and logits of | steps | logits touched | checkpoint | in full | PEFT, top-k |");
     say("| --- | ---: | ---: | ---: | ---: | ---: |");
-    rows.iter().for_each(|row| say(row));
+    rows.iter().for_each(say);
     Ok(())
 }
 
