@@ -329,6 +329,9 @@ impl fmt::Display for Misshapen {
     }
 }
 
+/// How many items of each list are shown: a configuration of another model has every tensor in another shape.
+const LISTED: usize = 20;
+
 /// The non-empty lists of [`Error::Weights`], one item a line.
 struct Listing<'a>(&'a [String], &'a [String], &'a [Misshapen], &'a [String]);
 
@@ -346,7 +349,12 @@ fn section<T: fmt::Display>(f: &mut fmt::Formatter<'_>, title: &str, items: &[T]
         return Ok(());
     }
     write!(f, "\n  {title} ({}):", items.len())?;
-    items.iter().try_for_each(|item| write!(f, "\n    {item}"))
+    let mut listed = items.iter().take(LISTED);
+    listed.try_for_each(|item| write!(f, "\n    {item}"))?;
+    match items.len().saturating_sub(LISTED) {
+        0 => Ok(()),
+        more => write!(f, "\n    and {more} more"),
+    }
 }
 
 #[cfg(test)]
@@ -369,6 +377,22 @@ mod tests {
         assert_eq!(
             error.to_string(),
             "m/model.safetensors does not fit the model:\n  missing (2):\n    a.weight\n    b.bias\n  misshapen (1):\n    tensor \"c\": expected shape [2, 3], found [3, 2]"
+        );
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let error = Error::Weights {
+            file: "m".into(),
+            missing: (0..LISTED + 5).map(|i| format!("t{i}")).collect(),
+            unexpected: vec![],
+            misshapen: vec![],
+            unreadable: vec![],
+        };
+        let text = error.to_string();
+        assert!(
+            text.contains("missing (25):") && text.ends_with("    t19\n    and 5 more"),
+            "{text}"
         );
     }
 }

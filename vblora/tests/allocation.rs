@@ -173,7 +173,7 @@ fn no_file_makes_a_reader_allocate_beyond_its_limit() {
 
 /// A bank of one vector needs no bits for its indices, so a few bytes can stand for as many sub-vectors as the limit allows.
 fn most_sub_vectors(path: &Path) {
-    let adapter = random_vblora(&[Site::new("a", 4, 8)], 1, 1);
+    let adapter = random_vblora(&[Site::new("a", 256, 256)], 1, 1);
     adapter.store().save(path).unwrap();
     let whole = std::fs::read(path).unwrap();
     let with_rank = |rank: usize| {
@@ -187,12 +187,12 @@ fn most_sub_vectors(path: &Path) {
         bytes[..8].copy_from_slice(&header.to_le_bytes());
         std::fs::write(path, bytes).unwrap();
     };
-    // Three sub-vectors for each rank.
-    with_rank(MAX_SUB_VECTORS / 3);
+    // 128 sub-vectors for each rank.
+    with_rank(MAX_SUB_VECTORS / 128);
     let found = peak(|| StoredVbLora::load(path).unwrap());
     println!("compact, {MAX_SUB_VECTORS} sub-vectors: {found} bytes");
     assert!(found <= 4 * MAX_SUB_VECTORS + (1 << 20), "{found}");
-    with_rank(MAX_SUB_VECTORS / 3 + 1);
+    with_rank(MAX_SUB_VECTORS / 128 + 1);
     let found = peak(|| StoredVbLora::load(path).unwrap_err());
     assert!(found <= allowed(whole.len()), "{found}");
 }

@@ -26,6 +26,9 @@ use crate::{
 /// a step.
 const MANY_LOGITS: usize = 1 << 22;
 
+/// With more vectors to a sub-vector than this, finding those that were never selected costs more than their moments.
+const MANY_SELECTED: usize = 64;
+
 /// What is trained besides the head.
 #[derive(Debug)]
 pub enum Trained<B: VbLoraBackend> {
@@ -182,12 +185,13 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     }
 
     /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected (once in a step, the factors being
-    /// composed once), and are many enough that moments of those alone are worth finding them.
+    /// composed once), and are many enough, and few enough of them selected, that moments of those alone are worth finding them.
     fn selected(&self) -> Option<usize> {
         let adapter = self.vblora()?;
         let config = adapter.settings().config();
         let are_many = adapter.logits.shape().num_elements() >= self.many_logits;
-        (config.selection.is_sparse() && are_many).then_some(config.topk)
+        let are_few_selected = config.topk <= MANY_SELECTED;
+        (config.selection.is_sparse() && are_many && are_few_selected).then_some(config.topk)
     }
 
     /// The scores on a split, without dropout and without a graph.
