@@ -75,6 +75,7 @@ mod linear;
 pub mod noise;
 pub mod ops;
 mod packing;
+mod pattern;
 pub mod rng;
 pub mod selection;
 mod set;

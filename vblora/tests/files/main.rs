@@ -10,3 +10,6 @@ mod compact;
 mod hostile;
 mod merge;
 mod peft;
+mod peft_fields;
+mod peft_names;
+mod peft_rules;
