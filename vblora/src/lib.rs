@@ -76,6 +76,7 @@ mod linear;
 pub mod noise;
 pub mod ops;
 mod packing;
+mod pattern;
 pub mod rng;
 pub mod selection;
 mod set;

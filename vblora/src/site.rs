@@ -7,10 +7,9 @@ use std::{
     str::FromStr,
 };
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Result};
+use crate::{Error, Result, pattern::Pattern};
 
 /// A linear map `[d_in, d_out]` that an adapter may act on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +56,7 @@ enum Rule {
     /// The name is, or ends in `.` and, one of these.
     Suffixes(Vec<String>),
     /// The whole name matches.
-    Regex(Regex),
+    Regex(Pattern),
     /// Every site of the model.
     AllLinear,
 }
@@ -100,11 +99,7 @@ impl Targets {
     /// # Errors
     /// The pattern is not a regular expression.
     pub fn regex(pattern: &str) -> Result<Self> {
-        let whole = Regex::new(&format!("^(?:{pattern})$")).map_err(|e| Error::Pattern {
-            pattern: pattern.into(),
-            reason: e.to_string(),
-        })?;
-        Ok(Self::new(Rule::Regex(whole)))
+        Ok(Self::new(Rule::Regex(Pattern::whole(pattern)?)))
     }
 
     /// Every site. A model's head is never a site.
@@ -129,13 +124,14 @@ impl Targets {
     /// The sites that the rule picks, in the model's order.
     ///
     /// # Errors
-    /// No site is picked.
+    /// No site is picked; a pattern takes too many steps to match.
     pub fn select(&self, sites: &[Site]) -> Result<SitePlan> {
-        let chosen: Vec<Site> = sites
-            .iter()
-            .filter(|site| self.picks(site))
-            .cloned()
-            .collect();
+        let mut chosen = Vec::new();
+        for site in sites {
+            if self.picks(site)? {
+                chosen.push(site.clone());
+            }
+        }
         if chosen.is_empty() {
             return Err(Error::NoMatch {
                 rule: self.to_string(),
@@ -145,23 +141,23 @@ impl Targets {
         Ok(SitePlan { sites: chosen })
     }
 
-    fn picks(&self, site: &Site) -> bool {
+    fn picks(&self, site: &Site) -> Result<bool> {
         let named = match &self.rule {
             Rule::Suffixes(suffixes) => suffixes.iter().any(|s| has_suffix(&site.name, s)),
-            Rule::Regex(pattern) => pattern.is_match(&site.name),
+            Rule::Regex(pattern) => pattern.matches(&site.name)?,
             Rule::AllLinear => true,
         };
         let layer = || {
             site.layer()
                 .is_some_and(|l| self.layers.iter().any(|range| range.contains(&l)))
         };
-        named
+        Ok(named
             && !self.exclude.iter().any(|s| has_suffix(&site.name, s))
-            && (self.layers.is_empty() || layer())
+            && (self.layers.is_empty() || layer()))
     }
 }
 
-fn has_suffix(name: &str, suffix: &str) -> bool {
+pub(crate) fn has_suffix(name: &str, suffix: &str) -> bool {
     name.strip_suffix(suffix)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
@@ -212,7 +208,7 @@ impl fmt::Display for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.rule {
             Rule::Suffixes(suffixes) => write!(f, "{}", suffixes.join(","))?,
-            Rule::Regex(pattern) => write!(f, "regex:{pattern}")?,
+            Rule::Regex(pattern) => write!(f, "regex:{}", pattern.given())?,
             Rule::AllLinear => write!(f, "all-linear")?,
         }
         if !self.exclude.is_empty() {

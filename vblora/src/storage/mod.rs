@@ -10,6 +10,7 @@ mod hash;
 mod header;
 mod host;
 mod identity;
+mod index;
 mod merge;
 mod packing;
 pub mod peft;

@@ -16,8 +16,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// # Errors
 /// The cause alone, with line and column: no JSON, text behind the value, an object with a key twice, more than 127 levels.
 pub fn parse(text: &[u8]) -> Result<Value, String> {
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    match serde_json::from_slice(text) {
+    match serde_json::from_slice(without_mark(text)) {
         Ok(Strict(value)) => Ok(value),
         Err(error) => Err(error.to_string()),
     }
@@ -63,6 +62,11 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for Entries<T> {
         }
         Ok(OnceEach(map))
     }
+}
+
+/// A text without the byte order mark in front.
+pub(crate) fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
 }
 
 /// A value whose objects have each key once.

@@ -195,6 +195,16 @@ impl StoredTensor {
         }
     }
 
+    /// Refuses floats that a reader would refuse.
+    pub(super) fn check_finite(&self) -> Result<(), String> {
+        match self.dtype {
+            Dtype::F32 | Dtype::F16 | Dtype::BF16 | Dtype::F64 => {
+                to_f32(self.dtype, &self.bytes).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn bytes(dtype: Dtype, shape: &[usize], bytes: Vec<u8>) -> Self {
         Self {
             dtype,

@@ -11,3 +11,6 @@ mod corpus;
 mod hostile;
 mod merge;
 mod peft;
+mod peft_fields;
+mod peft_names;
+mod peft_rules;

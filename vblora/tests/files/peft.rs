@@ -548,7 +548,6 @@ fn settings_that_change_the_outcome_are_refused_by_name() {
     for (key, value) in [
         ("use_dora", json!(true)),
         ("bias", json!("all")),
-        ("rank_pattern", json!({"one": 4})),
         ("peft_type", json!("IA3")),
         ("r", json!("three")),
         ("lora_alpha", json!(null)),

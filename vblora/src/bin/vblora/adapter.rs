@@ -34,6 +34,8 @@ pub(crate) struct Place {
 pub(crate) struct Opened {
     pub(crate) form: &'static str,
     pub(crate) adapter: PeftAdapter,
+    /// Rank and scale of each site of a LoRA where they differ; the adapter has them all at the largest rank.
+    pub(crate) patterned: Option<Vec<(usize, f64)>>,
 }
 
 impl Place {
@@ -52,7 +54,11 @@ impl Place {
             prefix: self.prefix.clone(),
             ..PeftAdapter::new(HostAdapter::TopK(adapter))
         };
-        Ok(Opened { form, adapter })
+        Ok(Opened {
+            form,
+            adapter,
+            patterned: None,
+        })
     }
 
     fn open_directory(&self) -> Result<Opened> {
@@ -73,7 +79,11 @@ impl Place {
             HostAdapter::TopK(_) => "PEFT directory, codes only",
             HostAdapter::Lora(_) | HostAdapter::Vera(_) => "PEFT directory",
         };
-        Ok(Opened { form, adapter })
+        Ok(Opened {
+            form,
+            adapter,
+            patterned: found.patterned(),
+        })
     }
 
     /// A directory's modules without the prefix.

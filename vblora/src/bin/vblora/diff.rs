@@ -1,17 +1,18 @@
 //! `vblora diff`: how two adapters differ.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 use vblora::{
     Result, StoredVbLora,
-    storage::{HostAdapter, HostLora},
+    storage::{HostAdapter, HostLora, HostTensor, peft::PeftAdapter},
 };
 
-use crate::adapter::{Place, json};
+use crate::adapter::{Place, json, wrong};
 
-/// Compares two adapters: what codes changed, how far the updates of each site are apart, and which vectors of the banks correspond.
+/// Compares two adapters: what codes changed, how far the updates of each site are apart, which vectors of the banks correspond, and how far
+/// tensors of modules that are saved whole are apart.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// A PEFT directory or a compact file with its bank
@@ -32,8 +33,13 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Report {
     sites: Vec<SiteDistance>,
+    /// Tensors that take the place of the base's: `modules_to_save`, embeddings and output layers.
+    saved: Vec<SavedDistance>,
+    /// Sites and saved tensors.
     only_in_one: Vec<String>,
     only_in_other: Vec<String>,
+    /// Sites and saved tensors that have other dimensions in one than in the other: these have no distance.
+    other_dimensions: Vec<String>,
     /// Where both are VB-LoRA with the same h, b, r, k and sites.
     codes: Option<CodeChanges>,
     bank: Option<BankChanges>,
@@ -43,6 +49,16 @@ struct Report {
 struct SiteDistance {
     site: String,
     /// Norms of the updates (Frobenius).
+    one: f64,
+    other: f64,
+    /// The norm of their difference over the larger of the two; 0 for equal ones.
+    distance: f64,
+}
+
+#[derive(Serialize)]
+struct SavedDistance {
+    tensor: String,
+    /// Norms (Frobenius).
     one: f64,
     other: f64,
     /// The norm of their difference over the larger of the two; 0 for equal ones.
@@ -76,9 +92,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
             prefix: arguments.prefix.clone(),
             model: arguments.model.clone(),
         };
-        place.open().map(|opened| opened.adapter.adapter)
+        place.open().map(|opened| opened.adapter)
     };
-    let report = compare(&open(&arguments.one)?, &open(&arguments.other)?);
+    let (one, other) = (open(&arguments.one)?, open(&arguments.other)?);
+    let report = compare(&one, &other).map_err(|name| {
+        wrong(
+            &arguments.other,
+            format!("{name} is too large to be compared"),
+        )
+    })?;
     if arguments.json {
         return json(&report);
     }
@@ -94,6 +116,8 @@ fn table(report: &Report) -> Vec<String> {
     };
     let mut lines = only("first", &report.only_in_one);
     lines.extend(only("second", &report.only_in_other));
+    let dimensions = report.other_dimensions.iter();
+    lines.extend(dimensions.map(|name| format!("of other dimensions in the second: {name}")));
     lines.extend(report.codes.as_ref().map(|codes| {
         format!(
             "codes: {} of {} sub-vectors mix other vectors; weights of the others change by {:.1e} in the mean",
@@ -106,37 +130,73 @@ fn table(report: &Report) -> Vec<String> {
             bank.same_nearest, bank.vectors, bank.least_cosine, bank.mean_cosine
         )
     }));
-    let width = report.sites.iter().map(|s| s.site.len()).max().unwrap_or(4);
-    lines.push(format!(
-        "{:width$}  norm, first  second     distance",
-        "site"
-    ));
-    lines.extend(report.sites.iter().map(|site| {
-        format!(
-            "{:width$}  {:<11.3e}  {:<9.3e}  {:.3e}",
-            site.site, site.one, site.other, site.distance
-        )
+    let sites = report.sites.iter();
+    let sites = sites.map(|s| (s.site.as_str(), s.one, s.other, s.distance));
+    lines.extend(distances("site", &sites.collect::<Vec<_>>()));
+    let saved = report.saved.iter();
+    let saved: Vec<_> = saved
+        .map(|s| (s.tensor.as_str(), s.one, s.other, s.distance))
+        .collect();
+    if !saved.is_empty() {
+        lines.extend(distances("saved tensor", &saved));
+    }
+    lines
+}
+
+/// A table of names, two norms and a distance.
+fn distances(head: &str, rows: &[(&str, f64, f64, f64)]) -> Vec<String> {
+    let names = rows.iter().map(|(name, ..)| name.len());
+    let width = names.max().unwrap_or(0).max(head.len());
+    let mut lines = vec![format!("{head:width$}  norm, first  second     distance")];
+    lines.extend(rows.iter().map(|(name, one, other, distance)| {
+        format!("{name:width$}  {one:<11.3e}  {other:<9.3e}  {distance:.3e}")
     }));
     lines
 }
 
-fn compare(one: &HostAdapter, other: &HostAdapter) -> Report {
+/// # Errors
+/// The name of a site or tensor whose norm is not finite.
+fn compare(one: &PeftAdapter, other: &PeftAdapter) -> Result<Report, String> {
+    let [saved_one, saved_other] = [one, other].map(|adapter| {
+        let saved = adapter.saved.iter();
+        saved
+            .map(|(name, tensor)| (name, tensor))
+            .collect::<BTreeMap<_, _>>()
+    });
+    let (one, other) = (&one.adapter, &other.adapter);
     let names = |adapter: &HostAdapter| -> Vec<String> {
         let sites = adapter.plan().sites().iter();
         sites.map(|site| site.name.clone()).collect()
     };
     let (in_one, in_other) = (names(one), names(other));
-    let missing = |from: &[String], names: &[String]| {
+    let missing = |from: &[String], names: &[String]| -> Vec<String> {
         let missing = names.iter().filter(|name| !from.contains(name));
         missing.cloned().collect()
     };
+    let mut only_in_one = missing(&in_other, &in_one);
+    let mut only_in_other = missing(&in_one, &in_other);
     let (first, second) = (one.to_lora(), other.to_lora());
-    let sites = in_one.iter().enumerate().filter_map(|(i, name)| {
-        let j = in_other.iter().position(|found| found == name)?;
-        // Sites of one name on different models have no distance.
-        let same = first.settings().plan().sites()[i] == second.settings().plan().sites()[j];
-        same.then(|| distance(name, (&first, i), (&second, j)))
-    });
+    let (mut sites, mut saved, mut other_dimensions) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, name) in in_one.iter().enumerate() {
+        let Some(j) = in_other.iter().position(|found| found == name) else {
+            continue;
+        };
+        match first.settings().plan().sites()[i] == second.settings().plan().sites()[j] {
+            true => sites.push(distance(name, (&first, i), (&second, j))?),
+            false => other_dimensions.push(name.clone()),
+        }
+    }
+    for (&name, tensor) in &saved_one {
+        match saved_other.get(name) {
+            None => only_in_one.push(name.clone()),
+            Some(other) if other.shape != tensor.shape => other_dimensions.push(name.clone()),
+            Some(other) => saved.push(saved_distance(name, tensor, other)?),
+        }
+    }
+    let new = saved_other
+        .keys()
+        .filter(|name| !saved_one.contains_key(*name));
+    only_in_other.extend(new.map(|name| (*name).clone()));
     let banks = match (one.store(), other.store()) {
         (Some(one), Some(other)) if one.own_bank().shape() == other.own_bank().shape() => {
             Some((one, other))
@@ -150,17 +210,56 @@ fn compare(one: &HostAdapter, other: &HostAdapter) -> Report {
         };
         key(one) == key(other)
     });
-    Report {
-        sites: sites.collect(),
-        only_in_one: missing(&in_other, &in_one),
-        only_in_other: missing(&in_one, &in_other),
+    Ok(Report {
+        sites,
+        saved,
+        only_in_one,
+        only_in_other,
+        other_dimensions,
         codes: codes.map(|(one, other)| code_changes(one, other)),
         bank: banks.as_ref().map(|(one, other)| bank_changes(one, other)),
+    })
+}
+
+fn saved_distance(
+    name: &str,
+    one: &HostTensor,
+    other: &HostTensor,
+) -> Result<SavedDistance, String> {
+    let product = |x: &HostTensor, y: &HostTensor| dot(&x.values, &y.values);
+    let difference = |(x, y): (&f32, &f32)| (f64::from(*x) - f64::from(*y)).powi(2);
+    let apart = one.values.iter().zip(&other.values).map(difference).sum();
+    let (one, other, distance) = relative(name, product(one, one), product(other, other), apart)?;
+    Ok(SavedDistance {
+        tensor: name.to_owned(),
+        one,
+        other,
+        distance,
+    })
+}
+
+/// Two norms, and that of the difference over the larger of them, by the squares of all three.
+///
+/// # Errors
+/// The name, where one is not finite.
+fn relative(name: &str, one: f64, other: f64, apart: f64) -> Result<(f64, f64, f64), String> {
+    let squares = [one, other, apart];
+    if !squares.iter().all(|square| square.is_finite()) {
+        return Err(name.to_owned());
     }
+    // A difference of nothing may come out below zero.
+    let [one, other, apart] = squares.map(|square| square.max(0.0).sqrt());
+    let larger = one.max(other);
+    let distance = if larger > 0.0 { apart / larger } else { 0.0 };
+    Ok((one, other, distance))
 }
 
 /// Norms from products of small matrices: `<B1 A1, B2 A2>` is the sum over `(A1 A2^T) * (B1 B2^T)`; no update is formed.
-fn distance(name: &str, one: (&HostLora, usize), other: (&HostLora, usize)) -> SiteDistance {
+fn distance(
+    name: &str,
+    one: (&HostLora, usize),
+    other: (&HostLora, usize),
+) -> Result<SiteDistance, String> {
     let product = |x: (&HostLora, usize), y: (&HostLora, usize)| {
         let factors = |(adapter, at): (&HostLora, usize)| {
             let config = adapter.settings().config().clone();
@@ -186,17 +285,13 @@ fn distance(name: &str, one: (&HostLora, usize), other: (&HostLora, usize)) -> S
         product(other, other),
         product(one, other),
     );
-    let larger = xx.max(yy).max(0.0);
-    SiteDistance {
+    let (one, other, distance) = relative(name, xx, yy, xx + yy - 2.0 * xy)?;
+    Ok(SiteDistance {
         site: name.to_owned(),
-        one: xx.max(0.0).sqrt(),
-        other: yy.max(0.0).sqrt(),
-        distance: if larger > 0.0 {
-            ((xx + yy - 2.0 * xy).max(0.0) / larger).sqrt()
-        } else {
-            0.0
-        },
-    }
+        one,
+        other,
+        distance,
+    })
 }
 
 fn row(matrix: &[f32], at: usize, rows: usize) -> &[f32] {

@@ -1,10 +1,12 @@
 //! `vblora inspect`: what is in this file or directory.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde::Serialize;
 use vblora::{
     AdapterConfig, Result, Site, StoredVbLora,
-    count::Count,
+    count::{Count, lora},
     storage::{HostAdapter, sites_sha256},
 };
 
@@ -25,6 +27,8 @@ struct Report<'a> {
     form: &'static str,
     method: AdapterConfig,
     sites: &'a [Site],
+    /// `[rank, scale]` of each site, where rank_pattern or alpha_pattern give them different ones.
+    patterned: Option<&'a [(usize, f64)]>,
     count: Count,
     bank: Option<BankUse>,
     saved: Vec<(&'a str, &'a [usize])>,
@@ -53,7 +57,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let (method, plan) = (config(&adapter.adapter), adapter.adapter.plan());
     let report = Report {
         form: opened.form,
-        count: method.count(plan)?,
+        count: match &opened.patterned {
+            Some(own) => patterned_count(plan.sites(), own),
+            None => method.count(plan)?,
+        },
+        patterned: opened.patterned.as_deref(),
         sites: plan.sites(),
         bank: adapter.adapter.store().as_ref().map(BankUse::of),
         saved: adapter
@@ -74,8 +82,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     }
     let mut lines = vec![
         format!("{}: {}", arguments.place.path.display(), report.form),
-        report.method.describe(plan)?.trim_end().to_owned(),
+        report
+            .method
+            .describe_counted(plan, report.count)
+            .trim_end()
+            .to_owned(),
     ];
+    lines.extend(report.patterned.map(by_rank));
     lines.extend(report.bank.as_ref().map(|bank| {
         format!(
             "  bank: {} of {} vectors used, the most used one by {} of {} sub-vectors; mean first weight {:.3}; entries up to {:.3e}",
@@ -97,6 +110,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let recipe = report.recipe.into_iter().flat_map(str::lines);
     lines.extend(recipe.map(|line| format!("  recipe: {line}")));
     Ok(lines.join("\n") + "\n")
+}
+
+/// What sites of different ranks train and store.
+fn patterned_count(sites: &[Site], own: &[(usize, f64)]) -> Count {
+    let counts = sites
+        .iter()
+        .zip(own)
+        .map(|(site, (rank, _))| lora(*rank, [(site.d_in, site.d_out)]));
+    counts.fold(lora(0, []), |sum, count| sum + count)
+}
+
+/// How many sites have which rank and scale.
+fn by_rank(own: &[(usize, f64)]) -> String {
+    let mut sites = BTreeMap::new();
+    for (rank, scale) in own {
+        // As text, for floats have no order.
+        *sites.entry((rank, scale.to_string())).or_insert(0) += 1;
+    }
+    let sites = sites.into_iter();
+    let groups = sites.map(|((rank, scale), n)| format!("rank {rank}, scale {scale} x {n}"));
+    format!(
+        "  by rank_pattern and alpha_pattern: {}; read as one rank and scale",
+        groups.collect::<Vec<_>>().join("; ")
+    )
 }
 
 impl BankUse {

@@ -2,17 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
-
-use serde::Deserialize;
 
 use crate::{
     Error, Result,
     storage::{
         Entry, Header,
-        files::{MAX_INDEX_BYTES, RegularFile, read_file},
-        strict_json,
+        files::RegularFile,
+        index::{shard_names, weight_map},
     },
 };
 
@@ -34,11 +32,6 @@ pub(super) struct Shard {
     front: Vec<u8>,
 }
 
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
 /// How names of the adapter turn into the base's.
 pub(super) enum Renaming {
     /// Without this prefix.
@@ -51,7 +44,7 @@ impl Base {
     pub(super) fn open(dir: &Path) -> Result<Self> {
         let mut names = vec![SINGLE.to_owned()];
         if !dir.join(SINGLE).exists() && dir.join(INDEX).exists() {
-            names = shard_names(&dir.join(INDEX))?;
+            names = shard_names(&weight_map(&dir.join(INDEX))?);
         }
         let shards = names.into_iter().map(|name| Shard::open(dir, name));
         let base = Self {
@@ -186,32 +179,4 @@ impl Shard {
             reason: reason.into(),
         }
     }
-}
-
-/// The files that an index names, each once and a plain file name.
-fn shard_names(path: &Path) -> Result<Vec<String>> {
-    let format = |reason: String| Error::Format {
-        path: path.to_owned(),
-        reason,
-    };
-    let text = read_file(path, MAX_INDEX_BYTES).map_err(|cause| Error::Io {
-        path: path.to_owned(),
-        cause,
-    })?;
-    let index: Index = strict_json::from_slice(&text).map_err(format)?;
-    let mut names: Vec<_> = index.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    match names.iter().find(|name| !is_file_name(name)) {
-        Some(name) => Err(format(format!("{name:?} is not a plain file name"))),
-        None if names.is_empty() => Err(format("weight_map is empty".into())),
-        None => Ok(names),
-    }
-}
-
-/// Whether a name, joined to a directory, stays inside.
-fn is_file_name(name: &str) -> bool {
-    let mut parts = Path::new(name).components();
-    let one = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
-    one && parts.next().is_none() && !name.contains(['/', '\\', '\0'])
 }

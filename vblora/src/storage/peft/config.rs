@@ -2,11 +2,15 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{CONFIG, PeftAdapter};
+use super::{
+    CONFIG, PeftAdapter,
+    fields::{self, Fields, flag, real, size, texts},
+    rules::{Order, Patterns, Rules},
+};
 use crate::{
-    Error, LoraConfig, Result, Site, Targets, VbLoraConfig, VeraConfig,
+    Error, LoraConfig, Result, VbLoraConfig, VeraConfig,
     storage::{
         HostAdapter,
         files::{MAX_CONFIG_BYTES, read_file},
@@ -17,32 +21,14 @@ use crate::{
 /// The version of PEFT whose layout is written.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Settings that change what an adapter computes and that this library does not have; they must be null, false, empty or `none`.
-const UNSUPPORTED: &[&str] = &[
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "arrow_config",
-    "bias",
-    "kasa_config",
-    "layer_replication",
-    "lora_bias",
-    "megatron_config",
-    "monteclora_config",
-    "rank_pattern",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_bdlora",
-    "use_dora",
-    "use_qalora",
-    "velora_config",
-];
-
 /// The methods that are read and written, with their settings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum PeftMethod {
     /// VB-LoRA.
     VbLora(VbLoraConfig),
-    /// LoRA.
+    /// LoRA. `rank_pattern` and `alpha_pattern` may give some modules another rank or alpha: see [`PeftDirectory::patterned`].
+    ///
+    /// [`PeftDirectory::patterned`]: super::PeftDirectory::patterned
     Lora(LoraConfig),
     /// VeRA.
     Vera(VeraConfig),
@@ -57,38 +43,31 @@ pub struct PeftConfig {
     pub(super) task_type: Option<String>,
     pub(super) base_model: Option<String>,
     pub(super) fan_in_fan_out: bool,
-    fields: Map<String, Value>,
+    pub(super) rules: Rules,
+    pub(super) patterns: Patterns,
 }
 
 impl PeftConfig {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
-        let format = |reason: String| Error::Format {
-            path: path.clone(),
-            reason,
-        };
         let text = read_file(&path, MAX_CONFIG_BYTES).map_err(|cause| Error::Io {
             path: path.clone(),
             cause,
         })?;
-        let fields = strict_json::from_slice(&text).map_err(format)?;
-        Self::from_fields(fields).map_err(format)
+        Self::parse(&text).map_err(|reason| Error::Format { path, reason })
     }
 
-    fn from_fields(fields: Map<String, Value>) -> Result<Self, String> {
-        if let Some(key) = UNSUPPORTED
-            .iter()
-            .find(|key| !is_inactive(fields.get(**key)))
-        {
-            return Err(format!(
-                "{key} is {}, which this library does not have",
-                fields[*key]
-            ));
-        }
-        let method = match text(&fields, "peft_type")?.as_deref() {
-            Some("VBLORA") => PeftMethod::VbLora(vblora(&fields)?),
-            Some("LORA") => PeftMethod::Lora(lora(&fields)?),
-            Some("VERA") => PeftMethod::Vera(vera(&fields)?),
+    /// Whether PEFT puts the adapter on the module of this name, by `target_modules`, `exclude_modules`, `modules_to_save`,
+    /// `layers_to_transform` and `layers_pattern`; `None` where it chooses by the model's class, or by a pattern that this library cannot
+    /// follow.
+    pub fn picks(&self, module: &str) -> Option<bool> {
+        self.rules.compile()?.picks(module).ok()
+    }
+
+    fn parse(text: &[u8]) -> Result<Self, String> {
+        let fields: Fields = strict_json::from_slice(text)?;
+        let method = match fields::text(&fields, "peft_type")?.as_deref() {
+            Some(method @ ("VBLORA" | "LORA" | "VERA")) => method.to_owned(),
             other => {
                 return Err(format!(
                     "peft_type: expected VBLORA, LORA or VERA, found {}",
@@ -96,44 +75,25 @@ impl PeftConfig {
                 ));
             }
         };
+        fields::check(&method, &fields)?;
+        let is_lora = method == "LORA";
+        let order = match is_lora {
+            true => Order::of(text),
+            false => Order::default(),
+        };
         Ok(Self {
-            method,
-            modules_to_save: texts(&fields, "modules_to_save")?,
-            task_type: text(&fields, "task_type")?,
-            base_model: text(&fields, "base_model_name_or_path")?,
-            fan_in_fan_out: fields.get("fan_in_fan_out") == Some(&Value::Bool(true)),
-            fields,
+            method: match method.as_str() {
+                "VBLORA" => PeftMethod::VbLora(vblora(&fields)?),
+                "LORA" => PeftMethod::Lora(lora(&fields)?),
+                _ => PeftMethod::Vera(vera(&fields)?),
+            },
+            modules_to_save: texts(&fields, "modules_to_save")?.unwrap_or_default(),
+            task_type: fields::text(&fields, "task_type")?,
+            base_model: fields::text(&fields, "base_model_name_or_path")?,
+            fan_in_fan_out: flag(&fields, "fan_in_fan_out")?,
+            rules: Rules::of(&fields, is_lora)?,
+            patterns: Patterns::of(&fields, order)?,
         })
-    }
-
-    /// The sites, named as in the wrapped model, that PEFT's targeting rules pick; `None` for rules that this library cannot follow
-    /// (Python's regular expressions know more).
-    pub(super) fn targeted(&self, named: &[Site]) -> Option<Vec<Site>> {
-        let rule = match self.fields.get("target_modules")? {
-            Value::String(all) if all == "all-linear" => Targets::all_linear(),
-            Value::String(pattern) => Targets::regex(pattern).ok()?,
-            _ => Targets::suffixes(texts(&self.fields, "target_modules").ok()?),
-        };
-        let rule = rule.exclude(texts(&self.fields, "exclude_modules").ok()?);
-        if !is_inactive(self.fields.get("layers_pattern")) {
-            return None;
-        }
-        let layers = match self.fields.get("layers_to_transform") {
-            None | Some(Value::Null) => Vec::new(),
-            Some(Value::Array(layers)) => layers.clone(),
-            Some(layer) => vec![layer.clone()],
-        };
-        let layers = layers
-            .iter()
-            .map(|layer| layer.as_u64().map(|layer| layer as usize))
-            .collect::<Option<Vec<_>>>()?;
-        let rule = layers
-            .into_iter()
-            .fold(rule, |rule, layer| rule.layers(layer..=layer));
-        Some(
-            rule.select(named)
-                .map_or(Vec::new(), |plan| plan.sites().to_vec()),
-        )
     }
 }
 
@@ -223,87 +183,47 @@ fn vera_json(config: &VeraConfig) -> Value {
     })
 }
 
-fn vblora(fields: &Map<String, Value>) -> Result<VbLoraConfig, String> {
+fn vblora(fields: &Fields) -> Result<VbLoraConfig, String> {
     let default = VbLoraConfig::default();
     Ok(VbLoraConfig {
-        bank: whole(fields, "num_vectors")?,
-        vector_length: whole(fields, "vector_length")?,
-        rank: whole(fields, "r")?,
-        topk: whole(fields, "topk")?,
-        bank_bound: real(fields, "init_vector_bank_bound")?.unwrap_or(default.bank_bound),
-        logits_std: real(fields, "init_logits_std")?.unwrap_or(default.logits_std),
+        bank: size(fields, "num_vectors", 256)?,
+        vector_length: size(fields, "vector_length", 256)?,
+        rank: size(fields, "r", 4)?,
+        topk: size(fields, "topk", 2)?,
+        bank_bound: real(fields, "init_vector_bank_bound", default.bank_bound)?,
+        logits_std: real(fields, "init_logits_std", default.logits_std)?,
         ..default
     })
 }
 
-fn lora(fields: &Map<String, Value>) -> Result<LoraConfig, String> {
+fn lora(fields: &Fields) -> Result<LoraConfig, String> {
     Ok(LoraConfig {
-        rank: whole(fields, "r")?,
-        alpha: real(fields, "lora_alpha")?.ok_or("no lora_alpha")?,
-        dropout: real(fields, "lora_dropout")?.unwrap_or(0.0),
-        rslora: fields.get("use_rslora") == Some(&Value::Bool(true)),
+        rank: size(fields, "r", 8)?,
+        alpha: real(fields, "lora_alpha", 8.0)?,
+        dropout: real(fields, "lora_dropout", 0.0)?,
+        rslora: flag(fields, "use_rslora")?,
     })
 }
 
-fn vera(fields: &Map<String, Value>) -> Result<VeraConfig, String> {
+fn vera(fields: &Fields) -> Result<VeraConfig, String> {
     let default = VeraConfig::default();
     Ok(VeraConfig {
-        rank: whole(fields, "r")?,
-        d_init: real(fields, "d_initial")?.unwrap_or(default.d_init),
-        // Of the random matrices as the directory holds them; torch alone could draw them again.
-        projection_seed: fields
-            .get("projection_prng_key")
-            .and_then(Value::as_u64)
-            .unwrap_or(default.projection_seed),
+        rank: size(fields, "r", 256)?,
+        d_init: real(fields, "d_initial", default.d_init)?,
+        projection_seed: seed(fields)?,
     })
 }
 
-fn is_inactive(value: Option<&Value>) -> bool {
-    match value {
-        None | Some(Value::Null | Value::Bool(false)) => true,
-        Some(Value::String(text)) => text.is_empty() || text == "none",
-        Some(Value::Array(list)) => list.is_empty(),
-        Some(Value::Object(map)) => map.is_empty(),
-        Some(_) => false,
-    }
-}
-
-fn whole(fields: &Map<String, Value>, key: &str) -> Result<usize, String> {
-    let value = fields.get(key).ok_or_else(|| format!("no {key}"))?;
-    value
-        .as_u64()
-        .and_then(|number| usize::try_from(number).ok())
-        .ok_or_else(|| format!("{key}: expected a whole number, found {value}"))
-}
-
-fn real(fields: &Map<String, Value>, key: &str) -> Result<Option<f64>, String> {
-    match fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => value
-            .as_f64()
-            .map(Some)
-            .ok_or_else(|| format!("{key}: expected a number, found {value}")),
-    }
-}
-
-fn text(fields: &Map<String, Value>, key: &str) -> Result<Option<String>, String> {
-    match fields.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(other) => Err(format!("{key}: expected a text, found {other}")),
-    }
-}
-
-/// A list of texts; a single one counts as a list of one.
-fn texts(fields: &Map<String, Value>, key: &str) -> Result<Vec<String>, String> {
-    match fields.get(key) {
-        Some(Value::Array(list)) => list
-            .iter()
-            .map(|item| {
-                let item_text = item.as_str().map(str::to_owned);
-                item_text.ok_or_else(|| format!("{key}: expected texts, found {item}"))
-            })
-            .collect(),
-        _ => Ok(text(fields, key)?.into_iter().collect()),
-    }
+/// That of the random matrices as the directory holds them; torch alone could draw them again. Torch counts a negative seed from the end.
+fn seed(fields: &Fields) -> Result<u64, String> {
+    let Some(value) = fields.get("projection_prng_key") else {
+        return Ok(0);
+    };
+    let negative = || Some(u64::MAX - value.as_i64()?.unsigned_abs());
+    value.as_u64().or_else(negative).ok_or_else(|| {
+        format!(
+            "projection_prng_key: expected a whole number, found {}",
+            fields::shown(value)
+        )
+    })
 }

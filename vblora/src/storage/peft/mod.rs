@@ -8,11 +8,18 @@
 //! | VeRA | `vera_lambda_d`, `vera_lambda_b` | f32 `[r]`, `[d_out]` |
 //!
 //! Beside them stand the bank, `base_model.vblora_vector_bank` `[h, b]`, or VeRA's random matrices, `base_model.vera_A` `[r, largest d_in]`
-//! and `base_model.vera_B` `[largest d_out, r]`, and the tensors of `modules_to_save`. Unlike PEFT, reading believes the
-//! tensors, not the flag `save_only_topk_weights`, and refuses what does not fit: see [`PeftDirectory`].
+//! and `base_model.vera_B` `[largest d_out, r]`, the tensors of `modules_to_save`, and embeddings and output layers, which PEFT saves unasked
+//! where the vocabulary was resized or they are adapted. Unlike PEFT, reading believes the tensors, not the flag `save_only_topk_weights`,
+//! and refuses what does not fit: see [`PeftDirectory`].
+//!
+//! Every field of PEFT 0.21's configurations is applied, known to change nothing, or refused by its name; so is a field that PEFT does not
+//! have, unless it is empty.
 
 mod config;
+mod fields;
 mod read;
+mod rules;
+mod tensors;
 mod write;
 
 pub use config::{PeftConfig, PeftMethod};
@@ -36,6 +43,8 @@ const TOPK: &[&str] = &[
 ];
 const LORA: &[&str] = &["lora_A.weight", "lora_B.weight"];
 const VERA: &[&str] = &["vera_lambda_d", "vera_lambda_b"];
+/// Behind the name of an adapted module, in front of the names of its frozen tensors.
+const BASE_LAYER: &str = ".base_layer";
 /// VeRA's random matrices.
 const VERA_SHARED: [&str; 2] = ["base_model.vera_A", "base_model.vera_B"];
 
@@ -48,7 +57,9 @@ pub struct PeftAdapter {
     pub prefix: String,
     /// The names that `modules_to_save` lists.
     pub modules_to_save: Vec<String>,
-    /// The tensors of modules trained in full by their names in that model, such as `classifier.dense.weight`, shaped as torch stores them.
+    /// The tensors of modules saved in full by their names in that model, such as `classifier.dense.weight`, shaped as torch stores them:
+    /// those of `modules_to_save`, and embeddings and output layers that PEFT saved unasked. They take the place of the base's. The weight
+    /// of an adapted module may be among them; the update is then added to it.
     pub saved: Vec<(String, HostTensor)>,
     /// PEFT's task type, such as `SEQ_CLS`.
     pub task_type: Option<String>,
@@ -71,6 +82,26 @@ impl PeftAdapter {
             fan_in_fan_out: false,
         }
     }
+}
+
+/// The heads of PEFT's classification models. It lists both for each of them, and a model has one.
+const HEADS: [&str; 2] = ["classifier", "score"];
+
+/// Whether a tensor of the model is of a module that `modules_to_save` lists: of one whose name ends so, or below it.
+fn is_of(listed: &str, tensor: &str) -> bool {
+    let mut found = tensor.match_indices(listed);
+    found.any(|(at, found)| tensor[at + found.len()..].starts_with('.'))
+}
+
+/// The first of `modules_to_save` that none of the tensors is of.
+fn unsaved<'a, 'b>(
+    modules_to_save: &'a [String],
+    tensors: impl Iterator<Item = &'b String> + Clone,
+) -> Option<&'a str> {
+    let has = |module: &str| tensors.clone().any(|tensor| is_of(module, tensor));
+    let is_excused = |module: &str| HEADS.contains(&module) && HEADS.into_iter().any(&has);
+    let mut listed = modules_to_save.iter().map(String::as_str);
+    listed.find(|module| !has(module) && !is_excused(module))
 }
 
 /// `[outer, inner, width]` as `[inner, outer, width]`: between PEFT's B, whose tiles come first, and this library's factors, whose rank does.

@@ -1,43 +1,53 @@
 //! Reading a directory: names to modules, modules to sites, tensors to values, everything checked and named.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use safetensors::Dtype;
 
 use super::{
-    BANK, FULL, LORA, PeftAdapter, PeftConfig, PeftMethod, ROOT, TENSORS, TOPK, VERA, VERA_SHARED,
-    swap,
+    BANK, BASE_LAYER, CONFIG, FULL, LORA, PeftAdapter, PeftConfig, PeftMethod, ROOT, TOPK, VERA,
+    VERA_SHARED, is_of, swap,
+    tensors::{Tensors, hint, is_compiled},
+    unsaved,
 };
 use crate::{
-    LoraConfig, Result, Site, SitePlan, VbLoraConfig, VeraConfig,
+    Error, LoraConfig, Result, Site, SitePlan, VbLoraConfig, VeraConfig,
     adapter::Projection,
     storage::{
-        Bank, Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, StoredVbLora,
-        TensorFile,
+        Bank, Codes, HostAdapter, HostLora, HostTensor, HostVbLora, HostVera, MAX_FILE_BYTES,
+        StoredVbLora,
     },
 };
+
+/// Modules that PEFT saves without being asked: where they were resized, or are adapted themselves. By the last part of their names.
+const EMBEDDINGS: [&str; 4] = ["embed_tokens", "lm_head", "word_embeddings", "wte"];
 
 /// A PEFT directory whose names and shapes have been checked against each other, not yet bound to a model.
 #[derive(Debug)]
 pub struct PeftDirectory {
     config: PeftConfig,
-    file: TensorFile,
+    file: Tensors,
     form: &'static [&'static str],
-    /// The adapted modules, named as in the wrapped model.
+    /// The adapted modules, named as in the wrapped model, in alphabetical order.
     sites: Vec<Site>,
-    /// The tensors of `modules_to_save`.
-    saved: Vec<String>,
+    /// LoRA's settings of each of them; empty for the other methods.
+    own: Vec<LoraConfig>,
+    /// The tensors of modules that are saved whole, by their names in the model.
+    saved: BTreeMap<String, String>,
 }
 
 impl PeftDirectory {
     /// Opens a directory and finds out what it holds; the tensors decide whether it is VB-LoRA's full or its top-k form.
     ///
     /// # Errors
-    /// A file is missing or broken; the method or a setting is one that this library does not have; a tensor is missing, of another shape
-    /// than settings say, or none that belongs here.
+    /// A file is missing or broken; the method or a field is one that this library does not have; a tensor is missing, of another shape
+    /// than settings say, or none that belongs here; `modules_to_save` names a module without tensors.
     pub fn open(dir: &Path) -> Result<Self> {
         let config = PeftConfig::read(dir)?;
-        let file = TensorFile::read(&dir.join(TENSORS))?;
+        let file = Tensors::read(dir)?;
         let form = form(&config, &file);
         let (modules, saved) = sort_names(&config, &file, form)?;
         match &config.method {
@@ -47,15 +57,27 @@ impl PeftDirectory {
             PeftMethod::Vera(vera) => expect_projection(&file, vera.rank)?,
             _ => {}
         }
-        let sites = modules
-            .into_iter()
-            .map(|module| dimensions(&config, &file, form, &module))
-            .collect::<Result<Vec<_>>>()?;
+        let own = match &config.method {
+            PeftMethod::Lora(lora) => {
+                let names: Vec<_> = modules.iter().map(String::as_str).collect();
+                let own = config.patterns.settings(lora, &names);
+                own.map_err(|error| Error::Format {
+                    path: dir.join(CONFIG),
+                    reason: format!("rank_pattern or alpha_pattern: {error}"),
+                })?
+            }
+            _ => Vec::new(),
+        };
+        let sites = modules.iter().enumerate().map(|(at, module)| {
+            let rank = own.get(at).map_or(0, |lora| lora.rank);
+            dimensions(&config, &file, form, module, rank)
+        });
         Ok(Self {
+            sites: sites.collect::<Result<_>>()?,
             config,
             file,
             form,
-            sites,
+            own,
             saved,
         })
     }
@@ -76,6 +98,18 @@ impl PeftDirectory {
         &self.sites
     }
 
+    /// Rank and scale of each of [`sites`](Self::sites), where `rank_pattern` or `alpha_pattern` give them different ones.
+    ///
+    /// [`bind`](Self::bind) then holds LoRA of the largest rank and of scale 1: missing components are zeros, and scales are in the up
+    /// factors.
+    pub fn patterned(&self) -> Option<Vec<(usize, f64)>> {
+        let mut pairs = self.own.windows(2);
+        pairs.any(|pair| pair[0] != pair[1]).then(|| {
+            let own = self.own.iter();
+            own.map(|lora| (lora.rank, lora.scale())).collect()
+        })
+    }
+
     /// The vector bank alone, whatever the directory's sites are.
     ///
     /// # Errors
@@ -91,26 +125,24 @@ impl PeftDirectory {
     /// Reads the values for a model with these sites, whose names may stand behind a common prefix in the directory.
     ///
     /// # Errors
-    /// A module of the directory is no site of the model or has other dimensions; a site that the targeting rules pick has no tensors; a
-    /// value is not finite, an index is at or above h or twice in a row, a weight is outside 0 to 1.
+    /// A module of the directory is no site of the model, has other dimensions, or is not picked by the targeting rules; a site that they
+    /// pick has no tensors; a value is not finite, an index is at or above h or twice in a row, a weight is outside 0 to 1.
     pub fn bind(&self, sites: &[Site]) -> Result<PeftAdapter> {
         let prefix = self.prefix(sites)?;
         let chosen = self.chosen(sites, &prefix)?;
         let plan = SitePlan::exactly(chosen);
         let adapter = match &self.config.method {
             PeftMethod::VbLora(config) => self.vblora(config, &plan, &prefix)?,
-            PeftMethod::Lora(config) => HostAdapter::Lora(self.lora(config, &plan, &prefix)?),
+            PeftMethod::Lora(_) => HostAdapter::Lora(self.lora(&plan, &prefix)?),
             PeftMethod::Vera(config) => HostAdapter::Vera(self.vera(config, &plan, &prefix)?),
         };
         let saved = self
             .saved
             .iter()
-            .map(|name| {
-                let tensor = HostTensor {
-                    shape: self.file.shape(name).unwrap_or_default().to_vec(),
-                    values: self.file.floats(name)?,
-                };
-                Ok((name[ROOT.len()..].to_owned(), tensor))
+            .map(|(name, tensor)| {
+                let values = self.file.floats(tensor)?;
+                let shape = self.file.shape(tensor).unwrap_or_default().to_vec();
+                Ok((name.clone(), HostTensor { shape, values }))
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(PeftAdapter {
@@ -149,12 +181,11 @@ impl PeftDirectory {
 
     /// The model's sites that the directory adapts, in the model's order.
     fn chosen(&self, sites: &[Site], prefix: &str) -> Result<Vec<Site>> {
+        let by_name: BTreeMap<_, _> = sites.iter().map(|site| (&*site.name, site)).collect();
         for module in &self.sites {
             let name = module.name.strip_prefix(prefix);
-            let site = sites
-                .iter()
-                .find(|site| Some(site.name.as_str()) == name)
-                .ok_or_else(|| self.no_such_site(&module.name, sites))?;
+            let site = name.and_then(|name| by_name.get(name));
+            let site = site.ok_or_else(|| self.no_such_site(&module.name, sites))?;
             for (part, expected, found) in [
                 (self.form[0], site.d_in, module.d_in),
                 (self.form[1], site.d_out, module.d_out),
@@ -168,24 +199,49 @@ impl PeftDirectory {
                 }
             }
         }
-        let named: Vec<_> = sites
-            .iter()
-            .map(|site| Site::new(format!("{prefix}{}", site.name), site.d_in, site.d_out))
-            .collect();
-        let has = |name: &str| self.sites.iter().any(|module| module.name == name);
-        let targeted = self.config.targeted(&named).unwrap_or_default();
-        if let Some(missing) = targeted.iter().find(|site| !has(&site.name)) {
-            return Err(self.file.error(format!(
-                "no tensor {:?}, though target_modules picks this module",
-                self.tensor(&missing.name, self.form[0])
-            )));
+        let named = |site: &Site| format!("{prefix}{}", site.name);
+        self.check_rules(sites.iter().map(named))?;
+        let chosen = sites.iter().filter(|site| self.has(&named(site)));
+        Ok(chosen.cloned().collect())
+    }
+
+    fn has(&self, module: &str) -> bool {
+        self.at(module).is_some()
+    }
+
+    /// The place of a module among the directory's.
+    fn at(&self, module: &str) -> Option<usize> {
+        let found = self
+            .sites
+            .binary_search_by(|site| site.name.as_str().cmp(module));
+        found.ok()
+    }
+
+    /// Holds tensors and rules to each other: PEFT would start with untrained values where tensors are missing, and leave out those of
+    /// modules that its rules do not pick. Rules that cannot be followed here are not held to anything: the tensors decide.
+    fn check_rules(&self, model: impl Iterator<Item = String>) -> Result<()> {
+        let Some(rules) = self.config.rules.compile() else {
+            return Ok(());
+        };
+        let picks = |name: &str| rules.picks(name).ok();
+        for module in &self.sites {
+            if picks(&module.name) == Some(false) {
+                return Err(self.file.error(format!(
+                    "tensor {:?} is of a module that target_modules, exclude_modules, modules_to_save and layers_to_transform do not \
+                     pick: PEFT leaves it out",
+                    self.tensor(&module.name, self.form[0])
+                )));
+            }
         }
-        Ok(sites
-            .iter()
-            .zip(&named)
-            .filter(|(_, named)| has(&named.name))
-            .map(|(site, _)| site.clone())
-            .collect())
+        for name in model {
+            if !self.has(&name) && picks(&name) == Some(true) {
+                return Err(self.file.error(format!(
+                    "no tensor {:?}, though target_modules picks this module",
+                    self.tensor(&name, self.form[0])
+                )));
+            }
+        }
+        Ok(())
     }
 
     fn tensor(&self, module: &str, part: &str) -> String {
@@ -251,18 +307,53 @@ impl PeftDirectory {
         Ok(rows)
     }
 
-    fn lora(&self, config: &LoraConfig, plan: &SitePlan, prefix: &str) -> Result<HostLora> {
-        let settings = config
-            .check(plan)
-            .map_err(|e| self.file.error(e.to_string()))?;
+    fn lora(&self, plan: &SitePlan, prefix: &str) -> Result<HostLora> {
+        let blame = |e: crate::Error| self.file.error(e.to_string());
+        let is_patterned = self.patterned().is_some();
+        let mut config = self.own[0].clone();
+        if is_patterned {
+            let ranks = self.own.iter().map(|lora| lora.rank);
+            config.rank = ranks.max().unwrap_or(config.rank);
+            (config.alpha, config.rslora) = (config.rank as f64, false);
+            self.check_padded(config.rank)?;
+        }
+        let settings = config.check(plan).map_err(blame)?;
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for site in plan.sites() {
             let module = format!("{prefix}{}", site.name);
-            a.push(self.file.floats(&self.tensor(&module, LORA[0]))?);
+            let own = self.at(&module).map_or(&config, |at| &self.own[at]);
+            let mut down = self.file.floats(&self.tensor(&module, LORA[0]))?;
             let outputs_first = self.file.floats(&self.tensor(&module, LORA[1]))?;
-            b.push(swap(&outputs_first, [site.d_out, config.rank, 1]));
+            let mut up = swap(&outputs_first, [site.d_out, own.rank, 1]);
+            if is_patterned {
+                own.check(plan).map_err(blame)?;
+                let scale = own.scale();
+                for value in &mut up {
+                    *value = (f64::from(*value) * scale) as f32;
+                }
+                down.resize(config.rank * site.d_in, 0.0);
+                up.resize(config.rank * site.d_out, 0.0);
+            }
+            a.push(down);
+            b.push(up);
         }
-        HostLora::new(settings, a, b).map_err(|e| self.file.error(e.to_string()))
+        HostLora::new(settings, a, b).map_err(blame)
+    }
+
+    /// Refuses factors that would take far more memory than the file has bytes.
+    fn check_padded(&self, rank: usize) -> Result<()> {
+        let sides = self
+            .sites
+            .iter()
+            .map(|site| site.d_in.saturating_add(site.d_out));
+        let values = sides.fold(0, usize::saturating_add).saturating_mul(rank);
+        let bytes = values.saturating_mul(size_of::<f32>());
+        if bytes as u64 > MAX_FILE_BYTES {
+            return Err(self.file.error(format!(
+                "rank_pattern: all modules at the largest rank {rank} have {bytes} bytes, over the limit of {MAX_FILE_BYTES}"
+            )));
+        }
+        Ok(())
     }
 
     fn vera(&self, config: &VeraConfig, plan: &SitePlan, prefix: &str) -> Result<HostVera> {
@@ -286,7 +377,7 @@ impl PeftDirectory {
 }
 
 /// The parts that each module must have.
-fn form(config: &PeftConfig, file: &TensorFile) -> &'static [&'static str] {
+fn form(config: &PeftConfig, file: &Tensors) -> &'static [&'static str] {
     match config.method {
         PeftMethod::Lora(_) => LORA,
         PeftMethod::Vera(_) => VERA,
@@ -322,26 +413,33 @@ fn part_of(tensor: &str) -> Option<(&str, &'static str)> {
         })
 }
 
-/// The adapted modules, complete, and the tensors of `modules_to_save`; nothing else may be there.
+/// The adapted modules, complete, and the tensors of modules that are saved whole; nothing else may be there.
 fn sort_names(
     config: &PeftConfig,
-    file: &TensorFile,
+    file: &Tensors,
     form: &[&str],
-) -> Result<(BTreeSet<String>, Vec<String>)> {
-    let (mut modules, mut saved) = (BTreeSet::new(), Vec::new());
+) -> Result<(BTreeSet<String>, BTreeMap<String, String>)> {
+    let mut modules = BTreeSet::new();
+    let mut others = Vec::new();
     for name in file.names() {
         match part_of(name) {
+            _ if is_compiled(name) => return Err(nowhere(config, file, name)),
             Some((module, part)) if form.contains(&part) => {
                 modules.insert(module.to_owned());
             }
             None if shared(form).contains(&name) => {}
-            None if is_saved(config, name) => saved.push(name.to_owned()),
-            _ => {
-                return Err(file.error(format!(
-                    "tensor {name:?} belongs neither to this kind of adapter nor to modules_to_save {:?}",
-                    config.modules_to_save
-                )));
-            }
+            None => others.push(name),
+            Some(_) => return Err(nowhere(config, file, name)),
+        }
+    }
+    let mut saved = BTreeMap::new();
+    for name in others {
+        let in_model = saved_name(config, &modules, name);
+        let in_model = in_model.ok_or_else(|| nowhere(config, file, name))?;
+        if let Some(other) = saved.insert(in_model, name.to_owned()) {
+            return Err(file.error(format!(
+                "tensors {other:?} and {name:?} are of the same weight"
+            )));
         }
     }
     let complete = modules.iter().flat_map(|module| {
@@ -354,23 +452,42 @@ fn sort_names(
     if modules.is_empty() {
         return Err(file.error(format!("no tensor {ROOT}MODULE.{}", form[0])));
     }
-    Ok((modules, saved))
+    match unsaved(&config.modules_to_save, saved.keys()) {
+        Some(module) => Err(file.error(format!(
+            "no tensor of {module:?}, which modules_to_save names; take it out there if the model has no such module"
+        ))),
+        None => Ok((modules, saved)),
+    }
 }
 
-/// Whether a tensor is of one of `modules_to_save`, which name modules by their last parts.
-fn is_saved(config: &PeftConfig, tensor: &str) -> bool {
-    let Some(name) = tensor.strip_prefix(ROOT) else {
-        return false;
-    };
-    config.modules_to_save.iter().any(|module| {
-        name.match_indices(module.as_str()).any(|(at, found)| {
-            let (before, after) = (&name[..at], &name[at + found.len()..]);
-            (before.is_empty() || before.ends_with('.')) && after.starts_with('.')
-        })
-    })
+fn nowhere(config: &PeftConfig, file: &Tensors, tensor: &str) -> Error {
+    file.error(format!(
+        "tensor {tensor:?} belongs neither to this kind of adapter nor to modules_to_save {:?}{}",
+        config.modules_to_save,
+        hint(tensor)
+    ))
 }
 
-fn expect_shape(file: &TensorFile, name: &str, expected: &[usize]) -> Result<()> {
+/// The name in the model of a tensor that is saved whole: of one of `modules_to_save`, of an embedding or the output layer, or of the map
+/// below an adapted one.
+fn saved_name(config: &PeftConfig, modules: &BTreeSet<String>, tensor: &str) -> Option<String> {
+    let name = tensor.strip_prefix(ROOT)?;
+    let (module, leaf) = name.rsplit_once('.')?;
+    if let Some(adapted) = module.strip_suffix(BASE_LAYER)
+        && modules.contains(adapted)
+    {
+        return Some(format!("{adapted}.{leaf}"));
+    }
+    // PEFT would look for it below.
+    if modules.contains(module) {
+        return None;
+    }
+    let is_embedding = EMBEDDINGS.contains(&module.rsplit('.').next()?);
+    let mut listed = config.modules_to_save.iter();
+    (is_embedding || listed.any(|module| is_of(module, name))).then(|| name.to_owned())
+}
+
+fn expect_shape(file: &Tensors, name: &str, expected: &[usize]) -> Result<()> {
     match file.shape(name) {
         None => Err(file.error(format!("no tensor {name:?}"))),
         Some(found) if found == expected => Ok(()),
@@ -381,7 +498,7 @@ fn expect_shape(file: &TensorFile, name: &str, expected: &[usize]) -> Result<()>
 }
 
 /// VeRA's random matrices, whose larger sides are their own.
-fn expect_projection(file: &TensorFile, rank: usize) -> Result<()> {
+fn expect_projection(file: &Tensors, rank: usize) -> Result<()> {
     for (name, side) in VERA_SHARED.into_iter().zip([0, 1]) {
         match file.shape(name) {
             Some(&[rows, columns]) if [rows, columns][side] == rank && rank > 0 => {}
@@ -401,7 +518,15 @@ fn expect_projection(file: &TensorFile, rank: usize) -> Result<()> {
 }
 
 /// A module as a site, with the dimensions that its tensors have.
-fn dimensions(config: &PeftConfig, file: &TensorFile, form: &[&str], module: &str) -> Result<Site> {
+///
+/// `rank` is LoRA's of this module.
+fn dimensions(
+    config: &PeftConfig,
+    file: &Tensors,
+    form: &[&str],
+    module: &str,
+    rank: usize,
+) -> Result<Site> {
     let name = |part: &str| format!("{ROOT}{module}.{part}");
     // The dimension that is this tensor's own, in place of `None` in its shape.
     let own = |part: &str, shape: &[Option<usize>]| {
@@ -426,9 +551,9 @@ fn dimensions(config: &PeftConfig, file: &TensorFile, form: &[&str], module: &st
         )))
     };
     let (d_in, d_out) = match &config.method {
-        PeftMethod::Lora(lora) => (
-            own(form[0], &[Some(lora.rank), None])?,
-            own(form[1], &[None, Some(lora.rank)])?,
+        PeftMethod::Lora(_) => (
+            own(form[0], &[Some(rank), None])?,
+            own(form[1], &[None, Some(rank)])?,
         ),
         PeftMethod::Vera(vera) => {
             own(form[0], &[Some(vera.rank)])?;

@@ -1,11 +1,12 @@
 //! Writing a directory that PEFT loads.
 
-use std::{fs, io, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use safetensors::Dtype;
 
 use super::{
-    BANK, CONFIG, FULL, LORA, PeftAdapter, ROOT, TENSORS, TOPK, VERA, VERA_SHARED, config, swap,
+    BANK, BASE_LAYER, CONFIG, FULL, LORA, PeftAdapter, ROOT, TENSORS, TOPK, VERA, VERA_SHARED,
+    config, swap, unsaved,
 };
 use crate::{
     Error, Result, SitePlan,
@@ -28,11 +29,17 @@ impl PeftAdapter {
     /// stay. A directory without a configuration is no adapter; one that is there is written into, the configuration last.
     ///
     /// # Errors
-    /// The operating system refuses, or `dir` is a symbolic link to an adapter; an older adapter is then still there. Two tensors have one
-    /// name; a VB-LoRA with a gate, which PEFT's has no place for.
+    /// The operating system refuses, or `dir` is a symbolic link to an adapter; two tensors have one name; a value is not finite;
+    /// `modules_to_save` names a module without tensors; a VB-LoRA with a gate, which PEFT's has no place for. An older adapter is then
+    /// still there.
     pub fn write(&self, dir: &Path) -> Result<()> {
         self.check_gate()?;
         let stored = self.tensors();
+        self.check_readable(&stored)
+            .map_err(|reason| Error::Format {
+                path: dir.join(TENSORS),
+                reason,
+            })?;
         let mut names: Vec<_> = stored.iter().map(|(name, _)| name).collect();
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -65,6 +72,21 @@ impl PeftAdapter {
         })
     }
 
+    /// Refuses what a reader would refuse.
+    fn check_readable(&self, stored: &Named) -> Result<(), String> {
+        for (name, tensor) in stored {
+            let finite = tensor.check_finite();
+            finite.map_err(|problem| format!("tensor {name:?}: {problem}; nothing was written"))?;
+        }
+        let saved = self.saved.iter().map(|(name, _)| name);
+        match unsaved(&self.modules_to_save, saved) {
+            Some(module) => Err(format!(
+                "no tensor of {module:?}, which modules_to_save names; nothing was written"
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Both factors come from one bank, so that a gate cannot go into it and keep its sign.
     fn check_gate(&self) -> Result<()> {
         let settings = match &self.adapter {
@@ -89,11 +111,18 @@ impl PeftAdapter {
             HostAdapter::Lora(adapter) => self.lora(adapter),
             HostAdapter::Vera(adapter) => self.vera(adapter),
         };
+        let sites = self.adapter.plan().sites().iter();
+        let adapted: BTreeSet<_> = sites
+            .map(|site| format!("{}{}", self.prefix, site.name))
+            .collect();
         tensors.extend(self.saved.iter().map(|(name, saved)| {
-            (
-                format!("{ROOT}{name}"),
-                StoredTensor::floats(&saved.shape, &saved.values),
-            )
+            let name = match name.rsplit_once('.') {
+                Some((module, leaf)) if adapted.contains(module) => {
+                    format!("{ROOT}{module}{BASE_LAYER}.{leaf}")
+                }
+                _ => format!("{ROOT}{name}"),
+            };
+            (name, StoredTensor::floats(&saved.shape, &saved.values))
         }));
         tensors
     }

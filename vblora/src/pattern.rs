@@ -1,0 +1,99 @@
+//! Python's regular expressions, with which PEFT matches the names of modules.
+
+use fancy_regex::{Regex, RegexBuilder};
+
+use crate::{Error, Result};
+
+/// Steps back that one match may take. Names are short: only a pattern made to hang needs more.
+const MAX_STEPS_BACK: usize = 10_000;
+
+/// A pattern that is compiled once and matched with many names.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern {
+    given: String,
+    regex: Regex,
+}
+
+impl Pattern {
+    /// A pattern for whole names, as `re.fullmatch` takes it.
+    ///
+    /// # Errors
+    /// It is no regular expression, or one of Python's that this library does not have.
+    pub(crate) fn whole(pattern: &str) -> Result<Self> {
+        Self::compile(pattern, &format!("^(?:{pattern})$"))
+    }
+
+    /// A pattern for the beginning of names, as `re.match` takes it.
+    ///
+    /// # Errors
+    /// As [`whole`](Self::whole).
+    pub(crate) fn beginning(pattern: &str) -> Result<Self> {
+        Self::compile(pattern, &format!("^(?:{pattern})"))
+    }
+
+    fn compile(given: &str, anchored: &str) -> Result<Self> {
+        let regex = RegexBuilder::new(anchored)
+            .backtrack_limit(MAX_STEPS_BACK)
+            .build();
+        Ok(Self {
+            regex: regex.map_err(|error| wrong(given, &error))?,
+            given: given.to_owned(),
+        })
+    }
+
+    /// The pattern as it was given.
+    pub(crate) fn given(&self) -> &str {
+        &self.given
+    }
+
+    /// Whether a name matches.
+    ///
+    /// # Errors
+    /// The match takes too many steps.
+    pub(crate) fn matches(&self, name: &str) -> Result<bool> {
+        let found = self.regex.is_match(name);
+        found.map_err(|error| wrong(&self.given, &error))
+    }
+
+    /// What the group of this name matched; `None` if the name does not match or the group took no part.
+    ///
+    /// # Errors
+    /// As [`matches`](Self::matches).
+    pub(crate) fn group<'a>(&self, group: &str, name: &'a str) -> Result<Option<&'a str>> {
+        let found = self.regex.captures(name);
+        let found = found.map_err(|error| wrong(&self.given, &error))?;
+        Ok(found
+            .and_then(|found| found.name(group))
+            .map(|found| found.as_str()))
+    }
+}
+
+fn wrong(pattern: &str, error: &fancy_regex::Error) -> Error {
+    Error::Pattern {
+        pattern: pattern.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_rusts_own_patterns_lack_is_there() {
+        let matches = |pattern: &str, name: &str| Pattern::whole(pattern).unwrap().matches(name);
+        assert!(matches(r"(?!.*vision).*\.q", "model.q").unwrap());
+        assert!(!matches(r"(?!.*vision).*\.q", "vision.q").unwrap());
+        assert!(matches(r"(?P<part>\w+)\.(?P=part)", "a.a").unwrap());
+        assert!(!matches("q|v", "qv").unwrap());
+    }
+
+    #[test]
+    fn a_pattern_made_to_hang_is_an_error() {
+        let pattern = Pattern::whole(r"(?=(a|aa|b)*c)x").unwrap();
+        let name = "a".repeat(2_000);
+        let error = pattern.matches(&name).unwrap_err().to_string();
+        assert!(error.contains("(a|aa|b)"), "{error}");
+        assert!(Pattern::whole(&"(".repeat(100_000)).is_err());
+    }
+}

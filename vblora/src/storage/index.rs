@@ -1,0 +1,55 @@
+//! The index of a model's or an adapter's shards, `....safetensors.index.json`: which tensor lies in which file.
+
+use std::{
+    collections::BTreeMap,
+    path::{Component, Path},
+};
+
+use serde::Deserialize;
+
+use super::{
+    files::{MAX_INDEX_BYTES, read_file},
+    strict_json,
+};
+use crate::{Error, Result};
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The file of each tensor, a plain name in the index's own folder.
+///
+/// # Errors
+/// The index cannot be read, names no tensors, or a file that is no plain name.
+pub(super) fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
+    let format = |reason: String| Error::Format {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = read_file(path, MAX_INDEX_BYTES).map_err(|cause| Error::Io {
+        path: path.to_owned(),
+        cause,
+    })?;
+    let Index { weight_map } = strict_json::from_slice(&text).map_err(format)?;
+    match weight_map.values().find(|name| !is_file_name(name)) {
+        Some(name) => Err(format(format!("{name:?} is not a plain file name"))),
+        None if weight_map.is_empty() => Err(format("weight_map is empty".into())),
+        None => Ok(weight_map),
+    }
+}
+
+/// The files of a [`weight_map`], each once.
+pub(super) fn shard_names(weight_map: &BTreeMap<String, String>) -> Vec<String> {
+    let mut names: Vec<_> = weight_map.values().cloned().collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+/// Whether a name, joined to a directory, stays inside.
+fn is_file_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let one = matches!(parts.next(), Some(Component::Normal(part)) if part == name);
+    one && parts.next().is_none() && !name.contains(['/', '\\', '\0'])
+}

@@ -1,0 +1,345 @@
+//! PEFT's rules: which modules an adapter is on, and which of them have a rank or a scale of their own.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+use super::fields::{Fields, shown, size_of, texts};
+use crate::{LoraConfig, Result, pattern::Pattern, site::has_suffix, storage::strict_json};
+
+/// More patterns are refused: each of them is matched with each module. EVA writes one per module, a few thousand at most.
+const MAX_PATTERNS: usize = 10_000;
+
+/// Names of modules.
+#[derive(Debug, Clone, PartialEq)]
+enum Names {
+    /// A regular expression for the whole name.
+    Pattern(String),
+    /// Whole names, or what follows a dot at their end.
+    List(Vec<String>),
+    /// `all-linear`
+    Linear,
+}
+
+/// The fields that pick modules: `target_modules`, `exclude_modules`, `modules_to_save`, `layers_to_transform`, `layers_pattern`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Rules {
+    targets: Option<Names>,
+    excluded: Option<Names>,
+    saved: Vec<String>,
+    layers: Vec<u64>,
+    layers_pattern: Vec<String>,
+}
+
+impl Rules {
+    pub(super) fn of(fields: &Fields, is_lora: bool) -> Result<Self, String> {
+        let targets = names(fields, "target_modules")?.map(|names| match names {
+            Names::Pattern(text) if text.to_lowercase() == "all-linear" => Names::Linear,
+            names => names,
+        });
+        let layers = layers(fields)?;
+        let layers_pattern = match names(fields, "layers_pattern")? {
+            None | Some(Names::Linear) => Vec::new(),
+            Some(Names::Pattern(pattern)) if pattern.is_empty() => Vec::new(),
+            Some(Names::Pattern(pattern)) => vec![pattern],
+            Some(Names::List(patterns)) => patterns,
+        };
+        // As PEFT refuses them.
+        let is_text = matches!(&targets, Some(Names::Pattern(_) | Names::Linear));
+        let is_given = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
+        for key in ["layers_to_transform", "layers_pattern"] {
+            if is_lora && is_text && is_given(key) {
+                return Err(format!(
+                    "{key}: expected null beside a text as target_modules, found {}",
+                    shown(&fields[key])
+                ));
+            }
+        }
+        if !layers_pattern.is_empty() && !is_given("layers_to_transform") {
+            return Err(format!(
+                "layers_pattern is {layers_pattern:?}, but layers_to_transform is null"
+            ));
+        }
+        Ok(Self {
+            targets,
+            excluded: names(fields, "exclude_modules")?,
+            saved: texts(fields, "modules_to_save")?.unwrap_or_default(),
+            layers,
+            layers_pattern,
+        })
+    }
+
+    /// The rules, ready to be asked; `None` where PEFT chooses by the model's class or a pattern is none that this library can follow.
+    pub(super) fn compile(&self) -> Option<Picker> {
+        self.try_compile().ok().flatten()
+    }
+
+    fn try_compile(&self) -> Result<Option<Picker>> {
+        let Some(targets) = &self.targets else {
+            return Ok(None);
+        };
+        let excluded = match &self.excluded {
+            // An empty text or list excludes nothing.
+            Some(Names::Pattern(pattern)) if pattern.is_empty() => None,
+            Some(names) => Some(Matcher::of(names)?),
+            None => None,
+        };
+        let saved = self.saved.iter();
+        let saved = saved.map(|name| Pattern::beginning(&format!(r"(^|.*\.){name}($|\..*)")));
+        let patterns = self.layers_pattern.iter();
+        let mut layer: Vec<_> = patterns
+            .map(|part| Pattern::beginning(&format!(r"(?:^|.*?\.){part}\.(?P<idx>\d+)\.")))
+            .collect::<Result<_>>()?;
+        if layer.is_empty() {
+            // The first part that is a number, with a part and another in front.
+            layer.push(Pattern::beginning(r".*?\.[^.]*\.(?P<idx>\d+)\.")?);
+        }
+        Ok(Some(Picker {
+            targets: Matcher::of(targets)?,
+            excluded,
+            saved: saved.collect::<Result<_>>()?,
+            layers: self.layers.clone(),
+            layer,
+        }))
+    }
+}
+
+/// Compiled [`Rules`].
+pub(super) struct Picker {
+    targets: Matcher,
+    excluded: Option<Matcher>,
+    saved: Vec<Pattern>,
+    layers: Vec<u64>,
+    layer: Vec<Pattern>,
+}
+
+impl Picker {
+    /// Whether the adapter is on the module of this name, by PEFT's `check_target_module_exists`.
+    ///
+    /// # Errors
+    /// A pattern takes too many steps.
+    pub(super) fn picks(&self, name: &str) -> Result<bool> {
+        if let Some(excluded) = &self.excluded
+            && excluded.matches(name)?
+        {
+            return Ok(false);
+        }
+        for saved in &self.saved {
+            if saved.matches(name)? {
+                return Ok(false);
+            }
+        }
+        if !self.targets.matches(name)? {
+            return Ok(false);
+        }
+        match &self.targets {
+            // A whole name is on whatever layer it is.
+            Matcher::List(list) if !list.iter().any(|whole| whole == name) => self.has_layer(name),
+            _ => Ok(true),
+        }
+    }
+
+    fn has_layer(&self, name: &str) -> Result<bool> {
+        if self.layers.is_empty() {
+            return Ok(true);
+        }
+        for pattern in &self.layer {
+            if let Some(number) = pattern.group("idx", name)? {
+                let number = number.parse().ok();
+                return Ok(number.is_some_and(|number| self.layers.contains(&number)));
+            }
+        }
+        Ok(false)
+    }
+}
+
+enum Matcher {
+    Pattern(Pattern),
+    List(Vec<String>),
+    Linear,
+}
+
+impl Matcher {
+    fn of(names: &Names) -> Result<Self> {
+        Ok(match names {
+            Names::Pattern(pattern) => Self::Pattern(Pattern::whole(pattern)?),
+            Names::List(list) => Self::List(list.clone()),
+            Names::Linear => Self::Linear,
+        })
+    }
+
+    fn matches(&self, name: &str) -> Result<bool> {
+        match self {
+            Self::Pattern(pattern) => pattern.matches(name),
+            Self::List(list) => Ok(list.iter().any(|part| has_suffix(name, part))),
+            // PEFT leaves the output layer out.
+            Self::Linear => Ok(!has_suffix(name, "lm_head")),
+        }
+    }
+}
+
+fn names(fields: &Fields, key: &str) -> Result<Option<Names>, String> {
+    match fields.get(key) {
+        Some(Value::String(pattern)) => Ok(Some(Names::Pattern(pattern.clone()))),
+        Some(Value::Null | Value::Array(_)) | None => {
+            texts(fields, key).map(|list| list.map(Names::List))
+        }
+        Some(other) => Err(format!(
+            "{key}: expected a text or a list of texts, found {}",
+            shown(other)
+        )),
+    }
+}
+
+/// The layers; none for all of them.
+fn layers(fields: &Fields) -> Result<Vec<u64>, String> {
+    let list = match fields.get("layers_to_transform") {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Array(list)) => list.as_slice(),
+        Some(one) => std::slice::from_ref(one),
+    };
+    let number = |value: &Value| {
+        let number = value.as_u64();
+        number.ok_or_else(|| {
+            format!(
+                "layers_to_transform: expected whole numbers, found {}",
+                shown(value)
+            )
+        })
+    };
+    list.iter().map(number).collect()
+}
+
+/// The keys of `rank_pattern` and `alpha_pattern` as they follow each other in the file: the first that matches counts.
+#[derive(Default, Deserialize)]
+pub(super) struct Order {
+    rank_pattern: Option<Keys>,
+    alpha_pattern: Option<Keys>,
+}
+
+impl Order {
+    /// Of a configuration that has been read. It has no order where a pattern is no object, which [`Patterns::of`] refuses by name.
+    pub(super) fn of(text: &[u8]) -> Self {
+        serde_json::from_slice(strict_json::without_mark(text)).unwrap_or_default()
+    }
+}
+
+#[derive(Default)]
+struct Keys(Vec<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of names or patterns")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Keys, A::Error> {
+                let mut keys = Vec::new();
+                while let Some((key, IgnoredAny)) = entries.next_entry()? {
+                    keys.push(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+/// LoRA's `rank_pattern` and `alpha_pattern`, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Patterns {
+    ranks: Vec<(String, usize)>,
+    alphas: Vec<(String, f64)>,
+}
+
+impl Patterns {
+    /// `order` is that of the same fields.
+    pub(super) fn of(fields: &Fields, order: Order) -> Result<Self, String> {
+        Ok(Self {
+            ranks: entries(fields, "rank_pattern", order.rank_pattern, |value| {
+                size_of(value).ok_or("a whole number from 1")
+            })?,
+            alphas: entries(fields, "alpha_pattern", order.alpha_pattern, |value| {
+                value.as_f64().ok_or("a number")
+            })?,
+        })
+    }
+
+    /// The settings of each module, with its own rank and alpha where a pattern says so.
+    ///
+    /// # Errors
+    /// A pattern is none that this library can follow.
+    pub(super) fn settings(
+        &self,
+        default: &LoraConfig,
+        modules: &[&str],
+    ) -> Result<Vec<LoraConfig>> {
+        let ranks = first_matches(&self.ranks, modules)?;
+        let alphas = first_matches(&self.alphas, modules)?;
+        let own = ranks.into_iter().zip(alphas);
+        Ok(own
+            .map(|(rank, alpha)| LoraConfig {
+                rank: rank.unwrap_or(default.rank),
+                alpha: alpha.unwrap_or(default.alpha),
+                ..default.clone()
+            })
+            .collect())
+    }
+}
+
+fn entries<T>(
+    fields: &Fields,
+    key: &str,
+    order: Option<Keys>,
+    read: impl Fn(&Value) -> Result<T, &'static str>,
+) -> Result<Vec<(String, T)>, String> {
+    let map = match fields.get(key) {
+        None | Some(Value::Null) => return Ok(Vec::new()),
+        Some(Value::Object(map)) => map,
+        Some(other) => return Err(format!("{key}: expected an object, found {}", shown(other))),
+    };
+    if map.len() > MAX_PATTERNS {
+        return Err(format!(
+            "{key} has {} patterns, over the limit of {MAX_PATTERNS}",
+            map.len()
+        ));
+    }
+    let Keys(order) = order.unwrap_or_default();
+    let entry = |name: String| {
+        let value = &map[&name];
+        match read(value) {
+            Ok(value) => Ok((name, value)),
+            Err(expected) => Err(format!(
+                "{key}, {name:?}: expected {expected}, found {}",
+                shown(value)
+            )),
+        }
+    };
+    order.into_iter().map(entry).collect()
+}
+
+/// By PEFT's `get_pattern_key`: the value of the first pattern that a module's name ends in, or else of the name itself as a key.
+fn first_matches<T: Copy>(patterns: &[(String, T)], modules: &[&str]) -> Result<Vec<Option<T>>> {
+    let mut found = vec![None; modules.len()];
+    for (name, value) in patterns {
+        let pattern = Pattern::beginning(&format!(r"(.*\.)?({name})$"))?;
+        for (module, found) in modules.iter().zip(&mut found) {
+            if found.is_none() && pattern.matches(module)? {
+                *found = Some(*value);
+            }
+        }
+    }
+    for (module, found) in modules.iter().zip(&mut found) {
+        let whole = || patterns.iter().find(|(name, _)| name == module);
+        *found = found.or_else(|| whole().map(|(_, value)| *value));
+    }
+    Ok(found)
+}
