@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
@@ -173,6 +174,10 @@ impl TokenizerSettings {
         let (mut settings, mut named, lists_added) = read(files, TOKENIZER, |fields| {
             let class = fields.text_or_none("tokenizer_class")?.or(of_model);
             let mut class = TokenizerClass::of(model_type.as_deref(), class.as_deref());
+            // Llama-3 and its kind: files often name the class of Llama-2.
+            if class == TokenizerClass::Llama && is_byte_level(files) {
+                class = TokenizerClass::AsFile;
+            }
             // A folder that does not say what it is, with the files of RoBERTa.
             if class == TokenizerClass::AsFile && model_type.is_none() && has_merges {
                 class = TokenizerClass::Roberta;
@@ -292,6 +297,22 @@ impl TokenizerClass {
         all.sort_by_key(|(name, _)| order(name).unwrap_or(SPECIAL.len()));
         all
     }
+}
+
+/// Whether `tokenizer.json` is of byte-level BPE.
+fn is_byte_level(files: &ModelFiles) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Parts {
+        pre_tokenizer: Value,
+        decoder: Value,
+    }
+    // A file that cannot be read is an error where it is.
+    let bytes = files.read("tokenizer.json").unwrap_or_default();
+    let parts: Parts = serde_json::from_slice(&bytes).unwrap_or_default();
+    [parts.pre_tokenizer, parts.decoder]
+        .iter()
+        .any(|part| part.to_string().contains("\"ByteLevel\""))
 }
 
 /// The fields that name a special token, a model's own (`image_token`) among them.

@@ -17,7 +17,7 @@ use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::processors::PostProcessorWrapper;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Model, Tokenizer};
 
 use crate::config::{TokenizerClass, TokenizerSettings};
 use crate::notice;
@@ -43,7 +43,10 @@ impl Pipeline<'_> {
         let is_bpe = matches!(self.tokenizer.get_model(), ModelWrapper::BPE(_));
         let is_word_piece = matches!(self.tokenizer.get_model(), ModelWrapper::WordPiece(_));
         match self.settings.class {
-            TokenizerClass::Bert if is_word_piece => self.normalize_as_bert(),
+            TokenizerClass::Bert if is_word_piece => {
+                self.name_unknown();
+                self.normalize_as_bert();
+            }
             TokenizerClass::Roberta | TokenizerClass::Gpt2 if is_bpe => self.prefix_byte_level(),
             TokenizerClass::Llama if is_bpe => self.prefix_pieces()?,
             _ => self.say_ignored(),
@@ -53,6 +56,21 @@ impl Pipeline<'_> {
             TokenizerClass::Bert if is_word_piece => self.frame_as_bert(),
             TokenizerClass::Roberta if is_bpe => self.frame_as_roberta(),
             _ => self.frame_by_flags(),
+        }
+    }
+
+    /// The token of words that WordPiece does not know.
+    fn name_unknown(&mut self) {
+        let ModelWrapper::WordPiece(model) = self.tokenizer.get_model() else {
+            return;
+        };
+        let Some(token) = self.settings.token("unk_token") else {
+            return;
+        };
+        if token.content != model.unk_token && model.token_to_id(&token.content).is_some() {
+            let mut model = model.clone();
+            model.unk_token.clone_from(&token.content);
+            self.tokenizer.with_model(model);
         }
     }
 
@@ -131,7 +149,14 @@ impl Pipeline<'_> {
     fn add_tokens(&mut self, pad: Option<String>) {
         let split = self.settings.split_special_tokens;
         self.tokenizer.set_encode_special_tokens(split);
-        let listed: Vec<AddedToken> = self.settings.added.values().cloned().collect();
+        let is_named = |token: &AddedToken| {
+            let mut named = self.settings.named.iter();
+            named.any(|(_, known)| known.content == token.content)
+        };
+        let listed = self.settings.added.values();
+        let listed: Vec<AddedToken> = listed
+            .map(|token| token.clone().special(token.special || is_named(token)))
+            .collect();
         self.tokenizer.add_tokens(&listed);
         let named = self.settings.named.iter().filter(|(name, token)| {
             // A default that the vocabulary does not have stays text, where transformers would give it an id beyond the model's.

@@ -2,12 +2,15 @@
 //!
 //! `side_files/recorded.json` was written by `side_files/record.py` with transformers 5.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
 
 use serde::Deserialize;
 use tempfile::TempDir;
 use vblora_models::{
-    ChatTemplate, ModelFiles, TextTokenizer,
+    ChatTemplate, DecoderConfig, ModelFiles, TextTokenizer,
     generate::{Decoding, GenerationDefaults, TextStream},
 };
 
@@ -63,7 +66,13 @@ fn texts_become_the_tokens_that_transformers_gives_them() {
     let mut wrong = Vec::new();
     for case in &recorded.cases {
         let (_dir, files) = folder(&recorded, case);
-        let tokenizer = TextTokenizer::from_files(&files).unwrap();
+        let tokenizer = match TextTokenizer::from_files(&files) {
+            Ok(tokenizer) => tokenizer,
+            Err(error) => {
+                wrong.push(format!("{}: {error}", case.name));
+                continue;
+            }
+        };
         let mut check = |what: &str, found: String, expected: String| {
             if found != expected {
                 wrong.push(format!("{}, {what}: {found}, not {expected}", case.name));
@@ -260,5 +269,85 @@ fn text_that_is_cleaned_up_grows_to_the_text_of_all_tokens() {
         let mut text: String = ids.iter().map(|&id| stream.push(id).unwrap()).collect();
         text += &stream.finish().unwrap();
         assert_eq!(text, tokenizer.decode(&ids).unwrap(), "{ids:?}");
+    }
+}
+
+/// Keeps the messages of warnings.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Message<'a>(&'a mut Vec<String>);
+        impl tracing::field::Visit for Message<'_> {
+            fn record_debug(&mut self, _: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0.push(format!("{value:?}"));
+            }
+        }
+        event.record(&mut Message(&mut self.0.lock().unwrap()));
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn what_is_not_honoured_is_said_once_by_file_and_field() {
+    let files = [
+        (
+            "config.json",
+            r#"{"model_type": "llama", "bos_token_id": -1}"#,
+        ),
+        (
+            "generation_config.json",
+            r#"{"min_length": 3, "typical_p": 1.0, "bad_words_ids": [[3]], "eos_token_id": [1, 700, -1]}"#,
+        ),
+        (
+            "tokenizer_config.json",
+            r#"{"auto_map": {"AutoTokenizer": ["a", null]}, "add_bos_token": true, "pad_token": "[PAD]"}"#,
+        ),
+    ];
+    let files = files.map(|(name, text)| (name.to_owned(), text.to_owned()));
+    let (_dir, files) = with_words(&files.into());
+    let warnings = Warnings::default();
+    let model = DecoderConfig {
+        vocab_size: 40,
+        ..DecoderConfig::llama_2_7b()
+    };
+    tracing::subscriber::with_default(warnings.clone(), || {
+        for _ in 0..2 {
+            let tokenizer = TextTokenizer::from_files(&files).unwrap();
+            let tokenizer = tokenizer.for_decoder(&model).unwrap();
+            let defaults = GenerationDefaults::from_files(&files, &tokenizer).unwrap();
+            assert_eq!(defaults.config.stop_tokens, [1]);
+        }
+    });
+    let mut said = warnings.0.lock().unwrap().clone();
+    said.sort();
+    let expected = [
+        "generation_config.json: field \"bad_words_ids\": not used: not implemented",
+        "generation_config.json: field \"eos_token_id\": not used: -1 is no token",
+        "generation_config.json: field \"eos_token_id\": not used: 700 is outside the vocabulary of 40",
+        "generation_config.json: field \"min_length\": not used: not implemented",
+        "tokenizer.json: token \"[PAD]\" has id 40, beyond the model's vocabulary of 40",
+        "tokenizer_config.json: field \"add_bos_token\": not used",
+        "tokenizer_config.json: field \"auto_map\": not used",
+    ];
+    assert_eq!(said.len(), expected.len(), "{said:#?}");
+    for (said, expected) in said.iter().zip(expected) {
+        assert!(said.contains(expected), "{said}");
     }
 }

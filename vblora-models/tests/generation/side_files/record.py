@@ -147,6 +147,7 @@ for kind, file in [("prepends", prepends), ("always", always), ("first", first)]
     case(f"llama {kind} no prefix", "llama", file, {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": False})
     case(f"mistral {kind}", "mistral", file, {"tokenizer_class": "LlamaTokenizer", "legacy": True, "eos_token": "</s>"})
 case("llama without a first token in its config", "llama", prepends, {"tokenizer_class": "LlamaTokenizer", "add_bos_token": False, "add_eos_token": True})
+case("llama of byte-level kind", "llama", whole(byte_level(False, eot)[0]), {"tokenizer_class": "LlamaTokenizer", "eos_token": "<|endoftext|>"})
 case("llama says nothing", "llama", prepends)
 case("llama names a pad", "llama", prepends, {"pad_token": "<pad>", "eos_token": "</s>"})
 
