@@ -7,6 +7,7 @@ mod support;
 
 mod merge;
 mod plan;
+mod saved;
 mod vera;
 
 use std::{path::Path, process::Command};

@@ -110,3 +110,39 @@ fn it_is_merged_by_the_bases_own_configuration() {
         assert!(found != 0.0 && (found - expected).abs() < 1e-5, "{found}");
     }
 }
+
+/// Each value is finite; their products, which LoRA's factors are, are not.
+#[test]
+fn what_overflows_is_neither_written_nor_called_equal() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    let HostAdapter::Vera(vera) = adapter() else {
+        panic!("VeRA")
+    };
+    let mut projection = vera.projection().clone();
+    projection.a[0] = 1e30;
+    let d = vec![vec![1e30; 3]; 2];
+    let vera = HostVera::new(
+        vera.settings().clone(),
+        projection,
+        d,
+        vera.lambda_b().to_vec(),
+    );
+    let adapter = PeftAdapter::new(HostAdapter::Vera(vera.unwrap()));
+    adapter.write(&dir.path().join("large")).unwrap();
+    let convert = "convert large lora --form peft-lora --model base";
+    let (status, _, error) = vblora(dir.path(), convert);
+    assert_eq!(status, 1);
+    assert!(
+        error.contains("encoder.layer.0.intermediate.dense.lora_A.weight")
+            && error.contains("not finite"),
+        "{error}"
+    );
+    assert!(!dir.path().join("lora").exists());
+    let (status, out, error) = vblora(dir.path(), "diff large large --model base");
+    assert_eq!(status, 1, "{out}");
+    assert!(
+        error.contains("encoder.layer.0.intermediate.dense"),
+        "{error}"
+    );
+}
