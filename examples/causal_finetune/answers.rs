@@ -59,8 +59,8 @@ impl Work<'_> {
     /// Answers held-out prompts with the base and with every adapter that was stored, shows some and writes all down.
     fn answers<B: VbLoraBackend>(&self, results: &Results, device: &B::Device) -> Result<()> {
         let Session { recipe, files, .. } = self.session;
-        let tokenizer = TextTokenizer::from_files(files)?;
         let config = DecoderConfig::from_files(files)?;
+        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(&config)?;
         let settings = self.settings(stop_tokens(files, &tokenizer)?);
         let encoding = causal::encoding(recipe, &config, &tokenizer)?;
         let questions = self.held_out.by_prompt();

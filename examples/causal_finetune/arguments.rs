@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     /// The hub revision: a branch, tag or commit
     #[arg(long, requires = "model")]
     pub(crate) revision: Option<String>,
-    /// Texts to learn from: JSON lines, .json (an array) or .csv [default: the bundled ones]
+    /// Texts to learn from: JSON lines, .json (an array or JSON lines) or .csv [default: the bundled ones]
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
     /// Texts to score on [default: every 20th prompt of --data]

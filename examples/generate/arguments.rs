@@ -6,7 +6,7 @@ use clap::Parser;
 use vblora::backend::{BackendKind, DEFAULT_BACKEND};
 use vblora_models::{
     BaseDtype,
-    generate::{BeamSearch, Decoding, GenerationConfig, Sampling},
+    generate::{BeamSearch, Decoding, GenerationConfig, GenerationDefaults, Sampling},
 };
 
 /// Generate text with a causal language model and an adapter.
@@ -34,13 +34,13 @@ pub(crate) struct Arguments {
     /// A system's turn before it
     #[arg(long, value_name = "TEXT", requires = "chat")]
     pub(crate) system: Option<String>,
-    /// The most tokens to generate
-    #[arg(long, value_name = "N", default_value_t = GenerationConfig::default().max_new_tokens)]
-    pub(crate) max_tokens: usize,
+    /// The most tokens to generate [default: the model's generation_config.json, or 128]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
     /// End before this text; repeat for several
     #[arg(long = "stop", value_name = "TEXT")]
     pub(crate) stop_strings: Vec<String>,
-    /// Draw tokens, from scores divided by T; 0 takes the best token [default: the best token]
+    /// Draw tokens, from scores divided by T; 0 takes the best token [default: the model's generation_config.json, or the best token]
     #[arg(long, value_name = "T", conflicts_with = "beams")]
     pub(crate) temperature: Option<f64>,
     /// Draw from the K best tokens
@@ -63,9 +63,12 @@ pub(crate) struct Arguments {
         allow_negative_numbers = true
     )]
     pub(crate) length_penalty: Option<f64>,
-    /// No N tokens come twice in the same order
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) no_repeat_ngram_size: usize,
+    /// No N tokens come twice in the same order [default: the model's generation_config.json, or 0, which allows all]
+    #[arg(long, value_name = "N")]
+    pub(crate) no_repeat_ngram_size: Option<usize>,
+    /// Divide the scores of tokens that came before by X [default: the model's generation_config.json, or 1]
+    #[arg(long, value_name = "X")]
+    pub(crate) repetition_penalty: Option<f64>,
     /// What the linear maps are held and multiplied in: f32, f16 or bf16
     #[arg(long, value_name = "DTYPE", default_value_t = BaseDtype::F32)]
     pub(crate) base_dtype: BaseDtype,
@@ -78,37 +81,48 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
-    /// How tokens are chosen and when a text ends, besides by these tokens.
-    pub(crate) fn generation(&self, stop_tokens: Vec<u32>) -> GenerationConfig {
-        let drawn = self.top_k.is_some() || self.top_p.is_some();
-        let decoding = match (self.beams, self.temperature) {
-            (Some(beams), _) => {
-                let default = BeamSearch::default();
-                Decoding::Beam(BeamSearch {
-                    beams,
-                    length_penalty: self.length_penalty.unwrap_or(default.length_penalty),
-                    ..default
-                })
+    /// How tokens are chosen and when a text ends: as the flags say, and as the model's files say where there is no flag.
+    pub(crate) fn generation(&self, defaults: GenerationDefaults) -> GenerationConfig {
+        let decoding = self.decoding(&defaults);
+        let mut config = defaults.config;
+        config.decoding = decoding;
+        if let Some(most) = self.max_tokens {
+            (config.max_new_tokens, config.max_total_tokens) = (most, None);
+        }
+        config
+            .stop_strings
+            .extend(self.stop_strings.iter().cloned());
+        let n_gram = &mut config.no_repeat_ngram_size;
+        *n_gram = self.no_repeat_ngram_size.unwrap_or(*n_gram);
+        let penalty = &mut config.repetition_penalty;
+        *penalty = self.repetition_penalty.unwrap_or(*penalty);
+        config
+    }
+
+    fn decoding(&self, defaults: &GenerationDefaults) -> Decoding {
+        let GenerationDefaults {
+            config,
+            sampling,
+            search,
+        } = defaults;
+        let drawn = self.temperature.or(self.top_p).is_some() || self.top_k.is_some();
+        match (self.beams, self.temperature, &config.decoding) {
+            (Some(beams), _, _) => Decoding::Beam(BeamSearch {
+                beams,
+                length_penalty: self.length_penalty.unwrap_or(search.length_penalty),
+                ..search.clone()
+            }),
+            (None, Some(0.0), _) => Decoding::Greedy,
+            (None, _, decoding) if !drawn && !matches!(decoding, Decoding::Sample(_)) => {
+                decoding.clone()
             }
-            (None, Some(0.0)) => Decoding::Greedy,
-            (None, None) if !drawn => Decoding::Greedy,
-            (None, temperature) => {
-                let default = Sampling::default();
-                Decoding::Sample(Sampling {
-                    temperature: temperature.unwrap_or(default.temperature),
-                    top_k: self.top_k.unwrap_or(default.top_k),
-                    top_p: self.top_p.unwrap_or(default.top_p),
-                    seed: self.seed,
-                    ..default
-                })
-            }
-        };
-        GenerationConfig {
-            max_new_tokens: self.max_tokens,
-            stop_tokens,
-            stop_strings: self.stop_strings.clone(),
-            no_repeat_ngram_size: self.no_repeat_ngram_size,
-            decoding,
+            (None, temperature, _) => Decoding::Sample(Sampling {
+                temperature: temperature.unwrap_or(sampling.temperature),
+                top_k: self.top_k.unwrap_or(sampling.top_k),
+                top_p: self.top_p.unwrap_or(sampling.top_p),
+                seed: self.seed,
+                ..sampling.clone()
+            }),
         }
     }
 }

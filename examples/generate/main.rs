@@ -26,8 +26,8 @@ use vblora_bench::program::{
 use vblora_models::{
     ChatTemplate, DecoderConfig, Error, Message, ModelFiles, TextTokenizer,
     decoder::{self, CachedLm, CausalLm},
-    generate::{GeneratedText, GenerationConfig, generate_text},
-    resolve, stop_tokens,
+    generate::{GeneratedText, GenerationConfig, GenerationDefaults, generate_text},
+    resolve,
 };
 
 use arguments::Arguments;
@@ -63,10 +63,9 @@ fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
         base_dtype: arguments.base_dtype,
         ..model
     };
-    let tokenizer = TextTokenizer::from_files(&files)?;
-    tokenizer.check_fits(model.vocab_size)?;
+    let tokenizer = TextTokenizer::from_files(&files)?.for_decoder(&model)?;
     let prompts = prompts(arguments, &files, &tokenizer)?;
-    let config = arguments.generation(stop_tokens(&files, &tokenizer)?);
+    let config = arguments.generation(GenerationDefaults::from_files(&files, &tokenizer)?);
     config.check(model.vocab_size)?;
     let adapter = match &arguments.adapter {
         Some(path) => Some(adapter(path, &mut model)?),
@@ -92,13 +91,8 @@ fn prompts(
     tokenizer: &TextTokenizer,
 ) -> Result<Vec<Vec<u32>>> {
     if !arguments.chat {
-        let texts: Vec<_> = arguments
-            .prompts
-            .iter()
-            .map(|text| (text.as_str(), None))
-            .collect();
-        let encoded = tokenizer.encode_batch(&texts, usize::MAX)?;
-        return Ok(encoded.into_iter().map(|text| text.ids).collect());
+        let texts: Vec<&str> = arguments.prompts.iter().map(String::as_str).collect();
+        return Ok(tokenizer.encode_prompts(&texts)?);
     }
     let Some(template) = ChatTemplate::from_files(files)? else {
         bail!(

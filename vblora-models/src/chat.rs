@@ -36,7 +36,7 @@ impl Message {
 pub struct ChatTemplate {
     template: Template,
     /// Special tokens by the names that templates have for them.
-    tokens: Vec<(&'static str, String)>,
+    tokens: Vec<(String, String)>,
     /// The file it came from, for messages.
     file: String,
 }
@@ -63,13 +63,13 @@ impl ChatTemplate {
         Self::new(text, special_tokens(files)?, file).map(Some)
     }
 
-    fn new(text: String, tokens: Vec<(&'static str, String)>, file: String) -> Result<Self> {
+    fn new(text: String, tokens: Vec<(String, String)>, file: String) -> Result<Self> {
         Self::with_clock(&text, tokens, file, || jiff::Zoned::now().datetime())
     }
 
     fn with_clock(
         text: &str,
-        tokens: Vec<(&'static str, String)>,
+        tokens: Vec<(String, String)>,
         file: String,
         now: fn() -> DateTime,
     ) -> Result<Self> {
@@ -108,7 +108,7 @@ impl ChatTemplate {
         // As transformers passes them: nobody gave tools or documents, and that is not the same as undefined.
         let none = ["tools", "documents"].map(|name| (name.to_owned(), Value::from(())));
         let tokens = self.tokens.iter();
-        let tokens = tokens.map(|(name, token)| ((*name).to_owned(), Value::from(token.as_str())));
+        let tokens = tokens.map(|(name, token)| (name.clone(), Value::from(token.as_str())));
         let values = none.into_iter().chain(tokens).chain(arguments);
         let values: Value = values.chain([("messages".to_owned(), messages)]).collect();
         let text = self.template.render(values);

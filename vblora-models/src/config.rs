@@ -4,12 +4,16 @@ mod checks;
 mod decoder;
 mod decoder_presets;
 mod fields;
+mod generation;
 mod presets;
+mod side_files;
 mod tokens;
 
 pub use decoder::{DecoderConfig, DecoderFamily};
+pub use generation::GenerationDefaults;
+pub(crate) use side_files::{TokenizerClass, TokenizerSettings};
 pub use tokens::stop_tokens;
-pub(crate) use tokens::{chat_template, special_tokens};
+pub(crate) use tokens::{chat_template, ends, special_tokens};
 
 use fields::Fields;
 use serde_json::json;
@@ -150,14 +154,15 @@ impl EncoderConfig {
                 supported: SUPPORTED,
             })?;
         refuse_other_forms(&fields)?;
-        let pad_token_id = fields.id_or("pad_token_id", family.default_pad())?;
+        let vocab_size = fields.count("vocab_size")?;
+        let (pad_token_id, position_offset) = padding(&fields, family, vocab_size)?;
         let config = Self {
             family,
             hidden_size: fields.count("hidden_size")?,
             num_layers: fields.count("num_hidden_layers")?,
             num_heads: fields.count("num_attention_heads")?,
             intermediate_size: fields.count("intermediate_size")?,
-            vocab_size: fields.count("vocab_size")?,
+            vocab_size,
             max_positions: fields.count("max_position_embeddings")?,
             type_vocab_size: fields.count("type_vocab_size")?,
             layer_norm_eps: fields.number_or("layer_norm_eps", 1e-12)?,
@@ -167,7 +172,7 @@ impl EncoderConfig {
             classifier_dropout: fields.number("classifier_dropout")?,
             pad_token_id,
             initializer_range: fields.number_or("initializer_range", 0.02)?,
-            position_offset: family.position_offset(pad_token_id),
+            position_offset,
             base_dtype: BaseDtype::F32,
         };
         config.check(file)?;
@@ -290,6 +295,8 @@ impl EncoderConfig {
             "vocab_size": self.vocab_size,
         });
         if self.family == Family::Roberta {
+            // Positions are counted from it, also where it is -1.
+            fields["pad_token_id"] = json!(self.position_offset as i64 - 1);
             // <s> and </s> of RoBERTa's vocabularies; transformers writes them for every RoBERTa.
             fields["bos_token_id"] = json!(0);
             fields["eos_token_id"] = json!(2);
@@ -312,6 +319,33 @@ fn refuse_other_forms(fields: &Fields<'_>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The token that fills rows, and the row of the position table that the first token gets.
+///
+/// As in transformers, -1 is no token, and RoBERTa's positions are counted from it all the same. Rows are then filled with token 0,
+/// which no token sees.
+fn padding(fields: &Fields<'_>, family: Family, vocab_size: usize) -> Result<(u32, usize)> {
+    let field = "pad_token_id";
+    let Some(id) = fields.integer(field)? else {
+        let id = family.default_pad();
+        return Ok((id, family.position_offset(id)));
+    };
+    let lowest = match family {
+        Family::Bert => -(vocab_size as i64),
+        Family::Roberta => -1,
+    };
+    match u32::try_from(id) {
+        Ok(id) => Ok((id, family.position_offset(id))),
+        Err(_) if id < 0 && id >= lowest => {
+            fields.ignore(field, &format!("{id} is no token"));
+            Ok((0, 0))
+        }
+        Err(_) => {
+            let problem = format!("expected a token id, found {id}");
+            Err(wrong(fields.file, field, problem))
+        }
+    }
 }
 
 fn activation(fields: &Fields<'_>) -> Result<Activation> {
@@ -467,7 +501,8 @@ mod tests {
             ("vocab_size", json!("1000")),
             ("layer_norm_eps", json!("small")),
             ("hidden_act", json!(3)),
-            ("pad_token_id", json!(-1)),
+            ("pad_token_id", json!(-2)),
+            ("pad_token_id", json!([1])),
             ("is_decoder", json!("no")),
         ] {
             let error = with(field, value);
@@ -476,6 +511,19 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    /// As in transformers: RoBERTa counts positions from it, and no token is it.
+    #[test]
+    fn a_padding_of_minus_one_is_no_token() {
+        let mut config = roberta();
+        config["pad_token_id"] = json!(-1);
+        let read_once = read(&config).unwrap();
+        assert_eq!((read_once.pad_token_id, read_once.position_offset), (0, 0));
+        let again = EncoderConfig::from_json(read_once.to_json().as_bytes(), "x").unwrap();
+        assert_eq!(again, read_once);
+        config["model_type"] = json!("bert");
+        assert_eq!(read(&config).unwrap().position_offset, 0);
     }
 
     #[test]

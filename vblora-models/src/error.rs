@@ -166,6 +166,36 @@ pub enum Error {
         vocab_size: usize,
     },
 
+    /// A text has a token for which the model has no embedding.
+    #[error(
+        "{file}: a text becomes token {token:?} with id {id}, but the model's vocabulary has {vocab_size} (ids 0 to {})",
+        vocab_size.saturating_sub(1)
+    )]
+    TokenBeyondVocabulary {
+        /// The tokenizer file.
+        file: String,
+        /// The token.
+        token: String,
+        /// Its id.
+        id: u32,
+        /// Rows of the model's word embedding.
+        vocab_size: usize,
+    },
+
+    /// A pair of texts has token types for which the model has no embedding.
+    #[error(
+        "{file}: gives texts the token type {found}, but the model has types 0 to {} (type_vocab_size {type_vocab_size} of config.json)",
+        type_vocab_size.saturating_sub(1)
+    )]
+    TokenType {
+        /// The tokenizer file.
+        file: String,
+        /// The highest token type.
+        found: u32,
+        /// Rows of the model's token-type embedding.
+        type_vocab_size: usize,
+    },
+
     /// The maximum length leaves no room for text.
     #[error("maximum length {max_length} leaves no room for text: {special} special tokens are added to each example, so it must be at least {}", special + 1)]
     MaxLength {

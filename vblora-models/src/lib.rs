@@ -24,6 +24,7 @@ pub mod generate;
 mod heads;
 mod hub;
 mod lm_head;
+mod notice;
 mod parts;
 pub mod roberta;
 mod source;
@@ -43,7 +44,7 @@ pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenRmsNorm, WordTable};
 pub use roberta::{EncoderInput, Padding, Roberta};
 pub use source::{RandomWeights, WeightSource};
-pub use tokenizer::{Encoded, PaddedBatch, TextTokenizer, pad};
+pub use tokenizer::{Continued, Encoded, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
 pub use weights::{
     Checkpoint, HostTensor, LoadReport, Loader, SaveDtype, save_model, save_safetensors,

@@ -2,18 +2,27 @@
 
 mod batch;
 mod byte_level;
+mod pipeline;
+mod seam;
+mod word_piece;
 
 pub use batch::{PaddedBatch, pad};
+pub use seam::Continued;
 
+use tokenizers::decoders::wordpiece::cleanup;
 use tokenizers::models::ModelWrapper;
-use tokenizers::utils::truncation::{TruncationParams, truncate_encodings};
+use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer};
 
-use crate::{Error, ModelFiles, Result};
+use crate::config::{TokenizerClass, TokenizerSettings, ends};
+use crate::{DecoderConfig, EncoderConfig, Error, Family, ModelFiles, Result, notice};
+use pipeline::Pipeline;
 
 const WHOLE: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
+const WORDS: &str = "vocab.txt";
+const CONFIG: &str = "tokenizer_config.json";
 
 /// A model's tokenizer. Encodes without padding, and truncates only as asked: settings of that kind in the
 /// file (MiniLM's pads everything to 128) are switched off.
@@ -24,6 +33,18 @@ pub struct TextTokenizer {
     file: String,
     largest_id: u32,
     token_of_largest_id: String,
+    /// Tokens that end texts, the one that a text for training ends with first.
+    ends: Vec<u32>,
+    /// Tokens that the model has, once it is known.
+    vocab_size: Option<usize>,
+    /// Token types that the model has, once it is known.
+    token_types: Option<usize>,
+    /// Whether token types of a pair are told to the model.
+    gives_types: bool,
+    /// The end of long texts that is cut off.
+    truncates: TruncationDirection,
+    /// Whether blanks before punctuation go when tokens become text.
+    cleans_up: bool,
 }
 
 /// One encoded text or pair of texts, with special tokens and without padding.
@@ -49,22 +70,47 @@ pub(crate) enum TokenKind {
 }
 
 impl TextTokenizer {
-    /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt` as RoBERTa's byte-level BPE.
+    /// Reads `tokenizer.json`, or a vocabulary as the model's family has it: `vocab.txt` of BERT, `vocab.json` and `merges.txt` of RoBERTa and
+    /// GPT-2. The settings and special tokens of `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` hold, as in
+    /// transformers 5; those that contradict `tokenizer.json` are said.
     ///
     /// # Errors
-    /// [`Error::NoFile`] if neither is there; [`Error::Tokenizer`] or [`Error::Json`] if a file cannot be used.
+    /// [`Error::NoFile`] if none is there; [`Error::Tokenizer`], [`Error::Json`] or [`Error::Config`] if a file cannot be used.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
-        if files.contains(WHOLE) {
-            let file = files.describe(WHOLE);
-            return match Tokenizer::from_bytes(&*files.read(WHOLE)?) {
-                Ok(tokenizer) => Self::new(tokenizer, &file),
-                Err(error) => Err(unusable(&file, error)),
-            };
-        }
-        if !(files.contains(VOCAB) && files.contains(MERGES)) {
-            return Err(files.no_file(&format!("{WHOLE}, and not both {VOCAB} and {MERGES}")));
-        }
-        Self::new(byte_level::from_files(files)?, &files.describe(VOCAB))
+        let settings = TokenizerSettings::from_files(files)?;
+        let (mut tokenizer, name) = read(files, &settings)?;
+        let file = files.describe(name);
+        let (padding, truncation) = (tokenizer.get_padding(), tokenizer.get_truncation());
+        let pad = padding.map(|padding| padding.pad_token.clone());
+        let direction = truncation.map(|truncation| truncation.direction);
+        let pipeline = Pipeline {
+            tokenizer: &mut tokenizer,
+            settings: &settings,
+            file: &file,
+            is_vocabulary: name != WHOLE,
+            config: &files.describe(CONFIG),
+        };
+        pipeline
+            .complete(pad)
+            .map_err(|error| unusable(&file, error))?;
+        let mut tokenizer = Self::new(tokenizer, &file)?;
+        tokenizer.gives_types = match &settings.inputs {
+            Some(inputs) => inputs.iter().any(|input| input == "token_type_ids"),
+            None => !matches!(
+                settings.class,
+                TokenizerClass::Roberta | TokenizerClass::Gpt2
+            ),
+        };
+        tokenizer.truncates = match settings.truncates_left {
+            Some(true) => TruncationDirection::Left,
+            Some(false) => TruncationDirection::Right,
+            None => direction.unwrap_or(TruncationDirection::Right),
+        };
+        // As in transformers 5, which leaves the text of BPE as it is.
+        let is_bpe = matches!(tokenizer.tokenizer.get_model(), ModelWrapper::BPE(_));
+        tokenizer.cleans_up = settings.clean_up && !is_bpe;
+        tokenizer.ends = ends(files, &settings, |token| tokenizer.token_id(token))?;
+        Ok(tokenizer)
     }
 
     /// Wraps a tokenizer that was made in memory (just trained, for example); `file` stands for it in messages.
@@ -90,7 +136,71 @@ impl TextTokenizer {
             file: file.to_owned(),
             largest_id,
             token_of_largest_id,
+            ends: Vec::new(),
+            vocab_size: None,
+            token_types: None,
+            gives_types: true,
+            truncates: TruncationDirection::Right,
+            cleans_up: false,
         })
+    }
+
+    /// The tokenizer of an encoder: what a text becomes is checked against the model's vocabulary and token types from now on.
+    ///
+    /// # Errors
+    /// As [`check_fits`](Self::check_fits).
+    pub fn for_encoder(self, config: &EncoderConfig) -> Result<Self> {
+        let single = config.family == Family::Roberta && config.type_vocab_size == 1;
+        Ok(Self {
+            token_types: Some(config.type_vocab_size),
+            // RoBERTa has one type, and is given none.
+            gives_types: self.gives_types && !single,
+            ..self.within(config.vocab_size)?
+        })
+    }
+
+    /// The tokenizer of a decoder: what a text becomes is checked against the model's vocabulary from now on.
+    ///
+    /// # Errors
+    /// As [`check_fits`](Self::check_fits).
+    pub fn for_decoder(self, config: &DecoderConfig) -> Result<Self> {
+        self.within(config.vocab_size)
+    }
+
+    fn within(self, vocab_size: usize) -> Result<Self> {
+        self.check_fits(vocab_size)?;
+        if self.largest_id as usize >= vocab_size {
+            notice::once(format!(
+                "{}: token {:?} has id {}, beyond the model's vocabulary of {vocab_size}: texts with it are refused",
+                self.file, self.token_of_largest_id, self.largest_id
+            ));
+        }
+        for id in self.ends.iter().filter(|id| **id as usize >= vocab_size) {
+            notice::once(format!(
+                "{}: token {id} is to end texts, but the model's vocabulary has {vocab_size}: it is left out",
+                self.file
+            ));
+        }
+        Ok(Self {
+            vocab_size: Some(vocab_size),
+            ..self
+        })
+    }
+
+    /// Whether the model has a token; always where the model is not known.
+    pub(crate) fn has_embedding(&self, id: u32) -> bool {
+        self.vocab_size.is_none_or(|size| (id as usize) < size)
+    }
+
+    /// The token that a text for training ends with: the tokenizer's `eos_token`, or else the first end that `generation_config.json` or
+    /// `config.json` names.
+    pub fn end(&self) -> Option<u32> {
+        self.ends.iter().copied().find(|&id| self.has_embedding(id))
+    }
+
+    /// Whether a token ends texts.
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
     }
 
     /// Encodes texts, or pairs of texts, with special tokens, to at most `max_length` tokens each.
@@ -99,7 +209,8 @@ impl TextTokenizer {
     /// from both ("longest first"; the same lengths as transformers' fast tokenizers).
     ///
     /// # Errors
-    /// [`Error::MaxLength`] if the special tokens alone fill `max_length`.
+    /// [`Error::MaxLength`] if the special tokens alone fill `max_length`; [`Error::TokenBeyondVocabulary`] or [`Error::TokenType`] for a
+    /// text that becomes what the model does not have, where the model is known.
     pub fn encode_batch(
         &self,
         texts: &[(&str, Option<&str>)],
@@ -130,10 +241,14 @@ impl TextTokenizer {
     /// The token ids of texts, without special tokens.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if the tokenizer refuses a text.
+    /// [`Error::Tokenizer`] if the tokenizer refuses a text; [`Error::TokenBeyondVocabulary`] for a token that the model does not have, where
+    /// the model is known.
     pub fn encode_plain(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let encoded = self.without_special_tokens(texts.iter().copied())?;
-        Ok(encoded.iter().map(|e| e.get_ids().to_vec()).collect())
+        encoded
+            .iter()
+            .map(|e| self.known(e.get_ids().to_vec()))
+            .collect()
     }
 
     /// Special tokens that every text, or every pair, gets.
@@ -161,6 +276,7 @@ impl TextTokenizer {
         let room = max_length - self.special_tokens(second.is_some());
         let params = TruncationParams {
             max_length: room,
+            direction: self.truncates,
             ..TruncationParams::default()
         };
         let (mut first, mut second) =
@@ -175,10 +291,42 @@ impl TextTokenizer {
             .post_process(first, second, true)
             .map_err(|error| self.unusable(error))?;
         Ok(Encoded {
-            ids: whole.get_ids().to_vec(),
-            type_ids: whole.get_type_ids().to_vec(),
+            ids: self.known(whole.get_ids().to_vec())?,
+            type_ids: self.types(whole.get_type_ids())?,
             truncated: length > room,
         })
+    }
+
+    /// Token ids, if the model has them all.
+    fn known(&self, ids: Vec<u32>) -> Result<Vec<u32>> {
+        match (
+            self.vocab_size,
+            ids.iter().find(|id| !self.has_embedding(**id)),
+        ) {
+            (None, _) | (_, None) => Ok(ids),
+            (Some(vocab_size), Some(&id)) => Err(Error::TokenBeyondVocabulary {
+                file: self.file.clone(),
+                token: self.tokenizer.id_to_token(id).unwrap_or_default(),
+                id,
+                vocab_size,
+            }),
+        }
+    }
+
+    /// Token types, if the model has them all.
+    fn types(&self, types: &[u32]) -> Result<Vec<u32>> {
+        if !self.gives_types {
+            return Ok(vec![0; types.len()]);
+        }
+        let highest = types.iter().copied().max().unwrap_or(0);
+        match self.token_types {
+            Some(known) if highest as usize >= known => Err(Error::TokenType {
+                file: self.file.clone(),
+                found: highest,
+                type_vocab_size: known,
+            }),
+            _ => Ok(types.to_vec()),
+        }
     }
 
     /// The text of token ids, without special tokens.
@@ -186,9 +334,9 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the file's decoder cannot do it.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer
-            .decode(ids, true)
-            .map_err(|error| self.unusable(error))
+        let text = self.tokenizer.decode(ids, true);
+        let text = text.map_err(|error| self.unusable(error))?;
+        Ok(if self.cleans_up { cleanup(&text) } else { text })
     }
 
     /// The text of token ids with that of special tokens.
@@ -236,12 +384,21 @@ impl TextTokenizer {
         self.largest_id
     }
 
-    /// Checks that the model has an embedding for every id.
+    /// Checks that the model has an embedding for every token that texts become. A token that was added to the vocabulary (for padding, say)
+    /// comes up only where a text spells it, and is checked there.
     ///
     /// # Errors
     /// [`Error::TokenizerDoesNotFit`] naming the token with the largest id.
     pub fn check_fits(&self, vocab_size: usize) -> Result<()> {
         if (self.largest_id as usize) < vocab_size {
+            return Ok(());
+        }
+        let beyond = |id: u32| id as usize >= vocab_size;
+        let added = self.tokenizer.get_added_vocabulary().get_vocab();
+        let mut words = self.tokenizer.get_vocab(false).into_iter();
+        let words = words.any(|(token, id)| beyond(id) && !added.contains_key(&token));
+        let (front, behind) = self.frame()?;
+        if !words && !front.into_iter().chain(behind).any(beyond) {
             return Ok(());
         }
         Err(Error::TokenizerDoesNotFit {
@@ -264,6 +421,36 @@ impl TextTokenizer {
 
     pub(crate) fn unusable(&self, problem: impl ToString) -> Error {
         unusable(&self.file, problem)
+    }
+}
+
+/// The tokenizer of the first file that is there, before any setting, and the file's name.
+fn read(files: &ModelFiles, settings: &TokenizerSettings) -> Result<(Tokenizer, &'static str)> {
+    if files.contains(WHOLE) {
+        let tokenizer = Tokenizer::from_bytes(&*files.read(WHOLE)?);
+        let tokenizer = tokenizer.map_err(|error| unusable(&files.describe(WHOLE), error))?;
+        return Ok((tokenizer, WHOLE));
+    }
+    let merged = files.contains(VOCAB) && files.contains(MERGES);
+    match settings.class {
+        TokenizerClass::Bert if files.contains(WORDS) => {
+            Ok((word_piece::from_files(files, settings)?, WORDS))
+        }
+        TokenizerClass::Gpt2 if merged => Ok((byte_level::gpt2(files, settings)?, VOCAB)),
+        TokenizerClass::Roberta if merged => Ok((byte_level::roberta(files, settings)?, VOCAB)),
+        TokenizerClass::Bert => Err(files.no_file(&format!("{WHOLE} or {WORDS}"))),
+        _ if settings.model_type.is_none()
+            || matches!(
+                settings.class,
+                TokenizerClass::Gpt2 | TokenizerClass::Roberta
+            ) =>
+        {
+            Err(files.no_file(&format!("{WHOLE}, and not both {VOCAB} and {MERGES}")))
+        }
+        _ => Err(files.no_file(&format!(
+            "{WHOLE}, and other files are not read for a model of type {:?}",
+            settings.model_type.as_deref().unwrap_or_default()
+        ))),
     }
 }
 

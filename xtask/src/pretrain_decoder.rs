@@ -92,8 +92,7 @@ impl BackendJob for Job<'_> {
 fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Result<()> {
     let files = ModelFiles::open(&arguments.out)?;
     let config = DecoderConfig::from_files(&files)?;
-    let tokenizer = TextTokenizer::from_files(&files)?;
-    tokenizer.check_fits(config.vocab_size)?;
+    let tokenizer = TextTokenizer::from_files(&files)?.for_decoder(&config)?;
     let (train, held_out) = stories(arguments, &config, &tokenizer)?;
     let recipe = recipe(arguments)?;
     let base = CausalLm::<B>::random(config, arguments.seed, device)?;
@@ -186,6 +185,7 @@ fn stories(
     let texts = Texts {
         texts: text.lines().map(story).collect(),
         source: path.clone(),
+        empty: 0,
     };
     let (train, held_out) = texts.hold_out(HELD_OUT)?;
     let encoding = Encoding {

@@ -125,8 +125,7 @@ impl Source for DataSource {
         device: &B::Device,
     ) -> Result<Loaded<B, Classification>> {
         let config = config(recipe, files)?;
-        let tokenizer = TextTokenizer::from_files(files)?;
-        tokenizer.check_fits(config.vocab_size)?;
+        let tokenizer = TextTokenizer::from_files(files)?.for_encoder(&config)?;
         // A sentence longer than the position table is cut to it; how many were is part of the results.
         let max_length = recipe.max_length.min(config.usable_positions());
         let encode = |name| EncodedSplit::new(&self.read(recipe, name)?, &tokenizer, max_length);

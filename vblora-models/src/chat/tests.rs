@@ -41,7 +41,7 @@ struct Expressions {
 
 const NOW: &str = "2026-03-05T14:07:09";
 
-fn template(text: &str, tokens: Vec<(&'static str, String)>) -> Result<ChatTemplate> {
+fn template(text: &str, tokens: Vec<(String, String)>) -> Result<ChatTemplate> {
     ChatTemplate::with_clock(text, tokens, "file".into(), || NOW.parse().unwrap())
 }
 
@@ -84,7 +84,7 @@ fn fixture_templates_and_expressions_come_out_as_in_transformers() {
             ("eos_token", &family.eos_token),
         ];
         let tokens = tokens.into_iter();
-        let tokens = tokens.filter_map(|(name, token)| Some((name, token.clone()?)));
+        let tokens = tokens.filter_map(|(name, token)| Some((name.to_owned(), token.clone()?)));
         let template = template(&family.template, tokens.collect()).unwrap();
         for case in &family.cases {
             let mut arguments = case.arguments.clone();

@@ -432,13 +432,17 @@ struct Common {
 
 impl Common {
     fn read(family: DecoderFamily, fields: &Fields<'_>) -> Result<Self> {
+        let vocab_size = fields.count("vocab_size")?;
         Ok(Self {
             family,
-            vocab_size: fields.count("vocab_size")?,
+            vocab_size,
             tied: fields.flag_or("tie_word_embeddings", family.ties())?,
-            bos_token_id: fields.id("bos_token_id")?,
-            eos_token_ids: fields.ids("eos_token_id")?,
-            pad_token_id: fields.id("pad_token_id")?,
+            bos_token_id: fields
+                .ids_below("bos_token_id", vocab_size)?
+                .first()
+                .copied(),
+            eos_token_ids: fields.ids_below("eos_token_id", vocab_size)?,
+            pad_token_id: padding(family, fields, vocab_size)?,
             initializer_range: fields.number_or("initializer_range", 0.02)?,
         })
     }
@@ -455,6 +459,24 @@ impl Common {
             ..rest
         }
     }
+}
+
+/// The token of padding. Transformers' word tables refuse one outside the vocabulary, counted from either end; GPT-2's does not look at it.
+fn padding(family: DecoderFamily, fields: &Fields<'_>, vocab_size: usize) -> Result<Option<u32>> {
+    let field = "pad_token_id";
+    let Some(id) = fields.integer(field)? else {
+        return Ok(None);
+    };
+    let size = vocab_size as i64;
+    if (0..size).contains(&id) {
+        return Ok(u32::try_from(id).ok());
+    }
+    if family != DecoderFamily::Gpt2 && !(-size..size).contains(&id) {
+        let problem = format!("{id} is outside the vocabulary of {vocab_size}");
+        return Err(wrong(fields.file, field, problem));
+    }
+    fields.ignore(field, &format!("{id} is no token"));
+    Ok(None)
 }
 
 fn head_size(family: DecoderFamily, fields: &Fields<'_>, d: usize, heads: usize) -> Result<usize> {

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::wrong;
-use crate::{Error, Result};
+use crate::{Error, Result, notice};
 
 /// The fields of `config.json`. A field that is `null` counts as not there.
 pub(super) struct Fields<'a> {
@@ -31,6 +31,10 @@ impl<'a> Fields<'a> {
         Ok(found.unwrap_or_else(|| default.to_owned()))
     }
 
+    pub(super) fn text_or_none(&self, field: &str) -> Result<Option<String>> {
+        self.optional(field, "a text", |v| v.as_str().map(str::to_owned))
+    }
+
     pub(super) fn count(&self, field: &str) -> Result<usize> {
         self.required(field, "a whole number", |v| {
             v.as_u64().map(|n| usize::try_from(n).unwrap_or(usize::MAX))
@@ -47,6 +51,11 @@ impl<'a> Fields<'a> {
         })
     }
 
+    /// The names of all fields, also of those that are `null`.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
     pub(super) fn has(&self, field: &str) -> bool {
         self.value(field).is_some()
     }
@@ -60,22 +69,56 @@ impl<'a> Fields<'a> {
         self.optional(field, "a token id", as_id)
     }
 
-    /// One token id or several; none if absent.
-    pub(super) fn ids(&self, field: &str) -> Result<Vec<u32>> {
-        let as_ids = |value: &Value| match value.as_array() {
-            Some(several) => several.iter().map(as_id).collect(),
-            None => as_id(value).map(|id| vec![id]),
+    /// A whole number where a token id is expected.
+    pub(super) fn integer(&self, field: &str) -> Result<Option<i64>> {
+        self.optional(field, "a token id", Value::as_i64)
+    }
+
+    /// One whole number or several; none if absent.
+    pub(super) fn integers(&self, field: &str) -> Result<Vec<i64>> {
+        let as_integers = |value: &Value| match value.as_array() {
+            Some(several) => several.iter().map(Value::as_i64).collect(),
+            None => value.as_i64().map(|id| vec![id]),
         };
-        let found = self.optional(field, "a token id or a list of them", as_ids)?;
+        let found = self.optional(field, "a token id or a list of them", as_integers)?;
         Ok(found.unwrap_or_default())
     }
 
-    /// A special token, as its text or as an object with the text in `content`.
-    pub(super) fn token(&self, field: &str) -> Result<Option<String>> {
-        self.optional(field, "a token", |value| {
-            let text = value.as_str().or_else(|| value.get("content")?.as_str());
-            text.map(str::to_owned)
-        })
+    /// The token ids among [`integers`](Self::integers). Others stand for no token and are said: transformers loads files with them too.
+    pub(super) fn ids(&self, field: &str) -> Result<Vec<u32>> {
+        let known = |id: i64| {
+            let found = u32::try_from(id).ok();
+            if found.is_none() {
+                self.ignore(field, &format!("{id} is no token"));
+            }
+            found
+        };
+        Ok(self
+            .integers(field)?
+            .into_iter()
+            .filter_map(known)
+            .collect())
+    }
+
+    /// The ids of a field that a vocabulary of `vocab_size` tokens has. Others are said and left out.
+    pub(super) fn ids_below(&self, field: &str, vocab_size: usize) -> Result<Vec<u32>> {
+        let mut ids = self.ids(field)?;
+        ids.retain(|&id| {
+            let known = (id as usize) < vocab_size;
+            if !known {
+                self.ignore(
+                    field,
+                    &format!("{id} is outside the vocabulary of {vocab_size}"),
+                );
+            }
+            known
+        });
+        Ok(ids)
+    }
+
+    /// Says that something in a field is not used, and why.
+    pub(super) fn ignore(&self, field: &str, why: &str) {
+        notice::once(format!("{}: field {field:?}: not used: {why}", self.file));
     }
 
     /// A field that can have several types.
@@ -104,16 +147,16 @@ impl<'a> Fields<'a> {
         Ok(values.map(|values| Fields { file, values }))
     }
 
-    pub(super) fn id_or(&self, field: &str, default: u32) -> Result<u32> {
-        Ok(self.id(field)?.unwrap_or(default))
-    }
-
     pub(super) fn number(&self, field: &str) -> Result<Option<f64>> {
         self.optional(field, "a number", Value::as_f64)
     }
 
     pub(super) fn number_or(&self, field: &str, default: f64) -> Result<f64> {
         Ok(self.number(field)?.unwrap_or(default))
+    }
+
+    pub(super) fn flag(&self, field: &str) -> Result<Option<bool>> {
+        self.optional(field, "true or false", Value::as_bool)
     }
 
     pub(super) fn flag_or(&self, field: &str, default: bool) -> Result<bool> {

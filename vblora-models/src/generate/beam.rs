@@ -144,7 +144,9 @@ impl Search<'_> {
         for (parent, (beam, scores)) in self.beams.iter().zip(of_beams).enumerate() {
             check(scores, self.number, beam.tokens.len() - self.prompt)?;
             let log_probability = scores::log_softmax(scores);
-            scores::ban_repeats(scores, &beam.tokens, self.stops.config.no_repeat_ngram_size);
+            let config = self.stops.config;
+            scores::ban(scores, &beam.tokens, self.prompt, config);
+            let penalty = scores::penalty(&beam.tokens, config.repetition_penalty);
             let possible = (0..).zip(scores.iter().copied());
             all.extend(
                 possible
@@ -152,7 +154,8 @@ impl Search<'_> {
                     .map(|(token, score)| Candidate {
                         parent,
                         token,
-                        score: beam.score + log_probability(score),
+                        // A log-probability is never above 0.
+                        score: beam.score + log_probability(score) * penalty(token),
                     }),
             );
         }

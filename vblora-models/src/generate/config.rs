@@ -10,12 +10,21 @@ use crate::Result;
 pub struct GenerationConfig {
     /// The most tokens that a row gets.
     pub max_new_tokens: usize,
+    /// The most tokens that a row has, its prompt included (transformers' `max_length`); none is no limit.
+    pub max_total_tokens: Option<usize>,
     /// Tokens that end a row; the token itself is the row's last.
     pub stop_tokens: Vec<u32>,
     /// Texts that end a row, wherever tokens part them; they need a tokenizer, so only [`generate_text`](crate::generate::generate_text) takes them.
     pub stop_strings: Vec<String>,
     /// No sequence of so many tokens comes twice in a row, prompt included; 0 allows everything.
     pub no_repeat_ngram_size: usize,
+    /// What scores of tokens that a row has already, prompt included, are divided by where they are above 0, and multiplied by below: above
+    /// 1 keeps from repeating; 1 changes nothing.
+    pub repetition_penalty: f64,
+    /// Tokens that never come. Ids that the model does not have change nothing.
+    pub suppress_tokens: Vec<u32>,
+    /// Tokens that are not the first that a row gets.
+    pub begin_suppress_tokens: Vec<u32>,
     /// How a token is chosen.
     pub decoding: Decoding,
 }
@@ -76,9 +85,13 @@ impl Default for GenerationConfig {
     fn default() -> Self {
         Self {
             max_new_tokens: 128,
+            max_total_tokens: None,
             stop_tokens: Vec::new(),
             stop_strings: Vec::new(),
             no_repeat_ngram_size: 0,
+            repetition_penalty: 1.0,
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
             decoding: Decoding::Greedy,
         }
     }
@@ -124,11 +137,30 @@ impl GenerationConfig {
         }
         let empty = self.stop_strings.iter().any(String::is_empty);
         require(!empty, "stop_strings", "not empty", "\"\"")?;
+        let penalty = self.repetition_penalty;
+        require(
+            penalty.is_finite() && penalty > 0.0,
+            "repetition_penalty",
+            "a finite number above 0",
+            penalty,
+        )?;
         match &self.decoding {
             Decoding::Greedy => Ok(()),
             Decoding::Sample(sampling) => sampling.check(),
             Decoding::Beam(search) => search.check(),
         }
+    }
+}
+
+impl GenerationConfig {
+    /// Checks that prompts leave room for a token.
+    pub(super) fn check_room(&self, prompts: &[&[u32]]) -> Result<()> {
+        let Some(most) = self.max_total_tokens else {
+            return Ok(());
+        };
+        let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+        let expected = format!("more than the {longest} tokens of a prompt");
+        require(longest < most, "max_total_tokens", &expected, most)
     }
 }
 

@@ -15,6 +15,8 @@ pub use text::{GeneratedText, TextStream, generate_text};
 
 use std::ops::ControlFlow;
 
+pub use crate::config::GenerationDefaults;
+
 use crate::{Error, Result, TextTokenizer};
 use stop::Stops;
 
@@ -111,6 +113,7 @@ fn run(
 ) -> Result<Vec<Generated>> {
     config.check(model.vocabulary())?;
     check_prompts(model, prompts)?;
+    config.check_room(prompts)?;
     if prompts.is_empty() {
         return Ok(Vec::new());
     }

@@ -70,7 +70,8 @@ impl Row {
     ) -> Result<Option<Ended>> {
         let step = self.tokens.len() - self.prompt;
         check(scores, self.number, step)?;
-        scores::ban_repeats(scores, &self.tokens, stops.config.no_repeat_ngram_size);
+        scores::penalise(scores, &self.tokens, stops.config.repetition_penalty);
+        scores::ban(scores, &self.tokens, self.prompt, stops.config);
         let choice = match &stops.config.decoding {
             Decoding::Sample(sampling) => sampling.draw(scores, self.number, step),
             _ => scores::best(scores),

@@ -4,13 +4,59 @@ use std::cmp::Ordering;
 
 use vblora::rng::Key;
 
-use super::Sampling;
+use super::{GenerationConfig, Sampling};
 
 /// A token and its score.
 type Candidate = (u32, f64);
 
+/// What log-probabilities of tokens are multiplied by: the penalty where `tokens` has them, else 1.
+pub(super) fn penalty(tokens: &[u32], penalty: f64) -> impl Fn(u32) -> f64 + use<> {
+    let mut seen = match penalty {
+        1.0 => Vec::new(),
+        _ => tokens.to_vec(),
+    };
+    seen.sort_unstable();
+    move |token| match seen.binary_search(&token) {
+        Ok(_) => penalty,
+        Err(_) => 1.0,
+    }
+}
+
+/// Makes the tokens that `tokens` has less likely, each once, however often it is there.
+pub(super) fn penalise(scores: &mut [f32], tokens: &[u32], penalty: f64) {
+    if penalty == 1.0 {
+        return;
+    }
+    let mut seen = tokens.to_vec();
+    seen.sort_unstable();
+    seen.dedup();
+    let penalty = penalty as f32;
+    for token in seen {
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score = match *score < 0.0 {
+                true => *score * penalty,
+                false => *score / penalty,
+            };
+        }
+    }
+}
+
+/// Takes away what may not come behind `tokens`, of which the first `prompt` are given.
+pub(super) fn ban(scores: &mut [f32], tokens: &[u32], prompt: usize, config: &GenerationConfig) {
+    ban_repeats(scores, tokens, config.no_repeat_ngram_size);
+    let first: &[u32] = match tokens.len() == prompt {
+        true => &config.begin_suppress_tokens,
+        false => &[],
+    };
+    for &token in config.suppress_tokens.iter().chain(first) {
+        if let Some(score) = scores.get_mut(token as usize) {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
 /// Takes away (sets to minus infinity) the tokens that would complete a sequence of `size` tokens that `tokens` already has.
-pub(super) fn ban_repeats(scores: &mut [f32], tokens: &[u32], size: usize) {
+fn ban_repeats(scores: &mut [f32], tokens: &[u32], size: usize) {
     if size == 0 || tokens.len() < size {
         return;
     }

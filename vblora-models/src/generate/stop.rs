@@ -63,7 +63,9 @@ impl<'a> Stops<'a> {
 
     /// The most new tokens after a prompt of so many.
     pub(super) fn longest(&self, prompt: usize) -> usize {
-        self.config.max_new_tokens.min(self.capacity - prompt)
+        let total = self.config.max_total_tokens.unwrap_or(usize::MAX);
+        let room = self.capacity.min(total).saturating_sub(prompt);
+        self.config.max_new_tokens.min(room)
     }
 
     /// Why a row ends with the last of its new tokens, if it does.
@@ -73,7 +75,12 @@ impl<'a> Stops<'a> {
             Some(Ended::StopToken)
         } else if self.has_stop_string(new)? {
             Some(Ended::StopString)
-        } else if new.len() >= self.config.max_new_tokens {
+        } else if new.len() >= self.config.max_new_tokens
+            || self
+                .config
+                .max_total_tokens
+                .is_some_and(|most| prompt + new.len() >= most)
+        {
             Some(Ended::Length)
         } else if prompt + new.len() >= self.capacity {
             Some(Ended::Capacity)

@@ -126,7 +126,8 @@ fn positions(batch: &PaddedBatch, config: &EncoderConfig) -> Vec<i64> {
             .flat_map(|_| 0..batch.columns as i64)
             .collect();
     }
-    let pad = i64::from(config.pad_token_id);
+    // The id that positions are counted from; -1 where the model has no padding.
+    let pad = config.position_offset as i64 - 1;
     let row = |ids: &[i64]| {
         let mut last = pad;
         let place = |&id: &i64| {

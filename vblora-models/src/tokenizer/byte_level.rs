@@ -1,67 +1,67 @@
-//! RoBERTa's tokenizer from `vocab.json` and `merges.txt`: byte-level BPE as in GPT-2, with `<s>` and `</s>`.
+//! Byte-level BPE from `vocab.json` and `merges.txt`: RoBERTa's, and GPT-2's.
 
 use std::collections::BTreeMap;
 
+use tokenizers::Tokenizer;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::bpe::{BPE, Merges, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::roberta::RobertaProcessing;
-use tokenizers::{AddedToken, Tokenizer};
 
 use super::{MERGES, VOCAB, unusable};
+use crate::config::TokenizerSettings;
 use crate::{Error, ModelFiles, Result};
 
-const START: &str = "<s>";
-const PAD: &str = "<pad>";
-const END: &str = "</s>";
-const UNKNOWN: &str = "<unk>";
-const MASK: &str = "<mask>";
-
-pub(super) fn from_files(files: &ModelFiles) -> Result<Tokenizer> {
+/// With `<s>` in front of texts and `</s>` behind.
+pub(super) fn roberta(files: &ModelFiles, settings: &TokenizerSettings) -> Result<Tokenizer> {
+    let vocab = vocab(files)?;
     let file = files.describe(VOCAB);
-    let vocab = read_vocab(&files.read(VOCAB)?, &file)?;
-    let merges = read_merges(&files.read(MERGES)?, &files.describe(MERGES))?;
-    let id = |token: &str| {
-        let found = vocab.get(token).copied();
-        found.ok_or_else(|| {
-            unusable(
+    let frame = |name: &str, default: &str| {
+        let named = settings.token(name);
+        let token = named.map_or(default, |token| token.content.as_str());
+        match vocab.get(token) {
+            Some(&id) => Ok((token.to_owned(), id)),
+            None => Err(unusable(
                 &file,
                 format!("it has no token {token:?}, which RoBERTa needs"),
-            )
-        })
+            )),
+        }
     };
-    let (start, end) = (id(START)?, id(END)?);
-    id(PAD)?;
-    let specials: Vec<AddedToken> = [START, PAD, END, UNKNOWN, MASK]
-        .into_iter()
-        .filter(|token| vocab.contains_key(*token))
-        .map(special_token)
-        .collect();
+    let (first, last) = (frame("cls_token", "<s>")?, frame("sep_token", "</s>")?);
+    let mut tokenizer = assemble(files, vocab, settings)?;
+    let processing = RobertaProcessing::new(last, first)
+        .trim_offsets(true)
+        .add_prefix_space(false);
+    tokenizer.with_post_processor(Some(processing));
+    Ok(tokenizer)
+}
+
+/// With nothing in front of texts or behind.
+pub(super) fn gpt2(files: &ModelFiles, settings: &TokenizerSettings) -> Result<Tokenizer> {
+    assemble(files, vocab(files)?, settings)
+}
+
+fn vocab(files: &ModelFiles) -> Result<BTreeMap<String, u32>> {
+    read_vocab(&files.read(VOCAB)?, &files.describe(VOCAB))
+}
+
+fn assemble(
+    files: &ModelFiles,
+    vocab: BTreeMap<String, u32>,
+    settings: &TokenizerSettings,
+) -> Result<Tokenizer> {
+    let merges = read_merges(&files.read(MERGES)?, &files.describe(MERGES))?;
     let vocab: Vocab = vocab.into_iter().collect();
     let model = BPE::builder()
         .vocab_and_merges(vocab, merges)
         .build()
         .map_err(|error| unusable(&files.describe(MERGES), error))?;
-    Ok(assemble(model, &specials, start, end))
-}
-
-fn assemble(model: BPE, specials: &[AddedToken], start: u32, end: u32) -> Tokenizer {
-    let byte_level = ByteLevel::new(false, true, true);
-    let processing = RobertaProcessing::new((END.to_owned(), end), (START.to_owned(), start))
-        .trim_offsets(true)
-        .add_prefix_space(false);
+    let byte_level = ByteLevel::new(settings.add_prefix_space.unwrap_or(false), true, true);
     let mut tokenizer = Tokenizer::new(model);
     tokenizer
         .with_pre_tokenizer(Some(byte_level))
-        .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level)))
-        .with_post_processor(Some(processing));
-    tokenizer.add_special_tokens(specials);
-    tokenizer
-}
-
-/// RoBERTa's mask stands for a word and the space before it.
-fn special_token(token: &str) -> AddedToken {
-    AddedToken::from(token, true).lstrip(token == MASK)
+        .with_decoder(Some(DecoderWrapper::ByteLevel(byte_level)));
+    Ok(tokenizer)
 }
 
 fn read_vocab(bytes: &[u8], file: &str) -> Result<BTreeMap<String, u32>> {

@@ -221,12 +221,20 @@ fn stop_tokens_are_those_of_every_file_and_wrong_ones_are_named() {
         of(&[("config.json", r#"{"eos_token_id": null}"#)]).unwrap(),
         [0u32; 0]
     );
-    let error = of(&[("generation_config.json", r#"{"eos_token_id": -1}"#)])
+    // No token, as in transformers.
+    let none = ("generation_config.json", r#"{"eos_token_id": [-1]}"#);
+    assert_eq!(of(&[none]).unwrap(), [0u32; 0]);
+    // The end that the base once had is not the chat model's.
+    let old = ("config.json", r#"{"eos_token_id": 0}"#);
+    assert_eq!(of(&[generation, old, named]).unwrap(), [1, 2, 7]);
+    assert_eq!(of(&[old, named]).unwrap(), [0, 2]);
+    assert_eq!(of(&[none, old, named]).unwrap(), [2]);
+    let error = of(&[("generation_config.json", r#"{"eos_token_id": "</s>"}"#)])
         .unwrap_err()
         .to_string();
     assert!(
         error.contains("generation_config.json: field \"eos_token_id\"")
-            && error.contains("found -1"),
+            && error.contains("found \"</s>\""),
         "{error}"
     );
 }

@@ -2,13 +2,15 @@
 
 use std::str::FromStr;
 
+use serde_json::Value;
+
 use super::{Text, TextTemplate, e2e, rows::Row};
 use crate::{Error, Result};
 
 /// Which fields a row has, and how they become a prompt and a response.
 #[derive(Debug, Clone)]
 pub enum Form {
-    /// Stanford Alpaca: `instruction`, `input` (may be empty or absent), `output`, in Alpaca's own words.
+    /// Stanford Alpaca: `instruction`, `input` (may be empty, `null` or absent), `output`, in Alpaca's own words.
     Alpaca,
     /// The E2E challenge: `mr`, a meaning representation, and `ref`. The prompt has it as LoRA's data for GPT-2 does:
     /// `name : Alimentum | area : city centre ||`.
@@ -42,8 +44,10 @@ const WITH_INPUT: [&str; 3] = [
 const WITHOUT_INPUT: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n";
 
 impl Form {
+    /// The prompt and the response, which may be blank.
+    ///
     /// # Errors
-    /// A field that is missing or no text, a template that fails on the row, an empty response.
+    /// A field that is missing or no text, a template that fails on the row.
     pub(super) fn text(&self, row: &Row<'_>) -> Result<Text> {
         let (prompt, response) = match self {
             Self::Alpaca => (alpaca(row)?, row.text("output")?.to_owned()),
@@ -59,18 +63,15 @@ impl Form {
             }
             Self::Template(template) => template.render(row)?,
         };
-        if response.trim().is_empty() {
-            return Err(row.error("a response", "one that is empty"));
-        }
         Ok(Text { prompt, response })
     }
 }
 
 fn alpaca(row: &Row<'_>) -> Result<String> {
     let instruction = row.text("instruction")?;
-    let input = match row.values.contains_key("input") {
-        true => row.text("input")?,
-        false => "",
+    let input = match row.values.get("input") {
+        None | Some(Value::Null) => "",
+        Some(_) => row.text("input")?,
     };
     let [begin, between, end] = WITH_INPUT;
     Ok(match input {
@@ -136,6 +137,7 @@ mod tests {
             ### Instruction:\nAdd.\n\n### Response:";
         for row in [
             r#"{"instruction": "Add.", "input": "", "output": "3"}"#,
+            r#"{"instruction": "Add.", "input": null, "output": "3"}"#,
             r#"{"instruction": "Add.", "output": "3"}"#,
         ] {
             assert_eq!(text("alpaca", row).prompt, expected);

@@ -31,6 +31,8 @@ pub struct Texts {
     pub texts: Vec<Text>,
     /// The file they were read from.
     pub source: PathBuf,
+    /// Rows of it that were left out because their response is empty.
+    pub empty: usize,
 }
 
 impl Texts {
@@ -63,6 +65,7 @@ impl Texts {
         let with = |texts| Self {
             texts,
             source: self.source.clone(),
+            empty: self.empty,
         };
         Ok((with(rest), with(taken)))
     }
@@ -94,13 +97,15 @@ impl Texts {
     }
 }
 
-/// Reads a file of texts: `.json` is an array of objects, `.csv` has a header, anything else is JSON lines.
+/// Reads a file of texts: `.csv` has a header, `.json` is an array of objects, alone or in the field `data` of an object, or JSON lines, and
+/// anything else is JSON lines.
 ///
-/// A byte-order mark and CRLF line ends are accepted, and so are empty lines between JSON lines. CSV fields may be quoted.
+/// A byte-order mark and CRLF line ends are accepted, and so are empty lines between JSON lines. CSV fields may be quoted. Rows with an empty
+/// response are left out and counted.
 ///
 /// # Errors
-/// No such file; text that is not UTF-8; no rows; with the line (of a JSON array: the item) a row that does not parse, lacks a field, has
-/// something else than text in it, or gives an empty response.
+/// No such file; text that is not UTF-8; no rows; with the line (of a JSON array: the item) a row that does not parse, has a field twice, lacks
+/// one, or has something else than text in it; no row with a response.
 pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
     let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
     let file = path.display().to_string();
@@ -116,18 +121,39 @@ pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
 pub fn parse_texts(text: &str, ending: &str, source: &str, form: &Form) -> Result<Texts> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let rows = match ending.to_ascii_lowercase().as_str() {
-        "json" => rows::array(text, source),
+        "json" => rows::json(text, source),
         "csv" => rows::csv(text, source),
         _ => rows::lines(text, source),
     }?;
-    let texts = rows.iter().map(|row| form.text(row));
-    let texts: Vec<_> = texts.collect::<Result<_>>()?;
-    if texts.is_empty() {
-        let file = source.to_owned();
-        return Err(Error::EmptySplit { file });
+    let mut texts = Vec::with_capacity(rows.len());
+    let mut first_empty = None;
+    for row in &rows {
+        let text = form.text(row)?;
+        if text.response.trim().is_empty() {
+            first_empty.get_or_insert(row);
+        } else {
+            texts.push(text);
+        }
     }
-    let source = PathBuf::from(source);
-    Ok(Texts { texts, source })
+    let empty = rows.len() - texts.len();
+    match (texts.is_empty(), first_empty) {
+        (true, Some(row)) => return Err(row.error("a response", "one that is empty")),
+        (true, None) => {
+            let file = source.to_owned();
+            return Err(Error::EmptySplit { file });
+        }
+        (false, Some(row)) => tracing::warn!(
+            "{source}: {empty} of {} rows have an empty response and are left out, the first in {}",
+            rows.len(),
+            row.place
+        ),
+        (false, None) => {}
+    }
+    Ok(Texts {
+        texts,
+        source: PathBuf::from(source),
+        empty,
+    })
 }
 
 #[cfg(test)]
@@ -242,6 +268,69 @@ mod tests {
     }
 
     #[test]
+    fn rows_without_a_response_are_left_out_and_counted() {
+        let form = "fields:q,a".parse().unwrap();
+        let text =
+            "{\"q\":\"a\",\"a\":\"\"}\n{\"q\":\"b\",\"a\":\"c\"}\n{\"q\":\"d\",\"a\":\" \\n\"}";
+        let texts = parse_texts(text, "jsonl", "data", &form).unwrap();
+        assert_eq!((texts.texts.len(), texts.empty), (1, 2));
+        assert_eq!(texts.texts[0].prompt, "b");
+        let error = parse_texts("{\"q\":\"a\",\"a\":\"\"}", "jsonl", "data", &form).unwrap_err();
+        assert!(error.to_string().contains("one that is empty"), "{error}");
+    }
+
+    #[test]
+    fn json_lines_and_wrapped_rows_are_read_from_json_files() {
+        let expected = vec![
+            ("a".to_owned(), "b".to_owned()),
+            ("c".to_owned(), "d".to_owned()),
+        ];
+        let rows = [r#"{"q": "a", "a": "b"}"#, r#"{"q": "c", "a": "d"}"#];
+        for text in [
+            rows.join("\n"),
+            format!("\u{feff}\n{}\r\n\r\n{}\r\n", rows[0], rows[1]),
+            format!("{{\"version\": 1,\n \"data\": [{}, {}]}}", rows[0], rows[1]),
+            format!(" [{}, {}]", rows[0], rows[1]),
+        ] {
+            assert_eq!(pairs("json", &text).unwrap(), expected, "{text}");
+        }
+        for (text, message) in [
+            (
+                format!("{}\n{{\"q\": 1}}", rows[0]),
+                "data, line 2: expected text in field \"q\", found 1",
+            ),
+            (
+                format!("{}\n7", rows[0]),
+                "data, line 2: expected a JSON object",
+            ),
+            (
+                r#"{"data": {"q": "a"}}"#.to_owned(),
+                "data, line 1: expected an array of JSON objects, alone or in the field \"data\", or JSON lines",
+            ),
+            (
+                r#"{"train": [], "test": []}"#.to_owned(),
+                "found an object with test, train",
+            ),
+            ("7".to_owned(), "expected an array of JSON objects"),
+            ("[".to_owned(), "data, line 1: expected an array"),
+        ] {
+            let error = pairs("json", &text).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_comes_twice_is_refused() {
+        let twice = r#"{"q": "a", "a": "b", "q": "c"}"#;
+        let array = format!("[{twice}]");
+        let wrapped = format!("{{\"data\": [{twice}]}}");
+        for (ending, text) in [("jsonl", twice), ("json", &array), ("json", &wrapped)] {
+            let error = pairs(ending, text).unwrap_err().to_string();
+            assert!(error.contains("twice"), "{error}");
+        }
+    }
+
+    #[test]
     fn long_values_are_shortened_in_messages() {
         let text = format!("{{\"q\":\"a\",\"a\":[\"{}\"]}}", "é".repeat(500));
         let error = pairs("jsonl", &text).unwrap_err().to_string();
@@ -274,6 +363,7 @@ mod tests {
         Texts {
             texts: (0..n).map(text).collect(),
             source: "made".into(),
+            empty: 0,
         }
     }
 
@@ -312,6 +402,16 @@ mod tests {
         ("e2e/devset.csv", Form::E2e, 4_672),
         ("e2e/testset_w_refs.csv", Form::E2e, 4_693),
     ];
+
+    #[test]
+    fn thinned_and_held_out_texts_keep_the_count_of_empty_rows() {
+        let texts = Texts {
+            empty: 3,
+            ..numbered(10, 0)
+        };
+        assert_eq!(texts.clone().thinned(4).empty, 3);
+        assert_eq!(texts.hold_out(2).unwrap().0.empty, 3);
+    }
 
     #[test]
     #[expect(clippy::print_stdout, reason = "a skipped test says why")]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
@@ -11,7 +12,7 @@ const SHOWN: usize = 60;
 
 /// Where a row stands.
 #[derive(Debug, Clone, Copy)]
-enum Place {
+pub(super) enum Place {
     /// The line it begins in, from 1.
     Line(u64),
     /// Its number in a JSON array, from 1.
@@ -31,7 +32,8 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     file: &'a str,
-    place: Place,
+    /// Where it stands.
+    pub(super) place: Place,
     /// Its fields.
     pub(super) values: Map<String, Value>,
 }
@@ -64,7 +66,7 @@ pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let full = lines.filter(|(_, line)| !line.trim().is_empty());
     let row = |(line, text)| {
         let place = Place::Line(line);
-        let values = serde_json::from_str(text)
+        let Once(values) = serde_json::from_str(text)
             .map_err(|e| error(file, place, "a JSON object", e.to_string()))?;
         Ok(Row {
             file,
@@ -75,29 +77,117 @@ pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     full.map(row).collect()
 }
 
+/// The rows of a `.json` file: an array, alone or wrapped in an object, or JSON lines, which are often named so.
+pub(super) fn json<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
+    if !text.trim_start().starts_with('{') {
+        return array(text, file);
+    }
+    let object = match serde_json::from_str::<Once>(text) {
+        Ok(Once(object)) => object,
+        // More than one line, each of which is a row.
+        Err(_) if is_object(text.trim_start().lines().next().unwrap_or_default()) => {
+            return lines(text, file);
+        }
+        Err(e) => return Err(no_array(file, &e)),
+    };
+    match object.get(WRAPPER) {
+        Some(Value::Array(_)) => {
+            let wrapped: Wrapped = serde_json::from_str(text).map_err(|e| no_array(file, &e))?;
+            rows(wrapped.data, file)
+        }
+        _ => {
+            let names: Vec<_> = object.keys().map(String::as_str).collect();
+            let found = format!("an object with {}", shown(&names.join(", ")));
+            Err(error(file, Place::Line(1), ARRAY, found))
+        }
+    }
+}
+
+fn is_object(line: &str) -> bool {
+    serde_json::from_str::<Map<String, Value>>(line).is_ok()
+}
+
+/// The field of an object that may hold the rows of a file.
+const WRAPPER: &str = "data";
+/// What a `.json` file holds.
+const ARRAY: &str = "an array of JSON objects, alone or in the field \"data\", or JSON lines";
+
+/// Rows in an object.
+#[derive(Deserialize)]
+struct Wrapped {
+    data: Vec<Item>,
+}
+
+/// What stands where a row should; an object among the others has a field twice.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Item {
+    Row(Once),
+    Other(Value),
+}
+
+/// The fields of an object, each of them once.
+struct Once(Map<String, Value>);
+
+struct OnceVisitor;
+
+impl<'de> de::Visitor<'de> for OnceVisitor {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: de::MapAccess<'de>>(
+        self,
+        mut entries: A,
+    ) -> std::result::Result<Self::Value, A::Error> {
+        let mut values = Map::new();
+        while let Some((name, value)) = entries.next_entry::<String, Value>()? {
+            if values.contains_key(&name) {
+                let name = shown(&name);
+                return Err(de::Error::custom(format!("field \"{name}\" twice")));
+            }
+            values.insert(name, value);
+        }
+        Ok(values)
+    }
+}
+
 /// A JSON array.
-pub(super) fn array<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
-    let items: Vec<Value> = serde_json::from_str(text).map_err(|e| {
-        let place = Place::Line(e.line() as u64);
-        error(file, place, "an array of JSON objects", e.to_string())
-    })?;
+fn array<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
+    let items = serde_json::from_str(text).map_err(|e| no_array(file, &e))?;
+    rows(items, file)
+}
+
+fn no_array(file: &str, cause: &serde_json::Error) -> Error {
+    let place = Place::Line(cause.line() as u64);
+    error(file, place, ARRAY, cause.to_string())
+}
+
+fn rows(items: Vec<Item>, file: &str) -> Result<Vec<Row<'_>>> {
     let row = |(i, item)| {
         let place = Place::Item(i);
-        match item {
-            Value::Object(values) => Ok(Row {
-                file,
-                place,
-                values,
-            }),
-            other => Err(error(
-                file,
-                place,
-                "a JSON object",
-                shown(&other.to_string()),
-            )),
-        }
+        let found = match item {
+            Item::Row(Once(values)) => {
+                return Ok(Row {
+                    file,
+                    place,
+                    values,
+                });
+            }
+            Item::Other(Value::Object(_)) => "one with a field twice".to_owned(),
+            Item::Other(other) => shown(&other.to_string()),
+        };
+        Err(error(file, place, "a JSON object", found))
     };
     (1..).zip(items).map(row).collect()
+}
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(OnceVisitor).map(Self)
+    }
 }
 
 /// Comma-separated values with a header.

@@ -1,7 +1,7 @@
 //! Texts as token ids, and which of them are to be predicted.
 
 use vblora::storage::sha256_hex;
-use vblora_models::TextTokenizer;
+use vblora_models::{Continued, TextTokenizer};
 
 use crate::{
     Error, Result,
@@ -41,45 +41,57 @@ pub struct EncodedTexts {
     pub(super) max_length: usize,
     cut: u64,
     dropped: u64,
+    moved: u64,
 }
 
 impl Encoding<'_> {
-    /// The tokens of a prompt as training and generation have them: the special tokens that the tokenizer puts in front, and the text.
+    /// The tokens of a prompt as training and generation have them: the special tokens that the tokenizer puts in front, and the text. A
+    /// text that begins with them already does not get them twice.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
     pub fn prompt(&self, prompt: &str) -> Result<Vec<u32>> {
         let ids = self.tokenizer.encode_plain(&[prompt])?.concat();
-        Ok([self.front()?, ids].concat())
+        let (front, _) = self.tokenizer.frame()?;
+        Ok(match ids.starts_with(&front) {
+            true => ids,
+            false => [front, ids].concat(),
+        })
     }
 
-    /// The special tokens in front of every text.
-    fn front(&self) -> Result<Vec<u32>> {
-        let empty = self.tokenizer.encode_batch(&[("", None)], usize::MAX)?;
-        let mut ids = empty.into_iter().next().map_or(Vec::new(), |e| e.ids);
-        // A token that the tokenizer puts behind is not wanted between prompt and response.
-        let is_behind = ids.len() > 1 && ids.last() == Some(&self.end);
-        ids.truncate(ids.len() - usize::from(is_behind));
-        Ok(ids)
-    }
-
-    /// Encodes the texts: prompt and response apart, so that a prompt has the same tokens without its response.
+    /// Encodes the texts. Prompt and response are one text ([`TextTokenizer::encode_continued`]), as generation has them. A response that
+    /// ends with a token that ends texts gets no other, and blanks behind that token are left out.
     ///
     /// # Errors
     /// A text that is too long, where that is to be refused; none that is left; a maximum that leaves no room.
     pub fn encode(&self, texts: &Texts) -> Result<EncodedTexts> {
-        let front = self.front()?;
-        let column = |of: fn(&Text) -> &str| -> Vec<&str> { texts.texts.iter().map(of).collect() };
-        let prompts = self.tokenizer.encode_plain(&column(|t| &t.prompt))?;
-        let responses = self.tokenizer.encode_plain(&column(|t| &t.response))?;
+        let (front, _) = self.tokenizer.frame()?;
+        let pairs: Vec<(&str, &str)> = texts
+            .texts
+            .iter()
+            .map(|Text { prompt, response }| (prompt.as_str(), response.as_str()))
+            .collect();
+        let encoded = self.tokenizer.encode_continued(&pairs)?;
+        let prompts: Vec<_> = pairs.iter().map(|(prompt, _)| *prompt).collect();
+        let prompts = self.tokenizer.encode_plain(&prompts)?;
         let mut split = EncodedTexts {
-            texts: Vec::with_capacity(prompts.len()),
+            texts: Vec::with_capacity(encoded.len()),
             max_length: self.max_length,
             cut: 0,
             dropped: 0,
+            moved: 0,
         };
-        for (row, (prompt, response)) in prompts.into_iter().zip(responses).enumerate() {
-            let length = front.len() + prompt.len() + response.len() + 1;
+        for (row, (text, prompt)) in encoded.into_iter().zip(prompts).enumerate() {
+            let Continued { ids, seam } = text;
+            let is_same = ids[..seam] == prompt;
+            // A text that begins with the tokenizer's tokens itself.
+            let (ids, seam) = match ids.strip_prefix(front.as_slice()) {
+                Some(rest) => (rest, seam.saturating_sub(front.len())),
+                None => (ids.as_slice(), seam),
+            };
+            let (prompt, response) = ids.split_at(seam);
+            let response = self.ended(response)?;
+            let length = front.len() + prompt.len() + response.len();
             let over = length.saturating_sub(self.max_length);
             if over > 0 && self.too_long == TooLong::Refuse {
                 return Err(self.refuse(texts, row, length));
@@ -90,6 +102,7 @@ impl Encoding<'_> {
                 continue;
             }
             split.cut += u64::from(over > 0);
+            split.moved += u64::from(!is_same);
             split
                 .texts
                 .push(self.join(&front, &prompt[over..], &response));
@@ -100,10 +113,23 @@ impl Encoding<'_> {
         }
     }
 
+    /// A response with the token that ends it, which it may have already.
+    fn ended(&self, response: &[u32]) -> Result<Vec<u32>> {
+        let is_end = |id: &u32| *id == self.end || self.tokenizer.is_end(*id);
+        if let Some(at) = response.iter().rposition(is_end) {
+            let (text, behind) = response.split_at(at + 1);
+            let behind = self.tokenizer.decode_with_special_tokens(behind)?;
+            if behind.trim().is_empty() {
+                return Ok(text.to_vec());
+            }
+        }
+        Ok([response, &[self.end]].concat())
+    }
+
     fn join(&self, front: &[u32], prompt: &[u32], response: &[u32]) -> EncodedText {
         let before = front.len() + prompt.len();
         EncodedText {
-            ids: [front, prompt, response, &[self.end]].concat(),
+            ids: [front, prompt, response].concat(),
             labelled_from: if self.on_prompt { 1 } else { before.max(1) },
         }
     }
@@ -142,6 +168,7 @@ impl EncodedTexts {
             max_length,
             cut: 0,
             dropped: 0,
+            moved: 0,
         }
     }
 
@@ -163,6 +190,11 @@ impl EncodedTexts {
     /// Texts that were left out.
     pub fn dropped(&self) -> u64 {
         self.dropped
+    }
+
+    /// Texts whose prompt has other tokens where it stands alone, as generation begins with it.
+    pub fn moved(&self) -> u64 {
+        self.moved
     }
 
     /// Tokens of each text.
@@ -202,6 +234,7 @@ pub(super) mod tests {
         Texts {
             texts: pairs.iter().map(text).collect(),
             source: "made".into(),
+            empty: 0,
         }
     }
 
@@ -315,7 +348,125 @@ pub(super) mod tests {
             too_long: TooLong::Cut,
             on_prompt: false,
         };
-        assert_eq!(encoding.join(&[], &[], &[7]), text);
-        assert_eq!(encoding.join(&[0], &[], &[7]).labelled_from, 1);
+        assert_eq!(encoding.join(&[], &[], &[7, END]), text);
+        assert_eq!(encoding.join(&[0], &[], &[7, END]).labelled_from, 1);
+    }
+
+    /// Llama-2's kind of tokenizer: a blank mark in front of the text, and blanks that are marks.
+    fn pieces() -> TextTokenizer {
+        let words = [
+            "<unk>", "<s>", "</s>", "▁", "a", "b", ":", "▁a", "▁b", "a:", ".", "\n",
+        ];
+        let vocab: serde_json::Map<_, _> = words
+            .iter()
+            .enumerate()
+            .map(|(id, word)| ((*word).to_owned(), id.into()))
+            .collect();
+        let special = |id: usize| {
+            serde_json::json!({"id": id, "content": words[id], "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false})
+        };
+        let json = serde_json::json!({
+            "added_tokens": [special(0), special(1), special(2)],
+            "normalizer": {"type": "Sequence", "normalizers": [
+                {"type": "Prepend", "prepend": "▁"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+            ]},
+            "post_processor": {"type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+            },
+            "decoder": {"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+            "model": {"type": "BPE", "unk_token": "<unk>", "vocab": vocab,
+                "merges": [["▁", "a"], ["▁", "b"], ["a", ":"]]},
+        });
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("tokenizer.json"), json.to_string()).unwrap();
+        let files = vblora_models::ModelFiles::open(dir.path()).unwrap();
+        TextTokenizer::from_files(&files).unwrap()
+    }
+
+    fn encode_with(
+        tokenizer: &TextTokenizer,
+        pairs: &[(&str, &str)],
+        max_length: usize,
+    ) -> EncodedTexts {
+        let encoding = Encoding {
+            tokenizer,
+            end: END,
+            max_length,
+            too_long: TooLong::Cut,
+            on_prompt: false,
+        };
+        encoding.encode(&texts(pairs)).unwrap()
+    }
+
+    #[test]
+    fn a_response_has_the_tokens_that_it_has_behind_its_prompt() {
+        let tokenizer = pieces();
+        let encoded = encode_with(&tokenizer, &[("b:", " a.")], 64);
+        // <s> ▁b : | ▁a . </s>, where the response alone would be ▁ ▁a .
+        assert_eq!(encoded.texts[0].ids, [1, 8, 6, 7, 10, END]);
+        assert_eq!(encoded.texts[0].labelled_from, 3);
+        assert_eq!(encoded.moved(), 0);
+        let alone = tokenizer.encode_plain(&[" a."]).unwrap().concat();
+        assert_eq!(alone, [3, 7, 10]);
+    }
+
+    #[test]
+    fn a_token_on_both_sides_of_the_seam_is_the_responses() {
+        let tokenizer = pieces();
+        // <s> ▁b ▁b | a: . </s>, though the prompt alone is ▁b ▁b a.
+        let encoded = encode_with(&tokenizer, &[("b ba", ":.")], 64);
+        assert_eq!(encoded.texts[0].ids, [1, 8, 8, 9, 10, END]);
+        assert_eq!(encoded.texts[0].labelled_from, 3);
+        assert_eq!(encoded.moved(), 1);
+    }
+
+    #[test]
+    fn what_begins_and_ends_a_text_already_does_not_come_twice() {
+        let tokenizer = pieces();
+        let plain = encode_with(&tokenizer, &[("b:", " a.")], 64);
+        for pair in [("<s>b:", " a."), ("b:", " a.</s>"), ("<s>b:", " a.</s>\n")] {
+            let marked = encode_with(&tokenizer, &[pair], 64);
+            assert_eq!(marked.texts, plain.texts, "{pair:?}");
+        }
+        // One inside a response is not its end, and the first token stays where the prompt is cut.
+        let inside = encode_with(&tokenizer, &[("b:", "a</s>a")], 64);
+        assert_eq!(inside.texts[0].ids.last(), Some(&END));
+        assert_eq!(
+            inside.texts[0].ids.iter().filter(|id| **id == END).count(),
+            2
+        );
+        let cut = encode_with(&tokenizer, &[("<s>b:", " a.")], 5);
+        assert_eq!(
+            (&cut.texts[0].ids[..], cut.cut()),
+            (&[1, 6, 7, 10, END][..], 1)
+        );
+    }
+
+    /// Default runs keep their tokens: byte-level BPE parts words before the blank that a response begins with.
+    #[test]
+    fn the_bundled_texts_have_the_same_tokens_in_one_piece_and_apart() {
+        let tokenizer = TextTokenizer::from_files(&demo::decoder_files()).unwrap();
+        let texts = demo::texts(crate::tasks::SplitName::Dev).unwrap();
+        let whole = Encoding {
+            tokenizer: &tokenizer,
+            end: END,
+            max_length: 4096,
+            too_long: TooLong::Refuse,
+            on_prompt: false,
+        };
+        let whole = whole.encode(&texts).unwrap();
+        assert_eq!(whole.moved(), 0);
+        for (text, encoded) in texts.texts.iter().zip(&whole.texts) {
+            let parts = tokenizer
+                .encode_plain(&[&text.prompt, &text.response])
+                .unwrap();
+            let apart = [&[0], &parts[0][..], &parts[1], &[END]].concat();
+            assert_eq!(encoded.ids, apart, "{text:?}");
+            assert_eq!(encoded.labelled_from, 1 + parts[0].len());
+        }
     }
 }

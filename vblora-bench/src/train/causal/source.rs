@@ -37,20 +37,21 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<DecoderConfig> {
 /// How a recipe has a model's texts encoded.
 ///
 /// # Errors
-/// The model has no token that ends a text.
+/// The model's files name no token that ends a text.
 pub fn encoding<'a>(
     recipe: &Recipe,
     config: &DecoderConfig,
     tokenizer: &'a TextTokenizer,
 ) -> Result<Encoding<'a>> {
-    let end = config.eos_token_ids.first().ok_or_else(|| Error::Setting {
+    let listed = config.eos_token_ids.first().copied();
+    let end = tokenizer.end().or(listed).ok_or_else(|| Error::Setting {
         setting: "eos_token_id".into(),
-        expected: "a token in the model's config.json, which ends each response".into(),
+        expected: "a token that ends each response, as the tokenizer's eos_token or in generation_config.json or config.json".into(),
         found: "none".into(),
     })?;
     Ok(Encoding {
         tokenizer,
-        end: *end,
+        end,
         max_length: recipe.max_length.min(config.max_positions),
         too_long: recipe.text.too_long,
         on_prompt: recipe.text.on_prompt,
@@ -79,12 +80,19 @@ impl Source for TextSource {
         device: &B::Device,
     ) -> Result<Loaded<B, Causal>> {
         let config = config(recipe, files)?;
-        let tokenizer = TextTokenizer::from_files(files)?;
-        tokenizer.check_fits(config.vocab_size)?;
+        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(&config)?;
         let encoding = encoding(recipe, &config, &tokenizer)?;
         let train = encoding.encode(&self.train)?;
         let dev = encoding.encode(&self.held_out)?;
-        let notes = [("training", &train), ("held-out", &dev)]
+        let splits = [("training", &train), ("held-out", &dev)];
+        let moved = splits.into_iter().filter(|(_, split)| split.moved() > 0);
+        let moved = moved.map(|(name, split)| {
+            format!(
+                "{} prompts of {name} texts have other tokens alone, as generation has them, than before their responses",
+                split.moved()
+            )
+        });
+        let notes = splits
             .into_iter()
             .filter(|(_, split)| split.cut() + split.dropped() > 0)
             .map(|(name, split)| {
@@ -95,6 +103,7 @@ impl Source for TextSource {
                     split.dropped()
                 )
             })
+            .chain(moved)
             .collect();
         let (base, _) = CausalLm::load_with(config, files, device)?;
         Ok(Loaded {

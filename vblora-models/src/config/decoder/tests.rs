@@ -104,7 +104,10 @@ fn what_is_not_implemented_is_refused_by_name() {
         ("rope_theta", json!(0.0), "over 0"),
         ("rope_theta", json!("many"), "expected a number"),
         ("attention_dropout", json!(1.0), "[0, 1)"),
-        ("eos_token_id", json!([2, 256]), "outside the vocabulary"),
+        ("pad_token_id", json!(256), "outside the vocabulary"),
+        ("pad_token_id", json!(-257), "outside the vocabulary"),
+        ("pad_token_id", json!([3]), "a token id"),
+        ("bos_token_id", json!("<s>"), "a token id"),
         ("eos_token_id", json!([2, "x"]), "a token id or a list"),
         ("rms_norm_eps", json!(0), "over 0"),
     ] {
@@ -191,4 +194,23 @@ fn presets_have_the_sub_vectors_of_the_paper() {
         let plan = vblora::Targets::all_linear().select(&crate::decoder::sites(&config));
         assert_eq!(plan.unwrap().sub_vectors(rank, 256), sub_vectors);
     }
+}
+
+/// As in transformers, which loads such files with a warning.
+#[test]
+fn ids_that_are_no_tokens_are_left_out() {
+    let with = |model: Value, field: &str, value: Value| {
+        let mut model = model;
+        model[field] = value;
+        DecoderConfig::from_json(model.to_string().as_bytes(), "dir/config.json").unwrap()
+    };
+    let ends = |value| with(llama(), "eos_token_id", value).eos_token_ids;
+    assert_eq!(ends(json!([2, 256])), [2]);
+    assert_eq!(ends(json!(-1)), [0u32; 0]);
+    assert_eq!(with(llama(), "bos_token_id", json!(-1)).bos_token_id, None);
+    for (value, expected) in [(json!(-1), None), (json!(-256), None), (json!(7), Some(7))] {
+        assert_eq!(with(llama(), "pad_token_id", value).pad_token_id, expected);
+    }
+    let beyond = json!(1_000_000);
+    assert_eq!(with(gpt2(), "pad_token_id", beyond).pad_token_id, None);
 }

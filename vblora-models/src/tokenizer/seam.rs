@@ -1,0 +1,79 @@
+//! A prompt and its response as one text.
+
+use tokenizers::{Encoding, Token};
+
+use super::TextTokenizer;
+use crate::Result;
+
+/// A prompt and its response, encoded as one text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continued {
+    /// Tokens of both, without those that the tokenizer puts in front or behind.
+    pub ids: Vec<u32>,
+    /// The first token with a character of the response.
+    pub seam: usize,
+}
+
+impl TextTokenizer {
+    /// Encodes prompts and their responses, each as one text, as a model meets it: many tokenizers give the response's first word other tokens
+    /// where it stands alone.
+    ///
+    /// The seam lies before the first token that has a character of the response, also where the token begins in the prompt. (TRL counts the
+    /// tokens of the prompt alone, which then would leave the token unlearned.)
+    ///
+    /// # Errors
+    /// As [`encode_plain`](Self::encode_plain).
+    pub fn encode_continued(&self, texts: &[(&str, &str)]) -> Result<Vec<Continued>> {
+        let joined: Vec<String> = texts
+            .iter()
+            .map(|(prompt, response)| format!("{prompt}{response}"))
+            .collect();
+        let whole = joined.iter().map(String::as_str).collect();
+        let encoded = self.tokenizer.encode_batch(whole, false);
+        let encoded = encoded.map_err(|error| self.unusable(error))?;
+        encoded
+            .iter()
+            .zip(texts)
+            .map(|(encoding, (prompt, _))| {
+                let mut offsets = encoding.get_offsets().iter();
+                let seam = offsets.position(|(_, end)| *end > prompt.len());
+                Ok(Continued {
+                    ids: self.known(encoding.get_ids().to_vec())?,
+                    seam: seam.unwrap_or(encoding.len()),
+                })
+            })
+            .collect()
+    }
+
+    /// Encodes prompts with their special tokens, as transformers does, but for a prompt that begins with them already, as a chat template
+    /// writes it: it does not get them twice.
+    ///
+    /// # Errors
+    /// As [`encode_plain`](Self::encode_plain).
+    pub fn encode_prompts(&self, prompts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let (front, behind) = self.frame()?;
+        let framed = |ids: Vec<u32>| match ids.starts_with(&front) {
+            true => [ids, behind.clone()].concat(),
+            false => [front.clone(), ids, behind.clone()].concat(),
+        };
+        Ok(self
+            .encode_plain(prompts)?
+            .into_iter()
+            .map(framed)
+            .collect())
+    }
+
+    /// The special tokens that the tokenizer puts in front of a text and behind it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`](crate::Error::Tokenizer) if it has a post-processor that fails.
+    pub fn frame(&self) -> Result<(Vec<u32>, Vec<u32>)> {
+        let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
+        let whole = self.tokenizer.post_process(text, None, true);
+        let whole = whole.map_err(|error| self.unusable(error))?;
+        let is_text = |mask: &u32| *mask == 0;
+        let at = whole.get_special_tokens_mask().iter().position(is_text);
+        let (front, behind) = whole.get_ids().split_at(at.unwrap_or(0));
+        Ok((front.to_vec(), behind.iter().skip(1).copied().collect()))
+    }
+}
