@@ -75,7 +75,7 @@ impl<S: Source> Session<S> {
         };
         Ok(format!(
             "{}: {} layers of width {}\n{}{head}",
-            self.files.place(),
+            self.files.name(),
             model.layers,
             model.width,
             methods.concat()
@@ -190,7 +190,7 @@ impl<S: Source> Session<S> {
         }
         let taken = RunDir::create(dir, self.overwrite, self.checkpoints)?
             .with_recording(self.record_every);
-        taken.save_config(&self.command, &self.files.place(), backend, &self.recipe)?;
+        taken.save_config(&self.command, &self.files.name(), backend, &self.recipe)?;
         Ok(taken)
     }
 
