@@ -108,7 +108,7 @@ impl ChatTemplate {
         // As transformers passes them: nobody gave tools or documents, and that is not the same as undefined.
         let none = ["tools", "documents"].map(|name| (name.to_owned(), Value::from(())));
         let tokens = self.tokens.iter();
-        let tokens = tokens.map(|(name, token)| ((*name).to_owned(), Value::from(token.as_str())));
+        let tokens = tokens.map(|(name, token)| (name.clone(), Value::from(token.as_str())));
         let values = none.into_iter().chain(tokens).chain(arguments);
         let values: Value = values.chain([("messages".to_owned(), messages)]).collect();
         let text = self.template.render(values);

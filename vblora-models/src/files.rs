@@ -16,6 +16,8 @@ pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
     source: Source,
+    /// "ID@COMMIT" of the hub.
+    hub: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +57,7 @@ impl ModelFiles {
         }
         Ok(Self {
             source: Source::Directory(path),
+            hub: None,
         })
     }
 
@@ -62,6 +65,7 @@ impl ModelFiles {
     pub fn embedded(label: &'static str, files: &'static [(&'static str, &'static [u8])]) -> Self {
         Self {
             source: Source::Embedded { label, files },
+            hub: None,
         }
     }
 
@@ -131,6 +135,20 @@ impl ModelFiles {
         match &self.source {
             Source::Directory(dir) => dir.display().to_string(),
             Source::Embedded { label, .. } => (*label).to_owned(),
+        }
+    }
+
+    /// What a run writes down as its model: "ID@COMMIT" of one from the hub, else [`place`](Self::place).
+    pub fn name(&self) -> String {
+        self.hub.clone().unwrap_or_else(|| self.place())
+    }
+
+    /// The same files, as those of a commit of the hub.
+    #[cfg(feature = "hub")]
+    pub(crate) fn of_hub(self, id: &str, commit: &str) -> Self {
+        Self {
+            hub: Some(format!("{id}@{commit}")),
+            ..self
         }
     }
 

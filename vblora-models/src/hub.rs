@@ -11,10 +11,11 @@ use crate::{Error, ModelFiles, Result};
 const MAX_ID_LENGTH: usize = 96;
 
 /// Finds a model: an existing directory is opened; anything else is a hub id (`owner/name` or `name`), whose
-/// files are downloaded once into the hub's cache directory (`HF_HOME`, else the user's cache), with progress.
+/// files are downloaded once into the hub's cache directory, with progress. `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and
+/// `HF_HUB_OFFLINE` hold, and the cache is huggingface_hub's own.
 ///
 /// `revision` is a branch, tag or commit of the hub; all files come from the one commit it stands for. It
-/// means nothing for a directory.
+/// means nothing for a directory. Each file has the size and the hash that the hub says, or is not kept.
 ///
 /// # Errors
 /// [`Error::NoDirectory`] for a path that is not there, [`Error::NotADirectory`] for a file,

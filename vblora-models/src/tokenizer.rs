@@ -2,6 +2,7 @@
 
 mod batch;
 mod byte_level;
+mod check;
 mod pipeline;
 mod seam;
 mod word_piece;
@@ -9,11 +10,13 @@ mod word_piece;
 pub use batch::{PaddedBatch, pad};
 pub use seam::Continued;
 
+use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;
 use tokenizers::utils::truncation::{TruncationDirection, TruncationParams, truncate_encodings};
 use tokenizers::{Encoding, PostProcessor, Tokenizer};
 
 use crate::config::{End, TokenizerClass, TokenizerSettings, ends};
+use crate::contain::contain;
 use crate::{DecoderConfig, EncoderConfig, Error, Family, ModelFiles, Result, notice};
 use pipeline::Pipeline;
 
@@ -76,6 +79,17 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::NoFile`] if none is there; [`Error::Tokenizer`], [`Error::Json`] or [`Error::Config`] if a file cannot be used.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        contain(|| Self::load(files)).unwrap_or_else(|panic| {
+            let names = [WHOLE, VOCAB, WORDS];
+            let name = names.into_iter().find(|name| files.contains(name));
+            Err(unusable(
+                &files.describe(name.unwrap_or(WHOLE)),
+                fell(&panic),
+            ))
+        })
+    }
+
+    fn load(files: &ModelFiles) -> Result<Self> {
         let settings = TokenizerSettings::from_files(files)?;
         let (mut tokenizer, name) = read(files, &settings)?;
         let file = files.describe(name);
@@ -118,7 +132,7 @@ impl TextTokenizer {
     /// Wraps a tokenizer that was made in memory (just trained, for example); `file` stands for it in messages.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] if it has no tokens.
+    /// [`Error::Tokenizer`] if it has no tokens, adds ids that its vocabulary has not, or can make texts far longer.
     pub fn new(mut tokenizer: Tokenizer, file: &str) -> Result<Self> {
         tokenizer.with_padding(None);
         // Only a maximum length can be refused, and there is none.
@@ -126,6 +140,7 @@ impl TextTokenizer {
             .with_truncation(None)
             .map_err(|error| unusable(file, error))?;
         switch_merge_dropout_off(&mut tokenizer);
+        check::parts(&tokenizer).map_err(|problem| unusable(file, problem))?;
         let largest = tokenizer
             .get_vocab(true)
             .into_iter()
@@ -291,9 +306,29 @@ impl TextTokenizer {
         &self,
         texts: impl Iterator<Item = &'a str>,
     ) -> Result<Vec<Encoding>> {
-        self.tokenizer
-            .encode_batch_fast(texts.collect(), false)
-            .map_err(|error| self.unusable(error))
+        self.encode_all(texts.collect(), |tokenizer, text| {
+            tokenizer.encode_fast(text, false)
+        })
+    }
+
+    /// Encodes texts by all threads, each apart: a panic in one is an error.
+    fn encode_all(
+        &self,
+        texts: Vec<&str>,
+        encode: impl Fn(&Tokenizer, &str) -> tokenizers::Result<Encoding> + Sync,
+    ) -> Result<Vec<Encoding>> {
+        let encoded = texts.into_par_iter();
+        encoded
+            .map(|text| self.contained(|tokenizer| encode(tokenizer, text)))
+            .collect()
+    }
+
+    /// What the crate gives, or panics at, as a result.
+    fn contained<T>(&self, work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T>) -> Result<T> {
+        match contain(|| work(&self.tokenizer)) {
+            Ok(done) => done.map_err(|error| self.unusable(error)),
+            Err(panic) => Err(self.unusable(fell(&panic))),
+        }
     }
 
     fn assemble(
@@ -316,10 +351,7 @@ impl TextTokenizer {
             second.take_overflowing();
             second.set_type_ids(vec![1; second.len()]);
         }
-        let whole = self
-            .tokenizer
-            .post_process(first, second, true)
-            .map_err(|error| self.unusable(error))?;
+        let whole = self.contained(|tokenizer| tokenizer.post_process(first, second, true))?;
         Ok(Encoded {
             ids: self.known(whole.get_ids().to_vec())?,
             type_ids: self.types(whole.get_type_ids())?,
@@ -364,8 +396,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] if the file's decoder cannot do it.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        let text = self.tokenizer.decode(ids, true);
-        let text = text.map_err(|error| self.unusable(error))?;
+        let text = self.contained(|tokenizer| tokenizer.decode(ids, true))?;
         Ok(if self.cleans_up { cleaned(text) } else { text })
     }
 
@@ -374,9 +405,7 @@ impl TextTokenizer {
     /// # Errors
     /// As [`decode`](Self::decode).
     pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer
-            .decode(ids, false)
-            .map_err(|error| self.unusable(error))
+        self.contained(|tokenizer| tokenizer.decode(ids, false))
     }
 
     /// What `decode` makes of a token.
@@ -457,8 +486,11 @@ impl TextTokenizer {
 /// The tokenizer of the first file that is there, before any setting, and the file's name.
 fn read(files: &ModelFiles, settings: &TokenizerSettings) -> Result<(Tokenizer, &'static str)> {
     if files.contains(WHOLE) {
-        let tokenizer = Tokenizer::from_bytes(&*files.read(WHOLE)?);
-        let tokenizer = tokenizer.map_err(|error| unusable(&files.describe(WHOLE), error))?;
+        let bytes = files.read(WHOLE)?;
+        let unusable = |problem: String| unusable(&files.describe(WHOLE), problem);
+        let tokenizer =
+            Tokenizer::from_bytes(&*bytes).map_err(|error| unusable(error.to_string()))?;
+        check::added_tokens(&tokenizer, &bytes).map_err(unusable)?;
         return Ok((tokenizer, WHOLE));
     }
     let merged = files.contains(VOCAB) && files.contains(MERGES);
@@ -482,6 +514,11 @@ fn read(files: &ModelFiles, settings: &TokenizerSettings) -> Result<(Tokenizer, 
             settings.model_type.as_deref().unwrap_or_default()
         ))),
     }
+}
+
+/// A panic of the crate, for a reader.
+fn fell(panic: &str) -> String {
+    format!("the tokenizers crate fell over it: {panic}")
 }
 
 fn unusable(file: &str, problem: impl ToString) -> Error {

@@ -79,7 +79,7 @@ impl<S: Source> Session<S> {
         };
         Ok(format!(
             "{}: {} layers of width {}\n{}{head}",
-            self.files.place(),
+            self.files.name(),
             model.layers,
             model.width,
             methods.concat()
@@ -256,7 +256,7 @@ impl<S: Source> Session<S> {
         let model_config = sha256_hex([self.files.read("config.json")?]);
         let identity = SessionIdentity::new(model_config, identity.clone());
         let write_config = |dir: &RunDir| {
-            dir.save_config(&self.command, &self.files.place(), backend, &self.recipe)
+            dir.save_config(&self.command, &self.files.name(), backend, &self.recipe)
         };
         let dir = claim.enter(&identity, self.checkpoints, write_config)?;
         Ok(dir.with_recording(self.record_every))

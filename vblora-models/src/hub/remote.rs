@@ -1,120 +1,151 @@
 //! Download from the hub into its cache, every file from one commit.
 
-use std::path::{Path, PathBuf};
+mod cache;
+mod client;
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Repo, RepoType};
+use std::path::PathBuf;
 
 use crate::weights::{INDEX, SINGLE, shard_names};
 use crate::{Error, ModelFiles, Result};
+use cache::{Cache, Snapshot};
+use client::{Client, Failure};
 
 const CONFIG: &str = "config.json";
 const DEFAULT_REVISION: &str = "main";
 /// Either of these is a tokenizer; the first one found is taken.
-const TOKENIZERS: [&[&str]; 2] = [&["tokenizer.json"], &["vocab.json", "merges.txt"]];
+const TOKENIZERS: [&[&str]; 3] = [
+    &["tokenizer.json"],
+    &["vocab.json", "merges.txt"],
+    &["vocab.txt"],
+];
 const WEIGHTS: [&[&str]; 2] = [&[SINGLE], &[INDEX]];
-/// What a chat and the end of a text need, of models that have it.
-const OPTIONAL: [&str; 3] = [
+/// What a chat, the end of a text and a tokenizer's settings need, of models that have it.
+const OPTIONAL: [&str; 5] = [
     "generation_config.json",
     "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
     "chat_template.jinja",
 ];
-const NOT_FOUND: u16 = 404;
 
-/// Downloads what is not in the cache yet, with the user's endpoint and cache (`HF_ENDPOINT`, `HF_HOME`).
+/// Where the hub is, where its files go, and whether it may be asked.
+pub(super) struct Hub {
+    cache: Cache,
+    client: Client,
+    offline: bool,
+}
+
+/// Downloads what is not in the cache yet, with the user's settings: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
 pub(super) fn download(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
-    // hf-hub panics when it can find no place for its cache.
-    if std::env::var_os("HF_HOME").is_none() && std::env::home_dir().is_none() {
-        return Err(Error::Hub {
-            model: model.to_owned(),
-            revision: revision.unwrap_or(DEFAULT_REVISION).to_owned(),
-            problem: "no home directory for the cache; set HF_HOME".to_owned(),
-        });
-    }
-    download_with(ApiBuilder::from_env().with_progress(true), model, revision)
-}
-
-fn download_with(builder: ApiBuilder, model: &str, revision: Option<&str>) -> Result<ModelFiles> {
-    let revision = revision.unwrap_or(DEFAULT_REVISION);
-    let failed = |problem: String| Error::Hub {
+    let hub = Hub::from_env().map_err(|problem| Error::Hub {
         model: model.to_owned(),
-        revision: revision.to_owned(),
+        revision: revision.unwrap_or(DEFAULT_REVISION).to_owned(),
         problem,
-    };
-    let api = builder.build().map_err(|error| failed(error.to_string()))?;
-    let snapshot = Snapshot::open(&api, model, revision).map_err(failed)?;
-    snapshot.get_one_of(&TOKENIZERS).map_err(failed)?;
-    // The weights come last: with them in the cache, whatever is not there is not on the hub either, and no network is needed.
-    if !snapshot.has_one_of(&WEIGHTS) {
-        snapshot.get_optional(&OPTIONAL).map_err(failed)?;
+    })?;
+    hub.download(model, revision)
+}
+
+impl Hub {
+    fn from_env() -> std::result::Result<Self, String> {
+        let cache = Cache::from_env().ok_or("no home directory for the cache; set HF_HOME")?;
+        let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| client::ENDPOINT.to_owned());
+        let token = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+            .into_iter()
+            .find_map(set);
+        let token = token.or_else(|| cache::stored_token());
+        let yes =
+            |value: String| matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
+        let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter();
+        Ok(Self {
+            cache,
+            client: Client::new(&endpoint, token, client::Patience::default()),
+            offline: offline.filter_map(set).any(yes),
+        })
     }
-    snapshot.get_one_of(&WEIGHTS).map_err(failed)?;
-    let files = ModelFiles::open(&snapshot.dir)?;
-    if !files.contains(SINGLE) {
-        for shard in shard_names(&files.read(INDEX)?, &files.describe(INDEX))? {
-            snapshot.get(&shard).map_err(|cause| failed(cause.text))?;
-        }
-    }
-    Ok(files)
-}
 
-/// The cached files of one commit.
-struct Snapshot {
-    repo: ApiRepo,
-    dir: PathBuf,
-}
-
-/// Why a file did not come.
-struct Cause {
-    absent: bool,
-    text: String,
-}
-
-impl Cause {
-    fn new(file: &str, error: ApiError) -> Self {
-        let text = format!("{file}: {error}");
-        let status = match error {
-            ApiError::RequestError(cause) => cause.into_response().map(|answer| answer.status()),
-            _ => None,
+    fn download(&self, model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+        let revision = revision.unwrap_or(DEFAULT_REVISION);
+        let failed = |problem: String| Error::Hub {
+            model: model.to_owned(),
+            revision: revision.to_owned(),
+            problem,
         };
-        Self {
-            absent: status == Some(NOT_FOUND),
-            text,
+        let repository = self.repository(model, revision).map_err(failed)?;
+        repository.get(CONFIG).map_err(|cause| failed(cause.text))?;
+        repository.snapshot.remember(revision).map_err(failed)?;
+        repository.get_one_of(&TOKENIZERS).map_err(failed)?;
+        // The weights come last: with them in the cache, whatever is not there is not on the hub either, and no network is needed.
+        if !repository.has_one_of(&WEIGHTS) {
+            repository.get_optional(&OPTIONAL).map_err(failed)?;
         }
+        repository.get_one_of(&WEIGHTS).map_err(failed)?;
+        let files = ModelFiles::open(&repository.snapshot.dir)?;
+        if !files.contains(SINGLE) {
+            for shard in shard_names(&files.read(INDEX)?, &files.describe(INDEX))? {
+                repository.get(&shard).map_err(|cause| failed(cause.text))?;
+            }
+        }
+        Ok(files.of_hub(model, &repository.snapshot.commit))
+    }
+
+    /// The commit that a revision stands for: the one in the cache, or else the hub's.
+    fn repository(
+        &self,
+        model: &str,
+        revision: &str,
+    ) -> std::result::Result<Repository<'_>, String> {
+        cache::check_revision(revision)?;
+        let commit = match self.cache.commit(model, revision) {
+            Some(commit) => commit,
+            None if self.offline => return Err(offline(CONFIG).text),
+            None => self
+                .client
+                .commit(model, revision)
+                .map_err(|cause| cause.text)?,
+        };
+        Ok(Repository {
+            hub: self,
+            model: model.to_owned(),
+            snapshot: self.cache.snapshot(model, commit),
+        })
     }
 }
 
-impl Snapshot {
-    /// Gets the configuration at `revision`, and holds on to the commit it came from.
-    fn open(api: &Api, model: &str, revision: &str) -> std::result::Result<Self, String> {
-        let at = |revision: &str| {
-            api.repo(Repo::with_revision(
-                model.to_owned(),
-                RepoType::Model,
-                revision.to_owned(),
-            ))
-        };
-        let config = at(revision)
-            .get(CONFIG)
-            .map_err(|error| Cause::new(CONFIG, error).text)?;
-        let dir = config.parent().unwrap_or(Path::new(".")).to_path_buf();
-        let commit = dir.file_name().and_then(|name| name.to_str());
-        let repo = at(commit.unwrap_or(revision));
-        Ok(Self { repo, dir })
+fn offline(file: &str) -> Failure {
+    Failure::new(format!(
+        "{file} is not in the cache, and HF_HUB_OFFLINE is set"
+    ))
+}
+
+/// The files of one commit.
+struct Repository<'a> {
+    hub: &'a Hub,
+    model: String,
+    snapshot: Snapshot,
+}
+
+impl Repository<'_> {
+    fn path(&self, file: &str) -> PathBuf {
+        self.snapshot.dir.join(file)
     }
 
-    fn get(&self, file: &str) -> std::result::Result<(), Cause> {
-        if self.dir.join(file).is_file() {
+    fn get(&self, file: &str) -> std::result::Result<(), Failure> {
+        if self.path(file).is_file() {
             return Ok(());
         }
-        match self.repo.get(file) {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Cause::new(file, error)),
+        if self.hub.offline {
+            return Err(offline(file));
         }
+        let found = self
+            .hub
+            .client
+            .find(&self.model, &self.snapshot.commit, file)?;
+        self.snapshot.take(file, found)
     }
 
     fn has_one_of(&self, sets: &[&[&str]]) -> bool {
-        let here = |file: &&str| self.dir.join(file).is_file();
+        let here = |file: &&str| self.path(file).is_file();
         sets.iter().any(|set| set.iter().all(here))
     }
 
@@ -130,16 +161,19 @@ impl Snapshot {
     /// Gets the first complete set of files. If there is none, the cause told is one that is not mere
     /// absence, such as a lost connection, before one that is.
     fn get_one_of(&self, sets: &[&[&str]]) -> std::result::Result<(), String> {
+        if self.has_one_of(sets) {
+            return Ok(());
+        }
         let mut causes = Vec::new();
         for set in sets {
             match set.iter().try_for_each(|file| self.get(file)) {
                 Ok(()) => return Ok(()),
-                Err(cause) => causes.push(cause),
+                // What is there and did not come whole is not made up for by another file.
+                Err(cause) if !cause.absent => return Err(cause.text),
+                Err(cause) => causes.push(cause.text),
             }
         }
-        causes.sort_by_key(|cause| cause.absent);
-        let told = causes.into_iter().map(|cause| cause.text);
-        Err(told.collect::<Vec<_>>().join("; "))
+        Err(causes.join("; "))
     }
 }
 

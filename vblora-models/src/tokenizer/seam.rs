@@ -29,8 +29,7 @@ impl TextTokenizer {
             .map(|(prompt, response)| format!("{prompt}{response}"))
             .collect();
         let whole = joined.iter().map(String::as_str).collect();
-        let encoded = self.tokenizer.encode_batch(whole, false);
-        let encoded = encoded.map_err(|error| self.unusable(error))?;
+        let encoded = self.encode_all(whole, |tokenizer, text| tokenizer.encode(text, false))?;
         encoded
             .iter()
             .zip(texts)
@@ -70,8 +69,7 @@ impl TextTokenizer {
     /// [`Error::Tokenizer`](crate::Error::Tokenizer) if it has a post-processor that fails.
     pub fn frame(&self) -> Result<(Vec<u32>, Vec<u32>)> {
         let text = Encoding::from_tokens(vec![Token::new(0, String::new(), (0, 0))], 0);
-        let whole = self.tokenizer.post_process(text, None, true);
-        let whole = whole.map_err(|error| self.unusable(error))?;
+        let whole = self.contained(|tokenizer| tokenizer.post_process(text, None, true))?;
         let is_text = |mask: &u32| *mask == 0;
         let at = whole.get_special_tokens_mask().iter().position(is_text);
         let (front, behind) = whole.get_ids().split_at(at.unwrap_or(0));
