@@ -101,8 +101,9 @@ impl Pipeline<'_> {
         let normalizer = json(&self.tokenizer.get_normalizer());
         let pre_tokenizer = self.tokenizer.get_pre_tokenizer();
         let prepends = normalizer == prepending() && pre_tokenizer.is_none();
-        let is_metaspace = matches!(pre_tokenizer, Some(PreTokenizerWrapper::Metaspace(_)));
-        if !prepends && !(normalizer.is_null() && is_metaspace) {
+        let is_metaspace = normalizer.is_null()
+            && matches!(pre_tokenizer, Some(PreTokenizerWrapper::Metaspace(_)));
+        if !prepends && !is_metaspace {
             self.say_ignored();
             return Ok(());
         }

@@ -207,7 +207,7 @@ fn stop_tokens_are_those_of_every_file_and_wrong_ones_are_named() {
     let of = |files: &[(&str, &str)]| {
         let files = [&[("tokenizer.json", tokenizer.as_str())][..], files].concat();
         let (_dir, files) = folder(&files);
-        stop_tokens(&files, &TextTokenizer::from_files(&files).unwrap())
+        TextTokenizer::from_files(&files).and_then(|tokenizer| stop_tokens(&files, &tokenizer))
     };
     let generation = ("generation_config.json", r#"{"eos_token_id": [7, 1]}"#);
     let config = ("config.json", r#"{"eos_token_id": 1}"#);
