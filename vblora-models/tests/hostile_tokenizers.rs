@@ -297,10 +297,6 @@ fn no_file_makes_the_crate_panic_at_a_user() {
         }
         let seconds = start.elapsed().as_secs_f64();
         assert!(seconds < 20.0, "{value}: {seconds} s");
-        println!(
-            "{seconds:.2} s {part} {} -> {found:?}",
-            value.to_string().chars().take(90).collect::<String>()
-        );
     }
     for text in [
         "",

@@ -53,7 +53,7 @@ impl Hub {
         let token = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
             .into_iter()
             .find_map(set);
-        let token = token.or_else(|| cache::stored_token());
+        let token = token.or_else(cache::stored_token);
         let yes =
             |value: String| matches!(value.to_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE");
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter();
