@@ -94,9 +94,11 @@ fn largest_bank(
     most: usize,
 ) -> Result<Option<ValidVbLora>> {
     let (mut fits, mut too_large) = (topk, LARGEST_BANK + 1);
+    // What is wrong with any bank is said; one that has too many logits is too large.
+    check(fits)?;
     while too_large - fits > 1 {
         let bank = fits.midpoint(too_large);
-        match form.bytes(&check(bank)?) <= most {
+        match check(bank).is_ok_and(|found| form.bytes(&found) <= most) {
             true => fits = bank,
             false => too_large = bank,
         }
