@@ -5,11 +5,11 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use vblora::{
     Factors,
     backend::{BackendJob, VbLoraBackend},
-    storage::{peft::PeftDirectory, write_atomically},
+    storage::write_atomically,
 };
 use vblora_bench::{
     program::say,
@@ -22,7 +22,7 @@ use vblora_bench::{
 };
 use vblora_models::{
     DecoderConfig, TextTokenizer,
-    decoder::CausalLm,
+    decoder::{AdaptedConfig, CausalLm},
     generate::{BeamSearch, Decoding, GenerationConfig},
     stop_tokens,
 };
@@ -46,7 +46,8 @@ impl BackendJob for Work<'_> {
     type Output = Result<Results>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        let results = self.session.run::<B>(&device, self.interrupted)?;
+        // Nobody else may change the adapters before they have answered.
+        let (results, _lock) = self.session.run_locked::<B>(&device, self.interrupted)?;
         say(summary_table(&results));
         if self.arguments.generate > 0 && !self.interrupted.load(Ordering::Relaxed) {
             self.answers::<B>(&results, &device)?;
@@ -79,8 +80,14 @@ impl Work<'_> {
                 if self.interrupted.load(Ordering::Relaxed) {
                     return Ok(());
                 }
-                let adapter = PeftDirectory::open(&dir)?.bind(&model.sites())?.adapter;
-                all.push((name, answer(&adapter.factors(device))?));
+                let found = AdaptedConfig::open(&dir, model.config().clone())?;
+                // Runs train no module of the base in full, and the base at hand has none in its place.
+                ensure!(
+                    found.saved.is_empty(),
+                    "{}: tensors of modules_to_save",
+                    dir.display()
+                );
+                all.push((name, answer(&found.adapter.factors(device))?));
             }
         }
         show(&all);

@@ -10,21 +10,21 @@ mod arguments;
 #[cfg(test)]
 mod tests;
 
-use std::{io::Write, ops::ControlFlow, path::Path, process::ExitCode, time::Instant};
+use std::{io::Write, ops::ControlFlow, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use vblora::{
-    Factors, StoredVbLora,
+    Factors,
     backend::{BackendJob, VbLoraBackend},
-    storage::{HostAdapter, peft::PeftDirectory},
+    storage::HostAdapter,
 };
 use vblora_bench::program::{
     complain, exit_code, is_closed_pipe, is_interrupted, listen, start_logging,
 };
 use vblora_models::{
-    ChatTemplate, DecoderConfig, Error, Message, ModelFiles, TextTokenizer,
-    decoder::{self, CachedLm, CausalLm},
+    ChatTemplate, DecoderConfig, Error, Message, ModelFiles, SavedTensors, TextTokenizer,
+    decoder::{AdaptedConfig, CachedLm, CausalLm},
     generate::{GeneratedText, GenerationConfig, generate_text},
     resolve, stop_tokens,
 };
@@ -62,20 +62,26 @@ fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
         base_dtype: arguments.base_dtype,
         ..model
     };
+    let adapter = match &arguments.adapter {
+        Some(path) => {
+            let found = AdaptedConfig::open(path, model)?;
+            model = found.config;
+            Some((found.adapter, found.saved))
+        }
+        None => None,
+    };
     let tokenizer = TextTokenizer::from_files(&files)?;
     tokenizer.check_fits(model.vocab_size)?;
     let prompts = prompts(arguments, &files, &tokenizer)?;
     let config = arguments.generation(stop_tokens(&files, &tokenizer)?);
     config.check(model.vocab_size)?;
-    let adapter = match &arguments.adapter {
-        Some(path) => Some(adapter(path, &mut model)?),
-        None => None,
-    };
+    let (adapter, saved) = adapter.unzip();
     let job = Job {
         files,
         model,
         tokenizer,
         adapter,
+        saved: saved.unwrap_or_default(),
         merge: arguments.merge,
         prompts,
         config,
@@ -122,23 +128,12 @@ fn prompts(
     Ok(tokenizer.encode_plain(&texts)?)
 }
 
-/// The adapter, checked against the model. One for GPT-2's query, key and value apart makes the model have them apart.
-fn adapter(path: &Path, model: &mut DecoderConfig) -> Result<HostAdapter> {
-    if path.is_dir() {
-        let found = PeftDirectory::open(path)?;
-        return Ok(found.bind(&decoder::sites(model))?.adapter);
-    }
-    let found = StoredVbLora::load(path)?;
-    let sites = found.settings().plan().sites();
-    model.split_qkv = sites.iter().any(|site| site.name.contains(".c_attn."));
-    Ok(HostAdapter::TopK(found.bind(&decoder::sites(model))?))
-}
-
 struct Job<'a> {
     files: ModelFiles,
     model: DecoderConfig,
     tokenizer: TextTokenizer,
     adapter: Option<HostAdapter>,
+    saved: SavedTensors,
     merge: bool,
     prompts: Vec<Vec<u32>>,
     config: GenerationConfig,
@@ -148,8 +143,10 @@ struct Job<'a> {
 impl BackendJob for Job<'_> {
     type Output = Result<()>;
 
-    fn run<B: VbLoraBackend>(self, device: B::Device) -> Result<()> {
-        let (model, _) = CausalLm::<B>::load_with(self.model.clone(), &self.files, &device)?;
+    fn run<B: VbLoraBackend>(mut self, device: B::Device) -> Result<()> {
+        let saved = std::mem::take(&mut self.saved);
+        let (model, _) =
+            CausalLm::<B>::load_adapted(self.model.clone(), saved, &self.files, &device)?;
         let adapter = self.adapter.as_ref();
         let factors = adapter.map_or_else(Factors::none, |adapter| adapter.factors(&device));
         if self.merge {

@@ -1,9 +1,13 @@
 //! The program on a small random Llama in a folder of its own.
 
+mod saved;
+
+use std::path::Path;
+
 use serde_json::json;
 use tempfile::TempDir;
 use vblora::{VbLoraConfig, storage::peft::PeftAdapter};
-use vblora_models::{SaveDtype, save_tensors};
+use vblora_models::{SaveDtype, decoder, save_tensors};
 
 use super::*;
 

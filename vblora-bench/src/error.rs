@@ -168,19 +168,37 @@ pub enum Error {
     #[error(transparent)]
     Model(#[from] vblora_models::Error),
     /// A run directory that is not free.
-    #[error("{} already holds a run ({found}); choose another --out, or give --resume or --overwrite", dir.display())]
+    #[error("{} already holds a run ({found}); choose another --out, or {way}", dir.display())]
     RunExists {
         /// The directory.
         dir: PathBuf,
         /// The file that shows it.
-        found: &'static str,
+        found: String,
+        /// What would take the directory.
+        way: &'static str,
+    },
+    /// A directory that another process writes to.
+    #[error("{} is in use by {holder}; wait until that ends, or choose another directory", dir.display())]
+    InUse {
+        /// The directory.
+        dir: PathBuf,
+        /// The process, as its lock names it.
+        holder: String,
+    },
+    /// Something stands where a file or directory is to be written, and is not replaced.
+    #[error("{} is in the way: {reason}", path.display())]
+    InTheWay {
+        /// What stands there.
+        path: PathBuf,
+        /// Why it stays.
+        reason: String,
     },
     /// What is to be resumed was made otherwise.
     #[error("{} cannot be resumed: its {part} is {expected}, now it is {found}", place.display())]
     OtherRun {
         /// The checkpoint or configuration.
         place: PathBuf,
-        /// What differs: backend, base model, data or recipe.
+        /// What differs: backend, base model, data, recipe or run.
         part: &'static str,
         /// What it was.
         expected: String,
@@ -213,6 +231,14 @@ impl Error {
             action: "read",
             path,
             cause,
+        }
+    }
+
+    /// Something at `path` that stays.
+    pub(crate) fn in_the_way(path: &Path, reason: impl Into<String>) -> Self {
+        Self::InTheWay {
+            path: path.to_path_buf(),
+            reason: reason.into(),
         }
     }
 

@@ -16,6 +16,7 @@
 
 pub mod analysis;
 pub mod demo;
+mod directory;
 pub mod error;
 pub mod figures;
 pub mod metrics;

@@ -442,11 +442,18 @@ fn what_was_made_otherwise_is_not_gone_on_with() {
     let mut other = session(whole.path());
     other.resume = false;
     assert!(refusal(other).contains("--resume"));
-    // Other data under the same name, found out when a run has to go on.
+    // Other data under the same name.
     cut_back(whole.path(), "lora-seed1", 2);
     let path = whole.path().join("data/demo/train.tsv");
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replacen("\t1\t", "\t0\t", 1)).unwrap();
+    let message = refusal(session(whole.path()));
+    assert!(
+        message.contains("session.json") && message.contains("its data is"),
+        "{message}"
+    );
+    // In a directory of an earlier version checkpoints alone know.
+    std::fs::remove_file(whole.path().join("out/session.json")).unwrap();
     let message = refusal(session(whole.path()));
     assert!(
         message.contains("step-00000006") && message.contains("its data is"),

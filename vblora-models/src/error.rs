@@ -117,6 +117,17 @@ pub enum Error {
         unreadable: Vec<String>,
     },
 
+    /// Tensors that an adapter saved have no place in the model. Nothing was loaded.
+    #[error("{place}: tensors saved with the adapter do not fit the model:{}", Listing(&[], .unexpected, .misshapen, &[]))]
+    SavedTensors {
+        /// The adapter.
+        place: String,
+        /// Tensors that the model does not have.
+        unexpected: Vec<String>,
+        /// Tensors with another shape than the model's.
+        misshapen: Vec<Misshapen>,
+    },
+
     /// `config.json` describes a model that this crate does not have.
     #[error(
         "{file}: config of another architecture: model_type is {found:?}, supported are {supported}"

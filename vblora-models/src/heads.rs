@@ -75,7 +75,7 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
     /// A head from its tensors as [`tensors`](Self::tensors) gives them; `file` is where they come from, for messages.
     ///
     /// # Errors
-    /// A tensor is missing, or has another shape than a head's.
+    /// A tensor is missing, has another shape than a head's, or is none of a head's.
     pub fn from_tensors(
         file: &str,
         tensors: &[(String, HostTensor)],
@@ -90,6 +90,22 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
                 tensor: name,
             })
         };
+        let is_of_head = |name: &str| {
+            let part = name.strip_prefix("classifier.").unwrap_or_default();
+            let parts = ["dense", "out_proj"].into_iter();
+            let mut names =
+                parts.flat_map(|part| ["weight", "bias"].map(|of| format!("{part}.{of}")));
+            names.any(|name| name == part)
+        };
+        let names = tensors.iter().map(|(name, _)| name.clone());
+        let unexpected: Vec<_> = names.filter(|name| !is_of_head(name)).collect();
+        if !unexpected.is_empty() {
+            return Err(Error::SavedTensors {
+                place: file.to_owned(),
+                unexpected,
+                misshapen: Vec::new(),
+            });
+        }
         let d = find("dense.bias")?.1.values.len();
         let labels = find("out_proj.bias")?.1.values.len();
         let read = |part: &str, shape: &[usize]| {

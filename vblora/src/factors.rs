@@ -161,6 +161,25 @@ impl<B: Backend> Factors<B> {
 }
 
 impl<B: VbLoraBackend> Factors<B> {
+    /// What a site's pair adds to the output of a map that is no [`FrozenLinear`](crate::FrozenLinear), such as a head in pieces; `None`
+    /// for a site without a pair.
+    ///
+    /// # Shapes
+    /// - x: `[n, d_in]`, one row for each of the batch's; output: `[n, d_out]`
+    ///
+    /// # Panics
+    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)) with another number of rows.
+    pub fn update(&self, site: &str, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
+        let pair = self.get(site)?;
+        let rows = x.dims()[0];
+        let narrow = matmul(self.drop(x, self.dropout, site), pair.down.clone());
+        let narrow = match self.token_scales(site, rows, rows) {
+            Some(scales) => narrow * scales,
+            None => narrow.mul_scalar(pair.scale),
+        };
+        Some(matmul(narrow, pair.up.clone()))
+    }
+
     /// Inverted dropout where there is noise, by the mask of `place`; the input itself outside training. Tokens of a batch without its
     /// padding are dropped as in their places in the batch.
     ///

@@ -248,6 +248,9 @@ impl<B: VbLoraBackend> Model<B> {
             }
             Base::Decoder(base) => base,
         };
+        if let Some((name, _)) = adapter.saved.first() {
+            anyhow::bail!("saved tensor {name:?}: the base at hand has another in its place");
+        }
         let PaddedBatch { rows, columns, .. } = self.batch;
         let texts = self.texts();
         let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();

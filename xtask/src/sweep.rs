@@ -92,7 +92,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
     let places: BTreeMap<_, _> = arguments.place.iter().cloned().collect();
     let plan = Plan::new(&spec, &places)?;
-    let store = Store::open(&arguments.out)?;
+    let mut store = Store::open(&arguments.out)?;
+    if !arguments.dry_run {
+        store = store.lock()?;
+    }
     for damaged in store.damaged() {
         complain(format!("skipped a damaged result: {damaged}"));
     }

@@ -27,7 +27,7 @@ mod recording;
 pub use header::Header;
 pub use picks::{FULL_WEIGHT, Picks};
 pub use recorder::Recorder;
-pub(crate) use recording::FOLDER;
+pub(crate) use recording::{EXTENSION, FOLDER};
 pub use recording::{Frame, Recording};
 
 #[cfg(test)]

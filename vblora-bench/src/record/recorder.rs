@@ -12,7 +12,7 @@ use super::{
     block::{self, Kind},
     header::Header,
     picks::Picks,
-    recording::{FOLDER, Frame, Recording, place},
+    recording::{Frame, Recording, place},
 };
 use crate::{Error, Result};
 
@@ -101,11 +101,6 @@ impl Recorder {
     pub fn sync(&mut self) -> Result<()> {
         let synced = self.file.sync_data();
         synced.map_err(|e| Error::write(&self.path, e))
-    }
-
-    /// Removes the recordings of the session in `dir`.
-    pub(crate) fn remove_all(dir: &Path) -> io::Result<()> {
-        std::fs::remove_dir_all(dir.join(FOLDER))
     }
 
     fn bank<B: VbLoraBackend>(&mut self, step: u64, adapter: &VbLora<B>) -> Result<()> {

@@ -10,7 +10,7 @@ use super::{
 use crate::{Error, Result};
 
 /// How files of recordings end.
-const EXTENSION: &str = "rec";
+pub(crate) const EXTENSION: &str = "rec";
 
 /// What was selected after a number of optimizer steps.
 #[derive(Debug, Clone, PartialEq, Eq)]

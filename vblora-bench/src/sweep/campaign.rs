@@ -64,16 +64,17 @@ impl Campaign<'_> {
         self.plan.left(store).iter().map(|run| run.steps).sum()
     }
 
-    /// Does what is left, and records each run as it ends.
+    /// Does what is left, and records each run as it ends. No other process may write to the directory meanwhile.
     ///
     /// # Errors
-    /// A worker cannot be started, or a result not written. A run that fails is part of the outcome.
+    /// Another process has the directory; a worker cannot be started, or a result not written. A run that fails is part of the outcome.
     pub fn run(
         &self,
         store: Store,
         hear: &(dyn Fn(News<'_>) + Sync),
         interrupted: &AtomicBool,
     ) -> Result<Outcome> {
+        let store = store.lock()?;
         store.save_plan(self.plan)?;
         self.tidy(&store)?;
         let left: Vec<PlannedRun> = self.plan.left(&store).into_iter().cloned().collect();

@@ -10,12 +10,19 @@ use std::{
 use vblora::storage::write_atomically;
 
 use super::{plan::Plan, record::Record};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    directory::{DirLock, clear_leftovers, is_file, is_folder, names, require_no_link},
+};
 
 const RESULTS: &str = "results.jsonl";
 const CSV: &str = "results.csv";
 const PLANS: &str = "sweeps";
 const RUNS: &str = "runs";
+const WORKERS: &str = "workers";
+
+/// Which process has the directory.
+const LOCK: &str = "sweep.lock";
 
 /// The directory of one sweep or several.
 ///
@@ -26,9 +33,13 @@ const RUNS: &str = "runs";
 /// | `results.jsonl` | a line for each run that ended, well or not; the last of an id counts |
 /// | `results.csv` | the same, for spreadsheets |
 /// | `workers/N.log` | what worker N had to say |
+/// | `sweep.lock` | which process makes runs here; it goes when that ends |
+///
+/// The directory itself may be a symbolic link. Under these names in it a link is an error for whoever writes there.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
+    lock: Option<DirLock>,
     records: BTreeMap<String, Record>,
     damaged: Vec<String>,
 }
@@ -46,6 +57,7 @@ impl Store {
         };
         let mut store = Self {
             dir: dir.to_owned(),
+            lock: None,
             records: BTreeMap::new(),
             damaged: Vec::new(),
         };
@@ -64,6 +76,42 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// The same directory, which is made if absent, for this process alone to write to. What is there is read again, since another process
+    /// may have added to it. A store that is locked stays as it is.
+    ///
+    /// # Errors
+    /// Another process has the directory; a symbolic link stands where something is written; as [`open`](Self::open).
+    pub fn lock(self) -> Result<Self> {
+        if self.lock.is_some() {
+            return Ok(self);
+        }
+        let dir = self.dir;
+        std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
+        let lock = DirLock::take(&dir, LOCK)?;
+        for name in [RESULTS, CSV] {
+            is_file(&dir.join(name))?;
+        }
+        for name in [PLANS, RUNS, WORKERS] {
+            let folder = dir.join(name);
+            let within = if is_folder(&folder)? {
+                names(&folder)?
+            } else {
+                Vec::new()
+            };
+            for name in within {
+                require_no_link(&folder.join(name))?;
+            }
+        }
+        for folder in [dir.join(PLANS), dir.clone()] {
+            clear_leftovers(&folder)?;
+        }
+        let lock = Some(lock);
+        Ok(Self {
+            lock,
+            ..Self::open(&dir)?
+        })
     }
 
     /// The lines that could not be read, each with file, line and reason.
@@ -94,7 +142,7 @@ impl Store {
 
     /// The file for what a worker has to say.
     pub fn worker_log(&self, worker: usize) -> PathBuf {
-        self.dir.join("workers").join(format!("{worker}.log"))
+        self.dir.join(WORKERS).join(format!("{worker}.log"))
     }
 
     /// Adds a line, makes sure that it lasts, and writes the CSV anew.
@@ -284,6 +332,53 @@ mod tests {
             line.starts_with("a,s,lora seed=1,bundled,glue,mrpc,lora,all,1,accuracy,0.75,0.75,"),
             "{line}"
         );
+    }
+
+    #[test]
+    fn one_process_at_a_time_may_add_and_others_may_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("new");
+        let early = Store::open(&out).unwrap();
+        let mut store = Store::open(&out).unwrap().lock().unwrap();
+        store.add(record("a", "lora", 1, &[0.5])).unwrap();
+        let again = Store::open(&out).unwrap();
+        assert!(again.is_done("a"));
+        let message = again.lock().unwrap_err().to_string();
+        let process = format!("process {}", std::process::id());
+        let place = out.display().to_string();
+        assert!(
+            message.contains(&place) && message.contains(&process),
+            "{message}"
+        );
+        std::fs::write(out.join(".tmpAbC123"), "of a killed process").unwrap();
+        drop(store.lock().unwrap());
+        assert!(early.lock().unwrap().is_done("a"), "read again");
+        assert_eq!(names(&out).unwrap(), [CSV, RESULTS]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_in_the_directory_are_not_written_through() {
+        for link in [
+            "results.jsonl",
+            "results.csv",
+            "runs",
+            "runs/a",
+            "workers/0.log",
+            "sweeps/s.json",
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("out").join(link);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(dir.path(), &path).unwrap();
+            let store = Store::open(&dir.path().join("out"));
+            let Ok(store) = store else { continue };
+            let message = store.lock().unwrap_err().to_string();
+            assert!(
+                message.contains(link) && message.contains("symbolic link"),
+                "{message}"
+            );
+        }
     }
 
     #[test]

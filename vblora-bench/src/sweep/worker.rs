@@ -20,7 +20,11 @@ use serde::{Deserialize, Serialize};
 use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 
 use super::config::RunConfig;
-use crate::{Error, Result, report::RunResult, train::Session};
+use crate::{
+    Error, Result,
+    report::RunResult,
+    train::{RunDir, Session},
+};
 
 /// How often a worker says how far it is.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
@@ -156,7 +160,9 @@ fn say<W: Write>(output: &Mutex<W>, reply: &Reply) -> std::io::Result<()> {
 }
 
 fn run(job: &Job, device: Device, interrupted: &AtomicBool, steps: Arc<AtomicU64>) -> Reply {
-    let session = job.config.session(Some(job.dir.clone()), &job.command);
+    // The worker of a sweep that was killed may be at the run's last checkpoint still.
+    let free = RunDir::wait_until_free(&job.dir, interrupted);
+    let session = free.and_then(|()| job.config.session(Some(job.dir.clone()), &job.command));
     let outcome = session.and_then(|session| {
         let work = Work {
             session: &session,

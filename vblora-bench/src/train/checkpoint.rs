@@ -1,16 +1,22 @@
 //! The progress of a run on disk: what is saved, and how it is found again.
 
+use std::path::{Path, PathBuf};
+
 use serde::{Deserialize, Serialize};
 use vblora::{
     backend::VbLoraBackend,
-    storage::checkpoint::{Checkpoints, FileSet, Form},
+    storage::checkpoint::{Checkpoints, FileSet, Form, MANIFEST},
 };
 
 use super::{
-    identity::Identity, learner::Learner, learner_state::LearnerState, objective::Objective,
-    run_dir::RunDir,
+    identity::Identity, layout::is_run, learner::Learner, learner_state::LearnerState,
+    objective::Objective, run::Run, run_dir::RunDir,
 };
-use crate::{Error, Result, report::RunResult};
+use crate::{
+    Error, Result,
+    directory::names,
+    report::{EpochScores, RunResult, Stop, best_epoch},
+};
 
 /// The file of [`State`].
 const STATE: &str = "state.json";
@@ -80,10 +86,50 @@ struct State {
     progress: Progress,
 }
 
+/// Whether something of this name in a run's folder of checkpoints is one.
+pub(super) fn is_set(name: &str) -> bool {
+    Checkpoints::is_set(name)
+}
+
+/// Whether a file of this name belongs to a checkpoint.
+pub(super) fn is_of_set(name: &str) -> bool {
+    [STATE, TENSORS, MANIFEST].contains(&name)
+}
+
+/// What the latest of a session's checkpoints is bound to, and where it lies; those that cannot be read are passed over. `folder` has a
+/// folder for each run.
+pub(super) fn latest_identity(folder: &Path) -> Option<(PathBuf, Identity)> {
+    #[derive(Deserialize)]
+    struct Bound {
+        identity: Identity,
+    }
+    let within = |folder: &Path, is_wanted: fn(&str) -> bool| {
+        let names = names(folder).unwrap_or_default();
+        let wanted = names.into_iter().filter(|name| is_wanted(name));
+        wanted.map(|name| folder.join(name)).collect::<Vec<_>>()
+    };
+    let runs = within(folder, is_run).into_iter();
+    let sets = runs.flat_map(|run| within(&run, is_set));
+    let bound = sets.filter_map(|set| {
+        let state = std::fs::read(set.join(STATE)).ok()?;
+        let Bound { identity } = serde_json::from_slice(&state).ok()?;
+        Some((set, identity))
+    });
+    bound.max_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()))
+}
+
+/// How long a run is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Length {
+    pub(super) steps_per_epoch: usize,
+    pub(super) steps: usize,
+}
+
 /// The checkpoints of one run.
 #[derive(Debug)]
 pub(super) struct RunCheckpoints {
     store: Checkpoints,
+    run: Run,
     settings: CheckpointSettings,
     identity: Identity,
     /// The step of the newest set, which need not be written again.
@@ -91,9 +137,10 @@ pub(super) struct RunCheckpoints {
 }
 
 impl RunCheckpoints {
-    pub(super) fn open(dir: &RunDir, run: &str, identity: &Identity) -> Result<Self> {
+    pub(super) fn open(dir: &RunDir, run: Run, identity: &Identity) -> Result<Self> {
         Ok(Self {
-            store: Checkpoints::open(&dir.checkpoints(run))?,
+            store: Checkpoints::open(&dir.checkpoints(&run.file_name()))?,
+            run,
             settings: dir.settings(),
             identity: identity.clone(),
             newest: None,
@@ -148,24 +195,25 @@ impl RunCheckpoints {
     }
 
     /// Brings a learner to the latest sound checkpoint and says how far that was; `None` where there is none. Damaged ones are skipped with
-    /// a warning that names what is wrong.
+    /// a warning that names what is wrong. `fresh` is the result of a run before its first step.
     ///
     /// # Errors
-    /// The checkpoint is of another backend, base, recipe or data; the folder cannot be read.
+    /// The checkpoint is of another run, backend, base, recipe or data; the folder cannot be read.
     pub(super) fn resume<B: VbLoraBackend, O: Objective<B>>(
         &mut self,
         learner: &mut Learner<B, O>,
-        steps_per_epoch: usize,
+        fresh: &RunResult,
+        length: Length,
     ) -> Result<Option<Progress>> {
         let steps = self.store.steps()?;
         for &step in steps.iter().rev() {
-            match self.load(step, learner, steps_per_epoch) {
+            match self.load(step, learner, fresh, length) {
                 Ok(progress) => {
                     self.newest = Some(step);
                     // A kill may have come before the older ones were removed. Beside damaged ones all stay.
                     if steps.last() == Some(&step) {
                         let best = progress.result.best.as_ref();
-                        let best = best.map(|best| (best.epoch * steps_per_epoch) as u64);
+                        let best = best.map(|best| (best.epoch * length.steps_per_epoch) as u64);
                         self.store.keep(self.settings.keep, best)?;
                     }
                     return Ok(Some(progress));
@@ -181,7 +229,8 @@ impl RunCheckpoints {
         &self,
         step: u64,
         learner: &mut Learner<B, O>,
-        steps_per_epoch: usize,
+        fresh: &RunResult,
+        length: Length,
     ) -> Result<Progress> {
         let place = self.store.place(step);
         let mut set = self.store.load(step)?;
@@ -197,25 +246,103 @@ impl RunCheckpoints {
             let reason = format!("format {}, but this version reads {FORMAT}", state.format);
             return Err(damaged(STATE, reason));
         }
-        if let Some((part, there, here)) = self.identity.difference(&state.identity) {
-            return Err(Error::OtherRun {
-                place,
-                part,
-                expected: there.to_owned(),
-                found: here.to_owned(),
-            });
-        }
-        let result = &state.progress.result;
-        let epochs = result.epochs.len() as u64;
-        if result.steps != step || epochs != step / steps_per_epoch as u64 {
-            let (steps, place) = (result.steps, format!("step {step}"));
-            let reason = format!("{steps} steps and {epochs} epochs do not belong at {place}");
-            return Err(damaged(STATE, reason));
-        }
+        self.check_run(&place, &state)?;
+        state
+            .check(step, length)
+            .map_err(|reason| damaged(STATE, reason))?;
         let tensors = set.take(TENSORS).ok_or_else(|| missing(TENSORS))?;
         let steps = state.optimizer_steps;
         learner.restore(&place.join(TENSORS), LearnerState { steps, tensors })?;
-        Ok(state.progress)
+        Ok(state.progress.of(fresh))
+    }
+
+    /// Refuses what another run has left, or the same with something else.
+    fn check_run(&self, place: &Path, state: &State) -> Result<()> {
+        let other = |part, expected: &str, found: &str| Error::OtherRun {
+            place: place.to_owned(),
+            part,
+            expected: expected.to_owned(),
+            found: found.to_owned(),
+        };
+        if let Some((part, there, here)) = self.identity.difference(&state.identity) {
+            return Err(other(part, there, here));
+        }
+        let RunResult { method, seed, .. } = &state.progress.result;
+        let (there, here) = (format!("{method} seed {seed}"), self.run.label());
+        match there == here {
+            true => Ok(()),
+            false => Err(other("run", &there, &here)),
+        }
+    }
+}
+
+impl State {
+    /// What is wrong with the state after `step` steps of a run.
+    fn check(&self, step: u64, length: Length) -> std::result::Result<(), String> {
+        let per_epoch = length.steps_per_epoch as u64;
+        let Progress {
+            result,
+            loss_sum,
+            examples,
+        } = &self.progress;
+        let epochs = result.epochs.len() as u64;
+        if result.steps != step || epochs != step / per_epoch {
+            let steps = result.steps;
+            return Err(format!(
+                "{steps} steps and {epochs} epochs do not belong at step {step}"
+            ));
+        }
+        if step > length.steps as u64 {
+            return Err(format!(
+                "step {step} is beyond the {} steps of the run",
+                length.steps
+            ));
+        }
+        // A step that is not finite ends the run and leaves no checkpoint, so that both count the same.
+        if u64::try_from(self.optimizer_steps) != Ok(step) {
+            let found = self.optimizer_steps;
+            return Err(format!(
+                "optimizer_steps: expected {step}, as many as the run has taken, found {found}"
+            ));
+        }
+        let numbers = result.epochs.iter().map(|epoch| epoch.epoch);
+        if !numbers.eq(1..=result.epochs.len()) {
+            return Err("its epochs are not numbered from 1".into());
+        }
+        let begins = step.is_multiple_of(per_epoch);
+        if begins && (*examples, *loss_sum) != (0, 0.0) {
+            return Err(format!(
+                "an epoch begins at step {step}, but {examples} of its examples are counted"
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl Progress {
+    /// How far the run of a fresh result has come. What the run is and counts is known without the checkpoint.
+    fn of(self, fresh: &RunResult) -> Self {
+        let RunResult {
+            epochs,
+            steps,
+            seconds,
+            speed,
+            ..
+        } = self.result;
+        let best = best_epoch(&epochs, fresh.task.primary_metric()).map(EpochScores::from);
+        Self {
+            result: RunResult {
+                best,
+                last: epochs.last().map(EpochScores::from),
+                epochs,
+                steps,
+                seconds,
+                speed,
+                stop: Stop::Completed,
+                ..fresh.clone()
+            },
+            ..self
+        }
     }
 }
 
@@ -229,5 +356,60 @@ fn describe(forms: &[(String, Form)]) -> String {
     match touched.as_slice() {
         [] => "every parameter whole".into(),
         some => some.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::test_run;
+
+    #[test]
+    fn a_state_that_disagrees_with_itself_says_in_what() {
+        let length = Length {
+            steps_per_epoch: 3,
+            steps: 6,
+        };
+        let state = |edit: &dyn Fn(&mut State)| {
+            let mut result = test_run("lora", "all", 1, &[0.5]);
+            result.steps = 4;
+            let mut state = State {
+                format: FORMAT,
+                identity: Identity {
+                    backend: "b".into(),
+                    base: "m".into(),
+                    data: "d".into(),
+                    recipe: "r".into(),
+                    bank: None,
+                },
+                optimizer_steps: 4,
+                all_logits: None,
+                progress: Progress {
+                    result,
+                    loss_sum: 1.0,
+                    examples: 2,
+                },
+            };
+            edit(&mut state);
+            let step = state.progress.result.steps;
+            state.check(step, length).err().unwrap_or_default()
+        };
+        assert_eq!(state(&|_| ()), "");
+        for forged in [-4, 0, 5, i32::MAX] {
+            let message = state(&|s| s.optimizer_steps = forged);
+            let found = format!("found {forged}");
+            assert!(message.contains("optimizer_steps") && message.contains(&found));
+        }
+        let longer = |epochs: usize, steps: u64| {
+            move |s: &mut State| {
+                let result = test_run("lora", "all", 1, &vec![0.5; epochs]);
+                s.progress.result = RunResult { steps, ..result };
+                s.optimizer_steps = steps as i32;
+            }
+        };
+        assert!(state(&longer(2, 7)).contains("beyond the 6 steps"));
+        assert!(state(&longer(1, 7)).contains("7 steps and 1 epochs"));
+        assert!(state(&longer(1, 3)).contains("2 of its examples"));
+        assert!(state(&|s| s.progress.result.epochs[0].epoch = 7).contains("numbered from 1"));
     }
 }

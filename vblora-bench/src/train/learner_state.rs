@@ -15,7 +15,7 @@ use super::{
     objective::Objective,
     parameters::{non_finite, trained_values, update},
 };
-use crate::Result;
+use crate::{Error, Result};
 
 /// A learner's trained parameters and its optimizer; base, recipe and seed are what it is made of again.
 #[derive(Debug, Clone, PartialEq)]
@@ -64,6 +64,12 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             .map(|(path, value)| (path, value.len()))
             .collect();
         let found = parameters_from_bytes(file, state.tensors, &sizes, |path| self.initial(path))?;
+        if state.steps == 0 && found.iter().any(|state| state.moments.is_some()) {
+            return Err(Error::Adapter(vblora::Error::Format {
+                path: file.to_owned(),
+                reason: "moments before the optimizer's first step".into(),
+            }));
+        }
         let device = self.device.clone();
         let upload = |values: Vec<f32>| {
             let n = values.len();

@@ -7,6 +7,7 @@ mod classification;
 mod compact;
 mod data;
 mod identity;
+mod layout;
 mod learner;
 mod learner_state;
 mod log;
@@ -39,3 +40,5 @@ pub use run_dir::RunDir;
 pub use session::Session;
 pub use source::{DataSource, Loaded, Shape, Source};
 pub use touched::Touched;
+
+pub use crate::directory::DirLock;

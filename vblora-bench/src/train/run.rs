@@ -78,11 +78,16 @@ impl Run {
         format!("{}-seed{}", self.method.name(), self.seed)
     }
 
+    /// Whether a result is this run's.
+    pub(super) fn is_of(&self, result: &RunResult) -> bool {
+        result.method == self.method.name() && result.seed == self.seed
+    }
+
     /// Trains and evaluates after each epoch, until the last one, an interruption, or a loss that is not a number. In a directory that is
     /// resumed it goes on from the run's latest sound checkpoint.
     ///
     /// # Errors
-    /// The adapter's settings do not fit the model; a file cannot be written; a checkpoint is of another base, recipe or data.
+    /// The adapter's settings do not fit the model; a file cannot be written; a checkpoint is of another run, base, recipe or data.
     pub fn train<B: VbLoraBackend, O: Objective<B>>(
         &self,
         prepared: &Prepared<B, O>,

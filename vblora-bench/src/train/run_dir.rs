@@ -1,11 +1,13 @@
 //! The directory of a session: what was asked for, what happened, what came out.
 
 use std::{
-    io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
 };
 
 use burn::{backend::Autodiff, module::AutodiffModule};
+use serde::{Deserialize, Serialize};
 use vblora::{
     AnyAdapter, Selection, VbLora,
     backend::VbLoraBackend,
@@ -13,33 +15,280 @@ use vblora::{
 };
 
 use super::{
-    checkpoint::CheckpointSettings,
+    checkpoint::{self, CheckpointSettings},
+    identity::Identity,
+    layout::{self, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE},
     learner::{Learner, Trained},
     objective::{Objective, Saving},
     run::{Prepared, Run},
 };
 use crate::{
     Error, Result,
+    directory::{DirLock, clear_leftovers, is_file},
     recipes::Recipe,
     record::{Header, Recorder},
-    report::{Results, RunResult, Stop, curves_svg, summary_table},
+    report::{Results, RunResult, curves_svg, summary_table},
 };
 
-const RESULTS: &str = "results.json";
-const CONFIG: &str = "config.toml";
-const LOG: &str = "log.jsonl";
-const CHECKPOINTS: &str = "checkpoints";
+/// What a session is bound to; of a directory that has it the session's names are its own.
+const SESSION: &str = "session.json";
+
+/// The version of [`SESSION`]; others are refused.
+const FORMAT: u32 = 1;
+
+/// Which process has the directory.
+const LOCK: &str = "session.lock";
+
+/// How often a directory that is waited for is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// What the runs of a session are of; a resumed session must be of the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SessionIdentity {
+    format: u32,
+    /// SHA-256 of the model's `config.json`.
+    model_config: String,
+    /// What its checkpoints are bound to as well.
+    identity: Identity,
+}
+
+impl SessionIdentity {
+    pub(super) fn new(model_config: String, identity: Identity) -> Self {
+        Self {
+            format: FORMAT,
+            model_config,
+            identity,
+        }
+    }
+
+    fn read(path: &Path) -> Result<Self> {
+        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
+        let found: Self = serde_json::from_slice(&bytes).map_err(|cause| Error::Json {
+            file: path.display().to_string(),
+            cause,
+        })?;
+        match found.format {
+            FORMAT => Ok(found),
+            other => Err(Error::Adapter(vblora::Error::Format {
+                path: path.to_owned(),
+                reason: format!("format {other}, but this version reads {FORMAT}"),
+            })),
+        }
+    }
+
+    fn write(&self, path: &Path) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(|cause| Error::Json {
+            file: path.display().to_string(),
+            cause,
+        })?;
+        text.push(b'\n');
+        Ok(write_atomically(path, &text)?)
+    }
+
+    /// Refuses another session's directory.
+    fn check(&self, there: &Self, place: &Path) -> Result<()> {
+        let config = (
+            "model's config.json",
+            &*there.model_config,
+            &*self.model_config,
+        );
+        let config = Some(config).filter(|(_, there, here)| there != here);
+        match self.identity.difference(&there.identity).or(config) {
+            None => Ok(()),
+            Some((part, there, here)) => Err(Error::OtherRun {
+                place: place.to_owned(),
+                part,
+                expected: there.to_owned(),
+                found: here.to_owned(),
+            }),
+        }
+    }
+}
+
+/// What a session may do with what is in its directory.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Permissions {
+    /// Remove what an older one has left.
+    pub(super) overwrite: bool,
+    /// Go on with an older one.
+    pub(super) resume: bool,
+}
+
+/// A directory that a session is about to take: looked through and locked, nothing changed in it yet.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    path: &'a Path,
+    recipe: &'a Recipe,
+    permissions: Permissions,
+    /// None where the directory is not there yet.
+    lock: Option<DirLock>,
+    /// What is there and goes.
+    old: Layout,
+    is_resumed: bool,
+}
+
+impl<'a> Claim<'a> {
+    /// Looks through a directory, which need not be there.
+    ///
+    /// # Errors
+    /// Another process has it; it holds a session and may neither go on with it nor remove it; the session there has another recipe;
+    /// something is in the way that no session made.
+    pub(super) fn new(
+        path: &'a Path,
+        recipe: &'a Recipe,
+        permissions: Permissions,
+    ) -> Result<Self> {
+        let mut claim = Self {
+            path,
+            recipe,
+            permissions,
+            lock: None,
+            old: Layout::default(),
+            is_resumed: false,
+        };
+        if path.is_dir() {
+            claim.lock = Some(DirLock::take(path, LOCK)?);
+            claim.look()?;
+        }
+        Ok(claim)
+    }
+
+    fn look(&mut self) -> Result<()> {
+        let found = Layout::find(self.path)?;
+        // It is read and replaced.
+        is_file(&self.path.join(SESSION))?;
+        if self.permissions.resume && RunDir::holds_session(self.path) {
+            self.is_resumed = true;
+            return check_recipe(self.path, self.recipe);
+        }
+        let Some(first) = found.first() else {
+            return Ok(());
+        };
+        if !self.permissions.overwrite {
+            return Err(self.occupied(first));
+        }
+        self.check_ours(first)?;
+        found.require_ours()?;
+        self.old = found;
+        Ok(())
+    }
+
+    fn occupied(&self, found: &Path) -> Error {
+        let name = found.strip_prefix(self.path).unwrap_or(found);
+        Error::RunExists {
+            dir: self.path.to_owned(),
+            found: name.display().to_string(),
+            way: match RunDir::holds_session(self.path) {
+                true => "give --resume or --overwrite",
+                // There is nothing to go on with.
+                false => "give --overwrite",
+            },
+        }
+    }
+
+    /// Whether a session has made what is under its names: it has left its identity or, an earlier version's, a recipe.
+    fn check_ours(&self, found: &Path) -> Result<()> {
+        if SessionIdentity::read(&self.path.join(SESSION)).is_ok() {
+            return Ok(());
+        }
+        let reason = match RunDir::recipe(self.path) {
+            Ok(_) => return Ok(()),
+            Err(_) if RunDir::holds_session(self.path) => "config.toml is no recipe",
+            Err(_) => "there is no config.toml",
+        };
+        Err(Error::in_the_way(
+            found,
+            format!(
+                "it is not known to be a session's ({reason}), and --overwrite does not remove it; move it elsewhere"
+            ),
+        ))
+    }
+
+    /// Takes the directory for a session, which is made if absent: as it is to go on with it, or empty of what older ones have made.
+    /// `write_config` writes down what was asked for.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), for a directory that was not there then; a file cannot be written or removed; what is to be resumed is of
+    /// another model, other data or another backend.
+    pub(super) fn enter(
+        self,
+        identity: &SessionIdentity,
+        settings: CheckpointSettings,
+        write_config: impl FnOnce(&RunDir) -> Result<()>,
+    ) -> Result<RunDir> {
+        let Self {
+            path,
+            recipe,
+            permissions,
+            lock,
+            old,
+            is_resumed,
+        } = self;
+        let Some(lock) = lock else {
+            std::fs::create_dir_all(path).map_err(|e| Error::write(path, e))?;
+            let claim = Self::new(path, recipe, permissions)?;
+            return claim.enter(identity, settings, write_config);
+        };
+        let dir = RunDir {
+            path: path.to_owned(),
+            settings,
+            is_resumed,
+            record_every: None,
+            lock,
+        };
+        let session = path.join(SESSION);
+        let has_identity = session.exists();
+        let is_ours = is_resumed || has_identity || old.first().is_some();
+        if is_resumed {
+            dir.check_identity(identity)?;
+        } else {
+            old.remove()?;
+        }
+        if !has_identity || !is_resumed {
+            identity.write(&session)?;
+        }
+        if is_ours {
+            for folder in layout::folders(path)?.iter().chain([&dir.path]) {
+                clear_leftovers(folder)?;
+            }
+        }
+        match is_resumed {
+            true => dir.renew_report()?,
+            false => write_config(&dir)?,
+        }
+        Ok(dir)
+    }
+}
+
+/// Refuses another recipe than the session there has; the first line that differs is named.
+fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
+    let (there, here) = (RunDir::recipe(dir)?.to_toml()?, recipe.to_toml()?);
+    match first_difference(&there, &here) {
+        None => Ok(()),
+        Some((there, here)) => Err(Error::OtherRun {
+            place: dir.join(CONFIG),
+            part: "recipe",
+            expected: there,
+            found: here,
+        }),
+    }
+}
 
 /// A directory that holds one session.
 ///
 /// | file | what |
 /// | --- | --- |
+/// | `session.json` | the model, data, recipe and backend that all its runs are of, by hashes |
+/// | `session.lock` | which process writes here; it goes when that ends |
 /// | `config.toml` | the resolved recipe, which `--recipe` takes, under the command as a comment |
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
 /// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
 /// | `selections/vblora-seedN.rec` | what VB-LoRA selected while it trained, if that was recorded ([`record`](crate::record)) |
 /// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; of `full` a model's directory with configuration, tokenizer and side files; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
+///
+/// The directory itself may be a symbolic link. Under these names in it a link is an error: what is written there would land elsewhere.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
@@ -47,61 +296,67 @@ pub struct RunDir {
     is_resumed: bool,
     /// The steps between recorded selections.
     record_every: Option<usize>,
+    lock: DirLock,
 }
 
 impl RunDir {
-    /// Takes a directory for a new session; it is made if absent.
+    /// Waits until no process writes to a directory, or `interrupted` is set.
     ///
     /// # Errors
-    /// It holds a run already and `overwrite` is not given; it cannot be made.
-    pub fn create(dir: &Path, overwrite: bool, settings: CheckpointSettings) -> Result<Self> {
-        for found in [RESULTS, CONFIG] {
-            if !overwrite && dir.join(found).exists() {
-                return Err(Error::RunExists {
-                    dir: dir.to_owned(),
-                    found,
-                });
+    /// The directory cannot be looked at.
+    pub(crate) fn wait_until_free(dir: &Path, interrupted: &AtomicBool) -> Result<()> {
+        let mut is_told = false;
+        while dir.is_dir() && !interrupted.load(Ordering::Relaxed) {
+            match DirLock::take(dir, LOCK) {
+                Ok(_) => break,
+                Err(Error::InUse { holder, .. }) if !is_told => {
+                    tracing::warn!("waiting for {holder}, which writes to {}", dir.display());
+                    is_told = true;
+                }
+                Err(Error::InUse { .. }) => {}
+                Err(error) => return Err(error),
             }
+            std::thread::sleep(LOOK_EVERY);
         }
-        std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
-        // Of a folder without a session the checkpoints may be anything.
-        if Self::holds_session(dir) {
-            Self::remove_checkpoints(dir)?;
-            unless_absent(Recorder::remove_all(dir)).map_err(|e| Error::write(dir, e))?;
-        }
-        // What an older run left must not stand beside, or be taken for, the new one's.
-        for stale in [RESULTS, "table.md", "curves.svg", LOG] {
-            let path = dir.join(stale);
-            unless_absent(std::fs::remove_file(&path)).map_err(|e| Error::write(&path, e))?;
-        }
-        Ok(Self {
-            path: dir.to_owned(),
-            settings,
-            is_resumed: false,
-            record_every: None,
-        })
+        Ok(())
     }
 
-    /// Takes the directory of a session that was interrupted or killed, to go on with it.
-    ///
-    /// # Errors
-    /// Its configuration cannot be read, or is not `recipe`: the first line that differs is named.
-    pub fn reopen(dir: &Path, recipe: &Recipe, settings: CheckpointSettings) -> Result<Self> {
-        let (there, here) = (Self::recipe(dir)?.to_toml()?, recipe.to_toml()?);
-        if let Some((there, here)) = first_difference(&there, &here) {
-            return Err(Error::OtherRun {
-                place: dir.join(CONFIG),
-                part: "recipe",
-                expected: there,
-                found: here,
-            });
+    /// Refuses to go on with a session of another model, other data or another backend, also where all its runs have ended.
+    fn check_identity(&self, here: &SessionIdentity) -> Result<()> {
+        let session = self.path.join(SESSION);
+        if session.exists() {
+            return here.check(&SessionIdentity::read(&session)?, &session);
         }
-        Ok(Self {
-            path: dir.to_owned(),
-            settings,
-            is_resumed: true,
-            record_every: None,
-        })
+        // An earlier version's directory: its checkpoints, if it has any left, know too.
+        match checkpoint::latest_identity(&self.path.join(CHECKPOINTS)) {
+            Some((place, identity)) => {
+                let there = SessionIdentity {
+                    identity,
+                    ..here.clone()
+                };
+                here.check(&there, &place)
+            }
+            None => {
+                let dir = self.path.display();
+                tracing::warn!(
+                    "{dir} does not say what its runs were trained on: {SESSION} is missing"
+                );
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes table and picture again, which a process that was killed may have left as they were before its last results.
+    fn renew_report(&self) -> Result<()> {
+        match self.path.join(RESULTS).exists() {
+            true => self.save_report(&Results::read(self.path.join(RESULTS))?),
+            false => Ok(()),
+        }
+    }
+
+    /// Gives the lock of the directory away, for whoever has more to write there.
+    pub(super) fn into_lock(self) -> DirLock {
+        self.lock
     }
 
     /// The same directory, in which what VB-LoRA selects is recorded every so many steps.
@@ -128,7 +383,7 @@ impl RunDir {
 
     /// Whether a directory holds a session that [`reopen`](Self::reopen) can go on with.
     pub fn holds_session(dir: &Path) -> bool {
-        dir.join(CONFIG).exists()
+        dir.join(CONFIG).is_file()
     }
 
     /// The recipe of the session in a directory.
@@ -142,10 +397,9 @@ impl RunDir {
     /// Removes the checkpoints of a session that has ended, from which nothing will go on.
     ///
     /// # Errors
-    /// They cannot be removed.
+    /// They cannot be removed, or hold something that no session made.
     pub fn remove_checkpoints(dir: &Path) -> Result<()> {
-        let path = dir.join(CHECKPOINTS);
-        unless_absent(std::fs::remove_dir_all(&path)).map_err(|e| Error::write(&path, e))
+        layout::remove_checkpoints(dir)
     }
 
     /// Whether runs go on from their checkpoints.
@@ -163,18 +417,16 @@ impl RunDir {
         self.path.join(CHECKPOINTS).join(run)
     }
 
-    /// The runs that the session has ended, in order; one that was interrupted has not.
+    /// The runs in the session's results, those that were interrupted among them.
     ///
     /// # Errors
     /// There are results that cannot be read.
-    pub fn ended_runs(&self) -> Result<Vec<RunResult>> {
+    pub fn past_runs(&self) -> Result<Vec<RunResult>> {
         let path = self.path.join(RESULTS);
-        if !self.is_resumed || !path.exists() {
-            return Ok(Vec::new());
+        match self.is_resumed && path.exists() {
+            true => Ok(Results::read(&path)?.runs),
+            false => Ok(Vec::new()),
         }
-        let mut runs = Results::read(&path)?.runs;
-        runs.retain(|run| run.stop != Stop::Interrupted);
-        Ok(runs)
     }
 
     /// The file of JSON lines.
@@ -212,12 +464,13 @@ impl RunDir {
     /// A file cannot be written.
     pub fn save_results(&self, results: &Results) -> Result<()> {
         results.write(self.path.join(RESULTS))?;
-        write_atomically(
-            &self.path.join("table.md"),
-            summary_table(results).as_bytes(),
-        )?;
+        self.save_report(results)
+    }
+
+    fn save_report(&self, results: &Results) -> Result<()> {
+        write_atomically(&self.path.join(TABLE), summary_table(results).as_bytes())?;
         Ok(write_atomically(
-            &self.path.join("curves.svg"),
+            &self.path.join(CURVES),
             curves_svg(results)?.as_bytes(),
         )?)
     }
@@ -262,13 +515,6 @@ fn first_difference(a: &str, b: &str) -> Option<(String, String)> {
     (0..lines)
         .map(|i| (line(a, i), line(b, i)))
         .find(|(a, b)| a != b)
-}
-
-fn unless_absent(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 /// The form worth keeping of those that PEFT has: VB-LoRA's bank and codes, other methods as they are. Where all vectors are selected the

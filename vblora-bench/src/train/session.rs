@@ -8,7 +8,10 @@ use std::{
     },
 };
 
-use vblora::{backend::VbLoraBackend, storage::Bank};
+use vblora::{
+    backend::VbLoraBackend,
+    storage::{Bank, sha256_hex},
+};
 use vblora_models::ModelFiles;
 
 use super::{
@@ -18,13 +21,14 @@ use super::{
     method::Method,
     objective::Objective,
     run::{Prepared, Run},
-    run_dir::RunDir,
+    run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, Shape, Source},
 };
 use crate::{
     Error, Result,
+    directory::DirLock,
     recipes::Recipe,
-    report::{Results, RunResult},
+    report::{Results, RunResult, Stop},
 };
 
 /// What a user asks for.
@@ -93,7 +97,7 @@ impl<S: Source> Session<S> {
     /// Runs every method with every seed; after each run the outcome so far is saved.
     ///
     /// # Errors
-    /// Anything wrong with settings, model or data is found before the first step. A run that goes wrong on its own (a loss that is not
+    /// Anything wrong with settings, model, data or directory is found before the first step. A run that goes wrong on its own (a loss that is not
     /// finite) is part of the outcome, not an error.
     pub fn run<B: VbLoraBackend>(
         &self,
@@ -101,6 +105,18 @@ impl<S: Source> Session<S> {
         interrupted: &AtomicBool,
     ) -> Result<Results> {
         self.run_counted::<B>(device, interrupted, Arc::default())
+    }
+
+    /// [`run`](Self::run), with the lock of the directory `out`, for whoever goes on to read or write there.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_locked<B: VbLoraBackend>(
+        &self,
+        device: &B::Device,
+        interrupted: &AtomicBool,
+    ) -> Result<(Results, Option<DirLock>)> {
+        self.run_all::<B>(device, interrupted, Arc::default())
     }
 
     /// [`run`](Self::run), with the optimizer steps that the current run has taken in `steps`, for whoever watches from another thread.
@@ -113,85 +129,137 @@ impl<S: Source> Session<S> {
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
     ) -> Result<Results> {
-        if self.methods.is_empty() {
-            return Err(Error::Setting {
-                setting: "method".into(),
-                expected: "at least one".into(),
-                found: "none".into(),
-            });
-        }
-        self.recipe.validate()?;
-        self.checkpoints.validate()?;
-        if self.record_every == Some(0) {
-            return Err(Error::Setting {
-                setting: "record-every".into(),
-                expected: "at least 1".into(),
-                found: "0".into(),
-            });
-        }
+        let (results, _) = self.run_all::<B>(device, interrupted, steps)?;
+        Ok(results)
+    }
+
+    fn run_all<B: VbLoraBackend>(
+        &self,
+        device: &B::Device,
+        interrupted: &AtomicBool,
+        steps: Arc<AtomicU64>,
+    ) -> Result<(Results, Option<DirLock>)> {
+        self.validate()?;
         self.plan()?;
+        // What is wrong with the directory is known before anything is loaded.
+        let claim = self.out.as_deref().map(|dir| self.claim(dir)).transpose()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
-        let dir = self
-            .out
-            .as_ref()
-            .map(|dir| self.take(dir, &backend))
-            .transpose()?;
-        let ended = dir.as_ref().map_or(Ok(Vec::new()), RunDir::ended_runs)?;
-        self.check_methods(&ended)?;
+        let enter = |claim| self.enter(claim, &prepared.identity, &backend);
+        let dir = claim.map(enter).transpose()?;
+        let past = dir.as_ref().map_or(Ok(Vec::new()), RunDir::past_runs)?;
+        self.check_past(&past)?;
         let log = StepLog::new(dir.as_ref().map(RunDir::log).as_deref(), self.quiet)?;
         let mut log = log.counting(steps);
-        let mut runs = Vec::new();
-        for (method, seed) in self
-            .methods
-            .iter()
-            .flat_map(|&m| self.recipe.seeds.iter().map(move |&s| (m, s)))
-        {
-            let is_this = |run: &&RunResult| run.method == method.name() && run.seed == seed;
-            if let Some(run) = ended.iter().find(is_this) {
-                runs.push(run.clone());
+        // In the order of methods and seeds, whichever of them have ended before.
+        let runs: Vec<Run> = self.runs().collect();
+        let past_of = |run: &Run| past.iter().find(|past| run.is_of(past)).cloned();
+        let mut reached: Vec<Option<RunResult>> = runs.iter().map(past_of).collect();
+        let results = |reached: &[Option<RunResult>]| {
+            let runs = reached.iter().flatten().cloned().collect();
+            Results::new(&self.command, &backend, runs)
+        };
+        for (i, run) in runs.iter().enumerate() {
+            let has_ended = |run: &RunResult| run.stop != Stop::Interrupted;
+            if reached[i].as_ref().is_some_and(has_ended) {
                 continue;
             }
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
-            runs.push(Run { method, seed }.train(
-                &prepared,
-                &mut log,
-                dir.as_ref(),
-                interrupted,
-            )?);
+            reached[i] = Some(run.train(&prepared, &mut log, dir.as_ref(), interrupted)?);
             if let Some(dir) = &dir {
-                dir.save_results(&Results::new(&self.command, &backend, runs.clone()))?;
+                dir.save_results(&results(&reached))?;
             }
         }
-        Ok(Results::new(&self.command, &backend, runs))
+        Ok((results(&reached), dir.map(RunDir::into_lock)))
     }
 
-    /// Refuses to go on with fewer methods: what the others reached would be lost from the results.
-    fn check_methods(&self, ended: &[RunResult]) -> Result<()> {
-        let names: Vec<_> = self.methods.iter().map(|method| method.name()).collect();
-        match ended.iter().find(|run| !names.contains(&&*run.method)) {
-            None => Ok(()),
-            Some(run) => Err(Error::OtherRun {
-                place: self.out.clone().unwrap_or_default(),
-                part: "list of methods",
-                expected: format!("one with {}", run.method),
-                found: names.join(", "),
-            }),
+    fn validate(&self) -> Result<()> {
+        let setting = |setting: &str, expected: &str, found: &str| {
+            Err(Error::Setting {
+                setting: setting.into(),
+                expected: expected.into(),
+                found: found.into(),
+            })
+        };
+        if self.methods.is_empty() {
+            return setting("method", "at least one", "none");
         }
+        let twice = |&(i, method): &(usize, &Method)| self.methods[..i].contains(method);
+        if let Some((_, method)) = self.methods.iter().enumerate().find(twice) {
+            let found = format!("{} twice", method.name());
+            return setting("method", "no two equal", &found);
+        }
+        if self.record_every == Some(0) {
+            return setting("record-every", "at least 1", "0");
+        }
+        self.recipe.validate()?;
+        self.checkpoints.validate()
+    }
+
+    /// Every method with every seed.
+    fn runs(&self) -> impl Iterator<Item = Run> {
+        let seeds = &self.recipe.seeds;
+        let of = move |&method| seeds.iter().map(move |&seed| Run { method, seed });
+        self.methods.iter().flat_map(of)
+    }
+
+    /// Refuses to go on with fewer runs: what the others reached would be lost from the results.
+    fn check_past(&self, past: &[RunResult]) -> Result<()> {
+        let other = |(part, expected, found)| {
+            Err(Error::OtherRun {
+                place: self.out.clone().unwrap_or_default(),
+                part,
+                expected,
+                found,
+            })
+        };
+        let is_ours = |past: &&RunResult| self.runs().any(|run| run.is_of(past));
+        if let Some(run) = past.iter().find(|past| !is_ours(past)) {
+            let methods: Vec<_> = self.methods.iter().map(|method| method.name()).collect();
+            return other(match methods.contains(&&*run.method) {
+                false => (
+                    "list of methods",
+                    format!("one with {}", run.method),
+                    methods.join(", "),
+                ),
+                true => (
+                    "list of seeds",
+                    format!("one with {}", run.seed),
+                    format!("{:?}", self.recipe.seeds),
+                ),
+            });
+        }
+        for run in self.runs() {
+            let times = past.iter().filter(|past| run.is_of(past)).count();
+            if times > 1 {
+                let there = format!("one with {} {times} times", run.label());
+                let here = "one with every run once".into();
+                return other(("list of results", there, here));
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory for the outcome, which is looked through and locked.
+    fn claim<'a>(&'a self, dir: &'a Path) -> Result<Claim<'a>> {
+        let permissions = Permissions {
+            overwrite: self.overwrite,
+            resume: self.resume,
+        };
+        Claim::new(dir, &self.recipe, permissions)
     }
 
     /// The directory for the outcome, as a new one or with what it holds.
-    fn take(&self, dir: &Path, backend: &str) -> Result<RunDir> {
-        if self.resume && RunDir::holds_session(dir) {
-            let dir = RunDir::reopen(dir, &self.recipe, self.checkpoints)?;
-            return Ok(dir.with_recording(self.record_every));
-        }
-        let taken = RunDir::create(dir, self.overwrite, self.checkpoints)?
-            .with_recording(self.record_every);
-        taken.save_config(&self.command, &self.files.place(), backend, &self.recipe)?;
-        Ok(taken)
+    fn enter(&self, claim: Claim<'_>, identity: &Identity, backend: &str) -> Result<RunDir> {
+        let model_config = sha256_hex([self.files.read("config.json")?]);
+        let identity = SessionIdentity::new(model_config, identity.clone());
+        let write_config = |dir: &RunDir| {
+            dir.save_config(&self.command, &self.files.place(), backend, &self.recipe)
+        };
+        let dir = claim.enter(&identity, self.checkpoints, write_config)?;
+        Ok(dir.with_recording(self.record_every))
     }
 
     /// The shared bank, if the recipe has one, checked against the recipe's settings.

@@ -9,7 +9,7 @@ use burn::module::AutodiffModule;
 use vblora::backend::VbLoraBackend;
 
 use super::{
-    checkpoint::{Progress, RunCheckpoints},
+    checkpoint::{Length, Progress, RunCheckpoints},
     compact,
     learner::Learner,
     log::StepLog,
@@ -55,11 +55,16 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if let (Some(reason), Some(_)) = (learner.why_whole(), dir) {
             tracing::warn!("checkpoints will hold all logits: {reason}");
         }
-        let open = |dir| RunCheckpoints::open(dir, &run.file_name(), &prepared.identity);
+        let schedule = recipe.schedule(steps_per_epoch * recipe.epochs);
+        let open = |dir| RunCheckpoints::open(dir, run, &prepared.identity);
         let mut checkpoints = dir.map(open).transpose()?;
         let reached = match &mut checkpoints {
             Some(found) if dir.is_some_and(RunDir::is_resumed) => {
-                found.resume(&mut learner, steps_per_epoch)?
+                let length = Length {
+                    steps_per_epoch,
+                    steps: schedule.total_steps,
+                };
+                found.resume(&mut learner, &fresh, length)?
             }
             _ => None,
         };
@@ -68,7 +73,6 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             loss_sum: 0.0,
             examples: 0,
         });
-        let schedule = recipe.schedule(steps_per_epoch * recipe.epochs);
         let recorder = match (dir, learner.vblora()) {
             (Some(dir), Some(adapter)) => {
                 let header = Header::new(

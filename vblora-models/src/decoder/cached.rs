@@ -55,7 +55,7 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
         let [n, t, d] = hidden.dims();
         let scores = self
             .model
-            .scores(hidden.narrow(1, t - 1, 1).reshape([n, d]));
+            .adapted_scores(hidden.narrow(1, t - 1, 1).reshape([n, d]), &self.factors);
         read_back(scores)
     }
 }

@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use vblora::{FrozenLinear, backend::VbLoraBackend};
 
-use super::{CausalLm, DecoderLayer, FinalNorm, HEAD};
+use super::{CausalLm, DecoderLayer, FinalNorm, HEAD, words_name};
 use crate::{DecoderFamily, FrozenLayerNorm, FrozenRmsNorm, HostTensor, upload::host_tensor};
 
 type Named = Vec<(String, HostTensor)>;
@@ -14,10 +14,11 @@ impl<B: VbLoraBackend> CausalLm<B> {
     /// # Panics
     /// Query, key and value of a GPT-2 were split into sites of their own.
     pub fn tensors(&self) -> Named {
-        let (prefix, words) = match self.config.family {
-            DecoderFamily::Gpt2 => ("transformer.", "wte.weight"),
-            _ => ("model.", "embed_tokens.weight"),
+        let prefix = match self.config.family {
+            DecoderFamily::Gpt2 => "transformer.",
+            _ => "model.",
         };
+        let words = words_name(self.config.family);
         let mut out = vec![(format!("{prefix}{words}"), self.words.host())];
         if let Some(positions) = &self.positions {
             out.push((format!("{prefix}wpe.weight"), host_tensor(positions.val())));

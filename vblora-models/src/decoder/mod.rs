@@ -1,5 +1,6 @@
 //! Causal language models as frozen functions with adapter sites: GPT-2, and Llama, Mistral and Gemma from one block.
 
+mod adapted;
 mod batch;
 mod cached;
 mod export;
@@ -23,6 +24,7 @@ use vblora::{
     ops,
 };
 
+pub use adapted::AdaptedConfig;
 pub use batch::{CausalBatch, Side};
 pub use cached::CachedLm;
 pub use footprint::Footprint;
@@ -37,7 +39,7 @@ use self::{
     memory::{LayerMemory, Memory},
 };
 use crate::{
-    Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result,
+    Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result, SavedTensors,
     parts::{Builder, WordTable, rows},
     source::{RandomWeights, WeightSource},
     upload::{host_tensor, sync},
@@ -79,13 +81,36 @@ impl<B: VbLoraBackend> CausalLm<B> {
         files: &ModelFiles,
         device: &B::Device,
     ) -> Result<(Self, LoadReport)> {
+        Self::load_adapted(config, SavedTensors::default(), files, device)
+    }
+
+    /// [`load_with`](Self::load_with) with the tensors that an adapter saved in place of the base's; the configuration is
+    /// [the adapter's](AdaptedConfig).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), and a saved tensor that the model does not have, or has in another shape.
+    pub fn load_adapted(
+        mut config: DecoderConfig,
+        saved: SavedTensors,
+        files: &ModelFiles,
+        device: &B::Device,
+    ) -> Result<(Self, LoadReport)> {
         config.base_dtype.check::<B>(device)?;
-        let (prefix, probe) = match config.family {
-            DecoderFamily::Gpt2 => ("transformer.", "wte.weight"),
-            _ => ("model.", "embed_tokens.weight"),
+        let (prefix, norm) = match config.family {
+            DecoderFamily::Gpt2 => ("transformer.", "ln_f.weight"),
+            _ => ("model.", "norm.weight"),
         };
-        let mut loader = Loader::new(Checkpoint::open(files)?).with_prefix(&[prefix, ""], probe);
+        let checkpoint = Checkpoint::open(files)?;
+        let words = words_name(config.family);
+        // A file may hold the word table under the head's name alone; the last norm then tells the prefix.
+        let probe = match checkpoint.names().any(|name| name.ends_with(words)) {
+            true => words,
+            false => norm,
+        };
+        let loader = Loader::new(checkpoint).with_prefix(&[prefix, ""], probe);
+        let mut loader = loader.with_saved(saved);
         ignore_buffers(&mut loader, &config);
+        config.tied = loader.find_tie(config.tied, words, HEAD)?;
         let model = Self::build(config, &mut loader, device);
         // What is wrong with the file is said before what was wrong with its use.
         let report = loader.finish()?;
@@ -112,10 +137,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
         config.base_dtype.check::<B>(device)?;
         let mut builder = Builder::<B, S>::new(source, config.base_dtype, device);
         let (shape, dtype) = ([config.vocab_size, config.hidden_size], config.base_dtype);
-        let name = match config.family {
-            DecoderFamily::Gpt2 => "wte.weight",
-            _ => "embed_tokens.weight",
-        };
+        let name = words_name(config.family);
         let values = builder.source.take(name, shape);
         let words = WordTable::build(&mut builder, name, values, dtype);
         let head = (!config.tied).then(|| {
@@ -208,7 +230,24 @@ impl<B: VbLoraBackend> CausalLm<B> {
     /// # Shapes
     /// - hidden: `[m, d]`, of [`forward`](Self::forward); output: `[m, vocabulary]`
     pub fn scores(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.head.as_ref().unwrap_or(&self.words).scores(hidden)
+        self.head_table().scores(hidden)
+    }
+
+    /// [`scores`](Self::scores) of an adapter that may be on the head too. On a tied head it leaves the word table as it is.
+    ///
+    /// # Shapes
+    /// - as in [`scores`](Self::scores), m being the rows of a mixed batch
+    pub fn adapted_scores(&self, hidden: Tensor<B, 2>, factors: &Factors<B>) -> Tensor<B, 2> {
+        let update = factors.update(HEAD_SITE, hidden.clone());
+        let scores = self.scores(hidden);
+        match update {
+            Some(update) => scores + update,
+            None => scores,
+        }
+    }
+
+    fn head_table(&self) -> &WordTable<B> {
+        self.head.as_ref().unwrap_or(&self.words)
     }
 
     /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit, and what
@@ -219,10 +258,16 @@ impl<B: VbLoraBackend> CausalLm<B> {
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let layers = self.layers.iter().map(|layer| layer.merged(factors));
-        Self {
+        let mut merged = Self {
             layers: layers.collect(),
             ..self.clone()
+        };
+        if let Some(pair) = factors.get(HEAD_SITE) {
+            assert!(!factors.is_mixed(), "rows with adapters of their own");
+            merged.head = Some(self.head_table().merged(pair));
+            merged.config.tied = false;
         }
+        merged
     }
 }
 
@@ -237,7 +282,17 @@ impl<B: VbLoraBackend> FrozenWeights for CausalLm<B> {
 /// The head's name, which never has a prefix.
 const HEAD: &str = "lm_head.weight";
 
-/// What old files hold beside the weights, and a tied head, which is the word table once more.
+/// The head as a site, which only an adapter that was made elsewhere is on.
+const HEAD_SITE: &str = "lm_head";
+
+fn words_name(family: DecoderFamily) -> &'static str {
+    match family {
+        DecoderFamily::Gpt2 => "wte.weight",
+        _ => "embed_tokens.weight",
+    }
+}
+
+/// What old files hold beside the weights.
 fn ignore_buffers(loader: &mut Loader, config: &DecoderConfig) {
     for index in 0..config.num_layers {
         for buffer in [
@@ -247,9 +302,6 @@ fn ignore_buffers(loader: &mut Loader, config: &DecoderConfig) {
         ] {
             loader.ignore(&buffer);
         }
-    }
-    if config.tied {
-        loader.ignore(HEAD);
     }
 }
 

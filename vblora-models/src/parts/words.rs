@@ -4,7 +4,7 @@ use burn::{
     module::{Module, Param},
     tensor::{ElementConversion, FloatDType, Int, Tensor, backend::Backend},
 };
-use vblora::{backend::VbLoraBackend, ops};
+use vblora::{LowRank, backend::VbLoraBackend, ops};
 
 use super::Builder;
 use crate::{
@@ -78,6 +78,28 @@ impl<B: VbLoraBackend> WordTable<B> {
         match self.pieces.as_slice() {
             [one] => of_piece(one),
             pieces => Tensor::cat(pieces.iter().map(of_piece).collect(), 1),
+        }
+    }
+
+    /// The table of a head with an adapter's update added in, each piece rounded once. This one stays as it is.
+    ///
+    /// # Shapes
+    /// - pair: of a map from `d` to `vocabulary`
+    pub(crate) fn merged(&self, pair: &LowRank<B>) -> Self {
+        let mut start = 0;
+        let pieces = self.pieces.iter().map(|piece| {
+            let held = piece.val();
+            let (dtype, rows) = (FloatDType::from(held.dtype()), held.dims()[0]);
+            let part = LowRank {
+                up: pair.up.clone().narrow(1, start, rows),
+                ..pair.clone()
+            };
+            start += rows;
+            let sum = held.cast(FloatDType::F32) + part.delta().transpose();
+            Param::from_tensor(sum.cast(dtype)).set_require_grad(false)
+        });
+        Self {
+            pieces: pieces.collect(),
         }
     }
 

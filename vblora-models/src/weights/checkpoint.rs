@@ -16,6 +16,9 @@ pub(crate) const SINGLE: &str = "model.safetensors";
 /// The table of a model whose weights are in several files.
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 
+/// Tensors are compared in pieces of so many bytes.
+const COMPARED_BYTES: usize = 1 << 20;
+
 /// The tensors of a Hugging Face checkpoint, read one at a time; remembers which were read.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -145,6 +148,33 @@ impl Checkpoint {
             });
         }
         self.tensor(name)
+    }
+
+    /// Whether two tensors are the same to the byte.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub(super) fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
+        let (Some(one), Some(other)) = (self.find(one), self.find(other)) else {
+            return Ok(false);
+        };
+        if one.1.dtype != other.1.dtype || one.1.shape != other.1.shape {
+            return Ok(false);
+        }
+        let piece = |(shard, entry): (&Shard, &Entry), from: usize| {
+            let start = entry.bytes.start + from;
+            let range = start..entry.bytes.end.min(start + COMPARED_BYTES);
+            shard.reader.read(range).map_err(|cause| Error::Io {
+                file: shard.file.clone(),
+                cause,
+            })
+        };
+        for from in (0..one.1.bytes.len()).step_by(COMPARED_BYTES) {
+            if piece(one, from)? != piece(other, from)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Marks a tensor as used without reading it.

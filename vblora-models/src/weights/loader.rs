@@ -1,6 +1,8 @@
 //! Strict loading: all problems of a checkpoint in one error, and nothing loads half.
 
-use super::{Checkpoint, HostTensor};
+use std::collections::BTreeMap;
+
+use super::{Checkpoint, HostTensor, SavedTensors};
 use crate::error::Misshapen;
 use crate::{Error, Result};
 
@@ -17,6 +19,11 @@ const OLD_NAMES: [(&str, &str); 2] = [(".weight", ".gamma"), (".bias", ".beta")]
 pub struct Loader {
     checkpoint: Checkpoint,
     prefix: String,
+    /// The prefix in the model that an adapter names its tensors by.
+    full_prefix: String,
+    saved: SavedTensors,
+    /// Tensors that are read from another one of the file.
+    read_from: BTreeMap<String, String>,
     ignored: Vec<String>,
     taken: usize,
     values: usize,
@@ -44,6 +51,9 @@ impl Loader {
         Self {
             checkpoint,
             prefix: String::new(),
+            full_prefix: String::new(),
+            saved: SavedTensors::default(),
+            read_from: BTreeMap::new(),
             ignored: Vec::new(),
             taken: 0,
             values: 0,
@@ -56,6 +66,7 @@ impl Loader {
     /// Picks the first of `prefixes` with which the tensor `probe` is in the checkpoint; every name given to
     /// [`Loader::take`] gets it. If none fits, names stay as they are.
     pub fn with_prefix(mut self, prefixes: &[&str], probe: &str) -> Self {
+        self.full_prefix = prefixes.first().map_or("", |first| first).to_owned();
         let fits = |prefix: &&&str| {
             let name = format!("{prefix}{probe}");
             stored_name(&self.checkpoint, &name).is_some()
@@ -66,6 +77,73 @@ impl Loader {
             .map_or("", |found| found)
             .to_owned();
         self
+    }
+
+    /// Gives these tensors in place of the file's. Their names have the first of the prefixes of [`Loader::with_prefix`] in front.
+    pub fn with_saved(self, saved: SavedTensors) -> Self {
+        Self { saved, ..self }
+    }
+
+    /// What a model's head is, by the tensors: whether it is its word table. `said` is what the configuration says, `words` and `head` are
+    /// the names of the two tables, the head's without a prefix. Tensors that stand for both, or for one another, are then read so.
+    ///
+    /// As in transformers 5 a file that holds the two with different values has two, and one that holds either has one. As in PEFT a table
+    /// that an adapter saved unasked takes the place of both, and one of `modules_to_save` leaves the other as it was.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn find_tie(&mut self, said: bool, words: &str, head: &str) -> Result<bool> {
+        let stored = format!("{}{words}", self.prefix);
+        let full = format!("{}{words}", self.full_prefix);
+        let mut is_tied = said;
+        let mut base = stored.clone();
+        if said {
+            let checkpoint = &self.checkpoint;
+            match [&stored, head].map(|name| checkpoint.contains(name)) {
+                [true, true] if !checkpoint.are_equal(&stored, head)? => {
+                    tracing::warn!(
+                        "{}: tie_word_embeddings is true, but {stored} and {head} differ: each is used as it is",
+                        checkpoint.file()
+                    );
+                    is_tied = false;
+                }
+                [false, true] => {
+                    base = head.to_owned();
+                    self.read_from.insert(full.clone(), base.clone());
+                }
+                _ => {}
+            }
+        }
+        if !is_tied {
+            return Ok(false);
+        }
+        let has = [&*full, head].map(|name| self.saved.shape(name).is_some());
+        match has {
+            [false, false] => {}
+            [true, true] => is_tied = self.saved.are_equal(&full, head),
+            [true, false] => is_tied = !self.saved.is_own(&full),
+            [false, true] => {
+                is_tied = !self.saved.is_own(head);
+                if is_tied {
+                    self.saved.rename(head, &full);
+                }
+            }
+        }
+        match is_tied {
+            // The head once more.
+            true => {
+                self.saved.discard(head);
+                self.ignore(head);
+                self.ignore(&stored);
+            }
+            // What is not saved is as it was before the two became different.
+            false => {
+                self.read_from.insert(head.to_owned(), base.clone());
+                self.ignore(head);
+                self.ignore(&base);
+            }
+        }
+        Ok(is_tied)
     }
 
     /// The prefix that [`Loader::with_prefix`] picked.
@@ -86,12 +164,34 @@ impl Loader {
     /// Takes a tensor of the model, under its prefix; zeros of `shape`, and a note, if that cannot be done.
     /// A layer norm's old names `gamma` and `beta` stand in for `weight` and `bias`.
     pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
-        self.take_at_root(&format!("{}{name}", self.prefix), shape)
+        let full = format!("{}{name}", self.full_prefix);
+        self.take_as(&format!("{}{name}", self.prefix), &full, shape)
     }
 
     /// As [`Loader::take`], without the prefix.
     pub fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
-        self.try_take(name, &shape).unwrap_or_else(|| HostTensor {
+        self.take_as(name, name, shape)
+    }
+
+    /// The tensor that an adapter names `full` and the file `name`.
+    fn take_as<const D: usize>(&mut self, name: &str, full: &str, shape: [usize; D]) -> HostTensor {
+        let name = self
+            .read_from
+            .get(full)
+            .map_or(name, |from| from)
+            .to_owned();
+        let taken = match self.saved.find(full, &shape) {
+            Some(saved) => {
+                if let Some(stored) = stored_name(&self.checkpoint, &name) {
+                    self.checkpoint.mark_used(&stored);
+                }
+                self.taken += 1;
+                self.values += saved.as_ref().map_or(0, |saved| saved.values.len());
+                saved
+            }
+            None => self.try_take(&name, &shape),
+        };
+        taken.unwrap_or_else(|| HostTensor {
             shape: shape.to_vec(),
             values: vec![0.0; shape.iter().product()],
         })
@@ -149,6 +249,7 @@ impl Loader {
                 unreadable: self.unreadable,
             });
         }
+        self.saved.finish()?;
         Ok(LoadReport {
             prefix: self.prefix,
             tensors: self.taken,

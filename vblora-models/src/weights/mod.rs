@@ -4,6 +4,7 @@ mod checkpoint;
 mod loader;
 mod model;
 mod save;
+mod saved;
 
 pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
@@ -11,4 +12,5 @@ pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
 pub use loader::{LoadReport, Loader};
 pub use model::save_model;
 pub use save::{SaveDtype, save_safetensors, save_tensors};
+pub use saved::SavedTensors;
 pub use vblora::storage::HostTensor;

@@ -1,14 +1,25 @@
-//! Files that are there whole or not at all.
+//! Files and directories that are there whole or not at all.
+
+mod directory;
 
 use std::{
+    fs::{File, TryLockError},
     io::{self, Write},
     path::Path,
 };
 
+pub use directory::replace_directory;
+
 use crate::{Error, Result};
 
+/// How the names of files and directories begin that are being written. Each is locked by its writer for as long as that lives.
+pub(super) const UNFINISHED: &str = ".vblora-";
+
+/// How the names of directories begin that were taken away for a new one, and must come back if that never came.
+const OLD: &str = ".vblora-old-";
+
 /// Writes `bytes` to `path`: into a temporary file beside it, synced, then renamed over it, so that a reader sees the old content or the
-/// new and never a part, also across a crash. Missing parent folders are made.
+/// new and never a part, also across a crash. Missing parent folders are made, and what killed writers left beside it is cleared away.
 ///
 /// # Errors
 /// The operating system refuses; an older file at `path` is then untouched.
@@ -26,7 +37,8 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
         .filter(|p| !p.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder)?;
-    let mut file = temporary(folder)?;
+    clear_leftovers(folder);
+    let (mut file, _lock) = locked(|| temporary(folder))?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
     file.persist(path)?;
@@ -50,18 +62,60 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// Temporary files are private by default; a result is as readable as the user's umask lets any file be.
-#[cfg(unix)]
-fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt;
-    tempfile::Builder::new()
-        .permissions(std::fs::Permissions::from_mode(0o666))
-        .tempfile_in(folder)
+/// Removes what writers in `folder` left that were killed, as far as it can be removed. What a living one is writing stays, and so does
+/// everything where the file system has no locks to tell them apart.
+pub fn clear_leftovers(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with(UNFINISHED) || name.starts_with(OLD) {
+            continue;
+        }
+        let path = entry.path();
+        let remove = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => std::fs::remove_dir_all,
+            Ok(kind) if kind.is_file() => std::fs::remove_file,
+            _ => continue,
+        };
+        // Held until it is gone: a writer whose file is about to go cannot lock it any more, and takes another name.
+        if let Ok(lock) = File::open(&path)
+            && lock.try_lock().is_ok()
+        {
+            // Of a folder that is not ours to write in, or that another process clears at the same time.
+            let _ = remove(path.as_path());
+        }
+    }
 }
 
-#[cfg(not(unix))]
+/// Makes a file or directory and locks it, so that others see that its writer lives; the lock goes with the process.
+fn locked<T: AsRef<Path>>(make: impl Fn() -> io::Result<T>) -> io::Result<(T, Option<File>)> {
+    loop {
+        let made = make()?;
+        // A file system without locks: nobody clears anything there.
+        let Ok(lock) = File::open(made.as_ref()) else {
+            return Ok((made, None));
+        };
+        match lock.try_lock() {
+            // Someone took it for a leftover before it was locked.
+            Err(TryLockError::WouldBlock) => {}
+            Ok(()) if std::fs::symlink_metadata(made.as_ref()).is_err() => {}
+            Ok(()) => return Ok((made, Some(lock))),
+            Err(TryLockError::Error(_)) => return Ok((made, None)),
+        }
+    }
+}
+
+/// Temporary files are private by default; a result is as readable as the user's umask lets any file be.
 fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
-    tempfile::NamedTempFile::new_in(folder)
+    builder(0o666).tempfile_in(folder)
+}
+
+fn builder(_mode: u32) -> tempfile::Builder<'static, 'static> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(UNFINISHED);
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(_mode));
+    builder
 }
 
 /// Makes the rename itself last.
@@ -119,6 +173,26 @@ mod tests {
         let message = make_folder(&at("folder")).unwrap_err().to_string();
         assert!(message.contains("symbolic link"), "{message}");
         make_folder(&at("elsewhere/deep/er")).unwrap();
+    }
+
+    #[test]
+    fn what_killed_writers_left_is_cleared_and_what_a_living_one_writes_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at(".vblora-abc"), "half").unwrap();
+        std::fs::create_dir(at(".vblora-def")).unwrap();
+        std::fs::write(at(".vblora-def/file"), "half").unwrap();
+        std::fs::write(at("mine"), "x").unwrap();
+        let (living, _lock) = locked(|| temporary(folder.path())).unwrap();
+        write_atomically(&at("new"), b"x").unwrap();
+        let names = std::fs::read_dir(folder.path()).unwrap();
+        let mut names: Vec<_> = names.map(|entry| entry.unwrap().path()).collect();
+        names.sort();
+        assert_eq!(
+            names,
+            [living.path().to_owned(), at("mine"), at("new")],
+            "two leftovers went"
+        );
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod size;
 mod tensors;
 
 pub use crate::count::Precision;
-pub use atomic::write_atomically;
+pub use atomic::{clear_leftovers, replace_directory, write_atomically};
 pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
 pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_SUB_VECTORS, Precisions};

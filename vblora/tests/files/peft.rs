@@ -742,3 +742,57 @@ fn a_row_pushed_over_one_gives_no_negative_weight() {
     assert_eq!(found, HostAdapter::TopK(stored));
     assert_eq!(Codes::full_weights(&codes)[2], 0.0);
 }
+
+#[test]
+fn an_older_adapter_is_replaced_and_what_lies_beside_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("net");
+    let write = |adapter: HostAdapter| PeftAdapter::new(adapter).write(&place).unwrap();
+    write(HostAdapter::VbLora(full(10, 2)));
+    for (file, text) in [
+        ("README.md", "mine"),
+        ("adapter_model.bin", "the older one's"),
+    ] {
+        std::fs::write(place.join(file), text).unwrap();
+    }
+    std::fs::create_dir_all(place.join("deep/er")).unwrap();
+    std::fs::write(place.join("deep/er/notes"), "mine too").unwrap();
+    write(HostAdapter::Lora(lora(false)));
+    assert_eq!(
+        read(&place).unwrap().adapter,
+        HostAdapter::Lora(lora(false))
+    );
+    let text = |file: &str| std::fs::read_to_string(place.join(file)).unwrap();
+    assert_eq!(
+        (text("README.md"), text("deep/er/notes")),
+        ("mine".into(), "mine too".into())
+    );
+    assert!(!place.join("adapter_model.bin").exists());
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+}
+
+/// Whatever of the two files is read while they are replaced is of one adapter: the directory is exchanged as a whole.
+#[cfg(unix)]
+#[test]
+fn a_reader_never_sees_a_directory_without_an_adapter() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("net");
+    let forms = [
+        HostAdapter::Lora(lora(false)),
+        HostAdapter::VbLora(full(10, 2)),
+    ];
+    PeftAdapter::new(forms[0].clone()).write(&place).unwrap();
+    let ended = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for round in 0..60 {
+                let form = forms[round % 2].clone();
+                PeftAdapter::new(form).write(&place).unwrap();
+            }
+            ended.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+            assert!(place.join("adapter_config.json").exists());
+        }
+    });
+}

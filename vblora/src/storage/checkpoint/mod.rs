@@ -12,4 +12,4 @@ mod set;
 
 pub use parameters::{Form, Forms, ParameterState, parameters_from_bytes, parameters_to_bytes};
 pub use rolling::Checkpoints;
-pub use set::{FileSet, MAX_MANIFEST_BYTES, MAX_SET_BYTES, MAX_SET_FILES};
+pub use set::{FileSet, MANIFEST, MAX_MANIFEST_BYTES, MAX_SET_BYTES, MAX_SET_FILES};

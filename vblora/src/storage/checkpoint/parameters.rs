@@ -71,7 +71,8 @@ pub fn parameters_to_bytes<'a>(
 /// the bytes come from, for messages; `initial` as it was in writing.
 ///
 /// # Errors
-/// The bytes are no such file; a parameter is missing, one too many, or of another size; positions outside it; a value that is not finite.
+/// The bytes are no such file; a parameter is missing, one too many, or of another size; positions outside it; a value that is not finite; a
+/// second moment below zero.
 pub fn parameters_from_bytes(
     file: &Path,
     bytes: Vec<u8>,
@@ -196,6 +197,14 @@ fn read(
         true => Some([floats(part("first"))?, floats(part("second"))?]),
         false => None,
     };
+    if let Some([_, second]) = &moments
+        && let Some(i) = second.iter().position(|v| *v < 0.0)
+    {
+        let (tensor, found) = (part("second"), second[i]);
+        return Err(file.error(format!(
+            "tensor {tensor:?}: expected means of squares, found {found} at {i}"
+        )));
+    }
     let Some((at, initial)) = at else {
         return Ok(ParameterState { value, moments });
     };
@@ -351,6 +360,15 @@ mod tests {
         other[500] = f32::from_bits(other[500].to_bits() + 1);
         assert!(error("x", 1000, Some(other)).contains("others here"));
         assert!(error("y", 1000, None).contains("of no parameter"));
+        let forged = ParameterState {
+            value: vec![1.0, 2.0],
+            moments: Some([vec![0.5, -0.5], vec![0.25, -0.25]]),
+        };
+        let message = round_trip(&forged, &[0.0; 2]).unwrap_err().to_string();
+        assert!(
+            message.contains("x/second") && message.contains("-0.25 at 1"),
+            "{message}"
+        );
         let bad = ParameterState {
             value: vec![f32::NAN],
             moments: None,

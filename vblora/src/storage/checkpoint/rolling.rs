@@ -34,7 +34,12 @@ impl Checkpoints {
 
     /// Where the set of a step lies.
     pub fn place(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("{STEP}{step:08}"))
+        self.folder.join(name_of(step))
+    }
+
+    /// Whether something of this name in a folder of sets is a set, or what was left of one in writing or removing it.
+    pub fn is_set(name: &str) -> bool {
+        name.starts_with(UNFINISHED) || step_of(name).is_some()
     }
 
     /// The steps of which there is a set, sound or not, in ascending order.
@@ -42,11 +47,8 @@ impl Checkpoints {
     /// # Errors
     /// The operating system refuses.
     pub fn steps(&self) -> Result<Vec<u64>> {
-        let step = |name: String| {
-            let step = name.strip_prefix(STEP)?.parse().ok()?;
-            self.place(step).ends_with(&name).then_some(step)
-        };
-        let mut steps: Vec<u64> = self.names()?.into_iter().filter_map(step).collect();
+        let names = self.names()?;
+        let mut steps: Vec<u64> = names.iter().filter_map(|name| step_of(name)).collect();
         steps.sort_unstable();
         Ok(steps)
     }
@@ -59,16 +61,14 @@ impl Checkpoints {
         FileSet::read(&self.place(step))
     }
 
-    /// Writes the set of a step. A sound set of this step that is there already stays: it is what the same run reached before.
+    /// Writes the set of a step, in place of an older one. Whoever comes to a step again did not go on from the set that is there: that one
+    /// is damaged, or of something else.
     ///
     /// # Errors
     /// As [`FileSet::write`].
     pub fn save(&self, step: u64, set: &FileSet) -> Result<()> {
         let place = self.place(step);
         if std::fs::symlink_metadata(&place).is_ok_and(|found| found.is_dir()) {
-            if self.load(step).is_ok() {
-                return Ok(());
-            }
             self.retire(&place)?;
         }
         set.write(&place)
@@ -128,6 +128,15 @@ impl Checkpoints {
     }
 }
 
+fn name_of(step: u64) -> String {
+    format!("{STEP}{step:08}")
+}
+
+fn step_of(name: &str) -> Option<u64> {
+    let step = name.strip_prefix(STEP)?.parse().ok()?;
+    (name_of(step) == name).then_some(step)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,12 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn a_sound_set_stays_and_a_damaged_one_is_replaced() {
+    fn an_older_set_is_replaced_sound_or_not() {
         let folder = tempfile::tempdir().unwrap();
         let checkpoints = Checkpoints::open(folder.path()).unwrap();
         checkpoints.save(4, &set("first")).unwrap();
-        checkpoints.save(4, &set("second")).unwrap();
         assert_eq!(checkpoints.load(4).unwrap(), set("first"));
+        checkpoints.save(4, &set("another")).unwrap();
+        assert_eq!(checkpoints.load(4).unwrap(), set("another"));
         std::fs::write(checkpoints.place(4).join("state"), "fIrst").unwrap();
         checkpoints.save(4, &set("second")).unwrap();
         assert_eq!(checkpoints.load(4).unwrap(), set("second"));
@@ -175,7 +185,9 @@ mod tests {
         std::fs::write(at(".unfinished-abc/state"), "half").unwrap();
         for name in ["step-12", "step-x", "step-+0000001", "notes"] {
             std::fs::create_dir(at(name)).unwrap();
+            assert!(!Checkpoints::is_set(name));
         }
+        assert!(Checkpoints::is_set("step-00000012") && Checkpoints::is_set(".unfinished-abc"));
         let checkpoints = Checkpoints::open(folder.path()).unwrap();
         assert!(!at(".unfinished-abc").exists());
         assert!(checkpoints.steps().unwrap().is_empty());

@@ -17,8 +17,8 @@ use crate::{
     },
 };
 
-/// The file that lists the others.
-const MANIFEST: &str = "manifest.json";
+/// The file of a set that lists the others.
+pub const MANIFEST: &str = "manifest.json";
 
 /// A larger manifest is refused before it is read; a full one has 3 kB.
 pub const MAX_MANIFEST_BYTES: u64 = 16 << 10;

@@ -11,10 +11,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use base::{Base, INDEX};
 use change::Change;
-use folder::NewFolder;
 use serde::Serialize;
 
-use super::{HostLora, peft::PeftAdapter};
+use super::{HostLora, peft::PeftAdapter, replace_directory};
 use crate::{Error, Result};
 
 /// Endings of files that hold weights in other forms: of the base, not merged, and so not copied.
@@ -59,8 +58,8 @@ pub struct Merged {
 /// A file of the base is missing or broken; a tensor of the adapter has none in the base, or one of another shape or of a type other than
 /// F32, F16 and BF16; a sum is not finite in that type; the operating system refuses.
 pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) -> Result<Merged> {
-    let folder = NewFolder::beside(out, overwrite)?;
-    folder.must_be_outside(base)?;
+    folder::check_replaceable(out, overwrite)?;
+    folder::check_outside(out, base)?;
     let found = Base::open(base)?;
     let lora = adapter.adapter.to_lora();
     let changes = changes(&found, adapter, &lora)?;
@@ -69,11 +68,12 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
         let fits = change.check(entry);
         fits.map_err(|problem| shard.error(format!("tensor {name:?}: {problem}")))?;
     }
-    for shard in found.shards() {
-        change::write_shard(shard, &changes, &folder.path().join(shard.name()))?;
-    }
-    let left_out = copy_others(&found, &folder)?;
-    folder.finish()?;
+    let left_out = replace_directory(out, |folder| {
+        for shard in found.shards() {
+            change::write_shard(shard, &changes, &folder.join(shard.name()))?;
+        }
+        copy_others(&found, folder)
+    })?;
     Ok(Merged {
         updated: changes.len() - adapter.saved.len(),
         replaced: adapter.saved.len(),
@@ -144,7 +144,7 @@ fn names(base: &Base, adapter: &PeftAdapter) -> Result<(Vec<String>, Vec<String>
 }
 
 /// Copies what is not weights; gives the names of what was left out.
-fn copy_others(base: &Base, folder: &NewFolder) -> Result<Vec<String>> {
+fn copy_others(base: &Base, to: &Path) -> Result<Vec<String>> {
     let io = |cause| Error::Io {
         path: base.dir().to_owned(),
         cause,
@@ -162,7 +162,7 @@ fn copy_others(base: &Base, folder: &NewFolder) -> Result<Vec<String>> {
         if !path.is_file() || superfluous || OTHER_WEIGHTS.contains(&&*ending) {
             left_out.push(name.into_owned());
         } else {
-            folder.copy(&path)?;
+            folder::copy(&path, to)?;
         }
     }
     left_out.sort();

@@ -1,6 +1,6 @@
 //! Writing a directory that PEFT loads.
 
-use std::path::Path;
+use std::{fs, io, path::Path};
 
 use safetensors::Dtype;
 
@@ -12,6 +12,8 @@ use crate::{
     count::peft_index_bytes,
     storage::{
         HostAdapter, HostLora, HostVbLora, HostVera, StoredVbLora,
+        atomic::UNFINISHED,
+        replace_directory,
         tensors::{StoredTensor, write_tensors},
         write_atomically,
     },
@@ -22,39 +24,45 @@ type Named = Vec<(String, StoredTensor)>;
 impl PeftAdapter {
     /// Writes `adapter_config.json` and `adapter_model.safetensors` into `dir`, which is made if absent.
     ///
-    /// A directory without its configuration is no adapter: an older one is removed first and the new one written last, so that the two
-    /// never come from different adapters.
+    /// An older adapter in `dir` is replaced in one step: a reader sees the old one or the new, also across a crash. Other files in `dir`
+    /// stay. A directory without a configuration is no adapter; one that is there is written into, the configuration last.
     ///
     /// # Errors
-    /// The operating system refuses; two tensors have one name; a VB-LoRA with a gate, which PEFT's has no place for.
+    /// The operating system refuses, or `dir` is a symbolic link to an adapter; an older adapter is then still there. Two tensors have one
+    /// name; a VB-LoRA with a gate, which PEFT's has no place for.
     pub fn write(&self, dir: &Path) -> Result<()> {
         self.check_gate()?;
-        let (config, tensors) = (dir.join(CONFIG), dir.join(TENSORS));
         let stored = self.tensors();
         let mut names: Vec<_> = stored.iter().map(|(name, _)| name).collect();
         names.sort();
         if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(Error::Format {
-                path: tensors,
+                path: dir.join(TENSORS),
                 reason: format!("tensor {:?} is given twice", twice[0]),
             });
         }
-        match std::fs::remove_file(&config) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                return Err(Error::Io {
-                    path: config,
-                    cause,
-                });
-            }
-            _ => {}
-        }
-        write_tensors(&tensors, &stored, ("format", "pt"))?;
-        let text =
+        let config =
             serde_json::to_string_pretty(&config::to_json(self)).map_err(|e| Error::Format {
-                path: config.clone(),
+                path: dir.join(CONFIG),
                 reason: e.to_string(),
             })?;
-        write_atomically(&config, text.as_bytes())
+        let write = |dir: &Path| {
+            write_tensors(&dir.join(TENSORS), &stored, ("format", "pt"))?;
+            write_atomically(&dir.join(CONFIG), config.as_bytes())
+        };
+        let is_there = std::fs::symlink_metadata(dir).is_ok();
+        if is_there && std::fs::symlink_metadata(dir.join(CONFIG)).is_err() {
+            return write(dir);
+        }
+        replace_directory(dir, |new| {
+            if is_there {
+                take_over(dir, new).map_err(|cause| Error::Io {
+                    path: dir.to_owned(),
+                    cause,
+                })?;
+            }
+            write(new)
+        })
     }
 
     /// Both factors come from one bank, so that a gate cannot go into it and keep its sign.
@@ -215,4 +223,35 @@ impl PeftAdapter {
 
 fn bank(values: &[f32], h: usize, b: usize) -> (String, StoredTensor) {
     (BANK.to_owned(), StoredTensor::floats(&[h, b], values))
+}
+
+/// What is no part of the older adapter, in the new directory as well: the same files, under one more name each.
+fn take_over(old: &Path, new: &Path) -> io::Result<()> {
+    let is_adapters = |name: &str| name == CONFIG || name.starts_with("adapter_model");
+    for entry in fs::read_dir(old)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !is_adapters(&name) && !name.starts_with(UNFINISHED) {
+            link(&entry, &new.join(entry.file_name()))?;
+        }
+    }
+    Ok(())
+}
+
+fn link(entry: &fs::DirEntry, to: &Path) -> io::Result<()> {
+    let kind = entry.file_type()?;
+    if kind.is_dir() {
+        fs::create_dir(to)?;
+        fs::set_permissions(to, entry.metadata()?.permissions())?;
+        return fs::read_dir(entry.path())?.try_for_each(|inside| {
+            let inside = inside?;
+            link(&inside, &to.join(inside.file_name()))
+        });
+    }
+    match fs::hard_link(entry.path(), to) {
+        // A file system without such names.
+        Err(_) if kind.is_file() => fs::copy(entry.path(), to).map(|_| ()),
+        linked => linked,
+    }
 }
