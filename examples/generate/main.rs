@@ -186,18 +186,17 @@ impl Job<'_> {
             },
         )?;
         let seconds = start.elapsed().as_secs_f64();
-        written?;
-        if streams {
-            writeln!(self.out)?;
-        } else {
-            print(&rows, self.out)?;
-        }
+        let written = written.and_then(|()| match streams {
+            true => writeln!(self.out),
+            false => print(&rows, self.out),
+        });
+        written.context("cannot write standard output")?;
         report(&rows, seconds);
         Ok(())
     }
 }
 
-fn print(rows: &[GeneratedText], out: &mut dyn Write) -> Result<()> {
+fn print(rows: &[GeneratedText], out: &mut dyn Write) -> std::io::Result<()> {
     for (number, row) in rows.iter().enumerate() {
         writeln!(out, "--- {}\n{}", number + 1, visible(&row.text))?;
     }

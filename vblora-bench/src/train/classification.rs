@@ -254,3 +254,43 @@ impl<B: VbLoraBackend> Learner<B> {
         predict(&base, &head, &self.factors(), split, batch, &self.device)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_has_its_names_in_transformers() {
+        let tensor = HostTensor {
+            shape: vec![1],
+            values: vec![0.5],
+        };
+        let named = |names: &[&str]| -> Named {
+            let all = names.iter();
+            all.map(|name| ((*name).to_owned(), tensor.clone()))
+                .collect()
+        };
+        let base = named(&["embeddings.LayerNorm.bias"]);
+        let head = named(&["classifier.dense.weight", "classifier.out_proj.bias"]);
+        for (family, expected) in [
+            (
+                Family::Roberta,
+                [
+                    "roberta.embeddings.LayerNorm.bias",
+                    "classifier.dense.weight",
+                    "classifier.out_proj.bias",
+                ],
+            ),
+            (
+                Family::Bert,
+                [
+                    "bert.embeddings.LayerNorm.bias",
+                    "bert.pooler.dense.weight",
+                    "classifier.bias",
+                ],
+            ),
+        ] {
+            assert_eq!(whole(family, base.clone(), &head), named(&expected));
+        }
+    }
+}

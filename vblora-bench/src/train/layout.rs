@@ -28,7 +28,7 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 
 /// The files of a run's folder: adapter and head, or a model that was trained in full.
-const RUN_FILES: [&str; 17] = [
+const RUN_FILES: [&str; 18] = [
     "adapter_config.json",
     "adapter_model.safetensors",
     "compact.safetensors",
@@ -43,6 +43,7 @@ const RUN_FILES: [&str; 17] = [
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "chat_template.json",
     "vocab.json",
     "merges.txt",
     "vocab.txt",
