@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
+    io::{BufReader, Read, Seek, SeekFrom},
     path::{Component, Path, PathBuf},
 };
 
@@ -13,11 +14,14 @@ use crate::{
     storage::{Entry, Header, tensors::read_up_to},
 };
 
-const SINGLE: &str = "model.safetensors";
+pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
 /// Larger indices are refused before they are read; a real one has about 100 bytes per tensor.
-const MAX_INDEX_BYTES: u64 = 64 << 20;
+pub(super) const MAX_INDEX_BYTES: u64 = 64 << 20;
+
+/// Tensors are compared in pieces of so many bytes.
+const COMPARED_BYTES: usize = 1 << 16;
 
 /// A Hugging Face directory's weights.
 pub(super) struct Base {
@@ -69,10 +73,6 @@ impl Base {
         Ok(base)
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Whether the files are those of an index.
     pub(super) fn is_sharded(&self) -> bool {
         self.shards.iter().any(|shard| shard.name != SINGLE)
@@ -82,7 +82,7 @@ impl Base {
         &self.shards
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let tensors = self.shards.iter().flat_map(|s| s.header.tensors.keys());
         tensors.map(String::as_str)
     }
@@ -96,6 +96,40 @@ impl Base {
         shards
             .find_map(|shard| Some((shard, shard.header.tensors.get(name)?)))
             .ok_or_else(|| self.error(format!("no tensor {name:?}")))
+    }
+
+    /// Whether two tensors are the same to the byte.
+    pub(super) fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
+        let (one, other) = (self.tensor(one)?, self.tensor(other)?);
+        if one.1.dtype != other.1.dtype || one.1.shape != other.1.shape {
+            return Ok(false);
+        }
+        let open = |(shard, entry): (&Shard, &Entry)| {
+            let blame = |cause| Error::Io {
+                path: shard.path.clone(),
+                cause,
+            };
+            let mut file = File::open(&shard.path).map_err(blame)?;
+            let start = SeekFrom::Start(entry.bytes.start as u64);
+            file.seek(start).map_err(blame)?;
+            Ok::<_, Error>(BufReader::new(file).take(entry.bytes.len() as u64))
+        };
+        let blame = |cause| Error::Io {
+            path: self.dir.clone(),
+            cause,
+        };
+        let (mut one, mut other) = (open(one)?, open(other)?);
+        let mut blocks = [vec![0; COMPARED_BYTES], vec![0; COMPARED_BYTES]];
+        while one.limit() > 0 {
+            let bytes = COMPARED_BYTES.min(one.limit() as usize);
+            let [a, b] = &mut blocks;
+            one.read_exact(&mut a[..bytes]).map_err(blame)?;
+            other.read_exact(&mut b[..bytes]).map_err(blame)?;
+            if a[..bytes] != b[..bytes] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// How the adapter's names turn into the base's, by its first weight: as it is, without a prefix, behind a prefix.
@@ -165,6 +199,10 @@ impl Shard {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.header.metadata
     }
 
     pub(super) fn front(&self) -> &[u8] {
