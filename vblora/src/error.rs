@@ -186,6 +186,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// The operating system's refusal to read or write a file.
+    pub(crate) fn io(path: &std::path::Path) -> impl Fn(std::io::Error) -> Self {
+        move |cause| Self::Io {
+            path: path.to_owned(),
+            cause,
+        }
+    }
+
     pub(crate) fn setting(
         setting: &'static str,
         expected: impl Into<String>,

@@ -7,10 +7,7 @@ use std::{
 
 use serde::Deserialize;
 
-use super::{
-    files::{MAX_INDEX_BYTES, read_file},
-    strict_json,
-};
+use super::{files::MAX_INDEX_BYTES, strict_json};
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
@@ -27,11 +24,7 @@ pub(super) fn weight_map(path: &Path) -> Result<BTreeMap<String, String>> {
         path: path.to_owned(),
         reason,
     };
-    let text = read_file(path, MAX_INDEX_BYTES).map_err(|cause| Error::Io {
-        path: path.to_owned(),
-        cause,
-    })?;
-    let Index { weight_map } = strict_json::from_slice(&text).map_err(format)?;
+    let Index { weight_map } = strict_json::read(path, MAX_INDEX_BYTES)?;
     match weight_map.values().find(|name| !is_file_name(name)) {
         Some(name) => Err(format(format!("{name:?} is not a plain file name"))),
         None if weight_map.is_empty() => Err(format("weight_map is empty".into())),

@@ -1,12 +1,15 @@
 //! JSON from files that nobody vouches for: a key given twice is an error, where readers disagree which of the two counts.
 
-use std::{collections::BTreeMap, fmt, marker::PhantomData};
+use std::{collections::BTreeMap, fmt, marker::PhantomData, path::Path};
 
 use serde::{
     Deserialize, Deserializer,
     de::{DeserializeOwned, Error as _, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Number, Value};
+
+use super::files::read_file;
+use crate::Error;
 
 /// What some editors put in front of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
@@ -32,6 +35,18 @@ pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     parse(text)?;
     Ok(value)
+}
+
+/// Reads a value of a type from a file, with the rules of [`parse`].
+///
+/// # Errors
+/// The file is no regular one or has more than `limit` bytes; as [`from_slice`].
+pub(super) fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> crate::Result<T> {
+    let text = read_file(path, limit).map_err(Error::io(path))?;
+    from_slice(&text).map_err(|reason| Error::Format {
+        path: path.to_owned(),
+        reason,
+    })
 }
 
 /// The entries of an object that has each key once, of a type that is read without a [`Value`] in between.

@@ -473,10 +473,21 @@ fn only_a_folder_of_plain_files_is_replaced_and_only_on_demand() {
     merge(&out, false).unwrap();
     let first = read(&out.join(SINGLE));
     refused(&out, false, "--overwrite");
-    std::fs::write(out.join("stale"), "x").unwrap();
     merge(&out, true).unwrap();
     assert_eq!(read(&out.join(SINGLE)), first);
-    assert!(!names(&out).contains("stale"));
+    // What a merge does not write, it does not delete.
+    for place in ["notes", "deep/er/notes"] {
+        let place = out.join(place);
+        std::fs::create_dir_all(place.parent().unwrap()).unwrap();
+        std::fs::write(&place, "x").unwrap();
+        refused(&out, true, "notes\", which this merge does not write");
+        std::fs::remove_file(&place).unwrap();
+    }
+    merge(&out, true).unwrap();
+    assert_eq!(
+        names(&out),
+        ["config.json", SINGLE].map(str::to_owned).into()
+    );
     refused(&from, true, "the base itself");
     refused(&from.join("merged"), false, "inside it");
     refused(dir.path(), true, "not replaced");
@@ -568,5 +579,277 @@ fn fixture_models_get_the_update_that_peft_computes() {
             let what = case.display().to_string();
             crate::support::assert_close(&what, &added, record.get("delta_first"), 1e-5);
         }
+    }
+}
+
+/// A model of one square map with a word table, its head and a tensor behind them, in two files.
+fn with_ends(dir: &Path, config: &serde_json::Value, head: bool) {
+    let mut tensors = vec![
+        tensor("model.embed_tokens.weight", Dtype::BF16, &[5, 8]),
+        tensor("model.layers.0.c_proj.weight", Dtype::F32, &[8, 8]),
+        tensor("model.norm.weight", Dtype::BF16, &[8]),
+    ];
+    if head {
+        tensors.push(tensor("lm_head.weight", Dtype::BF16, &[5, 8]));
+    }
+    let base = dir.join("base");
+    std::fs::create_dir_all(&base).unwrap();
+    std::fs::write(base.join("config.json"), config.to_string()).unwrap();
+    let mut map = BTreeMap::new();
+    for (file, tensors) in [
+        ("model-1.safetensors", &tensors[..1]),
+        ("model-2.safetensors", &tensors[1..]),
+    ] {
+        write(&base.join(file), tensors);
+        map.extend(tensors.iter().map(|t| (t.0.clone(), file)));
+    }
+    let total: usize = tensors.iter().map(|t| t.3.len() * t.1.bitsize() / 8).sum();
+    let index = serde_json::json!({"metadata": {"total_size": total}, "weight_map": map});
+    std::fs::write(base.join(INDEX), index.to_string()).unwrap();
+}
+
+fn on(sites: &[Site]) -> PeftAdapter {
+    let plan = Targets::all_linear().select(sites).unwrap();
+    let config = LoraConfig {
+        rank: 2,
+        alpha: 4.0,
+        ..LoraConfig::default()
+    };
+    let draw = |dims: Vec<usize>| dims.into_iter().map(|dim| Key::new(9).normal(2 * dim, 1.0));
+    let a = draw(sites.iter().map(|site| site.d_in).collect()).collect();
+    let b = draw(sites.iter().map(|site| site.d_out).collect())
+        .map(|b| b.iter().map(|v| v + 0.5).collect());
+    let lora = HostLora::new(config.check(&plan).unwrap(), a, b.collect()).unwrap();
+    PeftAdapter::new(HostAdapter::Lora(lora))
+}
+
+fn square() -> Site {
+    Site::new("model.layers.0.c_proj", 8, 8)
+}
+
+fn lora_of(adapter: &PeftAdapter) -> &HostLora {
+    match &adapter.adapter {
+        HostAdapter::Lora(lora) => lora,
+        _ => panic!("LoRA"),
+    }
+}
+
+fn json(path: &Path) -> serde_json::Value {
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// All tensors of the output, as its index has them.
+fn read_all(dir: &Path) -> BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> {
+    let index = json(&dir.join(INDEX));
+    let mut all = BTreeMap::new();
+    for (name, file) in index["weight_map"].as_object().unwrap() {
+        let mut found = read(&dir.join(file.as_str().unwrap()));
+        all.insert(name.clone(), found.remove(name).unwrap());
+    }
+    let total: usize = all.values().map(|(_, _, bytes)| bytes.len()).sum();
+    assert_eq!(index["metadata"]["total_size"], total);
+    all
+}
+
+#[test]
+fn how_weights_are_stored_is_the_bases_word() {
+    for (kind, said, is_transposed) in [
+        ("llama", true, false),
+        ("llama", false, false),
+        ("of tomorrow", true, false),
+        ("gpt2", false, true),
+        ("gpt2", true, true),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        with_ends(dir.path(), &serde_json::json!({"model_type": kind}), true);
+        let adapter = PeftAdapter {
+            fan_in_fan_out: said,
+            ..on(&[square()])
+        };
+        let report = merged(dir.path(), &adapter).unwrap();
+        assert_eq!(
+            report.notes.len(),
+            usize::from(said != is_transposed),
+            "{kind}"
+        );
+        let weight = tensor("model.layers.0.c_proj.weight", Dtype::F32, &[8, 8]);
+        let update = update(lora_of(&adapter), 0);
+        let update = match is_transposed {
+            true => update,
+            false => update.transposed(),
+        };
+        let found = &read_all(&dir.path().join("out"))[&weight.0];
+        assert_sum(kind, found, &weight, &update);
+    }
+}
+
+#[test]
+fn an_adapters_vocabulary_goes_into_weights_index_and_configuration() {
+    let config = serde_json::json!({"model_type": "llama", "vocab_size": 5, "rms_norm_eps": 1e-5});
+    let table = |rows: usize, name: &str| HostTensor {
+        shape: vec![rows, 8],
+        values: Key::new(3).name(name).normal(rows * 8, 1.0),
+    };
+    let [words, head] = ["model.embed_tokens.weight", "lm_head.weight"];
+    let dir = tempfile::tempdir().unwrap();
+    with_ends(dir.path(), &config, true);
+    let adapter = PeftAdapter {
+        saved: vec![
+            (words.into(), table(7, words)),
+            (head.into(), table(7, head)),
+        ],
+        ..on(&[square()])
+    };
+    merged(dir.path(), &adapter).unwrap();
+    let out = dir.path().join("out");
+    let found = read_all(&out);
+    for (name, table) in &adapter.saved {
+        let bytes: Vec<u8> = table
+            .values
+            .iter()
+            .flat_map(|&v| rounded(Dtype::BF16, v))
+            .collect();
+        assert_eq!(found[name], (Dtype::BF16, vec![7, 8], bytes), "{name}");
+    }
+    let after = json(&out.join("config.json"));
+    assert_eq!(
+        (&after["vocab_size"], &after["rms_norm_eps"]),
+        (&7.into(), &1e-5.into())
+    );
+    assert!(after.get("tie_word_embeddings").is_none());
+    // One of the two alone would leave a model of two sizes.
+    let alone = PeftAdapter {
+        saved: adapter.saved[..1].to_vec(),
+        ..adapter
+    };
+    std::fs::remove_dir_all(&out).unwrap();
+    let error = merged(dir.path(), &alone).unwrap_err().to_string();
+    assert!(error.contains("\"lm_head.weight\" has 5 rows"), "{error}");
+    assert!(!out.exists());
+}
+
+/// The ends of a tied model, as PEFT runs it: recorded with PEFT 0.21.2 in words, which end changes.
+#[test]
+fn a_tied_head_is_untied_where_one_end_changes_alone() {
+    let config = serde_json::json!({"model_type": "llama", "tie_word_embeddings": true});
+    let names = ["model.embed_tokens.weight", "lm_head.weight"];
+    let new = HostTensor {
+        shape: vec![5, 8],
+        values: Key::new(4).normal(40, 1.0),
+    };
+    let new_bytes: Vec<u8> = new
+        .values
+        .iter()
+        .flat_map(|&v| rounded(Dtype::BF16, v))
+        .collect();
+    let old = tensor(names[0], Dtype::BF16, &[5, 8]);
+    let old_bytes: Vec<u8> = old
+        .3
+        .iter()
+        .flat_map(|&v| rounded(Dtype::BF16, v))
+        .collect();
+    for (saved, modules, expected) in [
+        (names[0], vec![], [Some(&new_bytes), None]),
+        (names[1], vec![], [Some(&new_bytes), None]),
+        (
+            names[0],
+            vec!["embed_tokens"],
+            [Some(&new_bytes), Some(&old_bytes)],
+        ),
+        (
+            names[1],
+            vec!["lm_head"],
+            [Some(&old_bytes), Some(&new_bytes)],
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        with_ends(dir.path(), &config, false);
+        let adapter = PeftAdapter {
+            saved: vec![(saved.into(), new.clone())],
+            modules_to_save: modules.iter().map(|name| (*name).to_owned()).collect(),
+            ..on(&[square()])
+        };
+        merged(dir.path(), &adapter).unwrap();
+        let out = dir.path().join("out");
+        let found = read_all(&out);
+        let found = names.map(|name| found.get(name).map(|(_, _, bytes)| bytes));
+        assert_eq!(found, expected, "{saved} {modules:?}");
+        let is_tied = json(&out.join("config.json"))["tie_word_embeddings"] == true;
+        assert_eq!(is_tied, expected[1].is_none());
+    }
+    // An update of the head leaves the word table as it is.
+    let dir = tempfile::tempdir().unwrap();
+    with_ends(dir.path(), &config, false);
+    let adapter = on(&[square(), Site::new("lm_head", 8, 5)]);
+    merged(dir.path(), &adapter).unwrap();
+    let found = read_all(&dir.path().join("out"));
+    assert_eq!(found[names[0]].2, old_bytes);
+    let update = update(lora_of(&adapter), 1).transposed();
+    assert_sum("head", &found[names[1]], &old, &update);
+}
+
+#[cfg(unix)]
+#[test]
+fn contents_are_copied_never_links_and_none_from_elsewhere() {
+    use std::os::unix::fs::symlink;
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    std::fs::write(at("secret"), "mine").unwrap();
+    // A snapshot in a cache of the hub.
+    for folder in [
+        "blobs",
+        "snapshots/1/1_Pooling",
+        "snapshots/1/2_Dense",
+        "snapshots/1/onnx",
+    ] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+    }
+    let base = at("snapshots/1");
+    write(&at("blobs/w"), &self::base(Dtype::F32));
+    std::fs::write(at("blobs/t"), "words").unwrap();
+    symlink("../../blobs/w", base.join(SINGLE)).unwrap();
+    symlink("../../blobs/t", base.join("tokenizer.json")).unwrap();
+    symlink("../../../blobs/t", base.join("1_Pooling/config.json")).unwrap();
+    let modules = r#"[{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}]"#;
+    for (file, text) in [
+        ("modules.json", modules),
+        ("2_Dense/model.safetensors", "its own"),
+        ("onnx/model.onnx", "the base's"),
+    ] {
+        std::fs::write(base.join(file), text).unwrap();
+    }
+    let out = at("out");
+    let report = merge(&base, &adapter(), &out, false).unwrap();
+    assert_eq!(report.left_out, ["onnx"]);
+    for (file, text) in [
+        ("tokenizer.json", "words"),
+        ("1_Pooling/config.json", "words"),
+        ("2_Dense/model.safetensors", "its own"),
+        ("modules.json", modules),
+    ] {
+        let found = out.join(file);
+        assert!(std::fs::symlink_metadata(&found).unwrap().is_file());
+        assert_eq!(std::fs::read_to_string(found).unwrap(), text, "{file}");
+    }
+    // Itself again, folders and all.
+    merge(&base, &adapter(), &out, true).unwrap();
+    std::fs::remove_dir_all(&out).unwrap();
+    for (target, reason) in [
+        ("../../secret", "leads out of the base"),
+        ("1_Pooling", "no file"),
+        ("../../blobs", "no file"),
+        ("nowhere", "No such file"),
+    ] {
+        let link = base.join("notes.txt");
+        symlink(target, &link).unwrap();
+        let error = merge(&base, &adapter(), &out, false)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("notes.txt") && error.contains(reason),
+            "{error}"
+        );
+        assert!(!out.exists());
+        std::fs::remove_file(link).unwrap();
     }
 }

@@ -12,8 +12,8 @@ use crate::adapter::{Place, json, wrong};
 
 /// Writes a Hugging Face directory with the adapter added into the base's weights; neither is changed.
 ///
-/// Weights go through memory in small blocks; types, shards, index and all other files stay as they are. Sums are computed in f32 and
-/// rounded once. Weights in other forms (pytorch_model.bin, ...) and subfolders are left out.
+/// Weights go through memory in small blocks; types, shards and all other files stay as they are. Sums are computed in f32 and rounded
+/// once. An adapter's vocabulary becomes the model's. Weights in other forms (pytorch_model.bin, ...) are left out.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// The base: a directory with model.safetensors, or with shards and their index
@@ -22,13 +22,13 @@ pub(crate) struct Arguments {
     place: Place,
     /// The directory to write
     to: PathBuf,
-    /// The base stores its weights [d_in, d_out], as GPT-2 does; a PEFT directory says so itself
+    /// The base stores its weights [d_in, d_out]; counts only where it has no config.json with a model_type
     #[arg(long)]
     fan_in_fan_out: bool,
     /// Leave out the tensors of modules_to_save, for a base that has no such modules
     #[arg(long)]
     without_modules: bool,
-    /// Replace a directory that is there already
+    /// Replace a directory that is there already, if it holds only files that are written again
     #[arg(long)]
     overwrite: bool,
     /// JSON in place of a text
@@ -71,6 +71,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         merged.replaced,
         merged.weights.join(", ")
     );
+    for note in &merged.notes {
+        text += &format!("note: {note}\n");
+    }
     if !merged.left_out.is_empty() {
         text += &format!("left out: {}\n", merged.left_out.join(", "));
     }

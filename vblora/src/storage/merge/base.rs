@@ -14,8 +14,11 @@ use crate::{
     },
 };
 
-const SINGLE: &str = "model.safetensors";
+pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors are compared in pieces of so many bytes.
+const COMPARED_BYTES: usize = 1 << 16;
 
 /// A Hugging Face directory's weights.
 pub(super) struct Base {
@@ -62,10 +65,6 @@ impl Base {
         Ok(base)
     }
 
-    pub(super) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Whether the files are those of an index.
     pub(super) fn is_sharded(&self) -> bool {
         self.shards.iter().any(|shard| shard.name != SINGLE)
@@ -75,7 +74,7 @@ impl Base {
         &self.shards
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let tensors = self.shards.iter().flat_map(|s| s.header.tensors.keys());
         tensors.map(String::as_str)
     }
@@ -89,6 +88,28 @@ impl Base {
         shards
             .find_map(|shard| Some((shard, shard.header.tensors.get(name)?)))
             .ok_or_else(|| self.error(format!("no tensor {name:?}")))
+    }
+
+    /// Whether two tensors are the same to the byte.
+    pub(super) fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
+        let (one, other) = (self.tensor(one)?, self.tensor(other)?);
+        if one.1.dtype != other.1.dtype || one.1.shape != other.1.shape {
+            return Ok(false);
+        }
+        let open = |shard: &Shard| RegularFile::open(&shard.path).map_err(Error::io(&shard.path));
+        let files = [open(one.0)?, open(other.0)?];
+        let length = one.1.bytes.len();
+        for at in (0..length).step_by(COMPARED_BYTES) {
+            let piece = |file: &RegularFile, (shard, entry): (&Shard, &Entry)| {
+                let from = entry.bytes.start + at;
+                let to = from + COMPARED_BYTES.min(length - at);
+                file.read(from..to).map_err(Error::io(&shard.path))
+            };
+            if piece(&files[0], one)? != piece(&files[1], other)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// How the adapter's names turn into the base's, by its first weight: as it is, without a prefix, behind a prefix.
@@ -133,11 +154,7 @@ impl Renaming {
 impl Shard {
     fn open(dir: &Path, name: String) -> Result<Self> {
         let path = dir.join(&name);
-        let io = |cause| Error::Io {
-            path: path.clone(),
-            cause,
-        };
-        let file = RegularFile::open(&path).map_err(io)?;
+        let file = RegularFile::open(&path).map_err(Error::io(&path))?;
         let read = Header::read(&mut file.stream(), file.size());
         let (header, front) = read.map_err(|reason| Error::Format {
             path: path.clone(),
@@ -157,6 +174,10 @@ impl Shard {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.header.metadata
     }
 
     pub(super) fn front(&self) -> &[u8] {

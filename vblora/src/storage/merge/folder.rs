@@ -1,8 +1,41 @@
-//! Where a merged model goes.
+//! Where a merged model goes, and what of the base goes there besides its weights.
 
-use std::{fs::File, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs::{File, Metadata},
+    io,
+    path::{Path, PathBuf},
+};
 
-use crate::{Error, Result};
+use serde_json::Value;
+
+use super::base::{INDEX, SINGLE};
+use crate::{
+    Error, Result,
+    storage::{files::MAX_CONFIG_BYTES, strict_json},
+};
+
+/// Endings of files that hold weights in other forms: of the base, not merged, and so not copied.
+const OTHER_WEIGHTS: &[&str] = &[
+    "bin",
+    "ckpt",
+    "gguf",
+    "h5",
+    "msgpack",
+    "onnx",
+    "ot",
+    "pt",
+    "pth",
+    "safetensors",
+    "tflite",
+];
+
+/// The modules of a sentence-transformers model and their folders.
+const MODULES: &str = "modules.json";
+
+/// A base with more files, or deeper folders, is none.
+const MAX_FILES: usize = 10_000;
+const MAX_DEPTH: usize = 8;
 
 /// Refuses to be the folder that is read from, or inside it.
 pub(super) fn check_outside(target: &Path, source: &Path) -> Result<()> {
@@ -22,19 +55,126 @@ pub(super) fn check_outside(target: &Path, source: &Path) -> Result<()> {
     }
 }
 
-/// Copies a file under its own name.
+/// The files of a base besides its weights.
+#[derive(Default)]
+pub(super) struct Others {
+    /// By their places in the base, and where their contents are.
+    pub(super) files: Vec<(PathBuf, PathBuf)>,
+    /// What is not copied.
+    pub(super) left_out: Vec<String>,
+}
+
+impl Others {
+    /// Looks through a base; `is_weights` are the files in it that are merged.
+    pub(super) fn of(base: &Path, is_weights: impl Fn(&str) -> bool) -> Result<Self> {
+        let mut others = Self::default();
+        let modules = modules(base)?;
+        others.walk(base, Path::new(""), 0, &modules, &is_weights)?;
+        others.left_out.sort();
+        Ok(others)
+    }
+
+    fn walk(
+        &mut self,
+        base: &Path,
+        folder: &Path,
+        depth: usize,
+        modules: &[PathBuf],
+        is_weights: &dyn Fn(&str) -> bool,
+    ) -> Result<()> {
+        let here = base.join(folder);
+        if depth > MAX_DEPTH {
+            return Err(wrong(&here, "too deep for a folder of a model"));
+        }
+        for entry in std::fs::read_dir(&here).map_err(io_error(&here))? {
+            let entry = entry.map_err(io_error(&here))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let place = folder.join(entry.file_name());
+            let path = entry.path();
+            if depth == 0 && is_weights(&name) {
+                continue;
+            }
+            let ending = path.extension().unwrap_or_default().to_string_lossy();
+            // Weights of the base in another form; a module of sentence-transformers has its own.
+            let is_other_form = OTHER_WEIGHTS.contains(&&*ending)
+                && !modules.iter().any(|module| place.starts_with(module));
+            let found = std::fs::symlink_metadata(&path).map_err(io_error(&path))?;
+            let is_hidden = found.is_dir() && name.starts_with('.');
+            let special = !found.is_dir() && !found.is_file() && !found.is_symlink();
+            if is_other_form || is_hidden || special {
+                self.left_out.push(place.display().to_string());
+            } else if found.is_dir() {
+                let before = (self.files.len(), self.left_out.len());
+                self.walk(base, &place, depth + 1, modules, is_weights)?;
+                if self.files.len() == before.0 {
+                    self.left_out.truncate(before.1);
+                    self.left_out.push(place.display().to_string());
+                }
+            } else {
+                self.files.push((place, contents(base, &path, &found)?));
+                if self.files.len() > MAX_FILES {
+                    return Err(wrong(base, format!("more than {MAX_FILES} files")));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The folders of a sentence-transformers model's modules.
+fn modules(base: &Path) -> Result<Vec<PathBuf>> {
+    let path = base.join(MODULES);
+    if !path.is_file() {
+        return Ok(Vec::new());
+    }
+    let listed: Value = strict_json::read(&path, MAX_CONFIG_BYTES)?;
+    let listed = listed.as_array().into_iter().flatten();
+    let folders = listed.filter_map(|module| module.get("path")?.as_str());
+    Ok(folders
+        .filter(|folder| !folder.is_empty())
+        .map(PathBuf::from)
+        .collect())
+}
+
+/// Where a file's contents are. A link must lead to a file in the base itself, or in the cache of the Hugging Face hub that the base is
+/// a snapshot of: what is elsewhere is not the model's to give away.
+fn contents(base: &Path, path: &Path, found: &Metadata) -> Result<PathBuf> {
+    if !found.is_symlink() {
+        return Ok(path.to_owned());
+    }
+    let real = |path: &Path| std::fs::canonicalize(path).map_err(io_error(path));
+    let (base, target) = (real(base)?, real(path)?);
+    let snapshots = base.parent().filter(|above| above.ends_with("snapshots"));
+    let blobs = snapshots
+        .and_then(Path::parent)
+        .map(|repository| repository.join("blobs"));
+    let is_inside =
+        target.starts_with(&base) || blobs.is_some_and(|blobs| target.starts_with(blobs));
+    if !is_inside {
+        let problem = "a symbolic link that leads out of the base, which is not followed";
+        return Err(wrong(path, problem));
+    }
+    match target.is_file() {
+        true => Ok(target),
+        false => Err(wrong(path, "a symbolic link to what is no file")),
+    }
+}
+
+/// Copies a file's contents, which are a link's where it is one; folders are made.
 pub(super) fn copy(file: &Path, to: &Path) -> Result<()> {
-    let to = to.join(file.file_name().unwrap_or_default());
     let copy = || {
-        let mut out = File::create_new(&to)?;
+        if let Some(folder) = to.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut out = File::create_new(to)?;
         io::copy(&mut File::open(file)?, &mut out)?;
-        out.sync_all()
+        Ok(())
     };
     copy().map_err(io_error(file))
 }
 
-/// Only what a merge could have written is ever deleted: a folder of plain files.
-pub(super) fn check_replaceable(target: &Path, overwrite: bool) -> Result<()> {
+/// Refuses a place where no folder can be, or where something is that is not to be replaced.
+pub(super) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     if target.file_name().is_none() {
         return Err(wrong(target, "no name for a new folder"));
     }
@@ -48,15 +188,41 @@ pub(super) fn check_replaceable(target: &Path, overwrite: bool) -> Result<()> {
     if !found.is_dir() {
         return Err(wrong(target, "is there already and is no folder"));
     }
-    if !overwrite {
-        return Err(wrong(target, "is there already; --overwrite replaces it"));
+    match overwrite {
+        true => Ok(()),
+        false => Err(wrong(target, "is there already; --overwrite replaces it")),
     }
-    for entry in std::fs::read_dir(target).map_err(io_error(target))? {
-        let entry = entry.map_err(io_error(target))?;
-        if !entry.file_type().map_err(io_error(target))?.is_file() {
-            let name = entry.file_name();
-            let problem = format!("holds {name:?}, which is no plain file: not replaced");
-            return Err(wrong(target, problem));
+}
+
+/// Whether a file is one of those with a merged model's weights, whatever its base.
+fn is_weights(place: &Path) -> bool {
+    let name = place.to_string_lossy();
+    name == SINGLE
+        || name == INDEX
+        || (name.starts_with("model-") && name.ends_with(".safetensors"))
+}
+
+/// Only what a merge writes is ever deleted: every file of an older folder must be one of those to be written, or of merged weights.
+pub(super) fn check_replaceable(target: &Path, written: &BTreeSet<&Path>) -> Result<()> {
+    if !target.exists() {
+        return Ok(());
+    }
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        let here = target.join(&folder);
+        for entry in std::fs::read_dir(&here).map_err(io_error(&here))? {
+            let entry = entry.map_err(io_error(&here))?;
+            let place = folder.join(entry.file_name());
+            let kind = entry.file_type().map_err(io_error(&here))?;
+            // Of a folder that this merge does not write, one file is enough to say so.
+            if kind.is_dir() && place.components().count() <= MAX_DEPTH {
+                folders.push(place);
+            } else if !kind.is_file() || !(written.contains(place.as_path()) || is_weights(&place))
+            {
+                let problem =
+                    format!("holds {place:?}, which this merge does not write: not replaced");
+                return Err(wrong(target, problem));
+            }
         }
     }
     Ok(())

@@ -1,170 +1,126 @@
 //! An adapter added into its base on the disk: a Hugging Face directory in, another out.
 //!
-//! Tensors go through memory in blocks of rows, so a merge needs the adapter and little more, whatever the size of the base. Shapes and
-//! types stay, and with them every file's header, byte for byte, and the index of the shards.
+//! Tensors go through memory in blocks of rows, so a merge needs the adapter and little more, whatever the size of the base. Types stay, and
+//! so do every file's header, byte for byte, the index of the shards and the configuration, unless the adapter has another vocabulary or
+//! makes two ends of a head that was the word table.
 
 mod base;
 mod change;
 mod folder;
+mod model;
+mod plan;
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use base::{Base, INDEX};
-use change::Change;
+use model::{CONFIG, Model};
+use plan::Plan;
 use serde::Serialize;
+use serde_json::Value;
 
-use super::{HostLora, peft::PeftAdapter, replace_directory};
+use super::{
+    files::MAX_INDEX_BYTES, peft::PeftAdapter, replace_directory, strict_json, write_atomically,
+};
 use crate::{Error, Result};
-
-/// Endings of files that hold weights in other forms: of the base, not merged, and so not copied.
-const OTHER_WEIGHTS: &[&str] = &[
-    "bin",
-    "ckpt",
-    "gguf",
-    "h5",
-    "msgpack",
-    "onnx",
-    "ot",
-    "pt",
-    "pth",
-    "safetensors",
-    "tflite",
-];
 
 /// What a merge did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Merged {
     /// Weights that an update was added to.
     pub updated: usize,
-    /// Tensors of `modules_to_save` that took the place of the base's.
+    /// Tensors that the adapter saved and that took the place of the base's.
     pub replaced: usize,
     /// The files with weights.
     pub weights: Vec<String>,
-    /// Files and folders of the base that are not in the output: weights in other forms, which nothing was added to, and subfolders.
+    /// Files and folders of the base that are not in the output: weights in other forms, which nothing was added to.
     pub left_out: Vec<String>,
+    /// What was believed of the base, against what the adapter or the configuration says.
+    pub notes: Vec<String>,
 }
 
 /// Writes the base in `base` with the adapter added in to `out`: `W + s A B` per adapted weight, computed in f32 and rounded once to the
-/// weight's own type; the tensors of `modules_to_save` in place of the base's; every other tensor and file as it is.
+/// weight's own type; the tensors that the adapter saved in place of the base's; every other tensor and file as it is.
 ///
-/// A module `X` of the adapter, named as in the model that PEFT wraps, changes the base's tensor `X.weight`, stored `[d_out, d_in]`, or
-/// `[d_in, d_out]` where the adapter says `fan_in_fan_out`. Where the base names its tensors without the prefix of that model, or with one
-/// more (`roberta.encoder..` and `encoder..`), the difference is found by the first module and must hold for all.
+/// A module `X` of the adapter, named as in the model that PEFT wraps, changes the base's tensor `X.weight`. How that is stored is the
+/// model's to say (`model_type`): `[d_in, d_out]` for the maps of GPT-2 and its like, `[d_out, d_in]` for all others; the adapter's
+/// `fan_in_fan_out` counts only where the base has no `config.json` that says. Where the base names its tensors without the prefix of that
+/// model, or with one more (`roberta.encoder..` and `encoder..`), the difference is found by the first module and must hold for all.
 ///
-/// `out` appears whole or not at all. An `out` that is there already is an error unless `overwrite` is given; a symbolic link or a folder
-/// with subfolders is never replaced.
+/// Word table and head may have more or fewer rows than the base's; `vocab_size` then follows. A head that is the word table becomes one
+/// of its own where the adapter changes one of the two alone, as in PEFT, and `tie_word_embeddings` becomes false.
+///
+/// Files of the base are copied with their contents, also those that a link in a cache of the Hugging Face hub leads to. Folders in it are
+/// copied too, but for hidden ones and for weights in other forms; of the modules of sentence-transformers everything is.
+///
+/// `out` appears whole or not at all. An `out` that is there already is an error unless `overwrite` is given; then it is replaced if every
+/// file in it is one that this merge writes or one of merged weights, so that nothing else is ever deleted.
 ///
 /// # Errors
-/// A file of the base is missing or broken; a tensor of the adapter has none in the base, or one of another shape or of a type other than
-/// F32, F16 and BF16; a sum is not finite in that type; the operating system refuses.
+/// A file of the base is missing or broken, or a link that leads out of it; a tensor of the adapter has none in the base, or one of another
+/// shape or of a type other than F32, F16 and BF16; a sum is not finite in that type; the operating system refuses.
 pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) -> Result<Merged> {
-    folder::check_replaceable(out, overwrite)?;
+    folder::check_target(out, overwrite)?;
     folder::check_outside(out, base)?;
     let found = Base::open(base)?;
+    let model = Model::read(base)?;
     let lora = adapter.adapter.to_lora();
-    let changes = changes(&found, adapter, &lora)?;
-    for (name, change) in &changes {
-        let (shard, entry) = found.tensor(name)?;
-        let fits = change.check(entry);
-        fits.map_err(|problem| shard.error(format!("tensor {name:?}: {problem}")))?;
+    let plan = Plan::new(&found, &model, adapter, &lora)?;
+    let weights: Vec<_> = found.shards().iter().map(|s| s.name().to_owned()).collect();
+    let is_weights = |name: &str| {
+        // The index of shards that a single file makes superfluous is not copied either.
+        weights.iter().any(|shard| shard == name) || (name == INDEX && !found.is_sharded())
+    };
+    let mut others = folder::Others::of(base, is_weights)?;
+    if base.join(INDEX).is_file() && !found.is_sharded() {
+        others.left_out.push(INDEX.to_owned());
+        others.left_out.sort();
     }
-    let left_out = replace_directory(out, |folder| {
-        for shard in found.shards() {
-            change::write_shard(shard, &changes, &folder.join(shard.name()))?;
+    let written = others.files.iter().map(|(name, _)| name.as_path());
+    let written = written.chain(weights.iter().map(Path::new)).collect();
+    folder::check_replaceable(out, &written)?;
+    replace_directory(out, |to| {
+        for (shard, outputs) in found.shards().iter().zip(&plan.shards) {
+            change::write_shard(shard, outputs, &to.join(shard.name()))?;
         }
-        copy_others(&found, folder)
+        let is_changed = plan.edits != model::Edits::default();
+        for (name, file) in &others.files {
+            match name.to_str() {
+                Some(CONFIG) if is_changed => {}
+                Some(INDEX) if is_changed => write_index(base, &plan, &weights, to)?,
+                _ => folder::copy(file, &to.join(name))?,
+            }
+        }
+        match is_changed {
+            true => model.write(plan.edits, to),
+            false => Ok(()),
+        }
     })?;
     Ok(Merged {
-        updated: changes.len() - adapter.saved.len(),
+        updated: adapter.adapter.plan().sites().len(),
         replaced: adapter.saved.len(),
-        weights: found.shards().iter().map(|s| s.name().to_owned()).collect(),
-        left_out,
+        weights,
+        left_out: others.left_out,
+        notes: plan.notes,
     })
 }
 
-/// What happens to which tensor of the base; `lora` is the adapter's factors.
-fn changes<'a>(
-    base: &Base,
-    adapter: &'a PeftAdapter,
-    lora: &'a HostLora,
-) -> Result<BTreeMap<String, Change<'a>>> {
-    let (weights, saved) = names(base, adapter)?;
-    let config = lora.settings().config();
-    let scale = config.scale() as f32;
-    let updates = lora.a().iter().zip(lora.b()).map(|(down, up)| {
-        let [rows, columns] = match adapter.fan_in_fan_out {
-            true => [down, up],
-            false => [up, down],
-        };
-        Change::Update {
-            rows,
-            columns,
-            rank: config.rank,
-            scale,
-        }
-    });
-    let replaced = adapter.saved.iter();
-    let replaced = replaced.map(|(_, tensor)| Change::Replace(tensor));
-    let mut changes = BTreeMap::new();
-    for (name, change) in weights
-        .into_iter()
-        .zip(updates)
-        .chain(saved.into_iter().zip(replaced))
-    {
-        if changes.contains_key(&name) {
-            return Err(base.error(format!("tensor {name:?} is changed by the adapter twice")));
-        }
-        changes.insert(name, change);
-    }
-    Ok(changes)
-}
-
-/// The base's names of the adapter's weights, in the order of its sites, and of its `saved` tensors.
-fn names(base: &Base, adapter: &PeftAdapter) -> Result<(Vec<String>, Vec<String>)> {
-    let sites = adapter.adapter.plan().sites().iter();
-    let weights: Vec<_> = sites
-        .map(|site| format!("{}{}.weight", adapter.prefix, site.name))
-        .collect();
-    let renamed = base.renaming(&weights[0])?;
-    let found = |name: String| match base.contains(&name) {
-        true => Ok(name),
-        false => Err(base.error(format!("no tensor {name:?}, which the adapter changes"))),
+/// The index of the base, with what was added to its files.
+fn write_index(base: &Path, plan: &Plan<'_>, weights: &[String], to: &Path) -> Result<()> {
+    let path = base.join(INDEX);
+    let wrong = |reason: String| Error::Format {
+        path: path.clone(),
+        reason,
     };
-    let saved = adapter.saved.iter().map(|(name, _)| {
-        let exact = base.contains(name).then(|| name.clone());
-        found(exact.unwrap_or_else(|| renamed.apply(name)))
-    });
-    Ok((
-        weights
-            .iter()
-            .map(|name| found(renamed.apply(name)))
-            .collect::<Result<_>>()?,
-        saved.collect::<Result<_>>()?,
-    ))
-}
-
-/// Copies what is not weights; gives the names of what was left out.
-fn copy_others(base: &Base, to: &Path) -> Result<Vec<String>> {
-    let io = |cause| Error::Io {
-        path: base.dir().to_owned(),
-        cause,
-    };
-    let mut left_out = Vec::new();
-    for entry in std::fs::read_dir(base.dir()).map_err(io)? {
-        let path = entry.map_err(io)?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if base.shards().iter().any(|shard| shard.name() == name) {
-            continue;
-        }
-        let ending = path.extension().unwrap_or_default().to_string_lossy();
-        // The index of shards that a single file makes superfluous.
-        let superfluous = name == INDEX && !base.is_sharded();
-        if !path.is_file() || superfluous || OTHER_WEIGHTS.contains(&&*ending) {
-            left_out.push(name.into_owned());
-        } else {
-            folder::copy(&path, to)?;
+    let mut index: Value = strict_json::read(&path, MAX_INDEX_BYTES)?;
+    for (file, outputs) in weights.iter().zip(&plan.shards) {
+        for output in outputs {
+            index["weight_map"][&output.name] = file.as_str().into();
         }
     }
-    left_out.sort();
-    Ok(left_out)
+    let outputs = plan.shards.iter().flatten();
+    if let Some(total) = index.pointer_mut("/metadata/total_size") {
+        *total = outputs.map(plan::Output::bytes).sum::<usize>().into();
+    }
+    let text = serde_json::to_string_pretty(&index).map_err(|e| wrong(e.to_string()))?;
+    write_atomically(&to.join(INDEX), text.as_bytes())
 }

@@ -50,10 +50,7 @@ pub struct PeftConfig {
 impl PeftConfig {
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(CONFIG);
-        let text = read_file(&path, MAX_CONFIG_BYTES).map_err(|cause| Error::Io {
-            path: path.clone(),
-            cause,
-        })?;
+        let text = read_file(&path, MAX_CONFIG_BYTES).map_err(Error::io(&path))?;
         Self::parse(&text).map_err(|reason| Error::Format { path, reason })
     }
 
