@@ -6,13 +6,16 @@ use vblora::storage::peft::PeftDirectory;
 
 use crate::peft_fields::{Named, directory, factors, lora_config, read};
 
+/// Patterns and ranks, in order.
+type Table = Vec<(String, usize)>;
+
 #[derive(Deserialize)]
 struct Recorded {
     names: Vec<String>,
     /// Fields, and for each name whether PEFT picks it.
     rules: Vec<(Map<String, Value>, String)>,
     /// A `rank_pattern` in its order, and the rank of each name.
-    patterns: Vec<(Vec<(String, usize)>, Vec<usize>)>,
+    patterns: Vec<(Table, Vec<usize>)>,
     /// `modules_to_save`, and for each name whether PEFT saves the module or one above it.
     saved: Vec<(Vec<String>, String)>,
 }

@@ -60,7 +60,7 @@ impl Tensors {
         let map = weight_map(&index)?;
         let names = shard_names(&map);
         let paths: Vec<_> = names.iter().map(|name| dir.join(name)).collect();
-        let sizes = paths.iter().map(|path| std::fs::metadata(path));
+        let sizes = paths.iter().map(std::fs::metadata);
         let total = sizes.flatten().map(|file| file.len());
         let total = total.fold(0, u64::saturating_add);
         let wrong = |reason: String| Error::Format {
