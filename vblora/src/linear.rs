@@ -103,7 +103,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         let y = match factors.get(&self.site) {
             None => self.frozen(x),
             Some(pair) => match factors.token_scales(&self.site, batch, rows) {
-                Some(scales) => self.mixed(x, pair, scales),
+                Some(scales) => self.stacked(x, pair, scales),
                 None if factors.drops() => {
                     let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
                     // The scale goes on the narrow side: r columns instead of d_out.
@@ -144,11 +144,9 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(y)).reshape(shape)
     }
 
-    fn map(&self) -> FrozenMap<FloatTensor<B>> {
-        FrozenMap {
-            weight: primitive(self.weight.val()),
-            bias: self.bias.as_ref().map(|bias| primitive(bias.val())),
-        }
+    fn map(&self) -> FrozenMap<B> {
+        let bias = self.bias.as_ref().map(|bias| primitive(bias.val()));
+        FrozenMap::dense(primitive(self.weight.val()), bias)
     }
 
     fn frozen(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
@@ -163,9 +161,9 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     }
 
     /// Every row with the scales of its own adapter, 0 for the columns of others.
-    fn mixed(&self, x: Tensor<B, 2>, pair: &LowRank<B>, scales: Tensor<B, 2>) -> Tensor<B, 2> {
+    fn stacked(&self, x: Tensor<B, 2>, pair: &LowRank<B>, scales: Tensor<B, 2>) -> Tensor<B, 2> {
         let factors = [&pair.down, &pair.up].map(|factor| primitive(factor.clone()));
-        let y = B::mixed_linear(primitive(x), self.map(), factors, primitive(scales));
+        let y = B::stacked_linear(primitive(x), self.map(), factors, primitive(scales));
         Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 }

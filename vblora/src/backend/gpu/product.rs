@@ -28,14 +28,14 @@ const PIECE_BYTES: usize = 16;
 /// The smallest dimension for which tiles pay.
 const MIN_SIZE: usize = 64;
 
-/// What a product is given on the way out: `+ narrow factor`, in f32.
+/// The term that a product adds on its way out: `narrow factor`, in f32.
 ///
 /// # Shapes
 /// - narrow: `[n, r]`, factor: `[r, d_out]`
 #[derive(Clone)]
-pub(super) struct RankUpdate<R: CubeRuntime> {
-    pub(super) narrow: CubeTensor<R>,
-    pub(super) factor: CubeTensor<R>,
+pub(in crate::backend) struct RankUpdate<R: CubeRuntime> {
+    pub(in crate::backend) narrow: CubeTensor<R>,
+    pub(in crate::backend) factor: CubeTensor<R>,
 }
 
 /// x times weight on tensor cores, which round f32 to TF32, with what is added to it; what leaves them is f32. `None` where the device has
@@ -43,7 +43,7 @@ pub(super) struct RankUpdate<R: CubeRuntime> {
 ///
 /// # Shapes
 /// - x: `[n, d_in]`, weight: `[d_in, d_out]`, bias: `[d_out]`; output: `[n, d_out]`
-pub(super) fn tensor_core_product<R: CubeRuntime>(
+pub(in crate::backend) fn tensor_core_product<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
     bias: Option<&CubeTensor<R>>,
@@ -74,7 +74,7 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
 }
 
 /// A product of each head's matrices on tensor cores in TF32, read and written where they lie. `None` as for [`tensor_core_product`].
-pub(super) fn tensor_core_head_product<R: CubeRuntime>(
+pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
     mask: Option<&CubeTensor<R>>,
@@ -102,7 +102,7 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         return None;
     }
     let w = Operand::joined(b, heads)?;
-    // What of a has the tokens of the output.
+    // The dimension of a that has the output's tokens.
     let tokens = |dimension: usize| a.meta.shape()[dimension];
     let joined = |tokens: usize| Layout {
         row: d,
@@ -110,7 +110,7 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         head: size,
     };
     let (x, w, sizes, layout) = match form {
-        HeadForm::Scores => {
+        HeadForm::TimesTransposed => {
             let scores = Layout {
                 row: t,
                 item: heads * tokens(1) * t,
@@ -119,11 +119,11 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
             let x = Operand::joined(a, heads)?;
             (x, w.transposed(), [tokens(1), size, t], scores)
         }
-        HeadForm::Mixed => {
+        HeadForm::Times => {
             let sizes = [tokens(2), t, size];
             (Operand::of_heads(a)?, w, sizes, joined(tokens(2)))
         }
-        HeadForm::MixedBack => {
+        HeadForm::TransposedTimes => {
             let (x, sizes) = (Operand::of_heads(a)?.transposed(), [tokens(3), t, size]);
             (x, w, sizes, joined(tokens(3)))
         }
