@@ -1,4 +1,4 @@
-//! What the hand-written backward passes share, and the sum of the families on `Autodiff<B>`.
+//! Pieces that the hand-written backward passes share, and the sum of the families on `Autodiff<B>`.
 
 mod seed;
 

@@ -1,4 +1,4 @@
-//! What the library asks of a backend beyond Burn's `Backend`: a trait for each family of operations, and their sum, [`VbLoraBackend`].
+//! The operations that the library adds to Burn's `Backend`: a trait for each family, and their sum, [`VbLoraBackend`].
 //!
 //! | trait | operations |
 //! | --- | --- |

@@ -195,7 +195,7 @@ fn hidden_keys<B: Backend>(
     hidden.reshape([rows, 1, t, all])
 }
 
-/// The heads of queries `[n, t, heads size] -> [n, kv_heads, group t, size]`. The heads of a group share a key head; they follow one another.
+/// The heads of queries `[n, t, heads size] -> [n, kv_heads, group t, size]`. The heads of a group share a key head and follow one another.
 fn group<B: Backend>(q: Tensor<B, 3>, settings: CausalSettings) -> Tensor<B, 4> {
     let [n, t, d] = q.dims();
     let CausalSettings {

@@ -1,4 +1,4 @@
-//! What the families share on the CubeCL backends: planes, launches, products on tensor cores, and the registration with operation fusion.
+//! Pieces that the families share on the CubeCL backends: planes, launches, products on tensor cores, registration with operation fusion.
 
 pub(super) mod fusion;
 pub(super) mod product;

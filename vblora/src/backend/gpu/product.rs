@@ -23,7 +23,7 @@ const SOURCE: &str = include_str!("product.cu");
 const TILE: usize = 128;
 /// Slices of both operands that a block holds, each of 128 bytes of a tile's rows.
 const SHARED_BYTES: usize = 3 * 2 * TILE * 128;
-/// What a copy takes at a time, and tensors are aligned to.
+/// Bytes of one copy, to which tensors are aligned.
 const PIECE_BYTES: usize = 16;
 /// The smallest dimension for which tiles pay.
 const MIN_SIZE: usize = 64;
@@ -167,7 +167,7 @@ impl Layout {
 /// A matrix for each head, or one.
 struct Operand<R: CubeRuntime> {
     tensor: CubeTensor<R>,
-    /// Of the matrix as it lies in memory.
+    /// Strides of the matrix as it lies in memory.
     layout: Layout,
     /// It lies there with its dimensions swapped.
     is_transposed: bool,
@@ -256,7 +256,7 @@ struct Launch<'a, R: CubeRuntime> {
     w: Operand<R>,
     out: Layout,
     scale: f64,
-    /// One for every row of the batch, if there are many; added behind the scale.
+    /// One for every row of the batch, if there are many. It is added after the scale.
     bias: Option<CubeTensor<R>>,
     update: Option<&'a RankUpdate<R>>,
 }
@@ -321,7 +321,7 @@ fn has_instructions<R: CubeRuntime>(client: &ComputeClient<R>, element: Element)
         && properties.hardware.max_shared_memory_size >= SHARED_BYTES
 }
 
-/// What is multiplied; sums are f32.
+/// The type of the factors; sums are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Element {
     F32,
@@ -370,7 +370,7 @@ struct Product {
     element: Element,
     x_is_transposed: bool,
     w_is_transposed: bool,
-    /// Of the update; 0 is none.
+    /// Rank of the update; 0 without one.
     rank: usize,
     has_bias: bool,
     /// [`SOURCE`]: what CubeCL's cache keeps must not outlive it.

@@ -1,7 +1,7 @@
 //! Launches and kernels that give each row a plane.
 #![allow(missing_docs, reason = "the macros make launch functions of these")]
 
-use burn::tensor::{DType, Shape};
+use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 

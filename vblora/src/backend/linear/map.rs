@@ -26,9 +26,9 @@ impl<B: Backend> FrozenMap<B> {
 
 /// A frozen weight `[d_in, d_out]` in the form that the device holds.
 ///
-/// A fast path asks for the forms that it reads ([`as_dense`](Self::as_dense)) and leaves the others to the default body. Default bodies take
-/// any form as a matrix of floats ([`into_dense`](Self::into_dense)). So a further form needs no change outside this type until a backend is
-/// to be fast with it.
+/// A fast path asks for the form that it reads ([`as_dense`](Self::as_dense)) and leaves the others to the default body. Default bodies
+/// take any form as a matrix of floats ([`into_dense`](Self::into_dense)). So another form is a variant here and in
+/// [`FrozenWeight`](crate::FrozenWeight), and works on every backend; fast paths can follow one by one.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HeldWeight<B: Backend> {

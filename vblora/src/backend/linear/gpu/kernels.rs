@@ -1,7 +1,7 @@
 //! The narrow products of a low-rank update as CubeCL kernels.
 //!
-//! Tiled matrix products are made for square operands and spend longer on four columns than on hundreds. These kernels read the wide operand
-//! once and keep the rank's sums in registers.
+//! Tiled matrix products are made for square operands and spend longer on four columns than on hundreds. These kernels read the wide
+//! operand once and keep the rank's sums in registers.
 #![allow(
     missing_docs,
     clippy::manual_div_ceil,
@@ -10,8 +10,8 @@
 
 use cubecl::prelude::*;
 
-/// `out[n, r] = scale * x[n, d] factor[d, r]`. A plane takes a row, and each of its units every `PLANE_DIM`-th column. Cubes are planes wide
-/// and several planes high.
+/// `out[n, r] = scale * x[n, d] factor[d, r]`. A plane takes a row, and each of its units every `PLANE_DIM`-th column. Cubes are
+/// planes wide and several planes high.
 #[cube(launch)]
 pub(super) fn narrow_product(
     x: &Tensor<f32>,

@@ -306,7 +306,7 @@ impl Rows<'_> {
         }
     }
 
-    /// What is added to a tile.
+    /// The terms that are added to a tile.
     #[inline(always)]
     fn begin<S: Simd, const R: usize, const C: usize>(
         &self,
