@@ -1,4 +1,4 @@
-//! Products over f32 slices: of many rows ([`product`]), of a few rows, and of few columns.
+//! Products over f32 slices: of many rows (`product.rs`), of a few rows (`thin.rs`) and of few columns (`narrow.rs`).
 
 mod narrow;
 mod product;
