@@ -10,7 +10,9 @@ use burn::{
     tensor::{Distribution, Tensor, ops::FloatTensor},
 };
 use criterion::{Criterion, criterion_group, criterion_main};
-use vblora::backend::{AttentionSettings, FrozenMap, GeluForm, Update, VbLoraBackend};
+use vblora::backend::{
+    ActivationOps, AttentionOps, AttentionSettings, FrozenMap, GeluForm, LinearOps, NormOps, Update,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -24,11 +26,8 @@ fn draw<const N: usize>(shape: [usize; N]) -> FloatTensor<Flex> {
     tensor.into_primitive().tensor()
 }
 
-fn map(d_in: usize, d_out: usize) -> FrozenMap<FloatTensor<Flex>> {
-    FrozenMap {
-        weight: draw([d_in, d_out]),
-        bias: Some(draw([d_out])),
-    }
+fn map(d_in: usize, d_out: usize) -> FrozenMap<Flex> {
+    FrozenMap::dense(draw([d_in, d_out]), Some(draw([d_out])))
 }
 
 fn update(d_in: usize, d_out: usize) -> Update<FloatTensor<Flex>> {

@@ -61,7 +61,7 @@ impl<B: VbLoraBackend> LmHead<B> {
     pub fn tensors(&self) -> Vec<(String, HostTensor)> {
         let mut out = vec![(
             "lm_head.dense.weight".into(),
-            host_tensor(self.dense.weight.val().transpose()),
+            host_tensor(self.dense.weight.dense().transpose()),
         )];
         out.extend(
             self.dense

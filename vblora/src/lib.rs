@@ -92,7 +92,7 @@ pub use adapter::{
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};
-pub use linear::{FrozenLinear, WeightLayout};
+pub use linear::{FrozenLinear, FrozenWeight, WeightLayout};
 pub use noise::Noise;
 pub use packing::{MASKED, Packing};
 pub use selection::Selection;

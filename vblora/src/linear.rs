@@ -1,9 +1,13 @@
 //! A frozen linear map with a place for an adapter.
 
+mod weight;
+
 use burn::{
     module::{Module, Param},
     tensor::{FloatDType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
+
+pub use weight::FrozenWeight;
 
 use crate::{
     Factors, LowRank, Site,
@@ -25,7 +29,7 @@ pub enum WeightLayout {
 #[derive(Module, Debug)]
 pub struct FrozenLinear<B: Backend> {
     /// `[d_in, d_out]`
-    pub weight: Param<Tensor<B, 2>>,
+    pub weight: FrozenWeight<B>,
     /// `[d_out]`
     pub bias: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
@@ -49,7 +53,7 @@ impl<B: Backend> FrozenLinear<B> {
             WeightLayout::InOut => weight,
         };
         Self {
-            weight: Param::from_tensor(weight).set_require_grad(false),
+            weight: FrozenWeight::from_dense(weight),
             bias: bias.map(|bias| Param::from_tensor(bias).set_require_grad(false)),
             site: site.into(),
         }
@@ -61,8 +65,8 @@ impl<B: Backend> FrozenLinear<B> {
         Site::new(self.site.clone(), d_in, d_out)
     }
 
-    /// The map with its update added into the weight: one matrix product again, nothing left of the adapter. This map stays as it is, to
-    /// the bit: dropping the other undoes the merge.
+    /// The map with its update added into a dense weight: one matrix product, without an adapter. This map stays as it is, to the bit, so
+    /// dropping the merged one undoes the merge.
     ///
     /// # Panics
     /// The factors are those of a mixed batch ([`Stack`](crate::Stack)), whose rows have no weight in common.
@@ -72,12 +76,12 @@ impl<B: Backend> FrozenLinear<B> {
             return self.clone();
         };
         assert!(!factors.is_mixed(), "rows with adapters of their own");
-        let held = self.weight.val();
+        let held = self.weight.dense();
         let dtype = FloatDType::from(held.dtype());
         // One rounding, of the sum.
         let weight = (held.cast(FloatDType::F32) + pair.delta()).cast(dtype);
         Self {
-            weight: Param::from_tensor(weight).set_require_grad(false),
+            weight: FrozenWeight::from_dense(weight),
             ..self.clone()
         }
     }
@@ -103,7 +107,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         let y = match factors.get(&self.site) {
             None => self.frozen(x),
             Some(pair) => match factors.token_scales(&self.site, batch, rows) {
-                Some(scales) => self.mixed(x, pair, scales),
+                Some(scales) => self.stacked(x, pair, scales),
                 None if factors.drops() => {
                     let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
                     // The scale goes on the narrow side: r columns instead of d_out.
@@ -116,7 +120,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         y.reshape(shape)
     }
 
-    /// [`forward`](Self::forward) of the GELU of its input. With an adapter, that is computed again for the backward pass and not kept.
+    /// [`forward`](Self::forward) of the GELU of its input. With an adapter, the backward pass computes the GELU again and nothing keeps it.
     ///
     /// # Shapes
     /// - as in [`forward`](Self::forward)
@@ -144,9 +148,9 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(y)).reshape(shape)
     }
 
-    fn map(&self) -> FrozenMap<FloatTensor<B>> {
+    fn map(&self) -> FrozenMap<B> {
         FrozenMap {
-            weight: primitive(self.weight.val()),
+            weight: self.weight.held(),
             bias: self.bias.as_ref().map(|bias| primitive(bias.val())),
         }
     }
@@ -163,9 +167,9 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     }
 
     /// Every row with the scales of its own adapter, 0 for the columns of others.
-    fn mixed(&self, x: Tensor<B, 2>, pair: &LowRank<B>, scales: Tensor<B, 2>) -> Tensor<B, 2> {
+    fn stacked(&self, x: Tensor<B, 2>, pair: &LowRank<B>, scales: Tensor<B, 2>) -> Tensor<B, 2> {
         let factors = [&pair.down, &pair.up].map(|factor| primitive(factor.clone()));
-        let y = B::mixed_linear(primitive(x), self.map(), factors, primitive(scales));
+        let y = B::stacked_linear(primitive(x), self.map(), factors, primitive(scales));
         Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 }

@@ -9,19 +9,16 @@ use crate::{
 
 pub use crate::backend::{Gate, GeluForm, matmul};
 
-/// The product with a frozen weight, which may be in half precision.
+/// The product with a frozen matrix, which may be in half precision.
 ///
 /// # Shapes
 /// - x: `[n, d_in]`, weight: `[d_in, d_out]`; output: `[n, d_out]`
 pub fn frozen_product<B: VbLoraBackend>(x: Tensor<B, 2>, weight: Tensor<B, 2>) -> Tensor<B, 2> {
-    let map = FrozenMap {
-        weight: primitive(weight),
-        bias: None,
-    };
+    let map = FrozenMap::dense(primitive(weight), None);
     Tensor::from_primitive(TensorPrimitive::Float(B::frozen_linear(primitive(x), map)))
 }
 
-/// Matrices of one width, at least one, one below the other, apart from any graph.
+/// Matrices of one width, at least one, joined along their rows. The result is outside any graph.
 ///
 /// # Shapes
 /// - pieces: `[n_i, m]`; output: `[sum of n_i, m]`
@@ -66,7 +63,8 @@ pub fn layer_norm<B: VbLoraBackend, const D: usize>(
     )))
 }
 
-/// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`, with the mask of `place` where there is noise.
+/// Softmax attention of every head, `dropout(softmax(q k^T / sqrt(d / heads) + mask)) v`. With noise, the weights are dropped by the mask of
+/// `place`.
 ///
 /// # Shapes
 /// - q, k, v and output: `[n, t, d]`, `heads` a divisor of d
@@ -101,7 +99,7 @@ pub fn packed_attention<B: VbLoraBackend>(
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }
 
-/// [`layer_norm`] with weights that are frozen and can be divided by; its backward pass needs the output in place of the input.
+/// [`layer_norm`] with frozen weights that are not zero. Its backward pass needs the output in place of the input.
 ///
 /// # Shapes
 /// - as in [`layer_norm`]
@@ -163,7 +161,7 @@ pub fn rotate<B: VbLoraBackend>(
     Tensor::from_primitive(TensorPrimitive::Float(y))
 }
 
-/// Causal softmax attention; see [`VbLoraBackend::causal_attention`] for who sees whom.
+/// Causal softmax attention. [`AttentionOps::causal_attention`](crate::backend::AttentionOps::causal_attention) says which keys a query sees.
 ///
 /// # Shapes
 /// - q and output: `[n, t, heads size]`; k, v: `[n, T, kv_heads size]`, `T >= offset + t`; first: `[n, t]`

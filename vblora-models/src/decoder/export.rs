@@ -77,7 +77,7 @@ fn of_layer<B: VbLoraBackend>(layer: &DecoderLayer<B>, index: usize, out: &mut N
 }
 
 fn linear<B: VbLoraBackend>(map: &FrozenLinear<B>, out_in: bool, out: &mut Named) {
-    let (site, weight) = (map.site().name, map.weight.val());
+    let (site, weight) = (map.site().name, map.weight.dense());
     let weight = if out_in { weight.transpose() } else { weight };
     out.push((format!("{site}.weight"), host_tensor(weight)));
     if let Some(bias) = &map.bias {

@@ -275,7 +275,7 @@ impl<B: VbLoraBackend> FrozenWeights for CausalLm<B> {
     fn weight(&self, site: &str) -> Option<Vec<f32>> {
         let mut linears = self.layers.iter().flat_map(DecoderLayer::linears);
         let map = linears.find(|map| map.site().name == site)?;
-        Some(host_tensor(map.weight.val()).values)
+        Some(host_tensor(map.weight.dense()).values)
     }
 }
 

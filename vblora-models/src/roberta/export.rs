@@ -36,7 +36,7 @@ impl<B: VbLoraBackend> Roberta<B> {
                 let site = linear.site().name;
                 out.push((
                     format!("{site}.weight"),
-                    host_tensor(linear.weight.val().transpose()),
+                    host_tensor(linear.weight.dense().transpose()),
                 ));
                 out.extend(
                     linear

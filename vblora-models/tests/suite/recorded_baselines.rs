@@ -187,7 +187,7 @@ fn check<B: VbLoraBackend>(
     for site in adapter.plan().sites() {
         let map = linear(&merged, &site.name);
         let name = format!("merged.{PREFIX}{}.weight", site.name);
-        close(&values(map.weight.val().transpose()), &name, 1e-5);
+        close(&values(map.weight.dense().transpose()), &name, 1e-5);
     }
 }
 

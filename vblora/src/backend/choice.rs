@@ -26,14 +26,14 @@ pub enum BackendKind {
 
 /// Work that is generic over the backend; closures cannot be.
 pub trait BackendJob: Send {
-    /// What the work gives.
+    /// The result of the work.
     type Output: Send;
 
     /// Does the work on this backend and device.
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output;
 }
 
-/// The first backend that was compiled in, by its name: that of a run that names none.
+/// The name of the first backend that was compiled in. A run that names no backend takes it.
 pub const DEFAULT_BACKEND: &str = if cfg!(feature = "flex") {
     "flex"
 } else if cfg!(feature = "ndarray") {
@@ -96,9 +96,9 @@ impl BackendKind {
         }
     }
 
-    /// Threads of a job's own, as many as rayon would use. From outside a pool, every parallel operation hands its work over and sleeps. In a
-    /// pool that jobs share, one that waits within a backward pass may be given the start of another job to run meanwhile, which then waits
-    /// for the very lock that the backward pass holds.
+    /// A pool for one job, with as many threads as rayon would use. Outside a pool, every parallel operation hands its work over and sleeps.
+    /// Jobs must not share a pool: a thread that waits within a backward pass may start another job meanwhile. That job then waits for the
+    /// lock that the backward pass holds.
     #[cfg(feature = "flex")]
     fn pool(self, device: usize) -> Result<rayon::ThreadPool> {
         let threads = rayon::current_num_threads();

@@ -120,7 +120,7 @@ pub(crate) fn linear_equals_the_materialised_update<B: VbLoraBackend>(device: &B
         let delta = matrix(&pair.down)
             .times(&matrix(&pair.up))
             .map(|v| v * pair.scale);
-        let weight = matrix(&layer.weight.val()).plus(&delta);
+        let weight = matrix(&layer.weight.dense()).plus(&delta);
         let bias = values(layer.bias.as_ref().unwrap().val());
         let mut expected = xm.times(&weight);
         expected
@@ -269,7 +269,7 @@ pub(crate) fn half_precision_rounds_the_product_alone<B: VbLoraBackend>(device: 
         let half = FloatDType::from(dtype);
         let rounding = 0.5_f64.powi(bits);
         let layer = linear::<Ad<B>>("one", 8, 12, device);
-        let held = layer.weight.val().inner().cast(half);
+        let held = layer.weight.dense().inner().cast(half);
         let rounded = |t: Tensor<Ad<B>, 2>| {
             let t = t.cast(half).cast(FloatDType::F32).inner();
             Matrix::new(t.dims()[0], t.dims()[1], values(t))
@@ -333,7 +333,7 @@ pub(crate) fn half_precision_rounds_the_product_alone<B: VbLoraBackend>(device: 
         };
         let served = Factors::new([("one".to_owned(), served)].into(), 0.0);
         let merged = FrozenLinear::new("one", held, None, WeightLayout::InOut).merged(&served);
-        let merged = Tensor::<Ad<B>, 2>::from_inner(merged.weight.val());
+        let merged = Tensor::<Ad<B>, 2>::from_inner(merged.weight.dense());
         assert_eq!(merged.dtype(), dtype);
         assert_close(
             "merged",
@@ -521,7 +521,7 @@ pub(crate) fn one_bank_stays_one_and_the_base_stays_put<B: VbLoraBackend>(device
     let frozen = |net: &Net<Ad<B>>| {
         [&net.one, &net.two].map(|l| {
             (
-                l.weight.val().into_data(),
+                l.weight.dense().into_data(),
                 l.bias.as_ref().unwrap().val().into_data(),
             )
         })
@@ -542,7 +542,8 @@ pub(crate) fn one_bank_stays_one_and_the_base_stays_put<B: VbLoraBackend>(device
         let mut grads = output.square().mean().backward();
         for layer in [&net.one, &net.two] {
             assert!(
-                !layer.weight.val().is_require_grad() && layer.weight.val().grad(&grads).is_none()
+                !layer.weight.dense().is_require_grad()
+                    && layer.weight.dense().grad(&grads).is_none()
             );
             assert!(layer.bias.as_ref().unwrap().val().grad(&grads).is_none());
         }

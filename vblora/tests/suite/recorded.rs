@@ -262,7 +262,7 @@ fn check_stored<B: VbLoraBackend>(
         recorded.get("y_topk_reload"),
         products(1e-5),
     );
-    let merged = base.merged(&factors).weight.val().transpose();
+    let merged = base.merged(&factors).weight.dense().transpose();
     assert_close(
         "merged",
         &values(merged.inner()),

@@ -137,7 +137,7 @@ fn check_saved<B: VbLoraBackend>(path: &Path, device: &B::Device) {
         let site = map.site().name;
         let delta = factors.get(&site).unwrap().delta().transpose();
         close("delta", &values(delta), &format!("delta.{site}"));
-        let merged = map.valid().merged(&factors).weight.val().transpose();
+        let merged = map.valid().merged(&factors).weight.dense().transpose();
         close("merged", &values(merged), &format!("merged.{site}.weight"));
     }
 }
@@ -226,7 +226,7 @@ pub(crate) fn fixture_lora_xs<B: VbLoraBackend>(device: &B::Device) {
         let factors = adapter.valid().factors();
         let delta = factors.get("w").unwrap().delta();
         close(&values(delta.transpose()), "delta_f64");
-        let merged = map.valid().merged(&factors).weight.val();
+        let merged = map.valid().merged(&factors).weight.dense();
         close(&values(merged.transpose()), "merged_weight_f64");
         let mut own = settings.init::<B>(&Recorded(&recorded), 1, device).unwrap();
         own.r[0] = Param::from_tensor(Tensor::eye(rank, device));
@@ -291,7 +291,7 @@ pub(crate) fn fixture_tied_lora<B: VbLoraBackend>(device: &B::Device) {
             let [u, v] = [&adapter.u[i], &adapter.v[i]].map(|p| p.val().grad(&grads).unwrap());
             close(&values(u), &format!("grad_u.{i}_f64"));
             close(&values(v), &format!("grad_v.{i}_f64"));
-            let merged = map.valid().merged(&factors).weight.val();
+            let merged = map.valid().merged(&factors).weight.dense();
             close(
                 &values(merged.transpose()),
                 &format!("merged_weight.{i}_f64"),

@@ -145,7 +145,7 @@ pub(crate) fn a_set_switches_adapters_and_shares_their_bank<B: VbLoraBackend>(de
 
 pub(crate) fn merging_keeps_the_base_to_the_bit<B: VbLoraBackend>(device: &B::Device) {
     let layer = linear::<B>("one", [8, 12], device);
-    let bits = |layer: &FrozenLinear<B>| layer.weight.val().into_data();
+    let bits = |layer: &FrozenLinear<B>| layer.weight.dense().into_data();
     let before = bits(&layer);
     let factors = vblora(0).factors(device);
     let merged = layer.merged(&factors);

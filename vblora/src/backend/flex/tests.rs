@@ -10,8 +10,9 @@ use proptest::prelude::*;
 use crate::{
     Packing,
     backend::{
-        AttentionSettings, CausalSettings, FrozenMap, Gate, GeluForm, Update, VbLoraBackend,
-        defaults, float, primitive,
+        ActivationOps, AttentionOps, AttentionSettings, CausalSettings, DropoutOps, FrozenMap,
+        Gate, GeluForm, LinearOps, NormOps, Update, activation, attention, dropout, float, linear,
+        norm, primitive,
     },
     rng::Key,
 };
@@ -76,11 +77,9 @@ fn assert_close(what: &str, found: &FlexTensor, expected: &FlexTensor) {
     }
 }
 
-fn map(d_in: usize, d_out: usize, weight: Lies, bias: bool) -> FrozenMap<FlexTensor> {
-    FrozenMap {
-        weight: draw("weight", [d_in, d_out], weight),
-        bias: bias.then(|| vector("bias", d_out)),
-    }
+fn map(d_in: usize, d_out: usize, weight: Lies, bias: bool) -> FrozenMap<Flex> {
+    let bias = bias.then(|| vector("bias", d_out));
+    FrozenMap::dense(draw("weight", [d_in, d_out], weight), bias)
 }
 
 /// A map's update whose products have the size of the map's.
@@ -105,13 +104,13 @@ proptest! {
         let map = || map(d_in, d_out, held, bias);
         let update = || update(d_in, rank, d_out, how);
         let found = Flex::frozen_linear(x(), map());
-        assert_close("frozen", &found, &defaults::frozen_linear::<Flex>(x(), map()));
+        assert_close("frozen", &found, &linear::default::frozen_linear::<Flex>(x(), map()));
         let (y, narrow) = Flex::adapted_linear(x(), map(), update());
-        let (expected, narrow_expected) = defaults::adapted_linear::<Flex>(x(), map(), update());
+        let (expected, narrow_expected) = linear::default::adapted_linear::<Flex>(x(), map(), update());
         assert_close("y", &y, &expected);
         assert_close("narrow", &narrow, &narrow_expected);
         let backward = |default: bool| {
-            let go = if default { defaults::adapted_linear_backward::<Flex> } else { Flex::adapted_linear_backward };
+            let go = if default { linear::default::adapted_linear_backward::<Flex> } else { Flex::adapted_linear_backward };
             go(x(), map().weight, update(), narrow.clone(), grad(), needs_x)
         };
         let (found, expected) = (backward(false), backward(true));
@@ -123,7 +122,7 @@ proptest! {
         }
         for form in [GeluForm::Erf, GeluForm::Tanh] {
             let backward = |default: bool| {
-                let go = if default { defaults::gelu_linear_backward::<Flex> } else { Flex::gelu_linear_backward };
+                let go = if default { linear::default::gelu_linear_backward::<Flex> } else { Flex::gelu_linear_backward };
                 go(x(), form, map().weight, update(), narrow.clone(), grad(), needs_x)
             };
             let (found, expected) = (backward(false), backward(true));
@@ -148,11 +147,11 @@ proptest! {
         let hidden = TensorData::new(hidden.collect::<Vec<_>>(), [n, t]);
         let mask = || masked.then(|| FlexTensor::from_data(hidden.clone()));
         let (found, saved) = Flex::head_attention(qkv(), mask(), settings);
-        let (expected, weights) = defaults::attention::<Flex>(qkv(), mask(), settings);
+        let (expected, weights) = attention::default::head_attention::<Flex>(qkv(), mask(), settings);
         assert_close("output", &found, &expected);
         let grad = || draw("grad", [n, t, d], how);
         let found = Flex::head_attention_backward(qkv(), mask(), saved, settings, grad());
-        let expected = defaults::attention_backward::<Flex>(qkv(), weights, settings, grad());
+        let expected = attention::default::head_attention_backward::<Flex>(qkv(), weights, settings, grad());
         for (found, expected) in found.iter().zip(&expected) {
             assert_close("gradient", found, expected);
         }
@@ -168,16 +167,16 @@ proptest! {
         let shape = [packing.tokens(), heads * size];
         let qkv = || ["q", "k", "v"].map(|name| draw(name, shape, how));
         let (found, saved) = Flex::packed_attention(qkv(), &packing, settings);
-        let (expected, expected_saved) = defaults::packed::attention::<Flex>(qkv(), &packing, settings);
+        let (expected, expected_saved) = attention::default::packed_attention::<Flex>(qkv(), &packing, settings);
         assert_close("output", &found, &expected);
         let grad = || draw("grad", shape, how);
         let found = Flex::packed_attention_backward(qkv(), &packing, saved, settings, grad());
-        let expected = defaults::packed::attention_backward::<Flex>(qkv(), &packing, expected_saved, settings, grad());
+        let expected = attention::default::packed_attention_backward::<Flex>(qkv(), &packing, expected_saved, settings, grad());
         for (found, expected) in found.iter().zip(&expected) {
             assert_close("gradient", found, expected);
         }
         let found = Flex::packed_dropout(grad(), &packing, 5, 0.3);
-        assert_close("dropout", &found, &defaults::packed::dropout::<Flex>(grad(), &packing, 5, 0.3));
+        assert_close("dropout", &found, &dropout::default::packed_dropout::<Flex>(grad(), &packing, 5, 0.3));
     }
 
     #[test]
@@ -202,13 +201,13 @@ proptest! {
             FlexTensor::from_data(TensorData::new(first.collect::<Vec<_>>(), [n, t]))
         });
         let (found, _) = Flex::causal_attention(inputs(offset, room), first(offset), settings(offset));
-        let (expected, _) = defaults::decoder::causal_attention::<Flex>(inputs(offset, room), first(offset), settings(offset));
+        let (expected, _) = attention::default::causal_attention::<Flex>(inputs(offset, room), first(offset), settings(offset));
         assert_close("output", &found, &expected);
         let (_, saved) = Flex::causal_attention(inputs(0, 0), first(0), settings(0));
-        let (_, weights) = defaults::decoder::causal_attention::<Flex>(inputs(0, 0), first(0), settings(0));
+        let (_, weights) = attention::default::causal_attention::<Flex>(inputs(0, 0), first(0), settings(0));
         let grad = || draw("grad", [n, t, heads * size], Lies::InRows);
         let found = Flex::causal_attention_backward(inputs(0, 0), first(0), saved, settings(0), grad());
-        let expected = defaults::decoder::causal_attention_backward::<Flex>(inputs(0, 0), weights, settings(0), grad());
+        let expected = attention::default::causal_attention_backward::<Flex>(inputs(0, 0), weights, settings(0), grad());
         for (found, expected) in found.iter().zip(&expected) {
             assert_close("gradient", found, expected);
         }
@@ -227,17 +226,17 @@ proptest! {
         assert_close("layer norm", &found, &primitive(expected));
         let (y, deviation) = Flex::norm_and_deviation(x(), gamma(), beta(), 1e-3);
         assert_close("the same", &y, &found);
-        assert_close("deviation", &deviation, &defaults::row_deviation::<Flex>(x(), 1e-3));
+        assert_close("deviation", &deviation, &norm::default::row_deviation::<Flex>(x(), 1e-3));
         let found = Flex::invertible_norm_backward(y.clone(), gamma(), beta(), deviation.clone(), grad());
-        let expected = defaults::invertible_norm_backward::<Flex>(y, [gamma(), beta()], deviation, grad());
+        let expected = norm::default::invertible_norm_backward::<Flex>(y, [gamma(), beta()], deviation, grad());
         assert_close("gradient from the output", &found, &expected);
         let (found, _) = Flex::row_norm_backward(x(), gamma(), 1e-3, grad(), false);
-        let (expected, _) = defaults::row_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
+        let (expected, _) = norm::default::row_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
         assert_close("its gradient", &found, &expected);
         let found = Flex::rms_norm(x(), gamma(), 1e-3);
-        assert_close("RMS norm", &found, &defaults::decoder::rms_norm::<Flex>(x(), gamma(), 1e-3));
+        assert_close("RMS norm", &found, &norm::default::rms_norm::<Flex>(x(), gamma(), 1e-3));
         let (found, _) = Flex::rms_norm_backward(x(), gamma(), 1e-3, grad(), false);
-        let (expected, _) = defaults::decoder::rms_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
+        let (expected, _) = norm::default::rms_norm_backward::<Flex>(x(), gamma(), 1e-3, grad(), false);
         assert_close("its gradient", &found, &expected);
     }
 
@@ -245,15 +244,15 @@ proptest! {
     fn units_are_their_default_body(n in 0_usize..40, d in 1_usize..70, how in lies()) {
         let [x, up, grad] = ["x", "up", "grad"].map(|name| draw(name, [n, d], how));
         let found = Flex::tanh_gelu(x.clone());
-        assert_close("GELU by tanh", &found, &defaults::decoder::tanh_gelu::<Flex>(x.clone()));
+        assert_close("GELU by tanh", &found, &activation::default::tanh_gelu::<Flex>(x.clone()));
         let found = Flex::tanh_gelu_backward(x.clone(), grad.clone());
-        let expected = defaults::decoder::tanh_gelu_backward::<Flex>(x.clone(), grad.clone());
+        let expected = activation::default::tanh_gelu_backward::<Flex>(x.clone(), grad.clone());
         assert_close("its gradient", &found, &expected);
         for form in [Gate::Silu, Gate::GeluTanh] {
             let found = Flex::gated(x.clone(), up.clone(), form);
-            assert_close("gated", &found, &defaults::decoder::gated::<Flex>(x.clone(), up.clone(), form));
+            assert_close("gated", &found, &activation::default::gated::<Flex>(x.clone(), up.clone(), form));
             let found = Flex::gated_backward(x.clone(), up.clone(), form, grad.clone());
-            let expected = defaults::decoder::gated_backward::<Flex>(x.clone(), up.clone(), form, grad.clone());
+            let expected = activation::default::gated_backward::<Flex>(x.clone(), up.clone(), form, grad.clone());
             assert_close("gate", &found[0], &expected[0]);
             assert_close("up", &found[1], &expected[1]);
         }
@@ -264,7 +263,7 @@ proptest! {
         let x = || draw("x", [n, t, heads * 2 * half], how);
         let (cos, sin) = (|| draw("cos", [n, t, half], how), || draw("sin", [n, t, half], how));
         let found = Flex::rotate(x(), cos(), sin());
-        assert_close("turned", &found, &defaults::decoder::rotate::<Flex>(x(), cos(), sin()));
+        assert_close("turned", &found, &attention::default::rotate::<Flex>(x(), cos(), sin()));
     }
 }
 
@@ -281,7 +280,7 @@ fn large_maps_are_their_default_body() {
         let x = || draw("x", [n, d_in], Lies::InRows);
         let map = || map(d_in, d_out, held, true);
         let found = Flex::frozen_linear(x(), map());
-        let expected = defaults::frozen_linear::<Flex>(x(), map());
+        let expected = linear::default::frozen_linear::<Flex>(x(), map());
         assert_close("y", &found, &expected);
     }
 }

@@ -23,19 +23,19 @@ const SOURCE: &str = include_str!("product.cu");
 const TILE: usize = 128;
 /// Slices of both operands that a block holds, each of 128 bytes of a tile's rows.
 const SHARED_BYTES: usize = 3 * 2 * TILE * 128;
-/// What a copy takes at a time, and tensors are aligned to.
+/// Bytes of one copy, to which tensors are aligned.
 const PIECE_BYTES: usize = 16;
 /// The smallest dimension for which tiles pay.
 const MIN_SIZE: usize = 64;
 
-/// What a product is given on the way out: `+ narrow factor`, in f32.
+/// The term that a product adds on its way out: `narrow factor`, in f32.
 ///
 /// # Shapes
 /// - narrow: `[n, r]`, factor: `[r, d_out]`
 #[derive(Clone)]
-pub(super) struct RankUpdate<R: CubeRuntime> {
-    pub(super) narrow: CubeTensor<R>,
-    pub(super) factor: CubeTensor<R>,
+pub(in crate::backend) struct RankUpdate<R: CubeRuntime> {
+    pub(in crate::backend) narrow: CubeTensor<R>,
+    pub(in crate::backend) factor: CubeTensor<R>,
 }
 
 /// x times weight on tensor cores, which round f32 to TF32, with what is added to it; what leaves them is f32. `None` where the device has
@@ -43,7 +43,7 @@ pub(super) struct RankUpdate<R: CubeRuntime> {
 ///
 /// # Shapes
 /// - x: `[n, d_in]`, weight: `[d_in, d_out]`, bias: `[d_out]`; output: `[n, d_out]`
-pub(super) fn tensor_core_product<R: CubeRuntime>(
+pub(in crate::backend) fn tensor_core_product<R: CubeRuntime>(
     x: &CubeTensor<R>,
     weight: &CubeTensor<R>,
     bias: Option<&CubeTensor<R>>,
@@ -74,7 +74,7 @@ pub(super) fn tensor_core_product<R: CubeRuntime>(
 }
 
 /// A product of each head's matrices on tensor cores in TF32, read and written where they lie. `None` as for [`tensor_core_product`].
-pub(super) fn tensor_core_head_product<R: CubeRuntime>(
+pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
     mask: Option<&CubeTensor<R>>,
@@ -102,7 +102,7 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         return None;
     }
     let w = Operand::joined(b, heads)?;
-    // What of a has the tokens of the output.
+    // The dimension of a that has the output's tokens.
     let tokens = |dimension: usize| a.meta.shape()[dimension];
     let joined = |tokens: usize| Layout {
         row: d,
@@ -110,7 +110,7 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
         head: size,
     };
     let (x, w, sizes, layout) = match form {
-        HeadForm::Scores => {
+        HeadForm::TimesTransposed => {
             let scores = Layout {
                 row: t,
                 item: heads * tokens(1) * t,
@@ -119,11 +119,11 @@ pub(super) fn tensor_core_head_product<R: CubeRuntime>(
             let x = Operand::joined(a, heads)?;
             (x, w.transposed(), [tokens(1), size, t], scores)
         }
-        HeadForm::Mixed => {
+        HeadForm::Times => {
             let sizes = [tokens(2), t, size];
             (Operand::of_heads(a)?, w, sizes, joined(tokens(2)))
         }
-        HeadForm::MixedBack => {
+        HeadForm::TransposedTimes => {
             let (x, sizes) = (Operand::of_heads(a)?.transposed(), [tokens(3), t, size]);
             (x, w, sizes, joined(tokens(3)))
         }
@@ -167,7 +167,7 @@ impl Layout {
 /// A matrix for each head, or one.
 struct Operand<R: CubeRuntime> {
     tensor: CubeTensor<R>,
-    /// Of the matrix as it lies in memory.
+    /// Strides of the matrix as it lies in memory.
     layout: Layout,
     /// It lies there with its dimensions swapped.
     is_transposed: bool,
@@ -256,7 +256,7 @@ struct Launch<'a, R: CubeRuntime> {
     w: Operand<R>,
     out: Layout,
     scale: f64,
-    /// One for every row of the batch, if there are many; added behind the scale.
+    /// One for every row of the batch, if there are many. It is added after the scale.
     bias: Option<CubeTensor<R>>,
     update: Option<&'a RankUpdate<R>>,
 }
@@ -321,7 +321,7 @@ fn has_instructions<R: CubeRuntime>(client: &ComputeClient<R>, element: Element)
         && properties.hardware.max_shared_memory_size >= SHARED_BYTES
 }
 
-/// What is multiplied; sums are f32.
+/// The type of the factors; sums are f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Element {
     F32,
@@ -370,7 +370,7 @@ struct Product {
     element: Element,
     x_is_transposed: bool,
     w_is_transposed: bool,
-    /// Of the update; 0 is none.
+    /// Rank of the update; 0 without one.
     rank: usize,
     has_bias: bool,
     /// [`SOURCE`]: what CubeCL's cache keeps must not outlive it.

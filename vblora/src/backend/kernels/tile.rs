@@ -5,14 +5,14 @@
 use pulp::Simd;
 
 /// Rows of the largest tile.
-pub(super) const ROWS: usize = 6;
+pub(in crate::backend) const ROWS: usize = 6;
 
 /// The sums of `R` rows by `C` registers.
-pub(super) type Sums<S, const R: usize, const C: usize> = [[<S as Simd>::f32s; C]; R];
+pub(in crate::backend) type Sums<S, const R: usize, const C: usize> = [[<S as Simd>::f32s; C]; R];
 
 /// Adds `x(r, i) w(i)` over `i < inner` to each row's sums.
 #[inline(always)]
-pub(super) fn accumulate<S: Simd, const R: usize, const C: usize>(
+pub(in crate::backend) fn accumulate<S: Simd, const R: usize, const C: usize>(
     simd: S,
     inner: usize,
     x: impl Fn(usize, usize) -> f32,
@@ -32,14 +32,17 @@ pub(super) fn accumulate<S: Simd, const R: usize, const C: usize>(
 
 /// The first `C` registers of a slice.
 #[inline(always)]
-pub(super) fn load<S: Simd, const C: usize>(values: &[f32]) -> [S::f32s; C] {
+pub(in crate::backend) fn load<S: Simd, const C: usize>(values: &[f32]) -> [S::f32s; C] {
     let (registers, _) = S::as_simd_f32s(values);
     registers.as_chunks::<C>().0[0]
 }
 
 /// `C` registers from as much of them as the slice has, the rest zero.
 #[inline(always)]
-pub(super) fn load_part<S: Simd, const C: usize>(simd: S, values: &[f32]) -> [S::f32s; C] {
+pub(in crate::backend) fn load_part<S: Simd, const C: usize>(
+    simd: S,
+    values: &[f32],
+) -> [S::f32s; C] {
     if values.len() >= C * S::F32_LANES {
         return load::<S, C>(values);
     }
@@ -51,7 +54,11 @@ pub(super) fn load_part<S: Simd, const C: usize>(simd: S, values: &[f32]) -> [S:
 
 /// Writes as much of `C` registers as the slice has room for.
 #[inline(always)]
-pub(super) fn store<S: Simd, const C: usize>(simd: S, sums: [S::f32s; C], to: &mut [f32]) {
+pub(in crate::backend) fn store<S: Simd, const C: usize>(
+    simd: S,
+    sums: [S::f32s; C],
+    to: &mut [f32],
+) {
     if to.len() >= C * S::F32_LANES {
         let (registers, _) = S::as_mut_simd_f32s(to);
         registers[..C].copy_from_slice(&sums);

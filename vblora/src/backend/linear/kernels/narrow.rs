@@ -3,10 +3,8 @@
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{
-    product::{chunk_rows, split},
-    tile::{accumulate, load_part, store},
-};
+use super::product::{chunk_rows, split};
+use crate::backend::kernels::tile::{accumulate, load_part, store};
 
 /// Elements of wide operands below which one thread does it all.
 const PARALLEL_FROM: usize = 1 << 16;
@@ -18,7 +16,7 @@ const ROWS: usize = 4;
 ///
 /// # Shapes
 /// - x: `[rows, d]`, turned (the transpose of down): `[r, d]`, out: `[rows, r]`
-pub(in crate::backend) fn narrow_product(
+pub(in crate::backend::linear) fn narrow_product(
     x: &[f32],
     turned: &[f32],
     d: usize,
@@ -48,7 +46,7 @@ pub(in crate::backend) fn narrow_product(
 ///
 /// # Shapes
 /// - grad: `[rows, d]`, up: `[r, d]`, narrow: `[rows, r]`; outputs: `[rows, r]` and `[r, d]`
-pub(in crate::backend) fn output_gradients(
+pub(in crate::backend::linear) fn output_gradients(
     grad: &[f32],
     up: &[f32],
     narrow: &[f32],
@@ -69,7 +67,7 @@ pub(in crate::backend) fn output_gradients(
 ///
 /// # Shapes
 /// - x: `[rows, d]`, d_narrow: `[rows, r]`; output: `[r, d]`
-pub(in crate::backend) fn input_gradient(
+pub(in crate::backend::linear) fn input_gradient(
     x: &[f32],
     d_narrow: &mut [f32],
     [rank, d]: [usize; 2],
@@ -84,7 +82,7 @@ pub(in crate::backend) fn input_gradient(
 ///
 /// # Shapes
 /// - h and grad: `[rows, d]`
-pub(in crate::backend) fn input_gradient_through(
+pub(in crate::backend::linear) fn input_gradient_through(
     f: impl Fn(f32) -> [f32; 2] + Sync,
     h: &[f32],
     d_narrow: &[f32],

@@ -12,7 +12,7 @@ const ROUNDS: usize = 6;
 const LEVELS: u32 = 1 << 16;
 
 /// A mask's rounds and the number below which an element is dropped.
-pub(super) struct Mask {
+pub(in crate::backend) struct Mask {
     /// (multiplier, addend) of each round: an odd number of 15 bits and one of 16, so that a product of 16 bits stays below 2^31.
     rounds: [(u32, u32); ROUNDS],
     threshold: u32,
@@ -20,7 +20,7 @@ pub(super) struct Mask {
 }
 
 impl Mask {
-    pub(super) fn new(key: u64, p: f64) -> Self {
+    pub(in crate::backend) fn new(key: u64, p: f64) -> Self {
         let bits = |i: usize| Key::new(key).bits(i as u64);
         let rounds = std::array::from_fn(|i| {
             let word = bits(i) as u32;
@@ -35,7 +35,7 @@ impl Mask {
 
     /// The 16 random bits of element `i`.
     #[inline]
-    pub(super) fn bits(&self, i: u32) -> u32 {
+    fn bits(&self, i: u32) -> u32 {
         let (mut left, mut right) = (i >> 16, i & 0xffff);
         for (multiplier, addend) in self.rounds {
             (left, right) = (
@@ -47,7 +47,7 @@ impl Mask {
     }
 
     #[inline]
-    pub(super) fn value(&self, i: u32) -> f32 {
+    pub(in crate::backend) fn value(&self, i: u32) -> f32 {
         if self.bits(i) < self.threshold {
             0.0
         } else {

@@ -6,10 +6,8 @@ use std::{cell::Cell, ops::Range};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{
-    thin,
-    tile::{ROWS, Sums, accumulate, load, load_part, store},
-};
+use super::thin;
+use crate::backend::kernels::tile::{ROWS, Sums, accumulate, load, load_part, store};
 
 /// Elements of the inner dimension whose panel is multiplied at once: it fits in the second-level cache beside the rows.
 const INNER: usize = 768;
@@ -28,16 +26,16 @@ const PARALLEL_FROM: usize = 1 << 18;
 
 /// A matrix in memory, by its strides: a weight, or its transpose.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::backend) struct Matrix<'a> {
+pub(in crate::backend::linear) struct Matrix<'a> {
     /// From its first element on.
-    pub(in crate::backend) values: &'a [f32],
-    pub(in crate::backend) shape: [usize; 2],
-    pub(in crate::backend) strides: [usize; 2],
+    pub(in crate::backend::linear) values: &'a [f32],
+    pub(in crate::backend::linear) shape: [usize; 2],
+    pub(in crate::backend::linear) strides: [usize; 2],
 }
 
 impl<'a> Matrix<'a> {
     /// A row-major matrix.
-    pub(in crate::backend) fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
+    pub(in crate::backend::linear) fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
         Self {
             values,
             shape,
@@ -79,20 +77,25 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What a product adds to its rows besides `x w`.
+/// The terms that a product adds to `x w`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::backend) struct Added<'a> {
+pub(in crate::backend::linear) struct Added<'a> {
     /// To every row, `[columns]`.
-    pub(in crate::backend) bias: Option<&'a [f32]>,
+    pub(in crate::backend::linear) bias: Option<&'a [f32]>,
     /// Another product of few inner elements, `[rows, r] [r, columns]`.
-    pub(in crate::backend) narrow: Option<(&'a [f32], Matrix<'a>)>,
+    pub(in crate::backend::linear) narrow: Option<(&'a [f32], Matrix<'a>)>,
 }
 
 /// `out = x w + added`.
 ///
 /// # Shapes
 /// - x: `[rows, inner]`, w: `[inner, columns]`, out: `[rows, columns]`
-pub(in crate::backend) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32]) {
+pub(in crate::backend::linear) fn product(
+    x: &[f32],
+    w: Matrix<'_>,
+    added: Added<'_>,
+    out: &mut [f32],
+) {
     let [inner, columns] = w.shape;
     if out.is_empty() {
         return;
@@ -303,7 +306,7 @@ impl Rows<'_> {
         }
     }
 
-    /// What is added to a tile.
+    /// The terms that are added to a tile.
     #[inline(always)]
     fn begin<S: Simd, const R: usize, const C: usize>(
         &self,

@@ -20,8 +20,8 @@ const AT_ONCE: usize = 8;
 /// Multiplications below which one thread does it all.
 const PARALLEL_FROM: usize = 1 << 16;
 
-/// [`product`](super::product::product) where it has few rows and the right-hand side lies in rows, or in columns without anything added;
-/// says whether it was done.
+/// [`product`](super::product::product) of few rows. The right-hand side must lie in rows, or in columns if nothing is added. Says whether
+/// the product was done.
 pub(super) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32]) -> bool {
     let [inner, columns] = w.shape;
     let rows = out.len() / columns;

@@ -1,5 +1,7 @@
-//! The narrow products of a low-rank update as CubeCL kernels. Tiled matrix products, made for square operands, spend longer on four
-//! columns than on hundreds; these read the wide operand once and keep the rank's sums in registers.
+//! The narrow products of a low-rank update as CubeCL kernels.
+//!
+//! Tiled matrix products are made for square operands and spend longer on four columns than on hundreds. These kernels read the wide
+//! operand once and keep the rank's sums in registers.
 #![allow(
     missing_docs,
     clippy::manual_div_ceil,
@@ -8,8 +10,8 @@
 
 use cubecl::prelude::*;
 
-/// `out[n, r] = scale * x[n, d] factor[d, r]`: one plane a row, each unit every `PLANE_DIM`-th column. Cubes are planes wide and
-/// several planes high.
+/// `out[n, r] = scale * x[n, d] factor[d, r]`. A plane takes a row, and each of its units every `PLANE_DIM`-th column. Cubes are
+/// planes wide and several planes high.
 #[cube(launch)]
 pub(super) fn narrow_product(
     x: &Tensor<f32>,
@@ -78,7 +80,7 @@ pub(super) fn rank_update<Y: Float>(
     out[at] = sum;
 }
 
-/// Rows whose values a unit of [`row_sums`] reads at a time, so that one reading does not wait for the other.
+/// Number of rows whose values a unit of [`row_sums`] reads at a time, so that one reading does not wait for the other.
 const ROWS_AT_ONCE: usize = 8;
 
 /// `out[r, p] = narrow[n, r]^T wide[n, p]`: a cube has some columns, and for each of them `groups` units that share its rows.
@@ -136,20 +138,5 @@ pub(super) fn row_sums(
             out[rho * p + first + column] = sum;
         }
         sum_of += columns * groups;
-    }
-}
-
-/// The pieces, from `start` on, one after the other in `out`; cubes with the same second position copy one piece.
-#[cube(launch)]
-pub(super) fn join(pieces: &Sequence<Tensor<f32>>, out: &mut Tensor<f32>, start: usize) {
-    let at = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
-    let mut to = start;
-    #[unroll]
-    for i in 0..pieces.len() {
-        let piece = pieces.index(i);
-        if CUBE_POS_Y as usize == i && at < piece.len() {
-            out[to + at] = piece[at];
-        }
-        to += piece.len();
     }
 }

@@ -6,11 +6,14 @@ use std::ops::Range;
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{
-    PARALLEL_FROM, drop_out, exp, largest, over_rows, padded, sum_of,
-    tile::{ROWS, Sums, accumulate, load, store},
+use crate::backend::{
+    activation::flex::softmax_row_backward,
+    dropout::{flex::drop_out, mask::Mask},
+    kernels::{
+        PARALLEL_FROM, exp, largest, over_rows, padded, sum_of,
+        tile::{ROWS, Sums, accumulate, load, store},
+    },
 };
-use crate::backend::mask::Mask;
 
 /// Queries of a block, whole tiles.
 const QUERIES: usize = 8 * ROWS;
@@ -20,29 +23,29 @@ const QUERIES: usize = 8 * ROWS;
 /// # Shapes
 /// - q: `[n, queries, heads size]`; k, v: `[n, room, kv_heads size]`, of which the first `keys` columns count
 #[derive(Clone, Copy)]
-pub(in crate::backend) struct Attention<'a> {
-    pub(in crate::backend) q: &'a [f32],
-    pub(in crate::backend) k: &'a [f32],
-    pub(in crate::backend) v: &'a [f32],
-    pub(in crate::backend) sequences: usize,
-    pub(in crate::backend) queries: usize,
-    pub(in crate::backend) keys: usize,
-    pub(in crate::backend) room: usize,
-    pub(in crate::backend) heads: usize,
-    pub(in crate::backend) kv_heads: usize,
-    pub(in crate::backend) size: usize,
-    pub(in crate::backend) visible: Visible<'a>,
-    pub(in crate::backend) dropout: Option<&'a Mask>,
-    /// In the dropout mask `[.., heads, queries, keys]`: which of the sequences is the first here, and how many queries and keys there are.
-    pub(in crate::backend) place: [usize; 3],
+pub(super) struct Attention<'a> {
+    pub(super) q: &'a [f32],
+    pub(super) k: &'a [f32],
+    pub(super) v: &'a [f32],
+    pub(super) sequences: usize,
+    pub(super) queries: usize,
+    pub(super) keys: usize,
+    pub(super) room: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) size: usize,
+    pub(super) visible: Visible<'a>,
+    pub(super) dropout: Option<&'a Mask>,
+    /// In the dropout mask `[.., heads, queries, keys]`: the index of the first sequence here, and the numbers of queries and keys.
+    pub(super) place: [usize; 3],
 }
 
-/// Which keys a query sees.
+/// The keys that a query sees.
 #[derive(Clone, Copy)]
-pub(in crate::backend) enum Visible<'a> {
+pub(super) enum Visible<'a> {
     /// All, with `[n, keys]` added to their scores.
     Masked(Option<&'a [f32]>),
-    /// Those up to its own place, the last `window` of them, from `first`, `[n, queries]`, on.
+    /// The last `window` keys up to the query's own place, but none before `first`, `[n, queries]`.
     Causal {
         first: Option<&'a [i32]>,
         window: usize,
@@ -146,7 +149,7 @@ impl<'a> Attention<'a> {
 ///
 /// # Shapes
 /// - output: like q; sums: `[n, heads, queries, 2]`
-pub(in crate::backend) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
+pub(super) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
     let group = all.group() * all.queries;
     let mut heads = vec![0.0; output.len()];
     if output.is_empty() {
@@ -347,7 +350,7 @@ fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sum
 ///
 /// # Shapes
 /// - sums: those of [`attend`]; grad and dq: like q; dk, dv: `[n, keys, kv_heads size]`
-pub(in crate::backend) fn attend_backward(
+pub(super) fn attend_backward(
     all: Attention<'_>,
     sums: &[f32],
     grad: &[f32],
@@ -455,7 +458,7 @@ impl WithSimd for Backward<'_> {
                         drop_out(mask, place, kept);
                         drop_out(mask, place, d_row);
                     }
-                    super::softmax_row_backward(row, d_row);
+                    softmax_row_backward(row, d_row);
                 }
                 small(
                     simd,

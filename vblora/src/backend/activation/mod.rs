@@ -1,0 +1,108 @@
+//! GELU in two forms, softmax over rows, gated units.
+
+mod autodiff;
+pub(super) mod default;
+#[cfg(feature = "flex")]
+pub(super) mod flex;
+#[cfg(feature = "gpu")]
+mod gpu;
+
+use burn::tensor::{TensorMetadata, backend::Backend, ops::FloatTensor};
+
+/// Activations, with backward passes that keep one tensor each.
+pub trait ActivationOps: Backend {
+    /// GELU by the error function, `x Phi(x)`. Burn's own has the derivative of the tanh form on most backends.
+    fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        default::erf_gelu::<Self>(x)
+    }
+
+    /// The gradient of [`erf_gelu`](Self::erf_gelu): `grad (Phi(x) + x phi(x))`. Called on the inner backend only.
+    fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        default::erf_gelu_backward::<Self>(x, grad)
+    }
+
+    /// GELU by its approximation with tanh.
+    fn tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        default::tanh_gelu::<Self>(x)
+    }
+
+    /// The gradient of [`tanh_gelu`](Self::tanh_gelu) at x. Called on the inner backend only.
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        default::tanh_gelu_backward::<Self>(x, grad)
+    }
+
+    /// Softmax over the last dimension.
+    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        default::row_softmax::<Self>(x)
+    }
+
+    /// The gradient of [`row_softmax`](Self::row_softmax) given its output. Called on the inner backend only.
+    fn row_softmax_backward(
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        default::row_softmax_backward::<Self>(output, grad)
+    }
+
+    /// Log-softmax over the last dimension. Its gradient is `grad - softmax(x) sum(grad)`.
+    fn row_log_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        let last = x.shape().num_dims() - 1;
+        Self::log_softmax(x, last)
+    }
+
+    /// A gated unit, `f(gate) up` (arXiv 2002.05202).
+    ///
+    /// # Shapes
+    /// - gate, up and output: the same
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
+        default::gated::<Self>(gate, up, form)
+    }
+
+    /// The gradients of [`gated`](Self::gated) to gate and up. Called on the inner backend only.
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        form: Gate,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 2] {
+        default::gated_backward::<Self>(gate, up, form, grad)
+    }
+}
+
+/// How GELU is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GeluForm {
+    /// By the error function.
+    Erf,
+    /// By its approximation with tanh.
+    Tanh,
+}
+
+impl GeluForm {
+    pub(crate) fn apply<B: ActivationOps>(self, x: FloatTensor<B>) -> FloatTensor<B> {
+        match self {
+            Self::Erf => B::erf_gelu(x),
+            Self::Tanh => B::tanh_gelu(x),
+        }
+    }
+
+    pub(super) fn backward<B: ActivationOps>(
+        self,
+        x: FloatTensor<B>,
+        grad: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        match self {
+            Self::Erf => B::erf_gelu_backward(x, grad),
+            Self::Tanh => B::tanh_gelu_backward(x, grad),
+        }
+    }
+}
+
+/// The function of a gated unit's gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// `x sigmoid(x)`: SwiGLU.
+    Silu,
+    /// GELU by tanh: GeGLU.
+    GeluTanh,
+}

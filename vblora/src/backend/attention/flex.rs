@@ -1,0 +1,260 @@
+//! Attention on flex, without copies of heads or weights of all pairs.
+
+mod packed;
+
+use burn::{
+    backend::flex::{Flex, FlexTensor},
+    tensor::{
+        DType, Shape, TensorMetadata,
+        ops::{FloatTensor, IntTensor},
+    },
+};
+
+use super::{
+    AttentionOps, AttentionSettings, CausalSettings, default,
+    kernels::{Attention, Visible, attend, attend_backward},
+};
+use crate::{
+    Packing,
+    backend::{
+        dropout::mask::Mask,
+        flex::{in_place, is_f32, tensor, width},
+        kernels::over_rows,
+    },
+};
+
+impl AttentionOps for Flex {
+    fn head_attention(
+        qkv: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&qkv.each_ref()) {
+            return default::head_attention::<Self>(qkv, mask, settings);
+        }
+        let (inputs, mask) = masked(qkv, mask, settings);
+        inputs.forward(visible(mask.as_ref()))
+    }
+
+    fn head_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        mask: Option<FloatTensor<Self>>,
+        saved: FloatTensor<Self>,
+        settings: AttentionSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        if !is_f32(&qkv.each_ref()) {
+            return default::head_attention_backward::<Self>(qkv, saved, settings, grad);
+        }
+        let (inputs, mask) = masked(qkv, mask, settings);
+        inputs.backward(visible(mask.as_ref()), &saved, &grad)
+    }
+
+    fn skips_padding() -> bool {
+        true
+    }
+
+    fn packed_attention(
+        qkv: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        settings: AttentionSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_f32(&qkv.each_ref()) {
+            return default::packed_attention::<Self>(qkv, packing, settings);
+        }
+        packed::Inputs::new(qkv, packing, settings).forward()
+    }
+
+    fn packed_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        packing: &Packing,
+        saved: FloatTensor<Self>,
+        settings: AttentionSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        if !is_f32(&qkv.each_ref()) {
+            return default::packed_attention_backward::<Self>(qkv, packing, saved, settings, grad);
+        }
+        packed::Inputs::new(qkv, packing, settings).backward(&saved, &grad)
+    }
+
+    fn causal_attention(
+        qkv: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if !is_readable(&qkv, first.as_ref()) {
+            return default::causal_attention::<Self>(qkv, first, settings);
+        }
+        let (inputs, first) = causal(qkv, first, settings);
+        inputs.forward(visible_causal(first.as_ref(), settings))
+    }
+
+    fn causal_attention_backward(
+        qkv: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        saved: FloatTensor<Self>,
+        settings: CausalSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        if !is_readable(&qkv, first.as_ref()) {
+            return default::causal_attention_backward::<Self>(qkv, saved, settings, grad);
+        }
+        let (inputs, first) = causal(qkv, first, settings);
+        inputs.backward(visible_causal(first.as_ref(), settings), &saved, &grad)
+    }
+
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let (d, half) = (width(&x), width(&cos));
+        if !is_f32(&[&x, &cos, &sin]) || d == 0 || half == 0 || cos.shape()[0] != x.shape()[0] {
+            return default::rotate::<Self>(x, cos, sin);
+        }
+        let [cos, sin] = [cos, sin].map(|angles| angles.to_contiguous());
+        let (cos, sin) = (cos.storage::<f32>(), sin.storage::<f32>());
+        in_place(x, |values| {
+            over_rows(values, d, |start, run| {
+                for (row, values) in run.chunks_exact_mut(d).enumerate() {
+                    let at = (start / d + row) * half;
+                    rotate_row(&cos[at..][..half], &sin[at..][..half], values);
+                }
+            });
+        })
+    }
+}
+
+/// Contiguous inputs of one call.
+struct Inputs {
+    qkv: [FlexTensor; 3],
+    heads: [usize; 2],
+    /// Keys that count, of those there are.
+    keys: usize,
+    dropout: Option<Mask>,
+}
+
+impl Inputs {
+    fn new(
+        qkv: [FlexTensor; 3],
+        heads: [usize; 2],
+        keys: usize,
+        dropout: Option<(u64, f64)>,
+    ) -> Self {
+        Self {
+            qkv: qkv.map(|x| x.to_contiguous()),
+            heads,
+            keys,
+            dropout: dropout.map(|(key, p)| Mask::new(key, p)),
+        }
+    }
+
+    fn attention<'a>(&'a self, visible: Visible<'a>) -> Attention<'a> {
+        let [q, k, v] = &self.qkv;
+        let [sequences, queries, d] = q.shape().dims::<3>();
+        let [_, room, _] = k.shape().dims::<3>();
+        let [heads, kv_heads] = self.heads;
+        Attention {
+            q: q.storage(),
+            k: k.storage(),
+            v: v.storage(),
+            sequences,
+            queries,
+            keys: self.keys,
+            room,
+            heads,
+            kv_heads,
+            size: d / heads,
+            visible,
+            dropout: self.dropout.as_ref(),
+            place: [0, queries, self.keys],
+        }
+    }
+
+    fn forward(&self, visible: Visible<'_>) -> (FlexTensor, FlexTensor) {
+        let [n, t, d] = self.qkv[0].shape().dims::<3>();
+        let [heads, _] = self.heads;
+        let (mut output, mut sums) = (vec![0.0; n * t * d], vec![0.0; 2 * n * heads * t]);
+        attend(self.attention(visible), &mut output, &mut sums);
+        (
+            tensor(output, Shape::new([n, t, d])),
+            tensor(sums, Shape::new([n, heads, t, 2])),
+        )
+    }
+
+    fn backward(
+        &self,
+        visible: Visible<'_>,
+        saved: &FlexTensor,
+        grad: &FlexTensor,
+    ) -> [FlexTensor; 3] {
+        let grad = grad.to_contiguous();
+        let shapes = [0, 1, 1].map(|i: usize| self.qkv[i].shape());
+        let mut found = shapes
+            .each_ref()
+            .map(|shape| vec![0.0; shape.num_elements()]);
+        attend_backward(
+            self.attention(visible),
+            saved.storage(),
+            grad.storage(),
+            found.each_mut().map(Vec::as_mut_slice),
+        );
+        let mut shapes = shapes.into_iter();
+        found.map(|values| tensor(values, shapes.next().expect("three")))
+    }
+}
+
+/// The inputs of attention over all keys, and the mask.
+fn masked(
+    qkv: [FlexTensor; 3],
+    mask: Option<FlexTensor>,
+    settings: AttentionSettings,
+) -> (Inputs, Option<FlexTensor>) {
+    let keys = qkv[1].shape()[1];
+    let inputs = Inputs::new(qkv, [settings.heads; 2], keys, settings.dropout);
+    (inputs, mask.map(|mask| mask.to_contiguous()))
+}
+
+fn visible(mask: Option<&FlexTensor>) -> Visible<'_> {
+    Visible::Masked(mask.map(|mask| mask.storage()))
+}
+
+/// Whether the kernels read these inputs.
+fn is_readable(qkv: &[FlexTensor; 3], first: Option<&FlexTensor>) -> bool {
+    is_f32(&qkv.each_ref()) && first.is_none_or(|first| first.dtype() == DType::I32)
+}
+
+/// The inputs of causal attention, and the first key that each query sees.
+fn causal(
+    qkv: [FlexTensor; 3],
+    first: Option<FlexTensor>,
+    settings: CausalSettings,
+) -> (Inputs, Option<FlexTensor>) {
+    let keys = settings.offset + qkv[0].shape()[1];
+    let heads = [settings.heads, settings.kv_heads];
+    let inputs = Inputs::new(qkv, heads, keys, settings.dropout);
+    (inputs, first.map(|first| first.to_contiguous()))
+}
+
+fn visible_causal(first: Option<&FlexTensor>, settings: CausalSettings) -> Visible<'_> {
+    Visible::Causal {
+        first: first.map(|first| first.storage()),
+        window: settings.window.unwrap_or(usize::MAX),
+    }
+}
+
+/// Turns each head of a token, `[heads, 2 half]`, by the token's angles.
+#[inline(always)]
+fn rotate_row(cos: &[f32], sin: &[f32], values: &mut [f32]) {
+    let half = cos.len();
+    let sin = &sin[..half];
+    for head in values.chunks_exact_mut(2 * half) {
+        let (first, second) = head.split_at_mut(half);
+        for i in 0..half {
+            let (a, b) = (first[i], second[i]);
+            first[i] = a * cos[i] - b * sin[i];
+            second[i] = b * cos[i] + a * sin[i];
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! Dropout in plain tensor operations.
+
+use burn::tensor::{TensorMetadata, backend::Backend, ops::FloatTensor};
+
+use super::{DropoutOps, mask};
+use crate::{
+    Packing,
+    backend::{float, primitive},
+};
+
+pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, key: u64, p: f64) -> FloatTensor<B> {
+    let shape = x.shape();
+    let mask = mask::on_device::<B>(shape.num_elements(), &B::float_device(&x), key, p);
+    B::float_mul(x, B::float_reshape(primitive(mask), shape))
+}
+
+/// Puts the tokens back into place, drops them there and takes them out again.
+pub(in crate::backend) fn packed_dropout<B: DropoutOps>(
+    x: FloatTensor<B>,
+    packing: &Packing,
+    key: u64,
+    p: f64,
+) -> FloatTensor<B> {
+    let padded = primitive(packing.padded(float::<B, 2>(x)));
+    primitive(packing.packed(float::<B, 3>(B::dropout(padded, key, p))))
+}

@@ -1,0 +1,21 @@
+//! Dropout on ndarray. The mask is made on the host.
+
+use burn::{
+    backend::ndarray::{NdArray, NdArrayTensor},
+    tensor::{
+        TensorData, TensorMetadata,
+        ops::{FloatTensor, FloatTensorOps},
+    },
+};
+
+use super::{DropoutOps, mask::Mask};
+
+impl DropoutOps for NdArray {
+    fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
+        let (mask, shape) = (Mask::new(key, p), x.shape());
+        let values: Vec<f32> = (0..shape.num_elements() as u32)
+            .map(|i| mask.value(i))
+            .collect();
+        Self::float_mul(x, NdArrayTensor::from_data(TensorData::new(values, shape)))
+    }
+}

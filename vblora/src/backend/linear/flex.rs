@@ -1,0 +1,205 @@
+//! Linear maps on flex. Our own products take bias and update along; flex's write to memory that is zeroed and copied first.
+
+use burn::{
+    backend::flex::{Flex, FlexTensor},
+    tensor::{Shape, TensorMetadata, ops::FloatTensor},
+};
+
+use super::{
+    AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default,
+    kernels::{
+        Added, Matrix, input_gradient, input_gradient_through, narrow_product, output_gradients,
+        product,
+    },
+};
+use crate::backend::{
+    GeluForm,
+    activation::flex::{gelu_both, tanh_gelu_both},
+    flex::{is_f32, tensor},
+};
+
+impl LinearOps for Flex {
+    fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
+        let Some((weight, bias)) = in_f32(&map).filter(|_| is_f32(&[&x])) else {
+            return default::frozen_linear::<Self>(x, map);
+        };
+        let [rows, _] = x.shape().dims::<2>();
+        let (x, bias) = (x.to_contiguous(), bias.map(FlexTensor::to_contiguous));
+        let added = Added {
+            bias: bias.as_ref().map(|bias| bias.storage::<f32>()),
+            narrow: None,
+        };
+        multiplied(x.storage(), rows, weight, added)
+    }
+
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<Self>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let others = [&x, &update.down, &update.up];
+        let Some((weight, bias)) = in_f32(&map).filter(|_| is_f32(&others)) else {
+            return default::adapted_linear::<Self>(x, map, update);
+        };
+        let ([rows, d_in], [rank, d_out]) = (x.shape().dims::<2>(), update.up.shape().dims::<2>());
+        let (x, up) = (x.to_contiguous(), update.up.to_contiguous());
+        let turned = update.down.transpose(0, 1).to_contiguous();
+        let bias = bias.map(FlexTensor::to_contiguous);
+        let mut narrow = vec![0.0; rows * rank];
+        let x = x.storage::<f32>();
+        narrow_product(x, turned.storage(), d_in, update.scale as f32, &mut narrow);
+        let added = Added {
+            bias: bias.as_ref().map(|bias| bias.storage::<f32>()),
+            narrow: Some((&narrow, Matrix::rows(up.storage(), [rank, d_out]))),
+        };
+        let y = multiplied(x, rows, weight, added);
+        (y, tensor(narrow, Shape::new([rows, rank])))
+    }
+
+    fn adapted_linear_backward(
+        x: FloatTensor<Self>,
+        weight: HeldWeight<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_x: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        let others = [&x, &update.down, &update.up, &grad];
+        let Some(held) = weight_in_f32(&weight).filter(|_| is_f32(&others)) else {
+            return default::adapted_linear_backward::<Self>(
+                x, weight, update, narrow, grad, needs_x,
+            );
+        };
+        let side = OutputSide::new(&update, narrow, grad);
+        let [_, d_in] = x.shape().dims::<2>();
+        let x = x.to_contiguous();
+        let mut d_narrow = side.d_narrow;
+        let d_down = input_gradient(x.storage(), &mut d_narrow, [side.rank, d_in]);
+        let x = needs_x.then(|| through(&side.grad, held, &update.down, &d_narrow));
+        AdaptedGradients {
+            x,
+            down: tensor(d_down, Shape::new([side.rank, d_in])).transpose(0, 1),
+            up: side.d_up,
+        }
+    }
+
+    /// The step through GELU and the gradient of the down factor are one pass, in which GELU's output is computed again.
+    fn gelu_linear_backward(
+        h: FloatTensor<Self>,
+        form: GeluForm,
+        weight: HeldWeight<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_h: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        let others = [&h, &update.down, &update.up, &grad];
+        let held = weight_in_f32(&weight).filter(|_| needs_h && is_f32(&others));
+        let Some(held) = held else {
+            return default::gelu_linear_backward::<Self>(
+                h, form, weight, update, narrow, grad, needs_h,
+            );
+        };
+        let side = OutputSide::new(&update, narrow, grad);
+        let ([_, d_in], h) = (h.shape().dims::<2>(), h.to_contiguous());
+        let mut dh = through(&side.grad, held, &update.down, &side.d_narrow);
+        let sizes = [side.rank, d_in];
+        let (values, d_narrow) = (h.storage::<f32>(), &side.d_narrow);
+        let into = dh.storage_mut::<f32>();
+        let d_down = match form {
+            GeluForm::Erf => input_gradient_through(gelu_both, values, d_narrow, sizes, into),
+            GeluForm::Tanh => input_gradient_through(tanh_gelu_both, values, d_narrow, sizes, into),
+        };
+        AdaptedGradients {
+            x: Some(dh),
+            down: tensor(d_down, Shape::new(sizes)).transpose(0, 1),
+            up: side.d_up,
+        }
+    }
+}
+
+/// A matrix's memory as it lies.
+fn matrix(x: &FlexTensor) -> Option<Matrix<'_>> {
+    let layout = x.layout();
+    let shape = layout.shape().dims::<2>();
+    let strides = layout.strides();
+    Some(Matrix {
+        values: &x.storage::<f32>()[layout.start_offset()..],
+        shape,
+        strides: [strides[0].try_into().ok()?, strides[1].try_into().ok()?],
+    })
+}
+
+/// `x w + added` for a matrix of any strides.
+fn multiplied(x: &[f32], rows: usize, w: &FlexTensor, added: Added<'_>) -> FlexTensor {
+    let [_, d_out] = w.shape().dims::<2>();
+    let mut out = vec![0.0; rows * d_out];
+    match matrix(w) {
+        Some(w) => product(x, w, added, &mut out),
+        None => {
+            let w = w.to_contiguous();
+            let [inner, columns] = w.shape().dims::<2>();
+            let w = Matrix::rows(w.storage(), [inner, columns]);
+            product(x, w, added, &mut out);
+        }
+    }
+    tensor(out, Shape::new([rows, d_out]))
+}
+
+/// The tensors of a map that is all in f32.
+fn in_f32(map: &FrozenMap<Flex>) -> Option<(&FlexTensor, Option<&FlexTensor>)> {
+    let weight = weight_in_f32(&map.weight)?;
+    let bias = map.bias.as_ref();
+    bias.is_none_or(|bias| is_f32(&[bias]))
+        .then_some((weight, bias))
+}
+
+/// The matrix of a weight that is one of f32.
+fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<&FlexTensor> {
+    weight.as_dense().filter(|weight| is_f32(&[weight]))
+}
+
+/// The gradients that need the output's gradient, but neither the map nor its input.
+struct OutputSide {
+    grad: FlexTensor,
+    rank: usize,
+    d_narrow: Vec<f32>,
+    d_up: FlexTensor,
+}
+
+impl OutputSide {
+    fn new(update: &Update<FlexTensor>, narrow: FlexTensor, grad: FlexTensor) -> Self {
+        let [rank, d_out] = update.up.shape().dims::<2>();
+        let [up, narrow, grad] = [&update.up, &narrow, &grad].map(FlexTensor::to_contiguous);
+        let [d_narrow, d_up] = output_gradients(
+            grad.storage(),
+            up.storage(),
+            narrow.storage(),
+            [rank, d_out],
+            update.scale as f32,
+        );
+        Self {
+            grad,
+            rank,
+            d_narrow,
+            d_up: tensor(d_up, Shape::new([rank, d_out])),
+        }
+    }
+}
+
+/// The gradient of the input, through map and update.
+fn through(
+    grad: &FlexTensor,
+    weight: &FlexTensor,
+    down: &FlexTensor,
+    d_narrow: &[f32],
+) -> FlexTensor {
+    let [rows, _] = grad.shape().dims::<2>();
+    let turned = down.transpose(0, 1).to_contiguous();
+    let shape = turned.shape().dims::<2>();
+    let added = Added {
+        bias: None,
+        narrow: Some((d_narrow, Matrix::rows(turned.storage(), shape))),
+    };
+    multiplied(grad.storage(), rows, &weight.transpose(0, 1), added)
+}

@@ -1,0 +1,248 @@
+//! Linear maps on GPUs: products on tensor cores where the device has them, and a low-rank update by kernels of its own.
+
+mod fused;
+mod kernels;
+
+use burn::tensor::{
+    DType, Shape, Slice,
+    backend::Backend,
+    ops::{FloatTensor, FloatTensorOps},
+};
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
+    tensor::CubeTensor,
+};
+use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise};
+
+use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
+use crate::backend::gpu::{
+    MAX_CUBES, PLANES, empty, fixed_plane,
+    product::{RankUpdate, tensor_core_product},
+};
+
+/// The highest rank whose sums fit in a unit's registers. A higher one is no longer narrow and is left to matrix products.
+const MAX_RANK: usize = 16;
+/// Columns of a cube that sums over rows: 32 bytes, which memory gives at once.
+const SUM_COLUMNS: usize = 8;
+/// Units of such a cube at most.
+const SUM_UNITS: usize = 512;
+
+impl<R, F, I, T> LinearOps for CubeBackend<R, F, I, T>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
+    fn frozen_product(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
+        let FrozenMap { weight, bias } = map;
+        let weight = weight.into_dense();
+        tensor_core_product(&x, &weight, bias.as_ref(), None)
+            .unwrap_or_else(|| default::frozen_product::<Self>(x, FrozenMap::dense(weight, bias)))
+    }
+
+    fn adapted_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<Self>,
+        update: Update<FloatTensor<Self>>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let Some(plane) = narrow_plane(&x, &update) else {
+            return default::adapted_linear::<Self>(x, map, update);
+        };
+        let held = map.weight.dtype();
+        let narrow = narrow_product(x.clone(), update.down, update.scale, plane);
+        let update = RankUpdate {
+            narrow: narrow.clone(),
+            factor: update.up,
+        };
+        let x = Self::float_cast(x, held.into());
+        (updated_product::<Self, R>(x, map, update), narrow)
+    }
+
+    /// Columns go in pieces of the kernels' size, so a row's update is computed as if it were alone, in f32.
+    fn stacked_linear(
+        x: FloatTensor<Self>,
+        map: FrozenMap<Self>,
+        [down, up]: [FloatTensor<Self>; 2],
+        scales: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let Some(plane) = plane_size(&x, [&down, &up]) else {
+            return default::stacked_linear::<Self>(x, map, [down, up], scales);
+        };
+        let held = map.weight.dtype();
+        let columns = scales.meta.shape()[1];
+        let of_columns = |tensor: &FloatTensor<Self>, start: usize| {
+            let piece = start..columns.min(start + MAX_RANK);
+            let rows = tensor.meta.shape()[0];
+            Self::float_slice(tensor.clone(), &[Slice::from(0..rows), Slice::from(piece)])
+        };
+        let up = Self::float_swap_dims(up, 0, 1);
+        let piece = |start: usize| {
+            let narrow = narrow_product(x.clone(), of_columns(&down, start), 1.0, plane);
+            let narrow = Self::float_mul(narrow, of_columns(&scales, start));
+            let factor = Self::float_swap_dims(of_columns(&up, start), 0, 1);
+            RankUpdate {
+                narrow: into_contiguous(narrow),
+                factor,
+            }
+        };
+        let held_x = Self::float_cast(x.clone(), held.into());
+        let y = updated_product::<Self, R>(held_x, map, piece(0));
+        let others = (MAX_RANK..columns).step_by(MAX_RANK);
+        others.fold(y, |y, start| rank_update(y, None, piece(start)))
+    }
+
+    fn adapted_linear_backward(
+        x: FloatTensor<Self>,
+        weight: HeldWeight<Self>,
+        update: Update<FloatTensor<Self>>,
+        narrow: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+        needs_x: bool,
+    ) -> AdaptedGradients<FloatTensor<Self>> {
+        let Some(plane) = narrow_plane(&x, &update) else {
+            return default::adapted_linear_backward::<Self>(
+                x, weight, update, narrow, grad, needs_x,
+            );
+        };
+        let grad = into_contiguous(grad);
+        let up = row_sums(grad.clone(), narrow);
+        let transposed = |tensor| Self::float_swap_dims(tensor, 0, 1);
+        let d_narrow = narrow_product(grad.clone(), transposed(update.up), update.scale, plane);
+        let down = row_sums(x, d_narrow.clone());
+        let x = needs_x.then(|| {
+            let grad = Self::float_cast(grad, weight.dtype().into());
+            let map = FrozenMap::dense(transposed(weight.into_dense()), None);
+            let update = RankUpdate {
+                narrow: d_narrow,
+                factor: transposed(update.down),
+            };
+            updated_product::<Self, R>(grad, map, update)
+        });
+        AdaptedGradients {
+            x,
+            down: transposed(down),
+            up,
+        }
+    }
+}
+
+/// [`plane_size`], if the rank is one that the kernels are made for.
+fn narrow_plane<R: CubeRuntime>(x: &CubeTensor<R>, update: &Update<CubeTensor<R>>) -> Option<u32> {
+    let size = plane_size(x, [&update.down, &update.up])?;
+    (update.down.meta.shape()[1] <= MAX_RANK).then_some(size)
+}
+
+/// The device's plane size, if it has one size and the kernels take these tensors.
+fn plane_size<R: CubeRuntime>(x: &CubeTensor<R>, factors: [&CubeTensor<R>; 2]) -> Option<u32> {
+    let size = fixed_plane(&x.client)?;
+    let is_f32 = factors.iter().chain([&x]).all(|t| t.dtype == DType::F32);
+    let rows = x.meta.shape()[0];
+    let is_filled = [x, factors[0]].iter().all(|t| t.meta.num_elements() > 0);
+    (is_f32 && is_filled && rows <= MAX_CUBES * PLANES as usize).then_some(size)
+}
+
+/// `scale * x factor`
+///
+/// # Shapes
+/// - x: `[n, d]`, factor: `[d, r]`; output: `[n, r]`
+fn narrow_product<R: CubeRuntime>(
+    x: CubeTensor<R>,
+    factor: CubeTensor<R>,
+    scale: f64,
+    plane: u32,
+) -> CubeTensor<R> {
+    let x = into_contiguous(x);
+    let (n, rank) = (x.meta.shape()[0], factor.meta.shape()[1]);
+    let out = empty(&x, Shape::new([n, rank]));
+    let cubes = CubeCount::new_1d(n.div_ceil(PLANES as usize) as u32);
+    kernels::narrow_product::launch(
+        &out.client,
+        cubes,
+        CubeDim::new_2d(plane, PLANES),
+        x.into_tensor_arg(),
+        factor.into_tensor_arg(),
+        out.clone().into_tensor_arg(),
+        scale as f32,
+        rank,
+    );
+    out
+}
+
+/// `x W + b`, and the update, in one kernel where there is one for them.
+fn updated_product<B, R>(
+    x: CubeTensor<R>,
+    map: FrozenMap<B>,
+    update: RankUpdate<R>,
+) -> CubeTensor<R>
+where
+    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    R: CubeRuntime,
+{
+    let (weight, bias) = (map.weight.into_dense(), map.bias);
+    tensor_core_product(&x, &weight, bias.as_ref(), Some(&update))
+        .unwrap_or_else(|| rank_update(B::float_matmul(x, weight), bias, update))
+}
+
+/// `y + bias + narrow factor`
+///
+/// # Shapes
+/// - y: `[n, m]`, of any float dtype; bias: `[m]`, narrow: `[n, r]`, factor: `[r, m]`; output: `[n, m]`
+fn rank_update<R: CubeRuntime>(
+    y: CubeTensor<R>,
+    bias: Option<CubeTensor<R>>,
+    update: RankUpdate<R>,
+) -> CubeTensor<R> {
+    let RankUpdate { narrow, factor } = update;
+    let y = into_contiguous(y);
+    let [n, m] = y.meta.shape().dims();
+    let rank = factor.meta.shape()[0];
+    let out = empty(&y, Shape::new([n, m]));
+    let dim = CubeDim::new(&out.client, n * m);
+    let cubes = calculate_cube_count_elemwise(&out.client, n * m, dim);
+    let (has_bias, dtype) = (bias.is_some(), y.dtype);
+    // Without a bias some tensor has to stand in its place; it is not read.
+    let bias = bias.unwrap_or_else(|| narrow.clone());
+    kernels::rank_update::launch(
+        &out.client,
+        cubes,
+        dim,
+        y.into_tensor_arg(),
+        into_contiguous(bias).into_tensor_arg(),
+        narrow.into_tensor_arg(),
+        factor.into_tensor_arg(),
+        out.clone().into_tensor_arg(),
+        rank,
+        has_bias,
+        dtype.into(),
+    );
+    out
+}
+
+/// `narrow^T wide`
+///
+/// # Shapes
+/// - wide: `[n, p]`, narrow: `[n, r]`, r at most [`MAX_RANK`]; output: `[r, p]`
+fn row_sums<R: CubeRuntime>(wide: CubeTensor<R>, narrow: CubeTensor<R>) -> CubeTensor<R> {
+    let (wide, narrow) = (into_contiguous(wide), into_contiguous(narrow));
+    let ([_, p], [_, rank]) = (wide.meta.shape().dims(), narrow.meta.shape().dims());
+    let out = empty(&wide, Shape::new([rank, p]));
+    let hardware = &out.client.properties().hardware;
+    let sums = hardware.max_shared_memory_size / (size_of::<f32>() * rank);
+    let units = SUM_UNITS
+        .min(hardware.max_units_per_cube as usize)
+        .min(sums);
+    let groups = (units / SUM_COLUMNS).max(1);
+    kernels::row_sums::launch(
+        &out.client,
+        CubeCount::new_1d(p.div_ceil(SUM_COLUMNS) as u32),
+        CubeDim::new_2d(SUM_COLUMNS as u32, groups as u32),
+        wide.into_tensor_arg(),
+        narrow.into_tensor_arg(),
+        out.clone().into_tensor_arg(),
+        rank,
+        SUM_COLUMNS,
+        groups,
+    );
+    out
+}
