@@ -90,10 +90,10 @@ mod tests {
 
     #[test]
     fn a_pattern_made_to_hang_is_an_error() {
-        let pattern = Pattern::whole(r"(?=(a|aa|b)*c)x").unwrap();
+        let pattern = Pattern::whole(r"((a|aa)(?!b))*c").unwrap();
         let name = "a".repeat(2_000);
         let error = pattern.matches(&name).unwrap_err().to_string();
-        assert!(error.contains("(a|aa|b)"), "{error}");
+        assert!(error.contains("(a|aa)"), "{error}");
         assert!(Pattern::whole(&"(".repeat(100_000)).is_err());
     }
 }

@@ -126,8 +126,11 @@ fn positions(batch: &PaddedBatch, config: &EncoderConfig) -> Vec<i64> {
             .flat_map(|_| 0..batch.columns as i64)
             .collect();
     }
-    // The id that positions are counted from; -1 where the model has no padding.
-    let pad = config.position_offset as i64 - 1;
+    // The id that positions are counted from; a model without padding counts from -1.
+    let pad = match config.position_offset {
+        0 => -1,
+        _ => i64::from(config.pad_token_id),
+    };
     let row = |ids: &[i64]| {
         let mut last = pad;
         let place = |&id: &i64| {
