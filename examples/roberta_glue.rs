@@ -5,28 +5,20 @@
 //! cargo run --release --example roberta_glue -- --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 //! cargo run --release --example roberta_glue --features cuda -- --backend cuda ...
 //! ```
-#![allow(
-    clippy::print_stdout,
-    reason = "the table on the terminal is the program's output"
-)]
 
-use std::{
-    path::PathBuf,
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{path::PathBuf, process::ExitCode, sync::atomic::AtomicBool};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use examples::start_logging;
 use vblora::{
     Selection,
     backend::{BackendJob, BackendKind, DEFAULT_BACKEND, VbLoraBackend},
 };
 use vblora_bench::{
     demo,
+    program::{exit_code, listen, say, start_logging},
     recipes::{Recipe, SharedBank, Size},
-    report::{Results, Stop, summary_table},
+    report::{Results, summary_table},
     tasks::Task,
     train::{CheckpointSettings, DataSource, Method, Session},
 };
@@ -34,9 +26,6 @@ use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, resolve};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-/// Set by Ctrl-C; the run then ends after its step and reports what was reached.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, two minutes.
 #[derive(Debug, Parser)]
@@ -141,7 +130,7 @@ struct Arguments {
 fn main() -> ExitCode {
     start_logging();
     match run(Arguments::parse()) {
-        Ok(code) => code,
+        Ok(code) => exit_code(code),
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -153,47 +142,40 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     let session = session(&arguments)?;
     let plan = session.plan()?;
     if arguments.plan || !arguments.quiet {
-        println!("{plan}");
+        say(plan);
     }
     if arguments.plan {
         return Ok(ExitCode::SUCCESS);
     }
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot listen for Ctrl-C")?;
+    // The run then ends after its step, with a checkpoint, and reports what was reached.
+    let interrupted = listen().context("cannot listen for Ctrl-C")?;
     let results = arguments
         .backend
-        .dispatch(arguments.device, Job(&session))??;
-    println!("{}", summary_table(&results));
+        .dispatch(arguments.device, Job(&session, interrupted))??;
+    say(summary_table(&results));
     if let Some(out) = &session.out {
-        println!("Written to {}.", out.display());
+        say(format!("Written to {}.", out.display()));
     }
-    Ok(exit_code(&results))
+    Ok(outcome(&results))
 }
 
-struct Job<'a>(&'a Session);
+struct Job<'a>(&'a Session, &'a AtomicBool);
 
 impl BackendJob for Job<'_> {
     type Output = vblora_bench::Result<Results>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        self.0.run::<B>(&device, &INTERRUPTED)
+        self.0.run::<B>(&device, self.1)
     }
 }
 
-/// 130 after Ctrl-C, as shells have it; 1 if a run's loss left the numbers.
-fn exit_code(results: &Results) -> ExitCode {
-    if INTERRUPTED.load(Ordering::Relaxed) {
-        return ExitCode::from(130);
+/// 1 if a run failed; each that did is named.
+fn outcome(results: &Results) -> ExitCode {
+    for run in results.failed() {
+        tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
     }
-    let failed = results
-        .runs
-        .iter()
-        .find(|run| matches!(run.stop, Stop::NonFiniteLoss { .. }));
-    match failed {
-        Some(run) => {
-            tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
-            ExitCode::FAILURE
-        }
+    match results.failed().next() {
+        Some(_) => ExitCode::FAILURE,
         None => ExitCode::SUCCESS,
     }
 }

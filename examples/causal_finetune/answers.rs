@@ -12,6 +12,7 @@ use vblora::{
     storage::write_atomically,
 };
 use vblora_bench::{
+    program::say,
     report::{Results, summary_table},
     tasks::causal::Texts,
     train::{
@@ -47,7 +48,7 @@ impl BackendJob for Work<'_> {
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
         // Nobody else may change the adapters before they have answered.
         let (results, _lock) = self.session.run_locked::<B>(&device, self.interrupted)?;
-        println!("{}", summary_table(&results));
+        say(summary_table(&results));
         if self.arguments.generate > 0 && !self.interrupted.load(Ordering::Relaxed) {
             self.answers::<B>(&results, &device)?;
         }
@@ -76,6 +77,9 @@ impl Work<'_> {
             let dir = self.out.join(&name);
             // A model that was trained itself is no adapter.
             if dir.join("adapter_config.json").is_file() {
+                if self.interrupted.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
                 let found = AdaptedConfig::open(&dir, model.config().clone())?;
                 // Runs train no module of the base in full, and the base at hand has none in its place.
                 ensure!(
@@ -112,15 +116,22 @@ fn show(all: &[(String, Vec<Sample>)]) {
     let Some((_, first)) = all.first().filter(|(_, samples)| !samples.is_empty()) else {
         return;
     };
-    println!("BLEU-4 of {} held-out prompts:", first.len());
+    say(format!("BLEU-4 of {} held-out prompts:", first.len()));
     for (name, samples) in all {
-        println!("  {name:<16} {:.4}", causal::answers_bleu(samples));
+        say(format!("  {name:<16} {:.4}", causal::answers_bleu(samples)));
     }
     for (i, sample) in first.iter().take(SHOWN).enumerate() {
-        println!("\n{}", sample.prompt);
-        println!("  {:<16} {}", "reference", sample.references.join(" / "));
+        say(format!("\n{}", sample.prompt));
+        say(format!(
+            "  {:<16} {}",
+            "reference",
+            sample.references.join(" / ")
+        ));
         for (name, samples) in all {
-            println!("  {name:<16} {}", samples[i].answer.replace('\n', " "));
+            say(format!(
+                "  {name:<16} {}",
+                samples[i].answer.replace('\n', " ")
+            ));
         }
     }
 }

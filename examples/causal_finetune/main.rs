@@ -6,23 +6,18 @@
 //! cargo run --release --example causal_finetune -- --model DIR --data train.csv --held-out dev.csv --format e2e --method vblora --out runs/e2e
 //! cargo run --release --example causal_finetune -- --model DIR --data alpaca.json --format alpaca --packing --plan
 //! ```
-#![allow(
-    clippy::print_stdout,
-    reason = "tables and samples on the terminal are the program's output"
-)]
 
 mod answers;
 mod arguments;
 
-use std::{
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use examples::start_logging;
-use vblora_bench::report::{Results, Stop};
+use vblora_bench::{
+    program::{exit_code, listen, say, start_logging},
+    report::Results,
+};
 
 use answers::Work;
 use arguments::{Arguments, session, texts};
@@ -30,13 +25,10 @@ use arguments::{Arguments, session, texts};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Set by Ctrl-C; the run then ends after its step and reports what was reached.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
     start_logging();
     match run(&Arguments::parse()) {
-        Ok(code) => code,
+        Ok(code) => exit_code(code),
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -49,13 +41,13 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut session = session(arguments, train, &held_out)?;
     let plan = session.plan()?;
     if arguments.plan || !arguments.quiet {
-        println!("{plan}");
+        say(plan);
     }
     if arguments.plan {
         return Ok(ExitCode::SUCCESS);
     }
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot listen for Ctrl-C")?;
+    // The run then ends after its step, with a checkpoint, and reports what was reached.
+    let interrupted = listen().context("cannot listen for Ctrl-C")?;
     // Answers come from the adapters as they are stored, so there must be a place for them.
     let place = tempfile::tempdir()?;
     let out = session.out.get_or_insert_with(|| place.path().join("run"));
@@ -65,26 +57,22 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
         arguments,
         held_out: &held_out,
         out: &out,
-        interrupted: &INTERRUPTED,
+        interrupted,
     };
     let results = arguments.backend.dispatch(arguments.device, work)??;
     if arguments.out.is_some() {
-        println!("Written to {}.", out.display());
+        say(format!("Written to {}.", out.display()));
     }
-    Ok(exit_code(&results))
+    Ok(outcome(&results))
 }
 
-/// 130 after Ctrl-C, as shells have it; 1 if a run's loss left the numbers.
-fn exit_code(results: &Results) -> ExitCode {
-    if INTERRUPTED.load(Ordering::Relaxed) {
-        return ExitCode::from(130);
+/// 1 if a run failed; each that did is named.
+fn outcome(results: &Results) -> ExitCode {
+    for run in results.failed() {
+        tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
     }
-    let failed = |stop: &Stop| matches!(stop, Stop::NonFiniteLoss { .. });
-    match results.runs.iter().find(|run| failed(&run.stop)) {
-        Some(run) => {
-            tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
-            ExitCode::FAILURE
-        }
+    match results.failed().next() {
+        Some(_) => ExitCode::FAILURE,
         None => ExitCode::SUCCESS,
     }
 }

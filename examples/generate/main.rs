@@ -5,30 +5,22 @@
 //! cargo run --release --example generate -- --model DIR --adapter ADAPTER --chat --prompt "What is the capital of France?"
 //! cargo run --release --example generate --features cuda -- --backend cuda --base-dtype bf16 --model DIR --temperature 0.7 --top-p 0.9 --prompt ...
 //! ```
-#![allow(
-    clippy::print_stderr,
-    reason = "what a text took is said beside it, not in it"
-)]
 
 mod arguments;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    io::Write,
-    ops::ControlFlow,
-    process::ExitCode,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::{io::Write, ops::ControlFlow, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
-use examples::start_logging;
 use vblora::{
     Factors,
     backend::{BackendJob, VbLoraBackend},
     storage::HostAdapter,
+};
+use vblora_bench::program::{
+    complain, exit_code, is_closed_pipe, is_interrupted, listen, start_logging,
 };
 use vblora_models::{
     ChatTemplate, DecoderConfig, Error, Message, ModelFiles, SavedTensors, TextTokenizer,
@@ -42,18 +34,15 @@ use arguments::Arguments;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Set by Ctrl-C; every text then ends with the token at hand.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
 fn main() -> ExitCode {
     start_logging();
     let arguments = Arguments::parse();
-    let listening = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot listen for Ctrl-C");
-    match listening.and_then(|()| run(&arguments, &mut std::io::stdout())) {
-        // As shells have it after Ctrl-C.
-        Ok(()) if INTERRUPTED.load(Ordering::Relaxed) => ExitCode::from(130),
-        Ok(()) => ExitCode::SUCCESS,
+    // Every text then ends with the token at hand.
+    let listening = listen().context("cannot listen for Ctrl-C");
+    match listening.and_then(|_| run(&arguments, &mut std::io::stdout())) {
+        Ok(()) => exit_code(ExitCode::SUCCESS),
+        // Whoever reads may stop reading: `generate .. | head`.
+        Err(error) if error.downcast_ref().is_some_and(is_closed_pipe) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE
@@ -192,7 +181,7 @@ impl Job<'_> {
                 if streams {
                     written = write!(self.out, "{piece}").and_then(|()| self.out.flush());
                 }
-                match written.is_err() || INTERRUPTED.load(Ordering::Relaxed) {
+                match written.is_err() || is_interrupted() {
                     true => ControlFlow::Break(()),
                     false => ControlFlow::Continue(()),
                 }
@@ -221,7 +210,9 @@ fn print(rows: &[GeneratedText], out: &mut dyn Write) -> Result<()> {
 fn report(rows: &[GeneratedText], seconds: f64) {
     let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
     let rate = tokens as f64 / seconds;
-    eprint!("[{tokens} tokens in {seconds:.1} s, {rate:.1} a second; ended by");
     let ends: Vec<String> = rows.iter().map(|row| row.ended.to_string()).collect();
-    eprintln!(" {}]", ends.join(", "));
+    complain(format!(
+        "[{tokens} tokens in {seconds:.1} s, {rate:.1} a second; ended by {}]",
+        ends.join(", ")
+    ));
 }

@@ -101,6 +101,12 @@ pub enum Error {
         /// What was given.
         found: String,
     },
+    /// A model whose outputs are no numbers, which no metric is fed.
+    #[error("{what} is not finite")]
+    NonFinite {
+        /// The output.
+        what: String,
+    },
     /// A recipe file that does not parse; the message names the key and, where known, the line.
     #[error("recipe {file}: {message}")]
     RecipeSyntax {

@@ -90,7 +90,7 @@ fn a_session_reports_likelihoods_and_speed_and_stores_what_answers_as_it_did() {
             .iter()
             .sum();
         assert_eq!(run.speed.unwrap().tokens as usize, tokens * epochs.len());
-        assert_eq!((run.stop, run.head_bytes), (Stop::Completed, 0));
+        assert_eq!((&run.stop, run.head_bytes), (&Stop::Completed, 0));
         let stored = dir.path().join(format!("run/{}-seed1", run.method));
         let found = PeftDirectory::open(&stored)
             .unwrap()
@@ -239,4 +239,20 @@ fn a_model_without_an_end_or_with_another_vocabulary_is_refused() {
         c.replace("\"vocab_size\": 2000", "\"vocab_size\": 1999")
     });
     assert!(refusal(&session).contains("1999"), "{}", refusal(&session));
+}
+
+/// Its weights, configuration and tokenizer: a session that starts from it finds the likelihood that training ended with.
+#[test]
+fn a_model_trained_in_full_is_a_directory_that_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = session(dir.path(), &[Method::Full], |r| r.epochs = 1);
+    let results = run(&first).unwrap();
+    let folder = dir.path().join("run/full-seed1");
+    let mut again = session(dir.path(), &[Method::Lora], |r| r.epochs = 1);
+    (again.files, again.out) = (ModelFiles::open(&folder).unwrap(), None);
+    let found = run(&again).unwrap();
+    let best = &results.runs[0].best.as_ref().unwrap().metrics;
+    assert_eq!(found.runs[0].before.as_ref(), Some(best));
+    let config = |files: &ModelFiles| DecoderConfig::from_files(files).unwrap();
+    assert_eq!(config(&again.files), config(&first.files));
 }

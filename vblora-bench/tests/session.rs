@@ -7,7 +7,7 @@ use std::{path::Path, sync::atomic::AtomicBool};
 use burn::backend::Flex;
 use clap::ValueEnum;
 use vblora::{
-    StoredVbLora,
+    Factors, StoredVbLora,
     storage::{Precision, peft::PeftDirectory},
 };
 use vblora_bench::{
@@ -19,7 +19,8 @@ use vblora_bench::{
     train::{CheckpointSettings, DataSource, EncodedSplit, Method, Session},
 };
 use vblora_models::{
-    ClassificationHead, EncoderConfig, EncoderInput, Roberta, TextTokenizer, roberta,
+    Checkpoint, ClassificationHead, EncoderConfig, EncoderInput, ModelFiles, Roberta,
+    TextTokenizer, roberta,
 };
 
 /// The first rows of the bundled task in a directory of GLUE's layout.
@@ -71,11 +72,6 @@ fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
         .unwrap();
     assert_eq!(found.prefix, "roberta.");
     let head = ClassificationHead::<Flex>::from_tensors("the adapter", &found.saved, 0.1, &device);
-    let split = read_split(data, Task::Demo, SplitName::Dev).unwrap();
-    let split = EncodedSplit::new(&split, &TextTokenizer::from_files(&files).unwrap(), 64).unwrap();
-    let rows: Vec<usize> = (0..split.len()).collect();
-    let batch = split.batch(&rows, base.config().pad_token_id).unwrap();
-    let input = EncoderInput::new(&batch.inputs, base.config(), &device);
     let factors = match compact {
         false => found.adapter.factors(&device),
         true => {
@@ -83,8 +79,24 @@ fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
             stored.bind(&base.sites()).unwrap().factors(&device)
         }
     };
-    let hidden = base.forward(&input, &factors);
-    let outputs = head.unwrap().forward(hidden, None);
+    scores(&files, &base, &head.unwrap(), &factors, data)
+}
+
+/// The dev scores of a model and a head.
+fn scores(
+    files: &ModelFiles,
+    base: &Roberta<Flex>,
+    head: &ClassificationHead<Flex>,
+    factors: &Factors<Flex>,
+    data: &Path,
+) -> Scores {
+    let split = read_split(data, Task::Demo, SplitName::Dev).unwrap();
+    let split = EncodedSplit::new(&split, &TextTokenizer::from_files(files).unwrap(), 64).unwrap();
+    let rows: Vec<usize> = (0..split.len()).collect();
+    let batch = split.batch(&rows, base.config().pad_token_id).unwrap();
+    let input = EncoderInput::new(&batch.inputs, base.config(), &Default::default());
+    let hidden = base.forward(&input, factors);
+    let outputs = head.forward(hidden, None);
     let classes: Vec<i32> = outputs.argmax(1).into_data().into_vec().unwrap();
     let classes = classes.into_iter().map(|class| class as usize).collect();
     score(Task::Demo, &Predictions::Classes(classes), split.labels()).unwrap()
@@ -98,8 +110,8 @@ fn every_method_runs_and_leaves_what_it_promises() {
     assert_eq!(results.runs.len(), 7);
     for run in &results.runs {
         assert_eq!(
-            (run.stop, run.epochs.len(), run.steps),
-            (Stop::Completed, 2, 6),
+            (&run.stop, run.epochs.len(), run.steps),
+            (&Stop::Completed, 2, 6),
             "{}",
             run.method
         );
@@ -284,6 +296,51 @@ fn runs_repeat_and_seeds_differ() {
     );
 }
 
+/// Encoder, head, configuration and tokenizer: what a user loads gives the scores that training reported, and can be trained on.
+#[test]
+fn a_model_trained_in_full_is_a_directory_that_loads() {
+    let dir = tempfile::tempdir().unwrap();
+    let first = session(dir.path(), &[Method::Full], |_| ());
+    let results = run(&first).unwrap();
+    let folder = dir.path().join("run/full-seed3");
+    let (files, device) = (ModelFiles::open(&folder).unwrap(), Default::default());
+    let (base, report) = Roberta::<Flex>::load(&files, &device).unwrap();
+    assert_eq!(report.prefix, "roberta.");
+    let mut checkpoint = Checkpoint::open(&files).unwrap();
+    let parts = [
+        "dense.weight",
+        "dense.bias",
+        "out_proj.weight",
+        "out_proj.bias",
+    ];
+    let tensors = parts.map(|part| {
+        let name = format!("classifier.{part}");
+        let tensor = checkpoint.tensor(&name).unwrap();
+        (name, tensor)
+    });
+    let head = ClassificationHead::from_tensors("the model", &tensors, 0.1, &device).unwrap();
+    let found = scores(&files, &base, &head, &Factors::none(), dir.path());
+    assert_eq!(found, results.runs[0].best.as_ref().unwrap().metrics);
+
+    let config: serde_json::Value =
+        serde_json::from_slice(&files.read("config.json").unwrap()).unwrap();
+    assert_eq!(
+        config["architectures"],
+        serde_json::json!(["RobertaForSequenceClassification"])
+    );
+    assert_eq!(
+        config["id2label"],
+        serde_json::json!({"0": "unacceptable", "1": "acceptable"})
+    );
+    assert_eq!(config["dtype"], "float32");
+    let tokenizer = |files: &ModelFiles| files.read("tokenizer.json").unwrap();
+    assert_eq!(tokenizer(&files), tokenizer(&demo::model_files()));
+
+    let mut again = session(dir.path(), &[Method::Lora], |_| ());
+    (again.files, again.out) = (files, None);
+    assert_eq!(run(&again).unwrap().runs[0].stop, Stop::Completed);
+}
+
 #[test]
 fn an_interruption_ends_cleanly_with_what_was_reached() {
     let dir = tempfile::tempdir().unwrap();
@@ -310,6 +367,50 @@ fn a_loss_that_leaves_the_numbers_stops_the_run_and_names_the_step() {
         panic!("{:?}", results.runs[0].stop)
     };
     assert!((1..6).contains(&step), "{step}");
+}
+
+/// The last step before the evaluation leaves parameters, or outputs, that are no numbers: the run has failed by name and has no score, with
+/// files and without, and the others are run.
+#[test]
+fn what_is_no_number_after_training_is_a_failed_run_without_a_score() {
+    let dir = tempfile::tempdir().unwrap();
+    let ends = |rate: f64, out: Option<&str>, every: Option<usize>| {
+        let methods = [Method::Full, Method::Head, Method::Lora, Method::VbLora];
+        let mut session = session(dir.path(), &methods, |r| {
+            (r.epochs, r.batch, r.schedule.warmup_ratio) = (1, 96, 0.0);
+            r.lr.base = rate;
+            r.lr.bank = rate;
+            r.lr = r.lr.with_adapter(rate);
+        });
+        session.out = out.map(|name| dir.path().join(name));
+        session.checkpoints.every = every.filter(|_| out.is_some());
+        let results = run(&session).unwrap();
+        let runs = results.runs.iter();
+        runs.map(|run| (run.stop.to_string(), run.best.is_some()))
+            .collect::<Vec<_>>()
+    };
+    for (out, every) in [(None, None), (Some("a"), None), (Some("b"), Some(1))] {
+        let found = ends(1e300, out, every);
+        let failed = |run: &(String, bool)| run.0.starts_with("non-finite ") && !run.1;
+        let parts = ["base.", "completed", "adapter.", "adapter."];
+        for (at, part) in parts.into_iter().enumerate() {
+            assert!(found[at].0.contains(part), "{found:?}");
+            assert_eq!(failed(&found[at]), at != 1, "{found:?}");
+        }
+    }
+    let read = Results::read(dir.path().join("a/results.json")).unwrap();
+    assert_eq!(read.failed().count(), 3);
+    for folder in ["full-seed3", "lora-seed3", "vblora-seed3"] {
+        assert!(!dir.path().join("a").join(folder).exists(), "{folder}");
+    }
+    // Parameters that are numbers, but a model whose outputs are none.
+    let found = ends(1e30, Some("c"), None);
+    assert!(
+        found[0]
+            .0
+            .starts_with("non-finite model output for example "),
+        "{found:?}"
+    );
 }
 
 #[test]

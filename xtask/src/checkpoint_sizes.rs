@@ -18,6 +18,7 @@ use vblora::{
     },
 };
 use vblora_bench::{
+    program::say,
     recipes::{Recipe, Size},
     tasks::Task,
     train::{AdamW, Gradients, LabelledBatch, Learner, Rule, Trained},
@@ -47,11 +48,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.llama_steps > 0 {
         rows.push(llama_7b(arguments.llama_steps)?);
     }
-    println!(
-        "| bank and logits of | steps | logits touched | checkpoint | in full | PEFT, top-k |"
-    );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: |");
-    rows.iter().for_each(|row| println!("{row}"));
+    say("| bank and logits of | steps | logits touched | checkpoint | in full | PEFT, top-k |");
+    say("| --- | ---: | ---: | ---: | ---: | ---: |");
+    rows.iter().for_each(say);
     Ok(())
 }
 

@@ -7,8 +7,9 @@ use clap::Args;
 use vblora::storage::write_atomically;
 use vblora_bench::{
     figures::{figures, footprints},
+    program::say,
     record::Recording,
-    report::{Figure, Results, RunResult},
+    report::{Figure, Results, RunResult, as_markdown, as_paragraph, picture},
 };
 
 /// Figures 3 to 9 of the paper as SVG, with captions in figures.md: of every recording in the runs (--record-every), and the footprints of all
@@ -47,11 +48,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     write_atomically(&arguments.out.join("figures.md"), page.as_bytes())?;
-    println!(
+    say(format!(
         "Figures of {} recordings written to {}; captions in figures.md.",
         found.len(),
         arguments.out.display()
-    );
+    ));
     Ok(())
 }
 
@@ -60,7 +61,10 @@ pub(crate) fn read(path: &Path) -> Result<Recording> {
     let recording = Recording::read(path)?;
     if let Some(damage) = recording.damage() {
         let last = recording.last().step;
-        println!("{}: {damage}; used up to step {last}", path.display());
+        say(format!(
+            "{}: {damage}; used up to step {last}",
+            path.display()
+        ));
     }
     Ok(recording)
 }
@@ -96,7 +100,9 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
     } = figure;
     let file = format!("{run}-{name}.svg");
     write_atomically(&out.join(&file), svg.as_bytes())?;
-    page.push_str(&format!("\n## {title}\n\n![{name}]({file})\n\n{caption}\n"));
+    let (title, caption) = (as_markdown(title), as_paragraph(caption));
+    let picture = picture(name, &file);
+    page.push_str(&format!("\n## {title}\n\n{picture}\n\n{caption}\n"));
     Ok(())
 }
 

@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use serde_json::Value;
+use vblora_bench::program::say;
 
 /// What is built, by the name of its Cargo package and target, and what it is called in the pack.
 const BINARIES: [(&str, &str, &str); 5] = [
@@ -105,7 +106,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "{}: {mib} MiB, more than the {MAX_MIB} MiB that a pack may have",
         archive.display()
     );
-    println!("{} ({mib} MiB); there: bash {0}/run.sh", out.display());
+    say(format!(
+        "{} ({mib} MiB); there: bash {0}/run.sh",
+        out.display()
+    ));
     Ok(())
 }
 

@@ -3,11 +3,6 @@
 //! This file parses and dispatches; each command has a file of its own.
 
 #![forbid(unsafe_code)]
-#![allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a command's report on the terminal is its output"
-)]
 
 mod blimp;
 mod checkpoint_sizes;
@@ -33,6 +28,7 @@ mod view;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use vblora_bench::program::{complain, exit_code, start_logging};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -68,7 +64,18 @@ enum Command {
     View(view::Arguments),
 }
 
-fn main() -> anyhow::Result<ExitCode> {
+fn main() -> ExitCode {
+    start_logging();
+    match run() {
+        Ok(code) => exit_code(code),
+        Err(error) => {
+            complain(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> anyhow::Result<ExitCode> {
     match Arguments::parse().command {
         Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
+use vblora_bench::program::say;
 
 use crate::blimp::{self, Pair};
 use crate::keyed_hash::{keyed_hash, shuffle_by};
@@ -216,7 +217,7 @@ fn sha256(bytes: &[u8]) -> String {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{} bytes  {}", text.len(), path.display());
+    say(format!("{} bytes  {}", text.len(), path.display()));
     Ok(())
 }
 

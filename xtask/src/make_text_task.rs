@@ -6,6 +6,7 @@ use std::{collections::HashSet, fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use vblora::storage::write_atomically;
+use vblora_bench::program::say;
 
 use crate::keyed_hash::keyed_hash;
 
@@ -105,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         (arguments.corpus.clone(), stories),
     ] {
         write_atomically(&file, text.as_bytes())?;
-        println!("{} bytes  {}", text.len(), file.display());
+        say(format!("{} bytes  {}", text.len(), file.display()));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use vblora_bench::program::say;
 
 use crate::blimp::{self, Pair};
 use crate::keyed_hash::shuffle_by;
@@ -72,10 +73,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .filter(|line| dev.contains(*line))
         .count();
-    println!(
+    say(format!(
         "{shared} lines equal to one of the {} dev sentences",
         dev.len()
-    );
+    ));
     ensure!(shared == 0, "the text holds {shared} dev sentences");
     corpus.write(&arguments.out, arguments.seed)
 }
@@ -128,10 +129,10 @@ impl Corpus {
             kept,
         } in &self.counts
         {
-            println!("{source}: {kept} lines kept of {offered}");
+            say(format!("{source}: {kept} lines kept of {offered}"));
         }
         let words: usize = self.lines.iter().map(|line| line.split(' ').count()).sum();
-        println!("total: {} lines, {words} words", self.lines.len());
+        say(format!("total: {} lines, {words} words", self.lines.len()));
     }
 
     fn write(mut self, out: &Path, seed: u64) -> Result<()> {
@@ -142,7 +143,7 @@ impl Corpus {
         }
         let text = self.lines.join("\n") + "\n";
         fs::write(out, &text).with_context(|| format!("cannot write {}", out.display()))?;
-        println!("{} bytes  {}", text.len(), out.display());
+        say(format!("{} bytes  {}", text.len(), out.display()));
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use clap::Args;
 use vblora::{VbLoraConfig, count::thousands};
+use vblora_bench::program::say;
 use vblora_models::{
     BaseDtype, DecoderConfig,
     decoder::{Footprint, sites, targets},
@@ -41,15 +42,15 @@ fn models() -> [(&'static str, DecoderConfig, usize, usize); 6] {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let length = arguments.length as usize;
-    println!(
+    say(format!(
         "Base in {}, adapter in f32, VB-LoRA on every linear map, b = 256, k = 2, sequences of {length} tokens.\n",
         arguments.base_dtype
-    );
-    println!(
+    ));
+    say(format!(
         "| model | S | trained | stored | base, GB | adapter, gradients, moments, GB | kept per token, MB | with blocks run twice, MB | scores per token, MB | tokens in {} GB | with blocks run twice |",
         arguments.gpu
-    );
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    ));
+    say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (name, config, bank, rank) in models() {
         let config = DecoderConfig {
             base_dtype: arguments.base_dtype,
@@ -70,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             (room / (per_token + memory.scores_per_token) as f64).max(0.0) as usize
         };
         let recomputed = memory.recomputed_per_token + memory.block_per_token;
-        println!(
+        say(format!(
             "| {name} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} |",
             thousands(settings.sub_vectors()),
             thousands(count.trained),
@@ -82,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             memory.scores_per_token as f64 / 1e6,
             thousands(tokens(memory.kept_per_token)),
             thousands(tokens(recomputed)),
-        );
+        ));
     }
     Ok(())
 }

@@ -18,6 +18,7 @@ use vblora::{
         write_atomically,
     },
 };
+use vblora_bench::program::say;
 use vblora_models::{
     ClassificationHead, EncoderInput, ModelFiles, PaddedBatch, Roberta, SaveDtype,
     decoder::{CausalBatch, CausalInput, CausalLm, Side},
@@ -74,7 +75,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .map(|(name, version)| format!("{name} {version}"))
         .collect();
-    println!("{}", versions.join(", "));
+    say(versions.join(", "));
     let written = report
         .rows
         .into_iter()
@@ -84,13 +85,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ("written by PEFT, read here", read),
         ("written here, read by PEFT", written.collect()),
     ] {
-        println!("\n{direction}: largest difference of a logit");
+        say(format!("\n{direction}: largest difference of a logit"));
         ensure!(!rows.is_empty(), "{direction}: nothing was compared");
         for (adapter, difference) in rows {
             let is_right = difference <= TOLERANCE;
             wrong += usize::from(!is_right);
             let mark = if is_right { "" } else { "  WRONG" };
-            println!("  {adapter:<40} {difference:.1e}{mark}");
+            say(format!("  {adapter:<40} {difference:.1e}{mark}"));
         }
     }
     if wrong > 0 {

@@ -11,6 +11,7 @@ use vblora::{
 };
 use vblora_bench::{
     metrics::Metric,
+    program::say,
     recipes::{Recipe, ScheduleSettings, Size, TooLong},
     schedule::ScheduleKind,
     tasks::{
@@ -124,7 +125,9 @@ fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Resu
             let seconds = start.elapsed().as_secs_f64();
             let train = report.loss;
             bar.suspend(|| {
-                println!("step {done}: train {train:.4}, held out {loss:.4}, {seconds:.0} s")
+                say(format!(
+                    "step {done}: train {train:.4}, held out {loss:.4}, {seconds:.0} s"
+                ))
             });
             log.push((done, train, loss));
         }

@@ -12,7 +12,10 @@ use vblora::{
     backend::{BackendJob, BackendKind, VbLoraBackend},
     storage::write_atomically,
 };
-use vblora_bench::pretrain::{PretrainSettings, Pretrainer, SpecialIds};
+use vblora_bench::{
+    pretrain::{PretrainSettings, Pretrainer, SpecialIds},
+    program::say,
+};
 use vblora_models::{Encoded, EncoderConfig, ModelFiles, SaveDtype, TextTokenizer, save_tensors};
 
 use crate::progress;
@@ -203,11 +206,11 @@ fn save(
         &out.join("pretraining.json"),
         serde_json::to_string_pretty(record)?.as_bytes(),
     )?;
-    println!(
+    say(format!(
         "{}: {} parameters, held-out loss {:.4}",
         out.display(),
         record.parameters,
         record.final_held_out_loss
-    );
+    ));
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
-use vblora_bench::{figures::sweep_figures, report::sweep_report};
+use vblora_bench::{figures::sweep_figures, program::say, report::sweep_report};
 
 /// Makes tables and figures of what sweeps have left in a directory: one HTML file that needs nothing else, and Markdown with pictures.
 #[derive(Args)]
@@ -28,6 +28,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     write("report.md", &page.markdown())?;
     write("index.html", &page.html())?;
-    println!("Written to {}.", arguments.out.join("index.html").display());
+    say(format!(
+        "Written to {}.",
+        arguments.out.join("index.html").display()
+    ));
     Ok(())
 }

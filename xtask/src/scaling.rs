@@ -7,6 +7,7 @@ use burn::backend::Flex;
 use clap::Args;
 use plotters::prelude::*;
 use vblora::storage::write_atomically;
+use vblora_bench::program::say;
 use vblora_models::{EncoderConfig, Roberta};
 
 use crate::{
@@ -92,10 +93,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         measured.push((name, points));
     }
     bar.finish_and_clear();
-    println!("{}", table(&measured));
+    say(table(&measured));
     let svg = draw(&measured).map_err(|e| anyhow!("the picture was not drawn: {e}"))?;
     write_atomically(&arguments.out, svg.as_bytes())?;
-    println!("{}", arguments.out.display());
+    say(arguments.out.display());
     Ok(())
 }
 

@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     process::{Command, ExitCode},
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use anyhow::{Context, Result};
@@ -12,6 +11,7 @@ use clap::Args;
 use indicatif::ProgressBar;
 use vblora::backend::DEFAULT_BACKEND;
 use vblora_bench::{
+    program::{complain, listen, say},
     report::human_bytes,
     sweep::{
         Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
@@ -21,8 +21,8 @@ use vblora_bench::{
 
 use crate::progress;
 
-/// Set by Ctrl-C; runs on their way then end with a checkpoint.
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Runs on their way end with a checkpoint when a signal asks for the end.
+const NOT_LISTENING: &str = "cannot listen for Ctrl-C";
 
 /// The hidden command that a sweep starts its workers with.
 pub(crate) const WORKER: &str = "sweep-worker";
@@ -79,15 +79,10 @@ impl Arguments {
 }
 
 pub(crate) fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
-    listen()?;
+    let interrupted = listen().context(NOT_LISTENING)?;
     let input = std::io::BufReader::new(std::io::stdin());
-    serve(input, std::io::stdout(), arguments.device, &INTERRUPTED)?;
+    serve(input, std::io::stdout(), arguments.device, interrupted)?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn listen() -> Result<()> {
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot listen for Ctrl-C")
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -102,12 +97,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         store = store.lock()?;
     }
     for damaged in store.damaged() {
-        eprintln!("skipped a damaged result: {damaged}");
+        complain(format!("skipped a damaged result: {damaged}"));
     }
     if arguments.dry_run {
         return dry_run(arguments, &plan, &store);
     }
-    listen()?;
+    let interrupted = listen().context(NOT_LISTENING)?;
     let campaign = Campaign {
         plan: &plan,
         budget: Budget {
@@ -120,17 +115,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         commit: commit(),
     };
     let left = plan.left(&store).len();
-    println!(
+    say(format!(
         "{}: {left} runs to do, by {} at a time.",
         plan.sweep,
         campaign.devices.len()
-    );
+    ));
     let bar = progress::bar(campaign.steps(&store), "steps");
     let hear = |news: News<'_>| match news {
         News::Steps(steps) => bar.set_position(steps),
         News::Ended(record) => show(&bar, &line(record)),
     };
-    let outcome = campaign.run(store, &hear, &INTERRUPTED)?;
+    let outcome = campaign.run(store, &hear, interrupted)?;
     bar.finish_and_clear();
     Ok(conclude(arguments, &outcome))
 }
@@ -143,14 +138,14 @@ fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode
     spinner.finish_and_clear();
     let workers = arguments.workers().len();
     let total = seconds.values().sum::<f64>() / workers as f64;
-    println!("{}: {}\n", plan.sweep, plan.about);
-    println!("{}", plan.table(store, &seconds));
-    println!(
+    say(format!("{}: {}\n", plan.sweep, plan.about));
+    say(plan.table(store, &seconds));
+    say(format!(
         "{} of {} runs left: about {} with {workers} at a time, by a few steps on {device}.",
         seconds.len(),
         plan.runs.len(),
         duration(total)
-    );
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -165,7 +160,7 @@ fn commit() -> Option<String> {
 /// A line above the bar, or a plain one where there is no terminal.
 fn show(bar: &ProgressBar, line: &str) {
     match bar.is_hidden() {
-        true => println!("{line}"),
+        true => say(line),
         false => bar.println(line),
     }
 }
@@ -184,20 +179,19 @@ fn line(record: &Record) -> String {
     }
 }
 
-/// Says how it ended: 130 after Ctrl-C, as shells have it; 1 if a run failed.
+/// Says how it ended: 1 if a run failed.
 fn conclude(arguments: &Arguments, outcome: &Outcome) -> ExitCode {
     let Outcome { done, failed, left } = outcome;
-    println!(
+    say(format!(
         "{done} runs done, {} failed, {left} left, in {}.",
         failed.len(),
         arguments.out.display()
-    );
+    ));
     for (name, error) in failed {
-        eprintln!("{name}: {error}");
+        complain(format!("{name}: {error}"));
     }
-    match (INTERRUPTED.load(Ordering::Relaxed), failed.is_empty()) {
-        (true, _) => ExitCode::from(130),
-        (_, true) => ExitCode::SUCCESS,
-        (_, false) => ExitCode::FAILURE,
+    match failed.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
     }
 }

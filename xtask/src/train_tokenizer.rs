@@ -14,6 +14,7 @@ use tokenizers::normalizers::NormalizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
+use vblora_bench::program::say;
 
 use crate::progress::with_spinner;
 
@@ -57,7 +58,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let sentences = demo_sentences(&arguments.demo)?;
     report(&tokenizer, &sentences)?;
     for sentence in sentences.iter().take(arguments.show) {
-        println!("{:?}\t{sentence}", ids(&tokenizer, sentence, true)?);
+        say(format!(
+            "{:?}\t{sentence}",
+            ids(&tokenizer, sentence, true)?
+        ));
     }
     Ok(())
 }
@@ -159,7 +163,7 @@ fn write_json(path: &Path, value: &Value) -> Result<()> {
 
 fn write_text(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    println!("{} bytes  {}", text.len(), path.display());
+    say(format!("{} bytes  {}", text.len(), path.display()));
     Ok(())
 }
 
@@ -178,12 +182,12 @@ fn report(tokenizer: &RobertaTokenizer, sentences: &[String]) -> Result<()> {
         lengths.push(ids(tokenizer, sentence, false)?.len());
     }
     let total: usize = lengths.iter().sum();
-    println!(
+    say(format!(
         "{} demo sentences: {:.2} tokens in the mean, {} at most (without <s> and </s>)",
         lengths.len(),
         total as f64 / lengths.len().max(1) as f64,
         lengths.iter().max().unwrap_or(&0)
-    );
+    ));
     Ok(())
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use vblora::storage::write_atomically;
-use vblora_bench::{record::Recording, view::viewer};
+use vblora_bench::{program::say, record::Recording, view::viewer};
 
 use crate::figures::read;
 
@@ -33,12 +33,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = arguments.out.clone().unwrap_or(path.with_extension("html"));
     let page = viewer(&recording);
     write_atomically(&out, page.as_bytes())?;
-    println!(
+    say(format!(
         "{} steps of {} in {} ({} kB): open it in a browser.",
         recording.differences().count(),
         recording.header().run,
         out.display(),
         page.len() / 1000
-    );
+    ));
     Ok(())
 }

@@ -103,6 +103,17 @@ fn signal(signal: &str, pid: &str) {
     assert!(sent.success());
 }
 
+/// The process of a sweep's only worker.
+#[cfg(target_os = "linux")]
+fn workers(sweep: &Child) -> String {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", sweep.id())).unwrap();
+    let children = |task: std::fs::DirEntry| {
+        std::fs::read_to_string(task.path().join("children")).unwrap_or_default()
+    };
+    let workers: String = tasks.flatten().map(children).collect();
+    workers.trim().to_owned()
+}
+
 /// What a run came to, without what depends on the clock.
 fn epochs(record: &Value) -> &Value {
     let epochs = &record["result"]["epochs"];
@@ -171,6 +182,35 @@ fn a_run_that_fails_is_recorded_and_the_rest_goes_on() {
     assert!(text(&output.stderr).contains("non-finite loss at step"));
 }
 
+/// The last step before the only evaluation leaves parameters that are no numbers: no score of 0, but a failure by name.
+#[test]
+fn a_run_whose_parameters_are_no_numbers_is_recorded_as_failed() {
+    let place = Place::new();
+    let text_of = SWEEP.replace("seed = [1, 2]", "seed = 1\nlr.head = [1e300, 1e-3]");
+    std::fs::write(place.path("s.toml"), text_of).unwrap();
+    let one_step = ["--set", "epochs=1", "--set", "batch=64"];
+    let output = place.sweep(
+        "out",
+        &[&one_step[..], &["--set", "schedule.warmup_ratio=0.0"]].concat(),
+    );
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let errors: Vec<String> = place
+        .results("out")
+        .iter()
+        .filter_map(|record| Some(record["error"].as_str()?.to_owned()))
+        .collect();
+    let expected = "non-finite head.dense.weight after step 1";
+    assert_eq!(errors, [expected; 2], "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains(expected));
+    let csv = std::fs::read_to_string(place.path("out/results.csv")).unwrap();
+    let failed = csv.lines().filter(|line| line.contains(expected));
+    assert!(
+        failed.clone().all(|line| line.contains(",matthews,,,0,1,")),
+        "{csv}"
+    );
+    assert_eq!(failed.count(), 2);
+}
+
 #[test]
 fn an_interrupted_sweep_goes_on_where_it_was() {
     let place = Place::new();
@@ -194,6 +234,117 @@ fn an_interrupted_sweep_goes_on_where_it_was() {
     let [cut, whole] = ["cut", "whole"].map(|out| place.results(out));
     assert_eq!(epochs(&cut[0]), epochs(&whole[0]));
     assert_eq!(cut[0]["id"], whole[0]["id"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn whatever_asks_a_sweep_to_end_it_ends_with_a_checkpoint() {
+    let place = Place::new();
+    let settings = [
+        "--set",
+        "epochs=60",
+        "--set",
+        "method=vblora",
+        "--set",
+        "seed=1",
+    ];
+    for (name, code) in [("INT", 130), ("TERM", 143), ("HUP", 129)] {
+        let child = place.start(name, &settings);
+        place.wait_for_checkpoint(name);
+        signal(&format!("-{name}"), &child.id().to_string());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        assert!(!place.path(name).join("results.jsonl").exists());
+        let said = text(&output.stdout);
+        assert!(said.contains("0 runs done, 0 failed, 1 left"), "{said}");
+    }
+}
+
+/// A worker that is stopped alone costs its run, which goes on from there when the sweep is started again.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_worker_that_is_told_to_stop_fails_its_run_by_name() {
+    let place = Place::new();
+    let settings = ["--set", "epochs=30", "--set", "method=vblora"];
+    let child = place.start("out", &settings);
+    place.wait_for_checkpoint("out");
+    signal("-TERM", &workers(&child));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let results = place.results("out");
+    let error = results[0]["error"].as_str().unwrap();
+    assert!(error.contains("a signal stopped the worker"), "{error}");
+    assert!(results[1]["error"].is_null(), "{}", results[1]);
+    assert!(place.sweep("out", &settings).status.success());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_signal_ends_a_sweep_at_once() {
+    use std::os::unix::process::ExitStatusExt;
+    let place = Place::new();
+    let mut child = place.start("out", &["--set", "epochs=60", "--set", "method=vblora"]);
+    place.wait_for_checkpoint("out");
+    // It would wait for its worker.
+    let (parent, worker) = (child.id().to_string(), workers(&child));
+    signal("-STOP", &worker);
+    signal("-TERM", &parent);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none());
+    signal("-TERM", &parent);
+    assert_eq!(child.wait().unwrap().signal(), Some(15));
+    signal("-KILL", &worker);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hangup_that_is_ignored_stays_ignored() {
+    let place = Place::new();
+    let mut shell = Command::new("sh");
+    let script = format!(
+        "trap '' HUP; exec {} sweep s.toml --out out --set epochs=20 --set method=vblora --set seed=1",
+        env!("CARGO_BIN_EXE_xtask")
+    );
+    shell.current_dir(place.0.path()).args(["-c", &script]);
+    let child = shell.stdout(Stdio::piped()).spawn().unwrap();
+    place.wait_for_checkpoint("out");
+    signal("-HUP", &child.id().to_string());
+    assert!(child.wait_with_output().unwrap().status.success());
+    assert_eq!(place.results("out").len(), 1);
+}
+
+/// Nobody reads on, or the disk is full: the work is done and written all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_closed_or_full_output_costs_no_work() {
+    let place = Place::new();
+    let few = ["--set", "method=head", "--set", "epochs=1"];
+    let sweep = |out: &str| {
+        let all = [&["s.toml", "--out", out], &few[..]].concat();
+        place.command("sweep", &all)
+    };
+    let mut child = sweep("closed").spawn().unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(place.results("closed").len(), 2);
+
+    let full = || {
+        std::fs::File::options()
+            .write(true)
+            .open("/dev/full")
+            .unwrap()
+    };
+    let output = sweep("full").stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        text(&output.stderr),
+        "error: cannot write standard output: No space left on device (os error 28)\n"
+    );
+    assert_eq!(place.results("full").len(), 2);
+
+    let output = sweep("both").stdout(full()).stderr(full()).status();
+    assert_eq!(output.unwrap().code(), Some(1));
+    assert_eq!(place.results("both").len(), 2);
 }
 
 #[test]
@@ -222,12 +373,7 @@ fn a_worker_that_is_killed_costs_one_run_and_the_next_attempt_goes_on() {
     let settings = ["--set", "epochs=30", "--set", "method=vblora"];
     let child = place.start("out", &settings);
     place.wait_for_checkpoint("out");
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", child.id())).unwrap();
-    let children = |task: std::fs::DirEntry| {
-        std::fs::read_to_string(task.path().join("children")).unwrap_or_default()
-    };
-    let workers: String = tasks.flatten().map(children).collect();
-    signal("-KILL", workers.trim());
+    signal("-KILL", &workers(&child));
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     let results = place.results("out");

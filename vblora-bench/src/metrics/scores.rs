@@ -135,7 +135,7 @@ impl Predictions {
 ///
 /// # Errors
 /// No rows, unequal numbers of predictions and labels, classes where the task has scores or the reverse, a class
-/// outside the task. A prediction that is not finite is no error: it leaves the correlations undefined.
+/// outside the task, a prediction that is not finite.
 pub fn score(task: Task, predictions: &Predictions, labels: &[Label]) -> Result<Scores> {
     if predictions.len() != labels.len() || labels.is_empty() {
         let found = format!(
@@ -160,6 +160,10 @@ pub fn score(task: Task, predictions: &Predictions, labels: &[Label]) -> Result<
                 .collect())
         }
         Predictions::Scores(scores) if task.is_regression() => {
+            if let Some(row) = scores.iter().position(|score| !score.is_finite()) {
+                let found = format!("{} for example {}", scores[row], row + 1);
+                return Err(error(task, "finite scores", found));
+            }
             let scores: Vec<f64> = scores.iter().map(|score| f64::from(*score)).collect();
             let gold = gold_scores(task, labels)?;
             Ok(task
@@ -255,13 +259,23 @@ mod tests {
     #[test]
     fn undefined_correlations_are_null() {
         let labels = [1.0, 2.0].map(Label::Score);
-        for same in [2.5, f32::NAN] {
-            let scores = score(Task::Stsb, &Predictions::Scores(vec![same; 2]), &labels).unwrap();
-            assert!(scores.is_undefined(Metric::Pearson));
-            assert_eq!(
-                serde_json::to_string(&scores).unwrap(),
-                "{\"pearson\":null,\"spearman\":null}"
-            );
+        let same = Predictions::Scores(vec![2.5; 2]);
+        let scores = score(Task::Stsb, &same, &labels).unwrap();
+        assert!(scores.is_undefined(Metric::Pearson));
+        assert_eq!(
+            serde_json::to_string(&scores).unwrap(),
+            "{\"pearson\":null,\"spearman\":null}"
+        );
+    }
+
+    #[test]
+    fn a_prediction_that_is_no_number_is_refused_not_scored() {
+        let labels = [1.0, 2.0].map(Label::Score);
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let predictions = Predictions::Scores(vec![0.5, wrong]);
+            let error = score(Task::Stsb, &predictions, &labels).unwrap_err();
+            let words = format!("expected finite scores, found {wrong} for example 2");
+            assert!(error.to_string().contains(&words), "{error}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a run leaves behind: `results.json`, the summary table, the curve picture; and the page of many runs.
 
 mod curve;
+mod escape;
 mod numbers;
 mod results;
 mod summary;
@@ -9,6 +10,7 @@ mod table;
 
 pub use curve::curves_svg;
 pub(crate) use curve::{COLOURS, failed, printable};
+pub use escape::{as_html, as_markdown, as_paragraph, picture};
 pub use numbers::human_bytes;
 pub use results::{EpochResult, EpochScores, Results, RunResult, Speed, Stop, best_epoch};
 pub use summary::{Spread, Summary, summarise, summary_table};

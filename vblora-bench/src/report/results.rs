@@ -135,7 +135,7 @@ pub fn best_epoch(epochs: &[EpochResult], metric: Metric) -> Option<&EpochResult
 }
 
 /// Why a run ended; a sentence in the file.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stop {
     /// All epochs were run: `completed`.
     #[default]
@@ -147,17 +147,31 @@ pub enum Stop {
         /// The optimizer step, from 1.
         step: u64,
     },
+    /// What training made is no number, and has no score: `non-finite WHAT after step N`.
+    NonFinite {
+        /// The parameter by its path, or the model's output.
+        what: String,
+        /// Optimizer steps taken.
+        step: u64,
+    },
 }
 
 /// How [`Stop::NonFiniteLoss`] is written, before the step.
-const NON_FINITE: &str = "non-finite loss at step ";
+const NON_FINITE_LOSS: &str = "non-finite loss at step ";
+
+/// How [`Stop::NonFinite`] is written, before what is not finite and before the step.
+const NON_FINITE: [&str; 2] = ["non-finite ", " after step "];
 
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed => f.pad("completed"),
             Self::Interrupted => f.pad("interrupted"),
-            Self::NonFiniteLoss { step } => write!(f, "{NON_FINITE}{step}"),
+            Self::NonFiniteLoss { step } => write!(f, "{NON_FINITE_LOSS}{step}"),
+            Self::NonFinite { what, step } => {
+                let [before, between] = NON_FINITE;
+                write!(f, "{before}{what}{between}{step}")
+            }
         }
     }
 }
@@ -166,19 +180,26 @@ impl FromStr for Stop {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let step = text
-            .strip_prefix(NON_FINITE)
-            .and_then(|step| step.parse().ok());
-        match (text, step) {
-            ("completed", _) => Ok(Self::Completed),
-            ("interrupted", _) => Ok(Self::Interrupted),
-            (_, Some(step)) => Ok(Self::NonFiniteLoss { step }),
-            _ => Err(Error::UnknownName {
-                what: "stop",
-                name: text.to_string(),
-                expected: format!("completed, interrupted, {NON_FINITE}N"),
-            }),
+        let [before, between] = NON_FINITE;
+        let non_finite = |text: &str| {
+            let (what, step) = text.strip_prefix(before)?.rsplit_once(between)?;
+            let (what, step) = (what.to_owned(), step.parse().ok()?);
+            Some(Self::NonFinite { what, step })
+        };
+        let non_finite_loss = |text: &str| {
+            let step = text.strip_prefix(NON_FINITE_LOSS)?.parse().ok()?;
+            Some(Self::NonFiniteLoss { step })
+        };
+        match text {
+            "completed" => Some(Self::Completed),
+            "interrupted" => Some(Self::Interrupted),
+            other => non_finite_loss(other).or_else(|| non_finite(other)),
         }
+        .ok_or_else(|| Error::UnknownName {
+            what: "stop",
+            name: text.to_string(),
+            expected: format!("completed, interrupted, {NON_FINITE_LOSS}N, {before}WHAT{between}N"),
+        })
     }
 }
 
@@ -202,6 +223,13 @@ fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Resu
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+impl Stop {
+    /// Whether the run went wrong, and is not only unfinished.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::NonFiniteLoss { .. } | Self::NonFinite { .. })
+    }
+}
+
 impl Results {
     /// The results of these runs, with their summary.
     pub fn new(
@@ -216,6 +244,11 @@ impl Results {
             runs,
             summary,
         }
+    }
+
+    /// The runs that went wrong.
+    pub fn failed(&self) -> impl Iterator<Item = &RunResult> {
+        self.runs.iter().filter(|run| run.stop.is_failure())
     }
 
     /// Writes the results as indented JSON, atomically.
@@ -365,6 +398,10 @@ pub(crate) mod tests {
             Stop::Completed,
             Stop::Interrupted,
             Stop::NonFiniteLoss { step: 12 },
+            Stop::NonFinite {
+                what: "head.dense.weight after step 3".into(),
+                step: 4,
+            },
         ] {
             assert_eq!(stop.to_string().parse::<Stop>().unwrap(), stop);
         }

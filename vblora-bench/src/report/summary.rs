@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::numbers::{grouped, human_bytes};
-use super::{Align, Results, RunResult, Stop, Table};
+use super::{Align, Results, RunResult, Stop, Table, as_markdown};
 use crate::metrics::Metric;
 use crate::tasks::Task;
 
@@ -278,8 +278,9 @@ fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
         let name = format!("{} {} seed {}", run.method, run.targets, run.seed);
         if run.stop != Stop::Completed {
             notes.push(format!(
-                "{name} did not finish: {} ({} epochs evaluated).",
-                run.stop,
+                "{} did not finish: {} ({} epochs evaluated).",
+                as_markdown(&name),
+                as_markdown(&run.stop.to_string()),
                 run.epochs.len()
             ));
         }
@@ -447,5 +448,21 @@ mod tests {
             "{text}"
         );
         assert_eq!(summary_table(&Results::new("c", "flex", vec![])), "");
+    }
+
+    #[test]
+    fn hostile_targets_stay_in_their_cell_and_their_line() {
+        let mut broken = run("lora", "a|b`c<x>*d*\n# e", 1, &[0.5]);
+        broken.stop = Stop::NonFinite {
+            what: "head.`x`".into(),
+            step: 3,
+        };
+        let text = summary_table(&Results::new("c", "flex", vec![broken]));
+        let shown = "a\\|b\\`c&lt;x>\\*d\\* # e";
+        assert!(text.contains(&format!("| lora   | {shown} |")), "{text}");
+        let note = format!(
+            "\nlora {shown} seed 1 did not finish: non-finite head.\\`x\\` after step 3 (1 epochs evaluated).\n"
+        );
+        assert!(text.contains(&note), "{text}");
     }
 }

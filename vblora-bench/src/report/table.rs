@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::as_markdown;
+
 /// On which side of its column a cell stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -19,11 +21,11 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these columns and no rows.
+    /// A table of these columns and no rows. Names and cells are shown as they are, whatever they hold.
     pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, Align)>) -> Self {
         let columns = columns
             .into_iter()
-            .map(|(name, align)| (escape(name.into()), align))
+            .map(|(name, align)| (as_markdown(&name.into()), align))
             .collect();
         Self {
             columns,
@@ -33,7 +35,12 @@ impl Table {
 
     /// Adds a row; missing cells are left empty, cells beyond the columns are dropped.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
-        let mut cells: Vec<String> = cells.into_iter().map(|cell| escape(cell.into())).collect();
+        self.markdown_row(cells.into_iter().map(|cell| as_markdown(&cell.into())));
+    }
+
+    /// [`row`](Self::row) of cells that are Markdown already.
+    pub(crate) fn markdown_row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let mut cells: Vec<String> = cells.into_iter().collect();
         cells.resize(self.columns.len(), String::new());
         self.rows.push(cells);
     }
@@ -72,11 +79,6 @@ impl fmt::Display for Table {
             .iter()
             .try_for_each(|row| line(f, &mut row.iter()))
     }
-}
-
-/// A cell that ends neither the cell nor the line.
-fn escape(cell: String) -> String {
-    cell.replace('|', "\\|").replace(['\n', '\r', '\t'], " ")
 }
 
 #[cfg(test)]

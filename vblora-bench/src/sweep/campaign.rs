@@ -76,6 +76,7 @@ impl Campaign<'_> {
     ) -> Result<Outcome> {
         let store = store.lock()?;
         store.save_plan(self.plan)?;
+        self.tidy(&store)?;
         let left: Vec<PlannedRun> = self.plan.left(&store).into_iter().cloned().collect();
         let jobs: Vec<Job> = left.iter().map(|run| self.job(run, &store)).collect();
         let workers = self.workers(&store);
@@ -98,6 +99,15 @@ impl Campaign<'_> {
             .into_inner()
             .unwrap_or_else(PoisonError::into_inner);
         Ok(self.outcome(&store))
+    }
+
+    /// Ends what a kill may have cut off after a result was added: the table for spreadsheets, and the removal of checkpoints.
+    fn tidy(&self, store: &Store) -> Result<()> {
+        store.write_csv()?;
+        for run in self.plan.runs.iter().filter(|run| store.is_done(&run.id)) {
+            RunDir::remove_checkpoints(&store.run_dir(&run.id))?;
+        }
+        Ok(())
     }
 
     fn job(&self, run: &PlannedRun, store: &Store) -> Job {

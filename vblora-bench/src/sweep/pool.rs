@@ -10,6 +10,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use super::worker::{Device, Job, Reply};
@@ -20,6 +21,12 @@ use crate::{
 
 /// Last bytes of a dead worker's log in which its last words are looked for.
 const LAST_WORDS: usize = 4096;
+
+/// What is said of a run whose worker alone was told to stop.
+const STOPPED: &str = "a signal stopped the worker; the run goes on from its checkpoint when the sweep is started again";
+
+/// How long after its worker a sweep may see a signal that went to both.
+const SIGNALS_APART: Duration = Duration::from_millis(200);
 
 /// How to start a worker.
 #[derive(Debug, Clone)]
@@ -123,6 +130,15 @@ impl Pool<'_> {
         Ok(())
     }
 
+    /// Whether the sweep is interrupted too. A signal to all its processes may reach a worker first.
+    fn is_interrupted_soon(&self) -> bool {
+        let is_interrupted = || self.interrupted.load(Ordering::Relaxed);
+        if !is_interrupted() {
+            std::thread::sleep(SIGNALS_APART);
+        }
+        is_interrupted()
+    }
+
     /// Has one job done; gives the worker back if it lives.
     fn run<'w>(
         &self,
@@ -150,6 +166,9 @@ impl Pool<'_> {
                 }
                 // It can be gone on with, so nothing has come of it yet.
                 Some(Reply::Ended { result, .. }) if result.stop == Stop::Interrupted => {
+                    if !self.is_interrupted_soon() {
+                        ended(Err(STOPPED.into()), "", device)?;
+                    }
                     return Ok(None);
                 }
                 Some(Reply::Ended { backend, result }) => {

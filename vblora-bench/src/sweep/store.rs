@@ -186,7 +186,14 @@ impl Store {
         paths.iter().map(|path| read_plan(path)).collect()
     }
 
-    fn write_csv(&self) -> Result<()> {
+    /// Writes the results once more as CSV, if there are any.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(super) fn write_csv(&self) -> Result<()> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
         let path = self.dir.join(CSV);
         let failed = |error: csv::Error| Error::write(&path, std::io::Error::other(error));
         let mut writer = csv::Writer::from_writer(Vec::new());

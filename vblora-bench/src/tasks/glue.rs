@@ -73,6 +73,17 @@ impl Task {
         }
     }
 
+    /// The classes' names in GLUE, in the order of their ids; empty where labels are no classes.
+    pub fn classes(&self) -> &'static [&'static str] {
+        match self {
+            Self::Cola | Self::Demo => &["unacceptable", "acceptable"],
+            Self::Sst2 => &["negative", "positive"],
+            Self::Mrpc => &["not_equivalent", "equivalent"],
+            Self::Qnli | Self::Rte => &["entailment", "not_entailment"],
+            Self::Stsb | Self::Text => &[],
+        }
+    }
+
     /// Whether the label is a score (STS-B) and not a class.
     pub fn is_regression(&self) -> bool {
         matches!(self, Self::Stsb)

@@ -205,10 +205,17 @@ impl RunCheckpoints {
         fresh: &RunResult,
         length: Length,
     ) -> Result<Option<Progress>> {
-        for step in self.store.steps()?.into_iter().rev() {
+        let steps = self.store.steps()?;
+        for &step in steps.iter().rev() {
             match self.load(step, learner, fresh, length) {
                 Ok(progress) => {
                     self.newest = Some(step);
+                    // A kill may have come before the older ones were removed. Beside damaged ones all stay.
+                    if steps.last() == Some(&step) {
+                        let best = progress.result.best.as_ref();
+                        let best = best.map(|best| (best.epoch * length.steps_per_epoch) as u64);
+                        self.store.keep(self.settings.keep, best)?;
+                    }
                     return Ok(Some(progress));
                 }
                 Err(error @ Error::OtherRun { .. }) => return Err(error),

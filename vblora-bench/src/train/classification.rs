@@ -1,25 +1,27 @@
 //! Encoders with a classification head: GLUE.
 
-use std::path::Path;
-
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
+use serde_json::{Map, Value, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    ClassificationHead, EncoderInput, Family, HeadInit, Labels, Roberta, SaveDtype, loss,
-    save_tensors,
+    ClassificationHead, EncoderInput, Family, HeadInit, HostTensor, Labels, Roberta, SaveDtype,
+    loss, save_model, save_tensors,
 };
 
 use super::{
     data::{EncodedSplit, LabelledBatch},
     learner::{Learner, Trained},
-    objective::{Graph, Objective},
+    objective::{Graph, Objective, Saving},
     order,
 };
 use crate::{
-    Result,
+    Error, Result,
     metrics::{Predictions, Scores, score},
     recipes::{self, Recipe},
 };
+
+/// Tensors by name.
+type Named = Vec<(String, HostTensor)>;
 
 /// The cross-entropy of classes, or the squared error of scores, by a head on the first token.
 #[derive(Debug)]
@@ -109,12 +111,16 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         Ok(None)
     }
 
-    fn save(learner: &Learner<B>, dir: &Path, adapter: Option<PeftAdapter>) -> Result<()> {
+    fn save(learner: &Learner<B>, to: Saving<'_>) -> Result<()> {
         let head = learner.head().valid().tensors();
-        // The head is RoBERTa's, whatever the encoder; Hugging Face has no BERT with this head that it could be part of.
-        let is_roberta = learner.base().config().family == Family::Roberta;
-        match adapter {
-            Some(adapter) if is_roberta => {
+        let family = learner.base().config().family;
+        if matches!(learner.trained(), Trained::Everything) {
+            let tensors = whole(family, learner.plain_base().tensors(), &head);
+            save_model(to.dir, to.files, settings(family, to.recipe), &tensors)?;
+        }
+        // The head is RoBERTa's, whatever the encoder; PEFT has no BERT with this head that it could be part of.
+        match to.adapter {
+            Some(adapter) if family == Family::Roberta => {
                 let adapter = PeftAdapter {
                     prefix: "roberta.".into(),
                     modules_to_save: vec!["classifier".into()],
@@ -122,21 +128,60 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
                     task_type: Some("SEQ_CLS".into()),
                     ..adapter
                 };
-                return Ok(adapter.write(dir)?);
+                return Ok(adapter.write(to.dir)?);
             }
-            Some(adapter) => adapter.write(dir)?,
+            Some(adapter) => adapter.write(to.dir)?,
             None => {}
         }
-        if matches!(learner.trained(), Trained::Everything) {
-            let base = learner.base().valid().tensors();
-            save_tensors(&dir.join("model.safetensors"), &base, SaveDtype::F32)?;
-        }
-        Ok(save_tensors(
-            &dir.join("head.safetensors"),
-            &head,
-            SaveDtype::F32,
-        )?)
+        let path = to.dir.join("head.safetensors");
+        Ok(save_tensors(&path, &head, SaveDtype::F32)?)
     }
+}
+
+/// Encoder and head under the names of transformers' model with a head for sequences. BERT's has the head's first map as the pooler, which is
+/// the same without dropout.
+fn whole(family: Family, base: Named, head: &Named) -> Named {
+    let (prefix, dense, output) = match family {
+        Family::Roberta => ("roberta.", "classifier.dense.", "classifier.out_proj."),
+        Family::Bert => ("bert.", "bert.pooler.dense.", "classifier."),
+    };
+    let base = base
+        .into_iter()
+        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor));
+    let head = head.iter().map(|(name, tensor)| {
+        let name = name.replacen("classifier.dense.", dense, 1).replacen(
+            "classifier.out_proj.",
+            output,
+            1,
+        );
+        (name, tensor.clone())
+    });
+    base.chain(head).collect()
+}
+
+/// What such a model's `config.json` says of the head.
+fn settings(family: Family, recipe: &Recipe) -> Map<String, Value> {
+    let class = match family {
+        Family::Roberta => "RobertaForSequenceClassification",
+        Family::Bert => "BertForSequenceClassification",
+    };
+    let (names, problem) = match recipe.task.classes() {
+        [] => (&["LABEL_0"][..], "regression"),
+        classes => (classes, "single_label_classification"),
+    };
+    let ids = names.iter().enumerate();
+    let id2label: Map<_, _> = ids
+        .clone()
+        .map(|(id, name)| (id.to_string(), json!(name)))
+        .collect();
+    let label2id: Map<_, _> = ids.map(|(id, name)| ((*name).into(), json!(id))).collect();
+    Map::from_iter([
+        ("architectures".into(), json!([class])),
+        ("classifier_dropout".into(), json!(recipe.head.dropout)),
+        ("id2label".into(), id2label.into()),
+        ("label2id".into(), label2id.into()),
+        ("problem_type".into(), problem.into()),
+    ])
 }
 
 fn batch_loss<B: VbLoraBackend>(
@@ -157,7 +202,7 @@ fn batch_loss<B: VbLoraBackend>(
     loss(learner.head().forward(hidden, noise), &batch.labels)
 }
 
-/// The predictions on a split, in the split's order.
+/// The predictions on a split, in the split's order; an output that is not finite is none.
 fn predict<B: VbLoraBackend>(
     base: &Roberta<B>,
     head: &ClassificationHead<B>,
@@ -181,6 +226,10 @@ fn predict<B: VbLoraBackend>(
             .into_vec()
             .expect("converted to f32");
         for (row, scores) in rows.into_iter().zip(values.chunks(labels)) {
+            if scores.iter().any(|score| !score.is_finite()) {
+                let what = format!("model output for example {}", row + 1);
+                return Err(Error::NonFinite { what });
+            }
             outputs[row] = scores.to_vec();
         }
     }
@@ -199,7 +248,7 @@ impl<B: VbLoraBackend> Learner<B> {
     /// The model's predictions on a split, in the split's order, without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch.
+    /// Labels of two kinds in a batch; an output that is not finite.
     pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
         let (base, head) = (self.base().valid(), self.head().valid());
         predict(&base, &head, &self.factors(), split, batch, &self.device)

@@ -13,7 +13,7 @@ use super::{
     adamw::Moments,
     learner::{Learner, Trained},
     objective::Objective,
-    parameters::{trained_values, update},
+    parameters::{non_finite, trained_values, update},
 };
 use crate::{Error, Result};
 
@@ -95,6 +95,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             Trained::HeadOnly => {}
         }
         Ok(())
+    }
+
+    /// The path of the first trained parameter with a value that is not finite. All of them are read back, so this is for evaluations and
+    /// checkpoints, not for steps.
+    pub(super) fn non_finite(&self) -> Option<String> {
+        let rest = || match &self.trained {
+            Trained::Adapter(adapter) => non_finite("adapter", &**adapter),
+            Trained::Everything => non_finite("base", &self.base),
+            Trained::HeadOnly => None,
+        };
+        non_finite("head", &self.head).or_else(rest)
     }
 
     /// Every trained parameter by path, in the order in which modules are visited.

@@ -32,7 +32,7 @@ pub use learner::{Learner, StepReport, Trained};
 pub use learner_state::LearnerState;
 pub use log::StepLog;
 pub use method::Method;
-pub use objective::{Graph, Objective, PlainHead};
+pub use objective::{Graph, Objective, PlainHead, Saving};
 pub use parameters::Gradients;
 pub(crate) use parameters::RequireGrad;
 pub use run::{Prepared, Run};

@@ -8,6 +8,7 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use vblora::{Factors, FrozenWeights, backend::VbLoraBackend, storage::peft::PeftAdapter};
+use vblora_models::ModelFiles;
 
 use super::learner::Learner;
 use crate::{Result, metrics::Scores, recipes::Recipe};
@@ -17,6 +18,19 @@ pub type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
 /// The head of an objective without its graph.
 pub type PlainHead<B, O> = <<O as Objective<B>>::Head as AutodiffModule<Autodiff<B>>>::InnerModule;
+
+/// Where what was trained goes, and what goes with it.
+#[derive(Debug)]
+pub struct Saving<'a> {
+    /// The folder.
+    pub dir: &'a Path,
+    /// The adapter's form worth keeping, if there is one.
+    pub adapter: Option<PeftAdapter>,
+    /// The base's files.
+    pub files: &'a ModelFiles,
+    /// What it was trained on.
+    pub recipe: &'a Recipe,
+}
 
 /// What is read, what a batch and its loss are, and how a split is scored.
 pub trait Objective<B: VbLoraBackend>: Debug + Sized {
@@ -74,7 +88,8 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// Scores a split without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch; a batch that does not fit the model.
+    /// Labels of two kinds in a batch; a batch that does not fit the model; [`Error::NonFinite`](crate::Error::NonFinite) for outputs that
+    /// are no numbers.
     fn evaluate(
         base: &Self::Model,
         head: &PlainHead<B, Self>,
@@ -95,9 +110,10 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
         device: &B::Device,
     ) -> Result<Option<Scores>>;
 
-    /// Writes what was trained in files that other tools load; `adapter` is the adapter's form worth keeping, if there is one.
+    /// Writes what was trained in files that other tools load: into the folder `to.dir`, an adapter in the form `to.adapter`, a base that was
+    /// trained itself with the files of `to.files` beside it.
     ///
     /// # Errors
     /// A file cannot be written.
-    fn save(learner: &Learner<B, Self>, dir: &Path, adapter: Option<PeftAdapter>) -> Result<()>;
+    fn save(learner: &Learner<B, Self>, to: Saving<'_>) -> Result<()>;
 }

@@ -168,6 +168,42 @@ pub(super) fn trained_values<B: VbLoraBackend, M: Module<Autodiff<B>>>(
     read.found
 }
 
+/// The path of the first trained parameter of `module` with a value that is not finite. All values are read back, one parameter at a time.
+pub(super) fn non_finite<B: VbLoraBackend, M: Module<Autodiff<B>>>(
+    prefix: &str,
+    module: &M,
+) -> Option<String> {
+    let mut check = Check {
+        path: vec![prefix.to_owned()],
+        found: None,
+    };
+    module.visit(&mut check);
+    check.found
+}
+
+struct Check {
+    path: Vec<String>,
+    found: Option<String>,
+}
+
+impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Check {
+    fn enter_module(&mut self, name: &str, _: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _: &str, _: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<Autodiff<B>, D>>) {
+        if self.found.is_none() && param.is_require_grad() {
+            let values = host_tensor(param.val().inner()).values;
+            let is_finite = values.iter().all(|value| value.is_finite());
+            self.found = (!is_finite).then(|| self.path.join("."));
+        }
+    }
+}
+
 struct Read {
     path: Vec<String>,
     found: Vec<(String, Vec<f32>)>,

@@ -3,6 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use vblora::{AdapterConfig, AnyAdapter, backend::VbLoraBackend, storage::Bank};
+use vblora_models::ModelFiles;
 
 use super::{
     classification::Classification,
@@ -27,6 +28,8 @@ use crate::{
 pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     /// The pretrained model.
     pub base: O::Model,
+    /// Its files.
+    pub files: ModelFiles,
     /// What a dry run knows of it.
     pub shape: Shape,
     /// The training split.

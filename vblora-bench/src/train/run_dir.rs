@@ -19,8 +19,8 @@ use super::{
     identity::Identity,
     layout::{self, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE},
     learner::{Learner, Trained},
-    objective::Objective,
-    run::Run,
+    objective::{Objective, Saving},
+    run::{Prepared, Run},
 };
 use crate::{
     Error, Result,
@@ -286,7 +286,7 @@ fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
 /// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
 /// | `selections/vblora-seedN.rec` | what VB-LoRA selected while it trained, if that was recorded ([`record`](crate::record)) |
-/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
+/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; of `full` a model's directory with configuration, tokenizer and side files; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
 ///
 /// The directory itself may be a symbolic link. Under these names in it a link is an error: what is written there would land elsewhere.
 #[derive(Debug)]
@@ -480,13 +480,13 @@ impl RunDir {
         self.path.join(run.file_name())
     }
 
-    /// Writes what the run has trained so far, in files that other tools load: an adapter as a PEFT directory, everything else under its
-    /// Hugging Face names.
+    /// Writes what the run has trained so far, in files that other tools load: an adapter as a PEFT directory, a base as a model's directory,
+    /// everything else under its Hugging Face names.
     pub(super) fn save_trained<B: VbLoraBackend, O: Objective<B>>(
         &self,
         run: &Run,
         learner: &Learner<B, O>,
-        frozen_bank: Option<&Bank>,
+        prepared: &Prepared<B, O>,
     ) -> Result<()> {
         let dir = self.of(run);
         std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
@@ -494,11 +494,17 @@ impl RunDir {
             Trained::Adapter(adapter) => Some(adapter),
             Trained::Everything | Trained::HeadOnly => None,
         };
-        if let (Some(adapter), Some(bank)) = (adapter, frozen_bank) {
+        if let (Some(adapter), Some(bank)) = (adapter, prepared.frozen_bank()) {
             save_codes(&dir.join("codes.safetensors"), adapter, bank)?;
         }
         let adapter = adapter.map(|adapter| stored(adapter)).transpose()?;
-        O::save(learner, &dir, adapter)
+        let saving = Saving {
+            dir: &dir,
+            adapter,
+            files: &prepared.files,
+            recipe: &prepared.recipe,
+        };
+        O::save(learner, saving)
     }
 }
 

@@ -299,6 +299,7 @@ impl<S: Source> Session<S> {
         let before = <S::Objective<B> as Objective<B>>::before(&base, &dev, recipe, device)?;
         Ok(Prepared {
             base,
+            files: self.files.clone(),
             shape,
             identity,
             bank,

@@ -18,7 +18,7 @@ use super::{
     run_dir::RunDir,
 };
 use crate::{
-    Result,
+    Error, Result,
     record::{Header, Recorder},
     report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
     schedule::Schedule,
@@ -111,7 +111,9 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
                 break;
             }
         }
-        if let (Some(recorder), Some(adapter)) = (&mut self.recorder, self.learner.vblora()) {
+        let is_sound = !self.progress.result.stop.is_failure();
+        let recorder = self.recorder.as_mut().filter(|_| is_sound);
+        if let (Some(recorder), Some(adapter)) = (recorder, self.learner.vblora()) {
             recorder.end(self.progress.result.steps, &adapter.valid())?;
         }
         self.log.finish()?;
@@ -126,16 +128,16 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let done = self.progress.result.steps as usize - (epoch - 1) * self.steps_per_epoch;
         for rows in micro_batches.chunks(recipe.accumulation).skip(done) {
             if interrupted.load(Ordering::Relaxed) {
-                self.checkpoint()?;
-                return Ok(Some(Stop::Interrupted));
+                return Ok(self.checkpoint()?.or(Some(Stop::Interrupted)));
             }
             if let Some(stop) = self.step(rows)? {
                 return Ok(Some(stop));
             }
         }
-        self.evaluate(epoch)?;
-        self.checkpoint()?;
-        Ok(None)
+        match self.evaluate(epoch)? {
+            Some(stop) => Ok(Some(stop)),
+            None => self.checkpoint(),
+        }
     }
 
     fn step(&mut self, rows: &[O::Rows]) -> Result<Option<Stop>> {
@@ -166,10 +168,10 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         // After an epoch's last step there is its evaluation first.
         let steps = self.progress.result.steps;
         let is_due = self.checkpoints.as_ref().is_some_and(|c| c.is_due(steps));
-        if is_due && !steps.is_multiple_of(self.steps_per_epoch as u64) {
-            self.checkpoint()?;
+        match is_due && !steps.is_multiple_of(self.steps_per_epoch as u64) {
+            true => self.checkpoint(),
+            false => Ok(None),
         }
-        Ok(None)
     }
 
     /// Writes down what is selected, if that is due; nothing is read back otherwise.
@@ -183,12 +185,26 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
     }
 
-    fn evaluate(&mut self, epoch: usize) -> Result<()> {
+    /// The end of a run in which `what` is not finite.
+    fn non_finite(&self, what: String) -> Stop {
+        let step = self.progress.result.steps;
+        Stop::NonFinite { what, step }
+    }
+
+    /// The epoch's scores, and the files of the best; the reason if the run ends because something has no value.
+    fn evaluate(&mut self, epoch: usize) -> Result<Option<Stop>> {
         let Prepared { recipe, dev, .. } = self.prepared;
+        if let Some(parameter) = self.learner.non_finite() {
+            return Ok(Some(self.non_finite(parameter)));
+        }
+        let metrics = match self.learner.evaluate(dev, recipe) {
+            Err(Error::NonFinite { what }) => return Ok(Some(self.non_finite(what))),
+            metrics => metrics?,
+        };
         let scores = EpochResult {
             epoch,
             train_loss: self.progress.loss_sum / self.progress.examples as f64,
-            metrics: self.learner.evaluate(dev, recipe)?,
+            metrics,
         };
         (self.progress.loss_sum, self.progress.examples) = (0.0, 0);
         self.log.epoch(&self.run, &scores)?;
@@ -198,26 +214,35 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let best = best_epoch(&result.epochs, recipe.task.primary_metric());
         result.best = best.map(EpochScores::from);
         let is_best = best.is_some_and(|best| best.epoch == epoch);
-        match self.dir.filter(|_| is_best) {
-            Some(dir) => self.save(dir, epoch),
-            None => Ok(()),
+        let Some(dir) = self.dir.filter(|_| is_best) else {
+            return Ok(None);
+        };
+        match self.save(dir, epoch) {
+            Err(Error::NonFinite { what }) => {
+                Ok(Some(self.non_finite(format!("{what} of 8 bits"))))
+            }
+            saved => saved.map(|()| None),
         }
     }
 
     /// The best epoch's adapter as files, and what the compact one costs.
     fn save(&mut self, dir: &RunDir, epoch: usize) -> Result<()> {
-        dir.save_trained(&self.run, &self.learner, self.prepared.frozen_bank())?;
+        dir.save_trained(&self.run, &self.learner, self.prepared)?;
         match compact::save(dir, &self.run, &self.learner, self.prepared)? {
             Some(compact) => self.log.compact(&self.run, epoch, &compact),
             None => Ok(()),
         }
     }
 
-    fn checkpoint(&mut self) -> Result<()> {
+    /// Saves how far the run has come; the reason if that is nowhere to go on from.
+    fn checkpoint(&mut self) -> Result<Option<Stop>> {
         self.count_seconds();
         let Some(checkpoints) = &mut self.checkpoints else {
-            return Ok(());
+            return Ok(None);
         };
+        if let Some(parameter) = self.learner.non_finite() {
+            return Ok(Some(self.non_finite(parameter)));
+        }
         // What the log and the recording say of these steps must last as long as the checkpoint.
         self.log.sync()?;
         if let Some(recorder) = &mut self.recorder {
@@ -225,7 +250,8 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
         let best = self.progress.result.best.as_ref();
         let best = best.map(|best| (best.epoch * self.steps_per_epoch) as u64);
-        checkpoints.save(&self.learner, &self.progress, best)
+        checkpoints.save(&self.learner, &self.progress, best)?;
+        Ok(None)
     }
 
     fn count_seconds(&mut self) {

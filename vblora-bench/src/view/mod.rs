@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::{
     analysis::{Side, churn, dead, entropy, row_places, uses},
     record::{Frame, Picks, Recording},
+    report::as_html,
 };
 
 const PAGE: &str = include_str!("page.html");
@@ -51,7 +52,7 @@ pub fn viewer(recording: &Recording) -> String {
     let data = serde_json::to_string(&data(recording)).expect("names and finite numbers alone");
     // What could end the script element, or start a comment in it.
     let data = data.replace('<', "\\u003c");
-    let title = escape(&recording.header().title());
+    let title = as_html(&recording.header().title());
     // Names last: they may say anything.
     [
         ("{style}", STYLE),
@@ -127,10 +128,6 @@ fn sites(recording: &Recording) -> Vec<Site<'_>> {
 
 fn rounded(number: f64) -> f64 {
     (number * 1e6).round() / 1e6
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
 }
 
 #[cfg(test)]

@@ -93,7 +93,8 @@ impl DecoderFamily {
         }
     }
 
-    fn class(self) -> &'static str {
+    /// The name of the model's class in transformers, of which a configuration's `architectures` is.
+    pub fn class(self) -> &'static str {
         match self {
             Self::Gpt2 => "GPT2LMHeadModel",
             Self::Llama => "LlamaForCausalLM",

@@ -13,6 +13,7 @@ use vblora::{
     backend::{BackendJob, BackendKind, VbLoraBackend},
     storage::write_atomically,
 };
+use vblora_bench::program::say;
 
 use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
 pub(crate) use self::{
@@ -55,7 +56,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let report = arguments.backend.dispatch(0, Comparison(arguments))??;
-    println!("{}", report.table());
+    say(report.table());
     Ok(())
 }
 

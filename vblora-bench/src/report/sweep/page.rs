@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::report::{Align, Table};
+use crate::report::{Align, Table, as_html, as_markdown, as_paragraph, picture};
 
 /// A picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,18 +65,8 @@ impl Sheet {
 
     fn markdown(&self) -> String {
         let mut table = Table::new(self.header.iter().cloned());
-        let cell = |entry: &Entry| {
-            let text = match entry.is_bold {
-                true => format!("**{}**", entry.text),
-                false => entry.text.clone(),
-            };
-            entry
-                .note
-                .as_ref()
-                .map_or(text.clone(), |note| format!("{text} [{note}]"))
-        };
         for row in &self.rows {
-            table.row(row.iter().map(cell));
+            table.markdown_row(row.iter().map(Entry::markdown));
         }
         table.to_string()
     }
@@ -91,7 +81,7 @@ impl Sheet {
         };
         let mut html = String::from("<table>\n<thead><tr>");
         for (name, align) in &self.header {
-            let _ = write!(html, "<th{}>{}</th>", class(*align), escape(name));
+            let _ = write!(html, "<th{}>{}</th>", class(*align), as_html(name));
         }
         html.push_str("</tr></thead>\n<tbody>\n");
         for row in &self.rows {
@@ -107,15 +97,26 @@ impl Sheet {
 }
 
 impl Entry {
+    fn markdown(&self) -> String {
+        let text = as_markdown(&self.text);
+        let text = match self.is_bold {
+            true => format!("**{text}**"),
+            false => text,
+        };
+        let note = self.note.as_ref();
+        let note = note.map(|note| format!(" [{}]", as_markdown(note)));
+        text + &note.unwrap_or_default()
+    }
+
     fn html(&self) -> String {
-        let text = escape(&self.text);
+        let text = as_html(&self.text);
         let text = if self.is_bold {
             format!("<b>{text}</b>")
         } else {
             text
         };
         let note = self.note.as_ref();
-        let note = note.map(|note| format!("<br><small>[{}]</small>", escape(note)));
+        let note = note.map(|note| format!("<br><small>[{}]</small>", as_html(note)));
         text + &note.unwrap_or_default()
     }
 }
@@ -165,7 +166,7 @@ impl Page {
 
     /// One HTML file with style and pictures in it.
     pub fn html(&self) -> String {
-        let title = escape(&self.title);
+        let title = as_html(&self.title);
         let mut html = format!(
             "<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width\">\n\
              <title>{title}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
@@ -180,7 +181,7 @@ impl Page {
     /// Markdown, which takes its pictures from files `NAME.svg` beside it.
     pub fn markdown(&self) -> String {
         let blocks = self.blocks.iter().map(Block::markdown);
-        let title = format!("# {}\n", self.title);
+        let title = format!("# {}\n", as_markdown(&self.title));
         std::iter::once(title)
             .chain(blocks)
             .collect::<Vec<_>>()
@@ -191,35 +192,40 @@ impl Page {
 impl Block {
     fn html(&self) -> String {
         match self {
-            Self::Heading(rank, text) => format!("<h{rank}>{}</h{rank}>\n", escape(text)),
-            Self::Text(text) => format!("<p>{}</p>\n", escape(text)),
+            Self::Heading(rank, text) => format!("<h{rank}>{}</h{rank}>\n", as_html(text)),
+            Self::Text(text) => format!("<p>{}</p>\n", as_html(text)),
             Self::List(items) => {
                 let items = items
                     .iter()
-                    .map(|item| format!("<li>{}</li>\n", escape(item)));
+                    .map(|item| format!("<li>{}</li>\n", as_html(item)));
                 format!("<ul>\n{}</ul>\n", items.collect::<String>())
             }
             Self::Sheet(sheet) => sheet.html(),
             Self::Figure(figure) => format!(
                 "<h3>{}</h3>\n<figure>\n{}\n<figcaption>{}</figcaption>\n</figure>\n",
-                escape(&figure.title),
+                as_html(&figure.title),
                 inline(&figure.svg),
-                escape(&figure.caption)
+                as_html(&figure.caption)
             ),
         }
     }
 
     fn markdown(&self) -> String {
         match self {
-            Self::Heading(rank, text) => format!("{} {text}\n", "#".repeat(usize::from(*rank))),
-            Self::Text(text) => format!("{text}\n"),
-            Self::List(items) => items.iter().map(|item| format!("- {item}\n")).collect(),
+            Self::Heading(rank, text) => {
+                format!("{} {}\n", "#".repeat(usize::from(*rank)), as_markdown(text))
+            }
+            Self::Text(text) => format!("{}\n", as_paragraph(text)),
+            Self::List(items) => items
+                .iter()
+                .map(|item| format!("- {}\n", as_paragraph(item)))
+                .collect(),
             Self::Sheet(sheet) => sheet.markdown(),
             Self::Figure(figure) => format!(
-                "### {title}\n\n![{title}]({}.svg)\n\n{}\n",
-                figure.name,
-                figure.caption,
-                title = figure.title
+                "### {}\n\n{}\n\n{}\n",
+                as_markdown(&figure.title),
+                picture(&figure.title, &format!("{}.svg", figure.name)),
+                as_paragraph(&figure.caption)
             ),
         }
     }
@@ -229,13 +235,6 @@ impl Block {
 fn inline(svg: &str) -> &str {
     svg.find("<svg")
         .map_or(svg, |start| svg[start..].trim_end())
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -290,7 +289,62 @@ mod tests {
         );
         assert!(
             found.ends_with("### scores\n\n![scores](fig1.svg)\n\none & all\n")
-                && found.starts_with("# T & <U>\n\n## H\n")
+                && found.starts_with("# T & &lt;U>\n\n## H\n")
         );
+    }
+
+    /// Every place that text comes to, with a name that would be markup in each of them.
+    #[test]
+    fn hostile_names_are_shown_in_every_place() {
+        const NAME: &str = "a|b`c<img src=x>*d* _e_\n\n# f";
+        const SHOWN: &str = "a\\|b\\`c&lt;img src=x>\\*d\\* \\_e\\_  # f";
+        let mut sheet = Sheet::new(1, [NAME.into(), "n".into()]);
+        let bold = Entry {
+            text: NAME.into(),
+            is_bold: true,
+            note: Some(NAME.into()),
+        };
+        sheet.row([Entry::from(NAME.to_owned()), bold]);
+        let figure = Figure {
+            name: NAME.into(),
+            title: NAME.into(),
+            caption: NAME.into(),
+            svg: String::new(),
+        };
+        let page = Page {
+            title: NAME.into(),
+            blocks: vec![
+                Block::Heading(2, NAME.into()),
+                Block::Text(NAME.into()),
+                Block::List(vec![NAME.into()]),
+                Block::Sheet(sheet),
+                Block::Figure(figure),
+            ],
+        };
+        let found = page.markdown();
+        let lines: Vec<&str> = found.lines().filter(|line| !line.is_empty()).collect();
+        let file = "a%7Cb%60c%3Cimg%20src%3Dx%3E%2Ad%2A%20_e_%0A%0A%23%20f.svg";
+        let cell = format!("**{SHOWN}** [{SHOWN}]");
+        let width = cell.chars().count();
+        let expected = [
+            format!("# {SHOWN}"),
+            format!("## {SHOWN}"),
+            SHOWN.to_owned(),
+            format!("- {SHOWN}"),
+            format!("| {SHOWN} | {:>width$} |", "n"),
+            format!(
+                "| {} | {}: |",
+                "-".repeat(SHOWN.len()),
+                "-".repeat(width - 1)
+            ),
+            format!("| {SHOWN} | {cell} |"),
+            format!("### {SHOWN}"),
+            format!("![{SHOWN}]({file})"),
+            SHOWN.to_owned(),
+        ];
+        assert_eq!(lines, expected);
+        let html = page.html();
+        assert!(!html.contains("<img"), "{html}");
+        assert_eq!(html.matches("&lt;img src=x&gt;").count(), 11, "{html}");
     }
 }

@@ -1,17 +1,17 @@
 //! The likelihood of the next token, as an objective.
 
-use std::{marker::PhantomData, path::Path};
+use std::marker::PhantomData;
 
 use burn::{
     backend::Autodiff,
-    module::AutodiffModule,
     tensor::{Tensor, backend::Backend},
 };
+use serde_json::{Map, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    DecoderFamily, SaveDtype,
+    DecoderFamily,
     decoder::{CausalInput, CausalLm},
-    save_tensors,
+    save_model,
 };
 
 use super::{
@@ -20,10 +20,10 @@ use super::{
     loss::{ints, token_loss},
 };
 use crate::{
-    Result,
+    Error, Result,
     metrics::{Metric, Scores},
     recipes::Recipe,
-    train::{Graph, Learner, Objective, Trained, order},
+    train::{Graph, Learner, Objective, Saving, Trained, order},
 };
 
 /// Predicted tokens that are scored at once in an evaluation: with a vocabulary of 50,000, 50 MB of scores.
@@ -145,8 +145,12 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
                 count += targets.len();
             }
         }
-        let nll = Some(sum / count as f64).filter(|nll| nll.is_finite());
-        Ok(Scores::from_iter([(Metric::Nll, nll)]))
+        let nll = sum / count as f64;
+        if !nll.is_finite() {
+            let what = "mean log-likelihood of held-out texts".into();
+            return Err(Error::NonFinite { what });
+        }
+        Ok(Scores::from_iter([(Metric::Nll, Some(nll))]))
     }
 
     fn before(
@@ -159,18 +163,23 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         Self::evaluate(base, &PhantomData, &none, split, recipe, device).map(Some)
     }
 
-    fn save(learner: &Learner<B, Self>, dir: &Path, adapter: Option<PeftAdapter>) -> Result<()> {
-        if let Some(adapter) = adapter {
+    fn save(learner: &Learner<B, Self>, to: Saving<'_>) -> Result<()> {
+        let config = learner.base().config();
+        if let Some(adapter) = to.adapter {
             let adapter = PeftAdapter {
                 task_type: Some("CAUSAL_LM".into()),
-                fan_in_fan_out: learner.base().config().family == DecoderFamily::Gpt2,
+                fan_in_fan_out: config.family == DecoderFamily::Gpt2,
                 ..adapter
             };
-            adapter.write(dir)?;
+            adapter.write(to.dir)?;
         }
         if matches!(learner.trained(), Trained::Everything) {
-            let base = learner.base().valid().tensors();
-            save_tensors(&dir.join("model.safetensors"), &base, SaveDtype::F32)?;
+            let settings = Map::from_iter([
+                ("architectures".into(), json!([config.family.class()])),
+                ("tie_word_embeddings".into(), config.tied.into()),
+            ]);
+            let tensors = learner.plain_base().tensors();
+            save_model(to.dir, to.files, settings, &tensors)?;
         }
         Ok(())
     }

@@ -4,7 +4,6 @@
 //! line.
 
 #![forbid(unsafe_code)]
-#![allow(clippy::print_stderr, reason = "errors go there")]
 
 mod adapter;
 mod architectures;
@@ -17,7 +16,7 @@ mod plan;
 mod search;
 
 use std::{
-    io::{ErrorKind, Write},
+    io::{self, ErrorKind, Write},
     process::ExitCode,
 };
 
@@ -49,9 +48,11 @@ fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments),
     };
     match done {
-        // Whoever reads may stop reading: `vblora inspect .. | head`.
-        Ok(text) => match std::io::stdout().write_all(text.as_bytes()) {
-            Err(cause) if cause.kind() != ErrorKind::BrokenPipe => failure(&cause),
+        Ok(text) => match say(&text) {
+            // Whoever reads may stop reading: `vblora inspect .. | head`.
+            Err(cause) if cause.kind() != ErrorKind::BrokenPipe => {
+                failure(&format!("cannot write standard output: {cause}"))
+            }
             _ => ExitCode::SUCCESS,
         },
         Err(error) => failure(&error),
@@ -59,6 +60,14 @@ fn main() -> ExitCode {
 }
 
 fn failure(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("error: {error}");
+    // Nobody is left to tell where standard error is closed.
+    let _ = writeln!(io::stderr(), "error: {error}");
     ExitCode::FAILURE
+}
+
+/// All of it, or the reason why not: what stays in a buffer at the end is lost without a word.
+fn say(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }

@@ -1,0 +1,173 @@
+//! What every program of this workspace does alike: it ends with a checkpoint when a signal asks for it, and loses no work when nobody
+//! reads what it says.
+//!
+//! Libraries do not call this. A program calls [`start_logging`] and [`listen`] first, and returns [`exit_code`].
+
+use std::{
+    fmt::Display,
+    io::{self, ErrorKind, IsTerminal, Write},
+    process::ExitCode,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, AtomicI32, Ordering},
+    },
+};
+
+#[cfg(not(unix))]
+use other as system;
+#[cfg(unix)]
+use unix as system;
+
+/// Whether a signal has asked the program to end.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// That signal's number; 0 before.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// Why standard output took no more; a reader that left is no reason to fail.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+/// Warnings and errors go to standard error, as `RUST_LOG` says where it is set.
+pub fn start_logging() {
+    let level = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(level)
+        .with_target(false)
+        .without_time()
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        // It would report a closed standard error on standard error, and panic.
+        .log_internal_errors(false)
+        .init();
+}
+
+/// From here on Ctrl-C, SIGTERM and SIGHUP set the flag that this returns, and the work ends with a checkpoint. Another signal, a moment later,
+/// ends the program at once. A SIGHUP that is ignored (`nohup`) stays ignored, where the system tells (Linux).
+///
+/// # Errors
+/// The system does not let the program listen.
+pub fn listen() -> io::Result<&'static AtomicBool> {
+    system::listen()?;
+    Ok(&INTERRUPTED)
+}
+
+/// Whether a signal has asked the program to end, since it listens.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+fn interrupt(signal: i32) {
+    SIGNAL.store(signal, Ordering::Relaxed);
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+#[cfg(unix)]
+mod unix {
+    use std::{
+        io,
+        time::{Duration, Instant},
+    };
+
+    use signal_hook::{
+        consts::{SIGHUP, SIGINT, SIGTERM},
+        iterator::Signals,
+        low_level::emulate_default_handler,
+    };
+
+    /// `timeout` and shells send a process its signal twice, alone and as one of its group.
+    const ECHO: Duration = Duration::from_millis(100);
+
+    pub(super) fn listen() -> io::Result<()> {
+        let mut signals = Signals::new([SIGINT, SIGTERM])?;
+        if !is_ignored(SIGHUP) {
+            signals.add_signal(SIGHUP)?;
+        }
+        let hear = move || {
+            let mut first: Option<Instant> = None;
+            for signal in signals.forever() {
+                match first {
+                    None => {
+                        first = Some(Instant::now());
+                        super::interrupt(signal);
+                    }
+                    Some(first) if first.elapsed() < ECHO => {}
+                    // It does not come back from these three.
+                    Some(_) => drop(emulate_default_handler(signal)),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("signals".into());
+        thread.spawn(hear).map(drop)
+    }
+
+    /// Whether the process was started with a signal ignored.
+    fn is_ignored(signal: i32) -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .is_some_and(|mask| mask & 1 << (signal - 1) != 0)
+    }
+}
+
+#[cfg(not(unix))]
+mod other {
+    use std::{
+        io,
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use signal_hook::consts::{SIGINT, SIGTERM};
+
+    pub(super) fn listen() -> io::Result<()> {
+        let heard = Arc::new(AtomicUsize::new(0));
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register_usize(signal, Arc::clone(&heard), signal as usize)?;
+        }
+        let watch = move || {
+            while heard.load(Ordering::Relaxed) == 0 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            super::interrupt(heard.load(Ordering::Relaxed) as i32);
+        };
+        let thread = std::thread::Builder::new().name("signals".into());
+        thread.spawn(watch).map(drop)
+    }
+}
+
+/// Says a line on standard output. Where nobody takes it, the work goes on without it; [`exit_code`] tells of that.
+pub fn say(text: impl Display) {
+    if LOST.get().is_none()
+        && let Err(cause) = writeln!(io::stdout(), "{text}")
+    {
+        let _ = LOST.set(cause);
+    }
+}
+
+/// Says a line on standard error, if anyone takes it.
+pub fn complain(text: impl Display) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Whether an error is that of a reader who left, as `head` does.
+pub fn is_closed_pipe(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::BrokenPipe
+}
+
+/// How a program ends that would end with `code`: 128 and the number of the signal that asked it to, as shells have it; with a failure where
+/// standard output could not be written, a disk being full. A reader that left is none.
+pub fn exit_code(code: ExitCode) -> ExitCode {
+    let lost = LOST.get().filter(|cause| !is_closed_pipe(cause));
+    if let Some(cause) = lost {
+        complain(format!("error: cannot write standard output: {cause}"));
+    }
+    match (SIGNAL.load(Ordering::Relaxed), lost) {
+        (0, None) => code,
+        (0, Some(_)) => ExitCode::FAILURE,
+        (signal, _) => ExitCode::from(128_u8.saturating_add(signal as u8)),
+    }
+}

@@ -1,0 +1,154 @@
+//! Names and messages as Markdown and HTML that show them as they are: they may hold anything, and must not become markup.
+
+use std::fmt::Write;
+
+/// Text as a piece of a line of Markdown (CommonMark with tables) that shows it as it is: in a heading, or a table's cell.
+pub fn as_markdown(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let all: Vec<char> = text.trim().chars().collect();
+    for (at, &c) in all.iter().enumerate() {
+        let before = at.checked_sub(1).map(|at| all[at]);
+        let after = all.get(at + 1).copied();
+        let is_markup = match c {
+            '\\' | '`' | '|' | '[' | ']' | '~' => true,
+            // Between blanks it emphasises nothing, nor does the other within a word.
+            '*' => !(is_space(before) && is_space(after)),
+            '_' => !(is_word(before) && is_word(after)),
+            _ => false,
+        };
+        match c {
+            '<' if after.is_some_and(|c| c.is_ascii_alphabetic() || "/!?".contains(c)) => {
+                out.push_str("&lt;");
+            }
+            '&' if after.is_some_and(|c| c == '#' || c.is_ascii_alphabetic()) => {
+                out.push_str("&amp;");
+            }
+            _ if c.is_whitespace() => out.push(' '),
+            _ if c.is_control() => out.extend(c.escape_default()),
+            _ if is_markup => out.extend(['\\', c]),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+/// [`as_markdown`] for text that starts a paragraph or an item of a list, where it could be a heading, a list or a line.
+pub fn as_paragraph(text: &str) -> String {
+    let text = as_markdown(text);
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let at = match text[digits..].chars().next() {
+        Some('.' | ')') if digits > 0 => digits,
+        Some('#' | '>' | '+' | '-' | '=' | '*') if digits == 0 => 0,
+        _ => return text,
+    };
+    let (number, rest) = text.split_at(at);
+    format!("{number}\\{rest}")
+}
+
+fn is_space(c: Option<char>) -> bool {
+    c.is_none_or(char::is_whitespace)
+}
+
+fn is_word(c: Option<char>) -> bool {
+    c.is_some_and(char::is_alphanumeric)
+}
+
+/// A picture in Markdown: what it shows, and its file beside the text.
+pub fn picture(shows: &str, file: &str) -> String {
+    let mut place = String::with_capacity(file.len());
+    for byte in file.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'.' | b'_' | b'-' => {
+                place.push(char::from(byte));
+            }
+            _ => drop(write!(place, "%{byte:02X}")),
+        }
+    }
+    format!("![{}]({place})", as_markdown(shows))
+}
+
+/// Text as HTML that shows it as it is, in an element or in the quotes of an attribute.
+pub fn as_html(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            _ if c.is_control() && !c.is_whitespace() => out.extend(c.escape_default()),
+            _ => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn markup_in_markdown_is_shown() {
+        for (text, expected) in [
+            ("a|b", "a\\|b"),
+            ("a\\|b", "a\\\\\\|b"),
+            ("`rm`", "\\`rm\\`"),
+            ("<script>x</script>", "&lt;script>x&lt;/script>"),
+            ("<!-- x", "&lt;!-- x"),
+            ("**bold** *x*", "\\*\\*bold\\*\\* \\*x\\*"),
+            ("_x_ __y__", "\\_x\\_ \\_\\_y\\_\\_"),
+            ("two\r\nlines\tand\u{2028}more", "two  lines and more"),
+            ("[x](http://y) ![z]", "\\[x\\](http://y) !\\[z\\]"),
+            ("~~gone~~ &lt; &#60;", "\\~\\~gone\\~\\~ &amp;lt; &amp;#60;"),
+            ("\u{1b}[31mred", "\\u{1b}\\[31mred"),
+        ] {
+            assert_eq!(as_markdown(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_starts_a_paragraph_is_no_other_block() {
+        for (text, expected) in [
+            ("# x", "\\# x"),
+            (" - x", "\\- x"),
+            ("* x", "\\* x"),
+            ("12. x", "12\\. x"),
+            ("> x", "\\> x"),
+            ("---", "\\---"),
+            ("", ""),
+            ("12 x", "12 x"),
+            ("`x`", "\\`x\\`"),
+        ] {
+            assert_eq!(as_paragraph(text), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_markup_stays_readable() {
+        for text in [
+            "q_proj,v_proj",
+            "vb & lora",
+            "p <= 0.05",
+            "0.031 *",
+            "79.0 ±1.0 (3 of 4)",
+            "lr.head = 1e-3, h = 12.5",
+            "x - y # z",
+        ] {
+            assert_eq!(as_markdown(text), text);
+        }
+    }
+
+    #[test]
+    fn markup_in_html_is_shown() {
+        let expected = "&lt;b class=&quot;x&quot; id=&#39;y&#39;&gt;&amp;amp;";
+        assert_eq!(as_html("<b class=\"x\" id='y'>&amp;"), expected);
+        assert_eq!(as_html("a\u{1b}[31m\nb"), "a\\u{1b}[31m\nb");
+    }
+
+    #[test]
+    fn a_picture_stays_in_its_place() {
+        let found = picture("a](x) [b", "a (1)|../<b>.svg");
+        assert_eq!(found, "![a\\](x) \\[b](a%20%281%29%7C..%2F%3Cb%3E.svg)");
+    }
+}
