@@ -57,6 +57,6 @@ pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
 pub use weights::{
-    Checkpoint, HostTensor, LoadReport, Loader, SaveDtype, SavedTensors, save_model,
+    Checkpoint, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype, SavedTensors, save_model,
     save_safetensors, save_tensors,
 };

@@ -8,11 +8,11 @@ use std::{
 
 use crate::{Error, Result};
 
-/// How the names of the temporary files begin that [`write_atomically`](vblora::storage::write_atomically) makes.
-const TEMPORARY: &str = ".tmp";
+/// How the names of temporary files and directories begin that are being written.
+const TEMPORARY: &str = ".vblora-";
 
-/// The letters and digits behind it.
-const RANDOM: usize = 6;
+/// How they began in earlier versions, and the letters and digits behind it.
+const EARLIER: (&str, usize) = (".tmp", 6);
 
 /// Whether there is a plain file at `path`.
 ///
@@ -82,13 +82,18 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
 
 /// Whether a name is one that temporary files of ours have.
 pub(crate) fn is_leftover(name: &str) -> bool {
-    let random = name.strip_prefix(TEMPORARY);
-    random.is_some_and(|random| {
-        random.len() == RANDOM && random.chars().all(|c| c.is_ascii_alphanumeric())
+    name.starts_with(TEMPORARY) || is_earlier_leftover(name)
+}
+
+fn is_earlier_leftover(name: &str) -> bool {
+    let (start, length) = EARLIER;
+    name.strip_prefix(start).is_some_and(|random| {
+        random.len() == length && random.chars().all(|c| c.is_ascii_alphanumeric())
     })
 }
 
-/// Removes the temporary files that killed processes left in `folder`; to be called by the one process that may write there.
+/// Removes the temporary files that killed processes left in `folder`, those of earlier versions too; to be called by the one process that
+/// may write there.
 ///
 /// # Errors
 /// The folder cannot be read, or a file not removed.
@@ -96,7 +101,11 @@ pub(crate) fn clear_leftovers(folder: &Path) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    for name in names(folder)?.iter().filter(|name| is_leftover(name)) {
+    vblora::storage::clear_leftovers(folder);
+    for name in names(folder)?
+        .iter()
+        .filter(|name| is_earlier_leftover(name))
+    {
         let path = folder.join(name);
         if look(&path)?.is_some_and(|found| found.is_file()) {
             std::fs::remove_file(&path).map_err(|cause| Error::write(&path, cause))?;
@@ -114,7 +123,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let at = |name: &str| dir.path().join(name);
         let others = [".tmp", ".tmpAbC12", ".tmp-AbC123", "tmpAbC123", "log.jsonl"];
-        for name in others.iter().chain(&[".tmpAbC123"]) {
+        for name in others.iter().chain(&[".tmpAbC123", ".vblora-AbC123"]) {
             std::fs::write(at(name), "x").unwrap();
         }
         std::fs::create_dir(at(".tmpfolder")).unwrap();

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 
+use vblora_models::SIDE_FILES;
+
 use super::{checkpoint, method::Method};
 use crate::{
     Error, Result,
@@ -27,8 +29,8 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// The files of a session; `causal_finetune` adds its answers.
 const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 
-/// The files of a run's folder: adapter and head, or a model that was trained in full.
-const RUN_FILES: [&str; 18] = [
+/// The files of a run's folder: adapter and head, or a model that was trained in full, which has the base's [`SIDE_FILES`] as well.
+const RUN_FILES: [&str; 7] = [
     "adapter_config.json",
     "adapter_model.safetensors",
     "compact.safetensors",
@@ -36,18 +38,10 @@ const RUN_FILES: [&str; 18] = [
     "head.safetensors",
     "model.safetensors",
     "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
 ];
+
+/// How the name of a run's folder begins that was taken away for a new one ([`vblora::storage::replace_directory`]).
+const OLD_DIRECTORY: &str = ".vblora-old-";
 
 /// What sessions have made in a directory. Symbolic links under their names are errors, everything under other names is somebody else's.
 #[derive(Debug, Default)]
@@ -71,8 +65,8 @@ impl Layout {
             dir: dir.to_owned(),
             ..Self::default()
         };
-        for name in names(dir)?.iter().filter(|name| is_run(name)) {
-            found.add_folder(&dir.join(name), |name| RUN_FILES.contains(&name))?;
+        for name in names(dir)?.iter().filter(|name| is_runs_folder(name)) {
+            found.add_folder(&dir.join(name), is_of_run)?;
         }
         found.add_checkpoints(&dir.join(CHECKPOINTS))?;
         found.add_selections(&dir.join(SELECTIONS))?;
@@ -201,6 +195,18 @@ pub(super) fn remove_checkpoints(dir: &Path) -> Result<()> {
     found.remove()
 }
 
+fn is_of_run(name: &str) -> bool {
+    RUN_FILES
+        .iter()
+        .chain(&SIDE_FILES)
+        .any(|file| *file == name)
+}
+
+/// Whether a name is that of a run's folder, also of one that was taken away for a new one which never came.
+fn is_runs_folder(name: &str) -> bool {
+    is_run(name.strip_prefix(OLD_DIRECTORY).unwrap_or(name))
+}
+
 /// Whether a name is METHOD-seedN.
 pub(super) fn is_run(name: &str) -> bool {
     let Some((method, seed)) = name.rsplit_once("-seed") else {
@@ -242,6 +248,9 @@ mod tests {
             "results.json",
             "lora-seed1/adapter_config.json",
             "lora-seed1/.tmpAbC123",
+            "lora-seed1/.vblora-AbC123",
+            "full-seed1/tokenizer.json",
+            ".vblora-old-full-seed1/model.safetensors",
             "checkpoints/lora-seed1/step-00000003/manifest.json",
             "checkpoints/lora-seed1/step-00000003/state.json",
             "checkpoints/lora-seed1/.unfinished-xyz/state.json",

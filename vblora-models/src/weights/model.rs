@@ -11,8 +11,8 @@ use crate::{Error, ModelFiles, Result};
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
-/// Files beside weights and configuration that say how text becomes tokens, and tokens text.
-const SIDE_FILES: [&str; 11] = [
+/// Files beside a model's weights and configuration that say how text becomes tokens, and tokens text.
+pub const SIDE_FILES: [&str; 11] = [
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
