@@ -7,7 +7,7 @@ use vblora::{
     backend::VbLoraBackend,
     storage::{
         checkpoint::{Checkpoints, FileSet, Form, MANIFEST},
-        strict_json,
+        read_file, strict_json,
     },
 };
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Error, Result,
     directory::names,
+    limits::MAX_RESULTS_BYTES,
     report::{EpochScores, RunResult, Stop, best_epoch},
 };
 
@@ -114,8 +115,8 @@ pub(super) fn latest_identity(folder: &Path) -> Option<(PathBuf, Identity)> {
     let runs = within(folder, is_run).into_iter();
     let sets = runs.flat_map(|run| within(&run, is_set));
     let bound = sets.filter_map(|set| {
-        let state = std::fs::read(set.join(STATE)).ok()?;
-        let Bound { identity } = serde_json::from_slice(&state).ok()?;
+        let state = read_file(&set.join(STATE), MAX_RESULTS_BYTES).ok()?;
+        let Bound { identity } = strict_json::from_slice(&state).ok()?;
         Some((set, identity))
     });
     bound.max_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()))

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use vblora::{
     AnyAdapter, Selection, VbLora,
     backend::VbLoraBackend,
-    storage::{Bank, HostAdapter, Precision, peft::PeftAdapter, write_atomically},
+    storage::{
+        Bank, HostAdapter, MAX_CONFIG_BYTES, Precision, peft::PeftAdapter, read_file, strict_json,
+        write_atomically,
+    },
 };
 
 use super::{
@@ -63,11 +66,8 @@ impl SessionIdentity {
     }
 
     fn read(path: &Path) -> Result<Self> {
-        let bytes = std::fs::read(path).map_err(|e| Error::read(path, e))?;
-        let found: Self = serde_json::from_slice(&bytes).map_err(|cause| Error::Json {
-            file: path.display().to_string(),
-            cause,
-        })?;
+        let bytes = read_file(path, MAX_CONFIG_BYTES).map_err(|e| Error::read(path, e))?;
+        let found: Self = strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))?;
         match found.format {
             FORMAT => Ok(found),
             other => Err(Error::Adapter(vblora::Error::Format {
@@ -381,7 +381,7 @@ impl RunDir {
         self.record_every.map(start).transpose()
     }
 
-    /// Whether a directory holds a session that [`reopen`](Self::reopen) can go on with.
+    /// Whether a directory holds a session that `--resume` can go on with.
     pub fn holds_session(dir: &Path) -> bool {
         dir.join(CONFIG).is_file()
     }
