@@ -17,7 +17,7 @@ use vblora::{
 };
 use vblora_bench::{
     demo,
-    program::{exit_code, listen, say, start_logging},
+    program::{arguments as command_line, exit_code, listen, say, start_logging},
     recipes::{Recipe, SharedBank, Size},
     report::{Results, summary_table},
     tasks::Task,
@@ -200,11 +200,7 @@ fn session(arguments: &Arguments) -> Result<Session> {
         [] => vec![Method::Head, Method::Lora, Method::VbLora],
         some => some.to_vec(),
     };
-    let command = std::env::args()
-        .skip(1)
-        .fold("roberta_glue".to_owned(), |command, word| {
-            command + " " + &word
-        });
+    let command = format!("roberta_glue {}", command_line());
     Ok(Session {
         recipe,
         methods,

@@ -9,7 +9,7 @@ use vblora::{
     backend::{BackendKind, DEFAULT_BACKEND},
 };
 use vblora_bench::{
-    demo,
+    demo, program,
     recipes::{Recipe, Size, TooLong},
     tasks::{
         SplitName, Task,
@@ -166,11 +166,7 @@ pub(crate) fn session(
         [] => vec![Method::Lora, Method::VbLora],
         some => some.to_vec(),
     };
-    let command = std::env::args()
-        .skip(1)
-        .fold("causal_finetune".to_owned(), |command, word| {
-            command + " " + &word
-        });
+    let command = format!("causal_finetune {}", program::arguments());
     Ok(Session {
         recipe,
         methods,

@@ -29,6 +29,13 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// Why standard output took no more; a reader that left is no reason to fail.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
+/// The arguments that the program was started with, for the record. What is no UTF-8 in them is replaced.
+pub fn arguments() -> String {
+    let words = std::env::args_os().skip(1);
+    let words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
+    words.join(" ")
+}
+
 /// Warnings and errors go to standard error, as `RUST_LOG` says where it is set. What names and texts in them would command a terminal is
 /// shown and not sent.
 pub fn start_logging() {

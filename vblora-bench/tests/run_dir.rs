@@ -156,6 +156,14 @@ fn runs_that_have_ended_are_not_mixed_with_others() {
     *other.last_mut().unwrap() ^= 1;
     std::fs::write(model.join("model.safetensors"), other).unwrap();
     assert_says(&refusal(&session), &["session.json", "its base model is"]);
+    // In the midst of a tensor, where no sample looks.
+    let mut other = weights.clone();
+    other[weights.len() / 2] ^= 1;
+    std::fs::write(model.join("model.safetensors"), other).unwrap();
+    assert_says(
+        &refusal(&session),
+        &["session.json", "its model's files is"],
+    );
     std::fs::write(model.join("model.safetensors"), weights).unwrap();
     let config = std::fs::read_to_string(model.join("config.json")).unwrap();
     let other = config.replace("0.00001", "0.01");
@@ -172,6 +180,18 @@ fn runs_that_have_ended_are_not_mixed_with_others() {
     assert_eq!(run(&session).runs[0], results.runs[0]);
     session.files = files;
     assert_eq!(run(&session).runs.len(), 2);
+}
+
+#[test]
+fn a_command_with_control_characters_can_be_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = session(dir.path(), &[Method::Head]);
+    session.command = "a\u{1b}[2J\r\u{7f}\ntest".into();
+    let results = run(&session);
+    let config = std::fs::read_to_string(dir.path().join("out/config.toml")).unwrap();
+    assert!(config.starts_with("# command: a\\u{1b}[2J"), "{config}");
+    session.resume = true;
+    assert_eq!(run(&session).runs, results.runs);
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Resu
     bar.finish();
     let tensors = learner.plain_base().tensors();
     let record = Record {
-        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        command: vblora_bench::program::arguments(),
         backend: B::name(device),
         recipe,
         stories: train.len(),

@@ -141,7 +141,7 @@ fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Resu
     bar.finish();
     let tensors = trainer.tensors();
     let record = Record {
-        command: std::env::args().skip(1).collect::<Vec<_>>().join(" "),
+        command: vblora_bench::program::arguments(),
         backend: B::name(device),
         settings,
         sentences: train.len(),

@@ -6,12 +6,11 @@ use std::{
     path::Path,
 };
 
+use vblora::storage::{self, is_unfinished};
+
 use crate::{Error, Result};
 
-/// How the names of temporary files and directories begin that are being written.
-const TEMPORARY: &str = ".vblora-";
-
-/// How they began in earlier versions, and the letters and digits behind it.
+/// How the names of temporary files began in earlier versions, and the letters and digits behind it.
 const EARLIER: (&str, usize) = (".tmp", 6);
 
 /// Whether there is a plain file at `path`.
@@ -82,7 +81,7 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
 
 /// Whether a name is one that temporary files of ours have.
 pub(crate) fn is_leftover(name: &str) -> bool {
-    name.starts_with(TEMPORARY) || is_earlier_leftover(name)
+    is_unfinished(name) || is_earlier_leftover(name)
 }
 
 fn is_earlier_leftover(name: &str) -> bool {
@@ -101,7 +100,7 @@ pub(crate) fn clear_leftovers(folder: &Path) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
-    vblora::storage::clear_leftovers(folder);
+    storage::clear_leftovers(folder);
     for name in names(folder)?
         .iter()
         .filter(|name| is_earlier_leftover(name))

@@ -9,7 +9,7 @@ use vblora_models::ModelFiles;
 use super::{
     config::RunConfig,
     expand::Wanted,
-    identity::{DataIdentity, model_hash},
+    identity::DataIdentity,
     spec::{Layout, Spec},
     store::Store,
 };
@@ -17,7 +17,7 @@ use crate::{
     Result,
     report::{Align, Table, human_bytes},
     tasks::Task,
-    train::Session,
+    train::{Session, model_hash},
 };
 
 /// The runs of a sweep, resolved, counted and named by what they are.

@@ -12,16 +12,20 @@ use vblora::{
     AnyAdapter, Selection, VbLora,
     backend::VbLoraBackend,
     storage::{
-        Bank, HostAdapter, MAX_CONFIG_BYTES, Precision, peft::PeftAdapter, read_file, strict_json,
-        write_atomically,
+        Bank, HostAdapter, MAX_CONFIG_BYTES, Precision, peft::PeftAdapter, read_file, sha256_hex,
+        strict_json, write_atomically,
     },
+    terminal::visible,
 };
+
+use vblora_models::ModelFiles;
 
 use super::{
     checkpoint::{self, CheckpointSettings},
     identity::Identity,
     layout::{self, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE},
     learner::{Learner, Trained},
+    model_hash::model_hash,
     objective::{Objective, Saving},
     run::{Prepared, Run},
 };
@@ -52,17 +56,22 @@ pub(super) struct SessionIdentity {
     format: u32,
     /// SHA-256 of the model's `config.json`.
     model_config: String,
+    /// SHA-256 of all files that the model is read from.
+    model: String,
     /// What its checkpoints are bound to as well.
     identity: Identity,
 }
 
 impl SessionIdentity {
-    pub(super) fn new(model_config: String, identity: Identity) -> Self {
-        Self {
+    /// # Errors
+    /// A file of the model cannot be read.
+    pub(super) fn new(files: &ModelFiles, identity: Identity) -> Result<Self> {
+        Ok(Self {
             format: FORMAT,
-            model_config,
+            model_config: sha256_hex([files.read("config.json")?]),
+            model: model_hash(files)?,
             identity,
-        }
+        })
     }
 
     fn read(path: &Path) -> Result<Self> {
@@ -88,13 +97,16 @@ impl SessionIdentity {
 
     /// Refuses another session's directory.
     fn check(&self, there: &Self, place: &Path) -> Result<()> {
-        let config = (
-            "model's config.json",
-            &*there.model_config,
-            &*self.model_config,
-        );
-        let config = Some(config).filter(|(_, there, here)| there != here);
-        match self.identity.difference(&there.identity).or(config) {
+        let files = [
+            (
+                "model's config.json",
+                &*there.model_config,
+                &*self.model_config,
+            ),
+            ("model's files", &*there.model, &*self.model),
+        ];
+        let files = files.into_iter().find(|(_, there, here)| there != here);
+        match self.identity.difference(&there.identity).or(files) {
             None => Ok(()),
             Some((part, there, here)) => Err(Error::OtherRun {
                 place: place.to_owned(),
@@ -445,7 +457,11 @@ impl RunDir {
         backend: &str,
         recipe: &Recipe,
     ) -> Result<()> {
-        let comment = |key: &str, text: &str| format!("# {key}: {}\n", text.replace('\n', " "));
+        // A comment of TOML takes no control characters, and whoever shows the file sends them to a terminal.
+        let comment = |key: &str, text: &str| {
+            let text = visible(text).replace('\n', " ");
+            format!("# {key}: {text}\n")
+        };
         let head = [
             comment("command", command),
             comment("model", model),

@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use vblora::{
-    backend::VbLoraBackend,
-    storage::{Bank, sha256_hex},
-};
+use vblora::{backend::VbLoraBackend, storage::Bank};
 use vblora_models::ModelFiles;
 
 use super::{
@@ -253,8 +250,7 @@ impl<S: Source> Session<S> {
 
     /// The directory for the outcome, as a new one or with what it holds.
     fn enter(&self, claim: Claim<'_>, identity: &Identity, backend: &str) -> Result<RunDir> {
-        let model_config = sha256_hex([self.files.read("config.json")?]);
-        let identity = SessionIdentity::new(model_config, identity.clone());
+        let identity = SessionIdentity::new(&self.files, identity.clone())?;
         let write_config = |dir: &RunDir| {
             dir.save_config(&self.command, &self.files.name(), backend, &self.recipe)
         };

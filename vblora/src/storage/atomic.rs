@@ -15,6 +15,9 @@ use crate::{Error, Result};
 /// How the names of files and directories begin that are being written. Each is locked by its writer for as long as that lives.
 pub(super) const UNFINISHED: &str = ".vblora-";
 
+/// The letters and digits behind it.
+const RANDOM: usize = 6;
+
 /// How the names of directories begin that were taken away for a new one, and must come back if that never came.
 const OLD: &str = ".vblora-old-";
 
@@ -68,7 +71,7 @@ pub fn clear_leftovers(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if !name.starts_with(UNFINISHED) || name.starts_with(OLD) {
+        if !is_unfinished(&name) {
             continue;
         }
         let path = entry.path();
@@ -85,6 +88,12 @@ pub fn clear_leftovers(folder: &Path) {
             let _ = remove(path.as_path());
         }
     }
+}
+
+/// Whether a name is one that a writer gives: anybody may have files that only begin so.
+pub fn is_unfinished(name: &str) -> bool {
+    let random = name.strip_prefix(UNFINISHED);
+    random.is_some_and(|r| r.len() == RANDOM && r.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 
 /// Makes a file or directory and locks it, so that others see that its writer lives; the lock goes with the process.
@@ -112,7 +121,7 @@ fn temporary(folder: &Path) -> io::Result<tempfile::NamedTempFile> {
 
 fn builder(_mode: u32) -> tempfile::Builder<'static, 'static> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(UNFINISHED);
+    builder.prefix(UNFINISHED).rand_bytes(RANDOM);
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(_mode));
     builder
@@ -179,10 +188,11 @@ mod tests {
     fn what_killed_writers_left_is_cleared_and_what_a_living_one_writes_stays() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        std::fs::write(at(".vblora-abc"), "half").unwrap();
-        std::fs::create_dir(at(".vblora-def")).unwrap();
-        std::fs::write(at(".vblora-def/file"), "half").unwrap();
+        std::fs::write(at(".vblora-abc123"), "half").unwrap();
+        std::fs::create_dir(at(".vblora-def456")).unwrap();
+        std::fs::write(at(".vblora-def456/file"), "half").unwrap();
         std::fs::write(at("mine"), "x").unwrap();
+        std::fs::write(at(".vblora-notes-of-mine"), "x").unwrap();
         let (living, _lock) = locked(|| temporary(folder.path())).unwrap();
         write_atomically(&at("new"), b"x").unwrap();
         let names = std::fs::read_dir(folder.path()).unwrap();
@@ -190,7 +200,12 @@ mod tests {
         names.sort();
         assert_eq!(
             names,
-            [living.path().to_owned(), at("mine"), at("new")],
+            [
+                living.path().to_owned(),
+                at(".vblora-notes-of-mine"),
+                at("mine"),
+                at("new")
+            ],
             "two leftovers went"
         );
     }

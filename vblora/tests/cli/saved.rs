@@ -107,3 +107,21 @@ fn ranks_by_pattern_are_shown_and_counted() {
     });
     assert_eq!(one, other);
 }
+
+#[test]
+fn an_adapter_is_not_converted_onto_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let one = dir.path().join("one");
+    write(&one, &[]);
+    let before = std::fs::read(one.join("adapter_config.json")).unwrap();
+    for to in ["one", "one/.", "one/adapter_config.json"] {
+        let command = format!("convert one {to} --form peft-lora --overwrite");
+        let (status, _, error) = vblora(dir.path(), &command);
+        assert_eq!(status, 1, "{error}");
+        assert!(error.contains("the adapter itself"), "{error}");
+    }
+    assert_eq!(
+        std::fs::read(one.join("adapter_config.json")).unwrap(),
+        before
+    );
+}

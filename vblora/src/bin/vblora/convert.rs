@@ -70,10 +70,22 @@ impl From<Bits> for Precision {
     }
 }
 
+/// Whether a path that is there leads to an adapter, or to one of the files that it is read from.
+fn is_of(path: &Path, adapter: &Path) -> bool {
+    let (Ok(path), Ok(adapter)) = (path.canonicalize(), adapter.canonicalize()) else {
+        return false;
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path == adapter || path.parent() == Some(&adapter) && name.starts_with("adapter_")
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let (from, to) = (&arguments.place.path, &arguments.to);
     if to.exists() && !arguments.overwrite {
         return Err(wrong(to, "is there already; --overwrite writes over it"));
+    }
+    if is_of(to, from) {
+        return Err(wrong(to, "the adapter itself: the original stays"));
     }
     let found = arguments.place.open()?.adapter;
     let stored = || {
