@@ -67,13 +67,14 @@ impl Campaign<'_> {
     /// Does what is left, and records each run as it ends. No other process may write to the directory meanwhile.
     ///
     /// # Errors
-    /// Another process has the directory; a worker cannot be started, or a result not written. A run that fails is part of the outcome.
+    /// The budget's hours are no time; another process has the directory; a worker cannot be started, or a result not written. A run that fails is part of the outcome.
     pub fn run(
         &self,
         store: Store,
         hear: &(dyn Fn(News<'_>) + Sync),
         interrupted: &AtomicBool,
     ) -> Result<Outcome> {
+        self.budget.check()?;
         let store = store.lock()?;
         store.save_plan(self.plan)?;
         self.tidy(&store)?;
@@ -250,6 +251,12 @@ mod tests {
 
     #[test]
     fn a_budget_ends_by_runs_or_by_hours() {
+        for hours in [f64::NAN, -1.0] {
+            let runs = None;
+            let hours = Some(hours);
+            let error = Budget { runs, hours }.check().unwrap_err();
+            assert!(error.to_string().contains("hours"), "{error}");
+        }
         let may = |runs, hours| {
             let limit = Limit::new(Budget { runs, hours });
             (0..3).filter(|_| limit.may_start()).count()

@@ -38,6 +38,21 @@ pub struct Budget {
     pub hours: Option<f64>,
 }
 
+impl Budget {
+    /// # Errors
+    /// The hours are negative or no number: no run would ever start.
+    pub(super) fn check(&self) -> Result<()> {
+        match self.hours {
+            Some(hours) if hours.is_nan() || hours < 0.0 => Err(Error::Setting {
+                setting: "hours".into(),
+                expected: "a number from 0".into(),
+                found: hours.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// The parts of a sweep file that say nothing of single runs.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
