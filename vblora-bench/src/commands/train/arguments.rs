@@ -13,20 +13,23 @@ use crate::{
     train::{CheckpointSettings, Method},
 };
 
-const LONG: &str = "\
-vblora train                          # the bundled RoBERTa on the bundled task: two minutes, no download
-vblora train --model bundled:llama    # the bundled Llama on the bundled texts
+const EXAMPLES: &str = "\
+vblora train --method head --method vblora
+vblora train --model bundled:llama --out runs/texts";
 
-Fine-tune a model with one method or several, and show what each bought and cost. The model's config.json says what kind of model it is. \
-An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, Llama, Mistral, Gemma) learns to answer prompts. \
-Flags that only the other kind has are refused.
+const LONG: &str = "\
+Fine-tune an encoder or a causal model, and compare methods
+
+The model's config.json says what kind of model it is. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
+Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
+learns the bundled task in two minutes.
 
 vblora train --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 vblora train --model path/to/llama --data alpaca.json --format alpaca --packing --method vblora --out runs/alpaca";
 
-/// Fine-tune an encoder or a causal model, and compare methods.
+/// Fine-tune an encoder or a causal model, and compare methods
 #[derive(Debug, Args)]
-#[command(long_about = LONG)]
+#[command(before_help = EXAMPLES, long_about = LONG)]
 pub struct Arguments {
     #[command(flatten)]
     pub(super) model: ModelArguments,
