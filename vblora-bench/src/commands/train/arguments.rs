@@ -106,6 +106,7 @@ pub(super) struct CausalArguments {
     /// Put several texts into each row
     #[arg(long)]
     pub(super) packing: bool,
+    /// Share of the target's probability that is spread over the vocabulary, 0 to 1
     #[arg(long, allow_negative_numbers = true)]
     pub(super) label_smoothing: Option<f64>,
     /// Compute activations twice instead of keeping them
@@ -125,7 +126,7 @@ pub(super) struct CausalArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(super) struct MethodArguments {
-    /// A method; repeat to compare [default: lora and vblora, for encoders the head alone too]
+    /// A method; repeat to compare [default: lora and vblora, and for encoders head]
     #[arg(long = "method", value_enum)]
     pub(super) methods: Vec<Method>,
     /// Adapted linear maps: qv, all, or suffixes with commas between
@@ -163,6 +164,7 @@ pub(super) struct OptimisationArguments {
     /// Seeds with commas between; one run each
     #[arg(long, value_delimiter = ',')]
     pub(super) seeds: Vec<u64>,
+    /// Passes over the training data
     #[arg(long)]
     pub(super) epochs: Option<usize>,
     /// Rows of a micro-batch
@@ -171,8 +173,10 @@ pub(super) struct OptimisationArguments {
     /// Micro-batches of an optimizer step
     #[arg(long)]
     pub(super) accumulation: Option<usize>,
+    /// Learning rate of VB-LoRA's bank
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_bank: Option<f64>,
+    /// Learning rate of VB-LoRA's logits
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_logits: Option<f64>,
     /// Learning rate of every adapter but VB-LoRA's [default: the recipe's, by method]
