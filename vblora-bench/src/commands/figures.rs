@@ -122,7 +122,7 @@ mod tests {
     use vblora::{Site, Targets, VbLoraConfig};
 
     use super::*;
-    use crate::view;
+    use crate::commands::view;
 
     /// A session's directory with recordings of these runs, two selections each.
     fn session(dir: &Path, runs: &[&str]) {

@@ -11,10 +11,18 @@ struct Group {
 }
 
 /// Every subcommand stands here once; a test compares.
-const GROUPS: [Group; 2] = [
+const GROUPS: [Group; 4] = [
+    Group {
+        heading: "Train",
+        commands: &["plan"],
+    },
     Group {
         heading: "Use",
         commands: &["completions"],
+    },
+    Group {
+        heading: "Files",
+        commands: &["inspect", "convert", "merge", "diff"],
     },
     Group {
         heading: "Research",
