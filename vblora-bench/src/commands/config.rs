@@ -11,6 +11,8 @@ use vblora_models::{
     DecoderConfig, EncoderConfig, Error, Family, ModelFiles, decoder, resolve_config, roberta,
 };
 
+use super::models;
+
 const FILE: &str = "config.json";
 
 /// The configuration of a model of either kind.
@@ -23,11 +25,14 @@ pub enum ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads a `config.json` by its path, that of a directory, or that of a hub id at a revision.
+    /// Reads a `config.json` by its path, that of a directory or of a bundled model, or that of a hub id at a revision.
     ///
     /// # Errors
     /// There is no such file, directory or model; the file describes no model that this library has.
     pub fn find(model: &Path, revision: Option<&str>) -> Result<Self> {
+        if let Some(name) = model.to_str().filter(|name| models::is_bundled(name)) {
+            return Self::of(&models::find(name, revision)?);
+        }
         if model.is_file() {
             let bytes = read_file(model, MAX_CONFIG_BYTES)
                 .with_context(|| format!("cannot read {}", model.display()))?;

@@ -367,6 +367,7 @@ fn targets_and_models_are_named_as_in_training() {
         "--model model",
         "other.json",
         "--model ./other.json",
+        "bundled:roberta --vector-length 64",
     ] {
         let (status, out, error) = vblora(dir.path(), &format!("plan {model} --targets qv"));
         assert_eq!(status, 0, "{error}");

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{figures, report, sweep, view},
+    commands::{figures, generate, report, sweep, train, view},
     program::{complain, exit_code, parse, say, start_logging},
 };
 
@@ -41,6 +41,7 @@ enum Command {
     Convert(convert::Arguments),
     Diff(diff::Arguments),
     Figures(figures::Arguments),
+    Generate(generate::Arguments),
     Inspect(inspect::Arguments),
     Merge(merge::Arguments),
     Plan(plan::Arguments),
@@ -48,6 +49,7 @@ enum Command {
     Sweep(sweep::Arguments),
     #[command(name = sweep::WORKER, hide = true)]
     SweepWorker(sweep::WorkerArguments),
+    Train(Box<train::Arguments>),
     View(view::Arguments),
 }
 
@@ -77,12 +79,14 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Convert(arguments) => text(convert::run(&arguments)?),
         Command::Diff(arguments) => text(diff::run(&arguments)?),
         Command::Figures(arguments) => figures::run(&arguments)?,
+        Command::Generate(arguments) => return generate::run(&arguments),
         Command::Inspect(arguments) => text(inspect::run(&arguments)?),
         Command::Merge(arguments) => text(merge::run(&arguments)?),
         Command::Plan(arguments) => text(plan::run(&arguments)?),
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),
+        Command::Train(arguments) => return train::run(&arguments),
         Command::View(arguments) => view::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
