@@ -12,7 +12,7 @@ use burn::{
     optim::{AdamWConfig, GradientsParams, Optimizer},
 };
 use vblora::storage::{HostAdapter, peft::PeftAdapter};
-use vblora::{Adapter, Composition, Noise, VbLoraConfig};
+use vblora::{Composition, Noise, VbLoraConfig};
 use vblora_bench::train::{EncodedSplit, order};
 use vblora_bench::{demo, program::say, tasks::SplitName};
 use vblora_models::{
