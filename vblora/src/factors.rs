@@ -8,7 +8,7 @@ use burn::tensor::{
 };
 
 use crate::{
-    Packing,
+    Unpadded,
     backend::{VbLoraBackend, matmul},
     noise::Noise,
 };
@@ -41,7 +41,7 @@ pub struct Factors<B: Backend> {
     dropout: f64,
     noise: Option<Noise>,
     rows: Option<Arc<RowScales<B>>>,
-    packing: Option<Packing>,
+    unpadded: Option<Unpadded>,
 }
 
 /// Of a mixed batch: by site the scale of each narrow column in each row, 0 for those of other rows' adapters, `[n, R]`.
@@ -60,7 +60,7 @@ impl<B: Backend> Factors<B> {
             dropout,
             noise: None,
             rows: None,
-            packing: None,
+            unpadded: None,
         }
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Factors<B> {
             dropout: 0.0,
             noise: None,
             rows: Some(rows),
-            packing: None,
+            unpadded: None,
         }
     }
 
@@ -121,10 +121,10 @@ impl<B: Backend> Factors<B> {
 
     /// The same pairs for a batch without its padding: N rows of one token each.
     #[must_use]
-    pub fn packed(&self, packing: &Packing) -> Self {
-        let rows: Vec<usize> = packing.rows().collect();
+    pub fn unpadded(&self, unpadded: &Unpadded) -> Self {
+        let rows: Vec<usize> = unpadded.rows().collect();
         Self {
-            packing: Some(packing.clone()),
+            unpadded: Some(unpadded.clone()),
             ..self.of_rows(&rows)
         }
     }
@@ -184,10 +184,10 @@ impl<B: VbLoraBackend> Factors<B> {
     /// padding are dropped as in their places in the batch.
     ///
     /// # Shapes
-    /// - input and output: the same, `[N, ..]` in a packed batch
+    /// - input and output: the same, `[N, ..]` in an unpadded batch
     pub fn drop<const D: usize>(&self, x: Tensor<B, D>, p: f64, place: &str) -> Tensor<B, D> {
-        match (self.noise, &self.packing) {
-            (Some(noise), Some(packing)) => noise.packed_dropout(x, packing, p, place),
+        match (self.noise, &self.unpadded) {
+            (Some(noise), Some(unpadded)) => noise.unpadded_dropout(x, unpadded, p, place),
             (Some(noise), None) => noise.dropout(x, p, place),
             (None, _) => x,
         }
@@ -217,7 +217,7 @@ impl<B: AutodiffBackend> Factors<B> {
             dropout: self.dropout,
             noise: self.noise,
             rows,
-            packing: self.packing.clone(),
+            unpadded: self.unpadded.clone(),
         }
     }
 }
