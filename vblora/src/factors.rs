@@ -44,7 +44,7 @@ pub struct Factors<B: Backend> {
     unpadded: Option<Unpadded>,
 }
 
-/// Of a mixed batch: by site the scale of each narrow column in each row, 0 for those of other rows' adapters, `[n, R]`.
+/// For a multi-adapter batch, the scale of each narrow column in each row, by site: 0 in the columns of other adapters, `[n, R]`.
 pub(crate) type RowScales<B> = BTreeMap<String, Tensor<B, 2>>;
 
 impl<B: Backend> Factors<B> {
@@ -65,7 +65,10 @@ impl<B: Backend> Factors<B> {
     }
 
     /// The pairs of several adapters side by side, and what each row of a batch takes of them.
-    pub(crate) fn mixed(pairs: Arc<BTreeMap<String, LowRank<B>>>, rows: Arc<RowScales<B>>) -> Self {
+    pub(crate) fn multi_adapter(
+        pairs: Arc<BTreeMap<String, LowRank<B>>>,
+        rows: Arc<RowScales<B>>,
+    ) -> Self {
         Self {
             pairs,
             dropout: 0.0,
@@ -76,11 +79,11 @@ impl<B: Backend> Factors<B> {
     }
 
     /// Whether these are for a batch whose rows have adapters of their own.
-    pub fn is_mixed(&self) -> bool {
+    pub fn is_multi_adapter(&self) -> bool {
         self.rows.is_some()
     }
 
-    /// Of a mixed batch of `n` rows with `all / n` tokens each: the scale of every narrow column of a site for every token.
+    /// Of a multi-adapter batch of `n` rows with `all / n` tokens each: the scale of every narrow column of a site for every token.
     ///
     /// # Shapes
     /// - output: `[all, R]`
@@ -129,7 +132,7 @@ impl<B: Backend> Factors<B> {
         }
     }
 
-    /// The pair of a site; of a mixed batch, the pairs of all its adapters side by side.
+    /// The pair of a site; of a multi-adapter batch, the pairs of all its adapters side by side.
     pub fn get(&self, site: &str) -> Option<&LowRank<B>> {
         self.pairs.get(site)
     }
@@ -168,7 +171,7 @@ impl<B: VbLoraBackend> Factors<B> {
     /// - x: `[n, d_in]`, one row for each of the batch's; output: `[n, d_out]`
     ///
     /// # Panics
-    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)) with another number of rows.
+    /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows.
     pub fn update(&self, site: &str, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
         let pair = self.get(site)?;
         let rows = x.dims()[0];

@@ -236,7 +236,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
     /// [`scores`](Self::scores) of an adapter that may be on the head too. On a tied head it leaves the word table as it is.
     ///
     /// # Shapes
-    /// - as in [`scores`](Self::scores), m being the rows of a mixed batch
+    /// - as in [`scores`](Self::scores), m being the rows of a multi-adapter batch
     pub fn adapted_scores(&self, hidden: Tensor<B, 2>, factors: &Factors<B>) -> Tensor<B, 2> {
         let update = factors.update(HEAD_SITE, hidden.clone());
         let scores = self.scores(hidden);
@@ -254,7 +254,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
     /// was not adapted is shared with it: to unmerge is to drop the merged one.
     ///
     /// # Panics
-    /// The factors are those of a mixed batch.
+    /// The factors are those of a multi-adapter batch.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let layers = self.layers.iter().map(|layer| layer.merged(factors));
@@ -263,7 +263,10 @@ impl<B: VbLoraBackend> CausalLm<B> {
             ..self.clone()
         };
         if let Some(pair) = factors.get(HEAD_SITE) {
-            assert!(!factors.is_mixed(), "rows with adapters of their own");
+            assert!(
+                !factors.is_multi_adapter(),
+                "rows with adapters of their own"
+            );
             merged.head = Some(self.head_table().merged(pair));
             merged.config.tied = false;
         }
