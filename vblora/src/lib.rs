@@ -86,7 +86,7 @@ pub mod terminal;
 mod unpadded;
 
 pub use adapter::{
-    Adapter, AdapterConfig, AnyAdapter, Composition, FrozenWeights, Lora, LoraConfig, LoraXs,
+    Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, Lora, LoraConfig, LoraXs,
     LoraXsConfig, TiedLora, TiedLoraConfig, ValidLora, ValidLoraXs, ValidTiedLora, ValidVbLora,
     ValidVera, VbLora, VbLoraConfig, Vera, VeraConfig,
 };

@@ -18,7 +18,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use vblora::{
-    Factors, FrozenLinear, FrozenWeights, Noise, Site,
+    BaseWeights, Factors, FrozenLinear, Noise, Site,
     backend::{CausalSettings, VbLoraBackend},
     noise::dropout,
     ops,
@@ -274,7 +274,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
     }
 }
 
-impl<B: VbLoraBackend> FrozenWeights for CausalLm<B> {
+impl<B: VbLoraBackend> BaseWeights for CausalLm<B> {
     fn weight(&self, site: &str) -> Option<Vec<f32>> {
         let mut linears = self.layers.iter().flat_map(DecoderLayer::linears);
         let map = linears.find(|map| map.site().name == site)?;
