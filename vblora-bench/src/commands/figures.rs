@@ -1,30 +1,39 @@
-//! `cargo xtask figures`: the paper's figures of what is selected, from recorded runs.
+//! `vblora figures`: the paper's figures of what is selected, from recorded runs.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::Args;
-use vblora::storage::write_atomically;
-use vblora_bench::{
+use crate::{
     figures::{figures, footprints},
     program::say,
     record::Recording,
     report::{Figure, Results, RunResult, as_markdown, as_paragraph, picture},
 };
+use anyhow::Result;
+use clap::Args;
+use vblora::storage::write_atomically;
 
-/// Figures 3 to 9 of the paper as SVG, with captions in figures.md: of every recording in the runs (--record-every), and the footprints of all
-/// of them in one picture.
-#[derive(Args)]
-pub(crate) struct Arguments {
-    /// Directories of sessions, or files of recordings.
+/// Draw the paper's Figures 3 to 9 from recorded runs
+///
+/// A run is recorded with --record-every. Each recording gives one SVG file a figure, with captions in figures.md. One more picture shows the
+/// footprints of all recordings.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+vblora figures runs/mrpc --out figures
+vblora figures runs/mrpc runs/rte/selections/vblora-seed1.rec --out figures")]
+pub struct Arguments {
+    /// Directories of sessions, or files of recordings
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The directory for the pictures.
+    /// The directory for the pictures
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+/// Writes the figures of each recording, and a page of their captions.
+///
+/// # Errors
+/// There is no recording, or one that cannot be used; a file cannot be written.
+pub fn run(arguments: &Arguments) -> Result<()> {
     let mut found = Vec::new();
     for place in &arguments.runs {
         for path in Recording::find(place)? {
@@ -57,7 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The recording, with a word on the terminal if it is damaged.
-pub(crate) fn read(path: &Path) -> Result<Recording> {
+pub(super) fn read(path: &Path) -> Result<Recording> {
     let recording = Recording::read(path)?;
     if let Some(damage) = recording.damage() {
         let last = recording.last().step;
@@ -108,9 +117,9 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
+    use crate::record::{Header, Recorder};
     use burn::backend::Flex;
     use vblora::{Site, Targets, VbLoraConfig};
-    use vblora_bench::record::{Header, Recorder};
 
     use super::*;
     use crate::view;
