@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 use vblora_bench::program::{complain, exit_code, start_logging};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Chores of the vblora workspace. Relative paths are taken from the current directory; the
 /// defaults fit the workspace root.
