@@ -26,7 +26,7 @@ use vblora_bench::{
 use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, resolve};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, two minutes.
 #[derive(Debug, Parser)]

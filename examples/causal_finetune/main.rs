@@ -24,7 +24,7 @@ use answers::Work;
 use arguments::{Arguments, session, texts};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 fn main() -> ExitCode {
     start_logging();

@@ -34,7 +34,7 @@ use vblora_models::{
 use arguments::Arguments;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 fn main() -> ExitCode {
     start_logging();
