@@ -11,7 +11,7 @@
 //! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
 //! | [`report`] | `results.json`, the summary table, the curve picture; a sweep's page with the paper's tables |
 //! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
-//! | [`commands`] | the subcommands that `vblora` and `cargo xtask` share |
+//! | [`commands`] | the subcommands that `vblora` and other programs share |
 //! | [`program`] | signals, exit codes and lines on the terminal, for the programs that use all this |
 #![forbid(unsafe_code)]
 

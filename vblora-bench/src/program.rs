@@ -37,6 +37,14 @@ pub fn arguments() -> String {
     words.join(" ")
 }
 
+/// The program's name and its arguments, for the record.
+pub fn command_line() -> String {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&program).file_stem();
+    let name = name.unwrap_or_default().to_string_lossy().into_owned();
+    format!("{name} {}", arguments())
+}
+
 /// Warnings and errors go to standard error, as `RUST_LOG` says where it is set. What names and texts in them would command a terminal is
 /// shown and not sent.
 pub fn start_logging() {
