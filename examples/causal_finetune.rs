@@ -20,7 +20,7 @@ use vblora_bench::{
 
 // Training frees and takes large blocks all the time, which this allocator is good at.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Fine-tune a causal model on prompts and responses. Without flags: a bundled tiny Llama and bundled data, under two minutes.
 #[derive(Debug, Parser)]

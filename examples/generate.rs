@@ -18,7 +18,7 @@ use vblora_bench::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Generate text with a causal language model and an adapter.
 #[derive(Debug, Parser)]

@@ -20,7 +20,7 @@ use vblora_bench::{
 
 // Training frees and takes large blocks all the time, which this allocator is good at.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, two minutes.
 #[derive(Debug, Parser)]

@@ -105,7 +105,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         ) = (learner.base(), learner.objective());
         let input = CausalInput::new(&batch.inputs, base.config(), &learner.device)?;
         let loss = |hidden| {
-            let scores = base.scores(chosen(hidden, &batch.places));
+            let scores = base.logits(chosen(hidden, &batch.places));
             token_loss(scores, &batch.targets, *smoothing).mul_scalar(share)
         };
         if *recompute {
@@ -136,7 +136,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
                 .chunks(SCORED)
                 .zip(batch.targets.chunks(SCORED));
             for (places, targets) in pieces {
-                let scores = base.scores(chosen(hidden.clone(), places));
+                let scores = base.logits(chosen(hidden.clone(), places));
                 let mean = token_loss(scores, targets, 0.0)
                     .into_data()
                     .convert::<f32>();
