@@ -11,17 +11,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use vblora::{
-    StoredVbLora,
-    backend::{BackendJob, BackendKind, VbLoraBackend},
-    rng::Key,
-};
+use vblora::{StoredVbLora, backend::BackendKind, rng::Key};
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size},
     report::{Results, Stop},
     tasks::{Label, SplitName, Task},
-    train::{CheckpointSettings, DataSource, Method, Session},
+    train::{CheckpointSettings, DataSource, Method, Session, run_encoder},
 };
 
 /// The session's directory and backend, in the environment of a child.
@@ -89,22 +85,12 @@ fn session(dir: &Path) -> Session {
     }
 }
 
-struct Job<'a>(Session, &'a AtomicBool);
-
-impl BackendJob for Job<'_> {
-    type Output = vblora_bench::Result<Results>;
-
-    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        self.0.run::<B>(&device, self.1)
-    }
-}
-
 fn run(
     session: Session,
     backend: BackendKind,
     interrupted: &AtomicBool,
 ) -> vblora_bench::Result<Results> {
-    backend.dispatch(0, Job(session, interrupted)).unwrap()
+    run_encoder(backend, 0, &session, interrupted)
 }
 
 /// What the others run in a process of its own.
