@@ -19,9 +19,10 @@ use vblora_bench::{
     demo,
     program::{arguments as command_line, exit_code, listen, say, start_logging},
     recipes::{Recipe, SharedBank, Size},
-    report::{Results, summary_table},
+    report::{draw, summary_table},
+    results::Results,
     tasks::Task,
-    train::{CheckpointSettings, DataSource, Method, Session},
+    train::{CheckpointSettings, DataSource, Method, Output, Session},
 };
 use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, resolve};
 
@@ -155,7 +156,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         .dispatch(arguments.device, Job(&session, interrupted))??;
     say(summary_table(&results));
     if let Some(out) = &session.out {
-        say(format!("Written to {}.", out.display()));
+        say(format!("Written to {}.", out.dir.display()));
     }
     Ok(outcome(&results))
 }
@@ -189,7 +190,7 @@ fn session(arguments: &Arguments) -> Result<Session> {
     let recipe = recipe(arguments, &files)?;
     let data = match &arguments.data {
         Some(dir) => DataSource::Directory(dir.clone()),
-        None if recipe.task == Task::Demo => DataSource::Demo,
+        None if recipe.task == Task::demo() => DataSource::Demo,
         None => bail!(
             "task {} needs --data DIR with {}/train.tsv and dev.tsv",
             recipe.task,
@@ -206,7 +207,7 @@ fn session(arguments: &Arguments) -> Result<Session> {
         methods,
         files,
         data,
-        out: arguments.out.clone(),
+        out: arguments.out.as_ref().map(|dir| Output::new(dir, draw)),
         overwrite: arguments.overwrite,
         resume: arguments.resume,
         checkpoints: CheckpointSettings {
@@ -223,7 +224,7 @@ fn session(arguments: &Arguments) -> Result<Session> {
 fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     let mut recipe = match &arguments.recipe {
         Some(file) => Recipe::from_toml_file(file)?,
-        None => built_in(arguments.task.unwrap_or(Task::Demo), files)?,
+        None => built_in(arguments.task.clone().unwrap_or_else(Task::demo), files)?,
     };
     let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
     set(&mut recipe.epochs, arguments.epochs);
@@ -247,7 +248,7 @@ fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     }
     let selection = &mut recipe.vblora.selection;
     *selection = arguments.selection.unwrap_or(*selection);
-    recipe.task = arguments.task.unwrap_or(recipe.task);
+    recipe.task = arguments.task.clone().unwrap_or(recipe.task);
     recipe.base_dtype = arguments.base_dtype.unwrap_or(recipe.base_dtype);
     if let Some(targets) = &arguments.targets {
         recipe.targets.clone_from(targets);
@@ -267,11 +268,11 @@ fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
         384 => Size::Minilm,
         _ => Size::Demo,
     };
-    let exact = Recipe::builtin(size, task);
+    let exact = Recipe::builtin(size, &task);
     // A model and task that no built-in recipe pairs: the demonstration's settings on that task.
     exact
         .or_else(|_| {
-            Recipe::builtin(Size::Demo, Task::Demo).map(|recipe| Recipe { task, ..recipe })
+            Recipe::builtin(Size::Demo, &Task::demo()).map(|recipe| Recipe { task, ..recipe })
         })
         .map_err(Into::into)
 }

@@ -13,7 +13,8 @@ use vblora::{
 };
 use vblora_bench::{
     program::say,
-    report::{Results, summary_table},
+    report::summary_table,
+    results::Results,
     tasks::causal::Texts,
     train::{
         Session,

@@ -11,11 +11,12 @@ use vblora::{
 use vblora_bench::{
     demo, program,
     recipes::{Recipe, Size, TooLong},
+    report::draw,
     tasks::{
         SplitName, Task,
         causal::{Form, TextTemplate, Texts, read_texts},
     },
-    train::{CheckpointSettings, Method, Session, causal::TextSource},
+    train::{CheckpointSettings, Method, Output, Session, causal::TextSource},
 };
 use vblora_models::{BaseDtype, ModelFiles, resolve};
 
@@ -175,7 +176,7 @@ pub(crate) fn session(
             train: thinned(train, arguments.rows),
             held_out: thinned(held_out.clone(), arguments.held_out_rows),
         },
-        out: arguments.out.clone(),
+        out: arguments.out.as_ref().map(|dir| Output::new(dir, draw)),
         overwrite: arguments.overwrite,
         resume: arguments.resume,
         checkpoints: CheckpointSettings {
@@ -207,8 +208,8 @@ pub(crate) fn texts(arguments: &Arguments) -> Result<(Texts, Texts)> {
 fn recipe(arguments: &Arguments, files: &ModelFiles) -> Result<Recipe> {
     let mut recipe = match (&arguments.recipe, &arguments.model) {
         (Some(file), _) => Recipe::from_toml_file(file)?,
-        (None, Some(_)) => Recipe::builtin(Size::Decoder, Task::Text)?,
-        (None, None) => Recipe::builtin(Size::Demo, Task::Text)?,
+        (None, Some(_)) => Recipe::builtin(Size::Decoder, &Task::text())?,
+        (None, None) => Recipe::builtin(Size::Demo, &Task::text())?,
     };
     let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
     set(&mut recipe.epochs, arguments.epochs);

@@ -17,7 +17,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use vblora_bench::{
     program::{exit_code, listen, say, start_logging},
-    report::Results,
+    report::draw,
+    results::Results,
+    train::Output,
 };
 
 use answers::Work;
@@ -51,8 +53,10 @@ fn run(arguments: &Arguments) -> Result<ExitCode> {
     let interrupted = listen().context("cannot listen for Ctrl-C")?;
     // Answers come from the adapters as they are stored, so there must be a place for them.
     let place = tempfile::tempdir()?;
-    let out = session.out.get_or_insert_with(|| place.path().join("run"));
-    let out = out.clone();
+    let out = session
+        .out
+        .get_or_insert_with(|| Output::new(place.path().join("run"), draw));
+    let out = out.dir.clone();
     let work = Work {
         session: &session,
         arguments,

@@ -8,8 +8,9 @@ use vblora::storage::write_atomically;
 use vblora_bench::{
     figures::{figures, footprints},
     program::say,
-    record::Recording,
-    report::{Figure, Results, RunResult, as_markdown, as_paragraph, picture},
+    recordings::Recording,
+    report::{Figure, as_markdown, as_paragraph, picture},
+    results::{Results, RunResult},
 };
 
 /// Figures 3 to 9 of the paper as SVG, with captions in figures.md: of every recording in the runs (--record-every), and the footprints of all
@@ -110,7 +111,7 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
 mod tests {
     use burn::backend::Flex;
     use vblora::{Site, Targets, VbLoraConfig};
-    use vblora_bench::record::{Header, Recorder};
+    use vblora_bench::recordings::{Header, Recorder};
 
     use super::*;
     use crate::view;

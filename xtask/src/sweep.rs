@@ -13,7 +13,7 @@ use vblora::backend::DEFAULT_BACKEND;
 use vblora::terminal::visible;
 use vblora_bench::{
     program::{complain, listen, say},
-    report::human_bytes,
+    report::{draw, human_bytes, plan_table},
     sweep::{
         Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
         serve,
@@ -82,7 +82,13 @@ impl Arguments {
 pub(crate) fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
     let interrupted = listen().context(NOT_LISTENING)?;
     let input = std::io::BufReader::new(std::io::stdin());
-    serve(input, std::io::stdout(), arguments.device, interrupted)?;
+    serve(
+        input,
+        std::io::stdout(),
+        arguments.device,
+        draw,
+        interrupted,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -140,7 +146,7 @@ fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode
     let workers = arguments.workers().len();
     let total = seconds.values().sum::<f64>() / workers as f64;
     say(format!("{}: {}\n", plan.sweep, plan.about));
-    say(plan.table(store, &seconds));
+    say(plan_table(plan, store, &seconds));
     say(format!(
         "{} of {} runs left: about {} with {workers} at a time, by a few steps on {device}.",
         seconds.len(),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::Args;
 use vblora::storage::write_atomically;
-use vblora_bench::{program::say, record::Recording, view::viewer};
+use vblora_bench::{program::say, recordings::Recording, view::viewer};
 
 use crate::figures::read;
 
