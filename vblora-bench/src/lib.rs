@@ -8,9 +8,7 @@
 //! ```
 //! use std::sync::atomic::AtomicBool;
 //! use vblora_bench::{demo, recipes::{Recipe, Size}, report::draw, tasks::Task,
-//!     train::{CheckpointSettings, DataSource, Method, Output, Session}};
-#![cfg_attr(feature = "flex", doc = "type B = burn::backend::Flex;")]
-#![cfg_attr(not(feature = "flex"), doc = "type B = burn::backend::NdArray;")]
+//!     train::{CheckpointSettings, DataSource, Method, Output, Session, run_encoder}};
 //!
 //! let place = tempfile::tempdir()?;
 //! let rows = "x\t1\t\tThe cats sleep.\nx\t0\t\tThe cats sleeps.\n".repeat(8);
@@ -26,7 +24,8 @@
 //!     overwrite: false, resume: false, checkpoints: CheckpointSettings::default(),
 //!     record_every: None, quiet: true, command: String::new(),
 //! };
-//! let results = session.run::<B>(&Default::default(), &AtomicBool::new(false))?;
+//! let backend = vblora::backend::DEFAULT_BACKEND.parse()?;
+//! let results = run_encoder(backend, 0, &session, &AtomicBool::new(false))?;
 //! let run = &results.runs[0];
 //! assert!(run.epochs[3].train_loss < run.epochs[0].train_loss);
 //! assert!(place.path().join("run/vblora-seed1/adapter_model.safetensors").exists()); // PEFT loads it
@@ -54,9 +53,11 @@
 //! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
 //! | [`view`] | a page to scrub through a recording |
 //! | [`pretrain`] | the bundled RoBERTa, made from nothing |
+//! | [`commands`] | the subcommands that `vblora` and other programs share |
 #![forbid(unsafe_code)]
 
 pub mod analysis;
+pub mod commands;
 pub mod demo;
 mod directory;
 pub mod error;

@@ -52,7 +52,8 @@ fn write_data(dir: &Path, word: &str) {
 }
 
 fn run_locked(session: &Session) -> vblora_bench::Result<(Results, Option<DirLock>)> {
-    session.run_locked::<Flex>(&Default::default(), &AtomicBool::new(false))
+    let ended = session.run_locked::<Flex>(&Default::default(), &AtomicBool::new(false));
+    ended.map(|ended| (ended.results, ended.lock))
 }
 
 fn run(session: &Session) -> Results {

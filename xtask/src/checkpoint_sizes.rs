@@ -28,7 +28,7 @@ use vblora_models::{
     decoder::sites, host_tensor, roberta,
 };
 
-use crate::progress;
+use vblora_bench::commands::progress;
 
 const SEED: u64 = 1;
 

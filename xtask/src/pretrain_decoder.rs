@@ -27,7 +27,7 @@ use vblora_models::{
     DecoderConfig, ModelFiles, SaveDtype, TextTokenizer, decoder::CausalLm, save_tensors,
 };
 
-use crate::progress;
+use vblora_bench::commands::progress;
 
 /// Pretrains the bundled tiny Llama on text, every weight of it.
 #[derive(Args)]

@@ -53,6 +53,20 @@ pub struct Session<S = DataSource> {
     pub command: String,
 }
 
+/// What a session leaves when it has ended.
+#[derive(Debug)]
+pub struct Ended<M> {
+    /// What its runs reached.
+    pub results: Results,
+    /// The pretrained model, as it was before.
+    pub base: M,
+    /// The lock of its directory, if it has one.
+    pub lock: Option<DirLock>,
+}
+
+/// A session that has ended on a backend.
+type EndedOn<B, S> = Ended<<<S as Source>::Objective<B> as Objective<B>>::Model>;
+
 impl<S: Source> Session<S> {
     /// The dry run, from the model's configuration alone: per method the sites, what would be trained and what stored.
     ///
@@ -102,7 +116,7 @@ impl<S: Source> Session<S> {
         self.run_counted::<B>(device, interrupted, Arc::default())
     }
 
-    /// [`run`](Self::run), with the lock of the directory `out`, for whoever goes on to read or write there.
+    /// [`run`](Self::run), with the model and the lock of the directory `out`, for whoever goes on with them.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -110,7 +124,7 @@ impl<S: Source> Session<S> {
         &self,
         device: &B::Device,
         interrupted: &AtomicBool,
-    ) -> Result<(Results, Option<DirLock>)> {
+    ) -> Result<EndedOn<B, S>> {
         self.run_all::<B>(device, interrupted, Arc::default())
     }
 
@@ -124,8 +138,7 @@ impl<S: Source> Session<S> {
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
     ) -> Result<Results> {
-        let (results, _) = self.run_all::<B>(device, interrupted, steps)?;
-        Ok(results)
+        Ok(self.run_all::<B>(device, interrupted, steps)?.results)
     }
 
     fn run_all<B: VbLoraBackend>(
@@ -133,7 +146,7 @@ impl<S: Source> Session<S> {
         device: &B::Device,
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
-    ) -> Result<(Results, Option<DirLock>)> {
+    ) -> Result<EndedOn<B, S>> {
         self.validate()?;
         self.plan()?;
         // What is wrong with the directory is known before anything is loaded.
@@ -167,7 +180,11 @@ impl<S: Source> Session<S> {
                 dir.save_results(&results(&reached))?;
             }
         }
-        Ok((results(&reached), dir.map(RunDir::into_lock)))
+        Ok(Ended {
+            results: results(&reached),
+            base: prepared.base,
+            lock: dir.map(RunDir::into_lock),
+        })
     }
 
     fn validate(&self) -> Result<()> {

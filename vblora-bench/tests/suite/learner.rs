@@ -6,7 +6,7 @@ use burn::{
     tensor::Tensor,
 };
 use vblora::{
-    AdapterConfig, AnyAdapter, FrozenWeights, Selection, SitePlan, VbLoraConfig,
+    AdapterConfig, AnyAdapter, BaseWeights, Selection, SitePlan, VbLoraConfig,
     backend::VbLoraBackend, rng::Key,
 };
 use vblora_bench::{
@@ -95,7 +95,7 @@ impl Kind {
     pub(super) fn trained<B: VbLoraBackend>(
         self,
         recipe: &Recipe,
-        base: &dyn FrozenWeights,
+        base: &dyn BaseWeights,
         plan: &SitePlan,
         device: &B::Device,
     ) -> Trained<B> {

@@ -191,7 +191,7 @@ impl<B: VbLoraBackend> Job<B> {
             Self::Score(job) => {
                 let hidden = job.0.forward(&job.1, &Factors::none());
                 let [n, t, d] = hidden.dims();
-                drop(job.0.scores(hidden.reshape([n * t, d])));
+                drop(job.0.logits(hidden.reshape([n * t, d])));
             }
             Self::CausalStep(job) => {
                 let (learner, batch, step) = &mut **job;

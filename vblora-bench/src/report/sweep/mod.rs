@@ -34,9 +34,7 @@ pub fn sweep_report(dir: &Path) -> Result<Page> {
     let store = Store::open(dir)?;
     let plans = store.plans()?;
     if plans.is_empty() {
-        return Err(failed(
-            "it holds no sweep; cargo xtask sweep makes one".into(),
-        ));
+        return Err(failed("it holds no sweep; vblora sweep makes one".into()));
     }
     let mut tables = Vec::new();
     for plan in &plans {

@@ -105,7 +105,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         ) = (learner.base(), learner.objective());
         let input = CausalInput::new(&batch.inputs, base.config(), &learner.device)?;
         let loss = |hidden| {
-            let logits = base.scores(chosen(hidden, &batch.places));
+            let logits = base.logits(chosen(hidden, &batch.places));
             token_loss(logits, &batch.targets, *smoothing).mul_scalar(share)
         };
         if *recompute {
@@ -136,7 +136,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
                 .chunks(SCORED)
                 .zip(batch.targets.chunks(SCORED));
             for (places, targets) in pieces {
-                let logits = base.scores(chosen(hidden.clone(), places));
+                let logits = base.logits(chosen(hidden.clone(), places));
                 let mean = token_loss(logits, targets, 0.0)
                     .into_data()
                     .convert::<f32>();

@@ -1,59 +1,45 @@
-//! Generates text with a GPT-2, Llama, Mistral or Gemma, with or without an adapter, as it grows on the terminal.
-//!
-//! ```text
-//! cargo run --release --example generate -- --model DIR --prompt "Once upon a time"
-//! cargo run --release --example generate -- --model DIR --adapter ADAPTER --chat --prompt "What is the capital of France?"
-//! cargo run --release --example generate --features cuda -- --backend cuda --base-dtype bf16 --model DIR --temperature 0.7 --top-p 0.9 --prompt ...
-//! ```
-#![forbid(unsafe_code)]
+//! `vblora generate`: text from a causal model, with or without an adapter, as it grows on the terminal.
 
 mod arguments;
-#[cfg(test)]
-mod tests;
 
 use std::{io::Write, ops::ControlFlow, process::ExitCode, time::Instant};
 
 use anyhow::{Context, Result, bail};
-use clap::Parser;
 use vblora::{
     Factors,
     backend::{BackendJob, VbLoraBackend},
     storage::HostAdapter,
     terminal::visible,
 };
-use vblora_bench::program::{
-    complain, exit_code, is_closed_pipe, is_interrupted, listen, start_logging,
-};
 use vblora_models::{
     ChatTemplate, DecoderConfig, Error, Message, ModelFiles, SavedTensors, TextTokenizer,
     decoder::{AdaptedConfig, CachedLm, CausalLm},
     generate::{GeneratedText, GenerationConfig, GenerationDefaults, generate_text},
-    resolve,
 };
 
-use arguments::Arguments;
+pub use arguments::Arguments;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use super::models;
+use crate::program::{complain, is_closed_pipe, is_interrupted, listen};
 
-fn main() -> ExitCode {
-    start_logging();
-    let arguments = Arguments::parse();
-    // Every text then ends with the token at hand.
-    let listening = listen().context("cannot listen for Ctrl-C");
-    match listening.and_then(|_| run(&arguments, &mut std::io::stdout())) {
-        Ok(()) => exit_code(ExitCode::SUCCESS),
-        // Whoever reads may stop reading: `generate .. | head`.
-        Err(error) if error.downcast_ref().is_some_and(is_closed_pipe) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
+/// Generates on standard output. From here on a signal ends every text with the token at hand ([`listen`]).
+///
+/// # Errors
+/// As [`write`]. A reader that leaves is none: `vblora generate .. | head`.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    listen().context("cannot listen for Ctrl-C")?;
+    match write(arguments, &mut std::io::stdout()) {
+        Err(error) if error.downcast_ref().is_some_and(is_closed_pipe) => Ok(ExitCode::SUCCESS),
+        done => done.map(|()| ExitCode::SUCCESS),
     }
 }
 
-fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
-    let files = resolve(&arguments.model, arguments.revision.as_deref())?;
+/// Generates into `out`: one text as it grows, several when all have ended.
+///
+/// # Errors
+/// Model, adapter or flags that do not go together; a device that does not work; `out` cannot be written.
+pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
+    let files = models::find(&arguments.model, arguments.revision.as_deref())?;
     let model = DecoderConfig::from_files(&files).map_err(|error| match error {
         Error::OtherArchitecture { .. } => {
             anyhow::Error::new(error).context("only a causal language model generates text")
@@ -88,7 +74,8 @@ fn run(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
         config,
         out,
     };
-    arguments.backend.dispatch(arguments.device, job)?
+    let device = &arguments.device;
+    device.backend.dispatch(device.device, job)?
 }
 
 /// The prompts' tokens: each text as a user's turn of a chat, or as it is.

@@ -11,66 +11,115 @@ use vblora::{
     backend::{BackendJob, VbLoraBackend},
     storage::write_atomically,
 };
-use vblora_bench::{
-    program::say,
-    report::summary_table,
-    results::Results,
-    tasks::causal::Texts,
-    train::{
-        Session,
-        causal::{self, Sample, TextSource},
-    },
-};
 use vblora_models::{
-    DecoderConfig, TextTokenizer,
+    TextTokenizer,
     decoder::{AdaptedConfig, CausalLm},
     generate::{BeamSearch, Decoding, GenerationConfig},
     stop_tokens,
 };
 
-use crate::arguments::Arguments;
+use super::arguments::CausalArguments;
+use crate::{
+    program::say,
+    report::summary_table,
+    results::Results,
+    tasks::causal::Texts,
+    train::{
+        Ended, Session,
+        causal::{self, Sample, TextSource},
+    },
+};
 
 /// Answers that are shown in full.
 const SHOWN: usize = 3;
 
-/// A session, and the prompts to answer once it has ended.
-pub(crate) struct Work<'a> {
-    pub(crate) session: &'a Session<TextSource>,
-    pub(crate) arguments: &'a Arguments,
-    /// All of them: a prompt is asked once and has all its references.
-    pub(crate) held_out: &'a Texts,
-    pub(crate) out: &'a Path,
-    pub(crate) interrupted: &'a AtomicBool,
+/// How prompts are answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct AnswerSettings {
+    /// How many held-out prompts.
+    prompts: usize,
+    /// The most tokens of an answer.
+    max_new_tokens: usize,
+    /// Sequences that beam search keeps.
+    beams: usize,
 }
 
-impl BackendJob for Work<'_> {
-    type Output = Result<Results>;
-
-    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        // Nobody else may change the adapters before they have answered.
-        let (results, _lock) = self.session.run_locked::<B>(&device, self.interrupted)?;
-        say(summary_table(&results));
-        if self.arguments.generate > 0 && !self.interrupted.load(Ordering::Relaxed) {
-            self.answers::<B>(&results, &device)?;
+impl AnswerSettings {
+    pub(super) fn new(arguments: &CausalArguments) -> Self {
+        Self {
+            prompts: arguments.generate.unwrap_or(20),
+            max_new_tokens: arguments.max_new_tokens.unwrap_or(64),
+            beams: arguments.beams.unwrap_or(1),
         }
-        Ok(results)
+    }
+
+    fn generation(self, stop_tokens: Vec<u32>) -> GenerationConfig {
+        GenerationConfig {
+            max_new_tokens: self.max_new_tokens,
+            stop_tokens,
+            decoding: match self.beams {
+                0 | 1 => Decoding::Greedy,
+                beams => Decoding::Beam(BeamSearch {
+                    beams,
+                    ..BeamSearch::default()
+                }),
+            },
+            ..GenerationConfig::default()
+        }
     }
 }
 
-impl Work<'_> {
+/// A session, and the prompts to answer once it has ended.
+pub(super) struct Answered<'a> {
+    pub(super) session: &'a Session<TextSource>,
+    /// All of them: a prompt is asked once and has all its references.
+    pub(super) held_out: &'a Texts,
+    pub(super) out: &'a Path,
+    pub(super) settings: AnswerSettings,
+    pub(super) interrupted: &'a AtomicBool,
+}
+
+impl BackendJob for Answered<'_> {
+    type Output = Result<Results>;
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
+        // The lock is kept: nobody else may change the adapters before they have answered.
+        let ended = self.session.run_locked::<B>(&device, self.interrupted)?;
+        let Ended {
+            results,
+            base,
+            lock: _lock,
+        } = &ended;
+        say(summary_table(results));
+        if self.settings.prompts > 0 && !self.is_interrupted() {
+            self.answers(results, base, &device)?;
+        }
+        Ok(ended.results)
+    }
+}
+
+impl Answered<'_> {
+    fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Relaxed)
+    }
+
     /// Answers held-out prompts with the base and with every adapter that was stored, shows some and writes all down.
-    fn answers<B: VbLoraBackend>(&self, results: &Results, device: &B::Device) -> Result<()> {
+    fn answers<B: VbLoraBackend>(
+        &self,
+        results: &Results,
+        base: &CausalLm<B>,
+        device: &B::Device,
+    ) -> Result<()> {
         let Session { recipe, files, .. } = self.session;
-        let config = DecoderConfig::from_files(files)?;
-        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(&config)?;
-        let settings = self.settings(stop_tokens(files, &tokenizer)?);
-        let encoding = causal::encoding(recipe, &config, &tokenizer)?;
+        let config = base.config();
+        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(config)?;
+        let settings = self.settings.generation(stop_tokens(files, &tokenizer)?);
+        let encoding = causal::encoding(recipe, config, &tokenizer)?;
         let questions = self.held_out.by_prompt();
         let mut questions = causal::answerable(questions, &encoding, settings.max_new_tokens)?;
-        questions.truncate(self.arguments.generate);
-        let (model, _) = CausalLm::<B>::load(files, device)?;
+        questions.truncate(self.settings.prompts);
         let answer = |factors: &Factors<B>| {
-            causal::answer(&model, factors, &encoding, &questions, &settings, device)
+            causal::answer(base, factors, &encoding, &questions, &settings, device)
         };
         let mut all = vec![("base".to_owned(), answer(&Factors::none())?)];
         for run in &results.runs {
@@ -78,10 +127,10 @@ impl Work<'_> {
             let dir = self.out.join(&name);
             // A model that was trained itself is no adapter.
             if dir.join("adapter_config.json").is_file() {
-                if self.interrupted.load(Ordering::Relaxed) {
+                if self.is_interrupted() {
                     return Ok(());
                 }
-                let found = AdaptedConfig::open(&dir, model.config().clone())?;
+                let found = AdaptedConfig::open(&dir, config.clone())?;
                 // Runs train no module of the base in full, and the base at hand has none in its place.
                 ensure!(
                     found.saved.is_empty(),
@@ -94,22 +143,6 @@ impl Work<'_> {
         show(&all);
         let json = serde_json::to_vec_pretty(&all)?;
         Ok(write_atomically(&self.out.join("answers.json"), &json)?)
-    }
-
-    fn settings(&self, stop_tokens: Vec<u32>) -> GenerationConfig {
-        let beams = self.arguments.beams;
-        GenerationConfig {
-            max_new_tokens: self.arguments.max_new_tokens,
-            stop_tokens,
-            decoding: match beams {
-                0 | 1 => Decoding::Greedy,
-                beams => Decoding::Beam(BeamSearch {
-                    beams,
-                    ..BeamSearch::default()
-                }),
-            },
-            ..GenerationConfig::default()
-        }
     }
 }
 

@@ -1,31 +1,40 @@
-//! `cargo xtask figures`: the paper's figures of what is selected, from recorded runs.
+//! `vblora figures`: the paper's figures of what is selected, from recorded runs.
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-use clap::Args;
-use vblora::storage::write_atomically;
-use vblora_bench::{
+use crate::{
     figures::{figures, footprints},
     program::say,
     recordings::Recording,
     report::{Figure, as_markdown, as_paragraph, picture},
     results::{Results, RunResult},
 };
+use anyhow::Result;
+use clap::Args;
+use vblora::storage::write_atomically;
 
-/// Figures 3 to 9 of the paper as SVG, with captions in figures.md: of every recording in the runs (--record-every), and the footprints of all
-/// of them in one picture.
-#[derive(Args)]
-pub(crate) struct Arguments {
-    /// Directories of sessions, or files of recordings.
+/// Draw the paper's Figures 3 to 9 from recorded runs
+///
+/// A run is recorded with --record-every. Each recording gives one SVG file a figure, with captions in figures.md. One more picture shows the
+/// footprints of all recordings.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+vblora figures runs/mrpc --out figures
+vblora figures runs/mrpc runs/rte/selections/vblora-seed1.rec --out figures")]
+pub struct Arguments {
+    /// Directories of sessions, or files of recordings
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The directory for the pictures.
+    /// The directory for the pictures
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+/// Writes the figures of each recording, and a page of their captions.
+///
+/// # Errors
+/// There is no recording, or one that cannot be used; a file cannot be written.
+pub fn run(arguments: &Arguments) -> Result<()> {
     let mut found = Vec::new();
     for place in &arguments.runs {
         for path in Recording::find(place)? {
@@ -58,7 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// The recording, with a word on the terminal if it is damaged.
-pub(crate) fn read(path: &Path) -> Result<Recording> {
+pub(super) fn read(path: &Path) -> Result<Recording> {
     let recording = Recording::read(path)?;
     if let Some(damage) = recording.damage() {
         let last = recording.last().step;
@@ -109,12 +118,12 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
+    use crate::recordings::{Header, Recorder};
     use burn::backend::Flex;
     use vblora::{Site, Targets, VbLoraConfig};
-    use vblora_bench::recordings::{Header, Recorder};
 
     use super::*;
-    use crate::view;
+    use crate::commands::view;
 
     /// A session's directory with recordings of these runs, two selections each.
     fn session(dir: &Path, runs: &[&str]) {

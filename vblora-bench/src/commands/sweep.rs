@@ -1,4 +1,4 @@
-//! `cargo xtask sweep`: the runs of a sweep file, planned, done and recorded.
+//! `vblora sweep`: the runs of a sweep file, planned, done and recorded.
 
 use std::{
     collections::BTreeMap,
@@ -6,12 +6,8 @@ use std::{
     process::{Command, ExitCode},
 };
 
-use anyhow::{Context, Result};
-use clap::Args;
-use indicatif::ProgressBar;
-use vblora::backend::DEFAULT_BACKEND;
-use vblora::terminal::visible;
-use vblora_bench::{
+use crate::{
+    commands::progress,
     program::{complain, listen, say},
     report::{draw, human_bytes, plan_table},
     sweep::{
@@ -19,37 +15,45 @@ use vblora_bench::{
         serve,
     },
 };
-
-use crate::progress;
+use anyhow::{Context, Result};
+use clap::Args;
+use indicatif::ProgressBar;
+use vblora::backend::DEFAULT_BACKEND;
+use vblora::terminal::visible;
 
 /// Runs on their way end with a checkpoint when a signal asks for the end.
 const NOT_LISTENING: &str = "cannot listen for Ctrl-C";
 
 /// The hidden command that a sweep starts its workers with.
-pub(crate) const WORKER: &str = "sweep-worker";
+pub const WORKER: &str = "sweep-worker";
 
-/// Does every run of a TOML file that has no result in its directory yet; what was interrupted goes on, what failed is tried again.
-#[derive(Args)]
-pub(crate) struct Arguments {
-    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file.
+/// Do every run of a TOML file of settings
+///
+/// Runs that have a result in the directory are not made again. A run that was interrupted goes on, and one that failed is tried again.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+vblora sweep smoke --out sweeps/smoke --dry-run
+vblora sweep mine.toml --out sweeps/mine --set epochs=3 --runs 20")]
+pub struct Arguments {
+    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file
     #[arg(value_name = "NAME|FILE")]
     sweep: String,
-    /// The directory for runs and results; several sweeps may share one.
+    /// The directory for runs and results; several sweeps may share one
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Only say what would be run, what it trains and stores, and how long it would take by a few real steps.
+    /// Show the runs, what each trains and stores, and the time it needs by a few real steps; then stop
     #[arg(long)]
     dry_run: bool,
-    /// A key of every run, in place of what the sweep says of it; a list makes it an axis. May be repeated.
+    /// Set a key of every run, in place of the sweep's value; a list makes the key an axis (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// Where a model or data lies that the sweep has by name: `roberta-base=DIR`, `glue=DIR`. May be repeated.
+    /// The directory of a model or data that the sweep names, such as roberta-base=DIR or glue=DIR (repeatable)
     #[arg(long, value_name = "NAME=DIR", value_parser = place)]
     place: Vec<(String, String)>,
     /// Runs at a time [default: one for each device]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Devices with commas between, which workers take in turn: `flex`, `cuda:0,cuda:1`.
+    /// Devices with commas between, which workers take in turn: flex, or cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_BACKEND)]
     devices: Vec<Device>,
     /// Start at most so many runs [default: the sweep's budget, or all]
@@ -60,9 +64,9 @@ pub(crate) struct Arguments {
     hours: Option<f64>,
 }
 
-/// A worker of a sweep, which reads jobs from its input.
-#[derive(Args)]
-pub(crate) struct WorkerArguments {
+/// A worker of a sweep, which reads jobs from its standard input.
+#[derive(Debug, Args)]
+pub struct WorkerArguments {
     device: Device,
 }
 
@@ -79,7 +83,11 @@ impl Arguments {
     }
 }
 
-pub(crate) fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
+/// Does the jobs that come in, until the input ends.
+///
+/// # Errors
+/// The program cannot listen for signals; the parent is gone.
+pub fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
     let interrupted = listen().context(NOT_LISTENING)?;
     let input = std::io::BufReader::new(std::io::stdin());
     serve(
@@ -92,7 +100,11 @@ pub(crate) fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+/// Does what is left of the sweep and says how each run ended. The status is 1 if a run failed.
+///
+/// # Errors
+/// The sweep file or a setting is wrong; another process has the directory; a result cannot be written.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut spec = Spec::find(&arguments.sweep)?;
     for assignment in &arguments.set {
         spec.set(assignment)?;

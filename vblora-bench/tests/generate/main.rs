@@ -1,15 +1,31 @@
-//! The program on a small random Llama in a folder of its own.
+//! `vblora generate` on a small random Llama in a folder of its own.
+#![allow(missing_docs)]
 
 mod saved;
 
 use std::path::Path;
 
+use anyhow::Result;
+use clap::Parser;
 use serde_json::json;
 use tempfile::TempDir;
-use vblora::{VbLoraConfig, storage::peft::PeftAdapter};
-use vblora_models::{SaveDtype, decoder, save_tensors};
+use vblora::{
+    VbLoraConfig,
+    backend::{BackendJob, BackendKind, DEFAULT_BACKEND, VbLoraBackend},
+    storage::{HostAdapter, peft::PeftAdapter},
+};
+use vblora_bench::commands::generate::{Arguments, write};
+use vblora_models::{
+    DecoderConfig, ModelFiles, SaveDtype,
+    decoder::{self, CausalLm},
+    save_tensors,
+};
 
-use super::*;
+#[derive(Parser)]
+struct CommandLine {
+    #[command(flatten)]
+    arguments: Arguments,
+}
 
 const WORDS: &str = "a b c d e f g h i j k l user system";
 
@@ -69,10 +85,8 @@ impl Folder {
             "num_key_value_heads": 2, "vocab_size": 16, "max_position_embeddings": 24, "rms_norm_eps": 1e-5, "rope_theta": 100.0,
             "hidden_act": "silu", "initializer_range": 0.5, "tie_word_embeddings": false,
         }));
-        let written = arguments(&folder, &["--prompt", "a"])
-            .backend
-            .dispatch(0, Write(folder.0.path()));
-        written.unwrap();
+        let backend: BackendKind = DEFAULT_BACKEND.parse().unwrap();
+        backend.dispatch(0, Write(folder.0.path())).unwrap();
         folder
     }
 
@@ -86,7 +100,7 @@ impl Folder {
 
     fn try_run(&self, flags: &[&str]) -> Result<String> {
         let mut out = Vec::new();
-        run(&arguments(self, flags), &mut out)?;
+        write(&arguments(self, flags), &mut out)?;
         Ok(String::from_utf8(out).unwrap())
     }
 
@@ -102,7 +116,8 @@ impl Folder {
 fn arguments(folder: &Folder, flags: &[&str]) -> Arguments {
     let model = ["generate", "--model"].map(str::to_owned);
     let flags = flags.iter().map(|flag| (*flag).to_owned());
-    Arguments::parse_from(model.into_iter().chain([folder.path("")]).chain(flags))
+    let words = model.into_iter().chain([folder.path("")]).chain(flags);
+    CommandLine::parse_from(words).arguments
 }
 
 #[test]
