@@ -27,7 +27,7 @@ use crate::{adapter::json, forms::Form, search};
 vblora plan roberta-base --targets qv --bank 90
 vblora plan path/to/llama --at-most 1MB")]
 pub(crate) struct Arguments {
-    /// A Hugging Face directory, a hub id, or a config.json
+    /// A Hugging Face directory, a hub id, a config.json, bundled:roberta or bundled:llama
     #[arg(
         value_name = "DIR|HUB_ID|FILE",
         required_unless_present = "model",

@@ -12,7 +12,7 @@ use crate::commands::device::DeviceArguments;
 
 const LONG: &str = "\
 vblora generate --model bundled:llama --prompt \"name : The Old Mill | kind : bakery ||\"
-vblora generate --model path/to/SmolLM2-135M-Instruct --chat --prompt \"What is the capital of France?\"
+vblora generate --model path/to/SmolLM2-Instruct --chat --prompt \"What is the capital of France?\"
 
 Generate text with a causal model (GPT-2, Llama, Mistral, Gemma), with or without an adapter. One text is printed as it grows. \
 Several are printed when all have ended.
