@@ -64,7 +64,7 @@ pub struct EncoderConfig {
     pub num_heads: usize,
     /// Width inside the feed-forward block.
     pub intermediate_size: usize,
-    /// Rows of the word embedding.
+    /// Rows of the token embedding.
     pub vocab_size: usize,
     /// Rows of the position embedding; see [`EncoderConfig::usable_positions`].
     pub max_positions: usize,

@@ -51,7 +51,7 @@ pub use files::{FileReader, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
 pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
-pub use parts::{FrozenLayerNorm, FrozenRmsNorm, WordTable};
+pub use parts::{FrozenLayerNorm, FrozenRmsNorm, TokenEmbedding};
 pub use roberta::{EncoderInput, Padding, Roberta};
 pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, PaddedBatch, TextTokenizer, pad};

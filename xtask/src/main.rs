@@ -29,7 +29,7 @@ use vblora_bench::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Chores of the vblora workspace. Relative paths are taken from the current directory; the
 /// defaults fit the workspace root.

@@ -161,7 +161,7 @@ fn recipe(arguments: &Arguments) -> Result<Recipe> {
             kind: ScheduleKind::Cosine,
             warmup_ratio: 0.05,
         },
-        ..Recipe::builtin(Size::Demo, Task::Text)?
+        ..Recipe::builtin(Size::Demo, &Task::text())?
     };
     recipe.text.packing = true;
     recipe.lr.base = arguments.lr;

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use crate::{
     figures::{figures, footprints},
     program::say,
-    record::Recording,
-    report::{Figure, Results, RunResult, as_markdown, as_paragraph, picture},
+    recordings::Recording,
+    report::{Figure, as_markdown, as_paragraph, picture},
+    results::{Results, RunResult},
 };
 use anyhow::Result;
 use clap::Args;
@@ -117,7 +118,7 @@ fn save(out: &Path, run: &str, figure: &Figure, page: &mut String) -> Result<()>
 
 #[cfg(all(test, feature = "flex"))]
 mod tests {
-    use crate::record::{Header, Recorder};
+    use crate::recordings::{Header, Recorder};
     use burn::backend::Flex;
     use vblora::{Site, Targets, VbLoraConfig};
 

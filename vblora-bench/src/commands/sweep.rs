@@ -9,7 +9,7 @@ use std::{
 use crate::{
     commands::progress,
     program::{complain, listen, say},
-    report::human_bytes,
+    report::{draw, human_bytes, plan_table},
     sweep::{
         Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
         serve,
@@ -116,7 +116,13 @@ impl Arguments {
 pub fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
     let interrupted = listen().context(NOT_LISTENING)?;
     let input = std::io::BufReader::new(std::io::stdin());
-    serve(input, std::io::stdout(), arguments.device, interrupted)?;
+    serve(
+        input,
+        std::io::stdout(),
+        arguments.device,
+        draw,
+        interrupted,
+    )?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -177,7 +183,7 @@ fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode
     let workers = arguments.workers().len();
     let total = seconds.values().sum::<f64>() / workers as f64;
     say(format!("{}: {}\n", plan.sweep, plan.about));
-    say(plan.table(store, &seconds));
+    say(plan_table(plan, store, &seconds));
     say(format!(
         "{} of {} runs left: about {} with {workers} at a time, by a few steps on {device}.",
         seconds.len(),

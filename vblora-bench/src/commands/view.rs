@@ -7,7 +7,7 @@ use clap::Args;
 use vblora::storage::write_atomically;
 
 use super::figures::read;
-use crate::{program::say, record::Recording, view::viewer};
+use crate::{program::say, recordings::Recording, view::viewer};
 
 /// Write a recorded run as one HTML page to scrub through
 ///

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 
 use super::{causal::TextSource, session::Session, source::Source};
-use crate::{Result, report::Results};
+use crate::{Result, results::Results};
 
 /// [`Session::run`] for an encoder, on the backend's device of this number.
 ///

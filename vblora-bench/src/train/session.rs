@@ -1,11 +1,8 @@
 //! Many runs on one model and one task: methods times seeds.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use vblora::{backend::VbLoraBackend, storage::Bank};
@@ -17,6 +14,7 @@ use super::{
     log::StepLog,
     method::Method,
     objective::Objective,
+    output::Output,
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, Shape, Source},
@@ -25,7 +23,7 @@ use crate::{
     Error, Result,
     directory::DirLock,
     recipes::Recipe,
-    report::{Results, RunResult, Stop},
+    results::{Results, RunResult, Stop},
 };
 
 /// What a user asks for.
@@ -40,7 +38,7 @@ pub struct Session<S = DataSource> {
     /// The data.
     pub data: S,
     /// Where the outcome goes; nowhere without it.
-    pub out: Option<PathBuf>,
+    pub out: Option<Output>,
     /// Whether `out` may hold a run already.
     pub overwrite: bool,
     /// Whether the session in `out` goes on where it was interrupted or killed; without one there it starts.
@@ -152,7 +150,7 @@ impl<S: Source> Session<S> {
         self.validate()?;
         self.plan()?;
         // What is wrong with the directory is known before anything is loaded.
-        let claim = self.out.as_deref().map(|dir| self.claim(dir)).transpose()?;
+        let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
         let enter = |claim| self.enter(claim, &prepared.identity, &backend);
@@ -223,7 +221,11 @@ impl<S: Source> Session<S> {
     fn check_past(&self, past: &[RunResult]) -> Result<()> {
         let other = |(part, expected, found)| {
             Err(Error::OtherRun {
-                place: self.out.clone().unwrap_or_default(),
+                place: self
+                    .out
+                    .as_ref()
+                    .map(|out| out.dir.clone())
+                    .unwrap_or_default(),
                 part,
                 expected,
                 found,
@@ -257,12 +259,12 @@ impl<S: Source> Session<S> {
     }
 
     /// The directory for the outcome, which is looked through and locked.
-    fn claim<'a>(&'a self, dir: &'a Path) -> Result<Claim<'a>> {
+    fn claim<'a>(&'a self, out: &'a Output) -> Result<Claim<'a>> {
         let permissions = Permissions {
             overwrite: self.overwrite,
             resume: self.resume,
         };
-        Claim::new(dir, &self.recipe, permissions)
+        Claim::new(out, &self.recipe, permissions)
     }
 
     /// The directory for the outcome, as a new one or with what it holds.

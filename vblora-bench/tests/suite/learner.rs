@@ -6,7 +6,7 @@ use burn::{
     tensor::Tensor,
 };
 use vblora::{
-    AdapterConfig, AnyAdapter, FrozenWeights, Selection, SitePlan, VbLoraConfig,
+    AdapterConfig, AnyAdapter, BaseWeights, Selection, SitePlan, VbLoraConfig,
     backend::VbLoraBackend, rng::Key,
 };
 use vblora_bench::{
@@ -44,7 +44,7 @@ fn config(dropout: f64) -> EncoderConfig {
 }
 
 pub(super) fn recipe() -> Recipe {
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     recipe.vblora = VbLoraConfig {
         bank: 12,
         vector_length: 8,
@@ -95,7 +95,7 @@ impl Kind {
     pub(super) fn trained<B: VbLoraBackend>(
         self,
         recipe: &Recipe,
-        base: &dyn FrozenWeights,
+        base: &dyn BaseWeights,
         plan: &SitePlan,
         device: &B::Device,
     ) -> Trained<B> {

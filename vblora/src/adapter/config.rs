@@ -9,7 +9,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adapter, FrozenWeights, Lora, LoraConfig, LoraXs, LoraXsConfig, SiteSpans, TiedLora,
+    Adapter, BaseWeights, Lora, LoraConfig, LoraXs, LoraXsConfig, SiteSpans, TiedLora,
     TiedLoraConfig, VbLora, VbLoraConfig, Vera, VeraConfig,
 };
 use crate::{Result, Selection, SitePlan, backend::VbLoraBackend, count::Count, limits, rng::Key};
@@ -98,7 +98,7 @@ impl AdapterConfig {
     /// The settings do not work on these sites, or on these weights; there is no room for so many values.
     pub fn init_on<B: VbLoraBackend>(
         &self,
-        base: &dyn FrozenWeights,
+        base: &dyn BaseWeights,
         plan: &SitePlan,
         seed: u64,
         device: &B::Device,

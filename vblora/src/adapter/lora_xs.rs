@@ -22,13 +22,13 @@ use crate::{
 };
 
 /// Where a method that starts from the frozen weights reads them.
-pub trait FrozenWeights {
+pub trait BaseWeights {
     /// The weight of a site, `[d_in, d_out]` row-major on the host; `None` where there is none of this name.
     fn weight(&self, site: &str) -> Option<Vec<f32>>;
 }
 
 /// No weights, for the methods that need none.
-impl FrozenWeights for () {
+impl BaseWeights for () {
     fn weight(&self, _: &str) -> Option<Vec<f32>> {
         None
     }
@@ -127,7 +127,7 @@ impl ValidLoraXs {
     /// A site has no weight, one of another size or with a value that is not finite, or one of a lower rank.
     pub fn init<B: VbLoraBackend>(
         &self,
-        weights: &dyn FrozenWeights,
+        weights: &dyn BaseWeights,
         seed: u64,
         device: &B::Device,
     ) -> Result<LoraXs<B>> {
@@ -153,7 +153,7 @@ impl ValidLoraXs {
         self.load(&LoraXsValues { a, b, r }, device)
     }
 
-    fn weight(&self, weights: &dyn FrozenWeights, site: &Site) -> Result<Vec<f32>> {
+    fn weight(&self, weights: &dyn BaseWeights, site: &Site) -> Result<Vec<f32>> {
         let weight = weights.weight(&site.name).ok_or_else(|| Error::NoWeight {
             site: site.name.clone(),
         })?;

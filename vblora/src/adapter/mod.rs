@@ -19,7 +19,7 @@ use burn::{module::Module, tensor::Tensor};
 pub use composition::Composition;
 pub use config::{AdapterConfig, AnyAdapter};
 pub use lora::{Lora, LoraConfig, ValidLora};
-pub use lora_xs::{FrozenWeights, LoraXs, LoraXsConfig, LoraXsValues, ValidLoraXs};
+pub use lora_xs::{BaseWeights, LoraXs, LoraXsConfig, LoraXsValues, ValidLoraXs};
 pub use mixture::Mixture;
 pub use slab::{SiteSpans, Span};
 pub use tied_lora::{TiedLora, TiedLoraConfig, TiedValues, ValidTiedLora};

@@ -25,7 +25,7 @@ use vblora_bench::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Fine-tunes transformers with VB-LoRA and other adapters, and works with what comes of it.
 #[derive(Parser)]

@@ -21,7 +21,8 @@ use vblora_models::{
 use super::arguments::CausalArguments;
 use crate::{
     program::say,
-    report::{Results, summary_table},
+    report::summary_table,
+    results::Results,
     tasks::causal::Texts,
     train::{
         Ended, Session,

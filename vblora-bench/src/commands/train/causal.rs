@@ -16,11 +16,12 @@ use crate::{
     demo,
     program::say,
     recipes::{Recipe, Size},
+    report::draw,
     tasks::{
         SplitName, Task,
         causal::{Form, TextTemplate, Texts, read_texts},
     },
-    train::{Method, Session, causal::TextSource},
+    train::{Method, Output, Session, causal::TextSource},
 };
 
 /// Methods that are compared where none is named.
@@ -37,8 +38,10 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     };
     // Answers come from the adapters as they are stored, so there must be a place for them.
     let place = tempfile::tempdir()?;
-    let out = session.out.get_or_insert_with(|| place.path().join("run"));
-    let out = out.clone();
+    let out = session
+        .out
+        .get_or_insert_with(|| Output::new(place.path().join("run"), draw));
+    let out = out.dir.clone();
     let work = Answered {
         session: &session,
         held_out: &held_out,
@@ -103,13 +106,13 @@ fn is_bundled(arguments: &Arguments) -> bool {
 fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Result<Recipe> {
     let mut recipe = match &arguments.optimisation.recipe {
         Some(file) => Recipe::from_toml_file(file)?,
-        None if is_bundled(arguments) => Recipe::builtin(Size::Demo, Task::Text)?,
-        None => Recipe::builtin(Size::Decoder, Task::Text)?,
+        None if is_bundled(arguments) => Recipe::builtin(Size::Demo, &Task::text())?,
+        None => Recipe::builtin(Size::Decoder, &Task::text())?,
     };
     ensure!(
-        recipe.task == Task::Text,
+        recipe.task == Task::text(),
         "a causal model needs a recipe whose task is {}, found {}",
-        Task::Text,
+        Task::text(),
         recipe.task
     );
     let causal = &arguments.causal;

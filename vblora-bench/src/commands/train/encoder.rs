@@ -26,7 +26,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     let results = run_encoder(device.backend, device.device, &session, interrupted)?;
     say(summary_table(&results));
     if let Some(out) = &session.out {
-        say(format!("Written to {}.", out.display()));
+        say(format!("Written to {}.", out.dir.display()));
     }
     Ok(super::outcome(&results))
 }
@@ -36,7 +36,7 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
     let recipe = recipe(arguments, &files, &methods)?;
     let data = match &arguments.model.data {
         Some(dir) => DataSource::Directory(dir.clone()),
-        None if recipe.task == Task::Demo => DataSource::Demo,
+        None if recipe.task == Task::demo() => DataSource::Demo,
         None => bail!(
             "task {} needs --data DIR with {}/train.tsv and dev.tsv",
             recipe.task,
@@ -48,10 +48,10 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
 
 /// The recipe file, or the built-in recipe for a model of this width; flags override keys.
 fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Result<Recipe> {
-    let task = arguments.encoder.task;
+    let task = arguments.encoder.task.clone();
     let mut recipe = match &arguments.optimisation.recipe {
         Some(file) => Recipe::from_toml_file(file)?,
-        None => built_in(task.unwrap_or(Task::Demo), files)?,
+        None => built_in(task.clone().unwrap_or_else(Task::demo), files)?,
     };
     arguments.set(&mut recipe);
     if let Some(rank) = arguments.method.rank {
@@ -71,11 +71,11 @@ fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
         384 => Size::Minilm,
         _ => Size::Demo,
     };
-    let exact = Recipe::builtin(size, task);
+    let exact = Recipe::builtin(size, &task);
     // A model and task that no built-in recipe pairs: the demonstration's settings on that task.
     exact
         .or_else(|_| {
-            Recipe::builtin(Size::Demo, Task::Demo).map(|recipe| Recipe { task, ..recipe })
+            Recipe::builtin(Size::Demo, &Task::demo()).map(|recipe| Recipe { task, ..recipe })
         })
         .map_err(Into::into)
 }

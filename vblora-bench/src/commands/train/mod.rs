@@ -18,8 +18,9 @@ use super::models;
 use crate::{
     program::{command_line, listen, say},
     recipes::Recipe,
-    report::Results,
-    train::{CheckpointSettings, Method, Session, Source},
+    report::draw,
+    results::Results,
+    train::{CheckpointSettings, Method, Output, Session, Source},
 };
 use kind::Kind;
 
@@ -78,7 +79,7 @@ impl Arguments {
             methods,
             files,
             data,
-            out: output.out.clone(),
+            out: output.out.as_ref().map(|dir| Output::new(dir, draw)),
             overwrite: output.overwrite,
             resume: output.resume,
             checkpoints: CheckpointSettings {

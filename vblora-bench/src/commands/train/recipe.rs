@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_rank_is_that_of_every_method_compared() {
-        let recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+        let recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
         let with = |methods: &[Method]| {
             let mut recipe = recipe.clone();
             set_rank(&mut recipe, methods, 3).map(|()| recipe)

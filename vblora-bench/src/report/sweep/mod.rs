@@ -3,6 +3,7 @@
 mod cells;
 mod notes;
 mod page;
+mod plan;
 mod published;
 mod scores;
 mod tables;
@@ -12,6 +13,7 @@ mod tests;
 use std::path::Path;
 
 pub use page::{Figure, Page};
+pub use plan::plan_table;
 
 use self::{cells::Cells, page::Block, published::Published};
 use crate::{

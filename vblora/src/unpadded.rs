@@ -10,12 +10,12 @@ pub const MASKED: f32 = -1e4;
 /// Where the tokens of a batch `[n, columns]` lie that is given as `[N, ..]` without its padding: those of each sequence one after the
 /// other, sequence after sequence. What a token gets, dropout included, is what it would get in its place in the batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Packing {
+pub struct Unpadded {
     lengths: Arc<[usize]>,
     columns: usize,
 }
 
-impl Packing {
+impl Unpadded {
     /// The tokens of each sequence, the first ones of its `columns`.
     ///
     /// # Panics
@@ -76,7 +76,7 @@ impl Packing {
     }
 
     /// The reverse of [`padded`](Self::padded).
-    pub(crate) fn packed<B: Backend>(&self, x: Tensor<B, 3>) -> Tensor<B, 2> {
+    pub(crate) fn unpadded<B: Backend>(&self, x: Tensor<B, 3>) -> Tensor<B, 2> {
         let [n, t, d] = x.dims();
         let places = self.indices(&x.device());
         x.reshape([n * t, d]).select(0, places)
@@ -94,16 +94,16 @@ mod tests {
 
     #[test]
     fn tokens_are_known_by_sequence_and_place() {
-        let packing = Packing::new([2, 1, 3], 4);
-        assert_eq!((packing.shape(), packing.tokens()), ([3, 4], 6));
-        assert_eq!(packing.ranges().collect::<Vec<_>>(), [0..2, 2..3, 3..6]);
-        assert_eq!(packing.rows().collect::<Vec<_>>(), [0, 0, 1, 2, 2, 2]);
-        assert_eq!(packing.places().collect::<Vec<_>>(), [0, 1, 4, 8, 9, 10]);
+        let unpadded = Unpadded::new([2, 1, 3], 4);
+        assert_eq!((unpadded.shape(), unpadded.tokens()), ([3, 4], 6));
+        assert_eq!(unpadded.ranges().collect::<Vec<_>>(), [0..2, 2..3, 3..6]);
+        assert_eq!(unpadded.rows().collect::<Vec<_>>(), [0, 0, 1, 2, 2, 2]);
+        assert_eq!(unpadded.places().collect::<Vec<_>>(), [0, 1, 4, 8, 9, 10]);
     }
 
     #[test]
     #[should_panic(expected = "1 to 4 tokens")]
     fn a_sequence_of_no_tokens_has_no_place() {
-        Packing::new([2, 0], 4);
+        Unpadded::new([2, 0], 4);
     }
 }

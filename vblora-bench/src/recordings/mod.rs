@@ -1,6 +1,6 @@
 //! Recordings of what VB-LoRA selects while it trains: which bank vectors each sub-vector mixes, every so many steps.
 //!
-//! A file is one line of JSON, the [`Header`], and blocks behind it, appended as training goes on:
+//! A file is one line of JSON, the [`Header`], and blocks after it, appended as training goes on:
 //!
 //! | bytes | what |
 //! | --- | --- |

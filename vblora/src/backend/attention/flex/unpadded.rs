@@ -13,14 +13,14 @@ use super::super::{
     kernels::{Attention, Visible, attend, attend_backward},
 };
 use crate::{
-    Packing,
+    Unpadded,
     backend::{dropout::mask::Mask, flex::tensor},
 };
 
 /// Contiguous inputs of one call, and the lengths of its sequences.
 pub(super) struct Inputs<'a> {
     qkv: [FlexTensor; 3],
-    packing: &'a Packing,
+    unpadded: &'a Unpadded,
     heads: usize,
     d: usize,
     dropout: Option<Mask>,
@@ -29,13 +29,13 @@ pub(super) struct Inputs<'a> {
 impl<'a> Inputs<'a> {
     pub(super) fn new(
         qkv: [FlexTensor; 3],
-        packing: &'a Packing,
+        unpadded: &'a Unpadded,
         settings: AttentionSettings,
     ) -> Self {
         let [_, d] = qkv[0].shape().dims::<2>();
         Self {
             qkv: qkv.map(|x| x.to_contiguous()),
-            packing,
+            unpadded,
             heads: settings.heads,
             d,
             dropout: settings.dropout.map(|(key, p)| Mask::new(key, p)),
@@ -44,7 +44,7 @@ impl<'a> Inputs<'a> {
 
     fn sequence(&self, i: usize, range: Range<usize>) -> Attention<'_> {
         let t = range.len();
-        let [_, columns] = self.packing.shape();
+        let [_, columns] = self.unpadded.shape();
         let [q, k, v] = self
             .qkv
             .each_ref()
@@ -68,7 +68,7 @@ impl<'a> Inputs<'a> {
 
     /// Cuts a buffer with `per_token` numbers for each token into its sequences'.
     fn split<'b>(&self, mut all: &'b mut [f32], per_token: usize) -> Vec<&'b mut [f32]> {
-        let cut = self.packing.lengths().iter().map(|length| {
+        let cut = self.unpadded.lengths().iter().map(|length| {
             let (own, rest) = std::mem::take(&mut all).split_at_mut(length * per_token);
             all = rest;
             own
@@ -77,11 +77,11 @@ impl<'a> Inputs<'a> {
     }
 
     fn ranges(&self) -> Vec<Range<usize>> {
-        self.packing.ranges().collect()
+        self.unpadded.ranges().collect()
     }
 
     pub(super) fn forward(&self) -> (FlexTensor, FlexTensor) {
-        let (n, per_token) = (self.packing.tokens(), 2 * self.heads);
+        let (n, per_token) = (self.unpadded.tokens(), 2 * self.heads);
         let (mut output, mut sums) = (vec![0.0; n * self.d], vec![0.0; n * per_token]);
         self.split(&mut output, self.d)
             .into_par_iter()
@@ -98,7 +98,7 @@ impl<'a> Inputs<'a> {
 
     pub(super) fn backward(&self, saved: &FlexTensor, grad: &FlexTensor) -> [FlexTensor; 3] {
         let grad = grad.to_contiguous();
-        let (n, d, per_token) = (self.packing.tokens(), self.d, 2 * self.heads);
+        let (n, d, per_token) = (self.unpadded.tokens(), self.d, 2 * self.heads);
         let mut found = [(); 3].map(|()| vec![0.0; n * d]);
         let [dq, dk, dv] = found.each_mut().map(|all| self.split(all, d));
         dq.into_par_iter()

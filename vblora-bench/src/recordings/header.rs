@@ -1,5 +1,6 @@
 //! The first line of a recording: which run it is of.
 
+use derive_new::new;
 use serde::{Deserialize, Serialize};
 use vblora::{
     Selection, ValidVbLora,
@@ -19,9 +20,10 @@ const MAX_BANK: usize = 1 << 20;
 const MAX_STEPS: u64 = 1 << 40;
 
 /// What a recording is of.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, new)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
+    #[new(value = "FORMAT.into()")]
     format: String,
     /// The run's name, for example `vblora seed 1`.
     pub run: String,
@@ -36,24 +38,6 @@ pub struct Header {
 }
 
 impl Header {
-    /// The header of a run of `steps` optimizer steps.
-    pub fn new(
-        run: String,
-        task: String,
-        settings: ValidVbLora,
-        steps_per_epoch: u64,
-        steps: u64,
-    ) -> Self {
-        Self {
-            format: FORMAT.into(),
-            run,
-            task,
-            settings,
-            steps_per_epoch,
-            steps,
-        }
-    }
-
     /// h, k and S.
     pub fn sizes(&self) -> [usize; 3] {
         let config = self.settings.config();

@@ -169,7 +169,7 @@ pub(super) fn place(dir: &Path, run: &str) -> PathBuf {
     dir.join(FOLDER).join(format!("{run}.{EXTENSION}"))
 }
 
-/// The sound blocks behind the header, and what is wrong with the first other one.
+/// The sound blocks after the header, and what is wrong with the first other one.
 fn scan(header: &Header, bytes: &[u8], start: usize) -> (Vec<Block>, Option<String>) {
     let (mut blocks, mut at) = (Vec::new(), start);
     let (mut reached, mut picks) = (None, None);

@@ -7,12 +7,12 @@ use crate::Result;
 
 /// Keys and values of one layer, `[n, capacity, kv_heads size]`, of which the first columns are filled.
 #[derive(Debug)]
-pub(super) struct LayerMemory<B: Backend> {
+pub(super) struct LayerCache<B: Backend> {
     /// `None` only while they are written to: a tensor that nobody else holds is written in place.
     stored: Option<[Tensor<B, 3>; 2]>,
 }
 
-impl<B: Backend> LayerMemory<B> {
+impl<B: Backend> LayerCache<B> {
     /// Writes the keys and values of new tokens at column `at`, and gives those of all.
     ///
     /// # Shapes
@@ -20,10 +20,10 @@ impl<B: Backend> LayerMemory<B> {
     pub(super) fn append(&mut self, new: [Tensor<B, 3>; 2], at: usize) -> [Tensor<B, 3>; 2] {
         let stored = self.stored.take().expect("put back below");
         let mut new = new.into_iter();
-        let stored = stored.map(|memory| {
+        let stored = stored.map(|cache| {
             let new = new.next().expect("keys and values");
             let [n, t, d] = new.dims();
-            memory.slice_assign([0..n, at..at + t, 0..d], new)
+            cache.slice_assign([0..n, at..at + t, 0..d], new)
         });
         self.stored.insert(stored).clone()
     }
@@ -35,22 +35,22 @@ impl<B: Backend> LayerMemory<B> {
 
     fn keep(&mut self, rows: &Tensor<B, 1, Int>) {
         let stored = self.stored.take().expect("put back below");
-        self.stored = Some(stored.map(|memory| memory.select(0, rows.clone())));
+        self.stored = Some(stored.map(|cache| cache.select(0, rows.clone())));
     }
 }
 
 /// Keys and values of every layer, allocated once for `capacity` columns. Rows are padded in front, so all end in the same column.
 #[derive(Debug)]
-pub(super) struct Memory<B: Backend> {
-    pub(super) layers: Vec<LayerMemory<B>>,
+pub(super) struct KvCache<B: Backend> {
+    pub(super) layers: Vec<LayerCache<B>>,
     /// The column in which each row's text starts.
     pub(super) starts: Vec<usize>,
     /// Columns filled.
     pub(super) filled: usize,
 }
 
-impl<B: Backend> Memory<B> {
-    /// An empty memory of rows whose texts start in these columns.
+impl<B: Backend> KvCache<B> {
+    /// An empty cache of rows whose texts start in these columns.
     ///
     /// # Errors
     /// More than can be allocated.
@@ -62,7 +62,7 @@ impl<B: Backend> Memory<B> {
     ) -> Result<Self> {
         check_room(layers, starts.len(), [capacity, width])?;
         let empty = || Tensor::zeros([starts.len(), capacity, width], device);
-        let layer = |_| LayerMemory {
+        let layer = |_| LayerCache {
             stored: Some([empty(), empty()]),
         };
         Ok(Self {
@@ -78,7 +78,7 @@ impl<B: Backend> Memory<B> {
     /// More than can be allocated.
     pub(super) fn keep(&mut self, rows: &[usize], device: &B::Device) -> Result<()> {
         if rows.len() > self.starts.len() {
-            let [_, capacity, width] = self.layers.first().map_or([0; 3], LayerMemory::dims);
+            let [_, capacity, width] = self.layers.first().map_or([0; 3], LayerCache::dims);
             check_room(self.layers.len(), rows.len(), [capacity, width])?;
         }
         let indices: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
@@ -91,7 +91,7 @@ impl<B: Backend> Memory<B> {
     }
 }
 
-/// Refuses a memory that cannot be allocated: a setting may ask for any number of tokens and beams.
+/// Refuses a cache that cannot be allocated: a setting may ask for any number of tokens and beams.
 fn check_room(layers: usize, rows: usize, [capacity, width]: [usize; 2]) -> Result<()> {
     let sides = [2, layers, rows, capacity, width];
     let values = sides

@@ -1,4 +1,4 @@
-//! A table of word embeddings, and the scores of a head that is such a table.
+//! A table of token embeddings, and the logits of a head that is such a table.
 
 use burn::{
     module::{Module, Param},
@@ -15,12 +15,12 @@ use crate::{
 
 /// One row per token, `[vocabulary, d]`; what is looked up and scored is in f32, whatever the rows are held in.
 #[derive(Module, Debug)]
-pub struct WordTable<B: Backend> {
+pub struct TokenEmbedding<B: Backend> {
     /// In pieces of whole rows: one piece, but on devices that bound the size of a tensor.
     pub pieces: Vec<Param<Tensor<B, 2>>>,
 }
 
-impl<B: VbLoraBackend> WordTable<B> {
+impl<B: VbLoraBackend> TokenEmbedding<B> {
     pub(crate) fn build<S: WeightSource>(
         builder: &mut Builder<'_, B, S>,
         name: &str,
@@ -68,11 +68,11 @@ impl<B: VbLoraBackend> WordTable<B> {
         found.cast(FloatDType::F32)
     }
 
-    /// The product with the transposed table, piece by piece: the scores of every token.
+    /// The product with the transposed table, piece by piece: the logits of every token.
     ///
     /// # Shapes
     /// - x: `[m, d]`; output: `[m, vocabulary]`
-    pub fn scores(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
+    pub fn logits(&self, x: Tensor<B, 2>) -> Tensor<B, 2> {
         let of_piece =
             |piece: &Param<Tensor<B, 2>>| ops::frozen_product(x.clone(), piece.val().transpose());
         match self.pieces.as_slice() {

@@ -1,4 +1,4 @@
-//! From scores to a token.
+//! From logits to a token.
 
 use std::cmp::Ordering;
 
@@ -23,7 +23,7 @@ pub(super) fn penalty(tokens: &[u32], penalty: f64) -> impl Fn(u32) -> f64 + use
 }
 
 /// Makes the tokens that `tokens` has less likely, each once, however often it is there.
-pub(super) fn penalise(scores: &mut [f32], tokens: &[u32], penalty: f64) {
+pub(super) fn penalise(logits: &mut [f32], tokens: &[u32], penalty: f64) {
     if penalty == 1.0 {
         return;
     }
@@ -32,7 +32,7 @@ pub(super) fn penalise(scores: &mut [f32], tokens: &[u32], penalty: f64) {
     seen.dedup();
     let penalty = penalty as f32;
     for token in seen {
-        if let Some(score) = scores.get_mut(token as usize) {
+        if let Some(score) = logits.get_mut(token as usize) {
             *score = match *score < 0.0 {
                 true => *score * penalty,
                 false => *score / penalty,
@@ -42,21 +42,21 @@ pub(super) fn penalise(scores: &mut [f32], tokens: &[u32], penalty: f64) {
 }
 
 /// Takes away what may not come behind `tokens`, of which the first `prompt` are given.
-pub(super) fn ban(scores: &mut [f32], tokens: &[u32], prompt: usize, config: &GenerationConfig) {
-    ban_repeats(scores, tokens, config.no_repeat_ngram_size);
+pub(super) fn ban(logits: &mut [f32], tokens: &[u32], prompt: usize, config: &GenerationConfig) {
+    ban_repeats(logits, tokens, config.no_repeat_ngram_size);
     let first: &[u32] = match tokens.len() == prompt {
         true => &config.begin_suppress_tokens,
         false => &[],
     };
     for &token in config.suppress_tokens.iter().chain(first) {
-        if let Some(score) = scores.get_mut(token as usize) {
+        if let Some(score) = logits.get_mut(token as usize) {
             *score = f32::NEG_INFINITY;
         }
     }
 }
 
 /// Takes away (sets to minus infinity) the tokens that would complete a sequence of `size` tokens that `tokens` already has.
-fn ban_repeats(scores: &mut [f32], tokens: &[u32], size: usize) {
+fn ban_repeats(logits: &mut [f32], tokens: &[u32], size: usize) {
     if size == 0 || tokens.len() < size {
         return;
     }
@@ -64,7 +64,7 @@ fn ban_repeats(scores: &mut [f32], tokens: &[u32], size: usize) {
     for window in tokens.windows(size) {
         if let Some((&last, before)) = window.split_last()
             && before == begun
-            && let Some(score) = scores.get_mut(last as usize)
+            && let Some(score) = logits.get_mut(last as usize)
         {
             *score = f32::NEG_INFINITY;
         }
@@ -72,9 +72,9 @@ fn ban_repeats(scores: &mut [f32], tokens: &[u32], size: usize) {
 }
 
 /// The token with the highest score, the first of equals; none if all were taken away.
-pub(super) fn best(scores: &[f32]) -> Option<u32> {
+pub(super) fn best(logits: &[f32]) -> Option<u32> {
     let mut best: Option<(u32, f32)> = None;
-    for (token, &score) in (0..).zip(scores) {
+    for (token, &score) in (0..).zip(logits) {
         if score > best.map_or(f32::NEG_INFINITY, |(_, highest)| highest) {
             best = Some((token, score));
         }
@@ -82,11 +82,11 @@ pub(super) fn best(scores: &[f32]) -> Option<u32> {
     best.map(|(token, _)| token)
 }
 
-/// Logarithms of the softmax of `scores`, summed in f64.
-pub(super) fn log_softmax(scores: &[f32]) -> impl Fn(f32) -> f64 + use<> {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+/// Logarithms of the softmax of `logits`, summed in f64.
+pub(super) fn log_softmax(logits: &[f32]) -> impl Fn(f32) -> f64 + use<> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let highest = f64::from(highest);
-    let sum: f64 = scores
+    let sum: f64 = logits
         .iter()
         .map(|&score| (f64::from(score) - highest).exp())
         .sum();
@@ -95,19 +95,19 @@ pub(super) fn log_softmax(scores: &[f32]) -> impl Fn(f32) -> f64 + use<> {
 }
 
 impl Sampling {
-    /// A draw that depends on the scores and on (seed, row, step) alone; none if all tokens were taken away.
-    pub(super) fn draw(&self, scores: &[f32], row: usize, step: usize) -> Option<u32> {
+    /// A draw that depends on the logits and on (seed, row, step) alone; none if all tokens were taken away.
+    pub(super) fn draw(&self, logits: &[f32], row: usize, step: usize) -> Option<u32> {
         let key = Key::new(self.seed)
             .name("generate")
             .index(self.first_row.wrapping_add(row as u64))
             .index(step as u64);
-        draw(&self.warped(scores), key.unit(0))
+        draw(&self.warped(logits), key.unit(0))
     }
 
     /// The tokens that can be drawn with their probabilities, by token: temperature, top k, top p, in transformers' order.
-    pub(super) fn warped(&self, scores: &[f32]) -> Vec<Candidate> {
+    pub(super) fn warped(&self, logits: &[f32]) -> Vec<Candidate> {
         let mut candidates: Vec<Candidate> = (0..)
-            .zip(scores)
+            .zip(logits)
             .filter(|(_, score)| **score > f32::NEG_INFINITY)
             .map(|(token, &score)| (token, f64::from(score) / self.temperature))
             .collect();
@@ -120,13 +120,13 @@ impl Sampling {
     }
 }
 
-/// Keeps what scores at least as high as the k-th best: more than k where scores are equal.
+/// Keeps what logits at least as high as the k-th best: more than k where logits are equal.
 fn keep_top_k(candidates: &mut Vec<Candidate>, k: usize) {
     if k == 0 || k >= candidates.len() {
         return;
     }
-    let mut scores: Vec<f64> = candidates.iter().map(|(_, score)| *score).collect();
-    let (_, &mut lowest, _) = scores.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
+    let mut logits: Vec<f64> = candidates.iter().map(|(_, score)| *score).collect();
+    let (_, &mut lowest, _) = logits.select_nth_unstable_by(k - 1, |a, b| b.total_cmp(a));
     candidates.retain(|(_, score)| *score >= lowest);
 }
 
@@ -184,7 +184,7 @@ fn draw(candidates: &[Candidate], at: f64) -> Option<u32> {
 mod tests {
     use super::*;
 
-    const SCORES: [f32; 12] = [
+    const LOGITS: [f32; 12] = [
         3.232666, 0.826782, -2.928345, 2.234619, -2.443359, -3.835327, -0.591064, 3.944946,
         1.762207, -0.699463, -0.437744, -1.651612,
     ];
@@ -220,7 +220,7 @@ mod tests {
                 top_p,
                 ..Sampling::default()
             };
-            let found = sampling.warped(&SCORES);
+            let found = sampling.warped(&LOGITS);
             let close = |(a, b): (&Candidate, &Candidate)| a.0 == b.0 && (a.1 - b.1).abs() < 2e-6;
             assert_eq!(found.len(), expected.len(), "{found:?}");
             assert!(found.iter().zip(expected).all(close), "{found:?}");
@@ -233,9 +233,9 @@ mod tests {
             top_k: 2,
             ..Sampling::default()
         };
-        let tokens = |scores: &[f32]| -> Vec<u32> {
+        let tokens = |logits: &[f32]| -> Vec<u32> {
             sampling
-                .warped(scores)
+                .warped(logits)
                 .iter()
                 .map(|(token, _)| *token)
                 .collect()
@@ -256,9 +256,9 @@ mod tests {
     #[test]
     fn what_would_repeat_is_taken_away() {
         let banned = |tokens: &[u32], size| {
-            let mut scores = [0.0; 4];
-            ban_repeats(&mut scores, tokens, size);
-            scores.map(|score| score == f32::NEG_INFINITY)
+            let mut logits = [0.0; 4];
+            ban_repeats(&mut logits, tokens, size);
+            logits.map(|score| score == f32::NEG_INFINITY)
         };
         assert_eq!(banned(&[3, 3], 2), [false, false, false, true]);
         assert_eq!(banned(&[1, 2, 1, 0, 1], 2), [true, false, true, false]);
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn log_softmax_holds_for_scores_of_any_size() {
+    fn log_softmax_holds_for_logits_of_any_size() {
         let of = log_softmax(&[1000.0, 1000.0, f32::NEG_INFINITY]);
         assert!((of(1000.0) + std::f64::consts::LN_2).abs() < 1e-12);
         assert_eq!(of(f32::NEG_INFINITY), f64::NEG_INFINITY);
