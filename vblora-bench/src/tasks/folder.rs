@@ -192,7 +192,7 @@ mod tests {
         let dev = dir.path().join("sst2/dev.tsv");
         let made = std::process::Command::new("mkfifo").arg(&dev).status();
         assert!(made.unwrap().success());
-        let error = message(dir.path(), Task::Sst2, SplitName::Dev);
+        let error = message(dir.path(), &Task::sst2(), SplitName::Dev);
         assert!(
             error.contains("dev.tsv") && error.contains("expected a regular file"),
             "{error}"
