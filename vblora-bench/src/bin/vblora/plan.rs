@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// The hub revision: a branch, tag or commit
     #[arg(long)]
     revision: Option<String>,
-    /// The method; the others than vblora take --rank alone
+    /// The method; methods other than vblora take --rank alone
     #[arg(long, value_enum, default_value = "vblora", conflicts_with_all = ["at_most"])]
     method: Method,
     /// Adapted linear maps: qv, all, suffixes with commas between, or a pattern for the whole name
