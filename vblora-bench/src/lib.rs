@@ -44,7 +44,8 @@
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`results`] | what runs came to (`results.json`), with medians over seeds |
 //! | [`recordings`] | what VB-LoRA selects while it trains, in a file that can be cut off |
-//! | [`program`], [`limits`], [`error`] | signals, exit codes and lines on the terminal; sizes that readers believe; what can go wrong |
+//! | [`program`], [`terminal`] | signals, exit codes and lines on the terminal; text from outside, made safe to show there |
+//! | [`limits`], [`error`] | sizes that readers believe; what can go wrong |
 //!
 //! | part | what it does |
 //! | --- | --- |
@@ -73,6 +74,7 @@ pub mod results;
 pub mod schedule;
 pub mod sweep;
 pub mod tasks;
+pub mod terminal;
 pub mod train;
 pub mod view;
 

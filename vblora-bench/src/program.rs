@@ -14,7 +14,8 @@ use std::{
 };
 
 use clap::{Command, FromArgMatches};
-use vblora::terminal::{visible, visible_but};
+
+use crate::terminal::{visible, visible_but};
 
 #[cfg(not(unix))]
 use other as system;

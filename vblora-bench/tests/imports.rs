@@ -21,6 +21,7 @@ type Layers = &'static [(&'static [&'static str], &'static str)];
 const BENCH: Layers = &[
     (&["error"], "what can go wrong, in every room"),
     (&["limits"], "sizes that readers believe"),
+    (&["terminal"], "text that commands no terminal"),
     (
         &["program"],
         "signals and output; knows nothing of training",
@@ -71,7 +72,6 @@ const MODELS: Layers = &[
 
 const VBLORA: Layers = &[
     (&["error"], "what can go wrong, in every room"),
-    (&["terminal"], "text that commands no terminal"),
     (&["rng"], "numbers from a key"),
     (&["packing", "unpadded"], "batches without padding"),
     (

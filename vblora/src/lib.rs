@@ -82,7 +82,6 @@ mod set;
 mod site;
 mod stack;
 pub mod storage;
-pub mod terminal;
 mod unpadded;
 
 pub use adapter::{

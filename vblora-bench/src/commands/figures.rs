@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
+use clap::Args;
+use vblora::storage::write_atomically;
+
 use crate::{
     figures::{figures, footprints},
     program::say,
@@ -9,9 +13,6 @@ use crate::{
     report::{Figure, as_markdown, as_paragraph, picture},
     results::{Results, RunResult},
 };
-use anyhow::Result;
-use clap::Args;
-use vblora::storage::write_atomically;
 
 /// Draw the paper's Figures 3 to 9 from recorded runs
 ///

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use crate::{figures::sweep_figures, program::say, report::sweep_report};
 use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
+
+use crate::{figures::sweep_figures, program::say, report::sweep_report};
 
 /// Write the page of a sweep's directory: tables and figures
 ///

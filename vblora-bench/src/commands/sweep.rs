@@ -6,6 +6,11 @@ use std::{
     process::{Command, ExitCode},
 };
 
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::ProgressBar;
+use vblora::backend::DEFAULT_BACKEND;
+
 use crate::{
     commands::progress,
     program::{complain, listen, say},
@@ -14,12 +19,8 @@ use crate::{
         Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
         serve,
     },
+    terminal::visible,
 };
-use anyhow::{Context, Result, bail};
-use clap::Args;
-use indicatif::ProgressBar;
-use vblora::backend::DEFAULT_BACKEND;
-use vblora::terminal::visible;
 
 /// Runs on their way end with a checkpoint when a signal asks for the end.
 const NOT_LISTENING: &str = "cannot listen for Ctrl-C";

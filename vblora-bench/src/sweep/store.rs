@@ -162,9 +162,10 @@ impl Store {
     /// Writes down what a sweep asks for, in place of what it asked for before.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or something else stands in its place.
     pub fn save_plan(&self, plan: &Plan) -> Result<()> {
         let path = self.dir.join(PLANS).join(format!("{}.json", plan.sweep));
+        is_file(&path)?;
         Ok(write_atomically(&path, json(&path, plan)?.as_bytes())?)
     }
 

@@ -15,7 +15,6 @@ use vblora::{
         Bank, HostAdapter, MAX_CONFIG_BYTES, Precision, peft::PeftAdapter, read_file, sha256_hex,
         strict_json, write_atomically,
     },
-    terminal::visible,
 };
 
 use vblora_models::ModelFiles;
@@ -36,6 +35,7 @@ use crate::{
     recipes::Recipe,
     recordings::{Header, Recorder},
     results::{Results, RunResult},
+    terminal::visible,
 };
 
 /// What a session is bound to; of a directory that has it the session's names are its own.

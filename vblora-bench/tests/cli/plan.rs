@@ -374,7 +374,7 @@ fn targets_and_models_are_named_as_in_training() {
         assert!(out.starts_with("roberta: VB-LoRA "), "{out}");
     }
     for (model, status, reason) in [
-        ("", 2, "--model"),
+        ("", 2, "DIR|HUB_ID|FILE"),
         ("model --model model", 2, "--model"),
         ("./absent", 1, "no such directory: ./absent"),
     ] {

@@ -94,15 +94,18 @@ fn a_directory_in_place_of_a_plan_is_named() {
     let dir = tempfile::tempdir().unwrap();
     files(dir.path());
     std::fs::create_dir_all(dir.path().join("out/sweeps/s.json")).unwrap();
-    for command in [
-        "sweep s.toml --out out --place little=data",
-        "report out --out page",
+    for (command, reason) in [
+        (
+            "sweep s.toml --out out --place little=data",
+            "it is not a plain file",
+        ),
+        ("report out --out page", "found a directory"),
     ] {
         let (status, _, error) = vblora(dir.path(), command);
         assert_eq!(status, 1, "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");
         assert!(error.contains("out/sweeps/s.json"), "{error}");
-        assert!(error.contains("found a directory"), "{error}");
+        assert!(error.contains(reason), "{error}");
     }
     assert!(!dir.path().join("page").exists());
 }

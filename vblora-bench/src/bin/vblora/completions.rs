@@ -1,8 +1,10 @@
 //! `vblora completions`: what a shell needs to complete command lines.
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Command};
 use clap_complete::{Shell, generate};
+
+const NAME: &str = "vblora";
 
 /// Print the script with which a shell completes vblora's command lines
 #[derive(Args)]
@@ -15,12 +17,13 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    // Hidden subcommands would be offered too.
+    let command = crate::command();
+    let shown = command.get_subcommands().filter(|one| !one.is_hide_set());
+    let mut command = Command::new(NAME)
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommands(shown.cloned());
     let mut script = Vec::new();
-    generate(
-        arguments.shell,
-        &mut crate::command(),
-        "vblora",
-        &mut script,
-    );
+    generate(arguments.shell, &mut command, NAME, &mut script);
     Ok(String::from_utf8(script)?)
 }

@@ -17,7 +17,7 @@ use crate::adapter::{Place, wrong};
 /// Write an adapter in another form; the original stays
 #[derive(Args)]
 #[command(before_help = "\
-vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --bank-precision 8bits --weight-precision 8bits --without-modules
+vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --without-modules
 vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
 pub(crate) struct Arguments {
     #[command(flatten)]

@@ -33,9 +33,7 @@ const GROUPS: [Group; 4] = [
 const TEMPLATE: &str = "\
 {about}
 
-{usage-heading} {usage}
-
-{after-help}
+{usage-heading} {usage}{after-help}
 
 Options:
 {options}

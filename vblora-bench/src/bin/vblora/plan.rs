@@ -27,7 +27,7 @@ use crate::{adapter::json, forms::Form, search};
 vblora plan roberta-base --targets qv --bank 90
 vblora plan path/to/llama --at-most 1MB")]
 pub(crate) struct Arguments {
-    /// A Hugging Face directory, a hub id, or a config.json
+    /// A Hugging Face directory, a hub id, a config.json, bundled:roberta or bundled:llama
     #[arg(
         value_name = "DIR|HUB_ID|FILE",
         required_unless_present = "model",
@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// The hub revision: a branch, tag or commit
     #[arg(long)]
     revision: Option<String>,
-    /// The method; the others than vblora take --rank alone
+    /// The method; methods other than vblora take --rank alone
     #[arg(long, value_enum, default_value = "vblora", conflicts_with_all = ["at_most"])]
     method: Method,
     /// Adapted linear maps: qv, all, suffixes with commas between, or a pattern for the whole name

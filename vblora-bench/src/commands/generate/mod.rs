@@ -9,7 +9,6 @@ use vblora::{
     Factors,
     backend::{BackendJob, VbLoraBackend},
     storage::HostAdapter,
-    terminal::visible,
 };
 use vblora_models::{
     ChatTemplate, DecoderConfig, Error, Message, ModelFiles, SavedTensors, TextTokenizer,
@@ -20,7 +19,10 @@ use vblora_models::{
 pub use arguments::Arguments;
 
 use super::models;
-use crate::program::{complain, is_closed_pipe, is_interrupted, listen};
+use crate::{
+    program::{complain, is_closed_pipe, is_interrupted, listen},
+    terminal::visible,
+};
 
 /// Generates on standard output. From here on a signal ends every text with the token at hand ([`listen`]).
 ///
