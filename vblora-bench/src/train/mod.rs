@@ -44,7 +44,7 @@ pub(crate) use parameters::RequireGrad;
 pub use run::{Prepared, Run};
 pub use run_dir::RunDir;
 pub use session::{Ended, Session};
-pub use source::{DataSource, Loaded, Shape, Source};
+pub use source::{DataSource, Loaded, ModelSummary, Source};
 pub use touched::Touched;
 
 pub use crate::directory::DirLock;
