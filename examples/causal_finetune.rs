@@ -12,10 +12,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use vblora_bench::{
     commands::{models, train},
-    program::{exit_code, start_logging},
+    program::{exit_code, parse, start_logging},
 };
 
 // Training frees and takes large blocks all the time, which this allocator is good at.
@@ -24,7 +24,12 @@ static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Fine-tune a causal model on prompts and responses. Without flags: a bundled tiny Llama and bundled data, under two minutes.
 #[derive(Debug, Parser)]
-#[command(name = "causal_finetune")]
+#[command(
+    name = "causal_finetune",
+    before_help = "\
+cargo run --release --example causal_finetune
+cargo run --release --example causal_finetune -- --model DIR --data alpaca.json --format alpaca --packing --plan"
+)]
 struct CommandLine {
     #[command(flatten)]
     train: train::Arguments,
@@ -32,8 +37,11 @@ struct CommandLine {
 
 fn main() -> ExitCode {
     start_logging();
-    let arguments = CommandLine::parse().train;
-    match train::run(&arguments.with_default_model(models::LLAMA)) {
+    let arguments: CommandLine = match parse(CommandLine::command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match train::run(&arguments.train.with_default_model(models::LLAMA)) {
         // Not the plain code: a signal, or a full disk behind standard output, decides first.
         Ok(code) => exit_code(code),
         Err(error) => {

@@ -11,10 +11,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use vblora_bench::{
     commands::generate,
-    program::{exit_code, start_logging},
+    program::{exit_code, parse, start_logging},
 };
 
 #[global_allocator]
@@ -22,7 +22,12 @@ static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Generate text with a causal language model and an adapter.
 #[derive(Debug, Parser)]
-#[command(name = "generate")]
+#[command(
+    name = "generate",
+    before_help = "\
+cargo run --release --example generate -- --model bundled:llama --prompt Once
+cargo run --release --example generate -- --model DIR --adapter ADAPTER --prompt Once"
+)]
 struct CommandLine {
     #[command(flatten)]
     generate: generate::Arguments,
@@ -30,7 +35,11 @@ struct CommandLine {
 
 fn main() -> ExitCode {
     start_logging();
-    match generate::run(&CommandLine::parse().generate) {
+    let arguments: CommandLine = match parse(CommandLine::command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match generate::run(&arguments.generate) {
         // Not the plain code: a signal, or a full disk behind standard output, decides first.
         Ok(code) => exit_code(code),
         Err(error) => {

@@ -12,10 +12,10 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use vblora_bench::{
     commands::train,
-    program::{exit_code, start_logging},
+    program::{exit_code, parse, start_logging},
 };
 
 // Training frees and takes large blocks all the time, which this allocator is good at.
@@ -24,7 +24,12 @@ static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, two minutes.
 #[derive(Debug, Parser)]
-#[command(name = "roberta_glue")]
+#[command(
+    name = "roberta_glue",
+    before_help = "\
+cargo run --release --example roberta_glue
+cargo run --release --example roberta_glue -- --model roberta-base --data glue --task mrpc --out runs/mrpc"
+)]
 struct CommandLine {
     #[command(flatten)]
     train: train::Arguments,
@@ -32,7 +37,11 @@ struct CommandLine {
 
 fn main() -> ExitCode {
     start_logging();
-    match train::run(&CommandLine::parse().train) {
+    let arguments: CommandLine = match parse(CommandLine::command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match train::run(&arguments.train) {
         // Not the plain code: a signal, or a full disk behind standard output, decides first.
         Ok(code) => exit_code(code),
         Err(error) => {

@@ -49,7 +49,7 @@ pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
-pub use hub::resolve;
+pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenRmsNorm, TokenEmbedding};
 pub use roberta::{EncoderInput, Padding, Roberta};

@@ -86,9 +86,8 @@ pub mod terminal;
 mod unpadded;
 
 pub use adapter::{
-    Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, Lora, LoraConfig, LoraXs,
-    LoraXsConfig, TiedLora, TiedLoraConfig, ValidLora, ValidLoraXs, ValidTiedLora, ValidVbLora,
-    ValidVera, VbLora, VbLoraConfig, Vera, VeraConfig,
+    Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, FactorGradients, MethodConfig,
+    ParameterGroup, methods::*,
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};

@@ -1,5 +1,6 @@
 //! Subcommands that more than one program has: `vblora`, `cargo xtask` and the examples parse the same arguments and call the same functions.
 
+pub mod config;
 mod device;
 pub mod figures;
 pub mod generate;

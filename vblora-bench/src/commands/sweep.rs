@@ -15,7 +15,7 @@ use crate::{
         serve,
     },
 };
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use indicatif::ProgressBar;
 use vblora::backend::DEFAULT_BACKEND;
@@ -71,11 +71,37 @@ pub struct WorkerArguments {
 }
 
 fn place(text: &str) -> Result<(String, String), String> {
-    let (name, place) = text.split_once('=').ok_or("expected NAME=DIR")?;
-    Ok((name.into(), place.into()))
+    match text.split_once('=') {
+        Some((name, place)) if !name.is_empty() && !place.is_empty() => {
+            Ok((name.into(), place.into()))
+        }
+        _ => Err("expected NAME=DIR".into()),
+    }
 }
 
 impl Arguments {
+    /// The directory of each name that the sweep gives.
+    fn places(&self, spec: &Spec) -> Result<BTreeMap<String, String>> {
+        let names = spec.names();
+        let mut places = BTreeMap::new();
+        for (name, place) in &self.place {
+            if !names.contains(name.as_str()) {
+                let known = names.iter().copied().collect::<Vec<_>>();
+                let known = match known.as_slice() {
+                    [] => "it uses the bundled ones alone".to_owned(),
+                    names => format!("its names are {}", names.join(", ")),
+                };
+                bail!(
+                    "--place {name}={place}: the sweep has no model or data of this name; {known}"
+                );
+            }
+            if let Some(other) = places.insert(name.clone(), place.clone()) {
+                bail!("--place {name}: expected one directory, found {other} and {place}");
+            }
+        }
+        Ok(places)
+    }
+
     /// The device of each worker.
     fn workers(&self) -> Vec<Device> {
         let count = self.jobs.map_or(self.devices.len(), usize::from);
@@ -109,8 +135,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     for assignment in &arguments.set {
         spec.set(assignment)?;
     }
-    let places: BTreeMap<_, _> = arguments.place.iter().cloned().collect();
-    let plan = Plan::new(&spec, &places)?;
+    let plan = Plan::new(&spec, &arguments.places(&spec)?)?;
     let mut store = Store::open(&arguments.out)?;
     if !arguments.dry_run {
         store = store.lock()?;

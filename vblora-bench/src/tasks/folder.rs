@@ -13,7 +13,8 @@ pub(super) fn find(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> 
     }
     let folder = task_folder(dir, task, name)?;
     let exact = folder.join(format!("{}.tsv", name.name()));
-    if exact.is_file() {
+    // Whatever stands under this name: what it should be is said when it is read.
+    if exact.symlink_metadata().is_ok() {
         return Ok(exact);
     }
     if name == SplitName::Dev {
@@ -181,6 +182,21 @@ mod tests {
             "{error}"
         );
         assert!(message(dir.path(), &Task::rte(), SplitName::Train).contains("neither"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused_as_that() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "sst2/train.tsv", SST2);
+        let dev = dir.path().join("sst2/dev.tsv");
+        let made = std::process::Command::new("mkfifo").arg(&dev).status();
+        assert!(made.unwrap().success());
+        let error = message(dir.path(), &Task::sst2(), SplitName::Dev);
+        assert!(
+            error.contains("dev.tsv") && error.contains("expected a regular file"),
+            "{error}"
+        );
     }
 
     #[test]

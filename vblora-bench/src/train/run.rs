@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Result,
     metrics::Scores,
-    recipes::Recipe,
+    recipes::{LearningRates, Recipe},
     results::{RunResult, Stop},
 };
 
@@ -177,19 +177,20 @@ impl Run {
         has_head: bool,
         factor: f64,
     ) -> Vec<(&'static str, f64)> {
-        let lr = &recipe.lr;
-        let own: &[(&str, f64)] = match self.method {
-            Method::VbLora => &[("bank", lr.bank), ("logits", lr.logits)],
-            Method::Lora | Method::Vera | Method::TiedLora | Method::LoraXs => {
-                &[("adapter", lr.of_adapter(self.method.name()))]
-            }
-            Method::Full => &[("base", lr.base)],
-            Method::Head => &[],
-        };
-        own.iter()
-            .copied()
-            .chain(has_head.then_some(("head", lr.head)))
-            .map(|(group, lr)| (group, lr * factor))
-            .collect()
+        let mut lr = recipe.lr;
+        let mut rates = Vec::new();
+        if let Some(adapter) = self.method.adapter(recipe) {
+            lr.adapter = lr.of_adapter(adapter.name());
+            let groups = adapter.groups().iter();
+            rates.extend(groups.map(|&group| (LearningRates::key(group), lr.of(group))));
+        }
+        if self.method == Method::Full {
+            rates.push(("base", lr.base));
+        }
+        if has_head {
+            rates.push(("head", lr.head));
+        }
+        let scaled = rates.into_iter().map(|(key, rate)| (key, rate * factor));
+        scaled.collect()
     }
 }

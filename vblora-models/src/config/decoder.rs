@@ -120,7 +120,11 @@ impl DecoderConfig {
         Self::from_json(&files.read(FILE)?, &files.describe(FILE))
     }
 
-    fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
+    /// Reads and checks the text of a `config.json`, as [`from_files`](Self::from_files) does; `file` is named in errors.
+    ///
+    /// # Errors
+    /// As [`from_files`](Self::from_files).
+    pub fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
         let fields = Fields::parse(bytes, file)?;
         let model_type = fields.text("model_type")?;
         let mut families = DecoderFamily::ALL.into_iter();

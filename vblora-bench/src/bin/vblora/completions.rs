@@ -3,9 +3,8 @@
 use anyhow::Result;
 use clap::Args;
 use clap_complete::{Shell, generate};
-use vblora_bench::program::say;
 
-/// Print a shell's script that completes vblora's command lines
+/// Print the script with which a shell completes vblora's command lines
 #[derive(Args)]
 #[command(before_help = "\
 vblora completions bash > ~/.local/share/bash-completion/completions/vblora
@@ -15,7 +14,7 @@ pub(crate) struct Arguments {
     shell: Shell,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let mut script = Vec::new();
     generate(
         arguments.shell,
@@ -23,6 +22,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "vblora",
         &mut script,
     );
-    say(String::from_utf8(script)?.trim_end());
-    Ok(())
+    Ok(String::from_utf8(script)?)
 }

@@ -11,10 +11,18 @@ struct Group {
 }
 
 /// Every subcommand stands here once; a test compares.
-const GROUPS: [Group; 2] = [
+const GROUPS: [Group; 4] = [
+    Group {
+        heading: "Train",
+        commands: &["train", "plan"],
+    },
     Group {
         heading: "Use",
-        commands: &["completions"],
+        commands: &["generate", "completions"],
+    },
+    Group {
+        heading: "Files",
+        commands: &["inspect", "convert", "merge", "diff"],
     },
     Group {
         heading: "Research",
@@ -113,7 +121,8 @@ mod tests {
             let start = format!("vblora {} ", subcommand.get_name());
             for line in &lines[..2] {
                 assert!(line.starts_with(&start), "{line:?} in {help}");
-                let words = line.split_whitespace().take_while(|word| *word != ">");
+                let words = shlex::split(line).unwrap().into_iter();
+                let words = words.take_while(|word| word != ">");
                 let parsed = command().try_get_matches_from(words);
                 assert!(parsed.is_ok(), "{line:?}: {}", parsed.unwrap_err());
             }

@@ -5,15 +5,23 @@
 
 #![forbid(unsafe_code)]
 
+mod adapter;
 mod completions;
+mod convert;
+mod diff;
+mod forms;
 mod help;
+mod inspect;
+mod merge;
+mod plan;
+mod search;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{figures, report, sweep, view},
-    program::{complain, exit_code, parse, start_logging},
+    commands::{figures, generate, report, sweep, train, view},
+    program::{complain, exit_code, parse, say, start_logging},
 };
 
 #[global_allocator]
@@ -30,11 +38,18 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     Completions(completions::Arguments),
+    Convert(convert::Arguments),
+    Diff(diff::Arguments),
     Figures(figures::Arguments),
+    Generate(generate::Arguments),
+    Inspect(inspect::Arguments),
+    Merge(merge::Arguments),
+    Plan(plan::Arguments),
     Report(report::Arguments),
     Sweep(sweep::Arguments),
     #[command(name = sweep::WORKER, hide = true)]
     SweepWorker(sweep::WorkerArguments),
+    Train(Box<train::Arguments>),
     View(view::Arguments),
 }
 
@@ -60,12 +75,24 @@ fn command() -> clap::Command {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Completions(arguments) => completions::run(&arguments)?,
+        Command::Completions(arguments) => text(completions::run(&arguments)?),
+        Command::Convert(arguments) => text(convert::run(&arguments)?),
+        Command::Diff(arguments) => text(diff::run(&arguments)?),
         Command::Figures(arguments) => figures::run(&arguments)?,
+        Command::Generate(arguments) => return generate::run(&arguments),
+        Command::Inspect(arguments) => text(inspect::run(&arguments)?),
+        Command::Merge(arguments) => text(merge::run(&arguments)?),
+        Command::Plan(arguments) => text(plan::run(&arguments)?),
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),
+        Command::Train(arguments) => return train::run(&arguments),
         Command::View(arguments) => view::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says what a command came to, without the line feeds at its end.
+fn text(text: String) {
+    say(text.trim_end_matches('\n'));
 }

@@ -10,14 +10,17 @@ use vblora_models::{
 
 use crate::commands::device::DeviceArguments;
 
+const EXAMPLES: &str = "\
+vblora generate --model bundled:llama --prompt Once
+vblora generate --model path/to/gpt2 --adapter path/to/adapter --prompt Once";
+
 const LONG: &str = "\
-vblora generate --model bundled:llama --prompt \"name : The Old Mill | kind : bakery ||\"
+Generate text with a causal model, with or without an adapter
+
+The model is a GPT-2, Llama, Mistral or Gemma. One text is printed as it grows. Several are printed when all have ended.
+
 vblora generate --model path/to/SmolLM2-135M-Instruct --chat --prompt \"What is the capital of France?\"
-
-Generate text with a causal model (GPT-2, Llama, Mistral, Gemma), with or without an adapter. One text is printed as it grows. \
-Several are printed when all have ended.
-
-vblora generate --model path/to/gpt2 --adapter path/to/adapter --beams 10 --prompt \"name : The Eagle | food : French =\"";
+vblora generate --model path/to/mistral --temperature 0.7 --top-p 0.9 --seed 1 --stop \"###\" --prompt \"Once upon a time\"";
 
 // Headings of the help.
 const MODEL: &str = "Model and adapter";
@@ -25,9 +28,9 @@ const PROMPT: &str = "Prompt";
 const CHOICE: &str = "Choice of tokens";
 const END: &str = "End of a text";
 
-/// Generate text with a causal model and an adapter.
+/// Generate text with a causal model, with or without an adapter
 #[derive(Debug, Args)]
-#[command(long_about = LONG)]
+#[command(before_help = EXAMPLES, long_about = LONG)]
 pub struct Arguments {
     /// A Hugging Face directory (config.json, model.safetensors, tokenizer.json), a hub id, or bundled:llama
     #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]

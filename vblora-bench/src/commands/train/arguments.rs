@@ -13,20 +13,23 @@ use crate::{
     train::{CheckpointSettings, Method},
 };
 
-const LONG: &str = "\
-vblora train                          # the bundled RoBERTa on the bundled task: two minutes, no download
-vblora train --model bundled:llama    # the bundled Llama on the bundled texts
+const EXAMPLES: &str = "\
+vblora train --method head --method vblora
+vblora train --model bundled:llama --out runs/texts";
 
-Fine-tune a model with one method or several, and show what each bought and cost. The model's config.json says what kind of model it is. \
-An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, Llama, Mistral, Gemma) learns to answer prompts. \
-Flags that only the other kind has are refused.
+const LONG: &str = "\
+Fine-tune an encoder or a causal model, and compare methods
+
+The model's config.json says what kind of model it is. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
+Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
+learns the bundled task in two minutes.
 
 vblora train --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 vblora train --model path/to/llama --data alpaca.json --format alpaca --packing --method vblora --out runs/alpaca";
 
-/// Fine-tune an encoder or a causal model, and compare methods.
+/// Fine-tune an encoder or a causal model, and compare methods
 #[derive(Debug, Args)]
-#[command(long_about = LONG)]
+#[command(before_help = EXAMPLES, long_about = LONG)]
 pub struct Arguments {
     #[command(flatten)]
     pub(super) model: ModelArguments,
@@ -103,6 +106,7 @@ pub(super) struct CausalArguments {
     /// Put several texts into each row
     #[arg(long)]
     pub(super) packing: bool,
+    /// Share of the target's probability that is spread over the vocabulary, 0 to 1
     #[arg(long, allow_negative_numbers = true)]
     pub(super) label_smoothing: Option<f64>,
     /// Compute activations twice instead of keeping them
@@ -122,7 +126,7 @@ pub(super) struct CausalArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(super) struct MethodArguments {
-    /// A method; repeat to compare [default: lora and vblora, for encoders the head alone too]
+    /// A method; repeat to compare [default: lora and vblora, and for encoders head]
     #[arg(long = "method", value_enum)]
     pub(super) methods: Vec<Method>,
     /// Adapted linear maps: qv, all, or suffixes with commas between
@@ -160,6 +164,7 @@ pub(super) struct OptimisationArguments {
     /// Seeds with commas between; one run each
     #[arg(long, value_delimiter = ',')]
     pub(super) seeds: Vec<u64>,
+    /// Passes over the training data
     #[arg(long)]
     pub(super) epochs: Option<usize>,
     /// Rows of a micro-batch
@@ -168,8 +173,10 @@ pub(super) struct OptimisationArguments {
     /// Micro-batches of an optimizer step
     #[arg(long)]
     pub(super) accumulation: Option<usize>,
+    /// Learning rate of VB-LoRA's bank
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_bank: Option<f64>,
+    /// Learning rate of VB-LoRA's logits
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_logits: Option<f64>,
     /// Learning rate of every adapter but VB-LoRA's [default: the recipe's, by method]

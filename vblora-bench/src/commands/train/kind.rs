@@ -1,9 +1,10 @@
 //! Which kind of model is trained, and which flags the other kind has alone.
 
 use anyhow::{Result, bail};
-use vblora_models::{DecoderConfig, EncoderConfig, Error, ModelFiles};
+use vblora_models::ModelFiles;
 
 use super::arguments::Arguments;
+use crate::commands::config::ModelConfig;
 
 /// The two kinds of models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,28 +18,10 @@ pub(super) enum Kind {
 impl Kind {
     /// The kind of a model, by its configuration.
     pub(super) fn of(files: &ModelFiles) -> Result<Self> {
-        let encoder = match EncoderConfig::from_files(files) {
-            Ok(_) => return Ok(Self::Encoder),
-            Err(error) => error,
-        };
-        match (encoder, DecoderConfig::from_files(files)) {
-            (Error::OtherArchitecture { .. }, Ok(_)) => Ok(Self::Causal),
-            (
-                Error::OtherArchitecture {
-                    file,
-                    found,
-                    supported: encoders,
-                },
-                Err(Error::OtherArchitecture {
-                    supported: decoders,
-                    ..
-                }),
-            ) => bail!(
-                "{file}: config of another architecture: model_type is {found:?}, supported are {encoders} (encoders), {decoders} (causal models)"
-            ),
-            (Error::OtherArchitecture { .. }, Err(error)) => Err(error.into()),
-            (error, _) => Err(error.into()),
-        }
+        Ok(match ModelConfig::of(files)? {
+            ModelConfig::Encoder(_) => Self::Encoder,
+            ModelConfig::Decoder(_) => Self::Causal,
+        })
     }
 
     /// Refuses flags that only the other kind has.

@@ -6,15 +6,14 @@ use serde_json::Value;
 
 use super::{support::fixtures, vblora};
 
-const ROBERTA_BASE: &str = r#"{"model_type": "roberta", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}"#;
-const ROBERTA_LARGE: &str = r#"{"model_type": "roberta", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}"#;
-const GPT2_M: &str =
-    r#"{"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16, "n_inner": null}"#;
-const GPT2_L: &str = r#"{"model_type": "gpt2", "n_embd": 1280, "n_layer": 36, "n_head": 20}"#;
-const LLAMA2_7B: &str = r#"{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 32}"#;
-const LLAMA2_13B: &str = r#"{"model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40, "num_hidden_layers": 40, "num_key_value_heads": 40}"#;
-const MISTRAL_7B: &str = r#"{"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8}"#;
-const GEMMA_7B: &str = r#"{"model_type": "gemma", "hidden_size": 3072, "intermediate_size": 24576, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 16, "head_dim": 256}"#;
+const ROBERTA_BASE: &str = r#"{"model_type": "roberta", "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072, "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}"#;
+const ROBERTA_LARGE: &str = r#"{"model_type": "roberta", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096, "vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}"#;
+const GPT2_M: &str = r#"{"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16, "n_inner": null, "n_positions": 1024, "vocab_size": 50257}"#;
+const GPT2_L: &str = r#"{"model_type": "gpt2", "n_embd": 1280, "n_layer": 36, "n_head": 20, "n_positions": 1024, "vocab_size": 50257}"#;
+const LLAMA2_7B: &str = r#"{"model_type": "llama", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_hidden_layers": 32, "vocab_size": 32000, "max_position_embeddings": 4096}"#;
+const LLAMA2_13B: &str = r#"{"model_type": "llama", "hidden_size": 5120, "intermediate_size": 13824, "num_attention_heads": 40, "num_hidden_layers": 40, "num_key_value_heads": 40, "vocab_size": 32000, "max_position_embeddings": 4096}"#;
+const MISTRAL_7B: &str = r#"{"model_type": "mistral", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8, "vocab_size": 32000, "max_position_embeddings": 32768}"#;
+const GEMMA_7B: &str = r#"{"model_type": "gemma", "hidden_size": 3072, "intermediate_size": 24576, "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 16, "head_dim": 256, "vocab_size": 256000, "max_position_embeddings": 8192}"#;
 
 fn run(dir: &Path, config: &str, arguments: &str) -> (i32, String, String) {
     std::fs::write(dir.join("config.json"), config).unwrap();
@@ -311,10 +310,10 @@ fn what_cannot_be_planned_is_one_line() {
             1,
             "model_type \"t5\" is not known here; known are roberta, bert, gpt2",
         ),
-        ("{}", "", 1, "no model_type"),
+        ("{}", "", 1, "field \"model_type\": missing"),
         ("{", "", 1, "config.json"),
-        (&*without, "", 1, "no hidden_size"),
-        (&*huge, "", 1, "hidden_size: expected a number from 1"),
+        (&*without, "", 1, "field \"hidden_size\": missing"),
+        (&*huge, "", 1, "field \"hidden_size\": expected 1 to"),
         (ROBERTA_BASE, "--targets q_proj", 1, "attention.self.query"),
         (ROBERTA_BASE, "--vector-length 512", 1, "256, 384, 768"),
         (ROBERTA_BASE, "--topk 91", 1, "topk"),
@@ -341,5 +340,46 @@ fn what_cannot_be_planned_is_one_line() {
             status == 2 || error.trim_end().lines().count() == 1,
             "{error}"
         );
+    }
+}
+
+/// The words of `vblora train`.
+#[test]
+fn targets_and_models_are_named_as_in_training() {
+    for (config, qv, all) in [
+        (ROBERTA_BASE, 24, 72),
+        (MISTRAL_7B, 64, 224),
+        (GPT2_M, 24, 96),
+    ] {
+        for (targets, count) in [("qv", qv), ("all", all), ("all-linear", all)] {
+            let report = plan(config, &format!("--targets {targets}"));
+            let sites = report["sites"].as_array().unwrap();
+            assert_eq!(sites.len(), count, "{config} {targets}");
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("model")).unwrap();
+    for path in ["model/config.json", "other.json"] {
+        std::fs::write(dir.path().join(path), ROBERTA_BASE).unwrap();
+    }
+    for model in [
+        "model",
+        "--model model",
+        "other.json",
+        "--model ./other.json",
+        "bundled:roberta --vector-length 64",
+    ] {
+        let (status, out, error) = vblora(dir.path(), &format!("plan {model} --targets qv"));
+        assert_eq!(status, 0, "{error}");
+        assert!(out.starts_with("roberta: VB-LoRA "), "{out}");
+    }
+    for (model, status, reason) in [
+        ("", 2, "--model"),
+        ("model --model model", 2, "--model"),
+        ("./absent", 1, "no such directory: ./absent"),
+    ] {
+        let (found, _, error) = vblora(dir.path(), &format!("plan {model}"));
+        assert_eq!(found, status, "{error}");
+        assert!(error.contains(reason), "{error}");
     }
 }

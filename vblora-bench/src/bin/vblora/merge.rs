@@ -2,19 +2,20 @@
 
 use std::path::PathBuf;
 
+use anyhow::Result;
 use clap::Args;
-use vblora::{
-    Result,
-    storage::{merge, peft::PeftAdapter},
-};
+use vblora::storage::{merge, peft::PeftAdapter};
 
 use crate::adapter::{Place, json, wrong};
 
-/// Writes a Hugging Face directory with the adapter added into the base's weights; neither is changed.
+/// Write a Hugging Face model with the adapter added into its weights
 ///
-/// Weights go through memory in small blocks; types, shards and all other files stay as they are. Sums are computed in f32 and rounded
+/// Base and adapter stay as they are. Weights go through memory in small blocks; types, shards and all other files stay as they are. Sums are computed in f32 and rounded
 /// once. An adapter's vocabulary becomes the model's. Weights in other forms (pytorch_model.bin, ...) are left out.
 #[derive(Args)]
+#[command(before_help = "\
+vblora merge roberta-base runs/mrpc/vblora-seed1 merged
+vblora merge path/to/llama small.safetensors merged --overwrite")]
 pub(crate) struct Arguments {
     /// The base: a directory with model.safetensors, or with shards and their index
     base: PathBuf,
@@ -31,7 +32,7 @@ pub(crate) struct Arguments {
     /// Replace a directory that is there already, if it holds only files that are written again
     #[arg(long)]
     overwrite: bool,
-    /// JSON in place of a text
+    /// Print one JSON object in place of a text
     #[arg(long)]
     json: bool,
 }
@@ -39,7 +40,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let real = |path: &PathBuf| path.canonicalize().ok();
     if real(&arguments.to).is_some() && real(&arguments.to) == real(&arguments.place.path) {
-        return Err(wrong(&arguments.to, "the adapter itself"));
+        return Err(wrong(&arguments.to, "the adapter itself").into());
     }
     let place = Place {
         model: Some(
@@ -78,5 +79,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         text += &format!("left out: {}\n", merged.left_out.join(", "));
     }
     let [base, adapter, to] = [base, &arguments.place.path, to].map(|path| path.display());
-    Ok(text + &format!("{base} + {adapter} -> {to}\n"))
+    Ok(text + &format!("{base} + {adapter} -> {to}"))
 }

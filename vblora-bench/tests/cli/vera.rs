@@ -14,7 +14,7 @@ use vblora::{
 
 use super::vblora;
 
-const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}"#;
+const CONFIG: &str = r#"{"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12, "vocab_size": 20, "max_position_embeddings": 10, "type_vocab_size": 2}"#;
 
 /// Inputs of two widths.
 fn sites() -> [Site; 2] {

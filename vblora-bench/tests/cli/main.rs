@@ -2,12 +2,14 @@
 #![allow(missing_docs)]
 
 #[macro_use]
-#[path = "../support/mod.rs"]
+#[path = "../../../vblora/tests/support/mod.rs"]
 mod support;
 
 mod merge;
 mod plan;
 mod saved;
+mod sweep;
+mod usage;
 mod vera;
 
 use std::{path::Path, process::Command};

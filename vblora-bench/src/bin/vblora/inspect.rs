@@ -2,22 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use vblora::{
-    AdapterConfig, Result, Site, StoredVbLora,
+    AdapterConfig, Site, StoredVbLora,
     count::{Count, lora},
     storage::{HostAdapter, sites_sha256},
 };
 
 use crate::adapter::{Place, config, json};
 
-/// Says what is in an adapter file or directory: method, sites, counts, bytes, and how the bank is used.
+/// Show what is in an adapter's directory or file
+///
+/// That is its method, sites, counts and bytes, and how the bank is used.
 #[derive(Args)]
+#[command(before_help = "\
+vblora inspect runs/mrpc/vblora-seed1
+vblora inspect runs/mrpc/vblora-seed1/compact.safetensors --json")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// JSON in place of a text
+    /// Print one JSON object in place of a text
     #[arg(long)]
     json: bool,
 }
@@ -109,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     ));
     let recipe = report.recipe.into_iter().flat_map(str::lines);
     lines.extend(recipe.map(|line| format!("  recipe: {line}")));
-    Ok(lines.join("\n") + "\n")
+    Ok(lines.join("\n"))
 }
 
 /// What sites of different ranks train and store.

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Result;
 use clap::{Args, ValueEnum};
 use vblora::{
-    Error, Result, StoredVbLora,
+    Error, StoredVbLora,
     count::thousands,
     storage::{
         HostAdapter, Loss, MAX_RECIPE_BYTES, Precision, Precisions, peft::PeftAdapter, read_text,
@@ -13,8 +14,11 @@ use vblora::{
 
 use crate::adapter::{Place, wrong};
 
-/// Turns an adapter into another form; the original stays.
+/// Write an adapter in another form; the original stays
 #[derive(Args)]
+#[command(before_help = "\
+vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --bank-precision 8bits --weight-precision 8bits --without-modules
+vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
@@ -23,19 +27,19 @@ pub(crate) struct Arguments {
     /// What to write
     #[arg(long, value_enum)]
     form: Form,
-    /// A compact file's precision of the bank
+    /// The bank's precision in a compact file
     #[arg(long, value_enum, default_value = "f32")]
     bank_precision: Bits,
-    /// A compact file's precision of the weights
+    /// The weights' precision in a compact file
     #[arg(long, value_enum, default_value = "f32")]
     weight_precision: Bits,
     /// Write a compact file although it has no place for the tensors of modules_to_save
     #[arg(long)]
     without_modules: bool,
-    /// A text, such as a run's config.toml, that a compact file is to carry: how the adapter was made
+    /// A text for the compact file to carry, such as a run's config.toml: how the adapter was made
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
-    /// Write where something is already
+    /// Write over what is there already
     #[arg(long)]
     overwrite: bool,
 }
@@ -82,10 +86,10 @@ fn is_of(path: &Path, adapter: &Path) -> bool {
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let (from, to) = (&arguments.place.path, &arguments.to);
     if to.exists() && !arguments.overwrite {
-        return Err(wrong(to, "is there already; --overwrite writes over it"));
+        return Err(wrong(to, "is there already; --overwrite writes over it").into());
     }
     if is_of(to, from) {
-        return Err(wrong(to, "the adapter itself: the original stays"));
+        return Err(wrong(to, "the adapter itself: the original stays").into());
     }
     let found = arguments.place.open()?.adapter;
     let stored = || {
@@ -104,10 +108,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         Form::PeftFull => match &found.adapter {
             HostAdapter::VbLora(_) => write(found.adapter.clone())?,
             _ => {
-                return Err(wrong(
-                    from,
-                    "no logits in it: they are not stored in this form",
-                ));
+                return Err(
+                    wrong(from, "no logits in it: they are not stored in this form").into(),
+                );
             }
         },
         Form::PeftTopk => write(HostAdapter::TopK(stored()?))?,
@@ -120,7 +123,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
                         "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
                         found.saved.len()
                     ),
-                ));
+                )
+                .into());
             }
             let loss = compact(&stored()?, to, arguments)?;
             lost = format!(
@@ -131,7 +135,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     }
     let bytes = thousands(size(to) as usize);
     Ok(format!(
-        "{lost}{} -> {}: {bytes} bytes\n",
+        "{lost}{} -> {}: {bytes} bytes",
         from.display(),
         to.display()
     ))
@@ -143,14 +147,14 @@ fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> Result<Lo
         weights: arguments.weight_precision.into(),
     };
     let Some(path) = &arguments.recipe else {
-        return stored.save_as(to, precisions);
+        return Ok(stored.save_as(to, precisions)?);
     };
     let recipe = read_text(path, MAX_RECIPE_BYTES as u64).map_err(|cause| Error::Io {
         path: path.clone(),
         cause,
     })?;
     let described = stored.clone().with_recipe(Some(recipe))?;
-    described.save_as(to, precisions)
+    Ok(described.save_as(to, precisions)?)
 }
 
 /// Bytes of a file, or of a directory's files.

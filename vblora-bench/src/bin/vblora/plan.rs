@@ -1,53 +1,74 @@
 //! `vblora plan`: what an adapter would be, before there is one; and which settings fit a number of bytes.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use vblora::{
-    AdapterConfig, LoraConfig, LoraXsConfig, Result, Site, SitePlan, Targets, TiedLoraConfig,
-    ValidVbLora, VbLoraConfig, VeraConfig,
+    AdapterConfig, LoraConfig, LoraXsConfig, Site, SitePlan, TiedLoraConfig, ValidVbLora,
+    VbLoraConfig, VeraConfig,
     count::{Count, thousands},
 };
 
-use crate::{
-    adapter::{json, wrong},
-    architectures::Model,
-    forms::Form,
-    search,
-};
+use vblora_bench::commands::config::ModelConfig;
 
-/// Says what an adapter would adapt, train and store on a model, by its config.json; or, with --at-most, which settings fit into a number of
-/// bytes.
+use crate::{adapter::json, forms::Form, search};
+
+/// Show what an adapter would adapt, train and store on a model
+///
+/// The model's config.json says enough: no weights are read or downloaded. With --at-most, the command lists the settings whose file fits
+/// into a number of bytes.
 #[derive(Args)]
+#[command(before_help = "\
+vblora plan roberta-base --targets qv --bank 90
+vblora plan path/to/llama --at-most 1MB")]
 pub(crate) struct Arguments {
-    /// A config.json of RoBERTa, BERT, GPT-2, Llama, Mistral or Gemma, or a directory with one
-    config: PathBuf,
+    /// A Hugging Face directory, a hub id, or a config.json
+    #[arg(
+        value_name = "DIR|HUB_ID|FILE",
+        required_unless_present = "model",
+        conflicts_with = "model"
+    )]
+    config: Option<PathBuf>,
+    /// The same, as other subcommands name it
+    #[arg(long, value_name = "DIR|HUB_ID|FILE")]
+    model: Option<PathBuf>,
+    /// The hub revision: a branch, tag or commit
+    #[arg(long)]
+    revision: Option<String>,
     /// The method; the others than vblora take --rank alone
     #[arg(long, value_enum, default_value = "vblora", conflicts_with_all = ["at_most"])]
     method: Method,
-    /// all-linear, SUFFIX,... or regex:PATTERN
-    #[arg(long, default_value = "all-linear")]
-    targets: Targets,
+    /// Adapted linear maps: qv, all, suffixes with commas between, or a pattern for the whole name
+    #[arg(
+        long,
+        default_value = "all",
+        value_name = "qv|all|SUFFIX,...|regex:PATTERN"
+    )]
+    targets: String,
     /// Count GPT-2's c_attn as three maps, as the paper does
     #[arg(long)]
     split_qkv: bool,
-    /// h, the number of bank vectors [default: 90, or any]
-    #[arg(long, value_parser = size)]
+    /// h, the number of bank vectors [default: 90; with --at-most, any]
+    #[arg(long, value_parser = size, value_name = "H")]
     bank: Option<usize>,
-    /// b, the length of a bank vector [default: 256, or any that divides all dimensions]
-    #[arg(long, value_parser = size)]
+    /// b, the length of a bank vector [default: 256; with --at-most, any that divides all dimensions]
+    #[arg(long, value_parser = size, value_name = "B")]
     vector_length: Option<usize>,
-    /// r, the rank of the factors [default: 4, or any; of other methods their own]
+    /// r, the rank of every method [default: that of the method; with --at-most, any]
     #[arg(long, value_parser = size)]
     rank: Option<usize>,
-    /// k, how many bank vectors a sub-vector mixes [default: 2, or any]
-    #[arg(long, value_parser = size)]
+    /// k, the bank vectors mixed per sub-vector [default: 2; with --at-most, any]
+    #[arg(long, value_parser = size, value_name = "K")]
     topk: Option<usize>,
-    /// List the settings whose file has at most this size (30kB, 0.7MB, 64KiB, 30000), those that train the most parameters first
+    /// List the settings whose file has at most this size (30kB, 0.7MB, 64KiB, 30000), most trained parameters first
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     at_most: Option<usize>,
-    /// The form that --at-most is about
+    /// The form of that file
     #[arg(
         long,
         value_enum,
@@ -55,7 +76,7 @@ pub(crate) struct Arguments {
         requires = "at_most"
     )]
     form: Form,
-    /// JSON in place of a text
+    /// Print one JSON object in place of a text
     #[arg(long)]
     json: bool,
 }
@@ -100,14 +121,23 @@ struct Fitting<'a> {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
-    let model = Model::read(&arguments.config, arguments.split_qkv)?;
-    let plan = arguments.targets.select(&model.sites)?;
+    let model = ModelConfig::find(arguments.place()?, arguments.revision.as_deref())?
+        .with_split_qkv(arguments.split_qkv);
+    let plan = model.targets(&arguments.targets)?.select(&model.sites())?;
     match arguments.at_most {
-        Some(most) => fitting(arguments, model.architecture, &plan, most),
+        Some(most) => fitting(arguments, model.name(), &plan, most),
         None => match baseline(arguments)? {
-            Some(settings) => describe(arguments, model.architecture, &plan, settings),
-            None => forward(arguments, model.architecture, &plan),
+            Some(settings) => describe(arguments, model.name(), &plan, settings),
+            None => forward(arguments, model.name(), &plan),
         },
+    }
+}
+
+impl Arguments {
+    /// The model, which stands alone or behind --model.
+    fn place(&self) -> Result<&Path> {
+        let model = self.config.as_deref().or(self.model.as_deref());
+        model.context("no model")
     }
 }
 
@@ -140,8 +170,7 @@ fn baseline(arguments: &Arguments) -> Result<Option<AdapterConfig>> {
         ("--topk", arguments.topk),
     ] {
         if given.is_some() {
-            let reason = format!("{name} is VB-LoRA's, {} has none", settings.name());
-            return Err(wrong(&arguments.config, reason));
+            bail!("{name} is VB-LoRA's, {} has none", settings.name());
         }
     }
     Ok(Some(settings))
@@ -220,10 +249,7 @@ fn fitting(
     let form = arguments.form.name();
     if fits.is_empty() {
         let most = thousands(most);
-        return Err(wrong(
-            &arguments.config,
-            format!("no settings fit into {most} bytes as {form}"),
-        ));
+        bail!("no settings fit into {most} bytes as {form}");
     }
     if arguments.json {
         return json(&Fitting {

@@ -2,30 +2,36 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
+use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use vblora::{
-    Result, StoredVbLora,
+    StoredVbLora,
     storage::{HostAdapter, HostLora, HostTensor, peft::PeftAdapter},
 };
 
 use crate::adapter::{Place, json, wrong};
 
-/// Compares two adapters: what codes changed, how far the updates of each site are apart, which vectors of the banks correspond, and how far
-/// tensors of modules that are saved whole are apart.
+/// Compare two adapters of any method and form
+///
+/// The command shows how far the updates of each site are apart, which codes changed, and which vectors of the banks correspond. Tensors of
+/// modules that are saved whole are compared too.
 #[derive(Args)]
+#[command(before_help = "\
+vblora diff runs/mrpc/vblora-seed1 runs/mrpc/vblora-seed2
+vblora diff runs/mrpc/vblora-seed1 runs/mrpc/lora-seed1 --json")]
 pub(crate) struct Arguments {
     /// A PEFT directory or a compact file with its bank
     one: PathBuf,
     /// Another, of any method and form
     other: PathBuf,
-    /// What stands in front of the sites' names in PEFT directories, such as "roberta."
-    #[arg(long, default_value = "")]
+    /// The start of the sites' names in PEFT directories, such as "roberta."
+    #[arg(long, default_value = "", value_name = "TEXT")]
     prefix: String,
-    /// The model's config.json, or a directory with one, for VeRA
-    #[arg(long)]
+    /// The model, for VeRA: its files do not say how wide the inputs of its maps are
+    #[arg(long, value_name = "DIR|HUB_ID|FILE")]
     model: Option<PathBuf>,
-    /// JSON in place of a text
+    /// Print one JSON object in place of a text
     #[arg(long)]
     json: bool,
 }
@@ -88,7 +94,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let open = |path: &PathBuf| {
         let place = Place {
             path: path.clone(),
-            bank: None,
+            bank_file: None,
             prefix: arguments.prefix.clone(),
             model: arguments.model.clone(),
         };
@@ -104,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     if arguments.json {
         return json(&report);
     }
-    Ok(table(&report).join("\n") + "\n")
+    Ok(table(&report).join("\n"))
 }
 
 fn table(report: &Report) -> Vec<String> {

@@ -1,47 +1,31 @@
-//! Numbers in fewer bytes: indices in as many bits as their bank needs, values in 8 or 16 bits.
+//! Numbers in fewer bits: indices in as many as their bank needs, values in 8 or 16.
 
+use bitstream_io::{BitRead, BitReader, BitWrite, BitWriter, LittleEndian};
 use half::f16;
 
 use crate::count::packed_bytes;
 
-/// Numbers below `2^bits` one after another, the lowest bit first, the last byte filled up with zeros.
+/// Numbers below `2^bits` in `bits` bits each, the lowest bit first. Zeros fill up the last byte.
 pub(super) fn pack(numbers: &[u32], bits: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(packed_bytes(numbers.len(), bits));
-    let (mut held, mut filled) = (0_u64, 0);
-    for &number in numbers {
-        held |= u64::from(number) << filled;
-        filled += bits;
-        while filled >= 8 {
-            bytes.push(held as u8);
-            held >>= 8;
-            filled -= 8;
-        }
-    }
-    if filled > 0 {
-        bytes.push(held as u8);
-    }
-    bytes
+    let bytes = Vec::with_capacity(packed_bytes(numbers.len(), bits));
+    let mut stream = BitWriter::endian(bytes, LittleEndian);
+    let mut numbers = numbers.iter();
+    numbers
+        .try_for_each(|&number| stream.write_unsigned_var(bits as u32, number))
+        .and_then(|()| stream.byte_align())
+        .expect("memory takes every byte, and no number is above its bits");
+    stream.into_writer()
 }
 
-/// The `n` numbers that [`pack`] packed; the bytes must be as many as [`packed_bytes`] says.
+/// The `n` numbers that [`pack`] wrote. The number of bytes must be [`packed_bytes`].
 pub(super) fn unpack(bytes: &[u8], bits: usize, n: usize) -> Vec<u32> {
-    let mask = (1_u64 << bits) - 1;
-    let mut bytes = bytes.iter();
-    let (mut held, mut filled) = (0_u64, 0);
-    let next = |_| {
-        while filled < bits {
-            held |= u64::from(*bytes.next().unwrap_or(&0)) << filled;
-            filled += 8;
-        }
-        let number = (held & mask) as u32;
-        held >>= bits;
-        filled -= bits;
-        number
-    };
-    (0..n).map(next).collect()
+    let mut stream = BitReader::endian(bytes, LittleEndian);
+    let next = |_| stream.read_unsigned_var(bits as u32);
+    let numbers: std::io::Result<_> = (0..n).map(next).collect();
+    numbers.expect("the caller has checked the number of bytes")
 }
 
-/// Rows of length `columns` in 8 signed bits and one scale each, the row's largest magnitude over 127.
+/// Rows of length `columns` in 8 signed bits, with one scale a row: its largest magnitude over 127.
 pub(super) fn to_8_bits(values: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     let (mut small, mut scales) = (Vec::with_capacity(values.len()), Vec::new());
     for row in values.chunks(columns.max(1)) {
@@ -54,7 +38,7 @@ pub(super) fn to_8_bits(values: &[f32], columns: usize) -> (Vec<i8>, Vec<f32>) {
     (small, scales)
 }
 
-/// What [`to_8_bits`] kept.
+/// The values that [`to_8_bits`] rounded.
 pub(super) fn from_8_bits(small: &[i8], scales: &[f32], columns: usize) -> Vec<f32> {
     let rows = small.chunks(columns.max(1)).zip(scales);
     rows.flat_map(|(row, scale)| row.iter().map(move |&v| f32::from(v) * scale))
@@ -66,7 +50,7 @@ pub(super) fn weight_to_8_bits(weight: f32) -> u8 {
     (weight * 255.0).round() as u8
 }
 
-/// What [`weight_to_8_bits`] kept.
+/// The weight that [`weight_to_8_bits`] rounded.
 pub(super) fn weight_from_8_bits(small: u8) -> f32 {
     f32::from(small) / 255.0
 }
@@ -80,6 +64,12 @@ pub(super) fn to_16_bits(value: f32) -> [u8; 2] {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_lowest_bit_comes_first() {
+        assert_eq!(pack(&[0b101, 0b011, 0b110], 3), [0b1001_1101, 0b1]);
+        assert_eq!(pack(&[0x1234, 0x5], 16), [0x34, 0x12, 0x05, 0x00]);
+    }
 
     proptest! {
         #[test]
