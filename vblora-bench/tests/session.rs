@@ -249,7 +249,7 @@ fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
 
 /// Trained parameters and stored bytes.
 fn run_count(session: &Session) -> (u64, u64) {
-    let count = Method::VbLora.count(&session.recipe, &session.shape().unwrap());
+    let count = Method::VbLora.count(&session.recipe, &session.summary().unwrap());
     let count = count.unwrap();
     (count.trained as u64, count.bytes as u64)
 }

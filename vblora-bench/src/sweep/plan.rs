@@ -130,8 +130,8 @@ impl Cache {
         let (files, model) = self.model(config)?;
         let session = config.session_on(files, None, "a plan")?;
         let data = self.data(config, &session)?;
-        let shape = session.shape()?;
-        let count = config.method()?.count(&config.recipe, &shape)?;
+        let summary = session.summary()?;
+        let count = config.method()?.count(&config.recipe, &summary)?;
         let recipe = &config.recipe;
         let batches = data.train.div_ceil(recipe.batch);
         let steps = recipe.epochs * batches.div_ceil(recipe.accumulation);
@@ -140,7 +140,7 @@ impl Cache {
             table: wanted.table.clone(),
             id: config.id([&model, &data.hash, &config.bank_hash()?]),
             count,
-            head: shape.head,
+            head: summary.head,
             steps: steps as u64,
             rows: [data.train, data.dev],
             config: config.clone(),

@@ -184,7 +184,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tasks::parse_split;
+    use crate::{metrics::Metric, tasks::parse_split};
 
     fn message(text: &str, task: &Task) -> String {
         parse_split(text, "here.tsv", task).unwrap_err().to_string()
@@ -224,6 +224,43 @@ mod tests {
             error.contains("here.tsv") && error.contains("\"sentence2\""),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_task_that_is_none_of_glues_is_read_by_its_own_columns_and_classes() {
+        let columns = |second: Option<&str>| Columns {
+            first: "review".into(),
+            second: second.map(Into::into),
+            label: "stars".into(),
+        };
+        let task = |second, written| Task {
+            name: "reviews".into(),
+            kind: Kind::Labelled {
+                fields: Fields::Named(columns(second)),
+                target: Target::Classes {
+                    names: ["bad", "so so", "good"].map(Into::into).into(),
+                    written,
+                },
+            },
+            primary_metric: Metric::Accuracy,
+            other_metrics: Vec::new(),
+        };
+        let text = "stars\treview\tanswer\nso so\tIt works.\tThanks!\ngood\tGreat.\tOh.\n";
+        let labels = |task: &Task| -> Vec<Label> {
+            let split = parse_split(text, "reviews.tsv", task).unwrap();
+            split.examples.iter().map(|example| example.label).collect()
+        };
+        let pairs = task(Some("answer"), Written::Name);
+        assert_eq!(pairs.outputs(), 3);
+        assert_eq!(labels(&pairs), [1, 2].map(Label::Class));
+        assert_eq!(labels(&task(None, Written::Name)), [1, 2].map(Label::Class));
+        let error = message(text, &task(None, Written::Id));
+        assert_eq!(
+            error,
+            "here.tsv, line 2: expected the label 0 or 1 or 2, found \"so so\""
+        );
+        let error = message(text, &task(Some("reply"), Written::Name));
+        assert!(error.contains("no column \"reply\""), "{error}");
     }
 
     #[test]

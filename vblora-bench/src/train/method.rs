@@ -4,7 +4,7 @@ use clap::{ValueEnum, builder::PossibleValue};
 use vblora::{AdapterConfig, count, count::Count, for_each_method};
 use vblora_models::BaseDtype;
 
-use super::source::Shape;
+use super::source::ModelSummary;
 use crate::{Error, Result, recipes::Recipe};
 
 macro_rules! define {
@@ -74,7 +74,7 @@ impl Method {
     ///
     /// # Errors
     /// The adapter's settings do not fit the model's sites; a base in half precision, or with recomputed blocks, is to be trained itself.
-    pub fn count(self, recipe: &Recipe, model: &Shape) -> Result<Count> {
+    pub fn count(self, recipe: &Recipe, model: &ModelSummary) -> Result<Count> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
                 let plan = model.plan()?;
@@ -101,7 +101,7 @@ impl Method {
     ///
     /// # Errors
     /// As [`count`](Self::count).
-    pub fn describe(self, recipe: &Recipe, model: &Shape) -> Result<String> {
+    pub fn describe(self, recipe: &Recipe, model: &ModelSummary) -> Result<String> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
                 let plan = model.plan()?;

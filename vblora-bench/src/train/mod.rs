@@ -45,7 +45,7 @@ pub(crate) use parameters::RequireGrad;
 pub use run::{Prepared, Run};
 pub use run_dir::RunDir;
 pub use session::{Ended, Session};
-pub use source::{DataSource, Loaded, Shape, Source};
+pub use source::{DataSource, Loaded, ModelSummary, Source};
 pub use step::{MicroGradients, StepReport, StepSum};
 pub use touched::Touched;
 

@@ -13,7 +13,7 @@ use super::{
     method::Method,
     objective::Objective,
     run_dir::RunDir,
-    source::Shape,
+    source::ModelSummary,
     training::Training,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     /// Its files.
     pub files: ModelFiles,
     /// What a dry run knows of it.
-    pub shape: Shape,
+    pub summary: ModelSummary,
     /// The training split.
     pub train: O::Split,
     /// The development split.
@@ -113,7 +113,7 @@ impl Run {
         } = prepared;
         let trained = match self.method.adapter(recipe) {
             Some(adapter) => {
-                let plan = prepared.shape.plan()?;
+                let plan = prepared.summary.plan()?;
                 let adapter = match (&adapter, bank) {
                     (AdapterConfig::VbLora(config), Some(bank)) => {
                         let adapter = config.check(&plan)?.init_on(bank, self.seed, device)?;
@@ -138,13 +138,13 @@ impl Run {
         prepared: &Prepared<B, O>,
     ) -> Result<RunResult> {
         let Prepared {
-            shape,
+            summary,
             recipe,
             train,
             dev,
             ..
         } = prepared;
-        let count = self.method.count(recipe, shape)?;
+        let count = self.method.count(recipe, summary)?;
         Ok(RunResult {
             method: self.method.name().into(),
             targets: self
@@ -159,8 +159,8 @@ impl Run {
             trained_parameters: count.trained as u64,
             stored_parameters: count.stored,
             stored_bytes: count.bytes as u64,
-            head_parameters: shape.head as u64,
-            head_bytes: 4 * shape.head as u64,
+            head_parameters: summary.head as u64,
+            head_bytes: 4 * summary.head as u64,
             steps: 0,
             seconds: 0.0,
             truncated: O::truncated(train) + O::truncated(dev),

@@ -17,7 +17,7 @@ use super::{
     output::Output,
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
-    source::{DataSource, Loaded, Shape, Source},
+    source::{DataSource, Loaded, ModelSummary, Source},
 };
 use crate::{
     Error, Result,
@@ -73,7 +73,7 @@ impl<S: Source> Session<S> {
     /// # Errors
     /// A setting that does not fit the model.
     pub fn plan(&self) -> Result<String> {
-        let model = self.shape()?;
+        let model = self.summary()?;
         let methods = self
             .methods
             .iter()
@@ -99,8 +99,8 @@ impl<S: Source> Session<S> {
     ///
     /// # Errors
     /// A configuration that cannot be used.
-    pub fn shape(&self) -> Result<Shape> {
-        self.data.shape(&self.recipe, &self.files)
+    pub fn summary(&self) -> Result<ModelSummary> {
+        self.data.summary(&self.recipe, &self.files)
     }
 
     /// Runs every method with every seed; after each run the outcome so far is saved.
@@ -278,7 +278,7 @@ impl<S: Source> Session<S> {
     }
 
     /// The shared bank, if the recipe has one, checked against the recipe's settings.
-    fn bank(&self, model: &Shape) -> Result<Option<Bank>> {
+    fn bank(&self, model: &ModelSummary) -> Result<Option<Bank>> {
         let Some(shared) = &self.recipe.bank else {
             return Ok(None);
         };
@@ -297,8 +297,8 @@ impl<S: Source> Session<S> {
         device: &B::Device,
     ) -> Result<Prepared<B, S::Objective<B>>> {
         let recipe = &self.recipe;
-        let shape = self.shape()?;
-        let bank = self.bank(&shape)?;
+        let summary = self.summary()?;
+        let bank = self.bank(&summary)?;
         let Loaded {
             base,
             train,
@@ -315,7 +315,7 @@ impl<S: Source> Session<S> {
         Ok(Prepared {
             base,
             files: self.files.clone(),
-            shape,
+            summary,
             identity,
             bank,
             train,

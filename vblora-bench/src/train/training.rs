@@ -149,7 +149,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let batches: Vec<O::Batch> = batches.collect::<Result<_>>()?;
         let factor = self.schedule.factor(step);
         let report = self.learner.step(step, &batches, factor)?;
-        let has_head = self.prepared.shape.head > 0;
+        let has_head = self.prepared.summary.head > 0;
         let rates = self.run.rates(recipe, has_head, factor);
         self.log.step(&self.run, step, report, rates)?;
         if !report.is_finite() {

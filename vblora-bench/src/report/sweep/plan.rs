@@ -59,7 +59,7 @@ mod tests {
     fn a_plan_tells_what_is_done_what_failed_and_how_long_the_rest_takes() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("x.toml");
-        let text = "about = \"a test\"\n[base]\nrecipe = \"demo\"\ntask = \"demo\"\n[[grid]]\nmethod = [\"head\", \"vblora\"]\n";
+        let text = "about = \"a test\"\n[base]\nrecipe = \"demo\"\ntask = \"demo\"\n[[grid]]\nmethod = [\"head\", \"vblora\"]\nseed = [1]\n";
         std::fs::write(&file, text).unwrap();
         let spec = Spec::find(file.to_str().unwrap()).unwrap();
         let plan = Plan::new(&spec, &BTreeMap::new()).unwrap();
