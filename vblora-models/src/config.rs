@@ -2,14 +2,17 @@
 
 mod checks;
 mod decoder;
-mod decoder_presets;
 mod fields;
 mod generation;
 mod presets;
 mod side_files;
 mod tokens;
 
-pub use decoder::{DecoderConfig, DecoderFamily};
+pub(crate) use decoder::QK_NORMS;
+pub use decoder::{
+    AttentionScale, DecoderConfig, DecoderFamily, EmbeddingScale, LayerSet, Layout, Mlp, NormForm,
+    QkNorm, RopeScaling, RotaryConfig,
+};
 pub use generation::GenerationDefaults;
 pub(crate) use side_files::{TokenizerClass, TokenizerSettings};
 pub use tokens::stop_tokens;
@@ -157,7 +160,7 @@ impl EncoderConfig {
             Family::from_model_type(&model_type).ok_or_else(|| Error::OtherArchitecture {
                 file: file.to_owned(),
                 found: model_type,
-                supported: SUPPORTED,
+                supported: SUPPORTED.to_owned(),
             })?;
         refuse_other_forms(&fields)?;
         let vocab_size = fields.count("vocab_size")?;

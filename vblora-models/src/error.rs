@@ -138,7 +138,7 @@ pub enum Error {
         /// Its `model_type`.
         found: String,
         /// The model types that can be loaded.
-        supported: &'static str,
+        supported: String,
     },
 
     /// A field of `config.json` is missing, of the wrong type, or has an impossible value.

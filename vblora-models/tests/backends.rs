@@ -60,7 +60,7 @@ mod generation {
 
 mod recorded_decoders {
     use super::suite::recorded_decoders as tests;
-    on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma);
+    on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma, fixture_further_families);
 }
 
 /// Half a gigabyte of real weights: on the fastest CPU backend alone.

@@ -119,7 +119,7 @@ impl ModelConfig {
 }
 
 /// `"a", "b" and "c"` as `a, b, c`.
-fn plain_list(names: &str) -> String {
+fn plain_list(names: String) -> String {
     names.replace(" and ", ", ").replace('"', "")
 }
 

@@ -6,7 +6,7 @@ use burn::{
     module::AutodiffModule,
     tensor::{Tensor, TensorData},
 };
-use vblora::{backend::VbLoraBackend, ops::Gate, rng::Key};
+use vblora::{backend::VbLoraBackend, rng::Key};
 use vblora_bench::{
     metrics::Metric,
     recipes::Recipe,
@@ -16,7 +16,7 @@ use vblora_bench::{
     },
 };
 use vblora_models::{
-    Activation, BaseDtype, DecoderConfig, DecoderFamily,
+    DecoderConfig, DecoderFamily, RotaryConfig,
     decoder::{self, CausalLm},
 };
 
@@ -28,7 +28,6 @@ const PAD: u32 = 49;
 fn config(family: DecoderFamily, dropout: f64) -> DecoderConfig {
     let gpt2 = family == DecoderFamily::Gpt2;
     DecoderConfig {
-        family,
         hidden_size: 16,
         num_layers: 2,
         num_heads: 2,
@@ -38,13 +37,8 @@ fn config(family: DecoderFamily, dropout: f64) -> DecoderConfig {
         vocab_size: 50,
         max_positions: 40,
         norm_eps: 1e-5,
-        activation: Activation::GeluTanh,
-        gate: Gate::Silu,
-        rope_theta: 100.0,
-        window: None,
+        rotary: (!gpt2).then(|| RotaryConfig::plain(100.0)),
         tied: true,
-        attention_bias: gpt2,
-        mlp_bias: gpt2,
         embedding_dropout: 0.0,
         residual_dropout: if gpt2 { dropout } else { 0.0 },
         attention_dropout: dropout,
@@ -52,8 +46,7 @@ fn config(family: DecoderFamily, dropout: f64) -> DecoderConfig {
         eos_token_ids: vec![2],
         pad_token_id: Some(PAD),
         initializer_range: 0.3,
-        base_dtype: BaseDtype::F32,
-        split_qkv: false,
+        ..family.template()
     }
 }
 

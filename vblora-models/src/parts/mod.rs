@@ -8,5 +8,5 @@ mod rotary;
 pub(crate) use build::Builder;
 pub use embedding::TokenEmbedding;
 pub(crate) use embedding::rows;
-pub use norm::{FrozenLayerNorm, FrozenRmsNorm};
+pub use norm::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm};
 pub(crate) use rotary::{Angles, Rotary};

@@ -9,7 +9,6 @@ use burn::{
 use serde_json::{Map, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    DecoderFamily,
     decoder::{CausalInput, CausalLm},
     save_model,
 };
@@ -168,7 +167,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         if let Some(adapter) = to.adapter {
             let adapter = PeftAdapter {
                 task_type: Some("CAUSAL_LM".into()),
-                fan_in_fan_out: config.family == DecoderFamily::Gpt2,
+                fan_in_fan_out: config.layout.conv1d,
                 ..adapter
             };
             adapter.write(to.dir)?;

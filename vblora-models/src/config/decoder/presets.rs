@@ -2,14 +2,18 @@
 
 use vblora::ops::Gate;
 
-use super::{Activation, DecoderConfig, DecoderFamily};
-use crate::BaseDtype;
+use super::{
+    AttentionScale, DecoderConfig, DecoderFamily, EmbeddingScale, LayerSet, Mlp, NormForm,
+    RotaryConfig, layout,
+};
+use crate::{Activation, BaseDtype};
 
 impl DecoderConfig {
     /// GPT-2 Medium: 24 layers of width 1,024, 355 million parameters (Radford et al., 2019, table 2).
     pub fn gpt2_medium() -> Self {
         Self {
             family: DecoderFamily::Gpt2,
+            layout: &layout::GPT2,
             hidden_size: 1024,
             num_layers: 24,
             num_heads: 16,
@@ -18,13 +22,22 @@ impl DecoderConfig {
             intermediate_size: 4096,
             vocab_size: 50_257,
             max_positions: 1024,
+            norm: NormForm::Layer,
             norm_eps: 1e-5,
-            activation: Activation::GeluTanh,
-            gate: Gate::GeluTanh,
-            rope_theta: 10_000.0,
+            qk_norm: None,
+            mlp: Mlp::Plain(Activation::GeluTanh),
+            rotary: None,
+            local_theta: None,
+            rotated: LayerSet::All,
             window: None,
+            windowed: LayerSet::All,
+            embedding_scale: EmbeddingScale::One,
+            residual_scale: 1.0,
+            attention_scale: AttentionScale::RootOfHead,
+            logits_divisor: 1.0,
             tied: true,
-            attention_bias: true,
+            qkv_bias: true,
+            output_bias: true,
             mlp_bias: true,
             embedding_dropout: 0.1,
             residual_dropout: 0.1,
@@ -54,6 +67,8 @@ impl DecoderConfig {
     pub fn llama_2_7b() -> Self {
         Self {
             family: DecoderFamily::Llama,
+            layout: &layout::LLAMA,
+            norm: NormForm::Rms { offset: 0.0 },
             hidden_size: 4096,
             num_layers: 32,
             num_heads: 32,
@@ -62,9 +77,11 @@ impl DecoderConfig {
             intermediate_size: 11_008,
             vocab_size: 32_000,
             max_positions: 4096,
-            gate: Gate::Silu,
+            mlp: Mlp::Gated(Gate::Silu),
+            rotary: Some(RotaryConfig::plain(10_000.0)),
             tied: false,
-            attention_bias: false,
+            qkv_bias: false,
+            output_bias: false,
             mlp_bias: false,
             embedding_dropout: 0.0,
             residual_dropout: 0.0,
@@ -103,6 +120,8 @@ impl DecoderConfig {
     pub fn gemma_7b() -> Self {
         Self {
             family: DecoderFamily::Gemma,
+            norm: NormForm::Rms { offset: 1.0 },
+            embedding_scale: EmbeddingScale::RootOfWidth,
             hidden_size: 3072,
             num_layers: 28,
             num_heads: 16,
@@ -112,7 +131,7 @@ impl DecoderConfig {
             vocab_size: 256_000,
             max_positions: 8192,
             norm_eps: 1e-6,
-            gate: Gate::GeluTanh,
+            mlp: Mlp::Gated(Gate::GeluTanh),
             tied: true,
             bos_token_id: Some(2),
             eos_token_ids: vec![1],
@@ -132,7 +151,7 @@ impl DecoderConfig {
             intermediate_size: 1536,
             vocab_size: 49_152,
             max_positions: 8192,
-            rope_theta: 100_000.0,
+            rotary: Some(RotaryConfig::plain(100_000.0)),
             tied: true,
             ..Self::llama_2_7b()
         }
