@@ -44,7 +44,7 @@ pub struct Arguments {
     /// Add the adapter into the weights in memory first
     #[arg(long, requires = "adapter", help_heading = MODEL)]
     pub(super) merge: bool,
-    /// What to go on from; repeat for a batch, whose texts are printed when all have ended
+    /// A text to continue; repeat for a batch, whose texts are printed when all have ended
     #[arg(
         long = "prompt",
         value_name = "TEXT",
@@ -94,7 +94,7 @@ pub struct Arguments {
     /// Divide the scores of tokens that came before by X [default: the model's generation_config.json, or 1]
     #[arg(long, value_name = "X", help_heading = CHOICE)]
     pub(super) repetition_penalty: Option<f64>,
-    /// What the linear maps are held and multiplied in: f32, f16 or bf16
+    /// Number type of the linear maps: f32, f16 or bf16
     #[arg(
         long,
         value_name = "DTYPE",

@@ -63,7 +63,7 @@ pub(super) struct ModelArguments {
     /// Tokens to which an input is cut; for causal models, tokens that a text or a packed row may have
     #[arg(long)]
     pub(super) max_length: Option<usize>,
-    /// What the frozen linear maps are held and multiplied in: f32, f16 or bf16 [default: the recipe's, f32]
+    /// Number type of the frozen linear maps: f32, f16 or bf16 [default: the recipe's, f32]
     #[arg(long, value_name = "DTYPE")]
     pub(super) base_dtype: Option<BaseDtype>,
 }
@@ -97,7 +97,7 @@ pub(super) struct CausalArguments {
     /// Score on so many of the held-out texts, evenly spaced
     #[arg(long, value_name = "N")]
     pub(super) held_out_rows: Option<usize>,
-    /// What becomes of texts longer than --max-length
+    /// Treatment of texts longer than --max-length
     #[arg(long, value_enum)]
     pub(super) too_long: Option<TooLong>,
     /// Learn to predict the prompt too
