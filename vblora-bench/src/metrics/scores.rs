@@ -51,6 +51,16 @@ impl Metric {
         }
     }
 
+    /// The values that it can have, with room for rounding.
+    fn range(&self) -> std::ops::RangeInclusive<f64> {
+        const ROUNDING: f64 = 1e-9;
+        match self {
+            Self::Accuracy | Self::F1 => 0.0..=1.0 + ROUNDING,
+            Self::Matthews | Self::Pearson | Self::Spearman => -1.0 - ROUNDING..=1.0 + ROUNDING,
+            Self::Nll => 0.0..=f64::MAX,
+        }
+    }
+
     /// The value with its sign such that larger is better.
     pub fn merit(&self, value: f64) -> f64 {
         match self {
@@ -93,6 +103,26 @@ impl Scores {
     /// Whether the task has the metric, but it came out undefined.
     pub fn is_undefined(&self, metric: Metric) -> bool {
         matches!(self.0.get(&metric), Some(None))
+    }
+
+    /// Refuses scores that the task cannot have: other metrics, or values out of their range.
+    pub(crate) fn check(&self, task: Task) -> std::result::Result<(), String> {
+        let names = |metrics: &[Metric]| {
+            let names: Vec<_> = metrics.iter().map(|metric| metric.name()).collect();
+            names.join(", ")
+        };
+        for (metric, value) in self.iter() {
+            if !task.metrics().contains(&metric) {
+                let expected = names(task.metrics());
+                return Err(format!(
+                    "metrics: expected those of {task} ({expected}), found {metric}"
+                ));
+            }
+            if let Some(value) = value.filter(|value| !metric.range().contains(value)) {
+                return Err(format!("{metric}: {value} is out of its range"));
+            }
+        }
+        Ok(())
     }
 
     /// Every metric of the task with its value.
