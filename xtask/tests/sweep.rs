@@ -395,14 +395,7 @@ fn a_worker_that_is_killed_costs_one_run_and_the_next_attempt_goes_on() {
 #[test]
 fn a_sweep_whose_parent_is_killed_loses_no_run_and_makes_none_twice() {
     let place = Place::new();
-    let settings = [
-        "--jobs",
-        "2",
-        "--set",
-        "epochs=6",
-        "--set",
-        "method=vblora",
-    ];
+    let settings = ["--jobs", "2", "--set", "epochs=6", "--set", "method=vblora"];
     let mut kills = 0;
     for wait in [0, 150, 600] {
         let mut child = place.start("killed", &settings);
