@@ -7,10 +7,26 @@ use std::path::{Component, Path, PathBuf};
 
 use vblora::storage::{MAX_CONFIG_BYTES, MAX_INDEX_BYTES, RegularFile};
 
-use crate::{Error, Result};
+use crate::{Error, Result, notice};
 
 /// A larger file of a tokenizer is refused before it is read; Gemma 3's, among the largest, has 33 MB.
 pub const MAX_TOKENIZER_BYTES: u64 = 256 << 20;
+
+/// The files of a vocabulary, of which a tokenizer has at least one.
+const VOCABULARIES: [&str; 3] = ["tokenizer.json", "vocab.json", "vocab.txt"];
+
+/// The files of a tokenizer; what they say belongs together.
+const TOKENIZER_FILES: [&str; 9] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
 
 /// The files of one model, read by name.
 #[derive(Debug, Clone)]
@@ -18,6 +34,8 @@ pub struct ModelFiles {
     source: Source,
     /// "ID@COMMIT" of the hub.
     hub: Option<String>,
+    /// An adapter's directory, which the files of the tokenizer are in.
+    tokenizer: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone)]
@@ -58,6 +76,7 @@ impl ModelFiles {
         Ok(Self {
             source: Source::Directory(path),
             hub: None,
+            tokenizer: None,
         })
     }
 
@@ -66,12 +85,54 @@ impl ModelFiles {
         Self {
             source: Source::Embedded { label, files },
             hub: None,
+            tokenizer: None,
+        }
+    }
+
+    /// The same model with the tokenizer that an adapter's directory holds, if it holds one: an adapter that added tokens is no use
+    /// without them. A tokenizer of other contents than the model's is said, and so is a part of one, which is not used.
+    #[must_use]
+    pub fn with_tokenizer_of(self, adapter: &Path) -> Self {
+        let is_there = |name: &&&str| adapter.join(name).is_file();
+        let Some(found) = TOKENIZER_FILES.iter().find(is_there) else {
+            return self;
+        };
+        let place = adapter.display();
+        if !VOCABULARIES.iter().any(|name| adapter.join(name).is_file()) {
+            notice::once(format!(
+                "{place}/{found}: not used: there is no tokenizer.json beside it; {}'s tokenizer is used",
+                self.place()
+            ));
+            return self;
+        }
+        let with = Self {
+            tokenizer: Some(adapter.to_owned()),
+            ..self.clone()
+        };
+        let same = |name: &&str| match (self.read(name), with.read(name)) {
+            (Ok(own), Ok(other)) => own == other,
+            (own, other) => own.is_err() && other.is_err(),
+        };
+        if let Some(other) = TOKENIZER_FILES.iter().find(|name| !same(name)) {
+            notice::once(format!(
+                "{place} has its own tokenizer, which is used in place of {}'s: {other} differs",
+                self.place()
+            ));
+        }
+        with
+    }
+
+    /// Where a file is.
+    fn source_of(&self, name: &str) -> Source {
+        match &self.tokenizer {
+            Some(dir) if TOKENIZER_FILES.contains(&name) => Source::Directory(dir.clone()),
+            _ => self.source.clone(),
         }
     }
 
     /// Whether there is a file of this name. A directory is none; what else is no regular file is there, and cannot be read.
     pub fn contains(&self, name: &str) -> bool {
-        match &self.source {
+        match self.source_of(name) {
             Source::Directory(dir) => {
                 let found = std::fs::metadata(dir.join(name));
                 is_file_name(name) && found.is_ok_and(|found| !found.is_dir())
@@ -110,7 +171,7 @@ impl ModelFiles {
         if !self.contains(name) {
             return Err(self.no_file(name));
         }
-        match &self.source {
+        match self.source_of(name) {
             Source::Directory(dir) => FileReader::open(&dir.join(name)).map_err(self.io(name)),
             Source::Embedded { files, .. } => files
                 .iter()
@@ -127,7 +188,11 @@ impl ModelFiles {
 
     /// "DIR/name" for messages.
     pub fn describe(&self, name: &str) -> String {
-        format!("{}/{name}", self.place().trim_end_matches('/'))
+        let place = match self.source_of(name) {
+            Source::Directory(dir) => dir.display().to_string(),
+            Source::Embedded { label, .. } => label.to_owned(),
+        };
+        format!("{}/{name}", place.trim_end_matches('/'))
     }
 
     /// The directory, or the label of a bundled model, for messages.
@@ -227,6 +292,36 @@ mod tests {
     use super::*;
 
     static FILES: &[(&str, &[u8])] = &[("config.json", b"{}"), ("empty", b"")];
+
+    #[test]
+    fn an_adapters_tokenizer_takes_the_place_of_the_models() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for folder in ["model", "adapter", "part"] {
+            std::fs::create_dir(at(folder)).unwrap();
+        }
+        for (file, text) in [
+            ("model/config.json", "{}"),
+            ("model/tokenizer.json", "model's"),
+            ("model/added_tokens.json", "model's"),
+            ("adapter/tokenizer.json", "adapter's"),
+            ("adapter/config.json", "no model's"),
+            ("part/tokenizer_config.json", "part's"),
+        ] {
+            std::fs::write(at(file), text).unwrap();
+        }
+        let files = ModelFiles::open(&at("model")).unwrap();
+        let with = files.clone().with_tokenizer_of(&at("adapter"));
+        assert_eq!(&*with.read("tokenizer.json").unwrap(), b"adapter's");
+        assert_eq!(&*with.read("config.json").unwrap(), b"{}");
+        assert!(with.describe("tokenizer.json").contains("adapter/"));
+        // A tokenizer is one or the other, not some of both.
+        assert!(!with.contains("added_tokens.json"));
+        for other in ["part", "absent"] {
+            let same = files.clone().with_tokenizer_of(&at(other));
+            assert_eq!(&*same.read("tokenizer.json").unwrap(), b"model's");
+        }
+    }
 
     #[test]
     fn directory_files_are_read_by_name() {

@@ -1,5 +1,6 @@
 //! Text to token ids, and token ids to padded batches.
 
+mod backtracking;
 mod batch;
 mod byte_level;
 mod check;
@@ -18,6 +19,7 @@ use tokenizers::{Encoding, PostProcessor, Tokenizer};
 use crate::config::{End, TokenizerClass, TokenizerSettings, ends};
 use crate::contain::contain;
 use crate::{DecoderConfig, EncoderConfig, Error, Family, ModelFiles, Result, notice};
+use backtracking::Backtracking;
 use pipeline::Pipeline;
 
 const WHOLE: &str = "tokenizer.json";
@@ -31,6 +33,8 @@ const CONFIG: &str = "tokenizer_config.json";
 #[derive(Debug, Clone)]
 pub struct TextTokenizer {
     tokenizer: Tokenizer,
+    /// Its patterns that could be given up.
+    backtracking: Backtracking,
     /// The file it came from, for messages.
     file: String,
     largest_id: u32,
@@ -149,6 +153,7 @@ impl TextTokenizer {
             return Err(unusable(file, "it has no tokens"));
         };
         Ok(Self {
+            backtracking: Backtracking::of(&tokenizer),
             tokenizer,
             file: file.to_owned(),
             largest_id,
@@ -319,7 +324,12 @@ impl TextTokenizer {
     ) -> Result<Vec<Encoding>> {
         let encoded = texts.into_par_iter();
         encoded
-            .map(|text| self.contained(|tokenizer| encode(tokenizer, text)))
+            .map(|text| {
+                self.contained(|tokenizer| {
+                    self.backtracking.check(tokenizer, text)?;
+                    encode(tokenizer, text)
+                })
+            })
             .collect()
     }
 

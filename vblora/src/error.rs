@@ -159,6 +159,16 @@ pub enum Error {
         /// How many.
         bytes: u64,
     },
+    /// More than the disk has left.
+    #[error("{}: {bytes} bytes are to be written, and the disk has {left} left", path.display())]
+    NoDisk {
+        /// What is to be written.
+        path: PathBuf,
+        /// How much.
+        bytes: u64,
+        /// How much is left.
+        left: u64,
+    },
     /// The device reported an error after the fact.
     #[error("the device failed while {during}: {reason}")]
     DeviceFailed {

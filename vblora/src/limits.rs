@@ -2,6 +2,8 @@
 //!
 //! Files have limits of their own, which stand with their readers. `docs/limits.md` lists all of them.
 
+use std::path::Path;
+
 use crate::{Error, Result, SitePlan};
 
 pub use crate::storage::{
@@ -68,7 +70,7 @@ pub fn check_room(what: impl Into<String>, values: u64) -> Result<()> {
     let bytes = values.saturating_mul(4);
     let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
     // Systems promise more than they have, and end a process that takes them at their word.
-    let is_there = machine_bytes().is_none_or(|all| bytes <= all);
+    let is_there = memory_bytes().is_none_or(|all| bytes <= all);
     match is_there && Vec::<u8>::new().try_reserve_exact(wanted).is_ok() {
         true => Ok(()),
         false => Err(Error::NoRoom {
@@ -78,7 +80,42 @@ pub fn check_room(what: impl Into<String>, values: u64) -> Result<()> {
     }
 }
 
-/// The machine's memory and swap space, where the system says.
+/// Refuses to begin to write so many bytes where the disk has fewer left. `path` need not be there yet.
+///
+/// # Errors
+/// [`Error::NoDisk`], naming the path and both numbers.
+pub fn check_disk(path: &Path, bytes: u64) -> Result<()> {
+    match disk_bytes(path) {
+        Some(left) if left < bytes => Err(Error::NoDisk {
+            path: path.to_owned(),
+            bytes,
+            left,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// What is left on the disk of the nearest folder above a path, where the system says.
+#[cfg(unix)]
+fn disk_bytes(path: &Path) -> Option<u64> {
+    let path = std::path::absolute(path).ok()?;
+    let above = path.ancestors().find(|above| above.exists())?;
+    let found = rustix::fs::statvfs(above).ok()?;
+    found.f_bavail.checked_mul(found.f_frsize)
+}
+
+#[cfg(not(unix))]
+fn disk_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
+/// The memory that this process may have, where the system says: the machine's with its swap space, or less by its control groups.
+fn memory_bytes() -> Option<u64> {
+    let groups = group_bytes(Path::new("/sys/fs/cgroup"), Path::new("/proc/self/cgroup"));
+    machine_bytes().into_iter().chain(groups).min()
+}
+
+/// The machine's memory and swap space.
 fn machine_bytes() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let kilobytes = |key: &str| {
@@ -87,6 +124,34 @@ fn machine_bytes() -> Option<u64> {
     };
     let all = kilobytes("MemTotal:")?.checked_add(kilobytes("SwapTotal:")?)?;
     all.checked_mul(1024)
+}
+
+/// The smallest limit of the control groups that this process is in, of either version; in a container the root has the container's own.
+fn group_bytes(root: &Path, own: &Path) -> Option<u64> {
+    let own = std::fs::read_to_string(own).unwrap_or_default();
+    // ID:CONTROLLERS:PATH, without controllers in version 2.
+    let of = |line: &str| {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (parts.next()?.to_owned(), parts.next()?.to_owned());
+        Some((controllers, path))
+    };
+    let limit = |folder: &Path, name: &str| -> Option<u64> {
+        let text = std::fs::read_to_string(folder.join(name)).ok()?;
+        text.trim().parse().ok()
+    };
+    let groups = own.lines().filter_map(of);
+    let limits = groups.flat_map(|(controllers, path)| {
+        let is_memory = controllers.split(',').any(|one| one == "memory");
+        let (base, name) = match is_memory {
+            true => (root.join("memory"), "memory.limit_in_bytes"),
+            false => (root.to_owned(), "memory.max"),
+        };
+        let place = base.join(path.trim_start_matches('/'));
+        let above = place.ancestors().take_while(|at| at.starts_with(&base));
+        let found: Vec<u64> = above.filter_map(|folder| limit(folder, name)).collect();
+        found
+    });
+    limits.min()
 }
 
 #[cfg(test)]
@@ -124,6 +189,45 @@ mod tests {
             let message = check_room("factors", values).unwrap_err().to_string();
             let expected = format!("factors: {bytes} bytes, which cannot be allocated here");
             assert_eq!(message, expected);
+        }
+    }
+
+    #[test]
+    fn control_groups_of_both_versions_bound_the_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let put = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        put("root/memory.max", "max\n");
+        put("root/job/memory.max", "4096\n");
+        put("root/job/part/memory.max", "8192\n");
+        put("root/memory/old/memory.limit_in_bytes", "2048\n");
+        let limit = |own: &str| {
+            put("own", own);
+            group_bytes(&dir.path().join("root"), &dir.path().join("own"))
+        };
+        assert_eq!(limit("0::/job/part\n"), Some(4096));
+        assert_eq!(limit("0::/\n"), None);
+        assert_eq!(limit("4:cpu,memory:/old\n0::/job/part\n"), Some(2048));
+        assert_eq!(limit("nonsense"), None);
+        // A container's view of its own group.
+        put("root/memory.max", "1024\n");
+        assert_eq!(limit("0::/not/seen/here\n"), Some(1024));
+    }
+
+    #[test]
+    fn a_disk_without_room_is_named_with_both_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("not/there/yet");
+        check_disk(&path, 1).unwrap();
+        if cfg!(unix) {
+            let message = check_disk(&path, u64::MAX).unwrap_err().to_string();
+            assert!(
+                message.contains("yet") && message.contains(&u64::MAX.to_string()),
+                "{message}"
+            );
         }
     }
 }

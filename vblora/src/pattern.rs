@@ -32,6 +32,12 @@ impl Pattern {
     }
 
     fn compile(given: &str, anchored: &str) -> Result<Self> {
+        if let Some(flags) = late_flags(given) {
+            return Err(Error::Pattern {
+                pattern: given.to_owned(),
+                reason: format!("global flags {flags:?} not at its start, which Python refuses"),
+            });
+        }
         let regex = RegexBuilder::new(anchored)
             .backtrack_limit(MAX_STEPS_BACK)
             .build();
@@ -68,6 +74,16 @@ impl Pattern {
     }
 }
 
+/// Flags for the whole pattern behind its start: Python refuses them, and here they would hold from there on.
+fn late_flags(pattern: &str) -> Option<&str> {
+    pattern.match_indices("(?").find_map(|(at, start)| {
+        let is_escaped = pattern[..at].ends_with('\\');
+        let (flags, _) = pattern[at + start.len()..].split_once(')')?;
+        let is_flags = !flags.is_empty() && flags.bytes().all(|flag| b"aiLmsux".contains(&flag));
+        (at > 0 && !is_escaped && is_flags).then(|| &pattern[at..=at + start.len() + flags.len()])
+    })
+}
+
 fn wrong(pattern: &str, error: &fancy_regex::Error) -> Error {
     Error::Pattern {
         pattern: pattern.to_owned(),
@@ -86,6 +102,14 @@ mod tests {
         assert!(!matches(r"(?!.*vision).*\.q", "vision.q").unwrap());
         assert!(matches(r"(?P<part>\w+)\.(?P=part)", "a.a").unwrap());
         assert!(!matches("q|v", "qv").unwrap());
+    }
+
+    #[test]
+    fn flags_for_the_whole_stand_at_the_start_as_in_python() {
+        assert!(Pattern::whole("(?i)Q").unwrap().matches("q").unwrap());
+        assert!(Pattern::whole("a(?i:Q)").unwrap().matches("aq").unwrap());
+        let error = Pattern::beginning(r"(.*\.)?((?x) q)$").unwrap_err();
+        assert!(error.to_string().contains("\"(?x)\""), "{error}");
     }
 
     #[test]

@@ -389,3 +389,53 @@ fn a_worker_that_is_killed_costs_one_run_and_the_next_attempt_goes_on() {
     assert_eq!(results[2]["id"], results[0]["id"]);
     assert_eq!(epochs(&results[2]).as_array().unwrap().len(), 30);
 }
+
+/// Killed again and again, with no time to stop its workers, a sweep makes every run once: what it comes to is that of one left alone.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_sweep_whose_parent_is_killed_loses_no_run_and_makes_none_twice() {
+    let place = Place::new();
+    let settings = ["--jobs", "2", "--set", "epochs=6", "--set", "method=vblora"];
+    let mut kills = 0;
+    for wait in [0, 150, 600] {
+        let mut child = place.start("killed", &settings);
+        if wait == 0 {
+            place.wait_for_checkpoint("killed");
+        }
+        std::thread::sleep(Duration::from_millis(wait));
+        if child.try_wait().unwrap().is_none() {
+            signal("-KILL", &child.id().to_string());
+            kills += 1;
+        }
+        // Its workers may still be writing: nobody waits for them here.
+        child.wait().unwrap();
+    }
+    assert!(kills > 0, "nothing was killed");
+    let last = place.sweep("killed", &settings);
+    assert!(last.status.success(), "{}", text(&last.stderr));
+    assert!(place.sweep("whole", &settings).status.success());
+    let by_id = |out: &str| -> std::collections::BTreeMap<String, Value> {
+        let results = place.results(out);
+        let records = results.iter().map(|record| {
+            let id = record["id"].as_str().unwrap().to_owned();
+            (id, epochs(record).clone())
+        });
+        let all: std::collections::BTreeMap<_, _> = records.collect();
+        assert_eq!(all.len(), results.len(), "a run is recorded twice in {out}");
+        all
+    };
+    let killed = by_id("killed");
+    assert_eq!(killed.len(), 2);
+    assert_eq!(killed, by_id("whole"));
+    for id in killed.keys() {
+        let log = place.path("killed/runs").join(id).join("log.jsonl");
+        let log = std::fs::read_to_string(log).unwrap();
+        let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
+        let steps: Vec<u64> = lines
+            .filter_map(|line: Value| line["step"].as_u64())
+            .collect();
+        let once: Vec<u64> = (0..steps.len() as u64).collect();
+        assert_eq!(steps, once, "each step once, in order");
+        assert_eq!(steps.len(), 6 * 64 / 16);
+    }
+}

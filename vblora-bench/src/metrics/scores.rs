@@ -49,6 +49,16 @@ impl Metric {
         }
     }
 
+    /// The values that it can have, with room for rounding.
+    pub(crate) fn range(&self) -> std::ops::RangeInclusive<f64> {
+        const ROUNDING: f64 = 1e-9;
+        match self {
+            Self::Accuracy | Self::F1 => 0.0..=1.0 + ROUNDING,
+            Self::Matthews | Self::Pearson | Self::Spearman => -1.0 - ROUNDING..=1.0 + ROUNDING,
+            Self::Nll => 0.0..=f64::MAX,
+        }
+    }
+
     /// The value with its sign such that larger is better.
     pub fn merit(&self, value: f64) -> f64 {
         match self {

@@ -11,6 +11,7 @@ mod split;
 mod task;
 
 pub use example::{Example, Label, Split, SplitName};
+pub(crate) use score::check_scores;
 pub use score::{Predictions, score};
 pub use split::{parse_split, read_split};
 pub use task::{Columns, Fields, Kind, Target, Task, Written};

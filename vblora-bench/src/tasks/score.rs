@@ -28,6 +28,23 @@ impl Predictions {
     }
 }
 
+/// Refuses scores that the task cannot have: other metrics, or values out of their range.
+pub(crate) fn check_scores(task: &Task, scores: &Scores) -> std::result::Result<(), String> {
+    for (metric, value) in scores.iter() {
+        if !task.metrics().any(|known| known == metric) {
+            let expected: Vec<_> = task.metrics().map(|known| known.name()).collect();
+            let expected = expected.join(", ");
+            return Err(format!(
+                "metrics: expected those of {task} ({expected}), found {metric}"
+            ));
+        }
+        if let Some(value) = value.filter(|value| !metric.range().contains(value)) {
+            return Err(format!("{metric}: {value} is out of its range"));
+        }
+    }
+    Ok(())
+}
+
 /// Every metric of the task ([`Task::metrics`]).
 ///
 /// # Errors

@@ -20,6 +20,7 @@ use crate::{
     directory::names,
     limits::MAX_RESULTS_BYTES,
     results::{EpochScores, RunResult, Stop, best_epoch},
+    tasks::{Task, check_scores},
 };
 
 /// The file of [`State`].
@@ -252,7 +253,7 @@ impl RunCheckpoints {
         }
         self.check_run(&place, &state)?;
         state
-            .check(step, length)
+            .check(step, length, &fresh.task)
             .map_err(|reason| damaged(STATE, reason))?;
         let tensors = set.take(TENSORS).ok_or_else(|| missing(TENSORS))?;
         let steps = state.optimizer_steps;
@@ -282,7 +283,7 @@ impl RunCheckpoints {
 
 impl State {
     /// What is wrong with the state after `step` steps of a run.
-    fn check(&self, step: u64, length: Length) -> std::result::Result<(), String> {
+    fn check(&self, step: u64, length: Length, task: &Task) -> std::result::Result<(), String> {
         let per_epoch = length.steps_per_epoch as u64;
         let Progress {
             result,
@@ -319,11 +320,41 @@ impl State {
                 "an epoch begins at step {step}, but {examples} of its examples are counted"
             ));
         }
-        Ok(())
+        if !begins && *examples == 0 {
+            return Err(format!(
+                "step {step} is within an epoch, but none of its examples is counted"
+            ));
+        }
+        self.progress.check_numbers(task)
     }
 }
 
 impl Progress {
+    /// Refuses numbers that no run of the task has.
+    fn check_numbers(&self, task: &Task) -> std::result::Result<(), String> {
+        let RunResult {
+            epochs,
+            seconds,
+            speed,
+            ..
+        } = &self.result;
+        let speed = speed.map_or(0.0, |speed| speed.seconds);
+        let losses = epochs.iter().map(|epoch| ("train_loss", epoch.train_loss));
+        let numbers = [
+            ("loss_sum", self.loss_sum),
+            ("seconds", *seconds),
+            ("speed", speed),
+        ];
+        for (name, number) in losses.chain(numbers) {
+            if !(number.is_finite() && number >= 0.0) {
+                return Err(format!("{name}: expected a number from 0, found {number}"));
+            }
+        }
+        epochs
+            .iter()
+            .try_for_each(|epoch| check_scores(task, &epoch.metrics))
+    }
+
     /// How far the run of a fresh result has come. What the run is and counts is known without the checkpoint.
     fn of(self, fresh: &RunResult) -> Self {
         let RunResult {
@@ -366,7 +397,10 @@ fn describe(forms: &[(String, Form)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::results::test_run;
+    use crate::{
+        metrics::{Metric, Scores},
+        results::{EpochResult, test_run},
+    };
 
     #[test]
     fn a_state_that_disagrees_with_itself_says_in_what() {
@@ -396,7 +430,8 @@ mod tests {
             };
             edit(&mut state);
             let step = state.progress.result.steps;
-            state.check(step, length).err().unwrap_or_default()
+            let task = state.progress.result.task.clone();
+            state.check(step, length, &task).err().unwrap_or_default()
         };
         assert_eq!(state(&|_| ()), "");
         for forged in [-4, 0, 5, i32::MAX] {
@@ -415,5 +450,36 @@ mod tests {
         assert!(state(&longer(1, 7)).contains("7 steps and 1 epochs"));
         assert!(state(&longer(1, 3)).contains("2 of its examples"));
         assert!(state(&|s| s.progress.result.epochs[0].epoch = 7).contains("numbered from 1"));
+        assert!(state(&|s| s.progress.examples = 0).contains("none of its examples"));
+        let first = |s: &mut State, change: &dyn Fn(&mut EpochResult)| {
+            change(&mut s.progress.result.epochs[0]);
+        };
+        let metrics = |metric, value| Scores::from_iter([(metric, value)]);
+        for (said, forged) in [
+            ("train_loss", state(&|s| first(s, &|e| e.train_loss = -1.0))),
+            (
+                "train_loss",
+                state(&|s| first(s, &|e| e.train_loss = f64::NAN)),
+            ),
+            (
+                "seconds",
+                state(&|s| s.progress.result.seconds = f64::INFINITY),
+            ),
+            ("loss_sum", state(&|s| s.progress.loss_sum = -0.5)),
+            (
+                "matthews",
+                state(&|s| first(s, &|e| e.metrics = metrics(Metric::Matthews, Some(7.0)))),
+            ),
+            (
+                "matthews",
+                state(&|s| first(s, &|e| e.metrics = metrics(Metric::Matthews, Some(-1.5)))),
+            ),
+            (
+                "nll",
+                state(&|s| first(s, &|e| e.metrics = metrics(Metric::Nll, Some(0.5)))),
+            ),
+        ] {
+            assert!(forged.contains(said), "{said:?} in {forged:?}");
+        }
     }
 }

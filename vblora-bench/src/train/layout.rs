@@ -1,15 +1,22 @@
 //! What sessions make in their directory, by name: what a new one must not be mixed with, and what `--overwrite` removes.
 
-use std::path::{Path, PathBuf};
+use std::{
+    cell::OnceCell,
+    collections::BTreeSet,
+    io::{self, BufRead as _, BufReader},
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
-
+use serde::Deserialize;
+use vblora::storage::{RegularFile, read_file};
 use vblora_models::SIDE_FILES;
 
 use super::{checkpoint, method::Method};
 use crate::{
     Error, Result,
     directory::{is_file, is_folder, is_leftover, names},
+    limits::MAX_RESULTS_BYTES,
     recordings::{EXTENSION, FOLDER as SELECTIONS},
 };
 
@@ -65,8 +72,11 @@ impl Layout {
             dir: dir.to_owned(),
             ..Self::default()
         };
+        let known = Known::default();
         for name in names(dir)?.iter().filter(|name| is_runs_folder(name)) {
-            found.add_folder(&dir.join(name), is_of_run)?;
+            // Anybody may have a folder of such a name.
+            let is_ours = |file: &str| is_of_run(file) && known.has(dir, name);
+            found.add_folder(&dir.join(name), is_ours)?;
         }
         found.add_checkpoints(&dir.join(CHECKPOINTS))?;
         found.add_selections(&dir.join(SELECTIONS))?;
@@ -195,6 +205,58 @@ pub(super) fn remove_checkpoints(dir: &Path) -> Result<()> {
     found.remove()
 }
 
+/// The runs that sessions in a directory have made, by name, found when they are first asked for.
+#[derive(Default)]
+struct Known(OnceCell<BTreeSet<String>>);
+
+impl Known {
+    /// Whether a run's folder is that of a run that results, log or checkpoints know.
+    fn has(&self, dir: &Path, folder: &str) -> bool {
+        // No other program gives such names.
+        if folder.starts_with(OLD_DIRECTORY) {
+            return true;
+        }
+        self.0.get_or_init(|| runs_of(dir)).contains(folder)
+    }
+}
+
+/// What cannot be read knows of none.
+fn runs_of(dir: &Path) -> BTreeSet<String> {
+    #[derive(Deserialize)]
+    struct Line {
+        run: String,
+    }
+    #[derive(Deserialize)]
+    struct Ended {
+        method: String,
+        seed: u64,
+    }
+    #[derive(Deserialize)]
+    struct Outcome {
+        runs: Vec<Ended>,
+    }
+    let checkpoints = dir.join(CHECKPOINTS);
+    let has_set = |run: &String| {
+        let sets = names(&checkpoints.join(run)).unwrap_or_default();
+        sets.iter().any(|set| checkpoint::is_set(set))
+    };
+    let saved = names(&checkpoints).unwrap_or_default();
+    let mut runs: BTreeSet<String> = saved.into_iter().filter(has_set).collect();
+    if let Ok(text) = read_file(&dir.join(RESULTS), MAX_RESULTS_BYTES)
+        && let Ok(outcome) = serde_json::from_slice::<Outcome>(&text)
+    {
+        let ended = outcome.runs.into_iter();
+        runs.extend(ended.map(|run| format!("{}-seed{}", run.method, run.seed)));
+    }
+    if let Ok(log) = RegularFile::open(&dir.join(LOG)) {
+        let lines = BufReader::new(log.stream()).split(b'\n');
+        let lines = lines.map_while(io::Result::ok);
+        let lines = lines.filter_map(|line| serde_json::from_slice::<Line>(&line).ok());
+        runs.extend(lines.map(|line| line.run.replacen(" seed ", "-seed", 1)));
+    }
+    runs
+}
+
 fn is_of_run(name: &str) -> bool {
     RUN_FILES
         .iter()
@@ -258,6 +320,8 @@ mod tests {
         ] {
             write(dir, file);
         }
+        let line = r#"{"event":"step","run":"full seed 1","step":0}"#;
+        std::fs::write(dir.join("log.jsonl"), format!("{line}\nhalf a li")).unwrap();
     }
 
     fn write(dir: &Path, file: &str) {
@@ -295,6 +359,9 @@ mod tests {
             "checkpoints/lora-seed1/best/state.json",
             "checkpoints/lora-seed1/step-00000003/notes.txt",
             "checkpoints/lora-seed1/step-3/state.json",
+            // Named as a run's, and no run of the session's.
+            "lora-seed7/adapter_config.json",
+            "vblora-seed1/adapter_model.safetensors",
         ] {
             let dir = tempfile::tempdir().unwrap();
             session(dir.path());
@@ -307,6 +374,19 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn runs_are_known_by_results_log_or_checkpoints() {
+        let dir = tempfile::tempdir().unwrap();
+        session(dir.path());
+        let known = Known::default();
+        let has = |folder| known.has(dir.path(), folder);
+        assert!(has("full-seed1") && has("lora-seed1") && has(".vblora-old-head-seed1"));
+        assert!(!has("vblora-seed1"));
+        let results = r#"{"runs": [{"method": "vblora", "seed": 1, "more": []}]}"#;
+        std::fs::write(dir.path().join(RESULTS), results).unwrap();
+        assert!(Known::default().has(dir.path(), "vblora-seed1"));
     }
 
     #[cfg(unix)]
@@ -327,6 +407,7 @@ mod tests {
             session(dir.path());
             let path = dir.path().join(link);
             let _ = std::fs::remove_dir_all(&path);
+            let _ = std::fs::remove_file(&path);
             std::os::unix::fs::symlink(dir.path().join("config.toml"), &path).unwrap();
             let message = Layout::find(dir.path()).unwrap_err().to_string();
             assert!(

@@ -14,30 +14,29 @@ use crate::{ModelFiles, Result, TextTokenizer};
 /// Transformers draws from so many tokens where nothing is said.
 const TOP_K: usize = 50;
 
-/// Fields that change what is generated and are not implemented, with the value under which they do nothing.
-const OTHERS: [(&str, f64); 22] = [
-    ("bad_words_ids", 0.0),
-    ("diversity_penalty", 0.0),
+/// Fields that are not implemented and change what is generated whatever chooses the tokens, with the value under which they do nothing.
+const REFUSED: [(&str, f64); 9] = [
     ("dola_layers", 0.0),
     ("encoder_no_repeat_ngram_size", 0.0),
     ("encoder_repetition_penalty", 1.0),
-    ("epsilon_cutoff", 0.0),
-    ("eta_cutoff", 0.0),
     ("exponential_decay_length_penalty", 0.0),
     ("force_words_ids", 0.0),
-    ("forced_bos_token_id", -1.0),
-    ("forced_eos_token_id", -1.0),
     ("guidance_scale", 1.0),
     ("max_time", 0.0),
-    ("min_length", 0.0),
-    ("min_new_tokens", 0.0),
+    ("sequence_bias", 0.0),
+    ("watermarking_config", 0.0),
+];
+
+/// Fields that are not implemented and change only what is drawn, how beams are kept apart, or how many texts there are.
+const SAID: [(&str, f64); 8] = [
+    ("diversity_penalty", 0.0),
+    ("epsilon_cutoff", 0.0),
+    ("eta_cutoff", 0.0),
     ("min_p", 0.0),
     ("num_beam_groups", 1.0),
     ("num_return_sequences", 1.0),
-    ("sequence_bias", 0.0),
     ("top_h", 1.0),
     ("typical_p", 1.0),
-    ("watermarking_config", 0.0),
 ];
 
 /// How a model's makers generate, and what they would draw with.
@@ -53,17 +52,18 @@ pub struct GenerationDefaults {
 
 impl GenerationDefaults {
     /// Reads `generation_config.json`, or else the same fields of `config.json`, as transformers does. Fields that are not implemented and
-    /// would change what is generated are said.
+    /// would change what is drawn are said.
     ///
     /// # Errors
-    /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form.
+    /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form, or that
+    /// would change what is generated without a draw and is not implemented.
     pub fn from_files(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Self> {
         let name = match files.contains(GENERATION) {
             true => GENERATION,
             false => FILE,
         };
         let mut defaults = read(files, name, |fields| {
-            say_others(fields);
+            check_others(fields)?;
             Self::read(fields, tokenizer)
         })?;
         defaults.config.stop_tokens = super::stop_tokens(files, tokenizer)?;
@@ -105,6 +105,13 @@ impl GenerationDefaults {
             repetition_penalty: fields.number_or("repetition_penalty", 1.0)?,
             suppress_tokens: tokens(fields, "suppress_tokens", tokenizer)?,
             begin_suppress_tokens: tokens(fields, "begin_suppress_tokens", tokenizer)?,
+            min_new_tokens: fields.count_or("min_new_tokens", 0)?,
+            min_total_tokens: fields.count_or("min_length", 0)?,
+            bad_words: bad_words(fields)?,
+            forced_first: tokens(fields, "forced_bos_token_id", tokenizer)?
+                .first()
+                .copied(),
+            forced_last: tokens(fields, "forced_eos_token_id", tokenizer)?,
             decoding: match beams {
                 0 | 1 if draws => Decoding::Sample(sampling.clone()),
                 0 | 1 => Decoding::Greedy,
@@ -145,20 +152,39 @@ fn early_stopping(fields: &Fields<'_>) -> Result<EarlyStopping> {
     }
 }
 
-/// Says which fields change what transformers generates, and nothing here.
-fn say_others(fields: &Fields<'_>) {
-    for (field, nothing) in OTHERS {
-        let does_nothing = match fields.value(field) {
-            None | Some(Value::Bool(false)) => true,
-            Some(Value::Array(several)) => several.is_empty(),
-            Some(Value::Object(several)) => several.is_empty(),
-            Some(value) => value.as_f64() == Some(nothing),
-        };
-        if !does_nothing {
-            fields.ignore(
-                field,
-                "not implemented, and transformers would generate otherwise",
-            );
+/// Sequences of tokens that never come.
+fn bad_words(fields: &Fields<'_>) -> Result<Vec<Vec<u32>>> {
+    let as_words = |value: &Value| -> Option<Vec<Vec<u32>>> {
+        let id = |id: &Value| u32::try_from(id.as_u64()?).ok();
+        let word = |word: &Value| word.as_array()?.iter().map(id).collect();
+        value.as_array()?.iter().map(word).collect()
+    };
+    match fields.value("bad_words_ids") {
+        None => Ok(Vec::new()),
+        Some(value) => as_words(value).ok_or_else(|| {
+            let problem = format!("expected lists of token ids, found {value}");
+            wrong(fields.file, "bad_words_ids", problem)
+        }),
+    }
+}
+
+/// Refuses or says fields that change what transformers generates, and nothing here.
+fn check_others(fields: &Fields<'_>) -> Result<()> {
+    let is_used = |(field, nothing): &(&str, f64)| match fields.value(field) {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::Array(several)) => !several.is_empty(),
+        Some(Value::Object(several)) => !several.is_empty(),
+        Some(value) => value.as_f64() != Some(*nothing),
+    };
+    for (field, _) in SAID.iter().filter(|other| is_used(other)) {
+        let why = "not implemented, and transformers would generate otherwise";
+        fields.ignore(field, why);
+    }
+    match REFUSED.iter().find(|other| is_used(other)) {
+        None => Ok(()),
+        Some((field, _)) => {
+            let problem = "not implemented, and transformers would generate otherwise; null in its place leaves it out";
+            Err(wrong(fields.file, field, problem.to_owned()))
         }
     }
 }

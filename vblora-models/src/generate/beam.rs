@@ -146,6 +146,7 @@ impl Search<'_> {
             let log_probability = logits::log_softmax(logits);
             let config = self.stops.config;
             logits::ban(logits, &beam.tokens, self.prompt, config);
+            let is_forced = logits::forced(&beam.tokens, self.prompt, config).is_some();
             let penalty = logits::penalty(&beam.tokens, config.repetition_penalty);
             let possible = (0..).zip(logits.iter().copied());
             all.extend(
@@ -155,7 +156,10 @@ impl Search<'_> {
                         parent,
                         token,
                         // A log-probability is never above 0.
-                        score: beam.score + log_probability(score) * penalty(token),
+                        score: match is_forced {
+                            true => beam.score,
+                            false => beam.score + log_probability(score) * penalty(token),
+                        },
                     }),
             );
         }

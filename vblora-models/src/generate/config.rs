@@ -31,6 +31,16 @@ pub struct GenerationConfig {
     pub suppress_tokens: Vec<u32>,
     /// Tokens that are not the first that a row gets.
     pub begin_suppress_tokens: Vec<u32>,
+    /// No stop token comes before a row has so many new tokens.
+    pub min_new_tokens: usize,
+    /// No stop token comes before a row has so many tokens, its prompt included (transformers' `min_length`).
+    pub min_total_tokens: usize,
+    /// Sequences of tokens that never come.
+    pub bad_words: Vec<Vec<u32>>,
+    /// The token behind a prompt of one token (transformers' `forced_bos_token_id`).
+    pub forced_first: Option<u32>,
+    /// The tokens of which one is a row's last where its length ends it; none forces none (transformers' `forced_eos_token_id`).
+    pub forced_last: Vec<u32>,
     /// How a token is chosen.
     pub decoding: Decoding,
 }
@@ -98,6 +108,11 @@ impl Default for GenerationConfig {
             repetition_penalty: 1.0,
             suppress_tokens: Vec::new(),
             begin_suppress_tokens: Vec::new(),
+            min_new_tokens: 0,
+            min_total_tokens: 0,
+            bad_words: Vec::new(),
+            forced_first: None,
+            forced_last: Vec::new(),
             decoding: Decoding::Greedy,
         }
     }

@@ -44,11 +44,55 @@ pub(super) fn penalise(logits: &mut [f32], tokens: &[u32], penalty: f64) {
 /// Takes away what may not come behind `tokens`, of which the first `prompt` are given.
 pub(super) fn ban(logits: &mut [f32], tokens: &[u32], prompt: usize, config: &GenerationConfig) {
     ban_repeats(logits, tokens, config.no_repeat_ngram_size);
-    let first: &[u32] = match tokens.len() == prompt {
-        true => &config.begin_suppress_tokens,
-        false => &[],
-    };
-    for &token in config.suppress_tokens.iter().chain(first) {
+    ban_words(logits, tokens, config);
+    if tokens.len() < config.min_total_tokens || tokens.len() - prompt < config.min_new_tokens {
+        take_away(logits, &config.stop_tokens);
+    }
+    if let Some(forced) = forced(tokens, prompt, config) {
+        logits.fill(f32::NEG_INFINITY);
+        for &token in forced {
+            if let Some(score) = logits.get_mut(token as usize) {
+                *score = 0.0;
+            }
+        }
+    }
+    take_away(logits, &config.suppress_tokens);
+    if tokens.len() == prompt {
+        take_away(logits, &config.begin_suppress_tokens);
+    }
+}
+
+/// The tokens of which the next one must be; their log-probability counts as 0, as in transformers.
+pub(super) fn forced<'a>(
+    tokens: &[u32],
+    prompt: usize,
+    config: &'a GenerationConfig,
+) -> Option<&'a [u32]> {
+    let most = prompt.saturating_add(config.max_new_tokens);
+    let most = most.min(config.max_total_tokens.unwrap_or(usize::MAX));
+    if tokens.len() + 1 == most && !config.forced_last.is_empty() {
+        return Some(&config.forced_last);
+    }
+    let first = config.forced_first.as_slice();
+    (tokens.len() == 1 && !first.is_empty()).then_some(first)
+}
+
+/// Takes away the last tokens of sequences that may not come and have come up to there, but for a stop token alone.
+fn ban_words(logits: &mut [f32], tokens: &[u32], config: &GenerationConfig) {
+    for word in &config.bad_words {
+        let Some((&last, before)) = word.split_last() else {
+            continue;
+        };
+        let is_stop = before.is_empty() && config.stop_tokens.contains(&last);
+        if !is_stop && (before.is_empty() || word.len() <= tokens.len()) && tokens.ends_with(before)
+        {
+            take_away(logits, &[last]);
+        }
+    }
+}
+
+fn take_away(logits: &mut [f32], tokens: &[u32]) {
+    for &token in tokens {
         if let Some(score) = logits.get_mut(token as usize) {
             *score = f32::NEG_INFINITY;
         }
@@ -268,6 +312,42 @@ mod tests {
         assert_eq!(banned(&[1, 1], 4), [false; 4]);
         // A token that the model does not score.
         assert_eq!(banned(&[1, 9, 1], 2), [false; 4]);
+    }
+
+    /// As transformers 5.x does it: `NoBadWordsLogitsProcessor`, `MinLengthLogitsProcessor`, `MinNewTokensLengthLogitsProcessor`,
+    /// `ForcedBOSTokenLogitsProcessor`, `ForcedEOSTokenLogitsProcessor`.
+    #[test]
+    fn bad_words_early_ends_and_forced_tokens_are_as_asked() {
+        let left = |tokens: &[u32], prompt: usize, change: fn(&mut GenerationConfig)| {
+            let mut config = GenerationConfig {
+                stop_tokens: vec![0],
+                ..GenerationConfig::default()
+            };
+            change(&mut config);
+            let mut scores = [1.0; 4];
+            ban(&mut scores, tokens, prompt, &config);
+            let left = (0..4).filter(|&i| scores[i] > f32::NEG_INFINITY);
+            left.collect::<Vec<_>>()
+        };
+        let words: fn(&mut GenerationConfig) =
+            |c| c.bad_words = vec![vec![3], vec![0], vec![1, 2], vec![9], vec![]];
+        assert_eq!(left(&[2, 1], 1, words), [0, 1]);
+        assert_eq!(left(&[1, 3], 1, words), [0, 1, 2]);
+        // A sequence longer than what is there is left alone.
+        assert_eq!(left(&[1], 1, words), [0, 1, 2]);
+        assert_eq!(left(&[1, 2], 1, |c| c.min_total_tokens = 3), [1, 2, 3]);
+        assert_eq!(
+            left(&[1, 2, 3], 1, |c| c.min_total_tokens = 3),
+            [0, 1, 2, 3]
+        );
+        assert_eq!(left(&[1, 2], 2, |c| c.min_new_tokens = 1), [1, 2, 3]);
+        assert_eq!(left(&[1, 2, 3], 2, |c| c.min_new_tokens = 1), [0, 1, 2, 3]);
+        assert_eq!(left(&[1], 1, |c| c.forced_first = Some(2)), [2]);
+        assert_eq!(left(&[1, 2], 2, |c| c.forced_first = Some(2)), [0, 1, 2, 3]);
+        let last: fn(&mut GenerationConfig) =
+            |c| (c.forced_last, c.max_new_tokens) = (vec![0, 3], 2);
+        assert_eq!(left(&[1, 2], 1, last), [0, 3]);
+        assert_eq!(left(&[1], 1, last), [0, 1, 2, 3]);
     }
 
     #[test]

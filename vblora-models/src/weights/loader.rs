@@ -91,7 +91,7 @@ impl Loader {
     /// that an adapter saved unasked takes the place of both, and one of `modules_to_save` leaves the other as it was.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The file cannot be read; an adapter saved two values of one table unasked.
     pub fn find_tie(&mut self, said: bool, words: &str, head: &str) -> Result<bool> {
         let stored = format!("{}{words}", self.prefix);
         let full = format!("{}{words}", self.full_prefix);
@@ -117,6 +117,7 @@ impl Loader {
         if !is_tied {
             return Ok(false);
         }
+        self.saved.check_one_table(&full, head)?;
         let has = [&*full, head].map(|name| self.saved.shape(name).is_some());
         match has {
             [false, false] => {}

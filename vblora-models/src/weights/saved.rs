@@ -73,6 +73,23 @@ impl SavedTensors {
         self.tensors.get(name).is_some_and(|saved| saved.is_own)
     }
 
+    /// Refuses two tensors of different values, neither of a module with a copy of its own, for what is one table in the base.
+    pub(super) fn check_one_table(&self, one: &str, other: &str) -> Result<()> {
+        let both = [one, other].map(|name| self.tensors.get(name));
+        match both {
+            [Some(a), Some(b)] if !a.is_own && !b.is_own && a.tensor != b.tensor => {
+                Err(Error::Safetensors {
+                    file: self.place.clone(),
+                    problem: format!(
+                        "tensors {one:?} and {other:?} have different values, but they are one table in the base; modules_to_save must \
+                         name the one that is the adapter's own"
+                    ),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Gives a tensor another name.
     pub(super) fn rename(&mut self, from: &str, to: &str) {
         if let Some(saved) = self.tensors.remove(from) {

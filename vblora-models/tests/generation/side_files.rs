@@ -235,6 +235,18 @@ fn wrong_fields_of_the_generation_config_are_named() {
             r#"{"suppress_tokens": ["a"]}"#,
             "\"suppress_tokens\": expected a token id",
         ),
+        (
+            r#"{"bad_words_ids": [3]}"#,
+            "\"bad_words_ids\": expected lists of token ids",
+        ),
+        (
+            r#"{"guidance_scale": 1.5}"#,
+            "\"guidance_scale\": not implemented",
+        ),
+        (
+            r#"{"sequence_bias": [[[3], 1.0]]}"#,
+            "\"sequence_bias\": not implemented",
+        ),
         (r#"[1]"#, "not the JSON expected"),
     ] {
         let error = generation_config(text).unwrap_err().to_string();
@@ -313,7 +325,7 @@ fn what_is_not_honoured_is_said_once_by_file_and_field() {
         ),
         (
             "generation_config.json",
-            r#"{"min_length": 3, "typical_p": 1.0, "bad_words_ids": [[3]], "eos_token_id": [1, 700, -1]}"#,
+            r#"{"min_p": 0.1, "typical_p": 1.0, "num_return_sequences": 2, "eos_token_id": [1, 700, -1]}"#,
         ),
         (
             "tokenizer_config.json",
@@ -338,10 +350,10 @@ fn what_is_not_honoured_is_said_once_by_file_and_field() {
     let mut said = warnings.0.lock().unwrap().clone();
     said.sort();
     let expected = [
-        "generation_config.json: field \"bad_words_ids\": not used: not implemented",
         "generation_config.json: field \"eos_token_id\": not used: -1 is no token",
         "generation_config.json: field \"eos_token_id\": not used: 700 is outside the vocabulary of 40",
-        "generation_config.json: field \"min_length\": not used: not implemented",
+        "generation_config.json: field \"min_p\": not used: not implemented",
+        "generation_config.json: field \"num_return_sequences\": not used: not implemented",
         "tokenizer.json: token \"[PAD]\" has id 40, beyond the model's vocabulary of 40",
         "tokenizer_config.json: field \"add_bos_token\": not used",
         "tokenizer_config.json: field \"auto_map\": not used",

@@ -9,7 +9,7 @@ pub use vera::HostVera;
 use super::{Codes, StoredVbLora};
 use crate::{
     Adapter, AnyAdapter, Error, Factors, Lora, LoraConfig, Result, Selection, SitePlan, ValidLora,
-    ValidVbLora, VbLora, adapter::SiteSpans, admixture::host, backend::VbLoraBackend,
+    ValidVbLora, VbLora, adapter::SiteSpans, admixture::host, backend::VbLoraBackend, limits,
 };
 
 /// An adapter's values and settings, in one of the forms that files have.
@@ -240,6 +240,21 @@ impl HostAdapter {
             Self::TopK(adapter) => Some(adapter.clone()),
             Self::Lora(_) | Self::Vera(_) => None,
         }
+    }
+
+    /// Refuses factors for [`to_lora`](Self::to_lora) that the memory has no room for: codes are small, and what they stand for need not be.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub fn check_lora_room(&self) -> Result<()> {
+        let rank = match self {
+            Self::VbLora(adapter) => adapter.settings().config().rank,
+            Self::TopK(adapter) => adapter.settings().config().rank,
+            Self::Lora(adapter) => adapter.settings().config().rank,
+            Self::Vera(adapter) => adapter.settings().config().rank,
+        };
+        let values = limits::factor_values(rank, self.plan());
+        limits::check_room("the adapter's factors", values)
     }
 
     /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, a gate in the up factors, VeRA's as it composes

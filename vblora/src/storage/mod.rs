@@ -19,7 +19,9 @@ pub mod strict_json;
 mod tensors;
 
 pub use crate::count::Precision;
-pub use atomic::{clear_leftovers, is_unfinished, replace_directory, write_atomically};
+pub use atomic::{
+    clear_leftovers, create_at, is_unfinished, replace_directory, write_atomically, write_to,
+};
 pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
 pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_STORED_FACTORS, MAX_SUB_VECTORS, Precisions};

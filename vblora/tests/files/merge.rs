@@ -788,6 +788,56 @@ fn a_tied_head_is_untied_where_one_end_changes_alone() {
     assert_sum("head", &found[names[1]], &old, &update);
 }
 
+/// PEFT loads both into one table, the head's last.
+#[test]
+fn two_values_of_one_table_that_nobody_asked_for_are_refused() {
+    let config = serde_json::json!({"model_type": "llama", "tie_word_embeddings": true});
+    let names = ["model.embed_tokens.weight", "lm_head.weight"];
+    let table = |seed| HostTensor {
+        shape: vec![5, 8],
+        values: Key::new(seed).normal(40, 1.0),
+    };
+    for (seeds, modules, is_refused) in [
+        ([4, 4], vec![], false),
+        ([4, 5], vec![], true),
+        ([4, 5], vec!["lm_head"], false),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        with_ends(dir.path(), &config, false);
+        let saved = names.iter().zip(seeds);
+        let adapter = PeftAdapter {
+            saved: saved
+                .map(|(name, seed)| ((*name).into(), table(seed)))
+                .collect(),
+            modules_to_save: modules.into_iter().map(str::to_owned).collect(),
+            ..on(&[square()])
+        };
+        let error = merged(dir.path(), &adapter).err();
+        let error = error.map(|error| error.to_string());
+        assert_eq!(error.is_some(), is_refused, "{error:?}");
+        assert!(error.is_none_or(|error| error.contains("one table")));
+    }
+}
+
+/// Of two merges onto one new directory, which is not there when they begin.
+#[test]
+fn one_of_two_merges_makes_the_directory() {
+    let dir = on_disk(&base(Dtype::F32));
+    let out = dir.path().join("out");
+    let merges: Vec<_> = std::thread::scope(|threads| {
+        let of = |_| threads.spawn(|| merge(&dir.path().join("base"), &adapter(), &out, false));
+        let started: Vec<_> = (0..4).map(of).collect();
+        let ended = started.into_iter().map(|thread| thread.join().unwrap());
+        ended.collect()
+    });
+    assert_eq!(merges.iter().filter(|merged| merged.is_ok()).count(), 1);
+    for error in merges.into_iter().filter_map(Result::err) {
+        assert!(error.to_string().contains("already"), "{error}");
+    }
+    let left = std::fs::read_dir(dir.path()).unwrap();
+    assert_eq!(left.count(), 2, "base and out, nothing beside them");
+}
+
 #[cfg(unix)]
 #[test]
 fn contents_are_copied_never_links_and_none_from_elsewhere() {

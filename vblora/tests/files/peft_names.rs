@@ -174,6 +174,54 @@ fn the_weight_below_an_adapted_output_layer_is_read_and_written() {
     assert!(read(dir.path()).unwrap_err().contains("lm_head.weight"));
 }
 
+/// What PEFT 0.21.2 writes of `modules_to_save` where it saves embeddings too (a resized vocabulary): three tensors, of which it reads one.
+#[test]
+fn pefts_wrapper_around_a_saved_module_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let open = |names: &[&str]| {
+        let saved = names.iter().map(|name| weight(name));
+        let tensors: Vec<_> = factors(MODULE, 2).into_iter().chain(saved).collect();
+        let mut config = lora_config("q_proj");
+        config["modules_to_save"] = json!(["lm_head"]);
+        directory(dir.path(), &config, &tensors);
+        read(dir.path())
+    };
+    let plain = open(&["lm_head.weight"]).unwrap();
+    let copies = [
+        "lm_head.weight",
+        "lm_head.modules_to_save.weight",
+        "lm_head.original_module.weight",
+    ];
+    assert_eq!(open(&copies).unwrap(), plain);
+    let named = ["lm_head.weight", "lm_head.modules_to_save.default.weight"];
+    assert_eq!(open(&named).unwrap(), plain);
+    for alone in [
+        "lm_head.modules_to_save.weight",
+        "lm_head.modules_to_save.default.weight",
+        "lm_head.original_module.weight",
+    ] {
+        let error = open(&[alone]).unwrap_err();
+        assert!(
+            error.contains(alone) && error.contains("PEFT reads"),
+            "{error}"
+        );
+    }
+    // Of a module that is not saved it belongs nowhere.
+    let error = open(&["lm_head.weight", "norm.original_module.weight"]).unwrap_err();
+    assert!(error.contains("belongs neither"), "{error}");
+}
+
+#[test]
+fn lora_on_an_embedding_is_named_whatever_lies_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["embed_tokens.lora_embedding_A", "wte.lora_embedding_B"] {
+        let tensors = [factors(MODULE, 2).to_vec(), vec![weight(name)]].concat();
+        directory(dir.path(), &lora_config("q_proj"), &tensors);
+        let error = read(dir.path()).unwrap_err();
+        assert!(error.contains("LoRA on an embedding"), "{error}");
+    }
+}
+
 #[test]
 fn modules_to_save_need_tensors() {
     let dir = tempfile::tempdir().unwrap();

@@ -9,6 +9,7 @@ use vblora::{
     count::thousands,
     storage::{
         HostAdapter, Loss, MAX_RECIPE_BYTES, Precision, Precisions, peft::PeftAdapter, read_text,
+        write_to,
     },
 };
 
@@ -92,47 +93,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         return Err(wrong(to, "the adapter itself: the original stays").into());
     }
     let found = arguments.place.open()?.adapter;
-    let stored = || {
-        let stored = found.adapter.store();
-        stored.ok_or_else(|| wrong(from, "not VB-LoRA: no bank and no codes"))
-    };
-    let write = |adapter: HostAdapter| {
-        PeftAdapter {
-            adapter,
-            ..found.clone()
-        }
-        .write(to)
-    };
-    let mut lost = String::new();
-    match arguments.form {
-        Form::PeftFull => match &found.adapter {
-            HostAdapter::VbLora(_) => write(found.adapter.clone())?,
-            _ => {
-                return Err(
-                    wrong(from, "no logits in it: they are not stored in this form").into(),
-                );
-            }
-        },
-        Form::PeftTopk => write(HostAdapter::TopK(stored()?))?,
-        Form::PeftLora => write(HostAdapter::Lora(found.adapter.to_lora()))?,
-        Form::Compact => {
-            if !found.saved.is_empty() && !arguments.without_modules {
-                return Err(wrong(
-                    from,
-                    format!(
-                        "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
-                        found.saved.len()
-                    ),
-                )
-                .into());
-            }
-            let loss = compact(&stored()?, to, arguments)?;
-            lost = format!(
-                "largest change of a factor's entry: {:.1e} (largest entry: {:.1e})\n",
-                loss.largest_change, loss.largest_entry
-            );
-        }
-    }
+    let written = write_to(to, arguments.overwrite, |place| {
+        write(&found, arguments, place)
+    })?;
+    let lost = written.map_or(String::new(), |loss| {
+        format!(
+            "largest change of a factor's entry: {:.1e} (largest entry: {:.1e})\n",
+            loss.largest_change, loss.largest_entry
+        )
+    });
     let bytes = thousands(size(to) as usize);
     Ok(format!(
         "{lost}{} -> {}: {bytes} bytes",
@@ -141,20 +110,56 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     ))
 }
 
-fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> Result<Loss> {
+/// Writes the adapter in the form asked for; of a compact file, what it lost.
+fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Result<Option<Loss>> {
+    let from = &arguments.place.path;
+    let stored = || {
+        let stored = found.adapter.store();
+        stored.ok_or_else(|| wrong(from, "not VB-LoRA: no bank and no codes"))
+    };
+    let adapter = match (arguments.form, &found.adapter) {
+        (Form::PeftFull, HostAdapter::VbLora(_)) => found.adapter.clone(),
+        (Form::PeftFull, _) => {
+            let problem = "no logits in it: they are not stored in this form";
+            return Err(wrong(from, problem));
+        }
+        (Form::PeftTopk, _) => HostAdapter::TopK(stored()?),
+        (Form::PeftLora, adapter) => {
+            adapter.check_lora_room()?;
+            HostAdapter::Lora(adapter.to_lora())
+        }
+        (Form::Compact, _) if !found.saved.is_empty() && !arguments.without_modules => {
+            return Err(wrong(
+                from,
+                format!(
+                    "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
+                    found.saved.len()
+                ),
+            ));
+        }
+        (Form::Compact, _) => return compact(&stored()?, to, arguments).map(Some),
+    };
+    let adapter = PeftAdapter {
+        adapter,
+        ..found.clone()
+    };
+    adapter.write(to).map(|()| None)
+}
+
+fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> vblora::Result<Loss> {
     let precisions = Precisions {
         bank: arguments.bank_precision.into(),
         weights: arguments.weight_precision.into(),
     };
     let Some(path) = &arguments.recipe else {
-        return Ok(stored.save_as(to, precisions)?);
+        return stored.save_as(to, precisions);
     };
     let recipe = read_text(path, MAX_RECIPE_BYTES as u64).map_err(|cause| Error::Io {
         path: path.clone(),
         cause,
     })?;
     let described = stored.clone().with_recipe(Some(recipe))?;
-    Ok(described.save_as(to, precisions)?)
+    described.save_as(to, precisions)
 }
 
 /// Bytes of a file, or of a directory's files.

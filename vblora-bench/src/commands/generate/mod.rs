@@ -52,10 +52,12 @@ pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> 
         base_dtype: arguments.base_dtype,
         ..model
     };
+    let mut files = files;
     let adapter = match &arguments.adapter {
         Some(path) => {
             let found = AdaptedConfig::open(path, model)?;
             model = found.config;
+            files = files.with_tokenizer_of(path);
             Some((found.adapter, found.saved))
         }
         None => None,

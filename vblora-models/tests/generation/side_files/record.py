@@ -241,6 +241,14 @@ generation({**n, "num_beams": 4, "length_penalty": -0.5, "early_stopping": True,
 generation({**n, "num_beams": 4, "length_penalty": 1.5, "early_stopping": "never", "eos_token_id": [11, 8, 2], "suppress_tokens": [3, 4]})
 generation({**n, "num_beams": 2, "repetition_penalty": 1.3, "eos_token_id": 8})
 generation({**n, "temperature": 0.1, "top_k": 3})
+generation({**n, "eos_token_id": [11, 8], "min_new_tokens": 6})
+generation({**n, "eos_token_id": [11, 8, 2], "min_length": 9})
+generation({**n, "eos_token_id": [11, 8, 2], "num_beams": 3, "min_new_tokens": 5})
+generation({**n, "bad_words_ids": [[19], [31, 31], [34, 2]]})
+generation({**n, "num_beams": 3, "bad_words_ids": [[19], [31, 31]], "eos_token_id": 8})
+generation({"max_new_tokens": 6, "eos_token_id": 3, "forced_eos_token_id": 3})
+generation({"max_new_tokens": 6, "num_beams": 3, "eos_token_id": 3, "forced_eos_token_id": 3})
+generation({**n, "forced_bos_token_id": 7})
 
 # Each text of a file once.
 contents = sorted({text for c in cases for text in c["files"].values()})

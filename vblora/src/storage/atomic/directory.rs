@@ -28,6 +28,7 @@ pub fn replace_directory<T, E: From<Error>>(
     fill: impl FnOnce(&Path) -> Result<T, E>,
 ) -> Result<T, E> {
     let place = Place::new(target)?;
+    place.check_replaceable()?;
     let io_error = |cause| Error::Io {
         path: target.to_owned(),
         cause,
@@ -39,34 +40,57 @@ pub fn replace_directory<T, E: From<Error>>(
 }
 
 /// Where the directory will be.
-struct Place {
+pub(super) struct Place {
     target: PathBuf,
     parent: PathBuf,
     name: OsString,
 }
 
 impl Place {
-    fn new(target: &Path) -> Result<Self> {
-        let wrong = |reason: &str| Error::Format {
+    pub(super) fn new(target: &Path) -> Result<Self> {
+        let name = target.file_name().ok_or_else(|| Error::Format {
             path: target.to_owned(),
-            reason: reason.into(),
-        };
-        let name = target.file_name();
-        let name = name.ok_or_else(|| wrong("no name for a new directory"))?;
+            reason: "no name for a new directory".into(),
+        })?;
         // A bare name has the empty parent, which stands for the current directory.
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
-        let place = Self {
+        Ok(Self {
             // Without a slash at its end, which would follow a link.
             target: parent.join(name),
             parent: parent.to_owned(),
             name: name.to_owned(),
+        })
+    }
+
+    /// Refuses a link, and what is no directory.
+    fn check_replaceable(&self) -> Result<()> {
+        let wrong = |reason: &str| Error::Format {
+            path: self.target.clone(),
+            reason: reason.into(),
         };
-        match std::fs::symlink_metadata(&place.target) {
+        match std::fs::symlink_metadata(&self.target) {
             Ok(found) if found.is_symlink() => Err(wrong("a symbolic link, which is not followed")),
             Ok(found) if !found.is_dir() => Err(wrong("is there already and is no directory")),
-            _ => Ok(place),
+            _ => Ok(()),
         }
+    }
+
+    pub(super) fn target(&self) -> &Path {
+        &self.target
+    }
+
+    pub(super) fn parent(&self) -> &Path {
+        &self.parent
+    }
+
+    pub(super) fn name(&self) -> &Path {
+        Path::new(&self.name)
+    }
+
+    /// Whether anything is there, a link among it.
+    pub(super) fn is_taken(&self) -> bool {
+        std::fs::symlink_metadata(&self.target).is_ok()
     }
 
     /// An empty directory beside it.
@@ -100,11 +124,8 @@ impl Place {
     #[cfg(any(target_vendor = "apple", target_os = "linux", target_os = "android"))]
     fn exchange(&self, new: &TempDir) -> io::Result<()> {
         use rustix::fs::{CWD, RenameFlags, renameat_with};
-        use rustix::io::Errno;
-        // Two names of one error on some systems.
-        let unsupported = [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP];
         match renameat_with(CWD, new.path(), CWD, &self.target, RenameFlags::EXCHANGE) {
-            Err(cause) if unsupported.contains(&cause) => self.one_after_the_other(new),
+            Err(cause) if super::UNSUPPORTED.contains(&cause) => self.one_after_the_other(new),
             exchanged => Ok(exchanged?),
         }
     }
@@ -145,7 +166,7 @@ impl Place {
 }
 
 /// Makes files, and the names of files, last.
-fn sync_all(folder: &Path) -> io::Result<()> {
+pub(super) fn sync_all(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;
@@ -209,6 +230,7 @@ mod tests {
         let target = folder.path().join("one");
         put(&target, "first").unwrap();
         let place = Place::new(&target).unwrap();
+        place.check_replaceable().unwrap();
         let (new, _lock) = place.prepare().unwrap();
         std::fs::write(new.path().join("second"), "x").unwrap();
         place.one_after_the_other(&new).unwrap();

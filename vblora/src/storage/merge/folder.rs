@@ -19,16 +19,33 @@ use crate::{
 const OTHER_WEIGHTS: &[&str] = &[
     "bin",
     "ckpt",
+    "data",
+    "engine",
     "gguf",
     "h5",
+    "mlmodel",
     "msgpack",
+    "npy",
+    "npz",
     "onnx",
+    "onnx_data",
     "ot",
+    "params",
+    "pb",
+    "pdparams",
+    "pickle",
+    "pkl",
     "pt",
     "pth",
     "safetensors",
     "tflite",
 ];
+
+/// Names the shards of weights in the form before it: `pytorch_model.bin.index.json`.
+const SHARDS: &str = ".index.json";
+
+/// An adapter beside the base: transformers would add it to whatever weights lie there.
+const ADAPTER: &str = "adapter_config.json";
 
 /// The modules of a sentence-transformers model and their folders.
 const MODULES: &str = "modules.json";
@@ -94,10 +111,9 @@ impl Others {
             if depth == 0 && is_weights(&name) {
                 continue;
             }
-            let ending = path.extension().unwrap_or_default().to_string_lossy();
             // Weights of the base in another form; a module of sentence-transformers has its own.
-            let is_other_form = OTHER_WEIGHTS.contains(&&*ending)
-                && !modules.iter().any(|module| place.starts_with(module));
+            let is_other_form =
+                is_of_weights(&name) && !modules.iter().any(|module| place.starts_with(module));
             let found = std::fs::symlink_metadata(&path).map_err(io_error(&path))?;
             let is_hidden = found.is_dir() && name.starts_with('.');
             let special = !found.is_dir() && !found.is_file() && !found.is_symlink();
@@ -119,6 +135,18 @@ impl Others {
         }
         Ok(())
     }
+}
+
+/// Whether a name is that of weights in any form, of their index, or of an adapter to them.
+fn is_of_weights(name: &str) -> bool {
+    let ending = |name: &str| {
+        let ending = Path::new(name).extension()?.to_str()?.to_lowercase();
+        Some(OTHER_WEIGHTS.contains(&&*ending))
+    };
+    // That of the base's own shards is told apart before.
+    let index = name.strip_suffix(SHARDS).filter(|_| name != INDEX);
+    let weights = index.unwrap_or(name);
+    name == ADAPTER || ending(weights).unwrap_or(false)
 }
 
 /// The folders of a sentence-transformers model's modules.
@@ -238,4 +266,39 @@ fn wrong(path: &Path, reason: impl Into<String>) -> Error {
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |cause| Error::Io { path, cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_of_every_form_their_index_and_adapters_are_told() {
+        for name in [
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
+            "flax_model.msgpack.index.json",
+            "model.onnx_data",
+            "model.onnx.data",
+            "params.npz",
+            "MODEL.GGUF",
+            "adapter_config.json",
+            "model.fp16.safetensors",
+            "model.fp16.safetensors.index.json",
+        ] {
+            assert!(is_of_weights(name), "{name}");
+        }
+        for name in [
+            "config.json",
+            "tokenizer.json",
+            "merges.txt",
+            "model.safetensors.index.json",
+            "tokenizer.model",
+            "README.md",
+            "my.index.json",
+            "data",
+        ] {
+            assert!(!is_of_weights(name), "{name}");
+        }
+    }
 }

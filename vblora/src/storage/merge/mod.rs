@@ -20,8 +20,9 @@ use serde_json::Value;
 
 use super::{
     files::MAX_INDEX_BYTES, peft::PeftAdapter, replace_directory, strict_json, write_atomically,
+    write_to,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, limits::check_disk};
 
 /// What a merge did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -52,17 +53,20 @@ pub struct Merged {
 /// Files of the base are copied with their contents, also those that a link in a cache of the Hugging Face hub leads to. Folders in it are
 /// copied too, but for hidden ones and for weights in other forms; of the modules of sentence-transformers everything is.
 ///
-/// `out` appears whole or not at all. An `out` that is there already is an error unless `overwrite` is given; then it is replaced if every
-/// file in it is one that this merge writes or one of merged weights, so that nothing else is ever deleted.
+/// `out` appears whole or not at all. An `out` that is there already, or comes while the merge runs, is an error unless `overwrite` is
+/// given; then it is replaced if every file in it is one that this merge writes or one of merged weights, so that nothing else is ever
+/// deleted, and if no process has locked it.
 ///
 /// # Errors
 /// A file of the base is missing or broken, or a link that leads out of it; a tensor of the adapter has none in the base, or one of another
-/// shape or of a type other than F32, F16 and BF16; a sum is not finite in that type; the operating system refuses.
+/// shape or of a type other than F32, F16 and BF16; a sum is not finite in that type; memory or disk have no room; the operating system
+/// refuses.
 pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) -> Result<Merged> {
     folder::check_target(out, overwrite)?;
     folder::check_outside(out, base)?;
     let found = Base::open(base)?;
     let model = Model::read(base)?;
+    adapter.adapter.check_lora_room()?;
     let lora = adapter.adapter.to_lora();
     let plan = Plan::new(&found, &model, adapter, &lora)?;
     let weights: Vec<_> = found.shards().iter().map(|s| s.name().to_owned()).collect();
@@ -78,7 +82,7 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
     let written = others.files.iter().map(|(name, _)| name.as_path());
     let written = written.chain(weights.iter().map(Path::new)).collect();
     folder::check_replaceable(out, &written)?;
-    replace_directory(out, |to| {
+    let fill = |to: &Path| {
         for (shard, outputs) in found.shards().iter().zip(&plan.shards) {
             change::write_shard(shard, outputs, &to.join(shard.name()))?;
         }
@@ -94,7 +98,13 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
             true => model.write(plan.edits, to),
             false => Ok(()),
         }
-    })?;
+    };
+    let bytes = plan.shards.iter().flatten().map(plan::Output::bytes);
+    check_disk(
+        out,
+        bytes.fold(0, |sum, bytes| sum.saturating_add(bytes as u64)),
+    )?;
+    write_to(out, overwrite, |out| replace_directory(out, fill))?;
     Ok(Merged {
         updated: adapter.adapter.plan().sites().len(),
         replaced: adapter.saved.len(),

@@ -184,6 +184,14 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let of = |name: &str| wanted.saved.get(name).copied();
+        if let (Some((one, false)), Some((other, false))) = (of(&words), of(HEAD))
+            && one != other
+        {
+            return Err(base.error(format!(
+                "the adapter saved {words:?} and {HEAD:?} with different values, but they are one table in the base; modules_to_save \
+                 must name the one that is the adapter's own"
+            )));
+        }
         let stays_tied = !updates_head
             && match (of(&words), of(HEAD)) {
                 (Some(one), Some(other)) => one.0 == other.0,

@@ -10,7 +10,7 @@ use safetensors::Dtype;
 use super::{
     BANK, BASE_LAYER, CONFIG, FULL, LORA, PeftAdapter, PeftConfig, PeftMethod, ROOT, TOPK, VERA,
     VERA_SHARED, is_of, swap,
-    tensors::{Tensors, hint, is_compiled},
+    tensors::{Tensors, hint, is_compiled, is_on_embedding},
     unsaved,
 };
 use crate::{
@@ -24,6 +24,12 @@ use crate::{
 
 /// Modules that PEFT saves without being asked: where they were resized, or are adapted themselves. By the last part of their names.
 const EMBEDDINGS: [&str; 4] = ["embed_tokens", "lm_head", "word_embeddings", "wte"];
+
+/// Between the name of a module of `modules_to_save` and its tensor: the trained copy's, the base's.
+const WRAPPERS: [&str; 2] = [".modules_to_save.", ".original_module."];
+
+/// The name of the adapter in memory, in front of a trained copy's tensors.
+const DEFAULT: &str = "default.";
 
 /// A PEFT directory whose names and shapes have been checked against each other, not yet bound to a model.
 #[derive(Debug)]
@@ -421,7 +427,14 @@ fn sort_names(
 ) -> Result<(BTreeSet<String>, BTreeMap<String, String>)> {
     let mut modules = BTreeSet::new();
     let mut others = Vec::new();
+    if let Some(name) = file.names().find(|name| is_on_embedding(name)) {
+        return Err(nowhere(config, file, name));
+    }
     for name in file.names() {
+        if let Some(read) = wrapped(config, name) {
+            check_wrapped(file, name, &read)?;
+            continue;
+        }
         match part_of(name) {
             _ if is_compiled(name) => return Err(nowhere(config, file, name)),
             Some((module, part)) if form.contains(&part) => {
@@ -457,6 +470,35 @@ fn sort_names(
             "no tensor of {module:?}, which modules_to_save names; take it out there if the model has no such module"
         ))),
         None => Ok((modules, saved)),
+    }
+}
+
+/// Of a tensor in PEFT's wrapper around a module of `modules_to_save`, the name under which PEFT reads it.
+///
+/// Where PEFT saves embeddings unasked, it writes the wrapper's tensors beside the module's own: the trained copy and the base's.
+fn wrapped(config: &PeftConfig, tensor: &str) -> Option<String> {
+    WRAPPERS.iter().find_map(|wrapper| {
+        let (module, leaf) = tensor.split_once(wrapper)?;
+        let name = module.strip_prefix(ROOT)?;
+        let mut listed = config.modules_to_save.iter();
+        let leaf = leaf.strip_prefix(DEFAULT).unwrap_or(leaf);
+        let is_listed = listed.any(|listed| !listed.is_empty() && name.ends_with(&**listed));
+        is_listed.then(|| format!("{module}.{leaf}"))
+    })
+}
+
+/// Refuses a wrapper's tensor that stands alone or has another shape than the one that is read.
+fn check_wrapped(file: &Tensors, name: &str, read: &str) -> Result<()> {
+    match (file.shape(read), file.shape(name)) {
+        (None, _) => Err(file.error(format!(
+            "tensor {name:?} is inside PEFT's wrapper; PEFT reads {read:?}, which is not there"
+        ))),
+        // The base's may have had fewer tokens.
+        (Some(one), Some(other)) if one == other || name.contains(WRAPPERS[1]) => Ok(()),
+        (Some(expected), found) => Err(file.error(format!(
+            "tensor {name:?}: expected shape {expected:?}, that of {read:?}, found {:?}",
+            found.unwrap_or_default()
+        ))),
     }
 }
 

@@ -175,13 +175,18 @@ pub(super) fn is_compiled(name: &str) -> bool {
     name.split('.').any(|part| part == "_orig_mod")
 }
 
+/// Whether a tensor is one of LoRA's on an embedding.
+pub(super) fn is_on_embedding(name: &str) -> bool {
+    name.contains(".lora_embedding_")
+}
+
 /// Why PEFT would leave a tensor out that belongs nowhere, as far as its name says; begins with a colon, or is empty.
 pub(super) fn hint(name: &str) -> String {
     if is_compiled(name) {
         return ": the adapter was saved from a compiled model, and PEFT does not read such names; take \"_orig_mod.\" out of them"
             .to_owned();
     }
-    if name.contains("lora_embedding_") {
+    if is_on_embedding(name) {
         return ": LoRA on an embedding, which this library does not have".to_owned();
     }
     if !name.starts_with("base_model.") {
