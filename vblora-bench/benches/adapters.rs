@@ -152,7 +152,7 @@ fn merging(criterion: &mut Criterion) {
 /// A forward pass of RoBERTa-base at 8 x 128 tokens: frozen, with one adapter on every linear map, with several in one batch.
 ///
 /// A single adapter's cost is small beside the base's, so the cases are measured in turn by processor time as well.
-fn mixed_batches(criterion: &mut Criterion) {
+fn multi_adapter_batches(criterion: &mut Criterion) {
     let device = Default::default();
     let base = Roberta::<Flex>::random(roberta_base(), 1, &device).expect("no limit on the CPU");
     let cells = ROWS * COLUMNS;
@@ -224,5 +224,5 @@ fn processor_seconds() -> f64 {
         / 100.0
 }
 
-criterion_group!(benches, adapters, merging, mixed_batches);
+criterion_group!(benches, adapters, merging, multi_adapter_batches);
 criterion_main!(benches);

@@ -2,14 +2,17 @@
 
 mod checks;
 mod decoder;
-mod decoder_presets;
 mod fields;
 mod generation;
 mod presets;
 mod side_files;
 mod tokens;
 
-pub use decoder::{DecoderConfig, DecoderFamily};
+pub(crate) use decoder::QK_NORMS;
+pub use decoder::{
+    AttentionScale, DecoderConfig, DecoderFamily, EmbeddingScale, LayerSet, Layout, Mlp, NormForm,
+    QkNorm, RopeScaling, RotaryConfig,
+};
 pub use generation::GenerationDefaults;
 pub(crate) use side_files::{TokenizerClass, TokenizerSettings};
 pub use tokens::stop_tokens;
@@ -64,7 +67,7 @@ pub struct EncoderConfig {
     pub num_heads: usize,
     /// Width inside the feed-forward block.
     pub intermediate_size: usize,
-    /// Rows of the word embedding.
+    /// Rows of the token embedding.
     pub vocab_size: usize,
     /// Rows of the position embedding; see [`EncoderConfig::usable_positions`].
     pub max_positions: usize,
@@ -146,14 +149,18 @@ impl EncoderConfig {
         Self::from_json(&files.read(FILE)?, &files.describe(FILE))
     }
 
-    fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
+    /// Reads and checks the text of a `config.json`, as [`from_files`](Self::from_files) does; `file` is named in errors.
+    ///
+    /// # Errors
+    /// As [`from_files`](Self::from_files).
+    pub fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
         let fields = Fields::parse(bytes, file)?;
         let model_type = fields.text("model_type")?;
         let family =
             Family::from_model_type(&model_type).ok_or_else(|| Error::OtherArchitecture {
                 file: file.to_owned(),
                 found: model_type,
-                supported: SUPPORTED,
+                supported: SUPPORTED.to_owned(),
             })?;
         refuse_other_forms(&fields)?;
         let vocab_size = fields.count("vocab_size")?;

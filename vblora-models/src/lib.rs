@@ -44,14 +44,17 @@ pub mod limits {
 }
 
 pub use chat::{ChatTemplate, Message};
-pub use config::{Activation, DecoderConfig, DecoderFamily, EncoderConfig, Family, stop_tokens};
+pub use config::{
+    Activation, AttentionScale, DecoderConfig, DecoderFamily, EmbeddingScale, EncoderConfig,
+    Family, LayerSet, Layout, Mlp, NormForm, QkNorm, RopeScaling, RotaryConfig, stop_tokens,
+};
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
-pub use hub::resolve;
+pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
-pub use parts::{FrozenLayerNorm, FrozenRmsNorm, WordTable};
+pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};
 pub use roberta::{EncoderInput, Padding, Roberta};
 pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, PaddedBatch, TextTokenizer, pad};

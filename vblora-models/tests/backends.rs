@@ -26,7 +26,7 @@ mod saving {
 
 mod serving {
     use super::suite::serving as tests;
-    on_every_backend!(tests: a_mixed_batch_is_its_rows_alone, merging_leaves_the_base_as_it_was, a_merged_directory_is_the_adapted_model);
+    on_every_backend!(tests: a_multi_adapter_batch_is_its_rows_alone, merging_leaves_the_base_as_it_was, a_merged_directory_is_the_adapted_model);
 }
 
 mod training {
@@ -60,7 +60,7 @@ mod generation {
 
 mod recorded_decoders {
     use super::suite::recorded_decoders as tests;
-    on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma);
+    on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma, fixture_further_families);
 }
 
 /// Half a gigabyte of real weights: on the fastest CPU backend alone.

@@ -178,21 +178,6 @@ pub fn vera(rank: usize, d_out: impl IntoIterator<Item = usize>) -> Count {
     dense(d_out.into_iter().map(|d_out| rank + d_out).sum())
 }
 
-/// Tied-LoRA: `rank (d_in + d_out)` for each role, `rank + d_out` for each site, all of it trained and stored.
-pub fn tied_lora(
-    rank: usize,
-    ties: impl IntoIterator<Item = (usize, usize)>,
-    sites: impl IntoIterator<Item = (usize, usize)>,
-) -> Count {
-    let vectors: usize = sites.into_iter().map(|(_, d_out)| rank + d_out).sum();
-    dense(lora(rank, ties).trained + vectors)
-}
-
-/// LoRA-XS: `rank^2` for each site; the frozen factors come from the base's weights.
-pub fn lora_xs(rank: usize, sites: usize) -> Count {
-    dense(sites * rank * rank)
-}
-
 /// `n` float32 parameters that are trained and stored as they are: a head, a fully trained model.
 pub fn dense(n: usize) -> Count {
     Count {
@@ -330,18 +315,6 @@ mod tests {
             assert_eq!(count(selection, false), (bank + logits, 25_344.0));
             assert_eq!(count(selection, true), (bank + logits + 1, 25_345.0));
         }
-    }
-
-    #[test]
-    fn published_counts_of_tied_lora_and_lora_xs_reproduce() {
-        let tied = |layers: usize, d, rank| {
-            let qv = [(d, d); 2];
-            tied_lora(rank, qv, qv.repeat(layers)).trained
-        };
-        assert_eq!((tied(12, 768, 8), tied(24, 1024, 4)), (43_200, 65_728));
-        // Seven maps in each layer of Mistral-7B and Gemma-7B.
-        let xs = |layers: usize| lora_xs(64, 7 * layers).trained;
-        assert_eq!((xs(32), xs(28)), (917_504, 802_816));
     }
 
     #[test]

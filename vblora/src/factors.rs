@@ -8,7 +8,7 @@ use burn::tensor::{
 };
 
 use crate::{
-    Packing,
+    Unpadded,
     backend::{VbLoraBackend, matmul},
     noise::Noise,
 };
@@ -41,10 +41,10 @@ pub struct Factors<B: Backend> {
     dropout: f64,
     noise: Option<Noise>,
     rows: Option<Arc<RowScales<B>>>,
-    packing: Option<Packing>,
+    unpadded: Option<Unpadded>,
 }
 
-/// Of a mixed batch: by site the scale of each narrow column in each row, 0 for those of other rows' adapters, `[n, R]`.
+/// For a multi-adapter batch, the scale of each narrow column in each row, by site: 0 in the columns of other adapters, `[n, R]`.
 pub(crate) type RowScales<B> = BTreeMap<String, Tensor<B, 2>>;
 
 impl<B: Backend> Factors<B> {
@@ -60,27 +60,30 @@ impl<B: Backend> Factors<B> {
             dropout,
             noise: None,
             rows: None,
-            packing: None,
+            unpadded: None,
         }
     }
 
     /// The pairs of several adapters side by side, and what each row of a batch takes of them.
-    pub(crate) fn mixed(pairs: Arc<BTreeMap<String, LowRank<B>>>, rows: Arc<RowScales<B>>) -> Self {
+    pub(crate) fn multi_adapter(
+        pairs: Arc<BTreeMap<String, LowRank<B>>>,
+        rows: Arc<RowScales<B>>,
+    ) -> Self {
         Self {
             pairs,
             dropout: 0.0,
             noise: None,
             rows: Some(rows),
-            packing: None,
+            unpadded: None,
         }
     }
 
     /// Whether these are for a batch whose rows have adapters of their own.
-    pub fn is_mixed(&self) -> bool {
+    pub fn is_multi_adapter(&self) -> bool {
         self.rows.is_some()
     }
 
-    /// Of a mixed batch of `n` rows with `all / n` tokens each: the scale of every narrow column of a site for every token.
+    /// Of a multi-adapter batch of `n` rows with `all / n` tokens each: the scale of every narrow column of a site for every token.
     ///
     /// # Shapes
     /// - output: `[all, R]`
@@ -121,15 +124,15 @@ impl<B: Backend> Factors<B> {
 
     /// The same pairs for a batch without its padding: N rows of one token each.
     #[must_use]
-    pub fn packed(&self, packing: &Packing) -> Self {
-        let rows: Vec<usize> = packing.rows().collect();
+    pub fn unpadded(&self, unpadded: &Unpadded) -> Self {
+        let rows: Vec<usize> = unpadded.rows().collect();
         Self {
-            packing: Some(packing.clone()),
+            unpadded: Some(unpadded.clone()),
             ..self.of_rows(&rows)
         }
     }
 
-    /// The pair of a site; of a mixed batch, the pairs of all its adapters side by side.
+    /// The pair of a site; of a multi-adapter batch, the pairs of all its adapters side by side.
     pub fn get(&self, site: &str) -> Option<&LowRank<B>> {
         self.pairs.get(site)
     }
@@ -168,7 +171,7 @@ impl<B: VbLoraBackend> Factors<B> {
     /// - x: `[n, d_in]`, one row for each of the batch's; output: `[n, d_out]`
     ///
     /// # Panics
-    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)) with another number of rows.
+    /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows.
     pub fn update(&self, site: &str, x: Tensor<B, 2>) -> Option<Tensor<B, 2>> {
         let pair = self.get(site)?;
         let rows = x.dims()[0];
@@ -184,10 +187,10 @@ impl<B: VbLoraBackend> Factors<B> {
     /// padding are dropped as in their places in the batch.
     ///
     /// # Shapes
-    /// - input and output: the same, `[N, ..]` in a packed batch
+    /// - input and output: the same, `[N, ..]` in an unpadded batch
     pub fn drop<const D: usize>(&self, x: Tensor<B, D>, p: f64, place: &str) -> Tensor<B, D> {
-        match (self.noise, &self.packing) {
-            (Some(noise), Some(packing)) => noise.packed_dropout(x, packing, p, place),
+        match (self.noise, &self.unpadded) {
+            (Some(noise), Some(unpadded)) => noise.unpadded_dropout(x, unpadded, p, place),
             (Some(noise), None) => noise.dropout(x, p, place),
             (None, _) => x,
         }
@@ -217,7 +220,7 @@ impl<B: AutodiffBackend> Factors<B> {
             dropout: self.dropout,
             noise: self.noise,
             rows,
-            packing: self.packing.clone(),
+            unpadded: self.unpadded.clone(),
         }
     }
 }

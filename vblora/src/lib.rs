@@ -75,7 +75,6 @@ pub mod limits;
 mod linear;
 pub mod noise;
 pub mod ops;
-mod packing;
 mod pattern;
 pub mod rng;
 pub mod selection;
@@ -83,20 +82,19 @@ mod set;
 mod site;
 mod stack;
 pub mod storage;
-pub mod terminal;
+mod unpadded;
 
 pub use adapter::{
-    Adapter, AdapterConfig, AnyAdapter, Composition, FrozenWeights, Lora, LoraConfig, LoraXs,
-    LoraXsConfig, TiedLora, TiedLoraConfig, ValidLora, ValidLoraXs, ValidTiedLora, ValidVbLora,
-    ValidVera, VbLora, VbLoraConfig, Vera, VeraConfig,
+    Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, FactorGradients, MethodConfig,
+    ParameterGroup, methods::*,
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};
 pub use linear::{FrozenLinear, FrozenWeight, WeightLayout};
 pub use noise::Noise;
-pub use packing::{MASKED, Packing};
 pub use selection::Selection;
 pub use set::AdapterSet;
 pub use site::{Site, SitePlan, Targets};
 pub use stack::Stack;
 pub use storage::StoredVbLora;
+pub use unpadded::{MASKED, Unpadded};

@@ -69,13 +69,16 @@ impl<B: Backend> FrozenLinear<B> {
     /// dropping the merged one undoes the merge.
     ///
     /// # Panics
-    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)), whose rows have no weight in common.
+    /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)), whose rows have no weight in common.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let Some(pair) = factors.get(&self.site) else {
             return self.clone();
         };
-        assert!(!factors.is_mixed(), "rows with adapters of their own");
+        assert!(
+            !factors.is_multi_adapter(),
+            "rows with adapters of their own"
+        );
         let held = self.weight.dense();
         let dtype = FloatDType::from(held.dtype());
         // One rounding, of the sum.
@@ -95,7 +98,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     /// - output: `[.., d_out]`
     ///
     /// # Panics
-    /// The factors are those of a mixed batch ([`Stack`](crate::Stack)) with another number of rows than the input's first dimension.
+    /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows than the input's first dimension.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>, factors: &Factors<B>) -> Tensor<B, D> {
         let [d_in, d_out] = self.weight.dims();
         let mut shape = x.dims();
@@ -134,7 +137,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         factors: &Factors<B>,
     ) -> Tensor<B, D> {
         let pair = factors.get(&self.site);
-        let Some(pair) = pair.filter(|_| !factors.drops() && !factors.is_mixed()) else {
+        let Some(pair) = pair.filter(|_| !factors.drops() && !factors.is_multi_adapter()) else {
             let x = form.apply::<B>(primitive(h));
             let x = Tensor::from_primitive(TensorPrimitive::Float(x));
             return self.forward::<D>(x, factors);

@@ -3,7 +3,7 @@
 use burn::tensor::{Tensor, TensorPrimitive};
 
 use crate::{
-    Packing,
+    Unpadded,
     backend::{VbLoraBackend, primitive},
     rng::Key,
 };
@@ -50,19 +50,19 @@ impl Noise {
     ///
     /// # Shapes
     /// - input and output: `[N, ..]`, the same
-    pub(crate) fn packed_dropout<B: VbLoraBackend, const D: usize>(
+    pub(crate) fn unpadded_dropout<B: VbLoraBackend, const D: usize>(
         self,
         x: Tensor<B, D>,
-        packing: &Packing,
+        unpadded: &Unpadded,
         p: f64,
         place: &str,
     ) -> Tensor<B, D> {
         if p <= 0.0 {
             return x;
         }
-        let (shape, tokens) = (x.dims(), packing.tokens());
+        let (shape, tokens) = (x.dims(), unpadded.tokens());
         let rows = x.reshape([tokens, shape.iter().product::<usize>() / tokens.max(1)]);
-        let dropped = B::packed_dropout(primitive(rows), packing, self.key(place), p);
+        let dropped = B::unpadded_dropout(primitive(rows), unpadded, self.key(place), p);
         Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(dropped)).reshape(shape)
     }
 

@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::{
-    Noise, Packing,
+    Noise, Unpadded,
     backend::{AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
 };
 
@@ -86,16 +86,16 @@ pub fn attention<B: VbLoraBackend>(
 ///
 /// # Shapes
 /// - q, k, v and output: `[N, d]`, `heads` a divisor of d
-pub fn packed_attention<B: VbLoraBackend>(
+pub fn unpadded_attention<B: VbLoraBackend>(
     qkv: [Tensor<B, 2>; 3],
-    packing: &Packing,
+    unpadded: &Unpadded,
     heads: usize,
     dropout: f64,
     noise: Option<Noise>,
     place: &str,
 ) -> Tensor<B, 2> {
     let settings = AttentionSettings::new(heads, dropout, noise, place);
-    let (output, _) = B::packed_attention(qkv.map(primitive), packing, settings);
+    let (output, _) = B::unpadded_attention(qkv.map(primitive), unpadded, settings);
     Tensor::from_primitive(TensorPrimitive::Float(output))
 }
 

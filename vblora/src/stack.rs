@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use crate::{Error, Factors, LowRank, Result, factors::RowScales};
 
-/// The factors of several adapters side by side, of any methods and ranks, from which every mixed batch gets its own [`Factors`].
+/// The factors of several adapters side by side, of any methods and ranks, from which every multi-adapter batch gets its own [`Factors`].
 ///
 /// Per site the adapters' down factors form one `[d_in, R]` and their up factors one `[R, d_out]`, where R is the sum of their ranks. A
 /// batch is multiplied by all of them, and of its R narrow columns each row keeps those of its own adapter, times the scale, and the rest
@@ -25,7 +25,7 @@ use crate::{Error, Factors, LowRank, Result, factors::RowScales};
 /// let stack = Stack::new(&[first, second]);
 /// // A batch of three sequences: the second adapter, none, the first.
 /// let factors = stack.assign(&[Some(1), None, Some(0)], &device)?;
-/// # assert!(factors.is_mixed());
+/// # assert!(factors.is_multi_adapter());
 /// # Ok::<(), vblora::Error>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -44,11 +44,14 @@ impl<B: Backend> Stack<B> {
     /// Puts adapters side by side; a later batch names them by their place here. Dropout, which is for training, is left out.
     ///
     /// # Panics
-    /// One of them is of a mixed batch itself.
+    /// One of them is of a multi-adapter batch itself.
     pub fn new(adapters: &[Factors<B>]) -> Self {
         let mut sites: BTreeMap<&str, Vec<(usize, &LowRank<B>)>> = BTreeMap::new();
         for (adapter, factors) in adapters.iter().enumerate() {
-            assert!(!factors.is_mixed(), "a mixed batch is no adapter");
+            assert!(
+                !factors.is_multi_adapter(),
+                "a multi-adapter batch is no adapter"
+            );
             for (site, pair) in factors.pairs() {
                 sites.entry(site).or_default().push((adapter, pair));
             }
@@ -109,6 +112,9 @@ impl<B: Backend> Stack<B> {
         let by_site: RowScales<B> = sites
             .map(|(site, &layout)| (site.clone(), scales[layout].clone()))
             .collect();
-        Ok(Factors::mixed(self.pairs.clone(), Arc::new(by_site)))
+        Ok(Factors::multi_adapter(
+            self.pairs.clone(),
+            Arc::new(by_site),
+        ))
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use vblora::{
-    LoraConfig, LoraXsConfig, TiedLoraConfig, VbLoraConfig, VeraConfig,
+    LoraConfig, LoraXsConfig, ParameterGroup, TiedLoraConfig, VbLoraConfig, VeraConfig,
     storage::{Bank, peft::PeftDirectory, read_text},
 };
 use vblora_models::BaseDtype;
@@ -123,15 +123,38 @@ pub struct LearningRates {
 }
 
 impl LearningRates {
+    /// The rates of methods that have one of their own, by the method's table in recipes.
+    pub(super) fn own(&self) -> [(&'static str, Option<f64>); 3] {
+        [
+            ("vera", self.vera),
+            ("tied_lora", self.tied_lora),
+            ("lora_xs", self.lora_xs),
+        ]
+    }
+
     /// The rate of an adapter that is neither bank nor logits, by its method's name.
     pub fn of_adapter(&self, method: &str) -> f64 {
-        let own = match method {
-            "vera" => self.vera,
-            "tied-lora" => self.tied_lora,
-            "lora-xs" => self.lora_xs,
-            _ => None,
-        };
-        own.unwrap_or(self.adapter)
+        let table = method.replace('-', "_");
+        let own = self.own().into_iter().find(|(name, _)| *name == table);
+        own.and_then(|(_, rate)| rate).unwrap_or(self.adapter)
+    }
+
+    /// The rate of a group of an adapter's parameters.
+    pub fn of(&self, group: ParameterGroup) -> f64 {
+        match group {
+            ParameterGroup::Bank | ParameterGroup::Gate => self.bank,
+            ParameterGroup::Logits | ParameterGroup::NoiseLogits => self.logits,
+            ParameterGroup::Factors => self.adapter,
+        }
+    }
+
+    /// The key of a group's rate.
+    pub fn key(group: ParameterGroup) -> &'static str {
+        match group {
+            ParameterGroup::Bank | ParameterGroup::Gate => "bank",
+            ParameterGroup::Logits | ParameterGroup::NoiseLogits => "logits",
+            ParameterGroup::Factors => "adapter",
+        }
     }
 
     /// This rate for every adapter that is neither bank nor logits, whatever the method.
@@ -163,6 +186,18 @@ pub struct WeightDecay {
     pub base: f64,
     /// Whether biases and norms decay like matrices, as with torch's plain AdamW.
     pub biases: bool,
+}
+
+impl WeightDecay {
+    /// The decay of a group of an adapter's parameters. Noise logits and gate have none.
+    pub fn of(&self, group: ParameterGroup) -> f64 {
+        match group {
+            ParameterGroup::Bank => self.bank,
+            ParameterGroup::Logits => self.logits,
+            ParameterGroup::NoiseLogits | ParameterGroup::Gate => 0.0,
+            ParameterGroup::Factors => self.adapter,
+        }
+    }
 }
 
 impl Default for WeightDecay {
@@ -428,7 +463,7 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
 
     #[test]
     fn what_is_written_reads_back_equal() {
-        let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc).unwrap();
+        let mut recipe = Recipe::builtin(Size::Base, &Task::mrpc()).unwrap();
         recipe.base_dropout = Some(0.25);
         recipe.base_dtype = BaseDtype::Bf16;
         recipe.seeds = vec![3, 9_007_199_254_740_993];

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use vblora::limits::{MAX_BANK, MAX_DIMENSION, MAX_RANK};
+use vblora::{MethodConfig, for_each_method};
 
 use super::recipe::Recipe;
 use crate::{
@@ -75,18 +75,11 @@ impl Recipe {
             ("weight_decay.head", decay.head),
             ("weight_decay.base", decay.base),
             ("clip_norm", self.clip_norm),
-        ]
-        .into_iter()
-        .chain(lr.vera.map(|value| ("lr.vera", value)))
-        .chain(lr.tied_lora.map(|value| ("lr.tied_lora", value)))
-        .chain(lr.lora_xs.map(|value| ("lr.lora_xs", value)))
-        {
-            check(
-                name,
-                value,
-                value.is_finite() && value >= 0.0,
-                "a finite number, at least 0",
-            )?;
+        ] {
+            rate(name, value)?;
+        }
+        for (table, own) in lr.own() {
+            own.map_or(Ok(()), |value| rate(&format!("lr.{table}"), value))?;
         }
         let ratio = self.schedule.warmup_ratio;
         check(
@@ -100,51 +93,33 @@ impl Recipe {
         positive("adam.eps", adam.eps)
     }
 
+    /// Every method's settings, and what a recipe allows less of: training with an alpha of 0 or below moves nothing, or away.
     fn validate_adapters(&self) -> Result<()> {
-        let (vblora, lora) = (&self.vblora, &self.lora);
-        within("vblora.bank", vblora.bank, 1..=MAX_BANK)?;
-        within(
-            "vblora.vector_length",
-            vblora.vector_length,
-            1..=MAX_DIMENSION,
-        )?;
-        rank("vblora.rank", vblora.rank)?;
-        if !(1..=vblora.bank).contains(&vblora.topk) {
-            let expected = format!("1..={} (vblora.bank)", vblora.bank);
-            return Err(setting("vblora.topk", &expected, vblora.topk));
+        macro_rules! check_each {
+            ($($method:ident $config:ident $name:literal $table:ident $title:literal;)+) => {
+                $(in_table(stringify!($table), self.$table.check_values())?;)+
+            };
         }
-        // A bank of zeros gets no gradient, so it would stay zero (paper notes 1.3).
-        positive("vblora.bank_bound", vblora.bank_bound)?;
-        for (name, std) in [
-            ("vblora.logits_std", vblora.logits_std),
-            ("vblora.noise_std", vblora.noise_std),
-        ] {
-            let holds = std.is_finite() && std >= 0.0;
-            check(name, std, holds, "a finite number, at least 0")?;
-        }
-        positive("vblora.tau", vblora.tau)?;
-        rank("lora.rank", lora.rank)?;
-        positive("lora.alpha", lora.alpha)?;
-        probability("lora.dropout", lora.dropout)?;
-        self.validate_baselines()
-    }
-
-    fn validate_baselines(&self) -> Result<()> {
-        rank("vera.rank", self.vera.rank)?;
-        // With lambda_b at zero nothing would get a gradient.
-        let d_init = self.vera.d_init;
-        let is_usable = d_init.is_finite() && d_init != 0.0;
-        check("vera.d_init", d_init, is_usable, "a finite number but 0")?;
-        rank("tied_lora.rank", self.tied_lora.rank)?;
-        rank("lora_xs.rank", self.lora_xs.rank)?;
-        let std = self.lora_xs.std;
-        let is_usable = std.is_finite() && std >= 0.0;
-        check("lora_xs.std", std, is_usable, "a finite number, at least 0")
+        for_each_method!(check_each);
+        positive("lora.alpha", self.lora.alpha)
     }
 }
 
-fn rank(name: &str, value: usize) -> Result<()> {
-    within(name, value, 1..=MAX_RANK)
+/// Names a setting by its table.
+fn in_table(table: &str, checked: vblora::Result<()>) -> Result<()> {
+    checked.map_err(|error| match error {
+        vblora::Error::Setting {
+            setting: key,
+            expected,
+            found,
+        } => setting(&format!("{table}.{key}"), &expected, found),
+        other => other.into(),
+    })
+}
+
+fn rate(name: &str, value: f64) -> Result<()> {
+    let holds = value.is_finite() && value >= 0.0;
+    check(name, value, holds, "a finite number, at least 0")
 }
 
 fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> {
@@ -195,6 +170,8 @@ fn setting(name: &str, expected: &str, found: impl ToString) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use vblora::limits::MAX_RANK;
+
     use super::*;
     use crate::recipes::Size;
     use crate::tasks::Task;
@@ -259,7 +236,7 @@ mod tests {
             ("seeds", |r| r.seeds = vec![1, 2, 1]),
         ];
         for (name, spoil) in cases {
-            let mut recipe = Recipe::builtin(Size::Base, Task::Cola).unwrap();
+            let mut recipe = Recipe::builtin(Size::Base, &Task::cola()).unwrap();
             spoil(&mut recipe);
             let error = recipe.validate().unwrap_err().to_string();
             assert!(
@@ -271,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_edges_are_allowed() {
-        let mut recipe = Recipe::builtin(Size::Base, Task::Cola).unwrap();
+        let mut recipe = Recipe::builtin(Size::Base, &Task::cola()).unwrap();
         recipe.vblora.topk = recipe.vblora.bank;
         recipe.max_length = 4;
         recipe.clip_norm = 0.0;

@@ -162,9 +162,10 @@ impl Store {
     /// Writes down what a sweep asks for, in place of what it asked for before.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or something else stands in its place.
     pub fn save_plan(&self, plan: &Plan) -> Result<()> {
         let path = self.dir.join(PLANS).join(format!("{}.json", plan.sweep));
+        is_file(&path)?;
         Ok(write_atomically(&path, json(&path, plan)?.as_bytes())?)
     }
 
@@ -268,7 +269,7 @@ const COLUMNS: [&str; 22] = [
 fn row(record: &Record) -> [String; COLUMNS.len()] {
     let config = &record.config;
     let result = record.result.as_ref();
-    let of = |value: fn(&crate::report::RunResult) -> String| result.map_or(String::new(), value);
+    let of = |value: fn(&crate::results::RunResult) -> String| result.map_or(String::new(), value);
     let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
     let scores = record.scores();
     [

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Tensor, TensorData};
 use vblora::{
+    ParameterGroup,
     backend::VbLoraBackend,
     storage::checkpoint::{Forms, ParameterState, parameters_from_bytes, parameters_to_bytes},
 };
@@ -132,12 +133,15 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// gives every logit a gradient, all are touched and stored.)
     fn initial(&self, path: &str) -> Option<Vec<f32>> {
         let settings = self.vblora()?.settings();
-        match path {
-            _ if path.ends_with(".logits") && self.decay.logits == 0.0 => {
+        match self.groups.get(path)? {
+            ParameterGroup::Logits if self.decay.logits == 0.0 => {
                 Some(settings.initial_logits(self.seed))
             }
-            _ if path.ends_with(".noise_logits") => Some(settings.initial_noise_logits(self.seed)),
-            _ => None,
+            ParameterGroup::NoiseLogits => Some(settings.initial_noise_logits(self.seed)),
+            ParameterGroup::Logits
+            | ParameterGroup::Bank
+            | ParameterGroup::Gate
+            | ParameterGroup::Factors => None,
         }
     }
 }

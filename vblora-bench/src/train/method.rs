@@ -1,65 +1,80 @@
 //! The methods that a run can compare.
 
-use clap::ValueEnum;
-use vblora::{AdapterConfig, count, count::Count};
+use clap::{ValueEnum, builder::PossibleValue};
+use vblora::{AdapterConfig, count, count::Count, for_each_method};
 use vblora_models::BaseDtype;
 
-use super::source::Shape;
+use super::source::ModelSummary;
 use crate::{Error, Result, recipes::Recipe};
 
-/// What is trained on top of, or instead of, the frozen base.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "lowercase")]
-pub enum Method {
-    /// VB-LoRA and the head.
-    VbLora,
-    /// LoRA and the head.
-    Lora,
-    /// VeRA and the head.
-    Vera,
-    /// Tied-LoRA and the head.
-    #[value(name = "tied-lora")]
-    TiedLora,
-    /// LoRA-XS and the head.
-    #[value(name = "lora-xs")]
-    LoraXs,
-    /// The head alone, on the frozen base.
-    Head,
-    /// Base and head: full fine-tuning, the yardstick.
-    Full,
+macro_rules! define {
+    ($($method:ident $config:ident $name:literal $table:ident $title:literal;)+) => {
+        /// What is trained on top of, or instead of, the frozen base.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Method {
+            $(
+                #[doc = concat!($title, " and the head.")]
+                $method,
+            )+
+            /// The head alone, on the frozen base.
+            Head,
+            /// Base and head: full fine-tuning, the yardstick.
+            Full,
+        }
+
+        impl Method {
+            /// The methods that train an adapter on the frozen base.
+            pub const ADAPTERS: &[Self] = &[$(Self::$method),+];
+
+            /// Every method.
+            pub const ALL: &[Self] = &[$(Self::$method,)+ Self::Head, Self::Full];
+
+            /// The name on the command line and in results.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$method => $name,)+
+                    Self::Head => "head",
+                    Self::Full => "full",
+                }
+            }
+
+            fn help(self) -> &'static str {
+                match self {
+                    $(Self::$method => concat!($title, " and the head"),)+
+                    Self::Head => "The head alone, on the frozen base",
+                    Self::Full => "Base and head: full fine-tuning, the yardstick",
+                }
+            }
+
+            /// The adapter's settings, for the methods that have one.
+            pub fn adapter(self, recipe: &Recipe) -> Option<AdapterConfig> {
+                match self {
+                    $(Self::$method => Some(AdapterConfig::$method(recipe.$table.clone())),)+
+                    Self::Head | Self::Full => None,
+                }
+            }
+        }
+    };
+}
+
+for_each_method!(define);
+
+impl ValueEnum for Method {
+    fn value_variants<'a>() -> &'a [Self] {
+        Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(self.help()))
+    }
 }
 
 impl Method {
-    /// The name on the command line and in results.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::VbLora => "vblora",
-            Self::Lora => "lora",
-            Self::Vera => "vera",
-            Self::TiedLora => "tied-lora",
-            Self::LoraXs => "lora-xs",
-            Self::Head => "head",
-            Self::Full => "full",
-        }
-    }
-
-    /// The adapter's settings, for the methods that have one.
-    pub fn adapter(self, recipe: &Recipe) -> Option<AdapterConfig> {
-        match self {
-            Self::VbLora => Some(AdapterConfig::VbLora(recipe.vblora.clone())),
-            Self::Lora => Some(AdapterConfig::Lora(recipe.lora.clone())),
-            Self::Vera => Some(AdapterConfig::Vera(recipe.vera.clone())),
-            Self::TiedLora => Some(AdapterConfig::TiedLora(recipe.tied_lora.clone())),
-            Self::LoraXs => Some(AdapterConfig::LoraXs(recipe.lora_xs.clone())),
-            Self::Head | Self::Full => None,
-        }
-    }
-
     /// What is trained and stored besides the head.
     ///
     /// # Errors
     /// The adapter's settings do not fit the model's sites; a base in half precision, or with recomputed blocks, is to be trained itself.
-    pub fn count(self, recipe: &Recipe, model: &Shape) -> Result<Count> {
+    pub fn count(self, recipe: &Recipe, model: &ModelSummary) -> Result<Count> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
                 let plan = model.plan()?;
@@ -86,7 +101,7 @@ impl Method {
     ///
     /// # Errors
     /// As [`count`](Self::count).
-    pub fn describe(self, recipe: &Recipe, model: &Shape) -> Result<String> {
+    pub fn describe(self, recipe: &Recipe, model: &ModelSummary) -> Result<String> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
                 let plan = model.plan()?;

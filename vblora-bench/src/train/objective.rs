@@ -7,7 +7,7 @@ use burn::{
     module::{AutodiffModule, Module},
     tensor::{Tensor, backend::AutodiffBackend},
 };
-use vblora::{Factors, FrozenWeights, backend::VbLoraBackend, storage::peft::PeftAdapter};
+use vblora::{BaseWeights, Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::ModelFiles;
 
 use super::learner::Learner;
@@ -35,7 +35,7 @@ pub struct Saving<'a> {
 /// What is read, what a batch and its loss are, and how a split is scored.
 pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// The pretrained model.
-    type Model: Module<B> + FrozenWeights;
+    type Model: Module<B> + BaseWeights;
     /// The same under autodiff.
     type Base: AutodiffModule<Autodiff<B>, InnerModule = Self::Model>;
     /// What is trained on top in any case; may be nothing.

@@ -56,6 +56,22 @@ impl<B: VbLoraBackend> Gradients<B> {
         });
     }
 
+    /// Adds the gradients of a later micro-batch; both are unscaled.
+    pub(super) fn add(&mut self, later: Self) {
+        debug_assert!(self.factor == 1.0 && later.factor == 1.0);
+        for (path, grad) in later.of {
+            self.add_one(path, grad);
+        }
+    }
+
+    fn add_one(&mut self, path: String, grad: Tensor<B, 1>) {
+        let sum = match self.of.remove(&path) {
+            Some(sum) => sum + grad,
+            None => grad,
+        };
+        self.of.insert(path, sum);
+    }
+
     /// The sum of the squares of all gradients, `[1]`, still on the device.
     pub fn squared_norm(&self) -> Option<Tensor<B, 1>> {
         let (small, large): (Vec<_>, Vec<_>) =
@@ -146,12 +162,7 @@ impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Collect<'_, B> {
         };
         let n = grad.shape().num_elements();
         let grad = grad.reshape([n]);
-        let path = self.path.join(".");
-        let sum = match self.into.of.remove(&path) {
-            Some(sum) => sum + grad,
-            None => grad,
-        };
-        self.into.of.insert(path, sum);
+        self.into.add_one(self.path.join("."), grad);
     }
 }
 

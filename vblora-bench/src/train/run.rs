@@ -13,14 +13,14 @@ use super::{
     method::Method,
     objective::Objective,
     run_dir::RunDir,
-    source::Shape,
+    source::ModelSummary,
     training::Training,
 };
 use crate::{
     Result,
     metrics::Scores,
-    recipes::Recipe,
-    report::{RunResult, Stop},
+    recipes::{LearningRates, Recipe},
+    results::{RunResult, Stop},
 };
 
 /// What the runs of a session share.
@@ -31,7 +31,7 @@ pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     /// Its files.
     pub files: ModelFiles,
     /// What a dry run knows of it.
-    pub shape: Shape,
+    pub summary: ModelSummary,
     /// The training split.
     pub train: O::Split,
     /// The development split.
@@ -113,7 +113,7 @@ impl Run {
         } = prepared;
         let trained = match self.method.adapter(recipe) {
             Some(adapter) => {
-                let plan = prepared.shape.plan()?;
+                let plan = prepared.summary.plan()?;
                 let adapter = match (&adapter, bank) {
                     (AdapterConfig::VbLora(config), Some(bank)) => {
                         let adapter = config.check(&plan)?.init_on(bank, self.seed, device)?;
@@ -138,20 +138,20 @@ impl Run {
         prepared: &Prepared<B, O>,
     ) -> Result<RunResult> {
         let Prepared {
-            shape,
+            summary,
             recipe,
             train,
             dev,
             ..
         } = prepared;
-        let count = self.method.count(recipe, shape)?;
+        let count = self.method.count(recipe, summary)?;
         Ok(RunResult {
             method: self.method.name().into(),
             targets: self
                 .method
                 .adapter(recipe)
                 .map_or("-".into(), |_| recipe.targets.clone()),
-            task: recipe.task,
+            task: recipe.task.clone(),
             seed: self.seed,
             epochs: Vec::new(),
             best: None,
@@ -159,8 +159,8 @@ impl Run {
             trained_parameters: count.trained as u64,
             stored_parameters: count.stored,
             stored_bytes: count.bytes as u64,
-            head_parameters: shape.head as u64,
-            head_bytes: 4 * shape.head as u64,
+            head_parameters: summary.head as u64,
+            head_bytes: 4 * summary.head as u64,
             steps: 0,
             seconds: 0.0,
             truncated: O::truncated(train) + O::truncated(dev),
@@ -177,19 +177,20 @@ impl Run {
         has_head: bool,
         factor: f64,
     ) -> Vec<(&'static str, f64)> {
-        let lr = &recipe.lr;
-        let own: &[(&str, f64)] = match self.method {
-            Method::VbLora => &[("bank", lr.bank), ("logits", lr.logits)],
-            Method::Lora | Method::Vera | Method::TiedLora | Method::LoraXs => {
-                &[("adapter", lr.of_adapter(self.method.name()))]
-            }
-            Method::Full => &[("base", lr.base)],
-            Method::Head => &[],
-        };
-        own.iter()
-            .copied()
-            .chain(has_head.then_some(("head", lr.head)))
-            .map(|(group, lr)| (group, lr * factor))
-            .collect()
+        let mut lr = recipe.lr;
+        let mut rates = Vec::new();
+        if let Some(adapter) = self.method.adapter(recipe) {
+            lr.adapter = lr.of_adapter(adapter.name());
+            let groups = adapter.groups().iter();
+            rates.extend(groups.map(|&group| (LearningRates::key(group), lr.of(group))));
+        }
+        if self.method == Method::Full {
+            rates.push(("base", lr.base));
+        }
+        if has_head {
+            rates.push(("head", lr.head));
+        }
+        let scaled = rates.into_iter().map(|(key, rate)| (key, rate * factor));
+        scaled.collect()
     }
 }

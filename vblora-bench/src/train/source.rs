@@ -21,7 +21,7 @@ pub trait Source: Debug {
     ///
     /// # Errors
     /// A configuration that cannot be used, or settings that do not fit this kind of work.
-    fn shape(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Shape>;
+    fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary>;
 
     /// Reads examples and model.
     ///
@@ -37,7 +37,7 @@ pub trait Source: Debug {
 
 /// A model as a dry run sees it.
 #[derive(Debug)]
-pub struct Shape {
+pub struct ModelSummary {
     /// Its blocks.
     pub layers: usize,
     /// Its width.
@@ -52,7 +52,7 @@ pub struct Shape {
     pub targets: Targets,
 }
 
-impl Shape {
+impl ModelSummary {
     /// The adapted maps.
     ///
     /// # Errors
@@ -88,7 +88,7 @@ impl DataSource {
     pub(crate) fn read(&self, recipe: &Recipe, name: SplitName) -> Result<Split> {
         match self {
             Self::Demo => demo::split(name),
-            Self::Directory(dir) => read_split(dir, recipe.task, name),
+            Self::Directory(dir) => read_split(dir, &recipe.task, name),
         }
     }
 }
@@ -106,13 +106,13 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<EncoderConfig> {
 impl Source for DataSource {
     type Objective<B: VbLoraBackend> = Classification;
 
-    fn shape(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Shape> {
+    fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
         let config = config(recipe, files)?;
-        Ok(Shape {
+        Ok(ModelSummary {
             layers: config.num_layers,
             width: config.hidden_size,
             parameters: config.parameters(),
-            head: vblora_models::head_parameters(config.hidden_size, recipe.task.labels()),
+            head: vblora_models::head_parameters(config.hidden_size, recipe.task.outputs()),
             sites: roberta::sites(&config),
             targets: roberta::targets(&recipe.targets)?,
         })

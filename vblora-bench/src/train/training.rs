@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    record::{Header, Recorder},
-    report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
+    recordings::{Header, Recorder},
+    results::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
     schedule::Schedule,
 };
 
@@ -149,7 +149,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let batches: Vec<O::Batch> = batches.collect::<Result<_>>()?;
         let factor = self.schedule.factor(step);
         let report = self.learner.step(step, &batches, factor)?;
-        let has_head = self.prepared.shape.head > 0;
+        let has_head = self.prepared.summary.head > 0;
         let rates = self.run.rates(recipe, has_head, factor);
         self.log.step(&self.run, step, report, rates)?;
         if !report.is_finite() {
@@ -211,7 +211,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let result = &mut self.progress.result;
         result.epochs.push(scores);
         result.last = result.epochs.last().map(EpochScores::from);
-        let best = best_epoch(&result.epochs, recipe.task.primary_metric());
+        let best = best_epoch(&result.epochs, recipe.task.primary_metric);
         result.best = best.map(EpochScores::from);
         let is_best = best.is_some_and(|best| best.epoch == epoch);
         let Some(dir) = self.dir.filter(|_| is_best) else {

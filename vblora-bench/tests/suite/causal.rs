@@ -6,21 +6,21 @@ use burn::{
     module::AutodiffModule,
     tensor::{Tensor, TensorData},
 };
-use vblora::{backend::VbLoraBackend, ops::Gate, rng::Key};
+use vblora::{backend::VbLoraBackend, rng::Key};
 use vblora_bench::{
     metrics::Metric,
     recipes::Recipe,
     train::{
-        Learner, StepReport,
+        Learner, Method, StepReport,
         causal::{Causal, EncodedTexts, token_loss},
     },
 };
 use vblora_models::{
-    Activation, BaseDtype, DecoderConfig, DecoderFamily,
+    DecoderConfig, DecoderFamily, RotaryConfig,
     decoder::{self, CausalLm},
 };
 
-use super::learner::Kind;
+use super::learner::trained;
 use crate::support::{assert_close, products, values};
 
 const PAD: u32 = 49;
@@ -28,7 +28,6 @@ const PAD: u32 = 49;
 fn config(family: DecoderFamily, dropout: f64) -> DecoderConfig {
     let gpt2 = family == DecoderFamily::Gpt2;
     DecoderConfig {
-        family,
         hidden_size: 16,
         num_layers: 2,
         num_heads: 2,
@@ -38,13 +37,8 @@ fn config(family: DecoderFamily, dropout: f64) -> DecoderConfig {
         vocab_size: 50,
         max_positions: 40,
         norm_eps: 1e-5,
-        activation: Activation::GeluTanh,
-        gate: Gate::Silu,
-        rope_theta: 100.0,
-        window: None,
+        rotary: (!gpt2).then(|| RotaryConfig::plain(100.0)),
         tied: true,
-        attention_bias: gpt2,
-        mlp_bias: gpt2,
         embedding_dropout: 0.0,
         residual_dropout: if gpt2 { dropout } else { 0.0 },
         attention_dropout: dropout,
@@ -52,8 +46,7 @@ fn config(family: DecoderFamily, dropout: f64) -> DecoderConfig {
         eos_token_ids: vec![2],
         pad_token_id: Some(PAD),
         initializer_range: 0.3,
-        base_dtype: BaseDtype::F32,
-        split_qkv: false,
+        ..family.template()
     }
 }
 
@@ -67,7 +60,7 @@ fn recipe(edit: impl Fn(&mut Recipe)) -> Recipe {
 fn learner_of<B: VbLoraBackend>(
     family: DecoderFamily,
     dropout: f64,
-    kind: Kind,
+    kind: Method,
     recipe: &Recipe,
     device: &B::Device,
 ) -> Learner<B, Causal> {
@@ -76,11 +69,11 @@ fn learner_of<B: VbLoraBackend>(
         .unwrap()
         .select(&base.sites())
         .unwrap();
-    let trained = kind.trained(recipe, &base, &plan, device);
+    let trained = trained(kind, recipe, &base, &plan, device);
     Learner::new(&base, trained, PhantomData, recipe, 1, device)
 }
 
-fn learner<B: VbLoraBackend>(kind: Kind, device: &B::Device) -> Learner<B, Causal> {
+fn learner<B: VbLoraBackend>(kind: Method, device: &B::Device) -> Learner<B, Causal> {
     learner_of(DecoderFamily::Llama, 0.0, kind, &recipe(|_| ()), device)
 }
 
@@ -145,20 +138,20 @@ pub(crate) fn the_loss_is_torchs_cross_entropy<B: VbLoraBackend>(device: &B::Dev
 }
 
 pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [&Kind::ADAPTERS[..], &[Kind::Full]].concat() {
+    for kind in [Method::ADAPTERS, &[Method::Full]].concat() {
         let mut learner = learner::<B>(kind, device);
         let (base, start) = (base_values(&learner), deltas(&learner));
         let reports = train(&mut learner, 12);
         assert!(reports.iter().all(StepReport::is_finite));
         assert!(reports[10].loss < reports[0].loss, "{reports:?}");
         let moved = |after: &[Vec<f32>]| base.iter().zip(after).filter(|(b, a)| b != a).count();
-        let expected = if kind == Kind::Full { base.len() } else { 0 };
+        let expected = if kind == Method::Full { base.len() } else { 0 };
         assert_eq!(
             moved(&base_values(&learner)),
             expected,
             "tensors of the base that moved"
         );
-        assert_eq!(deltas(&learner) != start, kind != Kind::Full);
+        assert_eq!(deltas(&learner) != start, kind != Method::Full);
     }
 }
 
@@ -166,7 +159,7 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
 pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device) {
     let texts = texts(7);
     let batch = |rows| texts.batch(&one_a_row(rows), PAD);
-    for kind in [Kind::VbLora, Kind::Full] {
+    for kind in [Method::VbLora, Method::Full] {
         let (mut whole, mut parts) = (learner::<B>(kind, device), learner::<B>(kind, device));
         for step in 0..3 {
             let one = whole.step(step, &[batch(0..7)], 1.0).unwrap();
@@ -182,7 +175,7 @@ pub(crate) fn packed_texts_train_as_padded_ones<B: VbLoraBackend>(device: &B::De
     let texts = texts(6);
     for family in [DecoderFamily::Gpt2, DecoderFamily::Llama] {
         let recipe = recipe(|_| ());
-        let learner = || learner_of::<B>(family, 0.0, Kind::VbLora, &recipe, device);
+        let learner = || learner_of::<B>(family, 0.0, Method::VbLora, &recipe, device);
         let (mut padded, mut packed) = (learner(), learner());
         for step in 0..2 {
             let one = padded
@@ -200,7 +193,7 @@ pub(crate) fn recomputed_blocks_train_as_kept_ones<B: VbLoraBackend>(device: &B:
     for family in [DecoderFamily::Gpt2, DecoderFamily::Llama] {
         let run = |recompute| {
             let recipe = recipe(|r| r.text.recompute = recompute);
-            let mut learner = learner_of::<B>(family, 0.2, Kind::VbLora, &recipe, device);
+            let mut learner = learner_of::<B>(family, 0.2, Method::VbLora, &recipe, device);
             let reports = train(&mut learner, 3);
             (reports, deltas(&learner))
         };
@@ -220,7 +213,8 @@ pub(crate) fn smoothing_and_prompt_labels_change_the_loss_alone<B: VbLoraBackend
     let batch = texts.batch(&one_a_row(0..4), PAD);
     let loss = |smoothing| {
         let recipe = recipe(|r| r.text.label_smoothing = smoothing);
-        let mut learner = learner_of::<B>(DecoderFamily::Llama, 0.0, Kind::VbLora, &recipe, device);
+        let mut learner =
+            learner_of::<B>(DecoderFamily::Llama, 0.0, Method::VbLora, &recipe, device);
         let nll = learner
             .evaluate(&texts, &recipe)
             .unwrap()
@@ -251,7 +245,7 @@ pub(crate) fn smoothing_and_prompt_labels_change_the_loss_alone<B: VbLoraBackend
 }
 
 pub(crate) fn evaluation_does_not_depend_on_batches<B: VbLoraBackend>(device: &B::Device) {
-    let (texts, learner) = (texts(7), learner::<B>(Kind::Lora, device));
+    let (texts, learner) = (texts(7), learner::<B>(Method::Lora, device));
     let nll = |batch| {
         let recipe = recipe(|r| r.batch = batch);
         learner
@@ -267,10 +261,10 @@ pub(crate) fn evaluation_does_not_depend_on_batches<B: VbLoraBackend>(device: &B
 pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBackend>(
     device: &B::Device,
 ) {
-    let mut whole = learner::<B>(Kind::VbLora, device);
+    let mut whole = learner::<B>(Method::VbLora, device);
     train(&mut whole, 4);
     let (state, _) = whole.state().unwrap();
-    let mut restored = learner::<B>(Kind::VbLora, device);
+    let mut restored = learner::<B>(Method::VbLora, device);
     restored
         .restore(std::path::Path::new("state"), state)
         .unwrap();

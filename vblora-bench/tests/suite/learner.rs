@@ -1,24 +1,27 @@
 //! One step at a time on a tiny random model that the test makes.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use burn::{
     backend::Autodiff,
     module::{Module, Param},
     tensor::Tensor,
 };
 use vblora::{
-    AdapterConfig, AnyAdapter, FrozenWeights, Selection, SitePlan, VbLoraConfig,
-    backend::VbLoraBackend, rng::Key,
+    AnyAdapter, BaseWeights, Noise, Selection, SitePlan, VbLoraConfig, backend::VbLoraBackend,
+    rng::Key,
 };
 use vblora_bench::{
     recipes::{Recipe, Size},
     tasks::Task,
-    train::{LabelledBatch, Learner, StepReport, Trained},
+    train::{Classification, LabelledBatch, Learner, Method, Objective, StepReport, Trained},
 };
 use vblora_models::{
     Activation, BaseDtype, ClassificationHead, EncoderConfig, Family, HeadInit, Labels,
     PaddedBatch, Roberta, roberta,
 };
 
+use super::is_exact;
 use crate::support::{assert_close, products, values};
 
 fn config(dropout: f64) -> EncoderConfig {
@@ -44,7 +47,7 @@ fn config(dropout: f64) -> EncoderConfig {
 }
 
 pub(super) fn recipe() -> Recipe {
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     recipe.vblora = VbLoraConfig {
         bank: 12,
         vector_length: 8,
@@ -59,59 +62,26 @@ pub(super) fn recipe() -> Recipe {
     recipe
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Kind {
-    VbLora,
-    Lora,
-    Vera,
-    TiedLora,
-    LoraXs,
-    Head,
-    Full,
-}
-
-impl Kind {
-    /// Those that adapt a frozen base.
-    pub(super) const ADAPTERS: [Self; 5] = [
-        Self::VbLora,
-        Self::Lora,
-        Self::Vera,
-        Self::TiedLora,
-        Self::LoraXs,
-    ];
-
-    fn adapter(self, recipe: &Recipe) -> Option<AdapterConfig> {
-        Some(match self {
-            Self::VbLora => AdapterConfig::VbLora(recipe.vblora.clone()),
-            Self::Lora => AdapterConfig::Lora(recipe.lora.clone()),
-            Self::Vera => AdapterConfig::Vera(recipe.vera.clone()),
-            Self::TiedLora => AdapterConfig::TiedLora(recipe.tied_lora.clone()),
-            Self::LoraXs => AdapterConfig::LoraXs(recipe.lora_xs.clone()),
-            Self::Head | Self::Full => return None,
-        })
-    }
-
-    /// What it trains on these sites of a base, drawn with seed 4 in any case.
-    pub(super) fn trained<B: VbLoraBackend>(
-        self,
-        recipe: &Recipe,
-        base: &dyn FrozenWeights,
-        plan: &SitePlan,
-        device: &B::Device,
-    ) -> Trained<B> {
-        match self.adapter(recipe) {
-            Some(config) => {
-                let adapter = config.init_on::<Autodiff<B>>(base, plan, 4, device);
-                Trained::Adapter(Box::new(adapter.unwrap()))
-            }
-            None if self == Self::Full => Trained::Everything,
-            None => Trained::HeadOnly,
+/// What a method trains on these sites of a base, drawn with seed 4 in any case.
+pub(super) fn trained<B: VbLoraBackend>(
+    kind: Method,
+    recipe: &Recipe,
+    base: &dyn BaseWeights,
+    plan: &SitePlan,
+    device: &B::Device,
+) -> Trained<B> {
+    match kind.adapter(recipe) {
+        Some(config) => {
+            let adapter = config.init_on::<Autodiff<B>>(base, plan, 4, device);
+            Trained::Adapter(Box::new(adapter.unwrap()))
         }
+        None if kind == Method::Full => Trained::Everything,
+        None => Trained::HeadOnly,
     }
 }
 
 fn learner<B: VbLoraBackend>(
-    kind: Kind,
+    kind: Method,
     dropout: f64,
     seed: u64,
     device: &B::Device,
@@ -121,7 +91,7 @@ fn learner<B: VbLoraBackend>(
 
 pub(super) fn learner_of<B: VbLoraBackend>(
     recipe: &Recipe,
-    kind: Kind,
+    kind: Method,
     dropout: f64,
     seed: u64,
     device: &B::Device,
@@ -131,7 +101,7 @@ pub(super) fn learner_of<B: VbLoraBackend>(
         .unwrap()
         .select(&base.sites())
         .unwrap();
-    let trained = kind.trained(recipe, &base, &plan, device);
+    let trained = trained(kind, recipe, &base, &plan, device);
     let head = ClassificationHead::init(16, 2, 0.0, HeadInit::Normal(0.2), 5, device);
     Learner::new(&base, trained, head, recipe, seed, device)
 }
@@ -184,7 +154,7 @@ fn base_values<B: VbLoraBackend>(learner: &Learner<B>) -> Vec<(String, Vec<f32>)
 }
 
 pub(crate) fn frozen_weights_stay_to_the_bit<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [&Kind::ADAPTERS[..], &[Kind::Head]].concat() {
+    for kind in [Method::ADAPTERS, &[Method::Head]].concat() {
         let mut learner = learner::<B>(kind, 0.1, 1, device);
         let before = base_values(&learner);
         let reports = train(&mut learner, 6);
@@ -194,7 +164,7 @@ pub(crate) fn frozen_weights_stay_to_the_bit<B: VbLoraBackend>(device: &B::Devic
 }
 
 pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [&Kind::ADAPTERS[..], &[Kind::Head, Kind::Full]].concat() {
+    for kind in [Method::ADAPTERS, &[Method::Head, Method::Full]].concat() {
         let mut learner = learner::<B>(kind, 0.0, 1, device);
         let before = (
             base_values(&learner),
@@ -220,10 +190,10 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
             before.1,
             "the head is trained"
         );
-        assert_eq!(base_values(&learner) != before.0, kind == Kind::Full);
+        assert_eq!(base_values(&learner) != before.0, kind == Method::Full);
         assert_eq!(
             deltas(&learner) != start,
-            Kind::ADAPTERS.contains(&kind),
+            Method::ADAPTERS.contains(&kind),
             "{kind:?}"
         );
         let moved = |part: &str| {
@@ -235,7 +205,7 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
                 .filter(|(b, _)| b.0.contains(part))
                 .all(|(b, a)| b.1 != a.1)
         };
-        if kind == Kind::Full {
+        if kind == Method::Full {
             assert!(moved("query.weight") && moved("LayerNorm.bias") && moved("word_embeddings"));
         }
         assert!(learner.base().num_params() > 1000);
@@ -244,7 +214,7 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
 
 /// The mean over the examples of all micro-batches, the shorter last one included.
 pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [Kind::VbLora, Kind::Full] {
+    for kind in [Method::VbLora, Method::Full] {
         let (mut whole, mut parts) = (
             learner::<B>(kind, 0.0, 1, device),
             learner::<B>(kind, 0.0, 1, device),
@@ -260,8 +230,51 @@ pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device
     }
 }
 
+/// As several machines would: the parts of a step computed in any order, and folded in the order of their numbers.
+pub(crate) fn micro_batches_of_any_order_make_the_same_step<B: VbLoraBackend>(device: &B::Device) {
+    if !is_exact::<B>(device) {
+        println!("skipped: {} sums in no fixed order", B::name(device));
+        return;
+    }
+    let batches = [batch(0, 4), batch(4, 4), batch(8, 3), batch(11, 2)];
+    for &kind in Method::ALL {
+        let mut one = learner::<B>(kind, 0.2, 1, device);
+        let mut other = learner::<B>(kind, 0.2, 1, device);
+        for step in 0..3 {
+            let expected = one.step(step, &batches, 1.0).unwrap();
+            let mut sum = other.compose(step);
+            let factors = sum.factors();
+            for number in [2, 0, 3, 1] {
+                let noise = Noise::new(1, step as u64, number as u64);
+                let weight = <Classification as Objective<B>>::weight;
+                let whole: usize = batches.iter().map(weight).sum();
+                let share = weight(&batches[number]) as f64 / whole as f64;
+                let part = other.micro_batch(&factors, &batches[number], noise, share);
+                sum.add(number, part.unwrap());
+            }
+            let found = other.finish(sum, 1.0).unwrap();
+            assert_eq!(found, expected, "{kind:?}, step {step}");
+        }
+        let [one, other] = [one, other].map(|learner| learner.state().unwrap().0);
+        assert!(one == other, "{kind:?}");
+    }
+}
+
+/// A gap would leave out examples in silence.
+pub(crate) fn a_missing_micro_batch_is_no_step<B: VbLoraBackend>(device: &B::Device) {
+    let mut learner = learner::<B>(Method::Head, 0.0, 1, device);
+    let mut sum = learner.compose(0);
+    let noise = Noise::new(1, 0, 1);
+    let part = learner.micro_batch(&sum.factors(), &batch(0, 4), noise, 0.5);
+    sum.add(1, part.unwrap());
+    let finish = AssertUnwindSafe(|| learner.finish(sum, 1.0));
+    let panic = catch_unwind(finish).unwrap_err();
+    let message = panic.downcast_ref::<String>().unwrap();
+    assert_eq!(message, "micro-batch 0 is missing");
+}
+
 pub(crate) fn a_bad_step_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
-    let mut learner = learner::<B>(Kind::VbLora, 0.0, 1, device);
+    let mut learner = learner::<B>(Method::VbLora, 0.0, 1, device);
     let good = train(&mut learner, 1);
     assert!(good[0].is_finite());
     // A learning rate without measure makes the next loss leave the numbers; the step after that must not be taken.
@@ -288,7 +301,7 @@ pub(crate) fn a_bad_step_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
 }
 
 pub(crate) fn dropout_is_on_in_training_and_repeats<B: VbLoraBackend>(device: &B::Device) {
-    for kind in [Kind::VbLora, Kind::Head, Kind::Full] {
+    for kind in [Method::VbLora, Method::Head, Method::Full] {
         // Learning rates of zero: each loss shows its step's masks and nothing else.
         let losses = |seed: u64, dropout: f64| {
             let mut learner = learner::<B>(kind, dropout, seed, device);
@@ -322,7 +335,7 @@ pub(crate) fn selections_draw_by_seed_and_step<B: VbLoraBackend>(device: &B::Dev
         let mut recipe = recipe();
         recipe.vblora.selection = selection;
         let losses = |seed: u64| {
-            let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.0, seed, device);
+            let mut learner = learner_of::<B>(&recipe, Method::VbLora, 0.0, seed, device);
             let loss = |step| learner.step(step, &[batch(0, 8)], 0.0).unwrap().loss;
             [0, 1, 2].map(loss)
         };
@@ -345,7 +358,7 @@ pub(crate) fn a_gate_opens_first<B: VbLoraBackend>(device: &B::Device) {
     for selection in Selection::ALL {
         let mut recipe = recipe();
         (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
-        let mut learner = learner_of::<B>(&recipe, Kind::VbLora, 0.0, 1, device);
+        let mut learner = learner_of::<B>(&recipe, Method::VbLora, 0.0, 1, device);
         let trained = |learner: &Learner<B>| {
             let Trained::Adapter(adapter) = learner.trained() else {
                 panic!("an adapter")

@@ -5,24 +5,14 @@ use std::path::Path;
 use vblora::{Selection, backend::VbLoraBackend, rng::Key, storage::checkpoint::Form};
 use vblora_bench::{
     recipes::Recipe,
-    train::{Learner, StepReport},
+    train::{Learner, Method, StepReport},
 };
 
 use super::{
     is_exact,
-    learner::{Kind, batch, learner_of, recipe},
+    learner::{batch, learner_of, recipe},
 };
 use crate::support::assert_close;
-
-const KINDS: [Kind; 7] = [
-    Kind::VbLora,
-    Kind::Lora,
-    Kind::Vera,
-    Kind::TiedLora,
-    Kind::LoraXs,
-    Kind::Head,
-    Kind::Full,
-];
 
 /// The adapter's, so that logits can be drawn again.
 const SEED: u64 = 4;
@@ -34,16 +24,16 @@ const TOLERANCE: f64 = 1e-3;
 const MANY: [usize; 2] = [0, usize::MAX];
 
 /// Every method, and VB-LoRA with draws, noise logits and a gate, and with either moments.
-fn cases() -> Vec<(Kind, Recipe, usize)> {
+fn cases() -> Vec<(Method, Recipe, usize)> {
     let drawing = [Selection::NoisyTopK, Selection::StraightThrough].map(|selection| {
         let mut recipe = recipe();
         (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
-        (Kind::VbLora, recipe)
+        (Method::VbLora, recipe)
     });
-    let plain = KINDS.map(|kind| (kind, recipe()));
-    let all = plain.into_iter().chain(drawing);
+    let plain = Method::ALL.iter().map(|&kind| (kind, recipe()));
+    let all = plain.chain(drawing);
     all.flat_map(|(kind, recipe)| {
-        let many = if kind == Kind::VbLora {
+        let many = if kind == Method::VbLora {
             &MANY[..]
         } else {
             &MANY[..1]
@@ -53,7 +43,7 @@ fn cases() -> Vec<(Kind, Recipe, usize)> {
     .collect()
 }
 
-fn learner<B: VbLoraBackend>(kind: Kind, device: &B::Device) -> Learner<B> {
+fn learner<B: VbLoraBackend>(kind: Method, device: &B::Device) -> Learner<B> {
     learner_of(&recipe(), kind, 0.2, SEED, device)
 }
 
@@ -109,7 +99,7 @@ pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBac
 pub(crate) fn either_moments_train_alike<B: VbLoraBackend>(device: &B::Device) {
     for (kind, recipe, _) in cases()
         .into_iter()
-        .filter(|(kind, _, many)| *kind == Kind::VbLora && *many == MANY[0])
+        .filter(|(kind, _, many)| *kind == Method::VbLora && *many == MANY[0])
     {
         let [(losses, state), (expected, of_all)] = MANY.map(|many| {
             let learner = learner_of::<B>(&recipe, kind, 0.2, SEED, device);
@@ -139,7 +129,7 @@ fn check_stored_logits<B: VbLoraBackend>(many: usize, device: &B::Device) {
     let logits = |decay: f64| {
         let mut recipe = recipe();
         recipe.weight_decay.logits = decay;
-        let learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let learner = learner_of::<B>(&recipe, Method::VbLora, 0.2, SEED, device);
         let mut learner = learner.moments_of_selected_from(many);
         let at_start = learner.state().unwrap();
         for i in 0..3 {
@@ -180,7 +170,7 @@ pub(crate) fn what_selections_touch_is_stored<B: VbLoraBackend>(device: &B::Devi
     {
         let mut recipe = recipe();
         recipe.vblora.selection = selection;
-        let learner = learner_of::<B>(&recipe, Kind::VbLora, 0.2, SEED, device);
+        let learner = learner_of::<B>(&recipe, Method::VbLora, 0.2, SEED, device);
         let mut learner = learner.moments_of_selected_from(many);
         for i in 0..3 {
             step(&mut learner, i);
@@ -210,9 +200,9 @@ pub(crate) fn what_selections_touch_is_stored<B: VbLoraBackend>(device: &B::Devi
 pub(crate) fn the_state_of_another_learner_is_refused<B: VbLoraBackend>(device: &B::Device) {
     let state = |kind| learner::<B>(kind, device).state().unwrap().0;
     for (there, here) in [
-        (Kind::VbLora, Kind::Lora),
-        (Kind::Lora, Kind::Head),
-        (Kind::Head, Kind::Full),
+        (Method::VbLora, Method::Lora),
+        (Method::Lora, Method::Head),
+        (Method::Head, Method::Full),
     ] {
         let mut learner = learner::<B>(here, device);
         let before = learner.state().unwrap().0;

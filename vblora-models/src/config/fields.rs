@@ -140,6 +140,14 @@ impl<'a> Fields<'a> {
             .unwrap_or_default())
     }
 
+    /// A list of whole numbers; empty if absent.
+    pub(super) fn counts(&self, field: &str) -> Result<Vec<u64>> {
+        let as_counts = |value: &Value| value.as_array()?.iter().map(Value::as_u64).collect();
+        Ok(self
+            .optional(field, "a list of whole numbers", as_counts)?
+            .unwrap_or_default())
+    }
+
     /// The fields of an object inside.
     pub(super) fn object(&self, field: &str) -> Result<Option<Fields<'a>>> {
         let values = self.optional(field, "an object", |v| v.as_object().cloned())?;

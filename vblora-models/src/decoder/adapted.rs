@@ -7,8 +7,8 @@ use vblora::{
     storage::{HostAdapter, peft::PeftDirectory},
 };
 
-use super::{HEAD, HEAD_SITE, sites, words_name};
-use crate::{DecoderConfig, DecoderFamily, Error, Result, SavedTensors};
+use super::{HEAD, HEAD_SITE, sites};
+use crate::{DecoderConfig, Error, Result, SavedTensors};
 
 /// An adapter, checked against a model, and the model's configuration with it.
 #[derive(Debug)]
@@ -23,7 +23,8 @@ pub struct AdaptedConfig {
 
 impl AdaptedConfig {
     /// Opens a PEFT directory or a compact file for a model. It may be on the head as well, and may have saved any of the model's
-    /// tensors. One for GPT-2's query, key and value apart makes the model have them apart.
+    /// tensors. One on query, key and value apart, where the file has one map for them, makes the model have
+    /// them apart.
     ///
     /// # Errors
     /// The adapter cannot be read or does not fit the model; its tables have different numbers of tokens.
@@ -31,7 +32,7 @@ impl AdaptedConfig {
         if !path.is_dir() {
             let found = StoredVbLora::load(path)?;
             let on = found.settings().plan().sites();
-            config.split_qkv = on.iter().any(|site| site.name.contains(".c_attn."));
+            config.split_qkv = has_split(&config, on);
             let known = with_head(&config, on);
             let adapter = HostAdapter::TopK(found.bind(&known)?);
             return Ok(Self {
@@ -45,12 +46,10 @@ impl AdaptedConfig {
         let known = with_head(&config, found.sites());
         let mut bound = found.bind(&known)?;
         let saved = SavedTensors::take(&mut bound, &*place)?;
-        let words = match config.family {
-            DecoderFamily::Gpt2 => format!("transformer.{}", words_name(config.family)),
-            _ => format!("model.{}", words_name(config.family)),
-        };
+        let layout = config.layout;
+        let embedding = format!("{}{}", layout.prefix, layout.embedding_weight());
         let mut sizes = Vec::new();
-        for name in [&*words, HEAD] {
+        for name in [&*embedding, HEAD] {
             sizes.extend(saved.shape(name).map(|shape| (name, shape[0])));
         }
         let on = bound.adapter.plan().sites().iter();
@@ -79,6 +78,15 @@ impl AdaptedConfig {
             saved,
         })
     }
+}
+
+/// Whether the adapter is on query, key and value apart, which one map of the file holds together.
+fn has_split(config: &DecoderConfig, on: &[Site]) -> bool {
+    let Some(fused) = config.layout.fused_qkv() else {
+        return false;
+    };
+    let part = format!(".{fused}.");
+    on.iter().any(|site| site.name.contains(&part))
 }
 
 /// The model's maps, and its head if the adapter is on it.

@@ -1,35 +1,29 @@
 //! The model's tensors under their Hugging Face names, for saving one that this project trained.
 
-use burn::tensor::backend::Backend;
 use vblora::{FrozenLinear, backend::VbLoraBackend};
 
-use super::{CausalLm, DecoderLayer, FinalNorm, HEAD, words_name};
-use crate::{DecoderFamily, FrozenLayerNorm, FrozenRmsNorm, HostTensor, upload::host_tensor};
+use super::{CausalLm, DecoderLayer, HEAD, sites::name};
+use crate::{DecoderConfig, HostTensor, config::QK_NORMS, upload::host_tensor};
 
 type Named = Vec<(String, HostTensor)>;
 
 impl<B: VbLoraBackend> CausalLm<B> {
-    /// Every tensor by its Hugging Face name, as transformers stores it; a tied head is not among them.
+    /// Every tensor by its Hugging Face name, as transformers stores it. A tied head is not among them.
     ///
     /// # Panics
-    /// Query, key and value of a GPT-2 were split into sites of their own.
+    /// Query, key and value, which one map holds, were split into sites of their own.
     pub fn tensors(&self) -> Named {
-        let prefix = match self.config.family {
-            DecoderFamily::Gpt2 => "transformer.",
-            _ => "model.",
-        };
-        let words = words_name(self.config.family);
-        let mut out = vec![(format!("{prefix}{words}"), self.words.host())];
-        if let Some(positions) = &self.positions {
-            out.push((format!("{prefix}wpe.weight"), host_tensor(positions.val())));
+        let layout = self.config.layout;
+        let named = |part: &str| format!("{}{part}", layout.prefix);
+        let mut out = vec![(named(&layout.embedding_weight()), self.embedding.host())];
+        if let (Some(table), Some(part)) = (&self.positions, layout.positions) {
+            let name = named(&format!("{part}.weight"));
+            out.push((name, host_tensor(table.val())));
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            of_layer(layer, index, &mut out);
+            of_layer(layer, &self.config, index, &mut out);
         }
-        match &self.norm {
-            FinalNorm::Layer(norm) => layer_norm("transformer.ln_f", norm, &mut out),
-            FinalNorm::Rms(norm) => rms_norm("model.norm", norm, &mut out),
-        }
+        out.extend(self.norm.tensors(&named(layout.final_norm)));
         if let Some(head) = &self.head {
             out.push((HEAD.into(), head.host()));
         }
@@ -37,42 +31,36 @@ impl<B: VbLoraBackend> CausalLm<B> {
     }
 }
 
-fn of_layer<B: VbLoraBackend>(layer: &DecoderLayer<B>, index: usize, out: &mut Named) {
-    match layer {
-        DecoderLayer::Gpt2(layer) => {
-            assert_eq!(
-                layer.qkv.len(),
-                1,
-                "split sites have no tensors of their own"
-            );
-            layer_norm(
-                &format!("transformer.h.{index}.ln_1"),
-                &layer.attention_norm,
-                out,
-            );
-            layer_norm(
-                &format!("transformer.h.{index}.ln_2"),
-                &layer.perceptron_norm,
-                out,
-            );
-            layer
-                .linears()
-                .into_iter()
-                .for_each(|map| linear(map, false, out));
+fn of_layer<B: VbLoraBackend>(
+    layer: &DecoderLayer<B>,
+    config: &DecoderConfig,
+    index: usize,
+    out: &mut Named,
+) {
+    let layout = config.layout;
+    assert!(
+        layout.fused_qkv().is_none() || layer.attention.qkv.len() == 1,
+        "split sites have no tensors of their own"
+    );
+    for (part, norm) in [
+        (layout.attention_norm, &layer.attention_norm),
+        (layout.attention_post_norm, &layer.attention_post_norm),
+        (layout.mlp_norm, &layer.mlp_norm),
+        (layout.mlp_post_norm, &layer.mlp_post_norm),
+    ] {
+        if let (Some(part), Some(norm)) = (part, norm) {
+            out.extend(norm.tensors(&name(config, index, part)));
         }
-        DecoderLayer::Gated(layer) => {
-            let name = |part: &str| format!("model.layers.{index}.{part}");
-            rms_norm(&name("input_layernorm"), &layer.input_norm, out);
-            rms_norm(
-                &name("post_attention_layernorm"),
-                &layer.perceptron_norm,
-                out,
-            );
-            layer
-                .linears()
-                .into_iter()
-                .for_each(|map| linear(map, true, out));
-        }
+    }
+    for (part, norm) in QK_NORMS
+        .iter()
+        .zip(layer.attention.qk_norms.iter().flatten())
+    {
+        let name = format!("{}.weight", name(config, index, part));
+        out.push((name, host_tensor(norm.stored())));
+    }
+    for map in layer.linears() {
+        linear(map, !layout.conv1d, out);
     }
 }
 
@@ -83,13 +71,4 @@ fn linear<B: VbLoraBackend>(map: &FrozenLinear<B>, out_in: bool, out: &mut Named
     if let Some(bias) = &map.bias {
         out.push((format!("{site}.bias"), host_tensor(bias.val())));
     }
-}
-
-fn layer_norm<B: VbLoraBackend>(name: &str, norm: &FrozenLayerNorm<B>, out: &mut Named) {
-    out.push((format!("{name}.weight"), host_tensor(norm.gamma.val())));
-    out.push((format!("{name}.bias"), host_tensor(norm.beta.val())));
-}
-
-fn rms_norm<B: Backend + VbLoraBackend>(name: &str, norm: &FrozenRmsNorm<B>, out: &mut Named) {
-    out.push((format!("{name}.weight"), host_tensor(norm.stored())));
 }

@@ -2,7 +2,8 @@
 
 use vblora::SitePlan;
 
-use crate::{DecoderConfig, DecoderFamily};
+use super::sites::{BlockMaps, qkv_widths};
+use crate::{DecoderConfig, config::Mlp};
 
 /// Bytes of an f32.
 const F32: usize = 4;
@@ -10,7 +11,7 @@ const F32: usize = 4;
 /// Memory of training, in bytes. What a backend's allocator, its kernels and a batch of token ids take comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// The frozen base: linear maps and word tables in its dtype, the rest in f32.
+    /// The frozen base: linear maps and token embeddings in its dtype, the rest in f32.
     pub base: usize,
     /// The adapter's parameters in f32.
     pub parameters: usize,
@@ -25,7 +26,7 @@ pub struct Footprint {
     /// What one block keeps, once more per token: with recomputation one block at a time.
     pub block_per_token: usize,
     /// Scores and their logarithms, per token with a label.
-    pub scores_per_token: usize,
+    pub logits_per_token: usize,
 }
 
 impl Footprint {
@@ -48,7 +49,7 @@ impl Footprint {
             kept_per_token: config.num_layers * block + ends,
             recomputed_per_token: F32 * d * (config.num_layers + 1) + ends,
             block_per_token: block,
-            scores_per_token: 2 * F32 * config.vocab_size,
+            logits_per_token: 2 * F32 * config.vocab_size,
         }
     }
 
@@ -59,7 +60,7 @@ impl Footprint {
             true => self.recomputed_per_token + self.block_per_token,
             false => self.kept_per_token,
         };
-        fixed + tokens * (per_token + self.scores_per_token)
+        fixed + tokens * (per_token + self.logits_per_token)
     }
 }
 
@@ -75,32 +76,23 @@ fn base(config: &DecoderConfig) -> usize {
 /// Values that the backward pass of one block needs, per token: the inputs of its normalisations, of its adapted maps and of its
 /// non-linearities, and the narrow products.
 fn kept_by_block(config: &DecoderConfig, plan: &SitePlan, rank: usize, length: usize) -> usize {
-    let (d, inner) = (config.hidden_size, config.intermediate_size);
-    let [q, kv] = [config.num_heads, config.num_kv_heads].map(|heads| heads * config.head_size);
-    let attention = q + 2 * kv + config.num_heads * length;
-    let norms = 2 * d;
-    let perceptron = match config.family {
-        DecoderFamily::Gpt2 => inner,
-        _ => 2 * inner,
+    let inner = config.intermediate_size;
+    let [q, k, v] = qkv_widths(config);
+    let attention = q + k + v + config.num_heads * length;
+    let qk_norms = if config.qk_norm.is_some() { q + k } else { 0 };
+    let norms = config.layout.block_norms().count() * config.hidden_size + qk_norms;
+    let mlp = match config.mlp {
+        Mlp::Plain(_) => inner,
+        Mlp::Gated(_) => 2 * inner,
     };
+    let maps = BlockMaps::new(config);
     let adapted = plan.sites().iter().filter(|site| site.layer() == Some(0));
     let narrow = rank * adapted.clone().count();
     // Maps that read the same values keep them once.
-    let mut inputs: Vec<(&str, usize)> = adapted
-        .map(|site| (input_of(site.role()), site.d_in))
+    let mut inputs: Vec<_> = adapted
+        .map(|site| (maps.input_of(site.role()), site.d_in))
         .collect();
     inputs.dedup();
     let inputs: usize = inputs.iter().map(|(_, values)| values).sum();
-    attention + norms + perceptron + inputs + narrow
-}
-
-/// What the map of this role reads.
-fn input_of(role: &str) -> &'static str {
-    match role.rsplit('.').next().unwrap_or(role) {
-        "q_proj" | "k_proj" | "v_proj" | "c_attn" | "q" | "k" | "v" => "attention",
-        "o_proj" => "attended",
-        "c_proj" if role.starts_with("attn") => "attended",
-        "gate_proj" | "up_proj" | "c_fc" => "perceptron",
-        _ => "inner",
-    }
+    attention + norms + mlp + inputs + narrow
 }

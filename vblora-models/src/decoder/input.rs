@@ -7,7 +7,7 @@ use burn::tensor::{
 
 use super::CausalBatch;
 use crate::{
-    DecoderConfig, DecoderFamily, Error, Result,
+    DecoderConfig, Error, Result,
     parts::{Angles, Rotary},
 };
 
@@ -24,8 +24,8 @@ pub struct CausalInput<B: Backend> {
 pub(super) struct Places<B: Backend> {
     /// `[n, t]`: position of each token in its text, where positions are looked up.
     pub(super) positions: Option<Tensor<B, 2, Int>>,
-    /// Where positions are angles.
-    pub(super) angles: Option<Angles<B>>,
+    /// The angles of each of the model's rotary settings.
+    pub(super) angles: Vec<Angles<B>>,
     /// `[n, t]`: the first key that each token sees; `None` if that is 0 for all.
     pub(super) first: Option<Tensor<B, 2, Int>>,
     /// The key at which the first of these tokens stands.
@@ -38,11 +38,11 @@ impl<B: Backend> CausalInput<B> {
     /// # Errors
     /// A token outside the vocabulary, a text with more tokens than the model has positions for.
     pub fn new(batch: &CausalBatch, config: &DecoderConfig, device: &B::Device) -> Result<Self> {
-        Self::behind(0, batch, config, device)
+        Self::after(0, batch, config, device)
     }
 
-    /// [`new`](Self::new) for tokens that come behind `offset` columns of remembered ones, which `first` counts too.
-    pub(super) fn behind(
+    /// [`new`](Self::new) for tokens that come after `offset` columns of remembered ones, which `first` counts too.
+    pub(super) fn after(
         offset: usize,
         batch: &CausalBatch,
         config: &DecoderConfig,
@@ -55,16 +55,17 @@ impl<B: Backend> CausalInput<B> {
             let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
             Tensor::<B, 2, Int>::from_data(TensorData::new(values, dims), device)
         };
-        let learned = config.family == DecoderFamily::Gpt2;
-        let angles = || {
-            let rotary = Rotary::new(config.head_size, config.rope_theta);
+        let learned = config.layout.positions.is_some();
+        let rotaries = config.rotaries().into_iter();
+        let angles = rotaries.map(|rotary| {
+            let rotary = Rotary::new(config.head_size, &rotary);
             rotary.angles(&batch.positions, dims, device)
-        };
+        });
         Ok(Self {
             ids: ints(&batch.ids),
             places: Places {
                 positions: learned.then(|| ints(&batch.positions)),
-                angles: (!learned).then(angles),
+                angles: angles.collect(),
                 first: batch
                     .first
                     .iter()
@@ -109,7 +110,10 @@ impl<B: AutodiffBackend> CausalInput<B> {
             ids: self.ids.clone().inner(),
             places: Places {
                 positions: positions.map(Tensor::inner),
-                angles: angles.map(|angles| angles.map(Tensor::inner)),
+                angles: angles
+                    .into_iter()
+                    .map(|angles| angles.map(Tensor::inner))
+                    .collect(),
                 first: first.map(Tensor::inner),
                 offset,
             },

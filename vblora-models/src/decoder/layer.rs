@@ -1,29 +1,50 @@
-//! A block of any family.
+//! The block of every decoder: attention and an MLP, each with norms before or after it, added to its input.
 
 use burn::{
     module::Module,
-    tensor::{Tensor, backend::Backend},
+    tensor::{Tensor, activation, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, backend::VbLoraBackend};
+use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, noise::dropout, ops};
 
-use super::{gated::GatedLayer, gpt2::Gpt2Layer, input::Places, memory::LayerMemory};
+use super::{
+    attention::Attention, input::Places, kv_cache::LayerCache, maps::MapBuilder, sites::BlockMaps,
+};
 use crate::{
-    DecoderConfig, DecoderFamily, Result,
-    parts::{Builder, FrozenLayerNorm, FrozenRmsNorm},
+    Activation, DecoderConfig, Result,
+    config::Mlp,
+    parts::{Builder, FrozenNorm},
     source::WeightSource,
 };
 
-/// One block.
+/// One block. Norms that a family does not have are `None`.
 #[derive(Module, Debug)]
-#[allow(
-    clippy::large_enum_variant,
-    reason = "all blocks of a model are of one kind, so none is larger than it need be"
-)]
-pub enum DecoderLayer<B: Backend> {
-    /// GPT-2's.
-    Gpt2(Gpt2Layer<B>),
-    /// Llama's, Mistral's and Gemma's.
-    Gated(GatedLayer<B>),
+pub struct DecoderLayer<B: Backend> {
+    /// The normalisation of what the attention reads.
+    pub attention_norm: Option<FrozenNorm<B>>,
+    /// Queries, keys, values and the map after them.
+    pub attention: Attention<B>,
+    /// The normalisation of what the attention adds.
+    pub attention_post_norm: Option<FrozenNorm<B>>,
+    /// The normalisation of what the MLP reads.
+    pub mlp_norm: Option<FrozenNorm<B>>,
+    /// Gate and up, one map for both, or the one map of a plain MLP.
+    pub mlp_input: Vec<FrozenLinear<B>>,
+    /// The last map of the MLP.
+    pub mlp_output: FrozenLinear<B>,
+    /// The normalisation of what the MLP adds.
+    pub mlp_post_norm: Option<FrozenNorm<B>>,
+    #[module(skip)]
+    settings: Settings,
+}
+
+/// What a layer takes from the configuration.
+#[derive(Debug, Clone, Copy)]
+struct Settings {
+    mlp: Mlp,
+    residual_scale: f64,
+    residual_dropout: f64,
+    /// The keys of the dropouts: the names of the maps before them.
+    places: [&'static str; 2],
 }
 
 impl<B: VbLoraBackend> DecoderLayer<B> {
@@ -32,67 +53,143 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
         config: &DecoderConfig,
         index: usize,
     ) -> Result<Self> {
-        Ok(match config.family {
-            DecoderFamily::Gpt2 => Self::Gpt2(Gpt2Layer::build(builder, config, index)?),
-            _ => Self::Gated(GatedLayer::build(builder, config, index)?),
+        let layout = config.layout;
+        let mut norm = |name: Option<&str>| {
+            let built = name.map(|name| {
+                let name = layout.in_block(index, name);
+                FrozenNorm::build(
+                    builder,
+                    &name,
+                    config.norm,
+                    config.hidden_size,
+                    config.norm_eps,
+                )
+            });
+            built.transpose()
+        };
+        let norms = [
+            norm(layout.attention_norm),
+            norm(layout.attention_post_norm),
+            norm(layout.mlp_norm),
+            norm(layout.mlp_post_norm),
+        ];
+        let maps = BlockMaps::new(config);
+        let attention = Attention::build(builder, config, &maps, index);
+        let mut builder = MapBuilder::new(builder, config, index);
+        // Every tensor is asked for, even after a failure, so that the source can report all that is wrong with it.
+        let mlp_input: Vec<_> = maps.mlp_input.iter().map(|map| builder.map(map)).collect();
+        let mlp_output = builder.map(&maps.mlp_output);
+        let [attention_norm, attention_post_norm, mlp_norm, mlp_post_norm] = norms;
+        Ok(Self {
+            attention_norm: attention_norm?,
+            attention: attention?,
+            attention_post_norm: attention_post_norm?,
+            mlp_norm: mlp_norm?,
+            mlp_input: mlp_input.into_iter().collect::<Result<_>>()?,
+            mlp_output: mlp_output?,
+            mlp_post_norm: mlp_post_norm?,
+            settings: Settings {
+                mlp: config.mlp,
+                residual_scale: config.residual_scale,
+                residual_dropout: config.residual_dropout,
+                places: [layout.attention_output, layout.mlp_output],
+            },
         })
     }
 
+    /// The linear maps, in the order of a forward pass.
     pub(super) fn linears(&self) -> Vec<&FrozenLinear<B>> {
-        match self {
-            Self::Gpt2(layer) => layer.linears(),
-            Self::Gated(layer) => layer.linears(),
-        }
+        let attention = self.attention.qkv.iter().chain([&self.attention.output]);
+        let mlp = self.mlp_input.iter().chain([&self.mlp_output]);
+        attention.chain(mlp).collect()
     }
 
     pub(super) fn merged(&self, factors: &Factors<B>) -> Self {
-        match self {
-            Self::Gpt2(layer) => Self::Gpt2(layer.merged(factors)),
-            Self::Gated(layer) => Self::Gated(layer.merged(factors)),
+        let mut layer = self.clone();
+        let attention = layer.attention.qkv.iter_mut();
+        let attention = attention.chain([&mut layer.attention.output]);
+        let mlp = layer.mlp_input.iter_mut().chain([&mut layer.mlp_output]);
+        for linear in attention.chain(mlp) {
+            *linear = linear.merged(factors);
         }
+        layer
     }
 
+    /// # Shapes
+    /// - input and output: `[n, t, d]`
     pub(super) fn forward(
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        memory: Option<&mut LayerMemory<B>>,
+        cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
-        match self {
-            Self::Gpt2(layer) => layer.forward(x, places, memory, factors),
-            Self::Gated(layer) => layer.forward(x, places, memory, factors),
+        let [after_attention, after_mlp] = self.settings.places;
+        let normal = normalised(&self.attention_norm, x.clone());
+        let attended = self.attention.forward(normal, places, cache, factors);
+        let attended = normalised(&self.attention_post_norm, attended);
+        let x = self.add(x, attended, after_attention, factors);
+        let normal = normalised(&self.mlp_norm, x.clone());
+        let inner = normalised(&self.mlp_post_norm, self.mlp(normal, factors));
+        self.add(x, inner, after_mlp, factors)
+    }
+
+    fn add(
+        &self,
+        x: Tensor<B, 3>,
+        y: Tensor<B, 3>,
+        place: &str,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 3> {
+        let y = dropout(y, self.settings.residual_dropout, factors.noise(), place);
+        match self.settings.residual_scale {
+            1.0 => x + y,
+            scale => x + y.mul_scalar(scale),
+        }
+    }
+
+    fn mlp(&self, x: Tensor<B, 3>, factors: &Factors<B>) -> Tensor<B, 3> {
+        match self.settings.mlp {
+            Mlp::Plain(activation) => {
+                let inner = self.mlp_input[0].forward(x, factors);
+                activated(&self.mlp_output, inner, activation, factors)
+            }
+            Mlp::Gated(form) => {
+                let [gate, up] = self.gate_and_up(x, factors);
+                self.mlp_output.forward(ops::gated(gate, up, form), factors)
+            }
+        }
+    }
+
+    fn gate_and_up(&self, x: Tensor<B, 3>, factors: &Factors<B>) -> [Tensor<B, 3>; 2] {
+        match self.mlp_input.as_slice() {
+            [fused] => {
+                let both = fused.forward(x, factors);
+                let width = both.dims()[2] / 2;
+                [0, width].map(|start| both.clone().narrow(2, start, width))
+            }
+            maps => std::array::from_fn(|i| maps[i].forward(x.clone(), factors)),
         }
     }
 }
 
-/// The normalisation behind the last block.
-#[derive(Module, Debug)]
-pub enum FinalNorm<B: Backend> {
-    /// GPT-2's.
-    Layer(FrozenLayerNorm<B>),
-    /// Llama's, Mistral's and Gemma's.
-    Rms(FrozenRmsNorm<B>),
+/// The map of the function of `inner`.
+fn activated<B: VbLoraBackend>(
+    map: &FrozenLinear<B>,
+    inner: Tensor<B, 3>,
+    activation: Activation,
+    factors: &Factors<B>,
+) -> Tensor<B, 3> {
+    match activation {
+        Activation::Gelu => map.forward_gelu(inner, ops::GeluForm::Erf, factors),
+        Activation::GeluTanh => map.forward_gelu(inner, ops::GeluForm::Tanh, factors),
+        Activation::Relu => map.forward(activation::relu(inner), factors),
+    }
 }
 
-impl<B: VbLoraBackend> FinalNorm<B> {
-    pub(super) fn build<S: WeightSource>(
-        builder: &mut Builder<'_, B, S>,
-        config: &DecoderConfig,
-    ) -> Result<Self> {
-        let (d, eps) = (config.hidden_size, config.norm_eps);
-        let rms = |builder, offset| FrozenRmsNorm::build(builder, "norm", d, eps, offset);
-        Ok(match config.family {
-            DecoderFamily::Gpt2 => Self::Layer(FrozenLayerNorm::build(builder, "ln_f", d, eps)?),
-            DecoderFamily::Gemma => Self::Rms(rms(builder, 1.0)?),
-            _ => Self::Rms(rms(builder, 0.0)?),
-        })
-    }
-
-    pub(super) fn forward(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        match self {
-            Self::Layer(norm) => norm.forward(x),
-            Self::Rms(norm) => norm.forward(x),
-        }
+fn normalised<B: VbLoraBackend>(norm: &Option<FrozenNorm<B>>, x: Tensor<B, 3>) -> Tensor<B, 3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

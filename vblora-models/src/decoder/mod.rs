@@ -1,15 +1,15 @@
-//! Causal language models as frozen functions with adapter sites: GPT-2, and Llama, Mistral and Gemma from one block.
+//! Causal language models as frozen functions with adapter sites: one block, whose features the configuration chooses.
 
 mod adapted;
+mod attention;
 mod batch;
 mod cached;
 mod export;
 mod footprint;
-mod gated;
-mod gpt2;
 mod input;
+mod kv_cache;
 mod layer;
-mod memory;
+mod maps;
 mod recompute;
 mod sites;
 
@@ -17,30 +17,23 @@ use burn::{
     module::{Module, Param},
     tensor::{Tensor, backend::Backend},
 };
-use vblora::{
-    Factors, FrozenLinear, FrozenWeights, Noise, Site,
-    backend::{CausalSettings, VbLoraBackend},
-    noise::dropout,
-    ops,
-};
+use vblora::{BaseWeights, Factors, FrozenLinear, Site, backend::VbLoraBackend, noise::dropout};
 
 pub use adapted::AdaptedConfig;
+pub use attention::Attention;
 pub use batch::{CausalBatch, Side};
 pub use cached::CachedLm;
 pub use footprint::Footprint;
-pub use gated::GatedLayer;
-pub use gpt2::Gpt2Layer;
 pub use input::CausalInput;
-pub use layer::{DecoderLayer, FinalNorm};
+pub use layer::DecoderLayer;
+pub(crate) use sites::map_values;
 pub use sites::{sites, targets};
 
-use self::{
-    input::Places,
-    memory::{LayerMemory, Memory},
-};
+use self::kv_cache::KvCache;
 use crate::{
-    Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result, SavedTensors,
-    parts::{Builder, WordTable, rows},
+    Checkpoint, DecoderConfig, FrozenNorm, LoadReport, Loader, ModelFiles, Result, SavedTensors,
+    config::EmbeddingScale,
+    parts::{Builder, TokenEmbedding, rows},
     source::{RandomWeights, WeightSource},
     upload::{host_tensor, sync},
 };
@@ -49,15 +42,15 @@ use crate::{
 #[derive(Module, Debug)]
 pub struct CausalLm<B: Backend> {
     /// `[vocabulary, d]`
-    pub words: WordTable<B>,
-    /// `[positions, d]`, GPT-2's.
+    pub embedding: TokenEmbedding<B>,
+    /// `[positions, d]`, in models that learn them.
     pub positions: Option<Param<Tensor<B, 2>>>,
     /// The blocks.
     pub layers: Vec<DecoderLayer<B>>,
-    /// The normalisation behind them.
-    pub norm: FinalNorm<B>,
-    /// The head, `[vocabulary, d]`; the word table where there is none.
-    pub head: Option<WordTable<B>>,
+    /// The normalisation after them.
+    pub norm: FrozenNorm<B>,
+    /// The head, `[vocabulary, d]`; the token embedding where there is none.
+    pub head: Option<TokenEmbedding<B>>,
     #[module(skip)]
     config: DecoderConfig,
 }
@@ -96,21 +89,18 @@ impl<B: VbLoraBackend> CausalLm<B> {
         device: &B::Device,
     ) -> Result<(Self, LoadReport)> {
         config.base_dtype.check::<B>(device)?;
-        let (prefix, norm) = match config.family {
-            DecoderFamily::Gpt2 => ("transformer.", "ln_f.weight"),
-            _ => ("model.", "norm.weight"),
-        };
+        let layout = config.layout;
         let checkpoint = Checkpoint::open(files)?;
-        let words = words_name(config.family);
-        // A file may hold the word table under the head's name alone; the last norm then tells the prefix.
-        let probe = match checkpoint.names().any(|name| name.ends_with(words)) {
-            true => words,
-            false => norm,
+        let embedding = layout.embedding_weight();
+        // A file may hold the token embedding under the head's name alone; the last norm then tells the prefix.
+        let probe = match checkpoint.names().any(|name| name.ends_with(&embedding)) {
+            true => embedding.clone(),
+            false => format!("{}.weight", layout.final_norm),
         };
-        let loader = Loader::new(checkpoint).with_prefix(&[prefix, ""], probe);
+        let loader = Loader::new(checkpoint).with_prefix(&[layout.prefix, ""], &probe);
         let mut loader = loader.with_saved(saved);
         ignore_buffers(&mut loader, &config);
-        config.tied = loader.find_tie(config.tied, words, HEAD)?;
+        config.tied = loader.find_tie(config.tied, &embedding, HEAD)?;
         let model = Self::build(config, &mut loader, device);
         // What is wrong with the file is said before what was wrong with its use.
         let report = loader.finish()?;
@@ -137,22 +127,26 @@ impl<B: VbLoraBackend> CausalLm<B> {
         config.base_dtype.check::<B>(device)?;
         let mut builder = Builder::<B, S>::new(source, config.base_dtype, device);
         let (shape, dtype) = ([config.vocab_size, config.hidden_size], config.base_dtype);
-        let name = words_name(config.family);
-        let values = builder.source.take(name, shape);
-        let words = WordTable::build(&mut builder, name, values, dtype);
+        let layout = config.layout;
+        let name = layout.embedding_weight();
+        let values = builder.source.take(&name, shape);
+        let embedding = TokenEmbedding::build(&mut builder, &name, values, dtype);
         let head = (!config.tied).then(|| {
             let values = builder.source.take_at_root(HEAD, shape);
-            WordTable::build(&mut builder, HEAD, values, dtype)
+            TokenEmbedding::build(&mut builder, HEAD, values, dtype)
         });
-        let positions = (config.family == DecoderFamily::Gpt2)
-            .then(|| builder.frozen("wpe.weight", [config.max_positions, config.hidden_size]));
+        let d = config.hidden_size;
+        let positions = layout
+            .positions
+            .map(|part| builder.frozen(&format!("{part}.weight"), [config.max_positions, d]));
         // Every tensor is asked for, even after a failure, so that the source can report all that is wrong with it.
         let layers: Vec<_> = (0..config.num_layers)
             .map(|index| DecoderLayer::build(&mut builder, &config, index))
             .collect();
-        let norm = FinalNorm::build(&mut builder, &config);
+        let (form, eps) = (config.norm, config.norm_eps);
+        let norm = FrozenNorm::build(&mut builder, layout.final_norm, form, d, eps);
         Ok(Self {
-            words: words?,
+            embedding: embedding?,
             positions: positions.transpose()?,
             layers: layers.into_iter().collect::<Result<_>>()?,
             norm: norm?,
@@ -193,15 +187,15 @@ impl<B: VbLoraBackend> CausalLm<B> {
     fn run(
         &self,
         input: &CausalInput<B>,
-        mut memory: Option<&mut Memory<B>>,
+        mut cache: Option<&mut KvCache<B>>,
         factors: &Factors<B>,
         mut see: impl FnMut(&Tensor<B, 3>),
     ) -> Tensor<B, 3> {
         let mut x = self.embed(input, factors);
         for (index, layer) in self.layers.iter().enumerate() {
             see(&x);
-            let memory = memory.as_mut().map(|memory| &mut memory.layers[index]);
-            x = layer.forward(x, &input.places, memory, &of_layer(factors, index));
+            let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
+            x = layer.forward(x, &input.places, cache, &of_layer(factors, index));
         }
         let x = self.norm.forward(x);
         see(&x);
@@ -209,13 +203,15 @@ impl<B: VbLoraBackend> CausalLm<B> {
     }
 
     fn embed(&self, input: &CausalInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
-        let words = self.words.look_up(&input.ids);
+        let x = self.embedding.look_up(&input.ids);
+        let x = match self.config.embedding_scale {
+            EmbeddingScale::One => x,
+            EmbeddingScale::RootOfWidth => x.mul_scalar((self.config.hidden_size as f64).sqrt()),
+            EmbeddingScale::By(factor) => x.mul_scalar(factor),
+        };
         let x = match (&self.positions, &input.places.positions) {
-            (Some(table), Some(positions)) => words + rows(table.val(), positions.clone()),
-            _ if self.config.family == DecoderFamily::Gemma => {
-                words.mul_scalar((self.config.hidden_size as f64).sqrt())
-            }
-            _ => words,
+            (Some(table), Some(positions)) => x + rows(table.val(), positions.clone()),
+            (_, _) => x,
         };
         dropout(
             x,
@@ -225,36 +221,43 @@ impl<B: VbLoraBackend> CausalLm<B> {
         )
     }
 
-    /// The scores of the next token.
+    /// The logits of the next token.
     ///
     /// # Shapes
     /// - hidden: `[m, d]`, of [`forward`](Self::forward); output: `[m, vocabulary]`
-    pub fn scores(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.head_table().scores(hidden)
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.scaled(self.head_table().logits(hidden))
     }
 
-    /// [`scores`](Self::scores) of an adapter that may be on the head too. On a tied head it leaves the word table as it is.
+    /// [`logits`](Self::logits) of an adapter that may be on the head too. On a tied head it leaves the token embedding as it is.
     ///
     /// # Shapes
-    /// - as in [`scores`](Self::scores), m being the rows of a mixed batch
-    pub fn adapted_scores(&self, hidden: Tensor<B, 2>, factors: &Factors<B>) -> Tensor<B, 2> {
+    /// - as in [`logits`](Self::logits), m being the rows of a multi-adapter batch
+    pub fn adapted_logits(&self, hidden: Tensor<B, 2>, factors: &Factors<B>) -> Tensor<B, 2> {
         let update = factors.update(HEAD_SITE, hidden.clone());
-        let scores = self.scores(hidden);
-        match update {
-            Some(update) => scores + update,
-            None => scores,
+        let logits = self.head_table().logits(hidden);
+        self.scaled(match update {
+            Some(update) => logits + update,
+            None => logits,
+        })
+    }
+
+    fn scaled(&self, logits: Tensor<B, 2>) -> Tensor<B, 2> {
+        match self.config.logits_divisor {
+            1.0 => logits,
+            divisor => logits.div_scalar(divisor),
         }
     }
 
-    fn head_table(&self) -> &WordTable<B> {
-        self.head.as_ref().unwrap_or(&self.words)
+    fn head_table(&self) -> &TokenEmbedding<B> {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit, and what
     /// was not adapted is shared with it: to unmerge is to drop the merged one.
     ///
     /// # Panics
-    /// The factors are those of a mixed batch.
+    /// The factors are those of a multi-adapter batch.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let layers = self.layers.iter().map(|layer| layer.merged(factors));
@@ -263,7 +266,10 @@ impl<B: VbLoraBackend> CausalLm<B> {
             ..self.clone()
         };
         if let Some(pair) = factors.get(HEAD_SITE) {
-            assert!(!factors.is_mixed(), "rows with adapters of their own");
+            assert!(
+                !factors.is_multi_adapter(),
+                "rows with adapters of their own"
+            );
             merged.head = Some(self.head_table().merged(pair));
             merged.config.tied = false;
         }
@@ -271,7 +277,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
     }
 }
 
-impl<B: VbLoraBackend> FrozenWeights for CausalLm<B> {
+impl<B: VbLoraBackend> BaseWeights for CausalLm<B> {
     fn weight(&self, site: &str) -> Option<Vec<f32>> {
         let mut linears = self.layers.iter().flat_map(DecoderLayer::linears);
         let map = linears.find(|map| map.site().name == site)?;
@@ -285,22 +291,12 @@ const HEAD: &str = "lm_head.weight";
 /// The head as a site, which only an adapter that was made elsewhere is on.
 const HEAD_SITE: &str = "lm_head";
 
-fn words_name(family: DecoderFamily) -> &'static str {
-    match family {
-        DecoderFamily::Gpt2 => "wte.weight",
-        _ => "embed_tokens.weight",
-    }
-}
-
-/// What old files hold beside the weights.
+/// Lets the tensors be that old files hold beside the weights.
 fn ignore_buffers(loader: &mut Loader, config: &DecoderConfig) {
+    let layout = config.layout;
     for index in 0..config.num_layers {
-        for buffer in [
-            format!("h.{index}.attn.bias"),
-            format!("h.{index}.attn.masked_bias"),
-            format!("layers.{index}.self_attn.rotary_emb.inv_freq"),
-        ] {
-            loader.ignore(&buffer);
+        for buffer in layout.buffers {
+            loader.ignore(&layout.in_block(index, buffer));
         }
     }
 }
@@ -311,26 +307,4 @@ fn of_layer<B: Backend>(factors: &Factors<B>, index: usize) -> Factors<B> {
         Some(noise) => factors.with_noise(noise.index(index as u64)),
         None => factors.clone(),
     }
-}
-
-/// Attention over a memory, or over the tokens' own keys without one, with dropout where there is noise.
-fn attend<B: VbLoraBackend>(
-    [q, k, v]: [Tensor<B, 3>; 3],
-    places: &Places<B>,
-    memory: Option<&mut LayerMemory<B>>,
-    settings: CausalSettings,
-    (p, noise): (f64, Option<Noise>),
-) -> Tensor<B, 3> {
-    let [k, v] = match memory {
-        Some(memory) => memory.append([k, v], places.offset),
-        None => [k, v],
-    };
-    let dropout = noise
-        .filter(|_| p > 0.0)
-        .map(|noise| (noise.key("attention"), p));
-    let settings = CausalSettings {
-        dropout,
-        ..settings
-    };
-    ops::causal_attention([q, k, v], places.first.clone(), settings)
 }

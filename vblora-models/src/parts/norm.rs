@@ -10,7 +10,7 @@ use vblora::{
 };
 
 use super::build::Builder;
-use crate::{Result, host_tensor, source::WeightSource};
+use crate::{HostTensor, Result, config::NormForm, host_tensor, source::WeightSource};
 
 /// `gamma (x - mean) / sqrt(var + epsilon) + beta` over the last dimension.
 #[derive(Module, Debug)]
@@ -79,7 +79,7 @@ pub struct FrozenRmsNorm<B: Backend> {
 }
 
 impl<B: VbLoraBackend> FrozenRmsNorm<B> {
-    /// `offset` is 1 for Gemma, whose files hold what is added to 1, else 0.
+    /// `offset` is added to the stored weight: 1 for Gemma, else 0.
     pub(crate) fn build<S: WeightSource>(
         builder: &mut Builder<'_, B, S>,
         name: &str,
@@ -103,6 +103,53 @@ impl<B: VbLoraBackend> FrozenRmsNorm<B> {
     /// The weight as it is stored.
     pub(crate) fn stored(&self) -> Tensor<B, 1> {
         self.gamma.val().sub_scalar(self.offset)
+    }
+}
+
+/// A normalisation of either form.
+#[derive(Module, Debug)]
+pub enum FrozenNorm<B: Backend> {
+    /// By mean and variance.
+    Layer(FrozenLayerNorm<B>),
+    /// By the root mean square.
+    Rms(FrozenRmsNorm<B>),
+}
+
+impl<B: VbLoraBackend> FrozenNorm<B> {
+    pub(crate) fn build<S: WeightSource>(
+        builder: &mut Builder<'_, B, S>,
+        name: &str,
+        form: NormForm,
+        d: usize,
+        epsilon: f64,
+    ) -> Result<Self> {
+        Ok(match form {
+            NormForm::Layer => Self::Layer(FrozenLayerNorm::build(builder, name, d, epsilon)?),
+            NormForm::Rms { offset } => {
+                Self::Rms(FrozenRmsNorm::build(builder, name, d, epsilon, offset)?)
+            }
+        })
+    }
+
+    /// # Shapes
+    /// - input and output: `[.., d]`
+    pub fn forward<const D: usize>(&self, x: Tensor<B, D>) -> Tensor<B, D> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Rms(norm) => norm.forward(x),
+        }
+    }
+
+    /// Its tensors as they are stored.
+    pub(crate) fn tensors(&self, name: &str) -> Vec<(String, HostTensor)> {
+        let named = |part: &str, values| (format!("{name}.{part}"), host_tensor(values));
+        match self {
+            Self::Layer(norm) => vec![
+                named("weight", norm.gamma.val()),
+                named("bias", norm.beta.val()),
+            ],
+            Self::Rms(norm) => vec![named("weight", norm.stored())],
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A batch of token ids as the encoder takes it.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use vblora::{Factors, MASKED, Packing, backend::VbLoraBackend};
+use vblora::{Factors, MASKED, Unpadded, backend::VbLoraBackend};
 
 use crate::{EncoderConfig, Family, PaddedBatch};
 
@@ -26,14 +26,14 @@ pub enum Padding<B: Backend> {
     /// `[n, t]`, added to attention scores: 0 for tokens, very negative for padding.
     Masked(Tensor<B, 2>),
     /// It is left out: the tokens alone lie one after the other.
-    LeftOut(Packing),
+    LeftOut(Unpadded),
 }
 
 impl<B: Backend> Padding<B> {
     /// The factors for hidden states that lie as the batch does.
     pub(super) fn factors(&self, factors: &Factors<B>) -> Factors<B> {
         match self {
-            Self::LeftOut(packing) => factors.packed(packing),
+            Self::LeftOut(unpadded) => factors.unpadded(unpadded),
             _ => factors.clone(),
         }
     }
@@ -43,10 +43,10 @@ impl<B: Backend> Padding<B> {
     /// # Shapes
     /// - x: as the batch lies; output: `[n, t, d]`
     pub(super) fn padded(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let Self::LeftOut(packing) = self else {
+        let Self::LeftOut(unpadded) = self else {
             return x;
         };
-        packing.padded(x.squeeze_dim(1))
+        unpadded.padded(x.squeeze_dim(1))
     }
 }
 
@@ -54,9 +54,9 @@ impl<B: VbLoraBackend> EncoderInput<B> {
     /// Puts a padded batch on the device, without its padding where the backend prefers that: tokens' results are the same, and padding's
     /// are zeros.
     pub fn new(batch: &PaddedBatch, config: &EncoderConfig, device: &B::Device) -> Self {
-        let packed = B::skips_padding().then(|| Self::without_padding(batch, config, device));
+        let unpadded = B::skips_padding().then(|| Self::without_padding(batch, config, device));
         let padded = || Self::with_padding(batch, config, device);
-        packed.flatten().unwrap_or_else(padded)
+        unpadded.flatten().unwrap_or_else(padded)
     }
 
     /// The tokens alone, if there is padding, and nowhere but behind at least one token of each row.
@@ -71,20 +71,20 @@ impl<B: VbLoraBackend> EncoderInput<B> {
             let is_behind = row[length..].iter().all(|&m| m == 0);
             (length > 0 && is_behind).then_some(length)
         });
-        let packing = Packing::new(rows.collect::<Option<Vec<_>>>()?, t);
-        if packing.tokens() == batch.mask.len() {
+        let unpadded = Unpadded::new(rows.collect::<Option<Vec<_>>>()?, t);
+        if unpadded.tokens() == batch.mask.len() {
             return None;
         }
         let ints = |values: Vec<i64>| {
-            let values = packing.places().map(|place| values[place] as i32);
-            let data = TensorData::new(values.collect::<Vec<_>>(), [packing.tokens(), 1]);
+            let values = unpadded.places().map(|place| values[place] as i32);
+            let data = TensorData::new(values.collect::<Vec<_>>(), [unpadded.tokens(), 1]);
             Tensor::<B, 2, Int>::from_data(data, device)
         };
         Some(Self {
             ids: ints(batch.ids.clone()),
             type_ids: ints(type_ids(batch, config)),
             positions: ints(positions(batch, config)),
-            padding: Padding::LeftOut(packing),
+            padding: Padding::LeftOut(unpadded),
         })
     }
 

@@ -1,4 +1,4 @@
-//! One encoder layer: self-attention and a two-layer perceptron, each followed by dropout, the residual sum and a normalisation.
+//! One encoder layer: self-attention and a two-layer MLP, each followed by dropout, the residual sum and a normalisation.
 
 use burn::{
     module::Module,
@@ -140,9 +140,9 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
         } = self.settings;
         let (noise, place) = (factors.noise(), "attention.self");
         let mask = match padding {
-            Padding::LeftOut(packing) => {
+            Padding::LeftOut(unpadded) => {
                 let qkv = qkv.map(|x| x.squeeze_dim::<2>(1));
-                let all = ops::packed_attention(qkv, packing, heads, p, noise, place);
+                let all = ops::unpadded_attention(qkv, unpadded, heads, p, noise, place);
                 return all.unsqueeze_dim(1);
             }
             Padding::Masked(mask) => Some(mask.clone()),

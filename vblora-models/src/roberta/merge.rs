@@ -9,7 +9,7 @@ impl<B: VbLoraBackend> Roberta<B> {
     /// was not adapted is shared with it: to unmerge is to drop the merged one.
     ///
     /// # Panics
-    /// The factors are those of a mixed batch.
+    /// The factors are those of a multi-adapter batch.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let merged = |layer: &EncoderLayer<B>| {

@@ -10,7 +10,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, FrozenWeights, Site, Targets, backend::VbLoraBackend};
+use vblora::{BaseWeights, Factors, FrozenLinear, Site, Targets, backend::VbLoraBackend};
 
 pub use embeddings::Embeddings;
 pub use input::{EncoderInput, Padding};
@@ -167,7 +167,7 @@ impl<B: VbLoraBackend> Roberta<B> {
     }
 }
 
-impl<B: VbLoraBackend> FrozenWeights for Roberta<B> {
+impl<B: VbLoraBackend> BaseWeights for Roberta<B> {
     fn weight(&self, site: &str) -> Option<Vec<f32>> {
         let mut linears = self.layers.iter().flat_map(EncoderLayer::linears);
         let map = linears.find(|map| map.site().name == site)?;

@@ -7,10 +7,11 @@ use burn::{
 };
 use vblora::{
     Adapter, AdapterSet, Composition, Factors, Noise, Targets, VbLora, VbLoraConfig,
-    backend::VbLoraBackend, ops::Gate, storage::HostAdapter,
+    backend::VbLoraBackend, storage::HostAdapter,
 };
 use vblora_models::{
-    Activation, BaseDtype, DecoderConfig, DecoderFamily, ModelFiles, SaveDtype,
+    AttentionScale, BaseDtype, DecoderConfig, DecoderFamily, EmbeddingScale, LayerSet, ModelFiles,
+    RopeScaling, RotaryConfig, SaveDtype,
     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, sites, targets},
     generate::NextToken,
     save_safetensors, save_tensors,
@@ -21,18 +22,12 @@ use crate::support::{alike, assert_close, products, values};
 
 type Ad<B> = Autodiff<B>;
 
-pub(super) const FAMILIES: [DecoderFamily; 4] = [
-    DecoderFamily::Gpt2,
-    DecoderFamily::Llama,
-    DecoderFamily::Mistral,
-    DecoderFamily::Gemma,
-];
+pub(super) const FAMILIES: [DecoderFamily; DecoderFamily::ALL.len()] = DecoderFamily::ALL;
 
 /// Sizes differ from each other wherever they may.
 pub(super) fn config(family: DecoderFamily) -> DecoderConfig {
     let gpt2 = family == DecoderFamily::Gpt2;
-    DecoderConfig {
-        family,
+    let config = DecoderConfig {
         hidden_size: 32,
         num_layers: 2,
         num_heads: 4,
@@ -42,17 +37,8 @@ pub(super) fn config(family: DecoderFamily) -> DecoderConfig {
         vocab_size: 50,
         max_positions: 24,
         norm_eps: 1e-5,
-        activation: Activation::GeluTanh,
-        gate: if gpt2 || family == DecoderFamily::Gemma {
-            Gate::GeluTanh
-        } else {
-            Gate::Silu
-        },
-        rope_theta: if gpt2 { 10_000.0 } else { 100.0 },
+        rotary: (!gpt2).then(|| RotaryConfig::plain(100.0)),
         window: (family == DecoderFamily::Mistral).then_some(3),
-        tied: matches!(family, DecoderFamily::Gpt2 | DecoderFamily::Gemma),
-        attention_bias: gpt2,
-        mlp_bias: gpt2,
         embedding_dropout: if gpt2 { 0.2 } else { 0.0 },
         residual_dropout: if gpt2 { 0.3 } else { 0.0 },
         attention_dropout: 0.25,
@@ -60,8 +46,64 @@ pub(super) fn config(family: DecoderFamily) -> DecoderConfig {
         eos_token_ids: vec![1],
         pad_token_id: None,
         initializer_range: 0.3,
-        base_dtype: BaseDtype::F32,
-        split_qkv: false,
+        ..family.template()
+    };
+    with_own_settings(config)
+}
+
+/// Every feature of the family is switched on.
+fn with_own_settings(config: DecoderConfig) -> DecoderConfig {
+    let first = LayerSet::Listed(vec![true, false]);
+    match config.family {
+        DecoderFamily::Gpt2
+        | DecoderFamily::Mistral
+        | DecoderFamily::Gemma
+        | DecoderFamily::Qwen2
+        | DecoderFamily::Olmo2 => config,
+        DecoderFamily::Llama => DecoderConfig {
+            rotary: Some(RotaryConfig {
+                scaling: RopeScaling::Llama3 {
+                    factor: 4.0,
+                    low: 1.0,
+                    high: 4.0,
+                    original: 16.0,
+                },
+                ..RotaryConfig::plain(100.0)
+            }),
+            ..config
+        },
+        DecoderFamily::Gemma3 => DecoderConfig {
+            local_theta: Some(10.0),
+            window: Some(3),
+            windowed: first,
+            attention_scale: AttentionScale::RootOf(24.0),
+            ..config
+        },
+        DecoderFamily::Qwen3 => DecoderConfig {
+            window: Some(3),
+            windowed: LayerSet::Listed(vec![false, true]),
+            ..config
+        },
+        DecoderFamily::Granite => DecoderConfig {
+            embedding_scale: EmbeddingScale::By(3.0),
+            residual_scale: 0.7,
+            attention_scale: AttentionScale::By(0.2),
+            logits_divisor: 1.5,
+            ..config
+        },
+        DecoderFamily::SmolLm3 => DecoderConfig {
+            rotated: first,
+            ..config
+        },
+        DecoderFamily::Phi3 => DecoderConfig {
+            rotary: Some(RotaryConfig {
+                share: 0.5,
+                ..RotaryConfig::plain(100.0)
+            }),
+            window: Some(3),
+            residual_dropout: 0.3,
+            ..config
+        },
     }
 }
 
@@ -176,7 +218,7 @@ fn last<B: VbLoraBackend>(
     .unwrap();
     let hidden = model.forward(&input, factors);
     let [_, t, d] = hidden.dims();
-    values(model.scores(hidden.narrow(1, t - 1, 1).reshape([1, d])))
+    values(model.logits(hidden.narrow(1, t - 1, 1).reshape([1, d])))
 }
 
 /// Prompts of three lengths, five more tokens each, rows that change places and one that ends: the scores of each text by itself.
@@ -360,7 +402,7 @@ pub(crate) fn recomputed_blocks_give_the_same_gradients<B: VbLoraBackend>(device
         let input = CausalInput::new(&batch, model.config(), device).unwrap();
         let loss = |hidden: Tensor<Ad<B>, 3>| {
             let [n, t, d] = hidden.dims();
-            model.scores(hidden.reshape([n * t, d])).square().mean()
+            model.logits(hidden.reshape([n * t, d])).square().mean()
         };
         for noise in [None, Some(Noise::new(3, 1, 0))] {
             let gradients = |recompute: bool| {
@@ -374,7 +416,7 @@ pub(crate) fn recomputed_blocks_give_the_same_gradients<B: VbLoraBackend>(device
                 } else {
                     let loss = loss(model.forward(&input, &factors));
                     let mut grads = loss.backward();
-                    assert!(model.words.pieces[0].val().grad(&grads).is_none());
+                    assert!(model.embedding.pieces[0].val().grad(&grads).is_none());
                     step.collect(&mut grads);
                     loss.inner()
                 };

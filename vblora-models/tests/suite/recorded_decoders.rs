@@ -1,5 +1,5 @@
-//! Values recorded from PEFT and transformers on small GPT-2, Llama, Mistral and Gemma models (shared/fixtures/models, where there): every
-//! adapter of every decoder found there.
+//! Values recorded from PEFT and transformers on small decoders (shared/fixtures/models and models2, where there): every adapter of every
+//! decoder found there.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use vblora::{
     },
 };
 use vblora_models::{
-    ModelFiles,
+    DecoderConfig, ModelFiles,
     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side},
     generate::NextToken,
 };
@@ -63,16 +63,67 @@ pub(crate) fn fixture_gemma<B: VbLoraBackend>(device: &B::Device) {
 }
 
 fn check_family<B: VbLoraBackend>(name: &str, device: &B::Device) {
-    let Some(folder) = folder("models") else {
+    if let Some(folder) = folder("models") {
+        check_cases::<B>(&folder.join(name), device);
+    }
+}
+
+/// The further families whose recorded values hold.
+const FURTHER: [&str; 9] = [
+    "gemma3",
+    "granite",
+    "llama3",
+    "mistral_nemo",
+    "olmo2",
+    "phi3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+];
+
+/// Every further family found there, from both forms of its `config.json`. Those that are not listed are refused by name.
+pub(crate) fn fixture_further_families<B: VbLoraBackend>(device: &B::Device) {
+    let Some(folder) = folder("models2") else {
         return;
     };
-    let family = folder.join(name);
-    let cases = entries(&family, "").into_iter();
+    let folders = entries(&folder.join("models"), "");
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let (listed, others): (Vec<_>, Vec<_>) = folders
+        .into_iter()
+        .partition(|path| FURTHER.contains(&&*name(path)));
+    assert_eq!(listed.len(), FURTHER.len());
+    for family in listed {
+        check_configurations(&family.join("base"));
+        check_cases::<B>(&family, device);
+    }
+    for family in others {
+        let files = ModelFiles::open(&family.join("base")).unwrap();
+        let error = DecoderConfig::from_files(&files).unwrap_err().to_string();
+        let says = ["supported are", "is not implemented"];
+        assert!(says.iter().any(|text| error.contains(text)), "{error}");
+    }
+}
+
+/// A file of transformers 4, one of transformers 5 and the one that is written of either say the same.
+fn check_configurations(base: &Path) {
+    let read = |text: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("config.json"), text).unwrap();
+        DecoderConfig::from_files(&ModelFiles::open(dir.path()).unwrap()).unwrap()
+    };
+    let [new, old] = ["config.json", "config_v4.json"]
+        .map(|name| read(&std::fs::read_to_string(base.join(name)).unwrap()));
+    assert_eq!(new, old);
+    assert_eq!(read(&new.to_json()), new);
+}
+
+fn check_cases<B: VbLoraBackend>(family: &Path, device: &B::Device) {
+    let cases = entries(family, "").into_iter();
     let cases: Vec<_> = cases.filter(|path| !path.ends_with("base")).collect();
     assert_eq!(cases.len(), 2, "qv and all-linear");
     for path in cases {
         println!("{}", path.display());
-        let case = Case::<B>::read(&family, &path, device);
+        let case = Case::<B>::read(family, &path, device);
         check_case(&case, device);
     }
 }
@@ -192,9 +243,9 @@ fn nll<B: VbLoraBackend>(scores: Tensor<B, 2>, at: &Labelled) -> Tensor<B, 1> {
         .neg()
 }
 
-fn scores<B: VbLoraBackend>(model: &CausalLm<B>, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
+fn logits_of<B: VbLoraBackend>(model: &CausalLm<B>, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
     let [n, t, d] = hidden.dims();
-    model.scores(hidden.reshape([n * t, d]))
+    model.logits(hidden.reshape([n * t, d]))
 }
 
 fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
@@ -255,7 +306,7 @@ fn check_logits<B: VbLoraBackend>(
     device: &B::Device,
 ) {
     let input = CausalInput::new(&case.batch(), model.config(), device).unwrap();
-    let found = scores(model, model.forward(&input, factors));
+    let found = logits_of(model, model.forward(&input, factors));
     case.assert_tokens(name, &values(found.clone()));
     let loss = match name {
         "base_logits" => "base_loss",
@@ -288,7 +339,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, device: 
         case.assert_tokens(&format!("hidden.{n}"), state);
     }
     let at = case.labelled();
-    let loss = nll(scores(model, last), &at);
+    let loss = nll(logits_of(model, last), &at);
     let found = values(loss.clone().inner());
     assert_within("loss", &found, case.recorded.get("loss"), 1e-5);
     step.collect(&mut loss.backward());
@@ -299,7 +350,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, host: &HostVbLora, device: 
 
     let mut step = Composition::new(&adapter);
     let factors = step.factors().clone();
-    let loss = |hidden| nll(scores(model, hidden), &at);
+    let loss = |hidden| nll(logits_of(model, hidden), &at);
     let found = model.recompute(&input, &factors, loss, |grads| step.collect(grads));
     assert_within(
         "recomputed loss",
@@ -372,7 +423,7 @@ fn check_merged_on_disk<B: VbLoraBackend>(
     );
 }
 
-/// Ten tokens from the prompt, over a memory and without.
+/// Ten tokens from the prompt, over a cache and without.
 fn check_greedy<B: VbLoraBackend>(
     case: &Case<B>,
     model: &CausalLm<B>,
@@ -382,19 +433,19 @@ fn check_greedy<B: VbLoraBackend>(
     let expected: Vec<u32> = case.whole("greedy").iter().map(|&id| id as u32).collect();
     let prompt: Vec<u32> = case.whole("prompt").iter().map(|&id| id as u32).collect();
     let mut decoding = CachedLm::new(model, factors.clone(), expected.len(), device);
-    let mut scores = decoding.start(&[&prompt]).unwrap();
+    let mut logits = decoding.start(&[&prompt]).unwrap();
     for length in prompt.len()..expected.len() {
         let token = expected[length];
-        let remembered: Vec<f64> = scores.iter().map(|&v| f64::from(v)).collect();
-        assert_largest("over a memory", &remembered, token);
+        let remembered: Vec<f64> = logits.iter().map(|&v| f64::from(v)).collect();
+        assert_largest("over a cache", &remembered, token);
         if length + 1 < expected.len() {
-            scores = decoding.step(&[token]).unwrap();
+            logits = decoding.step(&[token]).unwrap();
         }
         let batch = CausalBatch::pad(&[&expected[..length]], 0, Side::Right);
         let input = CausalInput::new(&batch, model.config(), device).unwrap();
         let hidden = model.forward(&input, factors);
         let [_, t, d] = hidden.dims();
-        let last = model.scores(hidden.narrow(1, t - 1, 1).reshape([1, d]));
+        let last = model.logits(hidden.narrow(1, t - 1, 1).reshape([1, d]));
         assert_largest("without one", &values(last), token);
     }
 }

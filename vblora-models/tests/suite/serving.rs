@@ -1,4 +1,4 @@
-//! Many adapters on one model: mixed batches, merging in memory and on the disk.
+//! Many adapters on one model: multi-adapter batches, merging in memory and on the disk.
 
 use burn::tensor::{Int, Tensor};
 use vblora::{
@@ -15,7 +15,7 @@ use vblora_models::{
 use super::tiny::{FAMILIES, adapter, batch, model, texts};
 use crate::support::{alike, assert_close, products, values};
 
-/// LoRA on the perceptrons alone, large enough to matter.
+/// LoRA on the MLPs alone, large enough to matter.
 fn lora<B: VbLoraBackend>(model: &Roberta<B>) -> HostAdapter {
     let rule = Targets::suffixes(["intermediate.dense", "output.dense"]);
     let plan = rule.select(&model.sites()).unwrap();
@@ -53,7 +53,7 @@ fn row<B: VbLoraBackend>(input: &EncoderInput<B>, i: usize) -> EncoderInput<B> {
 }
 
 /// Rows with VB-LoRA, none, LoRA and another VB-LoRA, of different ranks and on different sites, in one pass: each as if it were alone.
-pub(crate) fn a_mixed_batch_is_its_rows_alone<B: VbLoraBackend>(device: &B::Device) {
+pub(crate) fn a_multi_adapter_batch_is_its_rows_alone<B: VbLoraBackend>(device: &B::Device) {
     for family in FAMILIES {
         let model = model::<B>(family, device);
         let mut set = AdapterSet::<B>::new(device.clone());

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, marker::PhantomData};
 
 use burn::{
     backend::Autodiff,
-    tensor::{Tensor, backend::AutodiffBackend},
+    tensor::{
+        Tensor,
+        backend::{AutodiffBackend, Backend},
+    },
 };
 
 use super::{Adapter, SiteSpans};
@@ -29,15 +32,14 @@ type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 /// let grads = step.push_back()?;                        // one backward through the composition
 /// ```
 ///
-/// Burn walks a graph once, so micro-batches could not share factors that hang on it; and slices on the graph would each cost a
-/// slab-sized tensor in the backward pass.
+/// Burn walks a graph once, so micro-batches could not share factors that hang on it. Slices on the graph would also cost a slab-sized
+/// tensor each in the backward pass.
 #[derive(Debug)]
 pub struct Composition<B: VbLoraBackend, A> {
     slabs: Vec<Tensor<Autodiff<B>, 2>>,
     sites: Vec<(String, SiteSpans)>,
     factors: Factors<Autodiff<B>>,
-    /// Summed gradients of each site's leaves: down `[d_in, r]`, up `[r, d_out]`.
-    sums: BTreeMap<String, [Tensor<B, 2>; 2]>,
+    grads: FactorGradients<B>,
     adapter: PhantomData<fn(&A)>,
 }
 
@@ -77,7 +79,7 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
             slabs,
             sites,
             factors,
-            sums: BTreeMap::new(),
+            grads: FactorGradients::none(),
             adapter: PhantomData,
         }
     }
@@ -89,32 +91,24 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
 
     /// Takes the factors' gradients out of `grads` and adds them to what earlier micro-batches left.
     pub fn collect(&mut self, grads: &mut Gradients<B>) {
-        for (name, _) in &self.sites {
-            let pair = self
-                .factors
-                .get(name)
-                .expect("composed for every site in new");
-            let (Some(down), Some(up)) = (pair.down.grad_remove(grads), pair.up.grad_remove(grads))
-            else {
-                continue;
-            };
-            let sum = match self.sums.remove(name) {
-                Some([d, u]) => [d + down, u + up],
-                None => [down, up],
-            };
-            self.sums.insert(name.clone(), sum);
-        }
+        self.grads.collect(&self.factors, grads);
+    }
+
+    /// Adds the gradients of the next micro-batch, which were collected elsewhere.
+    pub fn add(&mut self, grads: FactorGradients<B>) {
+        self.grads.add(grads);
     }
 
     /// Pushes the summed gradients through the composition: one backward pass, whatever the number of micro-batches.
     ///
     /// # Errors
-    /// A site got no gradient from any [`collect`](Self::collect).
+    /// A site got no gradient from any micro-batch.
     pub fn push_back(mut self) -> Result<Gradients<B>> {
         let mut pieces: Vec<Vec<(usize, Tensor<B, 2>)>> =
             self.slabs.iter().map(|_| Vec::new()).collect();
         for (name, spans) in &self.sites {
             let [down, up] = self
+                .grads
                 .sums
                 .remove(name)
                 .ok_or_else(|| Error::NoGradient { site: name.clone() })?;
@@ -132,5 +126,48 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
             root = seed(root, slab, grad);
         }
         Ok(root.backward())
+    }
+}
+
+/// The summed gradients of a step's factors, by site: down `[d_in, r]`, up `[r, d_out]`.
+///
+/// Sums are taken in the order of the calls, from left to right, so that the same order gives the same bits.
+#[derive(Debug, Clone)]
+pub struct FactorGradients<B: Backend> {
+    sums: BTreeMap<String, [Tensor<B, 2>; 2]>,
+}
+
+impl<B: VbLoraBackend> FactorGradients<B> {
+    /// No gradients yet.
+    pub fn none() -> Self {
+        Self {
+            sums: BTreeMap::new(),
+        }
+    }
+
+    /// Takes the gradients of these factors out of a walked graph and adds them. A site that the graph did not reach gets none.
+    pub fn collect(&mut self, factors: &Factors<Autodiff<B>>, graph: &mut Gradients<B>) {
+        for (site, pair) in factors.pairs() {
+            let (Some(down), Some(up)) = (pair.down.grad_remove(graph), pair.up.grad_remove(graph))
+            else {
+                continue;
+            };
+            self.add_site(site.clone(), [down, up]);
+        }
+    }
+
+    /// Adds the gradients of a later micro-batch.
+    pub fn add(&mut self, later: Self) {
+        for (site, grads) in later.sums {
+            self.add_site(site, grads);
+        }
+    }
+
+    fn add_site(&mut self, site: String, [down, up]: [Tensor<B, 2>; 2]) {
+        let sum = match self.sums.remove(&site) {
+            Some([d, u]) => [d + down, u + up],
+            None => [down, up],
+        };
+        self.sums.insert(site, sum);
     }
 }

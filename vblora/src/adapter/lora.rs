@@ -1,5 +1,7 @@
 //! LoRA (Hu et al. 2022), the baseline every other method is measured against.
 
+use std::fmt;
+
 use burn::{
     module::{Module, Param},
     tensor::{Tensor, backend::Backend},
@@ -7,15 +9,16 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adapter, SiteSpans,
+    Adapter, BaseWeights, MethodConfig, SiteSpans,
     values::{check_per_site, parameter},
 };
 use crate::{
     Error, Result, Site, SitePlan,
     backend::VbLoraBackend,
     count::{self, Count},
-    limits::check_rank,
+    limits::{MAX_RANK, check_rank, check_size},
     rng::Key,
+    storage::{HostAdapter, HostLora},
 };
 
 /// The settings of LoRA; the defaults are those of the paper's GLUE rows.
@@ -56,6 +59,31 @@ impl LoraConfig {
     /// A setting that cannot work.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidLora> {
         check_rank(self.rank, plan)?;
+        self.check_values()?;
+        Ok(ValidLora {
+            config: self.clone(),
+            plan: plan.clone(),
+        })
+    }
+
+    pub(super) fn start<B: VbLoraBackend>(
+        &self,
+        _base: &dyn BaseWeights,
+        plan: &SitePlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<Lora<B>> {
+        Ok(self.check(plan)?.init(seed, device))
+    }
+}
+
+impl MethodConfig for LoraConfig {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn check_values(&self) -> Result<()> {
+        check_size("rank", self.rank, MAX_RANK)?;
         if !self.alpha.is_finite() {
             return Err(Error::setting("alpha", "finite", self.alpha));
         }
@@ -66,10 +94,18 @@ impl LoraConfig {
                 self.dropout,
             ));
         }
-        Ok(ValidLora {
-            config: self.clone(),
-            plan: plan.clone(),
-        })
+        Ok(())
+    }
+
+    fn count(&self, plan: &SitePlan) -> Result<Count> {
+        self.check(plan).map(|valid| valid.count())
+    }
+}
+
+impl fmt::Display for LoraConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if self.rslora { "rsLoRA" } else { "LoRA" };
+        write!(f, "{kind} r = {}, alpha = {}", self.rank, self.alpha)
     }
 }
 
@@ -194,5 +230,9 @@ impl<B: VbLoraBackend> Adapter<B> for Lora<B> {
 
     fn dropout(&self) -> f64 {
         self.valid.config.dropout
+    }
+
+    fn to_host(&self) -> Result<HostAdapter> {
+        HostLora::read(self).map(HostAdapter::Lora)
     }
 }

@@ -1,5 +1,7 @@
 //! LoRA-XS (Bałazy et al. 2024): a small trained matrix between frozen factors, the truncated SVD of the frozen weight.
 
+use std::fmt;
+
 use burn::{
     module::{Module, Param},
     tensor::{Tensor, TensorData, backend::Backend},
@@ -8,7 +10,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adapter, SiteSpans,
+    Adapter, MethodConfig, SiteSpans,
     svd::{Truncated, truncated},
     values::{check_per_site, parameter},
 };
@@ -17,18 +19,18 @@ use crate::{
     admixture::check_values,
     backend::{VbLoraBackend, matmul},
     count::{self, Count},
-    limits::check_rank,
+    limits::{MAX_RANK, check_rank, check_size},
     rng::Key,
 };
 
 /// Where a method that starts from the frozen weights reads them.
-pub trait FrozenWeights {
+pub trait BaseWeights {
     /// The weight of a site, `[d_in, d_out]` row-major on the host; `None` where there is none of this name.
     fn weight(&self, site: &str) -> Option<Vec<f32>>;
 }
 
 /// No weights, for the methods that need none.
-impl FrozenWeights for () {
+impl BaseWeights for () {
     fn weight(&self, _: &str) -> Option<Vec<f32>> {
         None
     }
@@ -60,9 +62,7 @@ impl LoraXsConfig {
     /// A setting that cannot work, or a rank above a dimension of a site.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidLoraXs> {
         check_rank(self.rank, plan)?;
-        if !(self.std.is_finite() && self.std >= 0.0) {
-            return Err(Error::setting("std", "finite and not negative", self.std));
-        }
+        self.check_values()?;
         let least = |site: &Site| site.d_in.min(site.d_out);
         let mut sites = plan.sites().iter();
         if let Some(site) = sites.find(|site| least(site) < self.rank) {
@@ -74,6 +74,16 @@ impl LoraXsConfig {
         })
     }
 
+    pub(super) fn start<B: VbLoraBackend>(
+        &self,
+        base: &dyn BaseWeights,
+        plan: &SitePlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<LoraXs<B>> {
+        self.check(plan)?.init(base, seed, device)
+    }
+
     fn too_high(&self, site: &Site, limit: usize) -> Error {
         Error::Rank {
             site: site.name.clone(),
@@ -81,6 +91,30 @@ impl LoraXsConfig {
             rank: self.rank,
             limit,
         }
+    }
+}
+
+impl MethodConfig for LoraXsConfig {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn check_values(&self) -> Result<()> {
+        check_size("rank", self.rank, MAX_RANK)?;
+        if !(self.std.is_finite() && self.std >= 0.0) {
+            return Err(Error::setting("std", "finite and not negative", self.std));
+        }
+        Ok(())
+    }
+
+    fn count(&self, plan: &SitePlan) -> Result<Count> {
+        self.check(plan).map(|valid| valid.count())
+    }
+}
+
+impl fmt::Display for LoraXsConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LoRA-XS r = {}", self.rank)
     }
 }
 
@@ -113,9 +147,10 @@ impl ValidLoraXs {
         &self.plan
     }
 
-    /// What would be trained and stored. The frozen factors are made again from the base's weights.
+    /// What would be trained and stored: `rank^2` for each site. The frozen factors are made again from the base's weights.
     pub fn count(&self) -> Count {
-        count::lora_xs(self.config.rank, self.plan.sites().len())
+        let rank = self.config.rank;
+        count::dense(self.plan.sites().len() * rank * rank)
     }
 
     /// Decomposes the frozen weights and draws R normal with the settings' deviation.
@@ -127,7 +162,7 @@ impl ValidLoraXs {
     /// A site has no weight, one of another size or with a value that is not finite, or one of a lower rank.
     pub fn init<B: VbLoraBackend>(
         &self,
-        weights: &dyn FrozenWeights,
+        weights: &dyn BaseWeights,
         seed: u64,
         device: &B::Device,
     ) -> Result<LoraXs<B>> {
@@ -153,7 +188,7 @@ impl ValidLoraXs {
         self.load(&LoraXsValues { a, b, r }, device)
     }
 
-    fn weight(&self, weights: &dyn FrozenWeights, site: &Site) -> Result<Vec<f32>> {
+    fn weight(&self, weights: &dyn BaseWeights, site: &Site) -> Result<Vec<f32>> {
         let weight = weights.weight(&site.name).ok_or_else(|| Error::NoWeight {
             site: site.name.clone(),
         })?;
@@ -231,5 +266,27 @@ impl<B: VbLoraBackend> Adapter<B> for LoraXs<B> {
 
     fn spans(&self) -> Vec<SiteSpans> {
         SiteSpans::a_slab_each(&self.valid.plan, self.valid.config.rank)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Targets;
+
+    /// Seven maps in each layer of Mistral-7B and Gemma-7B.
+    #[test]
+    fn published_counts_reproduce() {
+        let count = |layers: usize| {
+            let sites = (0..7 * layers).map(|i| Site::new(format!("site.{i}"), 64, 64));
+            let sites: Vec<_> = sites.collect();
+            let plan = Targets::all_linear().select(&sites).unwrap();
+            let config = LoraXsConfig {
+                rank: 64,
+                ..Default::default()
+            };
+            config.check(&plan).unwrap().count().trained
+        };
+        assert_eq!((count(32), count(28)), (917_504, 802_816));
     }
 }

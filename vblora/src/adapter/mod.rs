@@ -1,32 +1,101 @@
 //! Adapters: small modules that own trained parameters and compose them into [`Factors`].
+//!
+//! A method stands in a file of its own. To add one, write its file and name it in the three lists that follow here: its module, its types,
+//! and its line in [`for_each_method`](crate::for_each_method). A recipe then needs its table of settings.
 
 mod composition;
 mod config;
-mod lora;
-mod lora_xs;
+mod groups;
 mod mixture;
 mod slab;
 mod svd;
-mod tied_lora;
 mod values;
+
+mod lora;
+mod lora_xs;
+mod tied_lora;
 mod vblora;
 mod vera;
 
-use std::collections::BTreeMap;
+/// The settings and modules of all methods.
+pub(crate) mod methods {
+    pub use super::{
+        lora::{Lora, LoraConfig, ValidLora},
+        lora_xs::{LoraXs, LoraXsConfig, ValidLoraXs},
+        tied_lora::{TiedLora, TiedLoraConfig, ValidTiedLora},
+        vblora::{ValidVbLora, VbLora, VbLoraConfig},
+        vera::{ValidVera, Vera, VeraConfig},
+    };
+}
 
-use burn::{module::Module, tensor::Tensor};
+/// Calls a macro with one line for each method: its module and variant, its settings, its name on the command line and in results, its table
+/// in recipes, its name in texts.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_method {
+    ($macro:ident) => {
+        $macro! {
+            VbLora VbLoraConfig "vblora" vblora "VB-LoRA";
+            Lora LoraConfig "lora" lora "LoRA";
+            Vera VeraConfig "vera" vera "VeRA";
+            TiedLora TiedLoraConfig "tied-lora" tied_lora "Tied-LoRA";
+            LoraXs LoraXsConfig "lora-xs" lora_xs "LoRA-XS";
+        }
+    };
+}
 
-pub use composition::Composition;
+use std::{collections::BTreeMap, fmt};
+
+use burn::{
+    module::{Module, ParamId},
+    tensor::Tensor,
+};
+
+pub use composition::{Composition, FactorGradients};
 pub use config::{AdapterConfig, AnyAdapter};
-pub use lora::{Lora, LoraConfig, ValidLora};
-pub use lora_xs::{FrozenWeights, LoraXs, LoraXsConfig, LoraXsValues, ValidLoraXs};
+pub use groups::ParameterGroup;
+pub use lora_xs::{BaseWeights, LoraXsValues};
+pub use methods::*;
 pub use mixture::Mixture;
 pub use slab::{SiteSpans, Span};
-pub use tied_lora::{TiedLora, TiedLoraConfig, TiedValues, ValidTiedLora};
-pub use vblora::{ValidVbLora, VbLora, VbLoraConfig};
-pub use vera::{Projection, ValidVera, Vera, VeraConfig};
+pub use tied_lora::TiedValues;
+pub use vera::Projection;
 
-use crate::{Factors, LowRank, SitePlan, backend::VbLoraBackend, rng::Key};
+use crate::{
+    Factors, LowRank, Result, SitePlan,
+    backend::VbLoraBackend,
+    count::Count,
+    rng::Key,
+    storage::{HostAdapter, HostLora},
+};
+
+/// A method's settings, as [`AdapterConfig`] needs them. Beside these, a method's settings have a function `start` that makes the adapter.
+pub trait MethodConfig: fmt::Display {
+    /// r, the rank of the factors.
+    fn rank(&self) -> usize;
+
+    /// Checks the settings without the sites that they are meant for.
+    ///
+    /// # Errors
+    /// The first setting that cannot work.
+    fn check_values(&self) -> Result<()>;
+
+    /// What would be trained and stored on these sites.
+    ///
+    /// # Errors
+    /// The settings do not work on these sites.
+    fn count(&self, plan: &SitePlan) -> Result<Count>;
+
+    /// The number of sub-vectors, for the method that has them.
+    fn sub_vectors(&self, _plan: &SitePlan) -> Option<usize> {
+        None
+    }
+
+    /// The groups of its parameters that have a learning rate of their own.
+    fn groups(&self) -> &'static [ParameterGroup] {
+        &[ParameterGroup::Factors]
+    }
+}
 
 /// A method of composing low-rank factors from trained parameters.
 ///
@@ -57,6 +126,24 @@ pub trait Adapter<B: VbLoraBackend>: Module<B> {
     /// The probability of dropping an element of the adapter's input in training.
     fn dropout(&self) -> f64 {
         0.0
+    }
+
+    /// The group of a trained parameter. Most methods have one.
+    fn group(&self, _parameter: ParamId) -> ParameterGroup {
+        ParameterGroup::Factors
+    }
+
+    /// The path of every parameter, as Burn's visitors name it, with its group.
+    fn groups(&self) -> BTreeMap<String, ParameterGroup> {
+        groups::groups(self, |parameter| self.group(parameter))
+    }
+
+    /// The present values in the form that files hold. Methods that PEFT has no form for become a LoRA with the same factors.
+    ///
+    /// # Errors
+    /// A value is not finite.
+    fn to_host(&self) -> Result<HostAdapter> {
+        HostLora::composed(self).map(HostAdapter::Lora)
     }
 
     /// The factors of all sites, for evaluation, merging and export.

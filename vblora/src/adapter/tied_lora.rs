@@ -1,7 +1,7 @@
 //! Tied-LoRA (Renduchintala et al. 2024): one pair of trained factors for each role, tied over the layers, and two trained vectors for
 //! each site.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, fmt};
 
 use burn::{
     module::{Module, Param},
@@ -10,7 +10,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adapter, SiteSpans,
+    Adapter, BaseWeights, MethodConfig, SiteSpans,
     values::{check_number, check_per_site, parameter},
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     admixture::check_values,
     backend::VbLoraBackend,
     count::{self, Count},
-    limits::check_rank,
+    limits::{MAX_RANK, check_rank, check_size},
     rng::Key,
 };
 
@@ -54,6 +54,36 @@ impl TiedLoraConfig {
             plan: plan.clone(),
             ties,
         })
+    }
+
+    pub(super) fn start<B: VbLoraBackend>(
+        &self,
+        _base: &dyn BaseWeights,
+        plan: &SitePlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<TiedLora<B>> {
+        Ok(self.check(plan)?.init(seed, device))
+    }
+}
+
+impl MethodConfig for TiedLoraConfig {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn check_values(&self) -> Result<()> {
+        check_size("rank", self.rank, MAX_RANK)
+    }
+
+    fn count(&self, plan: &SitePlan) -> Result<Count> {
+        self.check(plan).map(|valid| valid.count())
+    }
+}
+
+impl fmt::Display for TiedLoraConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tied-LoRA r = {}", self.rank)
     }
 }
 
@@ -98,10 +128,12 @@ impl ValidTiedLora {
         &self.ties
     }
 
-    /// What would be trained and stored.
+    /// What would be trained and stored: `rank (d_in + d_out)` for each role, `rank + d_out` for each site.
     pub fn count(&self) -> Count {
-        let dims = |sites: &[Site]| -> Vec<_> { sites.iter().map(|s| (s.d_in, s.d_out)).collect() };
-        count::tied_lora(self.config.rank, dims(&self.ties), dims(self.plan.sites()))
+        let (rank, ties, sites) = (self.config.rank, self.ties.iter(), self.plan.sites().iter());
+        let factors: usize = ties.map(|tie| rank * (tie.d_in + tie.d_out)).sum();
+        let vectors: usize = sites.map(|site| rank + site.d_out).sum();
+        count::dense(factors + vectors)
     }
 
     /// Draws A uniform in `1 / sqrt(d_in)` and B in `1 / sqrt(r)`, as torch draws linear maps of these shapes, and sets every u to one, every
@@ -225,5 +257,25 @@ impl<B: VbLoraBackend> Adapter<B> for TiedLora<B> {
 
     fn spans(&self) -> Vec<SiteSpans> {
         SiteSpans::a_slab_each(&self.valid.plan, self.valid.config.rank)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Targets;
+
+    #[test]
+    fn published_counts_reproduce() {
+        let tied = |layers: usize, d, rank| {
+            let layers = (0..layers).flat_map(|layer| {
+                ["query", "value"].map(|role| Site::new(format!("layer.{layer}.{role}"), d, d))
+            });
+            let sites: Vec<_> = layers.collect();
+            let plan = Targets::all_linear().select(&sites).unwrap();
+            let valid = TiedLoraConfig { rank }.check(&plan).unwrap();
+            valid.count().trained
+        };
+        assert_eq!((tied(12, 768, 8), tied(24, 1024, 4)), (43_200, 65_728));
     }
 }

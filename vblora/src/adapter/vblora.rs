@@ -4,18 +4,18 @@ mod init;
 mod settings;
 
 use burn::{
-    module::{Module, Param},
+    module::{Module, Param, ParamId},
     tensor::{Tensor, TensorData, backend::Backend},
 };
 
-use super::{Adapter, SiteSpans};
+use super::{Adapter, ParameterGroup, SiteSpans};
 use crate::{
     Result, Selection, SitePlan,
     admixture::admixture_unchecked,
     backend::VbLoraBackend,
     rng::Key,
     selection::{gumbel_softmax, noisy_top_k, straight_through},
-    storage::{HostVbLora, StoredVbLora},
+    storage::{HostAdapter, HostVbLora, StoredVbLora},
 };
 
 pub use settings::{ValidVbLora, VbLoraConfig};
@@ -119,5 +119,22 @@ impl<B: VbLoraBackend> Adapter<B> for VbLora<B> {
 
     fn spans(&self) -> Vec<SiteSpans> {
         self.valid.spans()
+    }
+
+    fn to_host(&self) -> Result<HostAdapter> {
+        HostVbLora::read(self).map(HostAdapter::VbLora)
+    }
+
+    fn group(&self, parameter: ParamId) -> ParameterGroup {
+        let noise_logits = self.noise_logits.as_ref().map(|found| found.id);
+        if parameter == self.bank.id {
+            ParameterGroup::Bank
+        } else if parameter == self.logits.id {
+            ParameterGroup::Logits
+        } else if Some(parameter) == noise_logits {
+            ParameterGroup::NoiseLogits
+        } else {
+            ParameterGroup::Gate
+        }
     }
 }

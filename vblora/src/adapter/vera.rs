@@ -1,5 +1,7 @@
 //! VeRA (Kopiczko et al. 2024): one pair of random matrices for all sites, and two trained vectors for each.
 
+use std::fmt;
+
 use burn::{
     module::{Module, Param},
     tensor::{Tensor, TensorData, backend::Backend},
@@ -7,7 +9,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Adapter, SiteSpans,
+    Adapter, BaseWeights, MethodConfig, SiteSpans,
     values::{check_per_site, parameter},
 };
 use crate::{
@@ -15,8 +17,9 @@ use crate::{
     admixture::check_values,
     backend::VbLoraBackend,
     count::{self, Count},
-    limits::check_rank,
+    limits::{MAX_RANK, check_rank, check_size},
     rng::Key,
+    storage::{HostAdapter, HostVera},
 };
 
 /// The settings of VeRA.
@@ -48,14 +51,46 @@ impl VeraConfig {
     /// A setting that cannot work.
     pub fn check(&self, plan: &SitePlan) -> Result<ValidVera> {
         check_rank(self.rank, plan)?;
-        if !self.d_init.is_finite() || self.d_init == 0.0 {
-            let expected = "finite and not 0 (with lambda_b at 0 nothing gets a gradient)";
-            return Err(Error::setting("d_init", expected, self.d_init));
-        }
+        self.check_values()?;
         Ok(ValidVera {
             config: self.clone(),
             plan: plan.clone(),
         })
+    }
+
+    pub(super) fn start<B: VbLoraBackend>(
+        &self,
+        _base: &dyn BaseWeights,
+        plan: &SitePlan,
+        _seed: u64,
+        device: &B::Device,
+    ) -> Result<Vera<B>> {
+        Ok(self.check(plan)?.init(device))
+    }
+}
+
+impl MethodConfig for VeraConfig {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn check_values(&self) -> Result<()> {
+        check_size("rank", self.rank, MAX_RANK)?;
+        if !self.d_init.is_finite() || self.d_init == 0.0 {
+            let expected = "finite and not 0 (with lambda_b at 0 nothing gets a gradient)";
+            return Err(Error::setting("d_init", expected, self.d_init));
+        }
+        Ok(())
+    }
+
+    fn count(&self, plan: &SitePlan) -> Result<Count> {
+        self.check(plan).map(|valid| valid.count())
+    }
+}
+
+impl fmt::Display for VeraConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "VeRA r = {}, d = {}", self.rank, self.d_init)
     }
 }
 
@@ -228,6 +263,10 @@ impl<B: VbLoraBackend> Adapter<B> for Vera<B> {
                 [down, up]
             })
             .collect()
+    }
+
+    fn to_host(&self) -> Result<HostAdapter> {
+        HostVera::read(self).map(HostAdapter::Vera)
     }
 
     fn spans(&self) -> Vec<SiteSpans> {

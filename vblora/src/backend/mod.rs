@@ -6,7 +6,7 @@
 //! | [`LinearOps`] | frozen linear maps and their low-rank updates |
 //! | [`NormOps`] | layer normalisation, normalisation by the root mean square |
 //! | [`ActivationOps`] | GELU, softmax, gated units |
-//! | [`AttentionOps`] | attention of padded, packed and causal batches, rotary positions |
+//! | [`AttentionOps`] | attention of padded, unpadded and causal batches, rotary positions |
 //! | [`DropoutOps`] | dropout by a key |
 //!
 //! A family is a folder. `mod.rs` is the contract, `default.rs` has the bodies in plain tensor operations, `autodiff.rs` the hand-written

@@ -23,12 +23,12 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Codes, StoredVbLora,
+    bits::{
+        from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
+    },
     hash::hex,
     header::check_name,
     identity::sites_sha256,
-    packing::{
-        from_8_bits, pack, to_8_bits, to_16_bits, unpack, weight_from_8_bits, weight_to_8_bits,
-    },
     strict_json,
     tensors::{StoredTensor, TensorFile, write_tensors},
 };

@@ -9,7 +9,7 @@ pub use vera::HostVera;
 use super::{Codes, StoredVbLora};
 use crate::{
     Adapter, AnyAdapter, Error, Factors, Lora, LoraConfig, Result, Selection, SitePlan, ValidLora,
-    ValidVbLora, VbLora, admixture::host, backend::VbLoraBackend,
+    ValidVbLora, VbLora, adapter::SiteSpans, admixture::host, backend::VbLoraBackend,
 };
 
 /// An adapter's values and settings, in one of the forms that files have.
@@ -142,7 +142,7 @@ impl HostLora {
     }
 
     /// An adapter's present values.
-    fn read<B: VbLoraBackend>(adapter: &Lora<B>) -> Result<Self> {
+    pub(crate) fn read<B: VbLoraBackend>(adapter: &Lora<B>) -> Result<Self> {
         let values =
             |parameters: &[Param<Tensor<B, 2>>]| parameters.iter().map(|p| host(p.val())).collect();
         Self::new(
@@ -152,12 +152,13 @@ impl HostLora {
         )
     }
 
-    /// The factors that an adapter without a scale composes at present.
-    fn composed<B: VbLoraBackend, A: Adapter<B>>(adapter: &A) -> Result<Self> {
+    /// The factors that an adapter composes at present, its scale in the up factors.
+    pub(crate) fn composed<B: VbLoraBackend, A: Adapter<B>>(adapter: &A) -> Result<Self> {
         let (slabs, spans) = (adapter.slabs(), adapter.spans());
         let rank = spans[0].down.rank;
         let a = spans.iter().map(|site| host(site.down.read(&slabs)));
-        let b = spans.iter().map(|site| host(site.up.read(&slabs)));
+        let up = |site: &SiteSpans| site.up.read(&slabs).mul_scalar(adapter.scale());
+        let b = spans.iter().map(|site| host(up(site)));
         let found = Self::of_factors(adapter.plan(), rank, a.collect(), b.collect());
         found.settings.check_values(&found.a, &found.b)?;
         Ok(found)
@@ -180,18 +181,12 @@ impl HostLora {
 }
 
 impl HostAdapter {
-    /// An adapter's present values; those of Tied-LoRA and LoRA-XS, for which PEFT has no form, as LoRA with the same factors.
+    /// An adapter's present values, as [`Adapter::to_host`] gives them.
     ///
     /// # Errors
     /// A value is not finite.
     pub fn read<B: VbLoraBackend>(adapter: &AnyAdapter<B>) -> Result<Self> {
-        match adapter {
-            AnyAdapter::VbLora(adapter) => HostVbLora::read(adapter).map(Self::VbLora),
-            AnyAdapter::Lora(adapter) => HostLora::read(adapter).map(Self::Lora),
-            AnyAdapter::Vera(adapter) => HostVera::read(adapter).map(Self::Vera),
-            AnyAdapter::TiedLora(adapter) => HostLora::composed(adapter).map(Self::Lora),
-            AnyAdapter::LoraXs(adapter) => HostLora::composed(adapter).map(Self::Lora),
-        }
+        adapter.to_host()
     }
 
     /// The adapted sites.

@@ -1,6 +1,7 @@
 //! Adapters as files, and checkpoints of their training.
 
 mod atomic;
+mod bits;
 pub mod checkpoint;
 mod codes;
 mod compact;
@@ -12,7 +13,6 @@ mod host;
 mod identity;
 mod index;
 mod merge;
-mod packing;
 pub mod peft;
 mod size;
 pub mod strict_json;

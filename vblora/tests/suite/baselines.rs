@@ -6,7 +6,7 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use vblora::{
-    Adapter, AdapterConfig, AnyAdapter, Composition, Factors, FrozenLinear, FrozenWeights,
+    Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, Factors, FrozenLinear,
     LoraXsConfig, Site, SitePlan, Targets, TiedLoraConfig, VeraConfig, WeightLayout,
     adapter::{LoraXsValues, Projection, TiedValues},
     backend::VbLoraBackend,
@@ -370,7 +370,7 @@ pub(crate) fn tied_lora_starts_at_zero_from_random_factors<B: VbLoraBackend>(dev
 /// Weights by site.
 struct Weights(Vec<(String, Matrix)>);
 
-impl FrozenWeights for Weights {
+impl BaseWeights for Weights {
     fn weight(&self, site: &str) -> Option<Vec<f32>> {
         let (_, weight) = self.0.iter().find(|(name, _)| name == site)?;
         Some(narrow(weight))
@@ -420,7 +420,7 @@ pub(crate) fn lora_xs_refuses_what_its_weights_cannot_give<B: VbLoraBackend>(dev
         rank: 5,
         ..LoraXsConfig::default()
     };
-    let init = |config: &LoraXsConfig, weights: &dyn FrozenWeights| {
+    let init = |config: &LoraXsConfig, weights: &dyn BaseWeights| {
         let config = AdapterConfig::LoraXs(config.clone());
         let made = config.init_on::<B>(weights, &plan(), 1, device);
         made.err().map(|error| error.to_string())

@@ -8,7 +8,7 @@ use burn::{
     tensor::{Tensor, backend::AutodiffBackend},
 };
 use vblora::{
-    Adapter, AnyAdapter, Composition, Factors, FrozenLinear, FrozenWeights, LoraXsConfig, Site,
+    Adapter, AnyAdapter, BaseWeights, Composition, Factors, FrozenLinear, LoraXsConfig, Site,
     Targets, TiedLoraConfig, WeightLayout,
     adapter::{LoraXsValues, TiedValues},
     backend::VbLoraBackend,
@@ -175,7 +175,7 @@ fn records(method: &str) -> Vec<std::path::PathBuf> {
 /// The frozen weight of a record.
 struct Recorded<'a>(&'a Tensors);
 
-impl FrozenWeights for Recorded<'_> {
+impl BaseWeights for Recorded<'_> {
     fn weight(&self, _: &str) -> Option<Vec<f32>> {
         Some(narrow(&matrix(self.0, "base_weight").transposed()))
     }

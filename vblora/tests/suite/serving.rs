@@ -1,4 +1,4 @@
-//! Many adapters on one base: switching, stacks of adapters for mixed batches, merging.
+//! Many adapters on one base: switching, stacks of adapters for multi-adapter batches, merging.
 
 use burn::tensor::Tensor;
 use vblora::{
@@ -73,7 +73,7 @@ pub(crate) fn rows_take_their_own_adapter<B: VbLoraBackend>(device: &B::Device) 
             let (n, t, d_in) = (rows.len(), 3, shape[0]);
             let x = random::<B, 3>("x", [n, t, d_in], device);
             let factors = stack.assign(&rows, device).unwrap();
-            assert!(factors.is_mixed());
+            assert!(factors.is_multi_adapter());
             let found = layer.forward(x.clone(), &factors);
             let first = layer.forward(x.clone().slice([0..n, 0..1]).reshape([n, d_in]), &factors);
             for (i, row) in rows.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The other side: a Python process with torch, transformers and peft that does one work after the other as it is told.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vblora::{AdapterConfig, VbLoraConfig};
-use vblora_models::DecoderFamily;
+use vblora_models::DecoderConfig;
 
 use super::work::{ADDED, Pass, Shapes, Task, Work, prompts};
 
@@ -138,7 +138,7 @@ fn describe(work: Work) -> Result<Value> {
                 "config": serde_json::from_str::<Value>(&config.to_json())?,
                 "rows": batch.rows,
                 "ids": ids,
-                "adapter": decoder.adapter(pass).map(|adapter| causal_adapter(config.family, adapter)),
+                "adapter": decoder.adapter(pass).map(|adapter| causal_adapter(&config, adapter)),
             })
         }
         Task::Decode(decoder, rows) => {
@@ -157,21 +157,24 @@ fn describe(work: Work) -> Result<Value> {
     Ok(json!({"dtype": work.dtype, "what": task}))
 }
 
-fn causal_adapter(family: DecoderFamily, adapter: (AdapterConfig, &str)) -> Value {
-    let modules = match (family, adapter.1) {
-        (DecoderFamily::Gpt2, "qv") => vec!["c_attn"],
-        (DecoderFamily::Gpt2, "all") => vec!["c_attn", "c_proj", "c_fc"],
-        (_, "qv") => vec!["q_proj", "v_proj"],
-        (_, "all") => vec![
-            "q_proj",
-            "k_proj",
-            "v_proj",
-            "o_proj",
-            "gate_proj",
-            "up_proj",
-            "down_proj",
-        ],
-        (_, several) => several.split(',').collect(),
+fn causal_adapter(config: &DecoderConfig, adapter: (AdapterConfig, &str)) -> Value {
+    let layout = config.layout;
+    let last = |name: &&'static str| -> &'static str { name.rsplit('.').next().unwrap_or(name) };
+    let modules: Vec<&str> = match adapter.1 {
+        "qv" => match layout.qkv {
+            [fused] => vec![last(fused)],
+            maps => [maps[0], maps[2]].iter().map(last).collect(),
+        },
+        "all" => {
+            let maps = layout.qkv.iter().chain([&layout.attention_output]);
+            let maps = maps.chain(layout.mlp_input).chain([&layout.mlp_output]);
+            let mut names: Vec<_> = maps.map(last).collect();
+            // GPT-2 calls two maps of a block by one name.
+            let mut seen = BTreeSet::new();
+            names.retain(|name| seen.insert(*name));
+            names
+        }
+        several => several.split(',').collect(),
     };
     settings(adapter.0, modules)
 }

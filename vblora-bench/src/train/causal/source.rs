@@ -11,7 +11,7 @@ use crate::{
     Error, Result,
     recipes::Recipe,
     tasks::causal::Texts,
-    train::{Loaded, Shape, Source},
+    train::{Loaded, ModelSummary, Source},
 };
 
 /// Texts to learn from, and texts that are held out.
@@ -61,9 +61,9 @@ pub fn encoding<'a>(
 impl Source for TextSource {
     type Objective<B: VbLoraBackend> = Causal;
 
-    fn shape(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Shape> {
+    fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
         let config = config(recipe, files)?;
-        Ok(Shape {
+        Ok(ModelSummary {
             layers: config.num_layers,
             width: config.hidden_size,
             parameters: config.parameters(),

@@ -1,4 +1,8 @@
+use serde_json::{Value, json};
+use vblora::ops::Gate;
+
 use super::*;
+use crate::Activation;
 
 fn read(value: &Value) -> Result<DecoderConfig> {
     DecoderConfig::from_json(value.to_string().as_bytes(), "dir/config.json")
@@ -26,8 +30,8 @@ fn gpt2() -> Value {
 fn configurations_of_either_age_are_read() {
     let old = read(&llama()).unwrap();
     assert_eq!(
-        (old.rope_theta, old.head_size, old.num_kv_heads),
-        (500_000.0, 16, 2)
+        (old.rotary, old.head_size, old.num_kv_heads),
+        (Some(RotaryConfig::plain(500_000.0)), 16, 2)
     );
     assert_eq!(
         (old.bos_token_id, &old.eos_token_ids[..]),
@@ -50,8 +54,8 @@ fn what_is_not_said_has_transformers_defaults() {
     let gpt2 = read(&gpt2()).unwrap();
     assert_eq!((gpt2.intermediate_size, gpt2.tied), (256, true));
     assert_eq!(
-        (gpt2.activation, gpt2.attention_dropout),
-        (Activation::GeluTanh, 0.1)
+        (gpt2.mlp, gpt2.attention_dropout),
+        (Mlp::Plain(Activation::GeluTanh), 0.1)
     );
     let mut mistral = llama();
     mistral["model_type"] = json!("mistral");
@@ -67,8 +71,8 @@ fn what_is_not_said_has_transformers_defaults() {
     gemma["hidden_act"] = json!("gelu");
     let read = read(&gemma).unwrap();
     assert_eq!(
-        (read.gate, read.head_size, read.tied),
-        (Gate::GeluTanh, 256, true)
+        (read.mlp, read.head_size, read.tied),
+        (Mlp::Gated(Gate::GeluTanh), 256, true)
     );
 }
 

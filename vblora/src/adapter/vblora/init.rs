@@ -1,12 +1,27 @@
 //! The values that VB-LoRA starts with, drawn or given.
 
-use burn::{
-    module::Param,
-    tensor::{Tensor, TensorData},
-};
+use burn::{module::Param, tensor::Tensor};
 
 use super::{ValidVbLora, VbLora, VbLoraConfig};
-use crate::{Result, Selection, Site, backend::VbLoraBackend, rng::Key, storage::Bank};
+use crate::{
+    Result, Selection, Site, SitePlan,
+    adapter::{BaseWeights, values::parameter},
+    backend::VbLoraBackend,
+    rng::Key,
+    storage::Bank,
+};
+
+impl VbLoraConfig {
+    pub(in crate::adapter) fn start<B: VbLoraBackend>(
+        &self,
+        _base: &dyn BaseWeights,
+        plan: &SitePlan,
+        seed: u64,
+        device: &B::Device,
+    ) -> Result<VbLora<B>> {
+        Ok(self.check(plan)?.init(seed, device))
+    }
+}
 
 impl ValidVbLora {
     /// Draws bank, logits and noise logits on the host: a function of `seed` and of the sites' names, the same on every backend, whatever the order or
@@ -131,12 +146,4 @@ impl ValidVbLora {
 /// What initial values are drawn from.
 fn initial_key(seed: u64) -> Key {
     Key::new(seed).name("vblora")
-}
-
-fn parameter<B: VbLoraBackend, const D: usize>(
-    values: Vec<f32>,
-    shape: [usize; D],
-    device: &B::Device,
-) -> Param<Tensor<B, D>> {
-    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }

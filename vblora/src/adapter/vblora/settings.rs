@@ -1,13 +1,15 @@
 //! The settings of VB-LoRA, checked against the sites.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Result, Selection, SitePlan,
-    adapter::{SiteSpans, Span},
+    adapter::{MethodConfig, ParameterGroup, SiteSpans, Span},
     admixture::check_values,
     count::{self, Count},
-    limits::{MAX_BANK, MAX_DIMENSION, check_product, check_rank, check_size},
+    limits::{MAX_BANK, MAX_DIMENSION, MAX_RANK, check_product, check_rank, check_size},
     storage::Bank,
 };
 
@@ -70,9 +72,31 @@ impl VbLoraConfig {
     /// A setting that cannot work, a dimension that `vector_length` does not divide, or more values than an adapter may have
     /// ([`limits`](crate::limits)).
     pub fn check(&self, plan: &SitePlan) -> Result<ValidVbLora> {
+        self.check_values()?;
+        check_rank(self.rank, plan)?;
+        plan.check_vector_length(self.vector_length)?;
+        let (length, rows) = (
+            self.vector_length,
+            plan.sub_vectors(self.rank, self.vector_length),
+        );
+        check_product("bank", self.bank, length as u64, "values in the bank")?;
+        check_product("bank", self.bank, rows as u64, "logits of these sites")?;
+        Ok(ValidVbLora {
+            config: self.clone(),
+            plan: plan.clone(),
+        })
+    }
+}
+
+impl MethodConfig for VbLoraConfig {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn check_values(&self) -> Result<()> {
         check_size("bank", self.bank, MAX_BANK)?;
         check_size("vector_length", self.vector_length, MAX_DIMENSION)?;
-        check_rank(self.rank, plan)?;
+        check_size("rank", self.rank, MAX_RANK)?;
         if !(1..=self.bank).contains(&self.topk) {
             return Err(Error::setting(
                 "topk",
@@ -95,17 +119,32 @@ impl VbLoraConfig {
         if !(self.tau.is_finite() && self.tau > 0.0) {
             return Err(Error::setting("tau", "finite and above 0", self.tau));
         }
-        plan.check_vector_length(self.vector_length)?;
-        let (length, rows) = (
-            self.vector_length,
-            plan.sub_vectors(self.rank, self.vector_length),
-        );
-        check_product("bank", self.bank, length as u64, "values in the bank")?;
-        check_product("bank", self.bank, rows as u64, "logits of these sites")?;
-        Ok(ValidVbLora {
-            config: self.clone(),
-            plan: plan.clone(),
-        })
+        Ok(())
+    }
+
+    fn count(&self, plan: &SitePlan) -> Result<Count> {
+        self.check(plan).map(|valid| valid.count())
+    }
+
+    fn sub_vectors(&self, plan: &SitePlan) -> Option<usize> {
+        Some(plan.sub_vectors(self.rank, self.vector_length.max(1)))
+    }
+
+    fn groups(&self) -> &'static [ParameterGroup] {
+        &[ParameterGroup::Bank, ParameterGroup::Logits]
+    }
+}
+
+impl fmt::Display for VbLoraConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (h, b, r, k) = (self.bank, self.vector_length, self.rank, self.topk);
+        write!(f, "VB-LoRA h = {h}, b = {b}, r = {r}")?;
+        match self.selection {
+            Selection::TopK => write!(f, ", k = {k}")?,
+            Selection::SelectAll => write!(f, ", {}", self.selection)?,
+            _ => write!(f, ", {}, k = {k}", self.selection)?,
+        }
+        f.write_str(if self.gate { ", gated" } else { "" })
     }
 }
 

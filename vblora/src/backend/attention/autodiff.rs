@@ -14,7 +14,7 @@ use burn::{
 };
 
 use super::{AttentionOps, AttentionSettings, CausalSettings};
-use crate::{Packing, backend::autodiff::register};
+use crate::{Unpadded, backend::autodiff::register};
 
 impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
     fn head_attention(
@@ -45,24 +45,24 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
         B::skips_padding()
     }
 
-    fn packed_attention(
+    fn unpadded_attention(
         [q, k, v]: [FloatTensor<Self>; 3],
-        packing: &Packing,
+        unpadded: &Unpadded,
         settings: AttentionSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let parents = [q.node.clone(), k.node.clone(), v.node.clone()];
-        let prepared = PackedAttention.prepare::<C>(parents).compute_bound();
+        let prepared = UnpaddedAttention.prepare::<C>(parents).compute_bound();
         let (output, saved) = match prepared.stateful() {
             OpsKind::Tracked(mut prep) => {
                 let nodes = [&q, &k, &v].map(|x| prep.checkpoint(x));
                 let inputs = [q.primitive, k.primitive, v.primitive];
-                let (output, saved) = B::packed_attention(inputs, packing, settings);
-                let state = (nodes, packing.clone(), saved.clone(), settings);
+                let (output, saved) = B::unpadded_attention(inputs, unpadded, settings);
+                let state = (nodes, unpadded.clone(), saved.clone(), settings);
                 (prep.finish(state, output), saved)
             }
             OpsKind::UnTracked(prep) => {
                 let inputs = [q.primitive, k.primitive, v.primitive];
-                let (output, saved) = B::packed_attention(inputs, packing, settings);
+                let (output, saved) = B::unpadded_attention(inputs, unpadded, settings);
                 (prep.finish(output), saved)
             }
         };
@@ -144,11 +144,11 @@ impl<B: AttentionOps> Backward<B, 3> for Attention {
 }
 
 #[derive(Debug)]
-struct PackedAttention;
+struct UnpaddedAttention;
 
-impl<B: AttentionOps> Backward<B, 3> for PackedAttention {
+impl<B: AttentionOps> Backward<B, 3> for UnpaddedAttention {
     /// q, k, v, the places of the tokens, the second output.
-    type State = ([NodeId; 3], Packing, FloatTensor<B>, AttentionSettings);
+    type State = ([NodeId; 3], Unpadded, FloatTensor<B>, AttentionSettings);
 
     fn backward(
         self,
@@ -156,10 +156,10 @@ impl<B: AttentionOps> Backward<B, 3> for PackedAttention {
         grads: &mut Gradients,
         checkpointer: &mut Checkpointer,
     ) {
-        let (nodes, packing, saved, settings) = ops.state;
+        let (nodes, unpadded, saved, settings) = ops.state;
         let inputs = nodes.map(|id| checkpointer.retrieve_node_output::<FloatTensor<B>>(id));
         let grad = grads.consume::<B>(&ops.node);
-        let found = B::packed_attention_backward(inputs, &packing, saved, settings, grad);
+        let found = B::unpadded_attention_backward(inputs, &unpadded, saved, settings, grad);
         let parents = ops.parents.map(|node| node.map(|node| node.id));
         register::<B, 3>(grads, parents, found.map(Some));
     }

@@ -8,9 +8,9 @@ use burn::tensor::{
 
 use super::{AttentionOps, AttentionSettings, CausalSettings, HeadForm, HeadProduct};
 use crate::{
-    Packing,
+    Unpadded,
     backend::{DropoutOps, float, matmul, primitive},
-    packing::MASKED,
+    unpadded::MASKED,
 };
 
 pub(in crate::backend) fn head_product<B: AttentionOps>(
@@ -120,45 +120,45 @@ pub(in crate::backend) fn head_attention_backward<B: AttentionOps>(
 }
 
 /// Puts the tokens back into place, attends there and takes them out again.
-pub(in crate::backend) fn packed_attention<B: AttentionOps>(
+pub(in crate::backend) fn unpadded_attention<B: AttentionOps>(
     qkv: [FloatTensor<B>; 3],
-    packing: &Packing,
+    unpadded: &Unpadded,
     settings: AttentionSettings,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let device = B::float_device(&qkv[0]);
-    let qkv = qkv.map(|x| pad::<B>(x, packing));
-    let mask = primitive(padding_mask::<B>(packing, &device));
+    let qkv = qkv.map(|x| pad::<B>(x, unpadded));
+    let mask = primitive(padding_mask::<B>(unpadded, &device));
     let (output, saved) = B::head_attention(qkv, Some(mask), settings);
-    (unpad::<B>(output, packing), saved)
+    (unpad::<B>(output, unpadded), saved)
 }
 
-pub(in crate::backend) fn packed_attention_backward<B: AttentionOps>(
+pub(in crate::backend) fn unpadded_attention_backward<B: AttentionOps>(
     qkv: [FloatTensor<B>; 3],
-    packing: &Packing,
+    unpadded: &Unpadded,
     saved: FloatTensor<B>,
     settings: AttentionSettings,
     grad: FloatTensor<B>,
 ) -> [FloatTensor<B>; 3] {
     let device = B::float_device(&grad);
-    let qkv = qkv.map(|x| pad::<B>(x, packing));
-    let grad = pad::<B>(grad, packing);
-    let mask = primitive(padding_mask::<B>(packing, &device));
+    let qkv = qkv.map(|x| pad::<B>(x, unpadded));
+    let grad = pad::<B>(grad, unpadded);
+    let mask = primitive(padding_mask::<B>(unpadded, &device));
     let found = B::head_attention_backward(qkv, Some(mask), saved, settings, grad);
-    found.map(|grad| unpad::<B>(grad, packing))
+    found.map(|grad| unpad::<B>(grad, unpadded))
 }
 
-fn pad<B: Backend>(x: FloatTensor<B>, packing: &Packing) -> FloatTensor<B> {
-    primitive(packing.padded(float::<B, 2>(x)))
+fn pad<B: Backend>(x: FloatTensor<B>, unpadded: &Unpadded) -> FloatTensor<B> {
+    primitive(unpadded.padded(float::<B, 2>(x)))
 }
 
-fn unpad<B: Backend>(x: FloatTensor<B>, packing: &Packing) -> FloatTensor<B> {
-    primitive(packing.packed(float::<B, 3>(x)))
+fn unpad<B: Backend>(x: FloatTensor<B>, unpadded: &Unpadded) -> FloatTensor<B> {
+    primitive(unpadded.unpadded(float::<B, 3>(x)))
 }
 
-/// Takes the padding of a packed batch out of every softmax, `[n, columns]`.
-fn padding_mask<B: Backend>(packing: &Packing, device: &B::Device) -> Tensor<B, 2> {
-    let [n, t] = packing.shape();
-    let lengths = packing.lengths().iter();
+/// Takes the padding of an unpadded batch out of every softmax, `[n, columns]`.
+fn padding_mask<B: Backend>(unpadded: &Unpadded, device: &B::Device) -> Tensor<B, 2> {
+    let [n, t] = unpadded.shape();
+    let lengths = unpadded.lengths().iter();
     let values = lengths
         .flat_map(|&length| (0..t).map(move |column| if column < length { 0.0 } else { MASKED }));
     let values: Vec<f32> = values.collect();

@@ -1,6 +1,6 @@
 //! Attention on flex, without copies of heads or weights of all pairs.
 
-mod packed;
+mod unpadded;
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -15,7 +15,7 @@ use super::{
     kernels::{Attention, Visible, attend, attend_backward},
 };
 use crate::{
-    Packing,
+    Unpadded,
     backend::{
         dropout::mask::Mask,
         flex::{in_place, is_f32, tensor, width},
@@ -54,28 +54,30 @@ impl AttentionOps for Flex {
         true
     }
 
-    fn packed_attention(
+    fn unpadded_attention(
         qkv: [FloatTensor<Self>; 3],
-        packing: &Packing,
+        unpadded: &Unpadded,
         settings: AttentionSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         if !is_f32(&qkv.each_ref()) {
-            return default::packed_attention::<Self>(qkv, packing, settings);
+            return default::unpadded_attention::<Self>(qkv, unpadded, settings);
         }
-        packed::Inputs::new(qkv, packing, settings).forward()
+        unpadded::Inputs::new(qkv, unpadded, settings).forward()
     }
 
-    fn packed_attention_backward(
+    fn unpadded_attention_backward(
         qkv: [FloatTensor<Self>; 3],
-        packing: &Packing,
+        unpadded: &Unpadded,
         saved: FloatTensor<Self>,
         settings: AttentionSettings,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
         if !is_f32(&qkv.each_ref()) {
-            return default::packed_attention_backward::<Self>(qkv, packing, saved, settings, grad);
+            return default::unpadded_attention_backward::<Self>(
+                qkv, unpadded, saved, settings, grad,
+            );
         }
-        packed::Inputs::new(qkv, packing, settings).backward(&saved, &grad)
+        unpadded::Inputs::new(qkv, unpadded, settings).backward(&saved, &grad)
     }
 
     fn causal_attention(

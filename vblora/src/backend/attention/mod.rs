@@ -1,4 +1,4 @@
-//! Attention of padded, packed and causal batches, and rotary positions.
+//! Attention of padded, unpadded and causal batches, and rotary positions.
 
 mod autodiff;
 pub(super) mod default;
@@ -14,7 +14,7 @@ use burn::tensor::Shape;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::{ActivationOps, DropoutOps};
-use crate::{Noise, Packing};
+use crate::{Noise, Unpadded};
 
 /// Attention, with backward passes that compute the weights of all pairs again or keep them once.
 pub trait AttentionOps: ActivationOps + DropoutOps {
@@ -62,8 +62,8 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
         default::head_attention_backward::<Self>(qkv, saved, settings, grad)
     }
 
-    /// Whether the backend is faster with batches that have no padding. [`packed_attention`](Self::packed_attention) and
-    /// [`packed_dropout`](DropoutOps::packed_dropout) are fast then.
+    /// Whether the backend is faster with batches that have no padding. [`unpadded_attention`](Self::unpadded_attention) and
+    /// [`unpadded_dropout`](DropoutOps::unpadded_dropout) are fast then.
     fn skips_padding() -> bool {
         false
     }
@@ -72,27 +72,27 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
     ///
     /// # Shapes
     /// - q, k, v and output: `[N, d]`; the second output is the backend's own affair, by default that of `head_attention`
-    fn packed_attention(
+    fn unpadded_attention(
         qkv: [FloatTensor<Self>; 3],
-        packing: &Packing,
+        unpadded: &Unpadded,
         settings: AttentionSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        default::packed_attention::<Self>(qkv, packing, settings)
+        default::unpadded_attention::<Self>(qkv, unpadded, settings)
     }
 
-    /// The gradients of [`packed_attention`](Self::packed_attention) to q, k and v. `saved` is its second output. Called on the inner
+    /// The gradients of [`unpadded_attention`](Self::unpadded_attention) to q, k and v. `saved` is its second output. Called on the inner
     /// backend only.
     ///
     /// # Shapes
     /// - grad and outputs: `[N, d]`
-    fn packed_attention_backward(
+    fn unpadded_attention_backward(
         qkv: [FloatTensor<Self>; 3],
-        packing: &Packing,
+        unpadded: &Unpadded,
         saved: FloatTensor<Self>,
         settings: AttentionSettings,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
-        default::packed_attention_backward::<Self>(qkv, packing, saved, settings, grad)
+        default::unpadded_attention_backward::<Self>(qkv, unpadded, saved, settings, grad)
     }
 
     /// Causal softmax attention, `dropout(softmax(q k^T / sqrt(size))) v`, whose heads may share keys in groups of `heads / kv_heads`.

@@ -11,7 +11,7 @@ use burn::{
 };
 
 use super::DropoutOps;
-use crate::Packing;
+use crate::Unpadded;
 
 impl<B: DropoutOps, C: CheckpointStrategy> DropoutOps for Autodiff<B, C> {
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
@@ -25,20 +25,20 @@ impl<B: DropoutOps, C: CheckpointStrategy> DropoutOps for Autodiff<B, C> {
         }
     }
 
-    fn packed_dropout(
+    fn unpadded_dropout(
         x: FloatTensor<Self>,
-        packing: &Packing,
+        unpadded: &Unpadded,
         key: u64,
         p: f64,
     ) -> FloatTensor<Self> {
-        let prepared = PackedDropout.prepare::<C>([x.node.clone()]);
+        let prepared = UnpaddedDropout.prepare::<C>([x.node.clone()]);
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
-                let state = (packing.clone(), key, p);
-                prep.finish(state, B::packed_dropout(x.primitive, packing, key, p))
+                let state = (unpadded.clone(), key, p);
+                prep.finish(state, B::unpadded_dropout(x.primitive, unpadded, key, p))
             }
             OpsKind::UnTracked(prep) => {
-                prep.finish(B::packed_dropout(x.primitive, packing, key, p))
+                prep.finish(B::unpadded_dropout(x.primitive, unpadded, key, p))
             }
         }
     }
@@ -60,16 +60,16 @@ impl<B: DropoutOps> Backward<B, 1> for Dropout {
 }
 
 #[derive(Debug)]
-struct PackedDropout;
+struct UnpaddedDropout;
 
-impl<B: DropoutOps> Backward<B, 1> for PackedDropout {
-    type State = (Packing, u64, f64);
+impl<B: DropoutOps> Backward<B, 1> for UnpaddedDropout {
+    type State = (Unpadded, u64, f64);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let (packing, key, p) = ops.state;
+        let (unpadded, key, p) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::packed_dropout(grad, &packing, key, p));
+            grads.register::<B>(node.id, B::unpadded_dropout(grad, &unpadded, key, p));
         }
     }
 }

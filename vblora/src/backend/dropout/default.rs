@@ -4,7 +4,7 @@ use burn::tensor::{TensorMetadata, backend::Backend, ops::FloatTensor};
 
 use super::{DropoutOps, mask};
 use crate::{
-    Packing,
+    Unpadded,
     backend::{float, primitive},
 };
 
@@ -15,12 +15,12 @@ pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, key: u64, p: f64) -> FloatT
 }
 
 /// Puts the tokens back into place, drops them there and takes them out again.
-pub(in crate::backend) fn packed_dropout<B: DropoutOps>(
+pub(in crate::backend) fn unpadded_dropout<B: DropoutOps>(
     x: FloatTensor<B>,
-    packing: &Packing,
+    unpadded: &Unpadded,
     key: u64,
     p: f64,
 ) -> FloatTensor<B> {
-    let padded = primitive(packing.padded(float::<B, 2>(x)));
-    primitive(packing.packed(float::<B, 3>(B::dropout(padded, key, p))))
+    let padded = primitive(unpadded.padded(float::<B, 2>(x)));
+    primitive(unpadded.unpadded(float::<B, 3>(B::dropout(padded, key, p))))
 }

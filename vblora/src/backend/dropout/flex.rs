@@ -7,7 +7,7 @@ use burn::{
 
 use super::{DropoutOps, default, mask::Mask};
 use crate::{
-    Packing,
+    Unpadded,
     backend::{
         flex::{RUN, in_place, is_f32, tensor},
         kernels::over_rows,
@@ -27,17 +27,17 @@ impl DropoutOps for Flex {
         })
     }
 
-    fn packed_dropout(
+    fn unpadded_dropout(
         x: FloatTensor<Self>,
-        packing: &Packing,
+        unpadded: &Unpadded,
         key: u64,
         p: f64,
     ) -> FloatTensor<Self> {
         if !is_f32(&[&x]) {
-            return default::packed_dropout::<Self>(x, packing, key, p);
+            return default::unpadded_dropout::<Self>(x, unpadded, key, p);
         }
         let (shape, mask) = (x.shape(), Mask::new(key, p));
-        let places: Vec<usize> = packing.places().collect();
+        let places: Vec<usize> = unpadded.places().collect();
         let mut values = x.to_contiguous().storage::<f32>().to_vec();
         drop_rows(&mask, &places, &mut values);
         tensor(values, shape)

@@ -10,7 +10,7 @@ mod ndarray;
 
 use burn::tensor::{backend::Backend, ops::FloatTensor};
 
-use crate::Packing;
+use crate::Unpadded;
 
 /// Dropout by a key.
 pub trait DropoutOps: Backend {
@@ -24,12 +24,12 @@ pub trait DropoutOps: Backend {
     ///
     /// # Shapes
     /// - x and output: `[N, d]`
-    fn packed_dropout(
+    fn unpadded_dropout(
         x: FloatTensor<Self>,
-        packing: &Packing,
+        unpadded: &Unpadded,
         key: u64,
         p: f64,
     ) -> FloatTensor<Self> {
-        default::packed_dropout::<Self>(x, packing, key, p)
+        default::unpadded_dropout::<Self>(x, unpadded, key, p)
     }
 }

@@ -8,7 +8,7 @@ use burn::{
 use proptest::prelude::*;
 
 use crate::{
-    Packing,
+    Unpadded,
     backend::{
         ActivationOps, AttentionOps, AttentionSettings, CausalSettings, DropoutOps, FrozenMap,
         Gate, GeluForm, LinearOps, NormOps, Update, activation, attention, dropout, float, linear,
@@ -158,25 +158,25 @@ proptest! {
     }
 
     #[test]
-    fn packed_batches_are_the_default_bodies(
+    fn unpadded_batches_are_the_default_bodies(
         lengths in prop::collection::vec(1_usize..60, 1..5), room in 0_usize..3, heads in 1_usize..4, size in 1_usize..40,
         how in lies(), drops: bool,
     ) {
-        let packing = Packing::new(lengths.clone(), lengths.iter().max().unwrap() + room);
+        let unpadded = Unpadded::new(lengths.clone(), lengths.iter().max().unwrap() + room);
         let settings = AttentionSettings { heads, dropout: drops.then_some((5, 0.3)) };
-        let shape = [packing.tokens(), heads * size];
+        let shape = [unpadded.tokens(), heads * size];
         let qkv = || ["q", "k", "v"].map(|name| draw(name, shape, how));
-        let (found, saved) = Flex::packed_attention(qkv(), &packing, settings);
-        let (expected, expected_saved) = attention::default::packed_attention::<Flex>(qkv(), &packing, settings);
+        let (found, saved) = Flex::unpadded_attention(qkv(), &unpadded, settings);
+        let (expected, expected_saved) = attention::default::unpadded_attention::<Flex>(qkv(), &unpadded, settings);
         assert_close("output", &found, &expected);
         let grad = || draw("grad", shape, how);
-        let found = Flex::packed_attention_backward(qkv(), &packing, saved, settings, grad());
-        let expected = attention::default::packed_attention_backward::<Flex>(qkv(), &packing, expected_saved, settings, grad());
+        let found = Flex::unpadded_attention_backward(qkv(), &unpadded, saved, settings, grad());
+        let expected = attention::default::unpadded_attention_backward::<Flex>(qkv(), &unpadded, expected_saved, settings, grad());
         for (found, expected) in found.iter().zip(&expected) {
             assert_close("gradient", found, expected);
         }
-        let found = Flex::packed_dropout(grad(), &packing, 5, 0.3);
-        assert_close("dropout", &found, &dropout::default::packed_dropout::<Flex>(grad(), &packing, 5, 0.3));
+        let found = Flex::unpadded_dropout(grad(), &unpadded, 5, 0.3);
+        assert_close("dropout", &found, &dropout::default::unpadded_dropout::<Flex>(grad(), &unpadded, 5, 0.3));
     }
 
     #[test]

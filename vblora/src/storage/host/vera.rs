@@ -38,7 +38,7 @@ impl HostVera {
     }
 
     /// An adapter's present values.
-    pub(super) fn read<B: VbLoraBackend>(adapter: &Vera<B>) -> Result<Self> {
+    pub(crate) fn read<B: VbLoraBackend>(adapter: &Vera<B>) -> Result<Self> {
         let values =
             |parameters: &[Param<Tensor<B, 1>>]| parameters.iter().map(|p| host(p.val())).collect();
         let [a, b] = adapter.frozen().map(host);

@@ -1,0 +1,284 @@
+//! One optimizer step in three parts: compose the factors, take the gradients of each micro-batch, finish.
+//!
+//! The middle part is a function of the step's factors, a batch and its noise. So machines can share the micro-batches of a step.
+//! [`StepSum`] adds gradients in the order of the micro-batches' numbers, whoever computed them, and the bits stay those of one machine.
+
+use std::collections::BTreeMap;
+
+use burn::{backend::Autodiff, tensor::Tensor};
+use vblora::{
+    AnyAdapter, Composition, FactorGradients, Factors, Noise, ParameterGroup,
+    backend::VbLoraBackend, noise::step_key,
+};
+
+use super::{
+    adamw::Rule,
+    learner::{Learner, Trained},
+    objective::{Graph, Objective},
+    parameters::Gradients,
+};
+use crate::{
+    Result,
+    recipes::{LearningRates, WeightDecay},
+};
+
+/// With more vectors to a sub-vector than this, finding those that were never selected costs more than their moments.
+const MANY_SELECTED: usize = 64;
+
+/// What a step shows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepReport {
+    /// The mean loss of the step's examples, before the update.
+    pub loss: f64,
+    /// The joint gradient norm of everything trained, before clipping.
+    pub norm: f64,
+}
+
+impl StepReport {
+    /// Whether the step was taken: loss and gradients are numbers.
+    pub fn is_finite(&self) -> bool {
+        self.loss.is_finite() && self.norm.is_finite()
+    }
+}
+
+/// The loss and the gradients of one micro-batch.
+#[derive(Debug)]
+pub struct MicroGradients<B: VbLoraBackend> {
+    /// The mean loss times the micro-batch's share of the step, `[1]`, still on the device.
+    loss: Tensor<B, 1>,
+    /// Of the head, and of the base where it is trained.
+    parameters: Gradients<B>,
+    /// Of the step's factors.
+    factors: FactorGradients<B>,
+}
+
+/// The factors of one step, and what its micro-batches add up to.
+#[derive(Debug)]
+pub struct StepSum<B: VbLoraBackend> {
+    composition: Option<Composition<B, AnyAdapter<Autodiff<B>>>>,
+    loss: Tensor<B, 1>,
+    parameters: Gradients<B>,
+    /// The micro-batch that is added next.
+    next: usize,
+    /// Those that came before their turn.
+    waiting: BTreeMap<usize, MicroGradients<B>>,
+}
+
+impl<B: VbLoraBackend> StepSum<B> {
+    /// The step's factors, each a leaf of its own; none without an adapter.
+    pub fn factors(&self) -> Factors<Autodiff<B>> {
+        let composition = self.composition.as_ref();
+        composition.map_or_else(Factors::none, |found| found.factors().clone())
+    }
+
+    /// Takes the gradients of micro-batch `number`, counted from 0. They may come in any order; they are added in the order of their
+    /// numbers, so the sums have the same bits.
+    ///
+    /// # Panics
+    /// There were gradients of this number before.
+    pub fn add(&mut self, number: usize, micro: MicroGradients<B>) {
+        let earlier = self.waiting.insert(number, micro);
+        assert!(
+            earlier.is_none() && number >= self.next,
+            "micro-batch {number} was added twice"
+        );
+        while let Some(micro) = self.waiting.remove(&self.next) {
+            self.next += 1;
+            self.loss = self.loss.clone() + micro.loss;
+            self.parameters.add(micro.parameters);
+            if let Some(composition) = &mut self.composition {
+                composition.add(micro.factors);
+            }
+        }
+    }
+}
+
+impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
+    /// One optimizer step over micro-batches: gradients of the mean loss, clipped by their joint norm, then AdamW with learning rates
+    /// multiplied by `factor`. A step whose loss or gradients are not finite changes nothing.
+    ///
+    /// # Errors
+    /// A site of the adapter got no gradient; a batch does not fit the model.
+    pub fn step(&mut self, step: usize, batches: &[O::Batch], factor: f64) -> Result<StepReport> {
+        let whole: usize = batches.iter().map(O::weight).sum();
+        let mut sum = self.compose(step);
+        let factors = sum.factors();
+        for (number, batch) in batches.iter().enumerate() {
+            let noise = Noise::new(self.seed, step as u64, number as u64);
+            // The mean over all of the step, also when micro-batches are of different sizes.
+            let share = O::weight(batch) as f64 / whole.max(1) as f64;
+            sum.add(number, self.micro_batch(&factors, batch, noise, share)?);
+        }
+        self.finish(sum, factor)
+    }
+
+    /// The first part of a step: composes the adapter's factors once for all micro-batches. What a selection draws is a function of the
+    /// seed and the step.
+    pub fn compose(&self, step: usize) -> StepSum<B> {
+        let composition = match &self.trained {
+            Trained::Adapter(adapter) => {
+                let key = step_key(self.seed, step as u64);
+                Some(Composition::drawn(&**adapter, key))
+            }
+            Trained::HeadOnly | Trained::Everything => None,
+        };
+        StepSum {
+            composition,
+            loss: Tensor::zeros([1], &self.device),
+            parameters: Gradients::new(),
+            next: 0,
+            waiting: BTreeMap::new(),
+        }
+    }
+
+    /// The second part: the gradients of one micro-batch, a function of the arguments and of the present parameters. `share` is the
+    /// micro-batch's part of the step's examples.
+    ///
+    /// # Errors
+    /// The batch does not fit the model.
+    pub fn micro_batch(
+        &self,
+        factors: &Factors<Autodiff<B>>,
+        batch: &O::Batch,
+        noise: Noise,
+        share: f64,
+    ) -> Result<MicroGradients<B>> {
+        let factors = factors.with_noise(noise);
+        let (mut parameters, mut of_factors) = (Gradients::new(), FactorGradients::none());
+        let mut collect = |graph: &mut Graph<B>| {
+            parameters.collect("head", &self.head, graph);
+            parameters.collect("base", &self.base, graph);
+            of_factors.collect(&factors, graph);
+        };
+        let loss = O::backward(self, batch, &factors, share, &mut collect)?;
+        Ok(MicroGradients {
+            loss,
+            parameters,
+            factors: of_factors,
+        })
+    }
+
+    /// The third part: pushes the factors' gradients back through the composition, clips all gradients by their joint norm and updates
+    /// the parameters. Nothing is updated if the loss or a gradient is not finite.
+    ///
+    /// # Errors
+    /// A site of the adapter got no gradient.
+    ///
+    /// # Panics
+    /// A micro-batch is missing before one that was added.
+    pub fn finish(&mut self, sum: StepSum<B>, factor: f64) -> Result<StepReport> {
+        let StepSum {
+            composition,
+            loss,
+            mut parameters,
+            next,
+            waiting,
+        } = sum;
+        assert!(waiting.is_empty(), "micro-batch {next} is missing");
+        if let (Trained::Adapter(adapter), Some(composition)) = (&self.trained, composition) {
+            parameters.collect("adapter", &**adapter, &mut composition.push_back()?);
+        }
+        let report = read(loss, parameters.squared_norm());
+        if report.is_finite() {
+            self.update(parameters, report.norm, factor);
+        }
+        Ok(report)
+    }
+
+    fn update(&mut self, mut grads: Gradients<B>, norm: f64, factor: f64) {
+        // torch.nn.utils.clip_grad_norm_
+        if self.clip_norm > 0.0 && norm > self.clip_norm {
+            grads.scale(self.clip_norm / (norm + 1e-6));
+        }
+        let rules = Rules {
+            lr: self.lr,
+            decay: self.decay,
+            factor,
+            selected: self.selected(),
+        };
+        self.optimizer.begin_step();
+        let head = |_: &str, rank: usize| rules.of(Part::Head, rank);
+        self.head = self
+            .optimizer
+            .apply("head", self.head.clone(), &grads, head);
+        match &mut self.trained {
+            Trained::Adapter(adapter) => {
+                let groups = &self.groups;
+                let rule = |path: &str, rank| rules.of(Part::Adapter(groups[path]), rank);
+                **adapter = self
+                    .optimizer
+                    .apply("adapter", (**adapter).clone(), &grads, rule);
+            }
+            Trained::Everything => {
+                let rule = |_: &str, rank: usize| rules.of(Part::Base, rank);
+                self.base = self
+                    .optimizer
+                    .apply("base", self.base.clone(), &grads, rule);
+            }
+            Trained::HeadOnly => {}
+        }
+    }
+
+    /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected (once in a step, the factors being
+    /// composed once). The logits must be many, and few of them selected, or finding those costs more than the moments of all.
+    fn selected(&self) -> Option<usize> {
+        let adapter = self.vblora()?;
+        let config = adapter.settings().config();
+        let are_many = adapter.logits.shape().num_elements() >= self.many_logits;
+        let are_few_selected = config.topk <= MANY_SELECTED;
+        (config.selection.is_sparse() && are_many && are_few_selected).then_some(config.topk)
+    }
+}
+
+/// Parameters with a learning rate and a weight decay of their own.
+#[derive(Debug, Clone, Copy)]
+enum Part {
+    Head,
+    Base,
+    Adapter(ParameterGroup),
+}
+
+/// How the parameters are updated in one step.
+#[derive(Debug, Clone, Copy)]
+struct Rules {
+    lr: LearningRates,
+    decay: WeightDecay,
+    /// The schedule's.
+    factor: f64,
+    /// As in [`Rule`], for the parameters that are selected.
+    selected: Option<usize>,
+}
+
+impl Rules {
+    /// The rule of a parameter of this rank. By default decay touches matrices only.
+    fn of(self, part: Part, rank: usize) -> Rule {
+        let (lr, decay, is_selected) = match part {
+            Part::Head => (self.lr.head, self.decay.head, false),
+            Part::Base => (self.lr.base, self.decay.base, false),
+            Part::Adapter(group) => {
+                let (lr, decay) = (self.lr.of(group), self.decay.of(group));
+                (lr, decay, group.is_selected())
+            }
+        };
+        let decays = rank > 1 || self.decay.biases;
+        Rule {
+            lr: lr * self.factor,
+            decay: if decays { decay } else { 0.0 },
+            selected: self.selected.filter(|_| is_selected),
+        }
+    }
+}
+
+/// Loss and norm with one read-back.
+fn read<B: VbLoraBackend>(loss: Tensor<B, 1>, squared_norm: Option<Tensor<B, 1>>) -> StepReport {
+    let norm = squared_norm.map_or_else(|| Tensor::zeros([1], &loss.device()), Tensor::sqrt);
+    let both: Vec<f32> = Tensor::cat(vec![loss, norm], 0)
+        .into_data()
+        .convert::<f32>()
+        .into_vec()
+        .expect("converted to f32");
+    StepReport {
+        loss: f64::from(both[0]),
+        norm: f64::from(both[1]),
+    }
+}

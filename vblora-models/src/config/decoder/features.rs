@@ -1,0 +1,166 @@
+//! The features in which decoders differ. A family is a choice of them.
+
+use vblora::ops::Gate;
+
+use crate::Activation;
+
+/// The normalisation of hidden states.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum NormForm {
+    /// Layer normalisation, with a weight and a bias.
+    Layer,
+    /// Normalisation by the root mean square (arXiv 1910.07467).
+    Rms {
+        /// Added to the stored weight: 1 in Gemma, 0 elsewhere.
+        offset: f32,
+    },
+}
+
+/// What the RMS norms of queries and keys are taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// The values of one head.
+    Head,
+    /// The values of all heads together.
+    AllHeads,
+}
+
+/// The MLP of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mlp {
+    /// `down(f(up(x)))`
+    Plain(Activation),
+    /// `down(f(gate(x)) up(x))`
+    Gated(Gate),
+}
+
+/// The factor on token embeddings.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum EmbeddingScale {
+    /// None.
+    One,
+    /// The root of the model's width (Gemma).
+    RootOfWidth,
+    /// A number (Granite).
+    By(f64),
+}
+
+/// The factor on the products of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum AttentionScale {
+    /// One over the root of the head's size.
+    RootOfHead,
+    /// One over the root of a number (`query_pre_attn_scalar` of Gemma 2 and 3).
+    RootOf(f64),
+    /// A number (Granite).
+    By(f64),
+}
+
+/// Rotary positions (arXiv 2104.09864).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RotaryConfig {
+    /// The base of the frequencies.
+    pub theta: f64,
+    /// How the frequencies are scaled for longer texts.
+    pub scaling: RopeScaling,
+    /// The share of a head's values that turn, its first ones.
+    pub share: f64,
+}
+
+/// How rotary frequencies are scaled so that a model reads longer texts than it was first trained on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// All frequencies are divided by `factor`.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// Llama 3: low frequencies are divided by `factor`, high ones stay, and those between are interpolated.
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// Waves longer than `original / low` are scaled.
+        low: f64,
+        /// Waves shorter than `original / high` stay.
+        high: f64,
+        /// Tokens of a text in the first training.
+        original: f64,
+    },
+}
+
+/// Some of a model's layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LayerSet {
+    /// Every layer.
+    All,
+    /// The layers whose entry is true.
+    Listed(Vec<bool>),
+}
+
+impl NormForm {
+    /// What is added to stored weights.
+    pub(crate) fn offset(self) -> f32 {
+        match self {
+            Self::Layer => 0.0,
+            Self::Rms { offset } => offset,
+        }
+    }
+}
+
+impl RotaryConfig {
+    /// Whole heads turn, by unscaled frequencies of this base.
+    pub fn plain(theta: f64) -> Self {
+        Self {
+            theta,
+            scaling: RopeScaling::None,
+            share: 1.0,
+        }
+    }
+
+    /// How many of a head's values turn.
+    pub(crate) fn rotated(&self, head_size: usize) -> usize {
+        (head_size as f64 * self.share) as usize
+    }
+}
+
+impl RopeScaling {
+    /// Its numbers, which are all over 0, as `config.json` calls them.
+    pub(super) fn numbers(&self) -> Vec<(&'static str, f64)> {
+        match *self {
+            Self::None => Vec::new(),
+            Self::Linear { factor } => vec![("factor", factor)],
+            Self::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => vec![
+                ("factor", factor),
+                ("low_freq_factor", low),
+                ("high_freq_factor", high),
+                ("high_freq_factor over low_freq_factor", high - low),
+                ("original_max_position_embeddings", original),
+            ],
+        }
+    }
+}
+
+impl LayerSet {
+    /// The layers for which `listed` is true.
+    pub(super) fn of(listed: Vec<bool>) -> Self {
+        match listed.iter().all(|&has| has) {
+            true => Self::All,
+            false => Self::Listed(listed),
+        }
+    }
+
+    /// Whether the layer of this index is one of them.
+    pub fn has(&self, index: usize) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(listed) => listed.get(index).copied().unwrap_or(false),
+        }
+    }
+}
