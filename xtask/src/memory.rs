@@ -52,13 +52,23 @@ pub(crate) fn machine(gpu: bool, threads: usize) -> String {
         });
     }
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"))
-        .map_or("an unknown processor", |rest| {
-            rest.trim_start_matches([' ', '\t', ':'])
-        });
-    format!("{model}, {threads} threads")
+    processor(&info, threads)
+}
+
+/// The processor as Linux lists it. Virtual machines often hide the name, so the family, the model and the widest vectors follow it.
+fn processor(info: &str, threads: usize) -> String {
+    let field = |name: &str| {
+        let values = info.lines().filter_map(|line| line.split_once(':'));
+        let mut values = values.filter(|(key, _)| key.trim() == name);
+        values.next().map(|(_, value)| value.trim())
+    };
+    let name = field("model name").unwrap_or("an unknown processor");
+    let number = |name| field(name).unwrap_or("unknown");
+    let (family, model) = (number("cpu family"), number("model"));
+    let has = |flag: &str| field("flags").is_some_and(|all| all.split(' ').any(|f| f == flag));
+    let vectors = ["avx512f", "avx2"].into_iter().find(|flag| has(flag));
+    let vectors = vectors.unwrap_or("no avx2");
+    format!("{name} (family {family}, model {model}, {vectors}), {threads} threads")
 }
 
 fn nvidia_smi(query: &str) -> Option<String> {
@@ -70,4 +80,19 @@ fn nvidia_smi(query: &str) -> Option<String> {
         .status
         .success()
         .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_processor_is_told_by_more_than_its_name() {
+        let info =
+            "cpu family\t: 6\nmodel\t\t: 207\nmodel name\t: Xeon\nflags\t\t: fma avx2 avx512f\n";
+        let found = processor(info, 2);
+        assert_eq!(found, "Xeon (family 6, model 207, avx512f), 2 threads");
+        let found = processor("", 2);
+        assert!(found.starts_with("an unknown processor"), "{found}");
+    }
 }

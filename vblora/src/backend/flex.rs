@@ -11,7 +11,10 @@ use burn::{
     tensor::{DType, Shape, TensorData, TensorMetadata},
 };
 
-use super::{VbLoraBackend, kernels::over_rows};
+use super::{
+    VbLoraBackend,
+    kernels::{over_rows, zeros},
+};
 
 impl VbLoraBackend for Flex {}
 
@@ -52,7 +55,7 @@ pub(super) fn mapped(
 ) -> FlexTensor {
     let x = x.to_contiguous();
     let from = x.storage::<f32>();
-    let mut out = vec![0.0; from.len()];
+    let mut out = zeros(from.len());
     over_rows(&mut out, d, |start, run| {
         for (from, to) in from[start..].chunks_exact(d).zip(run.chunks_exact_mut(d)) {
             body(from, to);

@@ -19,7 +19,7 @@ use crate::{
     backend::{
         dropout::mask::Mask,
         flex::{in_place, is_f32, tensor, width},
-        kernels::over_rows,
+        kernels::{over_rows, zeros},
     },
 };
 
@@ -177,7 +177,7 @@ impl Inputs {
     fn forward(&self, visible: Visible<'_>) -> (FlexTensor, FlexTensor) {
         let [n, t, d] = self.qkv[0].shape().dims::<3>();
         let [heads, _] = self.heads;
-        let (mut output, mut sums) = (vec![0.0; n * t * d], vec![0.0; 2 * n * heads * t]);
+        let (mut output, mut sums) = (zeros(n * t * d), vec![0.0; 2 * n * heads * t]);
         attend(self.attention(visible), &mut output, &mut sums);
         (
             tensor(output, Shape::new([n, t, d])),
@@ -193,9 +193,7 @@ impl Inputs {
     ) -> [FlexTensor; 3] {
         let grad = grad.to_contiguous();
         let shapes = [0, 1, 1].map(|i: usize| self.qkv[i].shape());
-        let mut found = shapes
-            .each_ref()
-            .map(|shape| vec![0.0; shape.num_elements()]);
+        let mut found = shapes.each_ref().map(|shape| zeros(shape.num_elements()));
         attend_backward(
             self.attention(visible),
             saved.storage(),

@@ -10,8 +10,9 @@ use crate::backend::{
     activation::flex::softmax_row_backward,
     dropout::{flex::drop_out, mask::Mask},
     kernels::{
-        PARALLEL_FROM, exp, largest, over_rows, padded, sum_of,
+        Aligned, PARALLEL_FROM, exp, largest, over_rows, padded, sum_of,
         tile::{ROWS, Sums, accumulate, load, store},
+        zeros,
     },
 };
 
@@ -121,9 +122,9 @@ impl<'a> Attention<'a> {
 
     /// A head of keys or values as `[keys, padded size]`.
     #[inline(always)]
-    fn gather(&self, from: &'a [f32], sequence: usize, head: usize) -> Vec<f32> {
+    fn gather(&self, from: &'a [f32], sequence: usize, head: usize) -> Aligned {
         let width = padded(self.size);
-        let mut to = vec![0.0; self.keys * width];
+        let mut to = Aligned::zeros(self.keys * width);
         for (key, to) in to.chunks_exact_mut(width).enumerate() {
             to[..self.size].copy_from_slice(self.key(from, sequence, head, key));
         }
@@ -132,16 +133,17 @@ impl<'a> Attention<'a> {
 
     /// A head of keys or values as `[size, padded keys]`.
     #[inline(always)]
-    fn gather_turned(&self, from: &'a [f32], sequence: usize, head: usize) -> Vec<f32> {
+    fn gather_turned(&self, from: &'a [f32], sequence: usize, head: usize) -> Aligned {
         let width = padded(self.keys);
-        let mut to = vec![0.0; self.size * width];
+        let mut turned = Aligned::zeros(self.size * width);
+        let to = &mut *turned;
         for key in 0..self.keys {
             let values = self.key(from, sequence, head, key);
             for (&value, to) in values.iter().zip(to.chunks_exact_mut(width)) {
                 to[key] = value;
             }
         }
-        to
+        turned
     }
 }
 
@@ -151,7 +153,7 @@ impl<'a> Attention<'a> {
 /// - output: like q; sums: `[n, heads, queries, 2]`
 pub(super) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
     let group = all.group() * all.queries;
-    let mut heads = vec![0.0; output.len()];
+    let mut heads = zeros(output.len());
     if output.is_empty() {
         return;
     }
@@ -215,20 +217,16 @@ impl WithSimd for Forward<'_> {
         let (width, t_width) = (padded(all.size), padded(all.keys));
         let keys = all.gather_turned(all.k, sequence, kv_head);
         let values = all.gather(all.v, sequence, kv_head);
-        let mut scores = vec![0.0; QUERIES * t_width];
-        let mut block = vec![0.0; QUERIES * width];
+        let (keys, values) = (&*keys, &*values);
+        let mut scores = Aligned::zeros(QUERIES * t_width);
+        let mut block = Aligned::zeros(QUERIES * width);
+        let (scores, block) = (&mut *scores, &mut *block);
         for member in 0..all.group() {
             let head = kv_head * all.group() + member;
             for first in (0..all.queries).step_by(QUERIES) {
                 let count = QUERIES.min(all.queries - first);
                 let at = member * all.queries + first;
-                let seen = score_block(
-                    simd,
-                    &all,
-                    [sequence, head, first, count],
-                    &keys,
-                    &mut scores,
-                );
+                let seen = score_block(simd, &all, [sequence, head, first, count], keys, scores);
                 for i in 0..count {
                     let row = &mut scores[i * t_width..][..t_width];
                     let own = all.seen(sequence, first + i);
@@ -243,7 +241,7 @@ impl WithSimd for Forward<'_> {
                     [count, width, seen.len()],
                     |r, j| scores[r * t_width + seen.start + j],
                     (&values[seen.start * width..], width),
-                    (&mut block, width),
+                    (&mut *block, width),
                     false,
                 );
                 for (row, out) in block
@@ -357,7 +355,7 @@ pub(super) fn attend_backward(
     [dq, dk, dv]: [&mut [f32]; 3],
 ) {
     let group = all.group() * all.queries;
-    let mut heads = [dq.len(), dk.len(), dv.len()].map(|len| vec![0.0; len]);
+    let mut heads = [dq.len(), dk.len(), dv.len()].map(zeros);
     if dq.is_empty() {
         return;
     }
@@ -412,11 +410,12 @@ impl WithSimd for Backward<'_> {
         let turned_keys = all.gather_turned(all.k, sequence, kv_head);
         let turned_values = all.gather_turned(all.v, sequence, kv_head);
         let keys = all.gather(all.k, sequence, kv_head);
-        let mut scores = vec![0.0; QUERIES * t_width];
-        let mut d_scores = vec![0.0; QUERIES * t_width];
-        let mut kept = vec![0.0; QUERIES * t_width];
-        let [mut q_block, mut g_block, mut block] = [(); 3].map(|()| vec![0.0; QUERIES * width]);
-        let [mut d_keys, mut d_values] = [(); 2].map(|()| vec![0.0; all.keys * width]);
+        let mut of_scores = [(); 3].map(|()| Aligned::zeros(QUERIES * t_width));
+        let mut of_queries = [(); 3].map(|()| Aligned::zeros(QUERIES * width));
+        let mut of_keys = [(); 2].map(|()| Aligned::zeros(all.keys * width));
+        let [scores, d_scores, kept] = of_scores.each_mut().map(|values| &mut **values);
+        let [q_block, g_block, block] = of_queries.each_mut().map(|values| &mut **values);
+        let [d_keys, d_values] = of_keys.each_mut().map(|values| &mut **values);
         for member in 0..all.group() {
             let head = kv_head * all.group() + member;
             for first in (0..all.queries).step_by(QUERIES) {
@@ -434,7 +433,7 @@ impl WithSimd for Backward<'_> {
                     g[..size].copy_from_slice(&grad[from..][..size]);
                 }
                 let place = [sequence, head, first, count];
-                let seen = score_block(simd, &all, place, &turned_keys, &mut scores);
+                let seen = score_block(simd, &all, place, &turned_keys, scores);
                 let from = seen.start / padded(1) * padded(1);
                 small(
                     simd,
@@ -465,7 +464,7 @@ impl WithSimd for Backward<'_> {
                     [count, width, seen.len()],
                     |r, j| d_scores[r * t_width + seen.start + j] * scale,
                     (&keys[seen.start * width..], width),
-                    (&mut block, width),
+                    (&mut *block, width),
                     false,
                 );
                 for (row, dq) in block
@@ -478,7 +477,7 @@ impl WithSimd for Backward<'_> {
                     simd,
                     [seen.len(), width, count],
                     |r, i| d_scores[i * t_width + seen.start + r] * scale,
-                    (&q_block, width),
+                    (&*q_block, width),
                     (&mut d_keys[seen.start * width..], width),
                     true,
                 );
@@ -486,7 +485,7 @@ impl WithSimd for Backward<'_> {
                     simd,
                     [seen.len(), width, count],
                     |r, i| kept[i * t_width + seen.start + r],
-                    (&g_block, width),
+                    (&*g_block, width),
                     (&mut d_values[seen.start * width..], width),
                     true,
                 );

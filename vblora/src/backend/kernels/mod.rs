@@ -3,7 +3,10 @@
 //! Whole rows go to threads, and every loop is written so that the compiler turns it into the vector instructions of the processor at hand.
 //! Products and sums are not contracted, so all processors with the same lanes agree.
 
+mod aligned;
 pub(super) mod tile;
+
+pub(super) use aligned::Aligned;
 
 use pulp::Arch;
 use rayon::prelude::*;
@@ -37,6 +40,24 @@ pub(in crate::backend) fn run_length(len: usize, row: usize) -> usize {
     }
     let rows = len / row.max(1);
     rows.div_ceil(2 * rayon::current_num_threads()).max(1) * row
+}
+
+/// So many zeros, written by all threads: memory that was used before is cleared, which by one thread would hold up the others.
+pub(in crate::backend) fn zeros(len: usize) -> Vec<f32> {
+    /// Values that are written at once.
+    const RUN: usize = 256;
+    /// Runs that one thread takes at least.
+    const LEAST: usize = PARALLEL_FROM / RUN;
+    if len < PARALLEL_FROM {
+        return vec![0.0; len];
+    }
+    let mut runs = Vec::new();
+    rayon::iter::repeat_n([0.0; RUN], len.div_ceil(RUN))
+        .with_min_len(LEAST)
+        .collect_into_vec(&mut runs);
+    let mut values = runs.into_flattened();
+    values.truncate(len);
+    values
 }
 
 /// `e^x` to rounding; 0 below the smallest normal result, infinity above 2.3e38, NaN for NaN.
@@ -143,6 +164,14 @@ mod tests {
         assert!(exp(f32::NAN).is_nan());
         assert_eq!(exp(f32::NEG_INFINITY), 0.0);
         assert_eq!(exp(f32::INFINITY), f32::INFINITY);
+    }
+
+    #[test]
+    fn zeros_are_as_many_as_asked_for() {
+        for len in [0, 1, PARALLEL_FROM - 1, PARALLEL_FROM, 1_000_001] {
+            let found = zeros(len);
+            assert!(found.len() == len && found.iter().all(|&value| value == 0.0));
+        }
     }
 
     #[test]

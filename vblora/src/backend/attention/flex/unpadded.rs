@@ -14,7 +14,7 @@ use super::super::{
 };
 use crate::{
     Unpadded,
-    backend::{dropout::mask::Mask, flex::tensor},
+    backend::{dropout::mask::Mask, flex::tensor, kernels::zeros},
 };
 
 /// Contiguous inputs of one call, and the lengths of its sequences.
@@ -82,7 +82,7 @@ impl<'a> Inputs<'a> {
 
     pub(super) fn forward(&self) -> (FlexTensor, FlexTensor) {
         let (n, per_token) = (self.unpadded.tokens(), 2 * self.heads);
-        let (mut output, mut sums) = (vec![0.0; n * self.d], vec![0.0; n * per_token]);
+        let (mut output, mut sums) = (zeros(n * self.d), vec![0.0; n * per_token]);
         self.split(&mut output, self.d)
             .into_par_iter()
             .zip(self.split(&mut sums, per_token))
@@ -99,7 +99,7 @@ impl<'a> Inputs<'a> {
     pub(super) fn backward(&self, saved: &FlexTensor, grad: &FlexTensor) -> [FlexTensor; 3] {
         let grad = grad.to_contiguous();
         let (n, d, per_token) = (self.unpadded.tokens(), self.d, 2 * self.heads);
-        let mut found = [(); 3].map(|()| vec![0.0; n * d]);
+        let mut found = [(); 3].map(|()| zeros(n * d));
         let [dq, dk, dv] = found.each_mut().map(|all| self.split(all, d));
         dq.into_par_iter()
             .zip(dk)

@@ -6,8 +6,11 @@ use std::{cell::Cell, ops::Range};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::thin;
-use crate::backend::kernels::tile::{ROWS, Sums, accumulate, load, load_part, store};
+use super::{panels::Panels, thin};
+use crate::backend::kernels::{
+    Aligned,
+    tile::{ROWS, Sums, accumulate, load, load_part, store},
+};
 
 /// Elements of the inner dimension whose panel is multiplied at once: it fits in the second-level cache beside the rows.
 const INNER: usize = 768;
@@ -86,13 +89,14 @@ pub(in crate::backend::linear) struct Added<'a> {
     pub(in crate::backend::linear) narrow: Option<(&'a [f32], Matrix<'a>)>,
 }
 
-/// `out = x w + added`.
+/// `out = x w + added`. The panels, if there are any, are those of `w`.
 ///
 /// # Shapes
 /// - x: `[rows, inner]`, w: `[inner, columns]`, out: `[rows, columns]`
 pub(in crate::backend::linear) fn product(
     x: &[f32],
     w: Matrix<'_>,
+    kept: Option<&Panels>,
     added: Added<'_>,
     out: &mut [f32],
 ) {
@@ -104,23 +108,25 @@ pub(in crate::backend::linear) fn product(
         return;
     }
     let rows = out.len() / columns;
-    let width = Arch::new().dispatch(Width);
+    let width = width();
     let depth = inner + added.narrow.map_or(0, |(_, up)| up.shape[0]);
     let parallel = rows * columns * depth >= PARALLEL_FROM;
-    let step = (PACKED / depth.max(1) / width).max(1) * width;
-    let mut packed = SCRATCH.take();
+    let step = match kept {
+        Some(_) => columns,
+        None => (PACKED / depth.max(1) / width).max(1) * width,
+    };
+    let mut scratch = SCRATCH.take();
     for start in (0..columns).step_by(step) {
-        let end = (start + step).min(columns);
-        let panels = (end - start).div_ceil(width);
-        let (first, second) = lay_out(&mut packed, w, added, start..end, width, parallel);
+        let range = start..(start + step).min(columns);
+        let (first, second) = lay_out(&mut scratch, w, kept, added, range.clone(), parallel);
         let block = Block {
             inner,
             columns,
-            range: start..end,
             w: first,
             narrow: added.narrow.map(|(x, up)| (x, up.shape[0], second)),
             bias: added.bias,
-            panels,
+            panels: range.len().div_ceil(width),
+            range,
         };
         let rows_of = |(at, out): (usize, &mut [f32])| {
             let count = out.len() / columns;
@@ -132,55 +138,76 @@ pub(in crate::backend::linear) fn product(
             });
         };
         if parallel {
+            // One chunk at a time, so that a thread that was held up leaves the rest to the others.
             split(out, columns, chunk_rows(rows))
                 .into_par_iter()
+                .with_max_len(1)
                 .for_each(rows_of);
         } else {
             rows_of((0, out));
         }
     }
-    SCRATCH.set(packed);
+    SCRATCH.set(scratch);
 }
 
 thread_local! {
     /// Room for a laid out right-hand side. Taken away while in use, since a waiting thread may start another product.
-    static SCRATCH: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+    static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
-/// Lays out columns `range` of both right-hand sides.
+/// Columns `range` of both right-hand sides in panels: of the first from those that are kept, or laid out like the second.
 fn lay_out<'p>(
-    packed: &'p mut Vec<f32>,
+    scratch: &'p mut Aligned,
     w: Matrix<'_>,
+    kept: Option<&'p Panels>,
     added: Added<'_>,
     range: Range<usize>,
-    width: usize,
     parallel: bool,
 ) -> (&'p [f32], &'p [f32]) {
-    let panels = range.len().div_ceil(width);
+    let room = range.len().next_multiple_of(width());
     let rank = added.narrow.map_or(0, |(_, up)| up.shape[0]);
-    let len = panels * width * (w.shape[0] + rank);
-    if packed.len() < len {
-        packed.resize(len, 0.0);
+    let inner = if kept.is_some() { 0 } else { w.shape[0] };
+    let len = room * (inner + rank);
+    if scratch.len() < len {
+        *scratch = Aligned::zeros(len);
     }
-    let (first, second) = packed[..len].split_at_mut(panels * width * w.shape[0]);
-    let fill = |matrix: Matrix<'_>, to: &mut [f32]| {
-        let size = width * matrix.shape[0];
-        let panel = |(i, to): (usize, &mut [f32])| {
-            let at = range.start + i * width;
-            Arch::new().dispatch(|| matrix.pack(at..at + width, width, to));
-        };
-        if size == 0 {
-        } else if parallel {
-            to.par_chunks_mut(size).enumerate().for_each(panel);
-        } else {
-            to.chunks_mut(size).enumerate().for_each(panel);
-        }
-    };
-    fill(w, first);
+    let (first, second) = scratch[..len].split_at_mut(room * inner);
     if let Some((_, up)) = added.narrow {
-        fill(up, second);
+        pack_panels(up, range.start, width(), parallel, second);
     }
-    (first, second)
+    match kept {
+        Some(panels) => (panels.values(), second),
+        None => {
+            pack_panels(w, range.start, width(), parallel, first);
+            (first, second)
+        }
+    }
+}
+
+/// A matrix's columns from `start` on as panels of some width, as many as there is room for.
+pub(super) fn pack_panels(
+    matrix: Matrix<'_>,
+    start: usize,
+    width: usize,
+    parallel: bool,
+    to: &mut [f32],
+) {
+    let size = width * matrix.shape[0];
+    let panel = |(i, to): (usize, &mut [f32])| {
+        let at = start + i * width;
+        Arch::new().dispatch(|| matrix.pack(at..at + width, width, to));
+    };
+    if size == 0 {
+    } else if parallel {
+        to.par_chunks_mut(size).enumerate().for_each(panel);
+    } else {
+        to.chunks_mut(size).enumerate().for_each(panel);
+    }
+}
+
+/// Whether a product of so many rows takes its right-hand side in panels.
+pub(in crate::backend::linear) fn is_large(rows: usize) -> bool {
+    rows > thin::ROWS
 }
 
 /// Rows of a chunk: as many chunks for each thread, all of nearly the same number of tiles.
@@ -197,6 +224,10 @@ pub(super) fn split(out: &mut [f32], columns: usize, rows: usize) -> Vec<(usize,
 }
 
 /// The columns of one tile on the processor at hand.
+pub(super) fn width() -> usize {
+    Arch::new().dispatch(Width)
+}
+
 struct Width;
 
 impl WithSimd for Width {
@@ -349,7 +380,7 @@ mod tests {
         let [x, w] = inputs();
         let mut out = vec![f32::NAN; ROWS_IN * COLUMNS];
         let w = Matrix::rows(&w, [INNER_IN, COLUMNS]);
-        product(&x, w, Added::default(), &mut out);
+        product(&x, w, None, Added::default(), &mut out);
         out
     }
 
@@ -357,14 +388,15 @@ mod tests {
     fn with<S: Simd>(simd: S) -> Vec<f32> {
         let [x, w] = inputs();
         let mut out = vec![f32::NAN; ROWS_IN * COLUMNS];
-        let (width, mut packed) = (simd.vectorize(Width), Vec::new());
+        let width = simd.vectorize(Width);
         let w = Matrix::rows(&w, [INNER_IN, COLUMNS]);
-        let (w, _) = lay_out(&mut packed, w, Added::default(), 0..COLUMNS, width, false);
+        let mut packed = Aligned::zeros(COLUMNS.next_multiple_of(width) * INNER_IN);
+        pack_panels(w, 0, width, false, &mut packed);
         let block = Block {
             inner: INNER_IN,
             columns: COLUMNS,
             range: 0..COLUMNS,
-            w,
+            w: &packed,
             narrow: None,
             bias: None,
             panels: COLUMNS.div_ceil(width),
@@ -412,7 +444,7 @@ mod tests {
         let mut out = [f32::NAN; COLUMNS];
         for row in 0..ROWS_IN {
             let x = &x[row * INNER_IN..][..INNER_IN];
-            product(x, w, Added::default(), &mut out);
+            product(x, w, None, Added::default(), &mut out);
             assert_eq!(out[..], all[row * COLUMNS..][..COLUMNS]);
         }
     }
@@ -438,7 +470,7 @@ mod tests {
         };
         let ours = least(&|out| {
             let w = Matrix::rows(&x, [n, n]);
-            product(&x, w, Added::default(), out);
+            product(&x, w, None, Added::default(), out);
         });
         let plain = least(&|out| {
             for (row, out) in out.chunks_exact_mut(n).enumerate() {
