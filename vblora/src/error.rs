@@ -1,4 +1,4 @@
-//! Errors. Each names the thing that it concerns, the expected value and the one found.
+//! What can go wrong, each with the thing it happened to, what was expected and what was found.
 
 use std::path::PathBuf;
 
@@ -72,7 +72,7 @@ pub enum Error {
         /// The shape it has.
         found: Vec<usize>,
     },
-    /// A rank is higher than the rank of a weight.
+    /// A rank was asked of a weight that has none so high.
     #[error("site {site}: rank r = {rank} of a weight {shape:?} of rank {limit}; at most that")]
     Rank {
         /// The site.
@@ -99,13 +99,13 @@ pub enum Error {
         /// The first site without a gradient.
         site: String,
     },
-    /// An adapter has only its codes left, and training needs the logits.
+    /// Training was asked of an adapter of which only the codes are left.
     #[error(
         "only the top-k codes of this adapter were stored, and training needs all logits: train from the full form \
          (PEFT: save_only_topk_weights = false) or from a checkpoint"
     )]
     CodesOnly,
-    /// The adapter was made for other linear maps than the model has.
+    /// An adapter that was made for other linear maps than the model has.
     #[error(
         "the adapter was made for linear maps with SHA-256 {made_for}, the model's have {found}: {difference}"
     )]
@@ -117,7 +117,7 @@ pub enum Error {
         /// The first site that differs, its shape there and here.
         difference: String,
     },
-    /// This program was built without the backend.
+    /// A backend that this program was built without.
     #[error(
         "backend {name} is not compiled in; build with --features {name} (compiled in: {compiled})"
     )]
@@ -127,7 +127,7 @@ pub enum Error {
         /// The backends there are.
         compiled: String,
     },
-    /// The device is not there or does not work.
+    /// A device that is not there or does not work.
     #[error("backend {backend}, device {device}: {reason}")]
     Device {
         /// The backend.
@@ -137,7 +137,7 @@ pub enum Error {
         /// What the backend said.
         reason: String,
     },
-    /// A tensor is larger than the device can hold in one piece.
+    /// A tensor beyond what the device can hold in one piece.
     #[error(
         "{tensor}: {bytes} bytes, more than the {limit} bytes that a tensor may have on backend {backend}"
     )]
@@ -151,7 +151,7 @@ pub enum Error {
         /// The backend.
         backend: String,
     },
-    /// There is no memory for so many bytes.
+    /// More than can be allocated.
     #[error("{what}: {bytes} bytes, which cannot be allocated here")]
     NoRoom {
         /// What they are for.
@@ -159,7 +159,7 @@ pub enum Error {
         /// How many.
         bytes: u64,
     },
-    /// The device reported an error of an earlier operation.
+    /// The device reported an error after the fact.
     #[error("the device failed while {during}: {reason}")]
     DeviceFailed {
         /// What was being done.

@@ -1,6 +1,6 @@
-//! Limits of settings. No size overflows, and no typing error becomes a huge allocation.
+//! What settings are held to, so that no size overflows and no typing error is allocated.
 //!
-//! Files have limits of their own, beside their readers. `docs/limits.md` lists all of them.
+//! Files have limits of their own, which stand with their readers. `docs/limits.md` lists all of them.
 
 use crate::{Error, Result, SitePlan};
 
@@ -42,7 +42,7 @@ pub(crate) fn factor_values(rank: usize, plan: &SitePlan) -> u64 {
     width.saturating_mul(rank as u64)
 }
 
-/// A setting with `each` values for every unit, at most [`MAX_VALUES`] in all.
+/// A setting of which there are `each` values for every unit, [`MAX_VALUES`] together.
 pub(crate) fn check_product(
     setting: &'static str,
     value: usize,
@@ -60,14 +60,14 @@ pub(crate) fn check_product(
     }
 }
 
-/// Refuses f32 values that cannot be allocated, because a failed allocation ends the process. Nothing stays allocated.
+/// Refuses what cannot be allocated, which would end the process: so many values in f32. Nothing is kept.
 ///
 /// # Errors
 /// [`Error::NoRoom`], naming what it is for.
 pub fn check_room(what: impl Into<String>, values: u64) -> Result<()> {
     let bytes = values.saturating_mul(4);
     let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
-    // Systems promise more memory than they have, and end a process that uses it all.
+    // Systems promise more than they have, and end a process that takes them at their word.
     let is_there = machine_bytes().is_none_or(|all| bytes <= all);
     match is_there && Vec::<u8>::new().try_reserve_exact(wanted).is_ok() {
         true => Ok(()),

@@ -12,17 +12,17 @@ pub use directory::replace_directory;
 
 use crate::{Error, Result};
 
-/// The prefix of files and directories that are being written. Their writer holds a lock on each as long as it lives.
+/// How the names of files and directories begin that are being written. Each is locked by its writer for as long as that lives.
 pub(super) const UNFINISHED: &str = ".vblora-";
 
-/// The number of letters and digits after the prefix.
+/// The letters and digits behind it.
 const RANDOM: usize = 6;
 
-/// The prefix of directories that were renamed to make room for a new one. They must come back if the new one never came.
+/// How the names of directories begin that were taken away for a new one, and must come back if that never came.
 const OLD: &str = ".vblora-old-";
 
-/// Writes `bytes` to a temporary file beside `path`, syncs it and renames it to `path`. A reader sees the old content or the new and never
-/// a part, also across a crash. Missing parent folders are made, and leftovers of killed writers beside `path` are removed.
+/// Writes `bytes` to `path`: into a temporary file beside it, synced, then renamed over it, so that a reader sees the old content or the
+/// new and never a part, also across a crash. Missing parent folders are made, and what killed writers left beside it is cleared away.
 ///
 /// # Errors
 /// The operating system refuses; an older file at `path` is then untouched.
@@ -65,8 +65,8 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// Removes the leftovers of killed writers in `folder`, as far as they can be removed. Files of living writers stay. On a file system
-/// without locks everything stays.
+/// Removes what writers in `folder` left that were killed, as far as it can be removed. What a living one is writing stays, and so does
+/// everything where the file system has no locks to tell them apart.
 pub fn clear_leftovers(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -84,7 +84,7 @@ pub fn clear_leftovers(folder: &Path) {
         if let Ok(lock) = File::open(&path)
             && lock.try_lock().is_ok()
         {
-            // It fails in a folder that is not ours, or that another process clears at the same time.
+            // Of a folder that is not ours to write in, or that another process clears at the same time.
             let _ = remove(path.as_path());
         }
     }

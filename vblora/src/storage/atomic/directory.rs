@@ -16,13 +16,13 @@ use crate::{Error, Result};
 /// writes its files there. They are synced, the two directories are exchanged in one step, and the older one is removed with all that
 /// was in it. Missing parents are made, and what killed writers left beside `target` is cleared away.
 ///
-/// The caller decides whether an older directory may go: this function replaces any. If a file system cannot exchange directories, the
-/// older one is first renamed to `.vblora-old-NAME`. A process that is killed between the two renames leaves it there, and the next call
-/// puts it back.
+/// Whether an older directory may go is the caller's to ask: this function replaces any. Where a file system cannot exchange
+/// directories, the older one is first renamed, to `.vblora-old-NAME`; a process that is killed between the two renames leaves it there,
+/// and the next call puts it back.
 ///
 /// # Errors
-/// The error of `fill`; `target` has no name, is a symbolic link, which is not followed, or is no directory; the operating system refuses.
-/// An older directory at `target` is then still there.
+/// What `fill` says; `target` has no name, is a symbolic link, which is not followed, or no directory; the operating system refuses.
+/// What was at `target` is then still there.
 pub fn replace_directory<T, E: From<Error>>(
     target: &Path,
     fill: impl FnOnce(&Path) -> Result<T, E>,
@@ -38,7 +38,7 @@ pub fn replace_directory<T, E: From<Error>>(
     Ok(filled)
 }
 
-/// The place of the new directory.
+/// Where the directory will be.
 struct Place {
     target: PathBuf,
     parent: PathBuf,

@@ -1,8 +1,8 @@
 //! An adapter added into its base on the disk: a Hugging Face directory in, another out.
 //!
-//! Tensors go through memory in blocks of rows, so a merge needs the adapter and little more, whatever the size of the base. Types stay.
-//! Every file's header, the index of the shards and the configuration stay byte for byte, with two exceptions: an adapter with another
-//! vocabulary, and one that separates a head from the word table.
+//! Tensors go through memory in blocks of rows, so a merge needs the adapter and little more, whatever the size of the base. Types stay, and
+//! so do every file's header, byte for byte, the index of the shards and the configuration, unless the adapter has another vocabulary or
+//! makes two ends of a head that was the word table.
 
 mod base;
 mod change;
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// The report of a merge.
+/// What a merge did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Merged {
     /// Weights that an update was added to.
@@ -34,26 +34,26 @@ pub struct Merged {
     pub weights: Vec<String>,
     /// Files and folders of the base that are not in the output: weights in other forms, which nothing was added to.
     pub left_out: Vec<String>,
-    /// Contradictions between the base and the adapter or the configuration, in which the base was believed.
+    /// What was believed of the base, against what the adapter or the configuration says.
     pub notes: Vec<String>,
 }
 
 /// Writes the base in `base` with the adapter added in to `out`: `W + s A B` per adapted weight, computed in f32 and rounded once to the
 /// weight's own type; the tensors that the adapter saved in place of the base's; every other tensor and file as it is.
 ///
-/// A module `X` of the adapter, named as in the model that PEFT wraps, changes the base's tensor `X.weight`. The base's `model_type` says
-/// how it is stored: `[d_in, d_out]` for the maps of GPT-2 and its like, `[d_out, d_in]` for all others. The adapter's `fan_in_fan_out`
-/// counts only if the base has no `config.json` that says. The base may name its tensors without the prefix of that model, or with one more
-/// (`roberta.encoder..` and `encoder..`). The first module shows the difference, and it must hold for all.
+/// A module `X` of the adapter, named as in the model that PEFT wraps, changes the base's tensor `X.weight`. How that is stored is the
+/// model's to say (`model_type`): `[d_in, d_out]` for the maps of GPT-2 and its like, `[d_out, d_in]` for all others; the adapter's
+/// `fan_in_fan_out` counts only where the base has no `config.json` that says. Where the base names its tensors without the prefix of that
+/// model, or with one more (`roberta.encoder..` and `encoder..`), the difference is found by the first module and must hold for all.
 ///
-/// Word table and head may have more or fewer rows than the base's; `vocab_size` then follows. If the adapter changes only one of a tied
-/// head and word table, the two become separate, as in PEFT. `tie_word_embeddings` becomes false then.
+/// Word table and head may have more or fewer rows than the base's; `vocab_size` then follows. A head that is the word table becomes one
+/// of its own where the adapter changes one of the two alone, as in PEFT, and `tie_word_embeddings` becomes false.
 ///
 /// Files of the base are copied with their contents, also those that a link in a cache of the Hugging Face hub leads to. Folders in it are
 /// copied too, but for hidden ones and for weights in other forms; of the modules of sentence-transformers everything is.
 ///
-/// `out` appears whole or not at all. An existing `out` is an error unless `overwrite` is given. It is then replaced only if every file in
-/// it is one that this merge writes, or one of merged weights. So nothing else is ever deleted.
+/// `out` appears whole or not at all. An `out` that is there already is an error unless `overwrite` is given; then it is replaced if every
+/// file in it is one that this merge writes or one of merged weights, so that nothing else is ever deleted.
 ///
 /// # Errors
 /// A file of the base is missing or broken, or a link that leads out of it; a tensor of the adapter has none in the base, or one of another
