@@ -26,7 +26,7 @@ use vblora_models::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 const ROWS: usize = 8;
 const COLUMNS: usize = 128;

@@ -15,7 +15,7 @@ use vblora::backend::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 const TOKENS: usize = 1024;
 const D: usize = 768;

@@ -21,7 +21,7 @@ use vblora_bench::{
 use vblora_models::{DecoderConfig, decoder::sites};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Steps on other gradients before the one that is measured, so that rows have come to select several columns.
 const STEPS_BEFORE: u64 = 12;

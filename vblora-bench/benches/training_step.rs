@@ -23,7 +23,7 @@ use vblora_models::{
 };
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 const ROWS: usize = 8;
 const COLUMNS: usize = 128;
@@ -52,7 +52,7 @@ fn learner(
     full: bool,
 ) -> Learner<Flex> {
     let device = Default::default();
-    let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc).expect("built in");
+    let mut recipe = Recipe::builtin(Size::Base, &Task::mrpc()).expect("built in");
     recipe.head.dropout = 0.0;
     let trained = match method {
         Some((targets, adapter)) => {

@@ -58,7 +58,7 @@ pub fn split(name: SplitName) -> Result<Split> {
             "the bundled dev.tsv",
         ),
     };
-    parse_split(text, source, Task::Demo)
+    parse_split(text, source, &Task::demo())
 }
 
 /// A split of the bundled texts.

@@ -25,7 +25,7 @@ pub enum Error {
         /// `train` or `dev`.
         split: &'static str,
         /// The task's name.
-        task: &'static str,
+        task: String,
         /// The directory that was searched.
         dir: PathBuf,
         /// What was looked for and what was found.
@@ -43,7 +43,7 @@ pub enum Error {
         /// The file, or the name of the text.
         file: String,
         /// The column looked for.
-        column: &'static str,
+        column: String,
         /// The header's columns.
         found: String,
     },
@@ -95,7 +95,7 @@ pub enum Error {
     #[error("cannot score {task}: expected {expected}, found {found}")]
     Score {
         /// The task's name.
-        task: &'static str,
+        task: String,
         /// What the task asks for.
         expected: String,
         /// What was given.
@@ -149,7 +149,7 @@ pub enum Error {
         /// The recipe file's name.
         size: &'static str,
         /// The task's name.
-        task: &'static str,
+        task: String,
         /// The tasks that the file has.
         available: String,
     },

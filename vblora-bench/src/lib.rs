@@ -1,20 +1,63 @@
-//! The paper's benchmarks: tasks, metrics, schedules, recipes and reports.
+//! Fine-tuning of frozen transformers with VB-LoRA and the methods it is compared with, and the paper's benchmarks.
+//!
+//! # A run
+//!
+//! A [`train::Session`] has a recipe, methods, a model and data. It trains every method with every seed, and keeps what they come to in a
+//! directory, from which a killed session goes on. This one trains the bundled model on a few sentences:
+//!
+//! ```
+//! use std::sync::atomic::AtomicBool;
+//! use vblora_bench::{demo, recipes::{Recipe, Size}, report::draw, tasks::Task,
+//!     train::{CheckpointSettings, DataSource, Method, Output, Session, run_encoder}};
+//!
+//! let place = tempfile::tempdir()?;
+//! let rows = "x\t1\t\tThe cats sleep.\nx\t0\t\tThe cats sleeps.\n".repeat(8);
+//! for split in ["train.tsv", "dev.tsv"] {
+//!     std::fs::write(place.path().join(split), &rows)?;
+//! }
+//! let session = Session {
+//!     recipe: Recipe { epochs: 4, batch: 4, ..Recipe::builtin(Size::Demo, &Task::demo())? },
+//!     methods: vec![Method::VbLora],
+//!     files: demo::model_files(),
+//!     data: DataSource::Directory(place.path().into()),
+//!     out: Some(Output::new(place.path().join("run"), draw)),
+//!     overwrite: false, resume: false, checkpoints: CheckpointSettings::default(),
+//!     record_every: None, quiet: true, command: String::new(),
+//! };
+//! let backend = vblora::backend::DEFAULT_BACKEND.parse()?;
+//! let results = run_encoder(backend, 0, &session, &AtomicBool::new(false))?;
+//! let run = &results.runs[0];
+//! assert!(run.epochs[3].train_loss < run.epochs[0].train_loss);
+//! assert!(place.path().join("run/vblora-seed1/adapter_model.safetensors").exists()); // PEFT loads it
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Parts
+//!
+//! The first group is what training needs. The second uses it, and nothing of it is imported back (`tests/imports.rs`).
 //!
 //! | part | what it does |
 //! | --- | --- |
-//! | [`tasks`] | GLUE's TSV files to examples, files of prompts and responses to texts, every malformed row an error with file and line |
+//! | [`train`] | trains an adapter: optimizer steps, evaluation, checkpoints, sessions of many runs |
+//! | [`recipes`], [`schedule`] | hyperparameters of published runs as TOML; the learning-rate factor of each step |
+//! | [`tasks`], [`demo`] | GLUE's TSV files to examples, files of prompts and responses to texts; the bundled models and data |
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
-//! | [`schedule`] | the learning-rate factor of each step |
-//! | [`recipes`] | hyperparameters of published runs as TOML |
+//! | [`results`] | what runs came to (`results.json`), with medians over seeds |
+//! | [`recordings`] | what VB-LoRA selects while it trains, in a file that can be cut off |
+//! | [`program`], [`limits`], [`error`] | signals, exit codes and lines on the terminal; sizes that readers believe; what can go wrong |
+//!
+//! | part | what it does |
+//! | --- | --- |
+//! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
+//! | [`report`] | a session's table and curves; a sweep's page with the paper's tables |
 //! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
 //! | [`view`] | a page to scrub through a recording |
-//! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
-//! | [`report`] | `results.json`, the summary table, the curve picture; a sweep's page with the paper's tables |
-//! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
-//! | [`program`] | signals, exit codes and lines on the terminal, for the programs that use all this |
+//! | [`pretrain`] | the bundled RoBERTa, made from nothing |
+//! | [`commands`] | the subcommands that `vblora` and other programs share |
 #![forbid(unsafe_code)]
 
 pub mod analysis;
+pub mod commands;
 pub mod demo;
 mod directory;
 pub mod error;
@@ -24,8 +67,9 @@ pub mod metrics;
 pub mod pretrain;
 pub mod program;
 pub mod recipes;
-pub mod record;
+pub mod recordings;
 pub mod report;
+pub mod results;
 pub mod schedule;
 pub mod sweep;
 pub mod tasks;

@@ -1,7 +1,7 @@
 //! What every program of this workspace does alike: it ends with a checkpoint when a signal asks for it, and loses no work when nobody
 //! reads what it says.
 //!
-//! Libraries do not call this. A program calls [`start_logging`] and [`listen`] first, and returns [`exit_code`].
+//! Libraries do not call this. A program calls [`start_logging`], [`parse`] and [`listen`] first, and returns [`exit_code`].
 
 use std::{
     fmt::Display,
@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use clap::{Command, FromArgMatches};
 use vblora::terminal::{visible, visible_but};
 
 #[cfg(not(unix))]
@@ -36,6 +37,14 @@ pub fn arguments() -> String {
     words.join(" ")
 }
 
+/// The program's name and its arguments, for the record.
+pub fn command_line() -> String {
+    let program = std::env::args_os().next().unwrap_or_default();
+    let name = std::path::Path::new(&program).file_stem();
+    let name = name.unwrap_or_default().to_string_lossy().into_owned();
+    format!("{name} {}", arguments())
+}
+
 /// Warnings and errors go to standard error, as `RUST_LOG` says where it is set. What names and texts in them would command a terminal is
 /// shown and not sent.
 pub fn start_logging() {
@@ -50,6 +59,24 @@ pub fn start_logging() {
         // It would report a closed standard error on standard error, and panic.
         .log_internal_errors(false)
         .init();
+}
+
+/// The command line as `T`. Where it asks for help or for the version, or is wrong, that is said, and the error is how the program ends: with 0
+/// after help, with 2 after a wrong line, and with a failure where standard output took no help.
+///
+/// # Errors
+/// There is nothing to run.
+pub fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
+    let matches = command.try_get_matches_from_mut(std::env::args_os());
+    let parsed = matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
+    parsed.map_err(|error| {
+        let error = error.format(&mut command);
+        let said = error.print().and_then(|()| io::stdout().flush());
+        if let (false, Err(cause)) = (error.use_stderr(), said) {
+            let _ = LOST.set(cause);
+        }
+        exit_code(ExitCode::from(error.exit_code() as u8))
+    })
 }
 
 /// From here on Ctrl-C, SIGTERM and SIGHUP set the flag that this returns, and the work ends with a checkpoint. Another signal, a moment later,

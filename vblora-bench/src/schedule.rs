@@ -59,7 +59,7 @@ impl Schedule {
         }
     }
 
-    /// The part of the decay that lies behind `step`, in [0, 1].
+    /// The part of the decay that is over at `step`, in [0, 1].
     fn progress(&self, step: usize) -> f64 {
         if step >= self.total_steps {
             return 1.0;

@@ -13,10 +13,11 @@ use vblora_bench::{
     demo,
     metrics::Metric,
     recipes::{Recipe, Size, TooLong},
-    report::{Results, Stop},
+    report::draw,
+    results::{Results, Stop},
     tasks::{SplitName, Task},
     train::{
-        CheckpointSettings, Method, Session,
+        CheckpointSettings, Method, Output, Session,
         causal::{TextSource, answer, answerable, answers_bleu, encoding},
     },
 };
@@ -25,7 +26,7 @@ use vblora_models::{
 };
 
 fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Session<TextSource> {
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Text).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::text()).unwrap();
     edit(&mut recipe);
     Session {
         recipe,
@@ -35,7 +36,7 @@ fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Sessio
             train: demo::texts(SplitName::Train).unwrap().thinned(64),
             held_out: demo::texts(SplitName::Dev).unwrap().thinned(16),
         },
-        out: Some(dir.join("run")),
+        out: Some(Output::new(dir.join("run"), draw)),
         overwrite: false,
         resume: false,
         checkpoints: CheckpointSettings::default(),

@@ -12,7 +12,7 @@ use corrupt::corrupt;
 use vblora_bench::{
     limits,
     recipes::{Recipe, Size},
-    report::Results,
+    results::Results,
     sweep::Spec,
     tasks::{
         Task,
@@ -38,7 +38,7 @@ fn attack(name: &str, text: &str, cases: u64, read: impl Fn(&str) -> vblora_benc
 
 #[test]
 fn recipes_of_arbitrary_bytes_are_read_or_refused() {
-    let recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     let text = recipe.to_toml().unwrap();
     // A setting outside its range is named by its key.
     attack("recipe", &text, 1500, |text| {
@@ -91,7 +91,7 @@ fn data_of_arbitrary_bytes_is_read_or_refused() {
     }
     let rows = "x\t1\t\tone two\nx\t0\t\tthree\n";
     attack("dev.tsv", rows, 2000, |text| {
-        parse_split(text, "dev.tsv", Task::Demo).map(drop)
+        parse_split(text, "dev.tsv", &Task::demo()).map(drop)
     });
     let template = "{% block prompt %}{{ q }} ({{ topic|default('none') }}){% endblock %}{% block response %} {{ a|trim }}{% endblock %}";
     attack("template", template, 2000, |text| {

@@ -22,7 +22,7 @@ fn memory_stays_flat_over_two_hundred_evaluations() {
     let mut dev = demo::split(SplitName::Dev).unwrap();
     dev.examples.truncate(16);
     let split = EncodedSplit::new(&dev, &TextTokenizer::from_files(&files).unwrap(), 32).unwrap();
-    let recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     let plan = roberta::targets("all")
         .unwrap()
         .select(&base.sites())

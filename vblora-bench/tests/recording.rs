@@ -13,9 +13,10 @@ use vblora::{
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size},
-    record::{Header, Picks, Recorder, Recording},
+    recordings::{Header, Picks, Recorder, Recording},
+    report::draw,
     tasks::Task,
-    train::{CheckpointSettings, DataSource, Method, Session},
+    train::{CheckpointSettings, DataSource, Method, Output, Session},
 };
 use vblora_models::{EncoderConfig, Roberta, roberta};
 
@@ -27,14 +28,14 @@ fn session(dir: &Path) -> Session {
         let text: String = (0..rows).map(row).collect();
         std::fs::write(dir.join(format!("demo/{name}.tsv")), text).unwrap();
     }
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     (recipe.epochs, recipe.batch) = (1, 8);
     Session {
         recipe,
         methods: vec![Method::Head, Method::VbLora],
         files: demo::model_files(),
         data: DataSource::Directory(dir.to_owned()),
-        out: Some(dir.join("out")),
+        out: Some(Output::new(dir.join("out"), draw)),
         overwrite: false,
         resume: true,
         checkpoints: CheckpointSettings {

@@ -19,9 +19,10 @@ use vblora::{
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size},
-    report::{Results, Stop},
+    report::draw,
+    results::{Results, Stop},
     tasks::{Label, SplitName, Task},
-    train::{CheckpointSettings, DataSource, Method, Session},
+    train::{CheckpointSettings, DataSource, Method, Output as RunOutput, Session},
 };
 
 /// The session's directory and backend, in the environment of a child.
@@ -63,7 +64,7 @@ const SELECTION: &str = "selection";
 /// Two epochs of three steps each with VB-LoRA, then with LoRA: two micro-batches a step, the last one shorter, dropout everywhere. Selections are recorded at steps that are
 /// not all those of checkpoints.
 fn session(dir: &Path) -> Session {
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     (recipe.epochs, recipe.batch, recipe.accumulation) = (2, 32, 2);
     recipe.max_length = 16;
     (recipe.base_dropout, recipe.lora.dropout) = (Some(0.1), 0.1);
@@ -76,7 +77,7 @@ fn session(dir: &Path) -> Session {
         methods: vec![Method::VbLora, Method::Lora],
         files: demo::model_files(),
         data: DataSource::Directory(dir.join("data")),
-        out: Some(dir.join("out")),
+        out: Some(RunOutput::new(dir.join("out"), draw)),
         overwrite: false,
         resume: true,
         checkpoints: CheckpointSettings {

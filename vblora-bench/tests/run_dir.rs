@@ -12,23 +12,24 @@ use vblora::storage::checkpoint::FileSet;
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size},
-    report::Results,
+    report::draw,
+    results::Results,
     tasks::Task,
-    train::{CheckpointSettings, DataSource, DirLock, Method, Session},
+    train::{CheckpointSettings, DataSource, DirLock, Method, Output, Session},
 };
 use vblora_models::ModelFiles;
 
 /// Two epochs of two steps on a few made-up sentences in the folder; the outcome goes to `out` in it.
 fn session(dir: &Path, methods: &[Method]) -> Session {
     write_data(dir, "sentence");
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     (recipe.epochs, recipe.batch) = (2, 8);
     Session {
         recipe,
         methods: methods.to_vec(),
         files: demo::model_files(),
         data: DataSource::Directory(dir.join("data")),
-        out: Some(dir.join("out")),
+        out: Some(Output::new(dir.join("out"), draw)),
         overwrite: false,
         resume: false,
         checkpoints: CheckpointSettings {
@@ -51,7 +52,8 @@ fn write_data(dir: &Path, word: &str) {
 }
 
 fn run_locked(session: &Session) -> vblora_bench::Result<(Results, Option<DirLock>)> {
-    session.run_locked::<Flex>(&Default::default(), &AtomicBool::new(false))
+    let ended = session.run_locked::<Flex>(&Default::default(), &AtomicBool::new(false));
+    ended.map(|ended| (ended.results, ended.lock))
 }
 
 fn run(session: &Session) -> Results {

@@ -12,11 +12,12 @@ use vblora::{
 };
 use vblora_bench::{
     demo,
-    metrics::{Predictions, Scores, score},
+    metrics::Scores,
     recipes::{Recipe, SharedBank, Size},
-    report::{Results, Stop},
-    tasks::{Label, SplitName, Task, read_split},
-    train::{CheckpointSettings, DataSource, EncodedSplit, Method, Session},
+    report::draw,
+    results::{Results, Stop},
+    tasks::{Label, Predictions, SplitName, Task, read_split, score},
+    train::{CheckpointSettings, DataSource, EncodedSplit, Method, Output, Session},
 };
 use vblora_models::{
     Checkpoint, ClassificationHead, EncoderConfig, EncoderInput, ModelFiles, Roberta,
@@ -41,7 +42,7 @@ fn data(dir: &Path, train: usize, dev: usize) {
 
 fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Session {
     data(dir, 96, 40);
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     (recipe.epochs, recipe.batch, recipe.seeds) = (2, 32, vec![3]);
     edit(&mut recipe);
     Session {
@@ -49,7 +50,7 @@ fn session(dir: &Path, methods: &[Method], edit: impl Fn(&mut Recipe)) -> Sessio
         methods: methods.to_vec(),
         files: demo::model_files(),
         data: DataSource::Directory(dir.to_owned()),
-        out: Some(dir.join("run")),
+        out: Some(Output::new(dir.join("run"), draw)),
         overwrite: false,
         resume: false,
         checkpoints: CheckpointSettings::default(),
@@ -90,7 +91,7 @@ fn scores(
     factors: &Factors<Flex>,
     data: &Path,
 ) -> Scores {
-    let split = read_split(data, Task::Demo, SplitName::Dev).unwrap();
+    let split = read_split(data, &Task::demo(), SplitName::Dev).unwrap();
     let split = EncodedSplit::new(&split, &TextTokenizer::from_files(files).unwrap(), 64).unwrap();
     let rows: Vec<usize> = (0..split.len()).collect();
     let batch = split.batch(&rows, base.config().pad_token_id).unwrap();
@@ -99,7 +100,12 @@ fn scores(
     let outputs = head.forward(hidden, None);
     let classes: Vec<i32> = outputs.argmax(1).into_data().into_vec().unwrap();
     let classes = classes.into_iter().map(|class| class as usize).collect();
-    score(Task::Demo, &Predictions::Classes(classes), split.labels()).unwrap()
+    score(
+        &Task::demo(),
+        &Predictions::Classes(classes),
+        split.labels(),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -117,7 +123,7 @@ fn every_method_runs_and_leaves_what_it_promises() {
         );
         assert!(
             run.epochs.iter().all(|e| e.train_loss.is_finite()
-                && e.metrics.get(Task::Demo.primary_metric()).is_some())
+                && e.metrics.get(Task::demo().primary_metric).is_some())
         );
     }
     let stored = |method: &str| {
@@ -194,7 +200,7 @@ fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
             });
             edit(r);
         });
-        session.out = Some(dir.path().join(name));
+        session.out = Some(Output::new(dir.path().join(name), draw));
         let results = run(&session)?;
         let adapter = dir.path().join(name).join("vblora-seed5");
         Ok::<_, vblora_bench::Error>((session, results, adapter))
@@ -382,7 +388,7 @@ fn what_is_no_number_after_training_is_a_failed_run_without_a_score() {
             r.lr.bank = rate;
             r.lr = r.lr.with_adapter(rate);
         });
-        session.out = out.map(|name| dir.path().join(name));
+        session.out = out.map(|name| Output::new(dir.path().join(name), draw));
         session.checkpoints.every = every.filter(|_| out.is_some());
         let results = run(&session).unwrap();
         let runs = results.runs.iter();

@@ -9,9 +9,10 @@ use vblora_bench::{
     demo,
     metrics::Metric,
     recipes::{Recipe, Size},
-    report::RunResult,
+    report::draw,
+    results::RunResult,
     tasks::{Label, SplitName, Task, causal::Texts},
-    train::{CheckpointSettings, DataSource, Method, Session, Source, causal::TextSource},
+    train::{CheckpointSettings, DataSource, Method, Output, Session, Source, causal::TextSource},
 };
 use vblora_models::ModelFiles;
 
@@ -56,14 +57,14 @@ fn load(python: &str, kind: &str, model: &Path, rows: &Path) -> f64 {
 }
 
 fn full<S: Source>(dir: &Path, task: Task, files: ModelFiles, data: S) -> RunResult {
-    let mut recipe = Recipe::builtin(Size::Demo, task).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &task).unwrap();
     (recipe.epochs, recipe.batch) = (1, 16);
     let session = Session {
         recipe,
         methods: vec![Method::Full],
         files,
         data,
-        out: Some(dir.join("run")),
+        out: Some(Output::new(dir.join("run"), draw)),
         overwrite: false,
         resume: false,
         checkpoints: CheckpointSettings::default(),
@@ -85,13 +86,13 @@ fn transformers_loads_an_encoder_and_its_head() {
         let split = demo::split(name).unwrap();
         let line = |e: &vblora_bench::tasks::Example| match e.label {
             Label::Class(class) => format!("x\t{class}\t\t{}\n", e.a),
-            Label::Score(_) => unreachable!("the task has classes"),
+            Label::Value(_) => unreachable!("the task has classes"),
         };
         let text: String = split.examples[..rows].iter().map(line).collect();
         std::fs::write(file(name), text).unwrap();
     }
     let data = DataSource::Directory(dir.path().to_owned());
-    let run = full(dir.path(), Task::Demo, demo::model_files(), data);
+    let run = full(dir.path(), Task::demo(), demo::model_files(), data);
     let kind = "AutoModelForSequenceClassification";
     let model = dir.path().join("run/full-seed1");
     let found = load(&python, kind, &model, &file(SplitName::Dev));
@@ -108,7 +109,7 @@ fn transformers_loads_a_decoder() {
         train: texts(SplitName::Train),
         held_out: texts(SplitName::Dev),
     };
-    full(dir.path(), Task::Text, demo::decoder_files(), data);
+    full(dir.path(), Task::text(), demo::decoder_files(), data);
     let model = dir.path().join("run/full-seed1");
     let tokens = load(&python, "AutoModelForCausalLM", &model, Path::new(""));
     assert!(tokens > 4.0, "{tokens}");

@@ -64,7 +64,7 @@ pub struct EncoderConfig {
     pub num_heads: usize,
     /// Width inside the feed-forward block.
     pub intermediate_size: usize,
-    /// Rows of the word embedding.
+    /// Rows of the token embedding.
     pub vocab_size: usize,
     /// Rows of the position embedding; see [`EncoderConfig::usable_positions`].
     pub max_positions: usize,
@@ -146,7 +146,11 @@ impl EncoderConfig {
         Self::from_json(&files.read(FILE)?, &files.describe(FILE))
     }
 
-    fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
+    /// Reads and checks the text of a `config.json`, as [`from_files`](Self::from_files) does; `file` is named in errors.
+    ///
+    /// # Errors
+    /// As [`from_files`](Self::from_files).
+    pub fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
         let fields = Fields::parse(bytes, file)?;
         let model_type = fields.text("model_type")?;
         let family =

@@ -173,7 +173,7 @@ pub enum Error {
         token: String,
         /// That id.
         id: u32,
-        /// Rows of the model's word embedding.
+        /// Rows of the model's token embedding.
         vocab_size: usize,
     },
 
@@ -189,7 +189,7 @@ pub enum Error {
         token: String,
         /// Its id.
         id: u32,
-        /// Rows of the model's word embedding.
+        /// Rows of the model's token embedding.
         vocab_size: usize,
     },
 
@@ -240,15 +240,15 @@ pub enum Error {
         problem: String,
     },
 
-    /// The model's scores of the next token are no numbers.
-    #[error("row {row}: a score of new token {step} is {score}")]
-    Scores {
+    /// The model gave a logit of the next token that is NaN or infinite.
+    #[error("row {row}: a logit of new token {step} is {logit}")]
+    Logits {
         /// The row, from 0.
         row: usize,
         /// New tokens before it.
         step: usize,
         /// NaN or infinity.
-        score: f32,
+        logit: f32,
     },
 
     /// A text has more tokens than the model has positions for.
@@ -265,7 +265,7 @@ pub enum Error {
     NoSuchToken {
         /// The id.
         id: i64,
-        /// Rows of the model's word embedding.
+        /// Rows of the model's token embedding.
         vocab_size: usize,
     },
 

@@ -22,6 +22,22 @@ const MAX_ID_LENGTH: usize = 96;
 /// [`Error::NotAModel`] for what can be neither, [`Error::NoHubFeature`] without the feature `hub`, and
 /// [`Error::Hub`] when the hub cannot be reached or does not have the model.
 pub fn resolve(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+    find(model, revision, download)
+}
+
+/// As [`resolve`], but of a hub model `config.json` alone is downloaded: enough to plan with, too little to load.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_config(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+    find(model, revision, download_config)
+}
+
+fn find(
+    model: &str,
+    revision: Option<&str>,
+    download: fn(&str, Option<&str>) -> Result<ModelFiles>,
+) -> Result<ModelFiles> {
     let path = Path::new(model);
     if path.exists() || looks_like_a_path(model) {
         if revision.is_some() {
@@ -42,11 +58,21 @@ fn download(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
     remote::download(model, revision)
 }
 
+#[cfg(feature = "hub")]
+fn download_config(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+    remote::download_config(model, revision)
+}
+
 #[cfg(not(feature = "hub"))]
 fn download(model: &str, _revision: Option<&str>) -> Result<ModelFiles> {
     Err(Error::NoHubFeature {
         model: model.to_owned(),
     })
+}
+
+#[cfg(not(feature = "hub"))]
+fn download_config(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+    download(model, revision)
 }
 
 /// Written as a path that no hub id can be.

@@ -14,7 +14,7 @@ use crate::{
     upload::host_tensor,
 };
 
-/// Dense, GELU, normalisation, and the product with the word embeddings (tied) plus a bias per token.
+/// Dense, GELU, normalisation, and the product with the token embeddings (tied) plus a bias per token.
 #[derive(Module, Debug)]
 pub struct LmHead<B: Backend> {
     /// `[d, d]`
@@ -46,7 +46,7 @@ impl<B: VbLoraBackend> LmHead<B> {
         })
     }
 
-    /// Token scores of chosen positions.
+    /// Token logits of chosen positions.
     ///
     /// # Shapes
     /// - hidden: `[m, d]`; output: `[m, vocabulary]`
@@ -54,7 +54,7 @@ impl<B: VbLoraBackend> LmHead<B> {
         let x = self
             .norm
             .forward(gelu(self.dense.forward(hidden, &Factors::none())));
-        embeddings.word.scores(x) + self.bias.val().unsqueeze()
+        embeddings.word.logits(x) + self.bias.val().unsqueeze()
     }
 
     /// The head's tensors by their Hugging Face names; the tied decoder is not among them.

@@ -28,7 +28,7 @@ use vblora_models::{
     decoder::sites, host_tensor, roberta,
 };
 
-use crate::progress;
+use vblora_bench::commands::progress;
 
 const SEED: u64 = 1;
 
@@ -110,7 +110,7 @@ fn topk_bytes(adapter: &VbLora<Autodiff<Flex>>) -> Result<usize> {
 fn roberta_base(steps: usize) -> Result<String> {
     let device = Default::default();
     let base = Roberta::<Flex>::random(EncoderConfig::roberta_base(), SEED, &device)?;
-    let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
+    let recipe = Recipe::builtin(Size::Base, &Task::mrpc())?;
     let plan = roberta::targets("all")?.select(&base.sites())?;
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone());
     let adapter = Trained::Adapter(Box::new(adapter.init(&plan, SEED, &device)?));
@@ -163,7 +163,7 @@ fn llama_7b(steps: usize) -> Result<String> {
     };
     let plan = Targets::all_linear().select(&sites(&DecoderConfig::llama_2_7b()))?;
     let mut adapter = config.check(&plan)?.init::<Autodiff<Flex>>(SEED, &device);
-    let recipe = Recipe::builtin(Size::Base, Task::Mrpc)?;
+    let recipe = Recipe::builtin(Size::Base, &Task::mrpc())?;
     let mut optimizer = AdamW::<Flex>::new(recipe.adam);
     let rule = |path: &str, _: usize| Rule {
         lr: match path.ends_with(".bank") {

@@ -1,13 +1,12 @@
 //! Chores of the workspace: `cargo xtask <command>`.
 //!
-//! This file parses and dispatches; each command has a file of its own.
+//! This file parses and dispatches; each command has a file of its own. `sweep`, `report`, `figures` and `view` are those of `vblora`.
 
 #![forbid(unsafe_code)]
 
 mod blimp;
 mod checkpoint_sizes;
 mod compare;
-mod figures;
 mod gpu_pack;
 mod keyed_hash;
 mod make_demo_task;
@@ -18,20 +17,19 @@ mod paper_memory;
 mod peft_roundtrip;
 mod pretrain_decoder;
 mod pretrain_tiny;
-mod progress;
-mod report;
 mod scaling;
-mod sweep;
 mod train_tokenizer;
-mod view;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use vblora_bench::program::{complain, exit_code, start_logging};
+use clap::{CommandFactory, Parser, Subcommand};
+use vblora_bench::{
+    commands::{figures, report, sweep, view},
+    program::{complain, exit_code, parse, start_logging},
+};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
 /// Chores of the vblora workspace. Relative paths are taken from the current directory; the
 /// defaults fit the workspace root.
@@ -66,7 +64,11 @@ enum Command {
 
 fn main() -> ExitCode {
     start_logging();
-    match run() {
+    let arguments: Arguments = match parse(Arguments::command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(arguments.command) {
         Ok(code) => exit_code(code),
         Err(error) => {
             complain(format!("error: {error:#}"));
@@ -75,8 +77,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> anyhow::Result<ExitCode> {
-    match Arguments::parse().command {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
         Command::CheckpointSizes(arguments) => checkpoint_sizes::run(&arguments)?,
         Command::Compare(arguments) => compare::run(&arguments)?,
         Command::Figures(arguments) => figures::run(&arguments)?,

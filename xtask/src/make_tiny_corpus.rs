@@ -15,7 +15,7 @@ use vblora_bench::program::say;
 use crate::blimp::{self, Pair};
 use crate::keyed_hash::shuffle_by;
 use crate::make_demo_task;
-use crate::progress::with_spinner;
+use vblora_bench::commands::progress::with_spinner;
 
 /// Shorter lines are fragments such as bare sums, longer ones do not fit the tiny model's window.
 const WORDS: std::ops::RangeInclusive<usize> = 3..=40;

@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let adapter = memory.parameters + memory.gradients + memory.moments;
         let tokens = |per_token: usize| {
             let room = arguments.gpu * 1e9 - (memory.base + adapter) as f64;
-            (room / (per_token + memory.scores_per_token) as f64).max(0.0) as usize
+            (room / (per_token + memory.logits_per_token) as f64).max(0.0) as usize
         };
         let recomputed = memory.recomputed_per_token + memory.block_per_token;
         say(format!(
@@ -80,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             adapter as f64 / 1e9,
             memory.kept_per_token as f64 / 1e6,
             recomputed as f64 / 1e6,
-            memory.scores_per_token as f64 / 1e6,
+            memory.logits_per_token as f64 / 1e6,
             thousands(tokens(memory.kept_per_token)),
             thousands(tokens(recomputed)),
         ));

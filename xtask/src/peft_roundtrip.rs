@@ -258,7 +258,7 @@ impl<B: VbLoraBackend> Model<B> {
         let input = CausalInput::new(&batch, base.config(), &self.device)?;
         let hidden = base.forward(&input, &factors);
         let d = base.config().hidden_size;
-        let scores = base.scores(hidden.reshape([rows * columns, d]));
+        let scores = base.logits(hidden.reshape([rows * columns, d]));
         let mut scores = host_tensor(scores);
         let vocabulary = base.config().vocab_size;
         let cells = scores.values.chunks_mut(vocabulary).zip(&self.batch.mask);

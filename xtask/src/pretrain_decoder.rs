@@ -27,7 +27,7 @@ use vblora_models::{
     DecoderConfig, ModelFiles, SaveDtype, TextTokenizer, decoder::CausalLm, save_tensors,
 };
 
-use crate::progress;
+use vblora_bench::commands::progress;
 
 /// Pretrains the bundled tiny Llama on text, every weight of it.
 #[derive(Args)]
@@ -161,7 +161,7 @@ fn recipe(arguments: &Arguments) -> Result<Recipe> {
             kind: ScheduleKind::Cosine,
             warmup_ratio: 0.05,
         },
-        ..Recipe::builtin(Size::Demo, Task::Text)?
+        ..Recipe::builtin(Size::Demo, &Task::text())?
     };
     recipe.text.packing = true;
     recipe.lr.base = arguments.lr;

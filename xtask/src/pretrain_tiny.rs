@@ -18,7 +18,7 @@ use vblora_bench::{
 };
 use vblora_models::{Encoded, EncoderConfig, ModelFiles, SaveDtype, TextTokenizer, save_tensors};
 
-use crate::progress;
+use vblora_bench::commands::progress;
 
 /// Pretrains the bundled tiny RoBERTa by masked-language modelling.
 #[derive(Args)]

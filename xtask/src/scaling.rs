@@ -7,13 +7,12 @@ use burn::backend::Flex;
 use clap::Args;
 use plotters::prelude::*;
 use vblora::storage::write_atomically;
-use vblora_bench::program::say;
+use vblora_bench::{commands::progress, program::say};
 use vblora_models::{EncoderConfig, Roberta};
 
 use crate::{
     compare::{Pass, Shape, encoder_step},
     memory::Peak,
-    progress,
 };
 
 /// Measures VB-LoRA steps on every linear map at RoBERTa-base's width (random weights, f32, flex), one size growing at a time.

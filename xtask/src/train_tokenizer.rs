@@ -16,7 +16,7 @@ use tokenizers::processors::roberta::RobertaProcessing;
 use tokenizers::{AddedToken, TokenizerBuilder, TokenizerImpl};
 use vblora_bench::program::say;
 
-use crate::progress::with_spinner;
+use vblora_bench::commands::progress::with_spinner;
 
 /// RoBERTa's special tokens; the place in the list is the token's id.
 const SPECIAL: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];

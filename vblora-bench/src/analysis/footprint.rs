@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
-use crate::record::{Frame, Picks, Recording};
+use crate::recordings::{Frame, Picks, Recording};
 
 /// Places in a map of sub-vectors by bank vectors: number in the list of rows that is looked at, and bank vector.
 pub type Cells = BTreeSet<(usize, usize)>;
@@ -82,7 +82,7 @@ pub fn overlap(first: &Picks, last: &Picks, rows: &[usize]) -> Overlap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::{file, header, picks};
+    use crate::recordings::tests::{file, header, picks};
 
     /// Twelve sub-vectors that all select `index`, but for the second, which stays at 0.
     fn all_but_one(index: u32) -> Picks {

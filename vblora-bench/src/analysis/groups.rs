@@ -106,7 +106,7 @@ mod tests {
     use vblora::{Targets, VbLoraConfig};
 
     use super::*;
-    use crate::record::tests::settings;
+    use crate::recordings::tests::settings;
 
     fn names(groups: &[Group]) -> Vec<&str> {
         groups.iter().map(|group| group.name.as_str()).collect()

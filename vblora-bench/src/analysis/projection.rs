@@ -3,7 +3,7 @@
 //! The components are those of the bank alone. The projection is affine, so that a mixture of bank vectors lies where the same mixture of their
 //! images lies: with k = 2 on the line between two of them, which a picture made by t-SNE cannot show.
 
-use crate::record::Picks;
+use crate::recordings::Picks;
 use vblora::rng::Key;
 
 /// More rounds change nothing that a picture shows.
@@ -152,7 +152,7 @@ fn with_sign(mut vector: Vec<f64>) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::picks;
+    use crate::recordings::tests::picks;
 
     /// Variances 9 along (0.6, 0.8, 0), 4 along (-0.8, 0.6, 0) and 1 along the third axis, around (5, 6, 7).
     fn bank() -> Vec<f32> {

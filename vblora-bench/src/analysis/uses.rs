@@ -1,7 +1,7 @@
 //! How often bank vectors are used.
 
 use super::Group;
-use crate::record::Picks;
+use crate::recordings::Picks;
 
 /// Per bank vector how many sub-vectors select it.
 ///
@@ -98,7 +98,7 @@ pub fn by_norm(bank: &[f32], b: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::tests::picks;
+    use crate::recordings::tests::picks;
 
     /// Rows select {0, 1}, {1, 2}, {1, 0}; nobody selects 3.
     fn three() -> Picks {

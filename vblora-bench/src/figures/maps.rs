@@ -11,7 +11,7 @@ use super::{
 use crate::{
     Result,
     analysis::{footprint, overlap, spread, windows},
-    record::{Header, Recording},
+    recordings::{Header, Recording},
 };
 
 /// How many sub-vectors the maps show, as in the paper.

@@ -13,8 +13,9 @@ use std::fmt::Write;
 
 use crate::{
     Result,
-    record::{Header, Recording},
-    report::{Figure, RunResult},
+    recordings::{Header, Recording},
+    report::Figure,
+    results::RunResult,
 };
 
 pub use maps::{changes, footprint_windows, footprints};
@@ -50,7 +51,7 @@ pub fn figures(recording: &Recording, result: Option<&RunResult>) -> Result<Vec<
 
 /// The best epoch's primary metric in words.
 fn score(result: &RunResult) -> Option<String> {
-    let (best, metric) = (result.best.as_ref()?, result.task.primary_metric());
+    let (best, metric) = (result.best.as_ref()?, result.task.primary_metric);
     let value = best.metrics.get(metric)?;
     Some(format!(
         " The run's best dev {} is {value:.4}, after epoch {}.",

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use super::{Figure, figures, footprints};
 use crate::{
     Result,
-    record::{FOLDER, Recording},
+    recordings::{FOLDER, Recording},
     sweep::{Plan, PlannedRun, Record, Store},
 };
 

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Result,
     analysis::{project, spread, sub_vectors, uses},
-    record::{Picks, Recording},
+    recordings::{Picks, Recording},
 };
 
 /// How many sub-vectors the picture shows.

@@ -3,11 +3,11 @@ use vblora::count;
 use super::{bars::Histogram, grid::runs, *};
 use crate::{
     analysis::Cells,
-    record::{
+    recordings::{
         FOLDER, Frame,
         tests::{file, header, picks},
     },
-    report::test_run,
+    results::test_run,
     sweep::{Plan, PlannedRun, Store, record_tests::record},
 };
 

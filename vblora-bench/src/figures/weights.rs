@@ -8,7 +8,7 @@ use super::{
 use crate::{
     Result,
     analysis::{Group, by_norm, by_role_and_side, by_third, dead, entropy, mass, mean_uses, uses},
-    record::Recording,
+    recordings::Recording,
 };
 
 /// Figure 6: the weight on each bank vector by thirds of the layers.

@@ -11,4 +11,4 @@ mod scores;
 pub use bleu::bleu;
 pub use classification::{accuracy, f1, f1_macro, matthews};
 pub use correlation::{pearson, spearman};
-pub use scores::{Metric, Predictions, Scores, score};
+pub use scores::{Metric, Scores};

@@ -463,7 +463,7 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
 
     #[test]
     fn what_is_written_reads_back_equal() {
-        let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc).unwrap();
+        let mut recipe = Recipe::builtin(Size::Base, &Task::mrpc()).unwrap();
         recipe.base_dropout = Some(0.25);
         recipe.base_dtype = BaseDtype::Bf16;
         recipe.seeds = vec![3, 9_007_199_254_740_993];

@@ -236,7 +236,7 @@ mod tests {
             ("seeds", |r| r.seeds = vec![1, 2, 1]),
         ];
         for (name, spoil) in cases {
-            let mut recipe = Recipe::builtin(Size::Base, Task::Cola).unwrap();
+            let mut recipe = Recipe::builtin(Size::Base, &Task::cola()).unwrap();
             spoil(&mut recipe);
             let error = recipe.validate().unwrap_err().to_string();
             assert!(
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_edges_are_allowed() {
-        let mut recipe = Recipe::builtin(Size::Base, Task::Cola).unwrap();
+        let mut recipe = Recipe::builtin(Size::Base, &Task::cola()).unwrap();
         recipe.vblora.topk = recipe.vblora.bank;
         recipe.max_length = 4;
         recipe.clip_norm = 0.0;

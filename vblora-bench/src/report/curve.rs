@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::coord::types::{RangedCoordf64, RangedCoordi32};
 use plotters::prelude::*;
 
-use super::{EpochResult, Results, RunResult};
+use crate::results::{EpochResult, Results, RunResult};
 use crate::{Error, Result};
 
 /// Width and height in pixels.
@@ -42,7 +42,7 @@ pub fn curves_svg(results: &Results) -> Result<String> {
         let (left, right) = root.split_horizontally(SIZE.0 / 2);
         let losses = curves(&results.runs, |_, epoch| Some(epoch.train_loss));
         let scores = curves(&results.runs, |run, epoch| {
-            epoch.metrics.get(run.task.primary_metric())
+            epoch.metrics.get(run.task.primary_metric)
         });
         // Losses fall and scores rise: the legends stand where the lines are not.
         panel(
@@ -62,7 +62,7 @@ pub fn curves_svg(results: &Results) -> Result<String> {
 fn metric_name(runs: &[RunResult]) -> String {
     let mut names: Vec<&str> = runs
         .iter()
-        .map(|run| run.task.primary_metric().name())
+        .map(|run| run.task.primary_metric.name())
         .collect();
     names.dedup();
     match names.as_slice() {
@@ -214,8 +214,8 @@ pub(crate) fn failed(error: &dyn std::fmt::Display) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::tests::run;
     use super::*;
+    use crate::results::test_run as run;
     use crate::tasks::Task;
 
     fn draw(runs: Vec<RunResult>) -> String {
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         let mut other = run("a<b>&\"c\u{1}", "x", 1, &[0.5]);
-        other.task = Task::Sst2;
+        other.task = Task::sst2();
         let svg = draw(vec![other, run("head", "none", 1, &[0.5])]);
         assert!(svg.contains("a&lt;b&gt;&amp;"), "{svg}");
         assert!(!svg.contains('\u{1}') && !svg.contains("a<b>"));

@@ -1,9 +1,8 @@
-//! What a run leaves behind: `results.json`, the summary table, the curve picture; and the page of many runs.
+//! Tables and pictures of results: the summary and the curves of a session, and the page of a sweep.
 
 mod curve;
 mod escape;
 mod numbers;
-mod results;
 mod summary;
 mod sweep;
 mod table;
@@ -12,10 +11,19 @@ pub use curve::curves_svg;
 pub(crate) use curve::{COLOURS, failed, printable};
 pub use escape::{as_html, as_markdown, as_paragraph, picture};
 pub use numbers::human_bytes;
-pub use results::{EpochResult, EpochScores, Results, RunResult, Speed, Stop, best_epoch};
-pub use summary::{Spread, Summary, summarise, summary_table};
-pub use sweep::{Figure, Page, sweep_report};
+pub use summary::summary_table;
+pub use sweep::{Figure, Page, plan_table, sweep_report};
 pub use table::{Align, Table};
 
-#[cfg(test)]
-pub(crate) use results::tests::run as test_run;
+use crate::{Result, results::Results, train::Drawing};
+
+/// What a session's directory shows of its results: [`summary_table`] and [`curves_svg`].
+///
+/// # Errors
+/// As [`curves_svg`].
+pub fn draw(results: &Results) -> Result<Drawing> {
+    Ok(Drawing {
+        table: summary_table(results),
+        curves: curves_svg(results)?,
+    })
+}

@@ -1,147 +1,9 @@
-//! Medians over seeds, and the table that shows them.
-
-use serde::{Deserialize, Serialize};
+//! The table of a session's summary.
 
 use super::numbers::{grouped, human_bytes};
-use super::{Align, Results, RunResult, Stop, Table, as_markdown};
-use crate::metrics::Metric;
+use super::{Align, Table, as_markdown};
+use crate::results::{Results, Spread, Stop, Summary};
 use crate::tasks::Task;
-
-/// Median and standard deviation of one value over several runs.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Spread {
-    /// The median; of an even number of values the mean of the middle two.
-    pub median: f64,
-    /// The sample standard deviation (divisor n - 1); 0 for one value.
-    pub sd: f64,
-    /// The number of values.
-    pub count: usize,
-}
-
-impl Spread {
-    /// The spread of the finite values among these; `None` if there are none.
-    pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<f64> = values
-            .into_iter()
-            .filter(|value| value.is_finite())
-            .collect();
-        values.sort_by(f64::total_cmp);
-        let count = values.len();
-        let upper = *values.get(count / 2)?;
-        let median = if count % 2 == 1 {
-            upper
-        } else {
-            (values[count / 2 - 1] + upper) / 2.0
-        };
-        let mean = values.iter().sum::<f64>() / count as f64;
-        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
-        let sd = if count == 1 {
-            0.0
-        } else {
-            (squares / (count - 1) as f64).sqrt()
-        };
-        Some(Self { median, sd, count })
-    }
-}
-
-/// One row of the summary: the runs of one method with one set of targets on one task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Summary {
-    /// The task.
-    pub task: Task,
-    /// The method.
-    pub method: String,
-    /// The adapted modules.
-    pub targets: String,
-    /// The task's primary metric, of which `best` and `last` are.
-    pub metric: Metric,
-    /// The number of runs, one per seed.
-    pub runs: usize,
-    /// How many of them did not run all their epochs; they count with what they reached.
-    pub unfinished: usize,
-    /// How many of them have an undefined metric at their best or last epoch; it counts as 0 there.
-    pub undefined: usize,
-    /// Of each run's best epoch; `null` if no run reached an evaluation.
-    pub best: Option<Spread>,
-    /// Of each run's last epoch.
-    pub last: Option<Spread>,
-    /// As in [`RunResult::trained_parameters`].
-    pub trained_parameters: u64,
-    /// As in [`RunResult::stored_parameters`].
-    pub stored_parameters: f64,
-    /// As in [`RunResult::stored_bytes`].
-    pub stored_bytes: u64,
-    /// As in [`RunResult::head_parameters`].
-    pub head_parameters: u64,
-    /// As in [`RunResult::head_bytes`].
-    pub head_bytes: u64,
-    /// The median of the runs' seconds.
-    pub seconds: f64,
-    /// The primary metric before training, where the base has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub before: Option<f64>,
-    /// The median of the runs' training tokens per second, where speed is told so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tokens_per_second: Option<f64>,
-}
-
-/// One summary per (task, method, targets), in the order of their first run.
-pub fn summarise(runs: &[RunResult]) -> Vec<Summary> {
-    let mut groups: Vec<Vec<&RunResult>> = Vec::new();
-    for run in runs {
-        let same = |group: &&mut Vec<&RunResult>| {
-            let first = group[0];
-            (first.task, &first.method, &first.targets) == (run.task, &run.method, &run.targets)
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(run),
-            None => groups.push(vec![run]),
-        }
-    }
-    groups
-        .iter()
-        .map(|group| summary(group[0], group))
-        .collect()
-}
-
-fn summary(first: &RunResult, group: &[&RunResult]) -> Summary {
-    let metric = first.task.primary_metric();
-    let ends = || {
-        group
-            .iter()
-            .map(|run| (run.best.as_ref(), run.last.as_ref()))
-    };
-    let value = |scores: &super::EpochScores| scores.metrics.get(metric).unwrap_or(0.0);
-    let undefined = |scores: Option<&super::EpochScores>| {
-        scores.is_some_and(|scores| scores.metrics.get(metric).is_none())
-    };
-    Summary {
-        task: first.task,
-        method: first.method.clone(),
-        targets: first.targets.clone(),
-        metric,
-        runs: group.len(),
-        unfinished: group
-            .iter()
-            .filter(|run| run.stop != Stop::Completed)
-            .count(),
-        undefined: ends()
-            .filter(|(best, last)| undefined(*best) || undefined(*last))
-            .count(),
-        best: Spread::of(ends().filter_map(|(best, _)| best).map(value)),
-        last: Spread::of(ends().filter_map(|(_, last)| last).map(value)),
-        trained_parameters: first.trained_parameters,
-        stored_parameters: first.stored_parameters,
-        stored_bytes: first.stored_bytes,
-        head_parameters: first.head_parameters,
-        head_bytes: first.head_bytes,
-        seconds: Spread::of(group.iter().map(|run| run.seconds))
-            .map_or(0.0, |spread| spread.median),
-        before: first.before.as_ref().and_then(|scores| scores.get(metric)),
-        tokens_per_second: Spread::of(group.iter().filter_map(|run| run.speed).map(|s| s.rate()))
-            .map(|spread| spread.median),
-    }
-}
 
 /// The summary as Markdown: per task one table, one row per method and targets, and below it what has to be known to
 /// read it (how best and last were picked, runs that did not finish, rows that were cut).
@@ -149,13 +11,13 @@ fn summary(first: &RunResult, group: &[&RunResult]) -> Summary {
 /// Where LoRA is among the methods, each row has its stored bytes as a percentage of LoRA's, of the LoRA row with the
 /// same targets, or else of the first.
 pub fn summary_table(results: &Results) -> String {
-    let mut tasks: Vec<Task> = Vec::new();
+    let mut tasks: Vec<&Task> = Vec::new();
     for row in &results.summary {
-        if !tasks.contains(&row.task) {
-            tasks.push(row.task);
+        if !tasks.contains(&&row.task) {
+            tasks.push(&row.task);
         }
     }
-    let parts = tasks.iter().map(|task| {
+    let parts = tasks.into_iter().map(|task| {
         let rows: Vec<&Summary> = results
             .summary
             .iter()
@@ -163,18 +25,18 @@ pub fn summary_table(results: &Results) -> String {
             .collect();
         format!(
             "{}\n{}",
-            task_table(*task, &rows),
-            notes(*task, results, &rows)
+            task_table(task, &rows),
+            notes(task, results, &rows)
         )
     });
     parts.collect::<Vec<_>>().join("\n")
 }
 
-fn task_table(task: Task, rows: &[&Summary]) -> Table {
+fn task_table(task: &Task, rows: &[&Summary]) -> Table {
     let lora = rows.iter().any(|row| row.method == "lora");
     // Texts have a score before training and a speed, where the other tasks have a head.
-    let is_text = task == Task::Text;
-    let metric = task.primary_metric();
+    let is_text = task.is_text();
+    let metric = task.primary_metric;
     let mut columns = vec![
         ("method".to_string(), Align::Left),
         ("targets".into(), Align::Left),
@@ -253,14 +115,14 @@ fn shown(spread: Option<Spread>) -> String {
     }
 }
 
-fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
-    let mut notes = match task {
-        Task::Text => vec![
+fn notes(task: &Task, results: &Results, rows: &[&Summary]) -> String {
+    let mut notes = match task.is_text() {
+        true => vec![
             "Negative log-likelihood per predicted token on held-out texts, in nats, median ± sample standard deviation \
              over seeds. Best: each run's lowest epoch, picked on these texts themselves; last: its last epoch."
                 .to_string(),
         ],
-        _ => vec![
+        false => vec![
             "Dev scores, median ± sample standard deviation over seeds. Best: each run's highest epoch, picked on dev \
              itself; last: its last epoch."
                 .to_string(),
@@ -269,12 +131,12 @@ fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
     };
     let undefined: usize = rows.iter().map(|row| row.undefined).sum();
     if undefined > 0 {
-        let metric = task.primary_metric();
+        let metric = task.primary_metric;
         notes.push(format!(
             "{metric} is undefined (constant predictions) in {undefined} run(s) and counted as 0."
         ));
     }
-    for run in results.runs.iter().filter(|run| run.task == task) {
+    for run in results.runs.iter().filter(|run| run.task == *task) {
         let name = format!("{} {} seed {}", run.method, run.targets, run.seed);
         if run.stop != Stop::Completed {
             notes.push(format!(
@@ -288,14 +150,14 @@ fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
     let truncated = results
         .runs
         .iter()
-        .filter(|run| run.task == task)
+        .filter(|run| run.task == *task)
         .map(|run| run.truncated)
         .max();
     if let Some(rows @ 1..) = truncated {
         notes.push(format!(
             "{} rows were cut to the maximum length{}.",
             grouped(rows),
-            if task == Task::Text {
+            if task.is_text() {
                 " or left out for it"
             } else {
                 ""
@@ -307,56 +169,9 @@ fn notes(task: Task, results: &Results, rows: &[&Summary]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::results::tests::run;
     use super::*;
-
-    #[test]
-    fn median_and_deviation() {
-        let odd = Spread::of([3.0, 1.0, 2.0]).unwrap();
-        assert_eq!((odd.median, odd.sd, odd.count), (2.0, 1.0, 3));
-        let even = Spread::of([4.0, 1.0, 2.0, 9.0]).unwrap();
-        assert_eq!(even.median, 3.0);
-        assert!(
-            (even.sd - (38.0f64 / 3.0).sqrt()).abs() < 1e-12,
-            "{}",
-            even.sd
-        );
-        assert_eq!(
-            Spread::of([0.25]),
-            Some(Spread {
-                median: 0.25,
-                sd: 0.0,
-                count: 1
-            })
-        );
-        assert_eq!(
-            Spread::of([f64::NAN, 0.25, f64::INFINITY]).unwrap().count,
-            1
-        );
-        assert_eq!(Spread::of([]), None);
-    }
-
-    #[test]
-    fn runs_are_grouped_over_seeds() {
-        let runs = [
-            run("vblora", "qv", 1, &[0.7, 0.9, 0.8]),
-            run("lora", "qv", 1, &[0.6]),
-            run("vblora", "qv", 2, &[0.5]),
-            run("vblora", "all", 1, &[0.4]),
-        ];
-        let summary = summarise(&runs);
-        let names: Vec<_> = summary
-            .iter()
-            .map(|s| (s.method.as_str(), s.targets.as_str(), s.runs))
-            .collect();
-        assert_eq!(
-            names,
-            [("vblora", "qv", 2), ("lora", "qv", 1), ("vblora", "all", 1)]
-        );
-        assert!((summary[0].best.unwrap().median - 0.7).abs() < 1e-12);
-        assert!((summary[0].last.unwrap().median - 0.65).abs() < 1e-12);
-        assert!(summarise(&[]).is_empty());
-    }
+    use crate::metrics::Metric;
+    use crate::results::{EpochScores, Speed, test_run as run};
 
     #[test]
     fn the_table_shows_medians_bytes_and_the_share_of_lora() {
@@ -401,14 +216,14 @@ mod tests {
     #[test]
     fn texts_have_a_score_before_and_a_speed_and_no_head() {
         let mut text = run("vblora", "all", 1, &[]);
-        text.task = Task::Text;
+        text.task = Task::text();
         let nll = |value| [(Metric::Nll, Some(value))].into_iter().collect();
-        let scores = super::super::EpochScores {
+        let scores = EpochScores {
             epoch: 1,
             metrics: nll(1.5),
         };
         (text.before, text.best, text.last) = (Some(nll(3.25)), Some(scores.clone()), Some(scores));
-        text.speed = Some(super::super::Speed {
+        text.speed = Some(Speed {
             tokens: 3_000,
             seconds: 2.5,
         });
@@ -434,7 +249,7 @@ mod tests {
         broken.stop = Stop::NonFiniteLoss { step: 7 };
         broken.truncated = 1_234;
         let mut constant = run("head", "none", 1, &[0.5]);
-        constant.task = Task::Stsb;
+        constant.task = Task::stsb();
         constant.best.as_mut().unwrap().metrics = [(Metric::Pearson, None)].into_iter().collect();
         let text = summary_table(&Results::new("c", "flex", vec![broken, constant]));
         assert!(!text.contains("LoRA"), "{text}");

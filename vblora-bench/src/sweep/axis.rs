@@ -180,7 +180,7 @@ mod tests {
     use crate::{recipes::Size, tasks::Task};
 
     fn demo() -> Recipe {
-        Recipe::builtin(Size::Demo, Task::Demo).unwrap()
+        Recipe::builtin(Size::Demo, &Task::demo()).unwrap()
     }
 
     #[test]

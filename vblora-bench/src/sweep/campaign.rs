@@ -9,6 +9,7 @@ use std::{
     time::Instant,
 };
 
+use derive_new::new;
 use vblora::backend::BackendKind;
 
 use super::{
@@ -219,21 +220,16 @@ impl Progress<'_> {
     }
 }
 
+#[derive(new)]
 struct Limit {
     budget: Budget,
+    #[new(default)]
     started: AtomicUsize,
+    #[new(value = "Instant::now()")]
     start: Instant,
 }
 
 impl Limit {
-    fn new(budget: Budget) -> Self {
-        Self {
-            budget,
-            started: AtomicUsize::new(0),
-            start: Instant::now(),
-        }
-    }
-
     /// Whether one more run may be started, which is counted.
     fn may_start(&self) -> bool {
         let hours = self.start.elapsed().as_secs_f64() / 3600.0;

@@ -1,9 +1,6 @@
 //! What one run of a sweep is, by which it is told apart from every other.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use vblora::storage::sha256_hex;
@@ -14,7 +11,7 @@ use crate::{
     Error, Result, demo,
     recipes::Recipe,
     tasks::Task,
-    train::{CheckpointSettings, DataSource, Method, RunDir, Session},
+    train::{CheckpointSettings, DataSource, Method, Output, RunDir, Session},
 };
 
 /// Stands for the bundled model or data.
@@ -146,7 +143,7 @@ impl RunConfig {
     ///
     /// # Errors
     /// No such method or model; a task that is not one of encoders.
-    pub fn session(&self, out: Option<PathBuf>, command: &str) -> Result<Session> {
+    pub fn session(&self, out: Option<Output>, command: &str) -> Result<Session> {
         self.session_on(self.files()?, out, command)
     }
 
@@ -154,11 +151,11 @@ impl RunConfig {
     pub(super) fn session_on(
         &self,
         files: ModelFiles,
-        out: Option<PathBuf>,
+        out: Option<Output>,
         command: &str,
     ) -> Result<Session> {
         self.check_task()?;
-        let resume = out.as_deref().is_some_and(|dir| self.is_in(dir));
+        let resume = out.as_ref().is_some_and(|out| self.is_in(&out.dir));
         Ok(Session {
             recipe: self.recipe.clone(),
             methods: vec![self.method()?],
@@ -179,9 +176,10 @@ impl RunConfig {
     }
 
     fn check_task(&self) -> Result<()> {
-        let expected = match (self.recipe.task, self.data.as_str()) {
-            (Task::Text, _) => "a task with labels",
-            (task, BUNDLED) if task != Task::Demo => {
+        let task = &self.recipe.task;
+        let expected = match self.data.as_str() {
+            _ if task.is_text() => "a task with labels",
+            BUNDLED if *task != Task::demo() => {
                 "demo with the bundled data, which is of no other task"
             }
             _ => return Ok(()),
@@ -189,7 +187,7 @@ impl RunConfig {
         Err(Error::Setting {
             setting: "task".into(),
             expected: expected.into(),
-            found: self.recipe.task.to_string(),
+            found: task.to_string(),
         })
     }
 }
@@ -210,7 +208,7 @@ mod tests {
             data: BUNDLED.into(),
             method: "lora".into(),
             seed: 3,
-            recipe: Recipe::builtin(Size::Demo, Task::Demo).unwrap(),
+            recipe: Recipe::builtin(Size::Demo, &Task::demo()).unwrap(),
         }
     }
 
@@ -312,7 +310,7 @@ mod tests {
     #[test]
     fn bundled_data_is_of_one_task() {
         let mut config = config();
-        config.recipe.task = Task::Mrpc;
+        config.recipe.task = Task::mrpc();
         let error = config.session(None, "test").unwrap_err().to_string();
         assert!(error.contains("demo") && error.contains("mrpc"), "{error}");
     }

@@ -29,7 +29,7 @@ pub fn estimate(
     let mut seconds = BTreeMap::new();
     for run in plan.left(store) {
         let config = &run.config;
-        let kind = (&config.model, config.recipe.task, &config.method);
+        let kind = (&config.model, config.recipe.task.name(), &config.method);
         let step = match timed.entry(kind) {
             Entry::Occupied(known) => *known.get(),
             Entry::Vacant(unknown) => {

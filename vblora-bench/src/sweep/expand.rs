@@ -179,7 +179,7 @@ impl Combination<'_> {
         let built_in = |size: &Size| size.name().trim_end_matches(".toml") == name;
         if let Some(size) = Size::ALL.into_iter().find(built_in) {
             let task = self.located("task", self.text("task")?.parse::<Task>())?;
-            return self.located("task", Recipe::builtin(size, task));
+            return self.located("task", Recipe::builtin(size, &task));
         }
         let mut recipe = self.located("recipe", Recipe::from_toml_file(Path::new(name)))?;
         if self.find("task").is_some() {

@@ -36,7 +36,7 @@ fn split_hash(split: &Split) -> String {
     sha256_hex(split.examples.iter().map(|example| {
         let label = match example.label {
             Label::Class(class) => class.to_string(),
-            Label::Score(score) => score.to_string(),
+            Label::Value(score) => score.to_string(),
         };
         format!("{:?} {:?} {label}\n", example.a, example.b)
     }))
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn a_splits_hash_sees_labels_and_where_a_sentence_ends() {
-        let hash = |text: &str| split_hash(&parse_split(text, "a test", Task::Demo).unwrap());
+        let hash = |text: &str| split_hash(&parse_split(text, "a test", &Task::demo()).unwrap());
         let first = hash("x\t1\t\tone two\nx\t0\t\tthree\n");
         assert_ne!(first, hash("x\t1\t\tone two\nx\t1\t\tthree\n"));
         assert_ne!(first, hash("x\t1\t\tone\nx\t0\t\ttwo three\n"));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
-use vblora::count::{Count, thousands};
+use vblora::count::Count;
 use vblora_models::ModelFiles;
 
 use super::{
@@ -15,8 +15,6 @@ use super::{
 };
 use crate::{
     Result,
-    report::{Align, Table, human_bytes},
-    tasks::Task,
     train::{Session, model_hash},
 };
 
@@ -106,41 +104,6 @@ impl Plan {
         let is_left = |run: &&PlannedRun| !store.is_done(&run.id) && seen.insert(run.id.clone());
         self.runs.iter().filter(is_left).collect()
     }
-
-    /// The plan as a table; `seconds` is the estimate of each run that is left, by id.
-    pub fn table(&self, store: &Store, seconds: &BTreeMap<String, f64>) -> String {
-        let right = |name| (name, Align::Right);
-        let mut table = Table::new([
-            ("run", Align::Left),
-            ("id", Align::Left),
-            right("trained"),
-            right("stored"),
-            right("bytes"),
-            right("steps"),
-            ("state", Align::Left),
-            right("estimate"),
-        ]);
-        for run in &self.runs {
-            let state = match store.get(&run.id) {
-                Some(_) if store.is_done(&run.id) => "done",
-                Some(_) => "failed, once more",
-                None if store.run_dir(&run.id).exists() => "goes on",
-                None => "to do",
-            };
-            let estimate = seconds.get(&run.id).map_or(String::new(), |s| duration(*s));
-            table.row([
-                run.name.clone(),
-                run.id.clone(),
-                thousands(run.count.trained),
-                thousands(run.count.stored.round() as usize),
-                human_bytes(run.count.bytes as u64),
-                thousands(run.steps as usize),
-                state.into(),
-                estimate,
-            ]);
-        }
-        table.to_string()
-    }
 }
 
 /// Seconds as a person reads them.
@@ -157,7 +120,8 @@ pub fn duration(seconds: f64) -> String {
 #[derive(Default)]
 struct Cache {
     models: BTreeMap<String, (ModelFiles, String)>,
-    data: BTreeMap<(String, Task), DataIdentity>,
+    /// By place and task.
+    data: BTreeMap<[String; 2], DataIdentity>,
 }
 
 impl Cache {
@@ -194,7 +158,7 @@ impl Cache {
     }
 
     fn data(&mut self, config: &RunConfig, session: &Session) -> Result<DataIdentity> {
-        let key = (config.data.clone(), config.recipe.task);
+        let key = [config.data.clone(), config.recipe.task.name().to_owned()];
         if let Some(known) = self.data.get(&key) {
             return Ok(known.clone());
         }
@@ -271,19 +235,9 @@ seed = 1
         };
         store.add(record(Err("no memory".into()))).unwrap();
         assert_eq!(left(&store), 4);
-        assert!(
-            plan.table(&store, &BTreeMap::new())
-                .contains("failed, once more")
-        );
-        let result = crate::report::test_run("vblora", "all", 1, &[0.5]);
+        let result = crate::results::test_run("vblora", "all", 1, &[0.5]);
         store.add(record(Ok(result))).unwrap();
         assert_eq!(left(&store), 3);
-        let seconds = [(plan.runs[0].id.clone(), 75.4)].into();
-        let table = plan.table(&store, &seconds);
-        assert!(
-            table.contains("done") && table.contains("1 min 15 s"),
-            "{table}"
-        );
     }
 
     #[test]

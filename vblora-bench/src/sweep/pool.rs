@@ -16,7 +16,7 @@ use std::{
 use super::worker::{Device, Job, Reply};
 use crate::{
     Error, Result,
-    report::{RunResult, Stop},
+    results::{RunResult, Stop},
 };
 
 /// Last bytes of a dead worker's log in which its last words are looked for.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::config::RunConfig;
 use crate::{
     metrics::Metric,
-    report::{EpochScores, RunResult, Stop},
+    results::{EpochScores, RunResult, Stop},
 };
 
 /// Where and with what a run was made.
@@ -95,7 +95,7 @@ impl Record {
 
     /// The task's main metric.
     pub fn metric(&self) -> Metric {
-        self.config.recipe.task.primary_metric()
+        self.config.recipe.task.primary_metric
     }
 
     /// The main metric on dev at the best epoch and at the last; one that is undefined there (a constant prediction) counts as 0.
@@ -117,7 +117,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         recipes::{Recipe, Size},
-        report::test_run,
+        results::test_run,
         sweep::BUNDLED,
         tasks::Task,
     };
@@ -135,7 +135,7 @@ pub(crate) mod tests {
 
     /// A finished run on MRPC, with these dev accuracies by epoch.
     pub(crate) fn record(id: &str, method: &str, seed: u64, accuracies: &[f64]) -> Record {
-        let mut recipe = Recipe::builtin(Size::Base, Task::Mrpc).unwrap();
+        let mut recipe = Recipe::builtin(Size::Base, &Task::mrpc()).unwrap();
         recipe.seeds = vec![seed];
         let config = RunConfig {
             model: BUNDLED.into(),

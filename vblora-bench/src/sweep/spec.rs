@@ -1,6 +1,9 @@
 //! A sweep file: what every run starts from, grids of axes, and single runs.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value, de::DeTable};
@@ -12,6 +15,9 @@ use super::{
     shipped,
 };
 use crate::{Error, Result, limits::MAX_TEXT_BYTES};
+
+/// The keys whose values are names of directories.
+const PLACES: [&str; 2] = ["model", "data"];
 
 /// How runs become a table: those that agree in `rows` and `columns` share a cell, and only their seeds may differ.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,6 +169,18 @@ impl Spec {
         }
         self.base.push(axis);
         Ok(())
+    }
+
+    /// The names of models and data that the sweep gives, in order.
+    pub fn names(&self) -> BTreeSet<&str> {
+        let axes = self
+            .base
+            .iter()
+            .chain(self.blocks.iter().flat_map(|block| &block.axes));
+        axes.filter(|axis| PLACES.contains(&axis.key.as_str()))
+            .flat_map(|axis| &axis.values)
+            .filter_map(Value::as_str)
+            .collect()
     }
 
     pub(super) fn error(&self, line: usize, message: impl Into<String>) -> Error {

@@ -268,7 +268,7 @@ const COLUMNS: [&str; 22] = [
 fn row(record: &Record) -> [String; COLUMNS.len()] {
     let config = &record.config;
     let result = record.result.as_ref();
-    let of = |value: fn(&crate::report::RunResult) -> String| result.map_or(String::new(), value);
+    let of = |value: fn(&crate::results::RunResult) -> String| result.map_or(String::new(), value);
     let number = |value: Option<f64>| value.map_or(String::new(), |value| value.to_string());
     let scores = record.scores();
     [

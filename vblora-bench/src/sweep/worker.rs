@@ -22,8 +22,8 @@ use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 use super::config::RunConfig;
 use crate::{
     Error, Result,
-    report::RunResult,
-    train::{RunDir, Session},
+    results::RunResult,
+    train::{Draw, Output, RunDir, Session},
 };
 
 /// How often a worker says how far it is.
@@ -93,7 +93,7 @@ pub(super) enum Reply {
     Failed(String),
 }
 
-/// Does the jobs that come in, until the input ends or `interrupted` is set.
+/// Does the jobs that come in, until the input ends or `interrupted` is set. `draw` draws what lies in their directories.
 ///
 /// # Errors
 /// The output cannot be written: the parent is gone.
@@ -101,6 +101,7 @@ pub fn serve<W: Write + Send>(
     input: impl BufRead + Send + 'static,
     output: W,
     device: Device,
+    draw: Draw,
     interrupted: &'static AtomicBool,
 ) -> std::io::Result<()> {
     let (sender, jobs) = mpsc::channel();
@@ -115,7 +116,7 @@ pub fn serve<W: Write + Send>(
     let output = Mutex::new(output);
     for line in jobs {
         let reply = match serde_json::from_str::<Job>(&line) {
-            Ok(job) => watched(&job, device, interrupted, &output),
+            Ok(job) => watched(&job, device, draw, interrupted, &output),
             Err(error) => Reply::Failed(format!("a job that cannot be read: {error}")),
         };
         say(&output, &reply)?;
@@ -130,6 +131,7 @@ pub fn serve<W: Write + Send>(
 fn watched<W: Write + Send>(
     job: &Job,
     device: Device,
+    draw: Draw,
     interrupted: &AtomicBool,
     output: &Mutex<W>,
 ) -> Reply {
@@ -145,7 +147,7 @@ fn watched<W: Write + Send>(
                 }
             }
         });
-        let reply = run(job, device, interrupted, steps);
+        let reply = run(job, device, draw, interrupted, steps);
         drop(done);
         reply
     })
@@ -159,10 +161,17 @@ fn say<W: Write>(output: &Mutex<W>, reply: &Reply) -> std::io::Result<()> {
     output.flush()
 }
 
-fn run(job: &Job, device: Device, interrupted: &AtomicBool, steps: Arc<AtomicU64>) -> Reply {
+fn run(
+    job: &Job,
+    device: Device,
+    draw: Draw,
+    interrupted: &AtomicBool,
+    steps: Arc<AtomicU64>,
+) -> Reply {
     // The worker of a sweep that was killed may be at the run's last checkpoint still.
     let free = RunDir::wait_until_free(&job.dir, interrupted);
-    let session = free.and_then(|()| job.config.session(Some(job.dir.clone()), &job.command));
+    let out = Output::new(&job.dir, draw);
+    let session = free.and_then(|()| job.config.session(Some(out), &job.command));
     let outcome = session.and_then(|session| {
         let work = Work {
             session: &session,
@@ -217,7 +226,14 @@ mod tests {
         static STOP: AtomicBool = AtomicBool::new(false);
         let mut output = Vec::new();
         let device = "flex".parse().unwrap();
-        serve(&b"nonsense\n"[..], &mut output, device, &STOP).unwrap();
+        serve(
+            &b"nonsense\n"[..],
+            &mut output,
+            device,
+            |_| unreachable!("no job, no results"),
+            &STOP,
+        )
+        .unwrap();
         let reply: Reply = serde_json::from_slice(&output).unwrap();
         assert!(matches!(reply, Reply::Failed(reason) if reason.contains("cannot be read")));
     }

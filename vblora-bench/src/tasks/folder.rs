@@ -2,18 +2,19 @@
 
 use std::path::{Path, PathBuf};
 
-use super::glue::{SplitName, Task};
+use super::{example::SplitName, task::Task};
 use crate::{Error, Result};
 
 /// The file of the split: see [`super::read_split`] for what is accepted.
-pub(super) fn find(dir: &Path, task: Task, name: SplitName) -> Result<PathBuf> {
-    if task == Task::Text {
+pub(super) fn find(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
+    if task.is_text() {
         let reason = "it is no task of GLUE, so there is nothing to look for".into();
         return Err(no_split(task, name, dir, reason));
     }
     let folder = task_folder(dir, task, name)?;
     let exact = folder.join(format!("{}.tsv", name.name()));
-    if exact.is_file() {
+    // Whatever stands under this name: what it should be is said when it is read.
+    if exact.symlink_metadata().is_ok() {
         return Ok(exact);
     }
     if name == SplitName::Dev {
@@ -40,10 +41,10 @@ pub(super) fn find(dir: &Path, task: Task, name: SplitName) -> Result<PathBuf> {
 }
 
 /// The folder of the task: a subfolder of `dir` with its name, or `dir` itself.
-fn task_folder(dir: &Path, task: Task, name: SplitName) -> Result<PathBuf> {
+fn task_folder(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
     let mut folders: Vec<PathBuf> = entries(dir)?
         .into_iter()
-        .filter(|path| task_of(path) == Some(task) && path.is_dir())
+        .filter(|path| task_of(path).as_ref() == Some(task) && path.is_dir())
         .collect();
     if folders.len() > 1 {
         let reason = format!("{} folders that differ only in spelling", folders.len());
@@ -54,7 +55,7 @@ fn task_folder(dir: &Path, task: Task, name: SplitName) -> Result<PathBuf> {
     }
     match task_of(dir) {
         // RTE's and MRPC's files could otherwise be read for one another's task as far as their columns go.
-        Some(other) if other != task => Err(no_split(
+        Some(other) if other != *task => Err(no_split(
             task,
             name,
             dir,
@@ -75,7 +76,7 @@ fn task_of(path: &Path) -> Option<Task> {
     let name = path.file_name()?.to_str()?;
     let plain: String = name.chars().filter(|c| !matches!(c, '-' | '_')).collect();
     let task = plain.to_ascii_lowercase().parse().ok();
-    task.filter(|task| *task != Task::Text)
+    task.filter(|task: &Task| !task.is_text())
 }
 
 fn has_tsv(dir: &Path) -> Result<bool> {
@@ -108,8 +109,8 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-fn no_split(task: Task, name: SplitName, dir: &Path, reason: String) -> Error {
-    let (split, task, dir) = (name.name(), task.name(), dir.to_path_buf());
+fn no_split(task: &Task, name: SplitName, dir: &Path, reason: String) -> Error {
+    let (split, task, dir) = (name.name(), task.name().to_owned(), dir.to_path_buf());
     Error::NoSplit {
         split,
         task,
@@ -131,7 +132,7 @@ mod tests {
         std::fs::write(path, text).unwrap();
     }
 
-    fn message(dir: &Path, task: Task, name: SplitName) -> String {
+    fn message(dir: &Path, task: &Task, name: SplitName) -> String {
         read_split(dir, task, name).unwrap_err().to_string()
     }
 
@@ -140,7 +141,7 @@ mod tests {
         for folder in ["sst2/", "SST-2/", "sst_2/", "Sst2/", ""] {
             let dir = tempfile::tempdir().unwrap();
             put(dir.path(), &format!("{folder}train.tsv"), SST2);
-            let split = read_split(dir.path(), Task::Sst2, SplitName::Train).unwrap();
+            let split = read_split(dir.path(), &Task::sst2(), SplitName::Train).unwrap();
             assert_eq!(split.source, dir.path().join(format!("{folder}train.tsv")));
             assert_eq!(split.examples[0].a, "good");
         }
@@ -151,15 +152,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "sst2/train_1k.tsv", SST2);
         put(dir.path(), "sst2/dev_1k.tsv", SST2);
-        let split = read_split(dir.path(), Task::Sst2, SplitName::Train).unwrap();
+        let split = read_split(dir.path(), &Task::sst2(), SplitName::Train).unwrap();
         assert!(split.source.ends_with("train_1k.tsv"));
-        assert!(message(dir.path(), Task::Sst2, SplitName::Dev).contains("no dev.tsv"));
+        assert!(message(dir.path(), &Task::sst2(), SplitName::Dev).contains("no dev.tsv"));
         put(dir.path(), "sst2/train_2k.tsv", SST2);
         assert!(
-            message(dir.path(), Task::Sst2, SplitName::Train).contains("2 files named train*.tsv")
+            message(dir.path(), &Task::sst2(), SplitName::Train)
+                .contains("2 files named train*.tsv")
         );
         put(dir.path(), "sst2/train.tsv", SST2);
-        let split = read_split(dir.path(), Task::Sst2, SplitName::Train).unwrap();
+        let split = read_split(dir.path(), &Task::sst2(), SplitName::Train).unwrap();
         assert!(split.source.ends_with("train.tsv"));
     }
 
@@ -167,29 +169,44 @@ mod tests {
     fn what_is_missing_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let absent = dir.path().join("nowhere");
-        let error = message(&absent, Task::Rte, SplitName::Train);
+        let error = message(&absent, &Task::rte(), SplitName::Train);
         assert!(
             error.contains("nowhere") && error.contains("cannot read"),
             "{error}"
         );
-        assert!(message(dir.path(), Task::Rte, SplitName::Train).contains("no folder rte"));
+        assert!(message(dir.path(), &Task::rte(), SplitName::Train).contains("no folder rte"));
         put(dir.path(), "RTE/other.tsv", SST2);
-        let error = message(dir.path(), Task::Rte, SplitName::Dev);
+        let error = message(dir.path(), &Task::rte(), SplitName::Dev);
         assert!(
             error.contains("dev.tsv") && error.contains("RTE"),
             "{error}"
         );
-        assert!(message(dir.path(), Task::Rte, SplitName::Train).contains("neither"));
+        assert!(message(dir.path(), &Task::rte(), SplitName::Train).contains("neither"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused_as_that() {
+        let dir = tempfile::tempdir().unwrap();
+        put(dir.path(), "sst2/train.tsv", SST2);
+        let dev = dir.path().join("sst2/dev.tsv");
+        let made = std::process::Command::new("mkfifo").arg(&dev).status();
+        assert!(made.unwrap().success());
+        let error = message(dir.path(), &Task::sst2(), SplitName::Dev);
+        assert!(
+            error.contains("dev.tsv") && error.contains("expected a regular file"),
+            "{error}"
+        );
     }
 
     #[test]
     fn another_tasks_folder_and_two_spellings_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         put(dir.path(), "sst2/train.tsv", SST2);
-        let error = message(&dir.path().join("sst2"), Task::Rte, SplitName::Train);
+        let error = message(&dir.path().join("sst2"), &Task::rte(), SplitName::Train);
         assert!(error.contains("folder of sst2"), "{error}");
         put(dir.path(), "SST-2/train.tsv", SST2);
-        let error = message(dir.path(), Task::Sst2, SplitName::Train);
+        let error = message(dir.path(), &Task::sst2(), SplitName::Train);
         assert!(error.contains("differ only in spelling"), "{error}");
     }
 }

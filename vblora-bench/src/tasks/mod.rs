@@ -1,8 +1,16 @@
-//! What is trained on: the GLUE tasks of the paper and the demonstration set, and texts to continue.
+//! What is trained on: tasks with labels (GLUE's of the paper, the demonstration set), and texts to continue.
 
 pub mod causal;
+mod example;
 mod folder;
-pub mod glue;
+mod glue;
+mod known;
 mod rows;
+mod score;
+mod split;
+mod task;
 
-pub use glue::{Example, Label, Split, SplitName, Task, parse_split, read_split};
+pub use example::{Example, Label, Split, SplitName};
+pub use score::{Predictions, score};
+pub use split::{parse_split, read_split};
+pub use task::{Columns, Fields, Kind, Target, Task, Written};

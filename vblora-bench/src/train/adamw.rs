@@ -7,6 +7,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
+use derive_new::new;
 use vblora::backend::VbLoraBackend;
 
 use super::{
@@ -29,13 +30,16 @@ pub struct Rule {
 
 /// AdamW (Loshchilov and Hutter 2019) with torch's order of operations; scalars, bias corrections among them, in f64. Burn's own computes
 /// those in f32 and is 4e-6 off after 20 steps.
-#[derive(Debug)]
+#[derive(Debug, new)]
 pub struct AdamW<B: VbLoraBackend> {
     settings: AdamSettings,
+    #[new(default)]
     step: i32,
     /// Of parameters that are updated by themselves.
+    #[new(default)]
     moments: BTreeMap<String, Moments<B>>,
     /// Of those that are updated with others.
+    #[new(default)]
     groups: Vec<Group<B>>,
 }
 
@@ -90,16 +94,6 @@ impl<B: VbLoraBackend> Moments<B> {
 }
 
 impl<B: VbLoraBackend> AdamW<B> {
-    /// An optimizer before its first step.
-    pub fn new(settings: AdamSettings) -> Self {
-        Self {
-            settings,
-            step: 0,
-            moments: BTreeMap::new(),
-            groups: Vec::new(),
-        }
-    }
-
     /// Steps taken, and the moments of each parameter that has had a gradient, by path.
     pub fn state(&self) -> (i32, BTreeMap<String, Moments<B>>) {
         let mut moments = self.moments.clone();

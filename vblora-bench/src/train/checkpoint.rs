@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     directory::names,
     limits::MAX_RESULTS_BYTES,
-    report::{EpochScores, RunResult, Stop, best_epoch},
+    results::{EpochScores, RunResult, Stop, best_epoch},
 };
 
 /// The file of [`State`].
@@ -333,7 +333,7 @@ impl Progress {
             speed,
             ..
         } = self.result;
-        let best = best_epoch(&epochs, fresh.task.primary_metric()).map(EpochScores::from);
+        let best = best_epoch(&epochs, fresh.task.primary_metric).map(EpochScores::from);
         Self {
             result: RunResult {
                 best,
@@ -366,7 +366,7 @@ fn describe(forms: &[(String, Form)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::test_run;
+    use crate::results::test_run;
 
     #[test]
     fn a_state_that_disagrees_with_itself_says_in_what() {

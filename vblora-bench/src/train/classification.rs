@@ -16,14 +16,15 @@ use super::{
 };
 use crate::{
     Error, Result,
-    metrics::{Predictions, Scores, score},
+    metrics::Scores,
     recipes::{self, Recipe},
+    tasks::{Predictions, score},
 };
 
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
-/// The cross-entropy of classes, or the squared error of scores, by a head on the first token.
+/// The cross-entropy of classes, or the squared error of numbers, by a head on the first token.
 #[derive(Debug)]
 pub struct Classification;
 
@@ -45,7 +46,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
             recipes::HeadInit::Roberta => HeadInit::Normal(config.initializer_range),
             recipes::HeadInit::Torch => HeadInit::Torch,
         };
-        let (d, labels) = (config.hidden_size, recipe.task.labels());
+        let (d, labels) = (config.hidden_size, recipe.task.outputs());
         ClassificationHead::init(d, labels, recipe.head.dropout, init, seed, device)
     }
 
@@ -98,7 +99,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         device: &B::Device,
     ) -> Result<Scores> {
         let predictions = predict(base, head, factors, split, 2 * recipe.batch, device)?;
-        score(recipe.task, &predictions, split.labels())
+        score(&recipe.task, &predictions, split.labels())
     }
 
     /// An untrained head says nothing.
@@ -166,8 +167,11 @@ fn settings(family: Family, recipe: &Recipe) -> Map<String, Value> {
         Family::Bert => "BertForSequenceClassification",
     };
     let (names, problem) = match recipe.task.classes() {
-        [] => (&["LABEL_0"][..], "regression"),
-        classes => (classes, "single_label_classification"),
+        [] => (vec!["LABEL_0"], "regression"),
+        classes => (
+            classes.iter().map(String::as_str).collect(),
+            "single_label_classification",
+        ),
     };
     let ids = names.iter().enumerate();
     let id2label: Map<_, _> = ids
@@ -225,23 +229,23 @@ fn predict<B: VbLoraBackend>(
             .convert::<f32>()
             .into_vec()
             .expect("converted to f32");
-        for (row, scores) in rows.into_iter().zip(values.chunks(labels)) {
-            if scores.iter().any(|score| !score.is_finite()) {
+        for (row, logits) in rows.into_iter().zip(values.chunks(labels)) {
+            if logits.iter().any(|logit| !logit.is_finite()) {
                 let what = format!("model output for example {}", row + 1);
                 return Err(Error::NonFinite { what });
             }
-            outputs[row] = scores.to_vec();
+            outputs[row] = logits.to_vec();
         }
     }
     Ok(if regression {
-        Predictions::Scores(outputs.into_iter().map(|o| o[0]).collect())
+        Predictions::Values(outputs.into_iter().map(|o| o[0]).collect())
     } else {
         Predictions::Classes(outputs.iter().map(|o| argmax(o)).collect())
     })
 }
 
-fn argmax(scores: &[f32]) -> usize {
-    (1..scores.len()).fold(0, |best, i| if scores[i] > scores[best] { i } else { best })
+fn argmax(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
 }
 
 impl<B: VbLoraBackend> Learner<B> {

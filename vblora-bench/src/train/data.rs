@@ -67,7 +67,7 @@ impl EncodedSplit {
         let example = |(encoded, label): (&Encoded, &Label)| {
             let label = match label {
                 Label::Class(class) => *class as u64,
-                Label::Score(score) => u64::from(score.to_bits()),
+                Label::Value(score) => u64::from(score.to_bits()),
             };
             let words = encoded.ids.iter().chain(&encoded.type_ids);
             let mut bytes = (encoded.ids.len() as u64).to_le_bytes().to_vec();
@@ -100,23 +100,23 @@ impl EncodedSplit {
 }
 
 fn labels(all: impl Iterator<Item = Label>) -> Result<Labels> {
-    let (mut classes, mut scores) = (Vec::new(), Vec::new());
+    let (mut classes, mut values) = (Vec::new(), Vec::new());
     for label in all {
         match label {
             Label::Class(class) => classes.push(class),
-            Label::Score(score) => scores.push(score),
+            Label::Value(value) => values.push(value),
         }
     }
-    match (classes.is_empty(), scores.is_empty()) {
+    match (classes.is_empty(), values.is_empty()) {
         (false, true) => Ok(Labels::Classes(classes)),
-        (true, false) => Ok(Labels::Scores(scores)),
+        (true, false) => Ok(Labels::Scores(values)),
         _ => Err(Error::Setting {
             setting: "labels".into(),
             expected: "classes or scores".into(),
             found: format!(
                 "{} classes and {} scores in one batch",
                 classes.len(),
-                scores.len()
+                values.len()
             ),
         }),
     }
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn mixed_labels_are_refused() {
         let mut split = split(3);
-        split.labels[1] = Label::Score(2.5);
+        split.labels[1] = Label::Value(2.5);
         assert!(split.batch(&[0, 2], 1).is_ok());
         assert!(
             split

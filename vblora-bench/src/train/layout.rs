@@ -10,7 +10,7 @@ use super::{checkpoint, method::Method};
 use crate::{
     Error, Result,
     directory::{is_file, is_folder, is_leftover, names},
-    record::{EXTENSION, FOLDER as SELECTIONS},
+    recordings::{EXTENSION, FOLDER as SELECTIONS},
 };
 
 /// The recipe, which is removed last: it shows whose the rest is.

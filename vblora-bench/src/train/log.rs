@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     limits::MAX_LOG_BYTES,
     metrics::{Metric, Scores},
-    report::{EpochResult, RunResult},
+    results::{EpochResult, RunResult},
 };
 
 /// Where the steps and epochs of runs are shown and kept.

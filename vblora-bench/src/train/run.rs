@@ -20,7 +20,7 @@ use crate::{
     Result,
     metrics::Scores,
     recipes::{LearningRates, Recipe},
-    report::{RunResult, Stop},
+    results::{RunResult, Stop},
 };
 
 /// What the runs of a session share.
@@ -151,7 +151,7 @@ impl Run {
                 .method
                 .adapter(recipe)
                 .map_or("-".into(), |_| recipe.targets.clone()),
-            task: recipe.task,
+            task: recipe.task.clone(),
             seed: self.seed,
             epochs: Vec::new(),
             best: None,

@@ -27,14 +27,15 @@ use super::{
     learner::{Learner, Trained},
     model_hash::model_hash,
     objective::{Objective, Saving},
+    output::{Draw, Drawing, Output},
     run::{Prepared, Run},
 };
 use crate::{
     Error, Result,
     directory::{DirLock, clear_leftovers, is_file},
     recipes::Recipe,
-    record::{Header, Recorder},
-    report::{Results, RunResult, curves_svg, summary_table},
+    recordings::{Header, Recorder},
+    results::{Results, RunResult},
 };
 
 /// What a session is bound to; of a directory that has it the session's names are its own.
@@ -131,6 +132,7 @@ pub(super) struct Permissions {
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     path: &'a Path,
+    draw: Draw,
     recipe: &'a Recipe,
     permissions: Permissions,
     /// None where the directory is not there yet.
@@ -147,20 +149,21 @@ impl<'a> Claim<'a> {
     /// Another process has it; it holds a session and may neither go on with it nor remove it; the session there has another recipe;
     /// something is in the way that no session made.
     pub(super) fn new(
-        path: &'a Path,
+        out: &'a Output,
         recipe: &'a Recipe,
         permissions: Permissions,
     ) -> Result<Self> {
         let mut claim = Self {
-            path,
+            path: &out.dir,
+            draw: out.draw,
             recipe,
             permissions,
             lock: None,
             old: Layout::default(),
             is_resumed: false,
         };
-        if path.is_dir() {
-            claim.lock = Some(DirLock::take(path, LOCK)?);
+        if claim.path.is_dir() {
+            claim.lock = Some(DirLock::take(claim.path, LOCK)?);
             claim.look()?;
         }
         Ok(claim)
@@ -231,6 +234,7 @@ impl<'a> Claim<'a> {
     ) -> Result<RunDir> {
         let Self {
             path,
+            draw,
             recipe,
             permissions,
             lock,
@@ -239,12 +243,14 @@ impl<'a> Claim<'a> {
         } = self;
         let Some(lock) = lock else {
             std::fs::create_dir_all(path).map_err(|e| Error::write(path, e))?;
-            let claim = Self::new(path, recipe, permissions)?;
+            let out = Output::new(path, draw);
+            let claim = Claim::new(&out, recipe, permissions)?;
             return claim.enter(identity, settings, write_config);
         };
         let dir = RunDir {
             path: path.to_owned(),
             settings,
+            draw,
             is_resumed,
             record_every: None,
             lock,
@@ -266,7 +272,7 @@ impl<'a> Claim<'a> {
             }
         }
         match is_resumed {
-            true => dir.renew_report()?,
+            true => dir.renew_drawing()?,
             false => write_config(&dir)?,
         }
         Ok(dir)
@@ -297,7 +303,7 @@ fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
 /// | `log.jsonl` | every step and epoch |
 /// | `results.json`, `table.md`, `curves.svg` | the outcome |
 /// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
-/// | `selections/vblora-seedN.rec` | what VB-LoRA selected while it trained, if that was recorded ([`record`](crate::record)) |
+/// | `selections/vblora-seedN.rec` | what VB-LoRA selected while it trained, if that was recorded ([`recordings`](crate::recordings)) |
 /// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; of `full` a model's directory with configuration, tokenizer and side files; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
 ///
 /// The directory itself may be a symbolic link. Under these names in it a link is an error: what is written there would land elsewhere.
@@ -305,6 +311,8 @@ fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
 pub struct RunDir {
     path: PathBuf,
     settings: CheckpointSettings,
+    /// Makes table and picture of results.
+    draw: Draw,
     is_resumed: bool,
     /// The steps between recorded selections.
     record_every: Option<usize>,
@@ -359,9 +367,9 @@ impl RunDir {
     }
 
     /// Makes table and picture again, which a process that was killed may have left as they were before its last results.
-    fn renew_report(&self) -> Result<()> {
+    fn renew_drawing(&self) -> Result<()> {
         match self.path.join(RESULTS).exists() {
-            true => self.save_report(&Results::read(self.path.join(RESULTS))?),
+            true => self.save_drawing(&Results::read(self.path.join(RESULTS))?),
             false => Ok(()),
         }
     }
@@ -480,14 +488,15 @@ impl RunDir {
     /// A file cannot be written.
     pub fn save_results(&self, results: &Results) -> Result<()> {
         results.write(self.path.join(RESULTS))?;
-        self.save_report(results)
+        self.save_drawing(results)
     }
 
-    fn save_report(&self, results: &Results) -> Result<()> {
-        write_atomically(&self.path.join(TABLE), summary_table(results).as_bytes())?;
+    fn save_drawing(&self, results: &Results) -> Result<()> {
+        let Drawing { table, curves } = (self.draw)(results)?;
+        write_atomically(&self.path.join(TABLE), table.as_bytes())?;
         Ok(write_atomically(
             &self.path.join(CURVES),
-            curves_svg(results)?.as_bytes(),
+            curves.as_bytes(),
         )?)
     }
 

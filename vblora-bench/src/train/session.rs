@@ -1,11 +1,8 @@
 //! Many runs on one model and one task: methods times seeds.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use vblora::{backend::VbLoraBackend, storage::Bank};
@@ -17,6 +14,7 @@ use super::{
     log::StepLog,
     method::Method,
     objective::Objective,
+    output::Output,
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, Shape, Source},
@@ -25,7 +23,7 @@ use crate::{
     Error, Result,
     directory::DirLock,
     recipes::Recipe,
-    report::{Results, RunResult, Stop},
+    results::{Results, RunResult, Stop},
 };
 
 /// What a user asks for.
@@ -40,7 +38,7 @@ pub struct Session<S = DataSource> {
     /// The data.
     pub data: S,
     /// Where the outcome goes; nowhere without it.
-    pub out: Option<PathBuf>,
+    pub out: Option<Output>,
     /// Whether `out` may hold a run already.
     pub overwrite: bool,
     /// Whether the session in `out` goes on where it was interrupted or killed; without one there it starts.
@@ -54,6 +52,20 @@ pub struct Session<S = DataSource> {
     /// The command, for the record.
     pub command: String,
 }
+
+/// What a session leaves when it has ended.
+#[derive(Debug)]
+pub struct Ended<M> {
+    /// What its runs reached.
+    pub results: Results,
+    /// The pretrained model, as it was before.
+    pub base: M,
+    /// The lock of its directory, if it has one.
+    pub lock: Option<DirLock>,
+}
+
+/// A session that has ended on a backend.
+type EndedOn<B, S> = Ended<<<S as Source>::Objective<B> as Objective<B>>::Model>;
 
 impl<S: Source> Session<S> {
     /// The dry run, from the model's configuration alone: per method the sites, what would be trained and what stored.
@@ -104,7 +116,7 @@ impl<S: Source> Session<S> {
         self.run_counted::<B>(device, interrupted, Arc::default())
     }
 
-    /// [`run`](Self::run), with the lock of the directory `out`, for whoever goes on to read or write there.
+    /// [`run`](Self::run), with the model and the lock of the directory `out`, for whoever goes on with them.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -112,7 +124,7 @@ impl<S: Source> Session<S> {
         &self,
         device: &B::Device,
         interrupted: &AtomicBool,
-    ) -> Result<(Results, Option<DirLock>)> {
+    ) -> Result<EndedOn<B, S>> {
         self.run_all::<B>(device, interrupted, Arc::default())
     }
 
@@ -126,8 +138,7 @@ impl<S: Source> Session<S> {
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
     ) -> Result<Results> {
-        let (results, _) = self.run_all::<B>(device, interrupted, steps)?;
-        Ok(results)
+        Ok(self.run_all::<B>(device, interrupted, steps)?.results)
     }
 
     fn run_all<B: VbLoraBackend>(
@@ -135,11 +146,11 @@ impl<S: Source> Session<S> {
         device: &B::Device,
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
-    ) -> Result<(Results, Option<DirLock>)> {
+    ) -> Result<EndedOn<B, S>> {
         self.validate()?;
         self.plan()?;
         // What is wrong with the directory is known before anything is loaded.
-        let claim = self.out.as_deref().map(|dir| self.claim(dir)).transpose()?;
+        let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
         let enter = |claim| self.enter(claim, &prepared.identity, &backend);
@@ -169,7 +180,11 @@ impl<S: Source> Session<S> {
                 dir.save_results(&results(&reached))?;
             }
         }
-        Ok((results(&reached), dir.map(RunDir::into_lock)))
+        Ok(Ended {
+            results: results(&reached),
+            base: prepared.base,
+            lock: dir.map(RunDir::into_lock),
+        })
     }
 
     fn validate(&self) -> Result<()> {
@@ -206,7 +221,11 @@ impl<S: Source> Session<S> {
     fn check_past(&self, past: &[RunResult]) -> Result<()> {
         let other = |(part, expected, found)| {
             Err(Error::OtherRun {
-                place: self.out.clone().unwrap_or_default(),
+                place: self
+                    .out
+                    .as_ref()
+                    .map(|out| out.dir.clone())
+                    .unwrap_or_default(),
                 part,
                 expected,
                 found,
@@ -240,12 +259,12 @@ impl<S: Source> Session<S> {
     }
 
     /// The directory for the outcome, which is looked through and locked.
-    fn claim<'a>(&'a self, dir: &'a Path) -> Result<Claim<'a>> {
+    fn claim<'a>(&'a self, out: &'a Output) -> Result<Claim<'a>> {
         let permissions = Permissions {
             overwrite: self.overwrite,
             resume: self.resume,
         };
-        Claim::new(dir, &self.recipe, permissions)
+        Claim::new(out, &self.recipe, permissions)
     }
 
     /// The directory for the outcome, as a new one or with what it holds.

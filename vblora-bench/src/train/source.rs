@@ -88,7 +88,7 @@ impl DataSource {
     pub(crate) fn read(&self, recipe: &Recipe, name: SplitName) -> Result<Split> {
         match self {
             Self::Demo => demo::split(name),
-            Self::Directory(dir) => read_split(dir, recipe.task, name),
+            Self::Directory(dir) => read_split(dir, &recipe.task, name),
         }
     }
 }
@@ -112,7 +112,7 @@ impl Source for DataSource {
             layers: config.num_layers,
             width: config.hidden_size,
             parameters: config.parameters(),
-            head: vblora_models::head_parameters(config.hidden_size, recipe.task.labels()),
+            head: vblora_models::head_parameters(config.hidden_size, recipe.task.outputs()),
             sites: roberta::sites(&config),
             targets: roberta::targets(&recipe.targets)?,
         })

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     Error, Result,
-    record::{Header, Recorder},
-    report::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
+    recordings::{Header, Recorder},
+    results::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
     schedule::Schedule,
 };
 
@@ -211,7 +211,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let result = &mut self.progress.result;
         result.epochs.push(scores);
         result.last = result.epochs.last().map(EpochScores::from);
-        let best = best_epoch(&result.epochs, recipe.task.primary_metric());
+        let best = best_epoch(&result.epochs, recipe.task.primary_metric);
         result.best = best.map(EpochScores::from);
         let is_best = best.is_some_and(|best| best.epoch == epoch);
         let Some(dir) = self.dir.filter(|_| is_best) else {

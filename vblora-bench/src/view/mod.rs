@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     analysis::{Side, churn, dead, entropy, row_places, uses},
-    record::{Frame, Picks, Recording},
+    recordings::{Frame, Picks, Recording},
     report::as_html,
 };
 
@@ -134,7 +134,7 @@ fn rounded(number: f64) -> f64 {
 #[allow(clippy::print_stdout)]
 mod tests {
     use super::*;
-    use crate::record::tests::{file, frames, header, picks};
+    use crate::recordings::tests::{file, frames, header, picks};
 
     fn recording(run: &str) -> Recording {
         let of = |a: u32, b: u32| picks(2, &[a, b].repeat(12), &[204, 51].repeat(12));

@@ -47,7 +47,7 @@ fn config(dropout: f64) -> EncoderConfig {
 }
 
 pub(super) fn recipe() -> Recipe {
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     recipe.vblora = VbLoraConfig {
         bank: 12,
         vector_length: 8,

@@ -168,7 +168,7 @@ fn recipe(case: &serde_json::Value) -> Recipe {
             eps: float(&optimizer["eps"]),
         },
         clip_norm: 0.0,
-        ..Recipe::builtin(Size::Demo, Task::Demo).unwrap()
+        ..Recipe::builtin(Size::Demo, &Task::demo()).unwrap()
     }
 }
 

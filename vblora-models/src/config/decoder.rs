@@ -11,9 +11,9 @@ const SUPPORTED: &str = "\"gpt2\", \"llama\", \"mistral\" and \"gemma\"";
 /// Which model the settings belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecoderFamily {
-    /// GPT-2: learned positions, layer norms, a perceptron with GELU, query, key and value in one map.
+    /// GPT-2: learned positions, layer norms, a MLP with GELU, query, key and value in one map.
     Gpt2,
-    /// Llama (arXiv 2302.13971, 2307.09288): rotary positions, RMS norms, a gated perceptron.
+    /// Llama (arXiv 2302.13971, 2307.09288): rotary positions, RMS norms, a gated MLP.
     Llama,
     /// Mistral (arXiv 2310.06825): Llama with grouped queries and a sliding window.
     Mistral,
@@ -36,27 +36,27 @@ pub struct DecoderConfig {
     pub num_kv_heads: usize,
     /// Width of one head.
     pub head_size: usize,
-    /// Width inside the perceptron.
+    /// Width inside the MLP.
     pub intermediate_size: usize,
-    /// Rows of the word embedding.
+    /// Rows of the token embedding.
     pub vocab_size: usize,
     /// Tokens that a text can have.
     pub max_positions: usize,
     /// Added to the variance or mean square in every normalisation.
     pub norm_eps: f64,
-    /// The function of the perceptron, GPT-2's.
+    /// The function of the MLP, GPT-2's.
     pub activation: Activation,
-    /// The function of the perceptron's gate, all others'.
+    /// The function of the MLP's gate, all others'.
     pub gate: Gate,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
     /// Keys that a token sees at most, itself among them.
     pub window: Option<usize>,
-    /// Whether the head is the word embedding.
+    /// Whether the head is the token embedding.
     pub tied: bool,
     /// Whether the maps of the attention have biases (GPT-2's always have).
     pub attention_bias: bool,
-    /// Whether the maps of the perceptron have biases (GPT-2's always have).
+    /// Whether the maps of the MLP have biases (GPT-2's always have).
     pub mlp_bias: bool,
     /// Dropout probability of embeddings, in [0, 1).
     pub embedding_dropout: f64,
@@ -72,7 +72,7 @@ pub struct DecoderConfig {
     pub pad_token_id: Option<u32>,
     /// Standard deviation of fresh weights.
     pub initializer_range: f64,
-    /// What the weights of linear maps and the word tables are held and multiplied in; a setting of this program, not of `config.json`,
+    /// What the weights of linear maps and the token embeddings are held and multiplied in; a setting of this program, not of `config.json`,
     /// whose `dtype` is the file's.
     pub base_dtype: BaseDtype,
     /// Whether GPT-2's fused `c_attn` is three sites, `c_attn.q`, `c_attn.k` and `c_attn.v`, as the paper counts, or one, as PEFT has it; a
@@ -103,7 +103,7 @@ impl DecoderFamily {
         }
     }
 
-    /// Whether the head is the word embedding where a file does not say.
+    /// Whether the head is the token embedding where a file does not say.
     fn ties(self) -> bool {
         matches!(self, Self::Gpt2 | Self::Gemma)
     }
@@ -120,7 +120,11 @@ impl DecoderConfig {
         Self::from_json(&files.read(FILE)?, &files.describe(FILE))
     }
 
-    fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
+    /// Reads and checks the text of a `config.json`, as [`from_files`](Self::from_files) does; `file` is named in errors.
+    ///
+    /// # Errors
+    /// As [`from_files`](Self::from_files).
+    pub fn from_json(bytes: &[u8], file: &str) -> Result<Self> {
         let fields = Fields::parse(bytes, file)?;
         let model_type = fields.text("model_type")?;
         let mut families = DecoderFamily::ALL.into_iter();
@@ -458,7 +462,7 @@ impl Common {
     }
 }
 
-/// The token of padding. Transformers' word tables refuse one outside the vocabulary, counted from either end; GPT-2's does not look at it.
+/// The token of padding. Transformers' token embeddings refuse one outside the vocabulary, counted from either end; GPT-2's does not look at it.
 fn padding(family: DecoderFamily, fields: &Fields<'_>, vocab_size: usize) -> Result<Option<u32>> {
     let field = "pad_token_id";
     let Some(id) = fields.integer(field)? else {

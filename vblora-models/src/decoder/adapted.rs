@@ -7,7 +7,7 @@ use vblora::{
     storage::{HostAdapter, peft::PeftDirectory},
 };
 
-use super::{HEAD, HEAD_SITE, sites, words_name};
+use super::{HEAD, HEAD_SITE, embedding_name, sites};
 use crate::{DecoderConfig, DecoderFamily, Error, Result, SavedTensors};
 
 /// An adapter, checked against a model, and the model's configuration with it.
@@ -46,8 +46,8 @@ impl AdaptedConfig {
         let mut bound = found.bind(&known)?;
         let saved = SavedTensors::take(&mut bound, &*place)?;
         let words = match config.family {
-            DecoderFamily::Gpt2 => format!("transformer.{}", words_name(config.family)),
-            _ => format!("model.{}", words_name(config.family)),
+            DecoderFamily::Gpt2 => format!("transformer.{}", embedding_name(config.family)),
+            _ => format!("model.{}", embedding_name(config.family)),
         };
         let mut sizes = Vec::new();
         for name in [&*words, HEAD] {

@@ -1,9 +1,9 @@
-//! One token at a time over a memory of keys and values.
+//! One token at a time over a cache of keys and values.
 
 use burn::tensor::{Tensor, backend::Backend};
 use vblora::{Factors, backend::VbLoraBackend};
 
-use super::{CausalBatch, CausalInput, CausalLm, Side, memory::Memory};
+use super::{CausalBatch, CausalInput, CausalLm, Side, kv_cache::KvCache};
 use crate::{Error, Result, generate::NextToken};
 
 /// A model that reads prompts and goes on, with an adapter, none, or one for each row.
@@ -14,7 +14,7 @@ pub struct CachedLm<'a, B: Backend> {
     all: Factors<B>,
     /// Those of the rows at hand.
     factors: Factors<B>,
-    memory: Option<Memory<B>>,
+    cache: Option<KvCache<B>>,
     capacity: usize,
     device: B::Device,
 }
@@ -31,17 +31,17 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             model,
             all: factors.clone(),
             factors,
-            memory: None,
+            cache: None,
             capacity: capacity.min(model.config.max_positions),
             device: device.clone(),
         }
     }
 
-    /// Reads tokens behind those remembered; gives the scores after the last column.
+    /// Reads tokens behind those remembered; gives the logits after the last column.
     fn read(&mut self, batch: &CausalBatch) -> Result<Vec<f32>> {
-        let memory = self.memory.as_mut().expect("started");
-        let length = memory.filled + batch.columns;
-        let padding = memory.starts.iter().min().copied().unwrap_or(0);
+        let cache = self.cache.as_mut().expect("started");
+        let length = cache.filled + batch.columns;
+        let padding = cache.starts.iter().min().copied().unwrap_or(0);
         if length - padding > self.capacity {
             return Err(Error::TooLong {
                 length: length - padding,
@@ -49,25 +49,25 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             });
         }
         let config = &self.model.config;
-        let input = CausalInput::behind(memory.filled, batch, config, &self.device)?;
-        let hidden = self.model.run(&input, Some(memory), &self.factors, |_| ());
-        memory.filled = length;
+        let input = CausalInput::after(cache.filled, batch, config, &self.device)?;
+        let hidden = self.model.run(&input, Some(cache), &self.factors, |_| ());
+        cache.filled = length;
         let [n, t, d] = hidden.dims();
-        let scores = self
+        let logits = self
             .model
-            .adapted_scores(hidden.narrow(1, t - 1, 1).reshape([n, d]), &self.factors);
-        read_back(scores)
+            .adapted_logits(hidden.narrow(1, t - 1, 1).reshape([n, d]), &self.factors);
+        read_back(logits)
     }
 }
 
-fn read_back<B: VbLoraBackend>(scores: Tensor<B, 2>) -> Result<Vec<f32>> {
+fn read_back<B: VbLoraBackend>(logits: Tensor<B, 2>) -> Result<Vec<f32>> {
     let failed = |reason: String| {
         Error::from(vblora::Error::DeviceFailed {
             during: "generating".into(),
             reason,
         })
     };
-    let data = scores
+    let data = logits
         .try_into_data()
         .map_err(|e| failed(format!("{e:?}")))?;
     let values = data.convert::<f32>().into_vec();
@@ -93,7 +93,7 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
         let padding = starts.clone().max().unwrap_or(0);
         let config = &self.model.config;
         let width = config.num_kv_heads * config.head_size;
-        self.memory = Some(Memory::new(
+        self.cache = Some(KvCache::new(
             config.num_layers,
             starts.collect(),
             [self.capacity + padding, width],
@@ -104,13 +104,13 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let memory = self.memory.as_ref().expect("started");
-        let starts = memory.starts.iter().map(|&start| start as i64);
+        let cache = self.cache.as_ref().expect("started");
+        let starts = cache.starts.iter().map(|&start| start as i64);
         let batch = CausalBatch {
             ids: tokens.iter().map(|&id| i64::from(id)).collect(),
             positions: starts
                 .clone()
-                .map(|start| memory.filled as i64 - start)
+                .map(|start| cache.filled as i64 - start)
                 .collect(),
             first: starts.collect(),
             rows: tokens.len(),
@@ -120,12 +120,12 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
     }
 
     fn keep(&mut self, rows: &[usize]) -> Result<()> {
-        let memory = self.memory.as_mut().expect("started");
+        let cache = self.cache.as_mut().expect("started");
         // Beams that stay where they are.
-        if rows.iter().copied().eq(0..memory.starts.len()) {
+        if rows.iter().copied().eq(0..cache.starts.len()) {
             return Ok(());
         }
-        memory.keep(rows, &self.device)?;
+        cache.keep(rows, &self.device)?;
         self.factors = self.factors.of_rows(rows);
         Ok(())
     }

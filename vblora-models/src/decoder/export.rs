@@ -3,7 +3,7 @@
 use burn::tensor::backend::Backend;
 use vblora::{FrozenLinear, backend::VbLoraBackend};
 
-use super::{CausalLm, DecoderLayer, FinalNorm, HEAD, words_name};
+use super::{CausalLm, DecoderLayer, FinalNorm, HEAD, embedding_name};
 use crate::{DecoderFamily, FrozenLayerNorm, FrozenRmsNorm, HostTensor, upload::host_tensor};
 
 type Named = Vec<(String, HostTensor)>;
@@ -18,8 +18,8 @@ impl<B: VbLoraBackend> CausalLm<B> {
             DecoderFamily::Gpt2 => "transformer.",
             _ => "model.",
         };
-        let words = words_name(self.config.family);
-        let mut out = vec![(format!("{prefix}{words}"), self.words.host())];
+        let words = embedding_name(self.config.family);
+        let mut out = vec![(format!("{prefix}{words}"), self.embedding.host())];
         if let Some(positions) = &self.positions {
             out.push((format!("{prefix}wpe.weight"), host_tensor(positions.val())));
         }
@@ -50,11 +50,7 @@ fn of_layer<B: VbLoraBackend>(layer: &DecoderLayer<B>, index: usize, out: &mut N
                 &layer.attention_norm,
                 out,
             );
-            layer_norm(
-                &format!("transformer.h.{index}.ln_2"),
-                &layer.perceptron_norm,
-                out,
-            );
+            layer_norm(&format!("transformer.h.{index}.ln_2"), &layer.mlp_norm, out);
             layer
                 .linears()
                 .into_iter()
@@ -63,11 +59,7 @@ fn of_layer<B: VbLoraBackend>(layer: &DecoderLayer<B>, index: usize, out: &mut N
         DecoderLayer::Gated(layer) => {
             let name = |part: &str| format!("model.layers.{index}.{part}");
             rms_norm(&name("input_layernorm"), &layer.input_norm, out);
-            rms_norm(
-                &name("post_attention_layernorm"),
-                &layer.perceptron_norm,
-                out,
-            );
+            rms_norm(&name("post_attention_layernorm"), &layer.mlp_norm, out);
             layer
                 .linears()
                 .into_iter()

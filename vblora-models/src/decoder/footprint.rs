@@ -10,7 +10,7 @@ const F32: usize = 4;
 /// Memory of training, in bytes. What a backend's allocator, its kernels and a batch of token ids take comes on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
-    /// The frozen base: linear maps and word tables in its dtype, the rest in f32.
+    /// The frozen base: linear maps and token embeddings in its dtype, the rest in f32.
     pub base: usize,
     /// The adapter's parameters in f32.
     pub parameters: usize,
@@ -25,7 +25,7 @@ pub struct Footprint {
     /// What one block keeps, once more per token: with recomputation one block at a time.
     pub block_per_token: usize,
     /// Scores and their logarithms, per token with a label.
-    pub scores_per_token: usize,
+    pub logits_per_token: usize,
 }
 
 impl Footprint {
@@ -48,7 +48,7 @@ impl Footprint {
             kept_per_token: config.num_layers * block + ends,
             recomputed_per_token: F32 * d * (config.num_layers + 1) + ends,
             block_per_token: block,
-            scores_per_token: 2 * F32 * config.vocab_size,
+            logits_per_token: 2 * F32 * config.vocab_size,
         }
     }
 
@@ -59,7 +59,7 @@ impl Footprint {
             true => self.recomputed_per_token + self.block_per_token,
             false => self.kept_per_token,
         };
-        fixed + tokens * (per_token + self.scores_per_token)
+        fixed + tokens * (per_token + self.logits_per_token)
     }
 }
 
@@ -79,7 +79,7 @@ fn kept_by_block(config: &DecoderConfig, plan: &SitePlan, rank: usize, length: u
     let [q, kv] = [config.num_heads, config.num_kv_heads].map(|heads| heads * config.head_size);
     let attention = q + 2 * kv + config.num_heads * length;
     let norms = 2 * d;
-    let perceptron = match config.family {
+    let mlp = match config.family {
         DecoderFamily::Gpt2 => inner,
         _ => 2 * inner,
     };
@@ -91,7 +91,7 @@ fn kept_by_block(config: &DecoderConfig, plan: &SitePlan, rank: usize, length: u
         .collect();
     inputs.dedup();
     let inputs: usize = inputs.iter().map(|(_, values)| values).sum();
-    attention + norms + perceptron + inputs + narrow
+    attention + norms + mlp + inputs + narrow
 }
 
 /// What the map of this role reads.
@@ -100,7 +100,7 @@ fn input_of(role: &str) -> &'static str {
         "q_proj" | "k_proj" | "v_proj" | "c_attn" | "q" | "k" | "v" => "attention",
         "o_proj" => "attended",
         "c_proj" if role.starts_with("attn") => "attended",
-        "gate_proj" | "up_proj" | "c_fc" => "perceptron",
+        "gate_proj" | "up_proj" | "c_fc" => "mlp",
         _ => "inner",
     }
 }

@@ -1,4 +1,4 @@
-//! The block of Llama, Mistral and Gemma: attention with rotary positions and a gated perceptron, each behind a normalisation and added to
+//! The block of Llama, Mistral and Gemma: attention with rotary positions and a gated MLP, each behind a normalisation and added to
 //! its input.
 
 use burn::{
@@ -11,7 +11,7 @@ use vblora::{
     ops::{self, Gate},
 };
 
-use super::{input::Places, memory::LayerMemory, sites::layer_sites};
+use super::{input::Places, kv_cache::LayerCache, sites::layer_sites};
 use crate::{
     DecoderConfig, DecoderFamily, Result,
     parts::{Builder, FrozenRmsNorm},
@@ -32,7 +32,7 @@ pub struct GatedLayer<B: Backend> {
     /// `self_attn.o_proj`
     pub output: FrozenLinear<B>,
     /// `post_attention_layernorm`
-    pub perceptron_norm: FrozenRmsNorm<B>,
+    pub mlp_norm: FrozenRmsNorm<B>,
     /// `mlp.gate_proj`
     pub gate: FrozenLinear<B>,
     /// `mlp.up_proj`
@@ -69,7 +69,7 @@ impl<B: VbLoraBackend> GatedLayer<B> {
             FrozenRmsNorm::build(builder, &name, d, eps, offset)
         };
         let input_norm = norm(builder, "input_layernorm")?;
-        let perceptron_norm = norm(builder, "post_attention_layernorm")?;
+        let mlp_norm = norm(builder, "post_attention_layernorm")?;
         let sites = layer_sites(config, index);
         let mut maps = sites.iter().map(|site| {
             let stored = site.name.strip_prefix("model.").unwrap_or(&site.name);
@@ -85,7 +85,7 @@ impl<B: VbLoraBackend> GatedLayer<B> {
             key: key?,
             value: value?,
             output: output?,
-            perceptron_norm,
+            mlp_norm,
             gate: gate?,
             up: up?,
             down: down?,
@@ -133,13 +133,13 @@ impl<B: VbLoraBackend> GatedLayer<B> {
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        memory: Option<&mut LayerMemory<B>>,
+        cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
         let normal = self.input_norm.forward(x.clone());
-        let attended = self.attend(normal, places, memory, factors);
+        let attended = self.attend(normal, places, cache, factors);
         let x = x + self.output.forward(attended, factors);
-        let normal = self.perceptron_norm.forward(x.clone());
+        let normal = self.mlp_norm.forward(x.clone());
         let gate = self.gate.forward(normal.clone(), factors);
         let up = self.up.forward(normal, factors);
         let inner = ops::gated(gate, up, self.settings.gate);
@@ -150,7 +150,7 @@ impl<B: VbLoraBackend> GatedLayer<B> {
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        memory: Option<&mut LayerMemory<B>>,
+        cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
         let [q, k, v] =
@@ -167,6 +167,6 @@ impl<B: VbLoraBackend> GatedLayer<B> {
             dropout: None,
         };
         let p = self.settings.attention_dropout;
-        super::attend([q, k, v], places, memory, settings, (p, factors.noise()))
+        super::attend([q, k, v], places, cache, settings, (p, factors.noise()))
     }
 }

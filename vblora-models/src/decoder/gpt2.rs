@@ -1,4 +1,4 @@
-//! The block of GPT-2: attention and a perceptron, each behind a layer normalisation and added to its input after dropout.
+//! The block of GPT-2: attention and a MLP, each behind a layer normalisation and added to its input after dropout.
 
 use burn::{
     module::Module,
@@ -11,7 +11,7 @@ use vblora::{
     ops::GeluForm,
 };
 
-use super::{input::Places, memory::LayerMemory};
+use super::{input::Places, kv_cache::LayerCache};
 use crate::{
     Activation, DecoderConfig, HostTensor, Result,
     parts::{Builder, FrozenLayerNorm},
@@ -28,7 +28,7 @@ pub struct Gpt2Layer<B: Backend> {
     /// `attn.c_proj`
     pub attention_output: FrozenLinear<B>,
     /// `ln_2`
-    pub perceptron_norm: FrozenLayerNorm<B>,
+    pub mlp_norm: FrozenLayerNorm<B>,
     /// `mlp.c_fc`
     pub intermediate: FrozenLinear<B>,
     /// `mlp.c_proj`
@@ -61,7 +61,7 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
         let norm = |builder: &mut Builder<'_, B, S>, part: &str| {
             FrozenLayerNorm::build(builder, &name(part), d, eps)
         };
-        let (attention_norm, perceptron_norm) = (norm(builder, "ln_1")?, norm(builder, "ln_2")?);
+        let (attention_norm, mlp_norm) = (norm(builder, "ln_1")?, norm(builder, "ln_2")?);
         let qkv = fused(builder, &name("attn.c_attn"), d, config.split_qkv)?;
         let mut map = |part: &str, d_in, d_out| conv1d(builder, &name(part), d_in, d_out);
         let attention_output = map("attn.c_proj", d, d);
@@ -71,7 +71,7 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
             attention_norm,
             qkv,
             attention_output: attention_output?,
-            perceptron_norm,
+            mlp_norm,
             intermediate: intermediate?,
             output: output?,
             settings: Settings {
@@ -107,15 +107,15 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        memory: Option<&mut LayerMemory<B>>,
+        cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
         let (noise, p) = (factors.noise(), self.settings.residual_dropout);
         let normal = self.attention_norm.forward(x.clone());
-        let attended = self.attend(normal, places, memory, factors);
+        let attended = self.attend(normal, places, cache, factors);
         let attended = self.attention_output.forward(attended, factors);
         let x = x + dropout(attended, p, noise, "attn.c_proj");
-        let normal = self.perceptron_norm.forward(x.clone());
+        let normal = self.mlp_norm.forward(x.clone());
         let inner = self.intermediate.forward(normal, factors);
         let inner = match self.settings.activation {
             Activation::Gelu => self.output.forward_gelu(inner, GeluForm::Erf, factors),
@@ -129,7 +129,7 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        memory: Option<&mut LayerMemory<B>>,
+        cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
         let [_, _, d] = x.dims();
@@ -148,7 +148,7 @@ impl<B: VbLoraBackend> Gpt2Layer<B> {
             dropout: None,
         };
         let p = self.settings.attention_dropout;
-        super::attend(qkv, places, memory, settings, (p, factors.noise()))
+        super::attend(qkv, places, cache, settings, (p, factors.noise()))
     }
 }
 

@@ -38,11 +38,11 @@ impl<B: Backend> CausalInput<B> {
     /// # Errors
     /// A token outside the vocabulary, a text with more tokens than the model has positions for.
     pub fn new(batch: &CausalBatch, config: &DecoderConfig, device: &B::Device) -> Result<Self> {
-        Self::behind(0, batch, config, device)
+        Self::after(0, batch, config, device)
     }
 
-    /// [`new`](Self::new) for tokens that come behind `offset` columns of remembered ones, which `first` counts too.
-    pub(super) fn behind(
+    /// [`new`](Self::new) for tokens that come after `offset` columns of remembered ones, which `first` counts too.
+    pub(super) fn after(
         offset: usize,
         batch: &CausalBatch,
         config: &DecoderConfig,

@@ -6,7 +6,7 @@ use burn::{
 };
 use vblora::{Factors, FrozenLinear, backend::VbLoraBackend};
 
-use super::{gated::GatedLayer, gpt2::Gpt2Layer, input::Places, memory::LayerMemory};
+use super::{gated::GatedLayer, gpt2::Gpt2Layer, input::Places, kv_cache::LayerCache};
 use crate::{
     DecoderConfig, DecoderFamily, Result,
     parts::{Builder, FrozenLayerNorm, FrozenRmsNorm},
@@ -56,12 +56,12 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        memory: Option<&mut LayerMemory<B>>,
+        cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
         match self {
-            Self::Gpt2(layer) => layer.forward(x, places, memory, factors),
-            Self::Gated(layer) => layer.forward(x, places, memory, factors),
+            Self::Gpt2(layer) => layer.forward(x, places, cache, factors),
+            Self::Gated(layer) => layer.forward(x, places, cache, factors),
         }
     }
 }

@@ -8,8 +8,8 @@ mod footprint;
 mod gated;
 mod gpt2;
 mod input;
+mod kv_cache;
 mod layer;
-mod memory;
 mod recompute;
 mod sites;
 
@@ -36,11 +36,11 @@ pub use sites::{sites, targets};
 
 use self::{
     input::Places,
-    memory::{LayerMemory, Memory},
+    kv_cache::{KvCache, LayerCache},
 };
 use crate::{
     Checkpoint, DecoderConfig, DecoderFamily, LoadReport, Loader, ModelFiles, Result, SavedTensors,
-    parts::{Builder, WordTable, rows},
+    parts::{Builder, TokenEmbedding, rows},
     source::{RandomWeights, WeightSource},
     upload::{host_tensor, sync},
 };
@@ -49,15 +49,15 @@ use crate::{
 #[derive(Module, Debug)]
 pub struct CausalLm<B: Backend> {
     /// `[vocabulary, d]`
-    pub words: WordTable<B>,
+    pub embedding: TokenEmbedding<B>,
     /// `[positions, d]`, GPT-2's.
     pub positions: Option<Param<Tensor<B, 2>>>,
     /// The blocks.
     pub layers: Vec<DecoderLayer<B>>,
     /// The normalisation behind them.
     pub norm: FinalNorm<B>,
-    /// The head, `[vocabulary, d]`; the word table where there is none.
-    pub head: Option<WordTable<B>>,
+    /// The head, `[vocabulary, d]`; the token embedding where there is none.
+    pub head: Option<TokenEmbedding<B>>,
     #[module(skip)]
     config: DecoderConfig,
 }
@@ -101,8 +101,8 @@ impl<B: VbLoraBackend> CausalLm<B> {
             _ => ("model.", "norm.weight"),
         };
         let checkpoint = Checkpoint::open(files)?;
-        let words = words_name(config.family);
-        // A file may hold the word table under the head's name alone; the last norm then tells the prefix.
+        let words = embedding_name(config.family);
+        // A file may hold the token embedding under the head's name alone; the last norm then tells the prefix.
         let probe = match checkpoint.names().any(|name| name.ends_with(words)) {
             true => words,
             false => norm,
@@ -137,12 +137,12 @@ impl<B: VbLoraBackend> CausalLm<B> {
         config.base_dtype.check::<B>(device)?;
         let mut builder = Builder::<B, S>::new(source, config.base_dtype, device);
         let (shape, dtype) = ([config.vocab_size, config.hidden_size], config.base_dtype);
-        let name = words_name(config.family);
+        let name = embedding_name(config.family);
         let values = builder.source.take(name, shape);
-        let words = WordTable::build(&mut builder, name, values, dtype);
+        let embedding = TokenEmbedding::build(&mut builder, name, values, dtype);
         let head = (!config.tied).then(|| {
             let values = builder.source.take_at_root(HEAD, shape);
-            WordTable::build(&mut builder, HEAD, values, dtype)
+            TokenEmbedding::build(&mut builder, HEAD, values, dtype)
         });
         let positions = (config.family == DecoderFamily::Gpt2)
             .then(|| builder.frozen("wpe.weight", [config.max_positions, config.hidden_size]));
@@ -152,7 +152,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
             .collect();
         let norm = FinalNorm::build(&mut builder, &config);
         Ok(Self {
-            words: words?,
+            embedding: embedding?,
             positions: positions.transpose()?,
             layers: layers.into_iter().collect::<Result<_>>()?,
             norm: norm?,
@@ -193,15 +193,15 @@ impl<B: VbLoraBackend> CausalLm<B> {
     fn run(
         &self,
         input: &CausalInput<B>,
-        mut memory: Option<&mut Memory<B>>,
+        mut cache: Option<&mut KvCache<B>>,
         factors: &Factors<B>,
         mut see: impl FnMut(&Tensor<B, 3>),
     ) -> Tensor<B, 3> {
         let mut x = self.embed(input, factors);
         for (index, layer) in self.layers.iter().enumerate() {
             see(&x);
-            let memory = memory.as_mut().map(|memory| &mut memory.layers[index]);
-            x = layer.forward(x, &input.places, memory, &of_layer(factors, index));
+            let cache = cache.as_mut().map(|cache| &mut cache.layers[index]);
+            x = layer.forward(x, &input.places, cache, &of_layer(factors, index));
         }
         let x = self.norm.forward(x);
         see(&x);
@@ -209,7 +209,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
     }
 
     fn embed(&self, input: &CausalInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
-        let words = self.words.look_up(&input.ids);
+        let words = self.embedding.look_up(&input.ids);
         let x = match (&self.positions, &input.places.positions) {
             (Some(table), Some(positions)) => words + rows(table.val(), positions.clone()),
             _ if self.config.family == DecoderFamily::Gemma => {
@@ -225,29 +225,29 @@ impl<B: VbLoraBackend> CausalLm<B> {
         )
     }
 
-    /// The scores of the next token.
+    /// The logits of the next token.
     ///
     /// # Shapes
     /// - hidden: `[m, d]`, of [`forward`](Self::forward); output: `[m, vocabulary]`
-    pub fn scores(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
-        self.head_table().scores(hidden)
+    pub fn logits(&self, hidden: Tensor<B, 2>) -> Tensor<B, 2> {
+        self.head_table().logits(hidden)
     }
 
-    /// [`scores`](Self::scores) of an adapter that may be on the head too. On a tied head it leaves the word table as it is.
+    /// [`logits`](Self::logits) of an adapter that may be on the head too. On a tied head it leaves the token embedding as it is.
     ///
     /// # Shapes
-    /// - as in [`scores`](Self::scores), m being the rows of a multi-adapter batch
-    pub fn adapted_scores(&self, hidden: Tensor<B, 2>, factors: &Factors<B>) -> Tensor<B, 2> {
+    /// - as in [`logits`](Self::logits), m being the rows of a multi-adapter batch
+    pub fn adapted_logits(&self, hidden: Tensor<B, 2>, factors: &Factors<B>) -> Tensor<B, 2> {
         let update = factors.update(HEAD_SITE, hidden.clone());
-        let scores = self.scores(hidden);
+        let logits = self.logits(hidden);
         match update {
-            Some(update) => scores + update,
-            None => scores,
+            Some(update) => logits + update,
+            None => logits,
         }
     }
 
-    fn head_table(&self) -> &WordTable<B> {
-        self.head.as_ref().unwrap_or(&self.words)
+    fn head_table(&self) -> &TokenEmbedding<B> {
+        self.head.as_ref().unwrap_or(&self.embedding)
     }
 
     /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit, and what
@@ -288,7 +288,7 @@ const HEAD: &str = "lm_head.weight";
 /// The head as a site, which only an adapter that was made elsewhere is on.
 const HEAD_SITE: &str = "lm_head";
 
-fn words_name(family: DecoderFamily) -> &'static str {
+fn embedding_name(family: DecoderFamily) -> &'static str {
     match family {
         DecoderFamily::Gpt2 => "wte.weight",
         _ => "embed_tokens.weight",
@@ -316,16 +316,16 @@ fn of_layer<B: Backend>(factors: &Factors<B>, index: usize) -> Factors<B> {
     }
 }
 
-/// Attention over a memory, or over the tokens' own keys without one, with dropout where there is noise.
+/// Attention over a cache, or over the tokens' own keys without one, with dropout where there is noise.
 fn attend<B: VbLoraBackend>(
     [q, k, v]: [Tensor<B, 3>; 3],
     places: &Places<B>,
-    memory: Option<&mut LayerMemory<B>>,
+    cache: Option<&mut LayerCache<B>>,
     settings: CausalSettings,
     (p, noise): (f64, Option<Noise>),
 ) -> Tensor<B, 3> {
-    let [k, v] = match memory {
-        Some(memory) => memory.append([k, v], places.offset),
+    let [k, v] = match cache {
+        Some(cache) => cache.append([k, v], places.offset),
         None => [k, v],
     };
     let dropout = noise

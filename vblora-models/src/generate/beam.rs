@@ -4,7 +4,7 @@ use crate::Result;
 
 use super::rows::check;
 use super::stop::{Ended, Stops};
-use super::{BeamSearch, EarlyStopping, Generated, NextToken, OnStep, Step, scores};
+use super::{BeamSearch, EarlyStopping, Generated, NextToken, OnStep, Step, logits};
 
 /// A sequence that goes on.
 struct Beam {
@@ -63,17 +63,17 @@ pub(super) fn search(
     };
     let mut rows: Vec<Search<'_>> = prompts.iter().enumerate().map(new).collect();
     let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
-    let mut all_scores = model.start(prompts)?;
+    let mut all_logits = model.start(prompts)?;
     loop {
         // Which row of the model's batch each beam goes on from, and with what.
         let (mut parents, mut tokens) = (Vec::new(), Vec::new());
-        let mut rest = all_scores.as_mut_slice();
+        let mut rest = all_logits.as_mut_slice();
         let mut first = 0;
         for row in &mut rows {
             let beams = row.beams.len();
-            let (scores, behind) = rest.split_at_mut(beams * model.vocabulary());
+            let (logits, behind) = rest.split_at_mut(beams * model.vocabulary());
             rest = behind;
-            match row.advance(scores)? {
+            match row.advance(logits)? {
                 Advance::Goes(on) => {
                     parents.extend(on.iter().map(|parent| first + parent));
                     tokens.extend(row.beams.iter().filter_map(|beam| beam.tokens.last()));
@@ -89,7 +89,7 @@ pub(super) fn search(
         if !parents.iter().copied().eq(0..first) {
             model.keep(&parents)?;
         }
-        all_scores = model.step(&tokens)?;
+        all_logits = model.step(&tokens)?;
     }
 }
 
@@ -103,8 +103,8 @@ enum Advance {
 
 impl Search<'_> {
     /// One step: the best candidates become finished sequences and beams.
-    fn advance(&mut self, scores: &mut [f32]) -> Result<Advance> {
-        let candidates = self.candidates(scores)?;
+    fn advance(&mut self, logits: &mut [f32]) -> Result<Advance> {
+        let candidates = self.candidates(logits)?;
         let mut parents = Vec::with_capacity(self.settings.beams);
         let mut beams = Vec::with_capacity(self.settings.beams);
         for (rank, candidate) in candidates.into_iter().enumerate() {
@@ -136,18 +136,18 @@ impl Search<'_> {
     }
 
     /// The best continuations of all beams together, best first: so many that enough are left to go on with when every stop token is among them.
-    fn candidates(&self, scores: &mut [f32]) -> Result<Vec<Candidate>> {
+    fn candidates(&self, logits: &mut [f32]) -> Result<Vec<Candidate>> {
         let wanted = (1 + self.stops.tokens()).max(2) * self.settings.beams;
-        let vocabulary = scores.len() / self.beams.len();
+        let vocabulary = logits.len() / self.beams.len();
         let mut all = Vec::new();
-        let of_beams = scores.chunks_exact_mut(vocabulary);
-        for (parent, (beam, scores)) in self.beams.iter().zip(of_beams).enumerate() {
-            check(scores, self.number, beam.tokens.len() - self.prompt)?;
-            let log_probability = scores::log_softmax(scores);
+        let of_beams = logits.chunks_exact_mut(vocabulary);
+        for (parent, (beam, logits)) in self.beams.iter().zip(of_beams).enumerate() {
+            check(logits, self.number, beam.tokens.len() - self.prompt)?;
+            let log_probability = logits::log_softmax(logits);
             let config = self.stops.config;
-            scores::ban(scores, &beam.tokens, self.prompt, config);
-            let penalty = scores::penalty(&beam.tokens, config.repetition_penalty);
-            let possible = (0..).zip(scores.iter().copied());
+            logits::ban(logits, &beam.tokens, self.prompt, config);
+            let penalty = logits::penalty(&beam.tokens, config.repetition_penalty);
+            let possible = (0..).zip(logits.iter().copied());
             all.extend(
                 possible
                     .filter(|(_, score)| *score > f32::NEG_INFINITY)

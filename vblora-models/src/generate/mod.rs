@@ -4,8 +4,8 @@
 
 mod beam;
 mod config;
+mod logits;
 mod rows;
-mod scores;
 mod stop;
 mod text;
 
@@ -21,9 +21,9 @@ pub use crate::config::GenerationDefaults;
 use crate::{Error, Result, TextTokenizer};
 use stop::Stops;
 
-/// What generation asks of a model: the scores of the next token of every row, step by step, over a memory of the tokens before.
+/// What generation asks of a model: the logits of the next token of every row, step by step, over a memory of the tokens before.
 pub trait NextToken {
-    /// Scores per row.
+    /// Logits per row.
     fn vocabulary(&self) -> usize;
 
     /// The most tokens that a row can have, prompt and generated together.
@@ -32,7 +32,7 @@ pub trait NextToken {
     /// Forgets everything and reads prompts, of any lengths over 0.
     ///
     /// # Shapes
-    /// - output: `[prompts, vocabulary]`, the scores of each row's next token
+    /// - output: `[prompts, vocabulary]`, the logits of each row's next token
     ///
     /// # Errors
     /// A prompt that is empty or longer than [`capacity`](Self::capacity); a device that failed.
@@ -57,7 +57,7 @@ pub trait NextToken {
 /// A new token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Number of its row, which is that of its prompt.
+    /// Index of the prompt that this row continues.
     pub row: usize,
     /// The token.
     pub token: u32,
@@ -87,7 +87,7 @@ type OnStep<'a> = dyn FnMut(Step) -> Result<ControlFlow<()>> + 'a;
 /// # Errors
 /// Settings out of range, or stop strings, which need [`generate_text`]; an empty or too long prompt ([`Error::EmptyText`],
 /// [`Error::PromptTooLong`]) or one with a token that the model does not know ([`Error::NoSuchToken`]); a model that fails,
-/// or scores that are NaN or infinity ([`Error::Scores`]).
+/// or logits that are NaN or infinity ([`Error::Logits`]).
 pub fn generate(
     model: &mut impl NextToken,
     prompts: &[&[u32]],

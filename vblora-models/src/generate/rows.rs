@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use crate::{Error, Result};
 
 use super::stop::{Ended, Stops};
-use super::{Decoding, Generated, NextToken, OnStep, Step, scores};
+use super::{Decoding, Generated, NextToken, OnStep, Step, logits};
 
 /// A row that goes on.
 struct Row {
@@ -26,12 +26,12 @@ pub(super) fn decode(
 ) -> Result<Vec<Generated>> {
     let mut rows: Vec<Row> = prompts.iter().enumerate().map(Row::new).collect();
     let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
-    let mut all_scores = model.start(prompts)?;
+    let mut all_logits = model.start(prompts)?;
     loop {
         let mut staying = Vec::with_capacity(rows.len());
-        let scores_of_rows = all_scores.chunks_exact_mut(model.vocabulary());
-        for (at, (row, scores)) in rows.iter_mut().zip(scores_of_rows).enumerate() {
-            match row.advance(scores, stops, on_step)? {
+        let logits_of_rows = all_logits.chunks_exact_mut(model.vocabulary());
+        for (at, (row, logits)) in rows.iter_mut().zip(logits_of_rows).enumerate() {
+            match row.advance(logits, stops, on_step)? {
                 None => staying.push(at),
                 Some(ended) => results[row.number] = Some(row.take(ended)),
             }
@@ -48,7 +48,7 @@ pub(super) fn decode(
             .filter_map(|row| row.tokens.last())
             .copied()
             .collect();
-        all_scores = model.step(&last)?;
+        all_logits = model.step(&last)?;
     }
 }
 
@@ -64,17 +64,17 @@ impl Row {
     /// Chooses and appends the next token; says why the row ends, if it does.
     fn advance(
         &mut self,
-        scores: &mut [f32],
+        logits: &mut [f32],
         stops: &Stops<'_>,
         on_step: &mut OnStep<'_>,
     ) -> Result<Option<Ended>> {
         let step = self.tokens.len() - self.prompt;
-        check(scores, self.number, step)?;
-        scores::penalise(scores, &self.tokens, stops.config.repetition_penalty);
-        scores::ban(scores, &self.tokens, self.prompt, stops.config);
+        check(logits, self.number, step)?;
+        logits::penalise(logits, &self.tokens, stops.config.repetition_penalty);
+        logits::ban(logits, &self.tokens, self.prompt, stops.config);
         let choice = match &stops.config.decoding {
-            Decoding::Sample(sampling) => sampling.draw(scores, self.number, step),
-            _ => scores::best(scores),
+            Decoding::Sample(sampling) => sampling.draw(logits, self.number, step),
+            _ => logits::best(logits),
         };
         let Some(token) = choice else {
             return Ok(Some(Ended::NothingLeft));
@@ -96,11 +96,11 @@ impl Row {
     }
 }
 
-/// Refuses scores that are no numbers. Minus infinity is one: a token that cannot come.
-pub(super) fn check(scores: &[f32], row: usize, step: usize) -> Result<()> {
+/// Refuses logits that are no numbers. Minus infinity is one: a token that cannot come.
+pub(super) fn check(logits: &[f32], row: usize, step: usize) -> Result<()> {
     let wrong = |score: &&f32| score.is_nan() || **score == f32::INFINITY;
-    match scores.iter().find(wrong) {
+    match logits.iter().find(wrong) {
         None => Ok(()),
-        Some(&score) => Err(Error::Scores { row, step, score }),
+        Some(&logit) => Err(Error::Logits { row, step, logit }),
     }
 }

@@ -37,15 +37,28 @@ pub(super) struct Hub {
 
 /// Downloads what is not in the cache yet, with the user's settings: `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME`, `HF_HUB_CACHE`, `HF_HUB_OFFLINE`.
 pub(super) fn download(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
-    let hub = Hub::from_env().map_err(|problem| Error::Hub {
+    Hub::with_users_settings(model, revision)?.download(model, revision)
+}
+
+/// As [`download`], but of `config.json` alone.
+pub(super) fn download_config(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+    Hub::with_users_settings(model, revision)?.download_config(model, revision)
+}
+
+fn failure(model: &str, revision: Option<&str>, problem: String) -> Error {
+    Error::Hub {
         model: model.to_owned(),
         revision: revision.unwrap_or(DEFAULT_REVISION).to_owned(),
         problem,
-    })?;
-    hub.download(model, revision)
+    }
 }
 
 impl Hub {
+    /// The hub with the user's settings, for this model.
+    fn with_users_settings(model: &str, revision: Option<&str>) -> Result<Self> {
+        Self::from_env().map_err(|problem| failure(model, revision, problem))
+    }
+
     fn from_env() -> std::result::Result<Self, String> {
         let cache = Cache::from_env().ok_or("no home directory for the cache; set HF_HOME")?;
         let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -65,15 +78,8 @@ impl Hub {
     }
 
     fn download(&self, model: &str, revision: Option<&str>) -> Result<ModelFiles> {
-        let revision = revision.unwrap_or(DEFAULT_REVISION);
-        let failed = |problem: String| Error::Hub {
-            model: model.to_owned(),
-            revision: revision.to_owned(),
-            problem,
-        };
-        let repository = self.repository(model, revision).map_err(failed)?;
-        repository.get(CONFIG).map_err(|cause| failed(cause.text))?;
-        repository.snapshot.remember(revision).map_err(failed)?;
+        let failed = |problem: String| failure(model, revision, problem);
+        let repository = self.described(model, revision)?;
         repository.get_one_of(&TOKENIZERS).map_err(failed)?;
         // The weights come last: with them in the cache, whatever is not there is not on the hub either, and no network is needed.
         if !repository.has_one_of(&WEIGHTS) {
@@ -87,6 +93,21 @@ impl Hub {
             }
         }
         Ok(files.of_hub(model, &repository.snapshot.commit))
+    }
+
+    fn download_config(&self, model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+        let snapshot = self.described(model, revision)?.snapshot;
+        Ok(ModelFiles::open(&snapshot.dir)?.of_hub(model, &snapshot.commit))
+    }
+
+    /// The commit's files, `config.json` being in the cache.
+    fn described(&self, model: &str, revision: Option<&str>) -> Result<Repository<'_>> {
+        let failed = |problem: String| failure(model, revision, problem);
+        let name = revision.unwrap_or(DEFAULT_REVISION);
+        let repository = self.repository(model, name).map_err(failed)?;
+        repository.get(CONFIG).map_err(|cause| failed(cause.text))?;
+        repository.snapshot.remember(name).map_err(failed)?;
+        Ok(repository)
     }
 
     /// The commit that a revision stands for: the one in the cache, or else the hub's.

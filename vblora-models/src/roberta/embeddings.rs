@@ -9,7 +9,7 @@ use vblora::{Factors, backend::VbLoraBackend};
 use super::input::EncoderInput;
 use crate::{
     BaseDtype, EncoderConfig, Result,
-    parts::{Builder, FrozenLayerNorm, WordTable, rows},
+    parts::{Builder, FrozenLayerNorm, TokenEmbedding, rows},
     source::WeightSource,
 };
 
@@ -17,7 +17,7 @@ use crate::{
 #[derive(Module, Debug)]
 pub struct Embeddings<B: Backend> {
     /// `[vocabulary, d]`
-    pub word: WordTable<B>,
+    pub word: TokenEmbedding<B>,
     /// `[positions, d]`
     pub position: Param<Tensor<B, 2>>,
     /// `[types, d]`
@@ -37,7 +37,7 @@ impl<B: VbLoraBackend> Embeddings<B> {
         let name = "embeddings.word_embeddings.weight";
         let word = builder.source.take(name, [config.vocab_size, d]);
         Ok(Self {
-            word: WordTable::build(builder, name, word, BaseDtype::F32)?,
+            word: TokenEmbedding::build(builder, name, word, BaseDtype::F32)?,
             position: builder.frozen(
                 "embeddings.position_embeddings.weight",
                 [config.max_positions, d],

@@ -1,4 +1,4 @@
-//! One encoder layer: self-attention and a two-layer perceptron, each followed by dropout, the residual sum and a normalisation.
+//! One encoder layer: self-attention and a two-layer MLP, each followed by dropout, the residual sum and a normalisation.
 
 use burn::{
     module::Module,

@@ -84,7 +84,7 @@ impl Loader {
         Self { saved, ..self }
     }
 
-    /// What a model's head is, by the tensors: whether it is its word table. `said` is what the configuration says, `words` and `head` are
+    /// What a model's head is, by the tensors: whether it is its token embedding. `said` is what the configuration says, `words` and `head` are
     /// the names of the two tables, the head's without a prefix. Tensors that stand for both, or for one another, are then read so.
     ///
     /// As in transformers 5 a file that holds the two with different values has two, and one that holds either has one. As in PEFT a table

@@ -88,7 +88,7 @@ fn scores_that_are_no_numbers_are_named_with_row_and_step() {
                 &[vec![1], vec![2]],
                 &config,
             );
-            assert_eq!(found, format!("row 1: a score of new token 0 is {name}"));
+            assert_eq!(found, format!("row 1: a logit of new token 0 is {name}"));
         }
     }
 }

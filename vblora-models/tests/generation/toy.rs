@@ -50,7 +50,7 @@ impl Toy {
         }
     }
 
-    fn scores(&mut self) -> Vec<f32> {
+    fn logits(&mut self) -> Vec<f32> {
         self.batches.push(self.rows.len());
         let (vocabulary, score) = (self.vocabulary as u32, self.score);
         let of_row = |row: &Vec<u32>| {
@@ -73,7 +73,7 @@ impl NextToken for Toy {
 
     fn start(&mut self, prompts: &[&[u32]]) -> Result<Vec<f32>> {
         self.rows = prompts.iter().map(|prompt| prompt.to_vec()).collect();
-        Ok(self.scores())
+        Ok(self.logits())
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
@@ -82,7 +82,7 @@ impl NextToken for Toy {
             row.push(token);
             assert!(row.len() < self.capacity, "a full row has no next token");
         }
-        Ok(self.scores())
+        Ok(self.logits())
     }
 
     fn keep(&mut self, rows: &[usize]) -> Result<()> {

@@ -176,7 +176,7 @@ fn last<B: VbLoraBackend>(
     .unwrap();
     let hidden = model.forward(&input, factors);
     let [_, t, d] = hidden.dims();
-    values(model.scores(hidden.narrow(1, t - 1, 1).reshape([1, d])))
+    values(model.logits(hidden.narrow(1, t - 1, 1).reshape([1, d])))
 }
 
 /// Prompts of three lengths, five more tokens each, rows that change places and one that ends: the scores of each text by itself.
@@ -360,7 +360,7 @@ pub(crate) fn recomputed_blocks_give_the_same_gradients<B: VbLoraBackend>(device
         let input = CausalInput::new(&batch, model.config(), device).unwrap();
         let loss = |hidden: Tensor<Ad<B>, 3>| {
             let [n, t, d] = hidden.dims();
-            model.scores(hidden.reshape([n * t, d])).square().mean()
+            model.logits(hidden.reshape([n * t, d])).square().mean()
         };
         for noise in [None, Some(Noise::new(3, 1, 0))] {
             let gradients = |recompute: bool| {
@@ -374,7 +374,7 @@ pub(crate) fn recomputed_blocks_give_the_same_gradients<B: VbLoraBackend>(device
                 } else {
                     let loss = loss(model.forward(&input, &factors));
                     let mut grads = loss.backward();
-                    assert!(model.words.pieces[0].val().grad(&grads).is_none());
+                    assert!(model.embedding.pieces[0].val().grad(&grads).is_none());
                     step.collect(&mut grads);
                     loss.inner()
                 };

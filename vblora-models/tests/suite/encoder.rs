@@ -287,7 +287,7 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         assert_eq!(difference, 0.0, "{borders:?}");
         assert_eq!(pieces.tensors(), whole.tensors(), "{borders:?}");
         let x = whole.embeddings.position.val();
-        let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word.scores(x.clone()));
+        let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word.logits(x.clone()));
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert!(difference < alike(1e-6), "{borders:?}: {difference}");
     }

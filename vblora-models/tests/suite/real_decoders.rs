@@ -78,7 +78,7 @@ fn likely<B: VbLoraBackend>(model: &CausalLm<B>, ids: &[u32], device: &B::Device
     let input = CausalInput::new(&batch, model.config(), device).unwrap();
     let hidden = model.forward(&input, &Factors::none());
     let [_, t, d] = hidden.dims();
-    log_softmax(model.scores(hidden.reshape([t, d])))
+    log_softmax(model.logits(hidden.reshape([t, d])))
 }
 
 fn mean_nll<B: VbLoraBackend>(model: &CausalLm<B>, ids: &[u32], device: &B::Device) -> f64 {

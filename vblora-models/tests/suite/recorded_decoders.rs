@@ -194,7 +194,7 @@ fn nll<B: VbLoraBackend>(scores: Tensor<B, 2>, at: &Labelled) -> Tensor<B, 1> {
 
 fn scores<B: VbLoraBackend>(model: &CausalLm<B>, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
     let [n, t, d] = hidden.dims();
-    model.scores(hidden.reshape([n * t, d]))
+    model.logits(hidden.reshape([n * t, d]))
 }
 
 fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
@@ -394,7 +394,7 @@ fn check_greedy<B: VbLoraBackend>(
         let input = CausalInput::new(&batch, model.config(), device).unwrap();
         let hidden = model.forward(&input, factors);
         let [_, t, d] = hidden.dims();
-        let last = model.scores(hidden.narrow(1, t - 1, 1).reshape([1, d]));
+        let last = model.logits(hidden.narrow(1, t - 1, 1).reshape([1, d]));
         assert_largest("without one", &values(last), token);
     }
 }

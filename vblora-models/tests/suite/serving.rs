@@ -15,7 +15,7 @@ use vblora_models::{
 use super::tiny::{FAMILIES, adapter, batch, model, texts};
 use crate::support::{alike, assert_close, products, values};
 
-/// LoRA on the perceptrons alone, large enough to matter.
+/// LoRA on the MLPs alone, large enough to matter.
 fn lora<B: VbLoraBackend>(model: &Roberta<B>) -> HostAdapter {
     let rule = Targets::suffixes(["intermediate.dense", "output.dense"]);
     let plan = rule.select(&model.sites()).unwrap();

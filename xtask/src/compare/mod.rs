@@ -13,6 +13,7 @@ use vblora::{
     backend::{BackendJob, BackendKind, VbLoraBackend},
     storage::write_atomically,
 };
+use vblora_bench::commands::progress;
 use vblora_bench::program::say;
 
 use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
@@ -20,10 +21,7 @@ pub(crate) use self::{
     ours::encoder_step,
     work::{Pass, Shape},
 };
-use crate::{
-    memory::{self, Peak},
-    progress,
-};
+use crate::memory::{self, Peak};
 
 /// Times works against PyTorch with PEFT: same shapes, threads and dtype, in alternation, with random weights.
 #[derive(Args)]

@@ -150,7 +150,7 @@ impl<B: VbLoraBackend> Ours<B> {
         };
         let plan = decoder::targets(targets)?.select(&base.sites())?;
         let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, &self.device)?;
-        let recipe = Recipe::builtin(Size::Base, GlueTask::Mrpc)?;
+        let recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
         let trained = Trained::Adapter(Box::new(adapter));
         let learner = Learner::new(&base, trained, PhantomData, &recipe, 1, &self.device);
         Ok(Job::CausalStep(Box::new((learner, batch, 0))))
@@ -191,7 +191,7 @@ impl<B: VbLoraBackend> Job<B> {
             Self::Score(job) => {
                 let hidden = job.0.forward(&job.1, &Factors::none());
                 let [n, t, d] = hidden.dims();
-                drop(job.0.scores(hidden.reshape([n * t, d])));
+                drop(job.0.logits(hidden.reshape([n * t, d])));
             }
             Self::CausalStep(job) => {
                 let (learner, batch, step) = &mut **job;
@@ -219,7 +219,7 @@ pub(crate) fn encoder_step<B: VbLoraBackend>(
         .ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
     let plan = roberta::targets(targets)?.select(&base.sites())?;
     let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, device)?;
-    let mut recipe = Recipe::builtin(Size::Base, GlueTask::Mrpc)?;
+    let mut recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
     recipe.head.dropout = 0.0;
     let d = base.config().hidden_size;
     let head = ClassificationHead::init(d, 2, 0.0, HeadInit::Normal(0.02), 1, device);

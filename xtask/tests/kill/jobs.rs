@@ -18,8 +18,9 @@ use vblora::{
 use vblora_bench::{
     demo,
     recipes::{Recipe, Size},
+    report::draw,
     tasks::{Label, SplitName, Task},
-    train::{CheckpointSettings, DataSource, Method, Session},
+    train::{CheckpointSettings, DataSource, Method, Output, Session},
 };
 use vblora_models::{EncoderConfig, Roberta, SaveDtype, roberta, save_tensors};
 
@@ -174,7 +175,7 @@ fn data(dir: &Path) {
         let split = demo::split(name).unwrap();
         let line = |e: &vblora_bench::tasks::Example| match e.label {
             Label::Class(class) => format!("x\t{class}\t\t{}\n", e.a),
-            Label::Score(_) => unreachable!("the task has classes"),
+            Label::Value(_) => unreachable!("the task has classes"),
         };
         let text: String = split.examples[..rows].iter().map(line).collect();
         std::fs::write(dir.join(format!("demo/{}.tsv", name.name())), text).unwrap();
@@ -182,7 +183,7 @@ fn data(dir: &Path) {
 }
 
 fn train(place: &Path, interrupted: &AtomicBool) -> Result<(), String> {
-    let mut recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     (recipe.epochs, recipe.batch, recipe.max_length) = (1, 4, 8);
     recipe.vblora.bank = 12;
     let session = Session {
@@ -190,7 +191,7 @@ fn train(place: &Path, interrupted: &AtomicBool) -> Result<(), String> {
         methods: vec![Method::VbLora, Method::Head],
         files: demo::model_files(),
         data: DataSource::Directory(place.join("in/data")),
-        out: Some(place.join("work/out")),
+        out: Some(Output::new(place.join("work/out"), draw)),
         overwrite: false,
         resume: true,
         checkpoints: CheckpointSettings {

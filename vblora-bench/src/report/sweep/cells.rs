@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     metrics::Metric,
-    report::{RunResult, Spread},
+    results::{RunResult, Spread},
     sweep::{Layout, Plan, PlannedRun, Record, RunConfig, Store},
 };
 
@@ -191,7 +191,7 @@ impl<'a> Cells<'a> {
 
 impl<'a> Cell<'a> {
     pub(super) fn metric(&self) -> Metric {
-        self.run.config.recipe.task.primary_metric()
+        self.run.config.recipe.task.primary_metric
     }
 
     /// Of the best epochs, over seeds.

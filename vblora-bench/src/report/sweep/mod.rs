@@ -3,6 +3,7 @@
 mod cells;
 mod notes;
 mod page;
+mod plan;
 mod published;
 mod scores;
 mod tables;
@@ -12,6 +13,7 @@ mod tests;
 use std::path::Path;
 
 pub use page::{Figure, Page};
+pub use plan::plan_table;
 
 use self::{cells::Cells, page::Block, published::Published};
 use crate::{
@@ -32,9 +34,7 @@ pub fn sweep_report(dir: &Path) -> Result<Page> {
     let store = Store::open(dir)?;
     let plans = store.plans()?;
     if plans.is_empty() {
-        return Err(failed(
-            "it holds no sweep; cargo xtask sweep makes one".into(),
-        ));
+        return Err(failed("it holds no sweep; vblora sweep makes one".into()));
     }
     let mut tables = Vec::new();
     for plan in &plans {

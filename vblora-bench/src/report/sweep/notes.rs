@@ -70,7 +70,7 @@ fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<Str
     let mut differing: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut beside: Vec<String> = Vec::new();
     for config in configs {
-        let (task, paper) = paper(size, config.recipe.task);
+        let (task, paper) = paper(size, &config.recipe.task);
         if task != config.recipe.task {
             beside.push(format!(
                 "{}, which stands beside the paper's {task}",
@@ -114,12 +114,12 @@ fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<Str
 }
 
 /// The paper's recipe of a task; for a task that it does not have, CoLA's.
-fn paper(size: Size, task: Task) -> (Task, Recipe) {
-    let own = Recipe::builtin(size, task).map(|recipe| (task, recipe));
+fn paper(size: Size, task: &Task) -> (Task, Recipe) {
+    let own = Recipe::builtin(size, task).map(|recipe| (task.clone(), recipe));
     own.unwrap_or_else(|_| {
-        let recipe = Recipe::builtin(size, Task::Cola);
+        let recipe = Recipe::builtin(size, &Task::cola());
         (
-            Task::Cola,
+            Task::cola(),
             recipe.expect("a test reads the built-in recipes"),
         )
     })

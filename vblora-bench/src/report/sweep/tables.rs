@@ -6,7 +6,8 @@ use super::{
     published::Published,
 };
 use crate::{
-    report::{Spread, human_bytes, numbers::grouped},
+    report::{human_bytes, numbers::grouped},
+    results::Spread,
     sweep::{PairedTest, duration},
 };
 

@@ -120,7 +120,7 @@ fn a_table_has_ours_beside_the_papers_and_the_best_in_bold() {
 fn tasks_are_averaged_where_a_row_has_them_all() {
     let mut sweep = Sweep::whole();
     let mut other = record("x", "vblora", 1, &[0.9]);
-    other.config.recipe.task = Task::Sst2;
+    other.config.recipe.task = Task::sst2();
     other.config.recipe.epochs = 30;
     sweep.planned(&other);
     sweep.store.add(other).unwrap();
@@ -203,7 +203,7 @@ fn what_is_not_the_papers_setting_is_said() {
     );
     let mut sweep = Sweep::new();
     let mut demo = record("d", "vblora", 1, &[0.5]);
-    demo.config.recipe = Recipe::builtin(Size::Demo, Task::Demo).unwrap();
+    demo.config.recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     sweep.planned(&demo);
     sweep.store.add(demo).unwrap();
     let text = sweep.report().unwrap().markdown();
@@ -235,7 +235,7 @@ fn runs_that_do_not_go_together_are_refused_by_name() {
     sweep.plan.tables.get_mut("t").unwrap().columns = "seed".into();
     sweep.plan.tables.get_mut("t").unwrap().paper = None;
     let mut other = record("y", "vblora", 1, &[0.5]);
-    other.config.recipe.task = Task::Rte;
+    other.config.recipe.task = Task::rte();
     other.config.recipe.targets = "qv".into();
     sweep.planned(&other);
     let error = sweep.error();

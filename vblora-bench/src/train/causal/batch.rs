@@ -18,7 +18,7 @@ pub struct TextBatch {
 }
 
 impl EncodedTexts {
-    /// Puts texts into a batch. Each row is a list of texts, padded behind to the longest row; `pad_id` is never seen nor predicted.
+    /// Puts texts into a batch. Each row is a list of texts, padded at its end to the longest row; `pad_id` is never seen nor predicted.
     pub fn batch(&self, rows: &[Vec<usize>], pad_id: u32) -> TextBatch {
         let texts = |row: &Vec<usize>| row.iter().map(|&i| &self.texts[i]).collect::<Vec<_>>();
         let rows: Vec<_> = rows.iter().map(texts).collect();

@@ -60,7 +60,7 @@ impl Encoding<'_> {
     }
 
     /// Encodes the texts. Prompt and response are one text ([`TextTokenizer::encode_continued`]), as generation has them. A response that
-    /// ends with a token that ends texts gets no other, and blanks behind that token are left out.
+    /// ends with a token that ends texts gets no other, and blanks after that token are left out.
     ///
     /// # Errors
     /// A text that is too long, where that is to be refused; none that is left; a maximum that leaves no room.
@@ -117,9 +117,9 @@ impl Encoding<'_> {
     fn ended(&self, response: &[u32]) -> Result<Vec<u32>> {
         let is_end = |id: &u32| *id == self.end || self.tokenizer.is_end(*id);
         if let Some(at) = response.iter().rposition(is_end) {
-            let (text, behind) = response.split_at(at + 1);
-            let behind = self.tokenizer.decode_with_special_tokens(behind)?;
-            if behind.trim().is_empty() {
+            let (text, after) = response.split_at(at + 1);
+            let after = self.tokenizer.decode_with_special_tokens(after)?;
+            if after.trim().is_empty() {
                 return Ok(text.to_vec());
             }
         }
@@ -221,7 +221,7 @@ pub(super) mod tests {
 
     pub(in crate::train::causal) const END: u32 = 2;
 
-    /// The bundled tokenizer, which puts `<s>` (0) in front and `</s>` (2) behind.
+    /// The bundled tokenizer, which puts `<s>` (0) in front and `</s>` (2) after it.
     pub(in crate::train::causal) fn tokenizer() -> TextTokenizer {
         TextTokenizer::from_files(&demo::model_files()).unwrap()
     }

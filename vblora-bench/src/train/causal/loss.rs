@@ -7,14 +7,14 @@ use vblora::{backend::VbLoraBackend, ops::log_softmax};
 /// target's weight is spread evenly over the vocabulary.
 ///
 /// # Shapes
-/// - scores: `[m, vocabulary]`, one row per target; output: `[1]`
+/// - logits: `[m, vocabulary]`, one row per target; output: `[1]`
 pub fn token_loss<B: VbLoraBackend>(
-    scores: Tensor<B, 2>,
+    logits: Tensor<B, 2>,
     targets: &[i32],
     smoothing: f64,
 ) -> Tensor<B, 1> {
-    let device = scores.device();
-    let log = log_softmax(scores);
+    let device = logits.device();
+    let log = log_softmax(logits);
     let targets = ints::<B>(targets, &device).unsqueeze_dim(1);
     let nll = log.clone().gather(1, targets).mean().neg();
     match smoothing {

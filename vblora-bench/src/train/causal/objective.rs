@@ -26,7 +26,7 @@ use crate::{
     train::{Graph, Learner, Objective, Saving, Trained, order},
 };
 
-/// Predicted tokens that are scored at once in an evaluation: with a vocabulary of 50,000, 50 MB of scores.
+/// Predicted tokens whose logits are computed at once in an evaluation: with a vocabulary of 50,000, 50 MB of them.
 const SCORED: usize = 256;
 
 /// The mean negative log-likelihood of the tokens to be predicted.
@@ -105,8 +105,8 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         ) = (learner.base(), learner.objective());
         let input = CausalInput::new(&batch.inputs, base.config(), &learner.device)?;
         let loss = |hidden| {
-            let scores = base.scores(chosen(hidden, &batch.places));
-            token_loss(scores, &batch.targets, *smoothing).mul_scalar(share)
+            let logits = base.logits(chosen(hidden, &batch.places));
+            token_loss(logits, &batch.targets, *smoothing).mul_scalar(share)
         };
         if *recompute {
             return Ok(base.recompute(&input, factors, loss, collect));
@@ -136,8 +136,8 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
                 .chunks(SCORED)
                 .zip(batch.targets.chunks(SCORED));
             for (places, targets) in pieces {
-                let scores = base.scores(chosen(hidden.clone(), places));
-                let mean = token_loss(scores, targets, 0.0)
+                let logits = base.logits(chosen(hidden.clone(), places));
+                let mean = token_loss(logits, targets, 0.0)
                     .into_data()
                     .convert::<f32>();
                 let mean = mean.into_vec::<f32>().expect("converted to f32")[0];

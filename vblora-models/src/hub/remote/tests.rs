@@ -262,6 +262,27 @@ fn a_whole_model_is_downloaded_once_and_then_needs_no_network() {
 }
 
 #[test]
+fn a_configuration_is_downloaded_alone_and_counts_for_the_whole_model() {
+    let served = serve(model());
+    let cache = tempfile::tempdir().unwrap();
+    let hub = hub(&served.address, cache.path());
+    let files = hub.download_config("owner/model", None).unwrap();
+    assert_eq!(files.name(), format!("owner/model@{COMMIT}"));
+    assert_eq!(&*files.read("config.json").unwrap(), b"{\"a\": 1}");
+    assert!(!files.contains("model.safetensors") && !files.contains("tokenizer.json"));
+    let asked = || served.asked.lock().unwrap().clone();
+    let configs = || {
+        let asked = asked().into_iter();
+        asked.filter(|path| path.contains("/config.json ")).count()
+    };
+    let before = configs();
+    assert!(!asked().iter().any(|path| path.contains("safetensors")));
+    let whole = hub.download("owner/model", None).unwrap();
+    assert!(whole.contains("model.safetensors"));
+    assert_eq!(configs(), before);
+}
+
+#[test]
 fn absent_models_and_files_are_named() {
     let cache = tempfile::tempdir().unwrap();
     let error = hub(&serve(vec![]).address, cache.path()).download("no/model", None);

@@ -1,0 +1,50 @@
+//! Generates text with a GPT-2, Llama, Mistral or Gemma, with or without an adapter, as it grows on the terminal.
+//!
+//! ```text
+//! cargo run --release --example generate -- --model DIR --prompt "Once upon a time"
+//! cargo run --release --example generate -- --model DIR --adapter ADAPTER --chat --prompt "What is the capital of France?"
+//! cargo run --release --example generate --features cuda -- --backend cuda --base-dtype bf16 --model DIR --temperature 0.7 --top-p 0.9 --prompt ...
+//! ```
+//!
+//! This is `vblora generate` in a program of its own; `many_adapters.rs` generates by hand.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use vblora_bench::{
+    commands::generate,
+    program::{exit_code, parse, start_logging},
+};
+
+#[global_allocator]
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
+
+/// Generate text with a causal language model and an adapter.
+#[derive(Debug, Parser)]
+#[command(
+    name = "generate",
+    before_help = "\
+cargo run --release --example generate -- --model bundled:llama --prompt Once
+cargo run --release --example generate -- --model DIR --adapter ADAPTER --prompt Once"
+)]
+struct CommandLine {
+    #[command(flatten)]
+    generate: generate::Arguments,
+}
+
+fn main() -> ExitCode {
+    start_logging();
+    let arguments: CommandLine = match parse(CommandLine::command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match generate::run(&arguments.generate) {
+        // Not the plain code: a signal, or a full disk behind standard output, decides first.
+        Ok(code) => exit_code(code),
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! An adapter out of whatever the user points at.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use vblora::{
+    AdapterConfig, Error, Site, StoredVbLora,
+    storage::{
+        Bank, HostAdapter,
+        peft::{PeftAdapter, PeftDirectory, PeftMethod},
+    },
+};
+
+use vblora_bench::commands::config::ModelConfig;
+
+/// The file that shows a PEFT directory.
+const ADAPTER: &str = "adapter_config.json";
+
+/// Where an adapter is.
+#[derive(Args, Clone)]
+pub(crate) struct Place {
+    /// A PEFT directory or a compact file
+    pub(crate) path: PathBuf,
+    /// The file with the bank, for a compact file that holds codes alone
+    #[arg(long, alias = "bank", value_name = "FILE")]
+    pub(crate) bank_file: Option<PathBuf>,
+    /// The start of the sites' names in a PEFT directory, such as "roberta."; compact files leave it out
+    #[arg(long, default_value = "", value_name = "TEXT")]
+    pub(crate) prefix: String,
+    /// The model, for VeRA: its files do not say how wide the inputs of its maps are
+    #[arg(long, value_name = "DIR|HUB_ID|FILE")]
+    pub(crate) model: Option<PathBuf>,
+}
+
+/// An adapter and how it lay on the disk.
+pub(crate) struct Opened {
+    pub(crate) form: &'static str,
+    pub(crate) adapter: PeftAdapter,
+    /// Rank and scale of each site of a LoRA where they differ; the adapter has them all at the largest rank.
+    pub(crate) patterned: Option<Vec<(usize, f64)>>,
+}
+
+impl Place {
+    pub(crate) fn open(&self) -> Result<Opened> {
+        if self.path.is_dir() {
+            return self.open_directory();
+        }
+        let (form, adapter) = match &self.bank_file {
+            Some(bank) => (
+                "compact file, codes alone",
+                StoredVbLora::load_codes(&self.path, &Bank::load(bank)?)?,
+            ),
+            None => ("compact file", StoredVbLora::load(&self.path)?),
+        };
+        let adapter = PeftAdapter {
+            prefix: self.prefix.clone(),
+            ..PeftAdapter::new(HostAdapter::TopK(adapter))
+        };
+        Ok(Opened {
+            form,
+            adapter,
+            patterned: None,
+        })
+    }
+
+    fn open_directory(&self) -> Result<Opened> {
+        if let Some(reason) = why_no_adapter(&self.path) {
+            return Err(wrong(&self.path, reason).into());
+        }
+        let found = PeftDirectory::open(&self.path)?;
+        let adapter = match (&found.config().method, &self.model) {
+            (PeftMethod::Vera(_), Some(model)) => {
+                found.bind(&ModelConfig::find(model, None)?.sites())?
+            }
+            (PeftMethod::Vera(_), None) => {
+                let reason = "VeRA, whose files do not say how wide the inputs of its maps are; --model does";
+                return Err(wrong(&self.path, reason).into());
+            }
+            _ => PeftAdapter {
+                prefix: self.prefix.clone(),
+                ..found.bind(&self.named(found.sites())?)?
+            },
+        };
+        let form = match &adapter.adapter {
+            HostAdapter::VbLora(_) => "PEFT directory, all logits",
+            HostAdapter::TopK(_) => "PEFT directory, codes only",
+            HostAdapter::Lora(_) | HostAdapter::Vera(_) => "PEFT directory",
+        };
+        Ok(Opened {
+            form,
+            adapter,
+            patterned: found.patterned(),
+        })
+    }
+
+    /// A directory's modules without the prefix.
+    fn named(&self, modules: &[Site]) -> Result<Vec<Site>> {
+        let modules = modules.iter();
+        modules
+            .map(|site| match site.name.strip_prefix(&self.prefix) {
+                Some(name) if !name.is_empty() => Ok(Site::new(name, site.d_in, site.d_out)),
+                _ => Err(wrong(
+                    &self.path,
+                    format!(
+                        "module {:?} does not begin with --prefix {:?}",
+                        site.name, self.prefix
+                    ),
+                )
+                .into()),
+            })
+            .collect()
+    }
+}
+
+/// Why there is no adapter in a directory that a session made or a model lies in; nothing about others.
+fn why_no_adapter(dir: &Path) -> Option<String> {
+    let has = |name: &str| dir.join(name).is_file();
+    if has(ADAPTER) {
+        return None;
+    }
+    if has("head.safetensors") {
+        return Some(
+            "no adapter: the run trained the head alone, which is in head.safetensors".into(),
+        );
+    }
+    if has("model.safetensors") {
+        return Some("no adapter: it is a whole model, in model.safetensors".into());
+    }
+    (has("config.toml") || has("results.json")).then(|| match adapters_in(dir).as_slice() {
+        [] => {
+            "no adapter: it is the directory of a session, and no run of it has an adapter".into()
+        }
+        runs => format!(
+            "no adapter: it is the directory of a session, whose runs have theirs in {}",
+            runs.join(", ")
+        ),
+    })
+}
+
+/// The folders of a directory that hold an adapter each, by name.
+fn adapters_in(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let runs = entries.filter(|entry| entry.path().join(ADAPTER).is_file());
+    let mut names: Vec<_> = runs
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// The adapter's method and settings.
+pub(crate) fn config(adapter: &HostAdapter) -> AdapterConfig {
+    match adapter {
+        HostAdapter::VbLora(adapter) => AdapterConfig::VbLora(adapter.settings().config().clone()),
+        HostAdapter::TopK(adapter) => AdapterConfig::VbLora(adapter.settings().config().clone()),
+        HostAdapter::Lora(adapter) => AdapterConfig::Lora(adapter.settings().config().clone()),
+        HostAdapter::Vera(adapter) => AdapterConfig::Vera(adapter.settings().config().clone()),
+    }
+}
+
+/// A report as JSON.
+pub(crate) fn json(report: &impl Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(report);
+    Ok(text?)
+}
+
+/// Something wrong with a file or directory.
+pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
+    Error::Format {
+        path: path.to_owned(),
+        reason: reason.into(),
+    }
+}

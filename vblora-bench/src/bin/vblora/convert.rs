@@ -1,0 +1,167 @@
+//! `vblora convert`: one form of an adapter into another.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use vblora::{
+    Error, StoredVbLora,
+    count::thousands,
+    storage::{
+        HostAdapter, Loss, MAX_RECIPE_BYTES, Precision, Precisions, peft::PeftAdapter, read_text,
+    },
+};
+
+use crate::adapter::{Place, wrong};
+
+/// Write an adapter in another form; the original stays
+#[derive(Args)]
+#[command(before_help = "\
+vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --bank-precision 8bits --weight-precision 8bits --without-modules
+vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// The directory or file to write
+    to: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    form: Form,
+    /// The bank's precision in a compact file
+    #[arg(long, value_enum, default_value = "f32")]
+    bank_precision: Bits,
+    /// The weights' precision in a compact file
+    #[arg(long, value_enum, default_value = "f32")]
+    weight_precision: Bits,
+    /// Write a compact file although it has no place for the tensors of modules_to_save
+    #[arg(long)]
+    without_modules: bool,
+    /// A text for the compact file to carry, such as a run's config.toml: how the adapter was made
+    #[arg(long, value_name = "FILE")]
+    recipe: Option<PathBuf>,
+    /// Write over what is there already
+    #[arg(long)]
+    overwrite: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Form {
+    /// A PEFT directory with all logits, to train on
+    PeftFull,
+    /// A PEFT directory with codes only
+    PeftTopk,
+    /// A PEFT directory of plain LoRA with the same factors
+    PeftLora,
+    /// A compact file
+    Compact,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Bits {
+    F32,
+    F16,
+    #[value(name = "8bits")]
+    Bits8,
+}
+
+impl From<Bits> for Precision {
+    fn from(bits: Bits) -> Self {
+        match bits {
+            Bits::F32 => Self::F32,
+            Bits::F16 => Self::F16,
+            Bits::Bits8 => Self::Bits8,
+        }
+    }
+}
+
+/// Whether a path that is there leads to an adapter, or to one of the files that it is read from.
+fn is_of(path: &Path, adapter: &Path) -> bool {
+    let (Ok(path), Ok(adapter)) = (path.canonicalize(), adapter.canonicalize()) else {
+        return false;
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path == adapter || path.parent() == Some(&adapter) && name.starts_with("adapter_")
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let (from, to) = (&arguments.place.path, &arguments.to);
+    if to.exists() && !arguments.overwrite {
+        return Err(wrong(to, "is there already; --overwrite writes over it").into());
+    }
+    if is_of(to, from) {
+        return Err(wrong(to, "the adapter itself: the original stays").into());
+    }
+    let found = arguments.place.open()?.adapter;
+    let stored = || {
+        let stored = found.adapter.store();
+        stored.ok_or_else(|| wrong(from, "not VB-LoRA: no bank and no codes"))
+    };
+    let write = |adapter: HostAdapter| {
+        PeftAdapter {
+            adapter,
+            ..found.clone()
+        }
+        .write(to)
+    };
+    let mut lost = String::new();
+    match arguments.form {
+        Form::PeftFull => match &found.adapter {
+            HostAdapter::VbLora(_) => write(found.adapter.clone())?,
+            _ => {
+                return Err(
+                    wrong(from, "no logits in it: they are not stored in this form").into(),
+                );
+            }
+        },
+        Form::PeftTopk => write(HostAdapter::TopK(stored()?))?,
+        Form::PeftLora => write(HostAdapter::Lora(found.adapter.to_lora()))?,
+        Form::Compact => {
+            if !found.saved.is_empty() && !arguments.without_modules {
+                return Err(wrong(
+                    from,
+                    format!(
+                        "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
+                        found.saved.len()
+                    ),
+                )
+                .into());
+            }
+            let loss = compact(&stored()?, to, arguments)?;
+            lost = format!(
+                "largest change of a factor's entry: {:.1e} (largest entry: {:.1e})\n",
+                loss.largest_change, loss.largest_entry
+            );
+        }
+    }
+    let bytes = thousands(size(to) as usize);
+    Ok(format!(
+        "{lost}{} -> {}: {bytes} bytes",
+        from.display(),
+        to.display()
+    ))
+}
+
+fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> Result<Loss> {
+    let precisions = Precisions {
+        bank: arguments.bank_precision.into(),
+        weights: arguments.weight_precision.into(),
+    };
+    let Some(path) = &arguments.recipe else {
+        return Ok(stored.save_as(to, precisions)?);
+    };
+    let recipe = read_text(path, MAX_RECIPE_BYTES as u64).map_err(|cause| Error::Io {
+        path: path.clone(),
+        cause,
+    })?;
+    let described = stored.clone().with_recipe(Some(recipe))?;
+    Ok(described.save_as(to, precisions)?)
+}
+
+/// Bytes of a file, or of a directory's files.
+fn size(path: &Path) -> u64 {
+    let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+    match std::fs::read_dir(path) {
+        Ok(entries) => entries.flatten().map(|entry| bytes(&entry.path())).sum(),
+        Err(_) => bytes(path),
+    }
+}

@@ -1,0 +1,165 @@
+//! `vblora inspect`: what is in this file or directory.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use clap::Args;
+use serde::Serialize;
+use vblora::{
+    AdapterConfig, Site, StoredVbLora,
+    count::{Count, lora},
+    storage::{HostAdapter, sites_sha256},
+};
+
+use crate::adapter::{Place, config, json};
+
+/// Show what is in an adapter's directory or file
+///
+/// That is its method, sites, counts and bytes, and how the bank is used.
+#[derive(Args)]
+#[command(before_help = "\
+vblora inspect runs/mrpc/vblora-seed1
+vblora inspect runs/mrpc/vblora-seed1/compact.safetensors --json")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    place: Place,
+    /// Print one JSON object in place of a text
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    form: &'static str,
+    method: AdapterConfig,
+    sites: &'a [Site],
+    /// `[rank, scale]` of each site, where rank_pattern or alpha_pattern give them different ones.
+    patterned: Option<&'a [(usize, f64)]>,
+    count: Count,
+    bank: Option<BankUse>,
+    saved: Vec<(&'a str, &'a [usize])>,
+    base_model: Option<&'a str>,
+    base_sha256: String,
+    recipe: Option<&'a str>,
+}
+
+/// How much of the bank the codes use.
+#[derive(Serialize)]
+struct BankUse {
+    vectors: usize,
+    /// Vectors that at least one sub-vector mixes.
+    used: usize,
+    /// Sub-vectors that mix the most used vector, of all.
+    most_used_by: usize,
+    sub_vectors: usize,
+    /// The mean of the largest weight: 1 / k mixes evenly, 1 picks one vector.
+    mean_first_weight: f64,
+    largest_entry: f32,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let opened = arguments.place.open()?;
+    let adapter = &opened.adapter;
+    let (method, plan) = (config(&adapter.adapter), adapter.adapter.plan());
+    let report = Report {
+        form: opened.form,
+        count: match &opened.patterned {
+            Some(own) => patterned_count(plan.sites(), own),
+            None => method.count(plan)?,
+        },
+        patterned: opened.patterned.as_deref(),
+        sites: plan.sites(),
+        bank: adapter.adapter.store().as_ref().map(BankUse::of),
+        saved: adapter
+            .saved
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
+            .collect(),
+        base_model: adapter.base_model.as_deref(),
+        base_sha256: sites_sha256(plan.sites()),
+        recipe: match &adapter.adapter {
+            HostAdapter::TopK(stored) => stored.recipe(),
+            _ => None,
+        },
+        method,
+    };
+    if arguments.json {
+        return json(&report);
+    }
+    let mut lines = vec![
+        format!("{}: {}", arguments.place.path.display(), report.form),
+        report
+            .method
+            .describe_counted(plan, report.count)
+            .trim_end()
+            .to_owned(),
+    ];
+    lines.extend(report.patterned.map(by_rank));
+    lines.extend(report.bank.as_ref().map(|bank| {
+        format!(
+            "  bank: {} of {} vectors used, the most used one by {} of {} sub-vectors; mean first weight {:.3}; entries up to {:.3e}",
+            bank.used,
+            bank.vectors,
+            bank.most_used_by,
+            bank.sub_vectors,
+            bank.mean_first_weight,
+            bank.largest_entry
+        )
+    }));
+    let saved = report.saved.iter();
+    lines.extend(saved.map(|(name, shape)| format!("  beside it: {name} {shape:?}")));
+    lines.extend(report.base_model.map(|base| format!("  base: {base}")));
+    lines.push(format!(
+        "  names and shapes: SHA-256 {}",
+        report.base_sha256
+    ));
+    let recipe = report.recipe.into_iter().flat_map(str::lines);
+    lines.extend(recipe.map(|line| format!("  recipe: {line}")));
+    Ok(lines.join("\n"))
+}
+
+/// What sites of different ranks train and store.
+fn patterned_count(sites: &[Site], own: &[(usize, f64)]) -> Count {
+    let counts = sites
+        .iter()
+        .zip(own)
+        .map(|(site, (rank, _))| lora(*rank, [(site.d_in, site.d_out)]));
+    counts.fold(lora(0, []), |sum, count| sum + count)
+}
+
+/// How many sites have which rank and scale.
+fn by_rank(own: &[(usize, f64)]) -> String {
+    let mut sites = BTreeMap::new();
+    for (rank, scale) in own {
+        // As text, for floats have no order.
+        *sites.entry((rank, scale.to_string())).or_insert(0) += 1;
+    }
+    let sites = sites.into_iter();
+    let groups = sites.map(|((rank, scale), n)| format!("rank {rank}, scale {scale} x {n}"));
+    format!(
+        "  by rank_pattern and alpha_pattern: {}; read as one rank and scale",
+        groups.collect::<Vec<_>>().join("; ")
+    )
+}
+
+impl BankUse {
+    fn of(stored: &StoredVbLora) -> Self {
+        let (config, codes) = (stored.settings().config(), stored.codes());
+        let mut uses = vec![0; config.bank];
+        for &index in &codes.indices {
+            uses[index as usize] += 1;
+        }
+        let weights = codes.full_weights();
+        let largest = |row: &[f32]| f64::from(row.iter().copied().fold(0.0, f32::max));
+        let largest = weights.chunks_exact(codes.topk).map(largest);
+        let sub_vectors = stored.settings().sub_vectors();
+        Self {
+            vectors: config.bank,
+            used: uses.iter().filter(|&&n| n > 0).count(),
+            most_used_by: uses.iter().copied().max().unwrap_or(0),
+            sub_vectors,
+            mean_first_weight: largest.sum::<f64>() / sub_vectors.max(1) as f64,
+            largest_entry: stored.bank().iter().fold(0.0, |m, v| v.abs().max(m)),
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! `vblora`: trains and uses adapters, looks into their files, and repeats experiments.
+//!
+//! This file parses and dispatches; each subcommand has a file of its own, here or in `vblora_bench::commands`. Exit status: 0, 1 where
+//! something went wrong, 2 for a wrong command line, and 128 and its number after a signal.
+
+#![forbid(unsafe_code)]
+
+mod adapter;
+mod completions;
+mod convert;
+mod diff;
+mod forms;
+mod help;
+mod inspect;
+mod merge;
+mod plan;
+mod search;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use vblora_bench::{
+    commands::{figures, generate, report, sweep, train, view},
+    program::{complain, exit_code, parse, say, start_logging},
+};
+
+#[global_allocator]
+static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
+
+/// Fine-tunes transformers with VB-LoRA and other adapters, and works with what comes of it.
+#[derive(Parser)]
+#[command(name = "vblora", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Completions(completions::Arguments),
+    Convert(convert::Arguments),
+    Diff(diff::Arguments),
+    Figures(figures::Arguments),
+    Generate(generate::Arguments),
+    Inspect(inspect::Arguments),
+    Merge(merge::Arguments),
+    Plan(plan::Arguments),
+    Report(report::Arguments),
+    Sweep(sweep::Arguments),
+    #[command(name = sweep::WORKER, hide = true)]
+    SweepWorker(sweep::WorkerArguments),
+    Train(Box<train::Arguments>),
+    View(view::Arguments),
+}
+
+fn main() -> ExitCode {
+    start_logging();
+    let arguments: Arguments = match parse(command()) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(arguments.command) {
+        Ok(code) => exit_code(code),
+        Err(error) => {
+            complain(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Everything that can stand on the command line.
+fn command() -> clap::Command {
+    help::grouped(Arguments::command())
+}
+
+fn run(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Completions(arguments) => text(completions::run(&arguments)?),
+        Command::Convert(arguments) => text(convert::run(&arguments)?),
+        Command::Diff(arguments) => text(diff::run(&arguments)?),
+        Command::Figures(arguments) => figures::run(&arguments)?,
+        Command::Generate(arguments) => return generate::run(&arguments),
+        Command::Inspect(arguments) => text(inspect::run(&arguments)?),
+        Command::Merge(arguments) => text(merge::run(&arguments)?),
+        Command::Plan(arguments) => text(plan::run(&arguments)?),
+        Command::Report(arguments) => report::run(&arguments)?,
+        Command::Sweep(arguments) => return sweep::run(&arguments),
+        Command::SweepWorker(arguments) => return sweep::work(&arguments),
+        Command::Train(arguments) => return train::run(&arguments),
+        Command::View(arguments) => view::run(&arguments)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what a command came to, without the line feeds at its end.
+fn text(text: String) {
+    say(text.trim_end_matches('\n'));
+}

@@ -1,0 +1,163 @@
+//! A model by its `config.json` alone: enough to say which linear maps it has, and to download nothing else.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use vblora::{
+    Site, Targets,
+    storage::{MAX_CONFIG_BYTES, read_file},
+};
+use vblora_models::{
+    DecoderConfig, EncoderConfig, Error, Family, ModelFiles, decoder, resolve_config, roberta,
+};
+
+use super::models;
+
+const FILE: &str = "config.json";
+
+/// The configuration of a model of either kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelConfig {
+    /// RoBERTa or BERT.
+    Encoder(EncoderConfig),
+    /// A causal model.
+    Decoder(DecoderConfig),
+}
+
+impl ModelConfig {
+    /// Reads a `config.json` by its path, that of a directory or of a bundled model, or that of a hub id at a revision.
+    ///
+    /// # Errors
+    /// There is no such file, directory or model; the file describes no model that this library has.
+    pub fn find(model: &Path, revision: Option<&str>) -> Result<Self> {
+        if let Some(name) = model.to_str().filter(|name| models::is_bundled(name)) {
+            return Self::of(&models::find(name, revision)?);
+        }
+        if model.is_file() {
+            let bytes = read_file(model, MAX_CONFIG_BYTES)
+                .with_context(|| format!("cannot read {}", model.display()))?;
+            return Self::parse(&bytes, &model.display().to_string());
+        }
+        if model.is_dir() {
+            return Self::of(&ModelFiles::open(model)?);
+        }
+        let name = model
+            .to_str()
+            .with_context(|| format!("no such directory: {}", model.display()))?;
+        Self::of(&resolve_config(name, revision)?)
+    }
+
+    /// Reads the `config.json` of a model's files.
+    ///
+    /// # Errors
+    /// It is not there, or describes no model that this library has.
+    pub fn of(files: &ModelFiles) -> Result<Self> {
+        Self::parse(&files.read(FILE)?, &files.describe(FILE))
+    }
+
+    fn parse(bytes: &[u8], file: &str) -> Result<Self> {
+        let encoders = match EncoderConfig::from_json(bytes, file) {
+            Ok(config) => return Ok(Self::Encoder(config)),
+            Err(Error::OtherArchitecture { supported, .. }) => supported,
+            Err(error) => return Err(error.into()),
+        };
+        match DecoderConfig::from_json(bytes, file) {
+            Ok(config) => Ok(Self::Decoder(config)),
+            Err(Error::OtherArchitecture {
+                found,
+                supported: decoders,
+                ..
+            }) => {
+                let known = [encoders, decoders].map(plain_list).join(", ");
+                bail!("{file}: model_type {found:?} is not known here; known are {known}")
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The `model_type`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Encoder(config) => match config.family {
+                Family::Roberta => "roberta",
+                Family::Bert => "bert",
+            },
+            Self::Decoder(config) => config.family.name(),
+        }
+    }
+
+    /// The same model, whose fused map of query, key and value counts as three sites. Only GPT-2 has one.
+    #[must_use]
+    pub fn with_split_qkv(self, split_qkv: bool) -> Self {
+        match self {
+            Self::Decoder(config) => Self::Decoder(DecoderConfig {
+                split_qkv,
+                ..config
+            }),
+            encoder @ Self::Encoder(_) => encoder,
+        }
+    }
+
+    /// Every linear map but the head, in the model's order.
+    pub fn sites(&self) -> Vec<Site> {
+        match self {
+            Self::Encoder(config) => roberta::sites(config),
+            Self::Decoder(config) => decoder::sites(config),
+        }
+    }
+
+    /// The rule that a text stands for: `qv` (query and value), `all`, suffixes with commas between, or `regex:PATTERN`.
+    ///
+    /// # Errors
+    /// The text is no rule.
+    pub fn targets(&self, text: &str) -> Result<Targets> {
+        Ok(match self {
+            Self::Encoder(_) => roberta::targets(text)?,
+            Self::Decoder(_) => decoder::targets(text)?,
+        })
+    }
+}
+
+/// `"a", "b" and "c"` as `a, b, c`.
+fn plain_list(names: &str) -> String {
+    names.replace(" and ", ", ").replace('"', "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo;
+
+    #[test]
+    fn both_kinds_have_a_name_sites_and_the_papers_targets() {
+        for (files, name, all, qv) in [
+            (demo::model_files(), "roberta", 6, 2),
+            (demo::decoder_files(), "llama", 7, 2),
+        ] {
+            let config = ModelConfig::of(&files).unwrap();
+            assert_eq!(config.name(), name);
+            let sites = config.sites();
+            let layers = 1 + sites.last().unwrap().layer().unwrap();
+            let count = |text: &str| {
+                let plan = config.targets(text).unwrap().select(&sites).unwrap();
+                plan.sites().len() / layers
+            };
+            assert_eq!(
+                (count("all"), count("all-linear"), count("qv")),
+                (all, all, qv)
+            );
+            assert_eq!(config.clone().with_split_qkv(true).sites(), sites);
+        }
+    }
+
+    #[test]
+    fn what_describes_no_known_model_is_named() {
+        let error = |text: &str| ModelConfig::parse(text.as_bytes(), "x.json").unwrap_err();
+        let other = error(r#"{"model_type": "t5"}"#).to_string();
+        for part in ["x.json", "\"t5\"", "roberta, bert, gpt2, llama"] {
+            assert!(other.contains(part), "{other}");
+        }
+        let lacking = error(r#"{"model_type": "gpt2", "n_embd": 8}"#).to_string();
+        assert!(lacking.contains("\"n_head\""), "{lacking}");
+    }
+}

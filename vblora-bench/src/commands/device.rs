@@ -1,0 +1,15 @@
+//! The flags that say where to compute.
+
+use vblora::backend::{BackendKind, DEFAULT_BACKEND};
+
+// Plain comments: a doc comment on flattened flags would become the command's description.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Device")]
+pub(super) struct DeviceArguments {
+    /// flex, ndarray, wgpu or cuda
+    #[arg(long, default_value = DEFAULT_BACKEND)]
+    pub(super) backend: BackendKind,
+    /// The backend's device number
+    #[arg(long, value_name = "I", default_value_t = 0)]
+    pub(super) device: usize,
+}

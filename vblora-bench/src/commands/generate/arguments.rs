@@ -1,0 +1,154 @@
+//! The flags of `vblora generate`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use vblora_models::{
+    BaseDtype,
+    generate::{BeamSearch, Decoding, GenerationConfig, GenerationDefaults, Sampling},
+};
+
+use crate::commands::device::DeviceArguments;
+
+const EXAMPLES: &str = "\
+vblora generate --model bundled:llama --prompt Once
+vblora generate --model path/to/gpt2 --adapter path/to/adapter --prompt Once";
+
+const LONG: &str = "\
+Generate text with a causal model, with or without an adapter
+
+The model is a GPT-2, Llama, Mistral or Gemma. One text is printed as it grows. Several are printed when all have ended.
+
+vblora generate --model path/to/SmolLM2-135M-Instruct --chat --prompt \"What is the capital of France?\"
+vblora generate --model path/to/mistral --temperature 0.7 --top-p 0.9 --seed 1 --stop \"###\" --prompt \"Once upon a time\"";
+
+// Headings of the help.
+const MODEL: &str = "Model and adapter";
+const PROMPT: &str = "Prompt";
+const CHOICE: &str = "Choice of tokens";
+const END: &str = "End of a text";
+
+/// Generate text with a causal model, with or without an adapter
+#[derive(Debug, Args)]
+#[command(before_help = EXAMPLES, long_about = LONG)]
+pub struct Arguments {
+    /// A Hugging Face directory (config.json, model.safetensors, tokenizer.json), a hub id, or bundled:llama
+    #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]
+    pub(super) model: String,
+    /// The hub revision: a branch, tag or commit
+    #[arg(long, help_heading = MODEL)]
+    pub(super) revision: Option<String>,
+    /// A PEFT directory or a compact file
+    #[arg(long, value_name = "DIR|FILE", help_heading = MODEL)]
+    pub(super) adapter: Option<PathBuf>,
+    /// Add the adapter into the weights in memory first
+    #[arg(long, requires = "adapter", help_heading = MODEL)]
+    pub(super) merge: bool,
+    /// What to go on from; repeat for a batch, whose texts are printed when all have ended
+    #[arg(
+        long = "prompt",
+        value_name = "TEXT",
+        required = true,
+        help_heading = PROMPT
+    )]
+    pub(super) prompts: Vec<String>,
+    /// Put each prompt as a user's turn into the model's chat template
+    #[arg(long, help_heading = PROMPT)]
+    pub(super) chat: bool,
+    /// A system's turn before it
+    #[arg(long, value_name = "TEXT", requires = "chat", help_heading = PROMPT)]
+    pub(super) system: Option<String>,
+    /// The most tokens to generate [default: the model's generation_config.json, or 128]
+    #[arg(long, value_name = "N", help_heading = END)]
+    pub(super) max_tokens: Option<usize>,
+    /// End before this text; repeat for several
+    #[arg(long = "stop", value_name = "TEXT", help_heading = END)]
+    pub(super) stop_strings: Vec<String>,
+    /// Draw tokens, from scores divided by T; 0 takes the best token [default: the model's generation_config.json, or the best token]
+    #[arg(long, value_name = "T", conflicts_with = "beams", help_heading = CHOICE)]
+    pub(super) temperature: Option<f64>,
+    /// Draw from the K best tokens
+    #[arg(long, value_name = "K", conflicts_with = "beams", help_heading = CHOICE)]
+    pub(super) top_k: Option<usize>,
+    /// Draw from the likeliest tokens that together have probability P
+    #[arg(long, value_name = "P", conflicts_with = "beams", help_heading = CHOICE)]
+    pub(super) top_p: Option<f64>,
+    /// The key of all draws: the same seed draws the same text
+    #[arg(long, default_value_t = 0, conflicts_with = "beams", help_heading = CHOICE)]
+    pub(super) seed: u64,
+    /// Search for the likeliest text with N beams
+    #[arg(long, value_name = "N", help_heading = CHOICE)]
+    pub(super) beams: Option<usize>,
+    /// Above 0 the search favours long texts
+    #[arg(
+        long,
+        value_name = "X",
+        requires = "beams",
+        allow_negative_numbers = true,
+        help_heading = CHOICE
+    )]
+    pub(super) length_penalty: Option<f64>,
+    /// No N tokens come twice in the same order [default: the model's generation_config.json, or 0, which allows all]
+    #[arg(long, value_name = "N", help_heading = CHOICE)]
+    pub(super) no_repeat_ngram_size: Option<usize>,
+    /// Divide the scores of tokens that came before by X [default: the model's generation_config.json, or 1]
+    #[arg(long, value_name = "X", help_heading = CHOICE)]
+    pub(super) repetition_penalty: Option<f64>,
+    /// What the linear maps are held and multiplied in: f32, f16 or bf16
+    #[arg(
+        long,
+        value_name = "DTYPE",
+        default_value_t = BaseDtype::F32,
+        help_heading = MODEL
+    )]
+    pub(super) base_dtype: BaseDtype,
+    #[command(flatten)]
+    pub(super) device: DeviceArguments,
+}
+
+impl Arguments {
+    /// How tokens are chosen and when a text ends: as the flags say, and as the model's files say where there is no flag.
+    pub(super) fn generation(&self, defaults: GenerationDefaults) -> GenerationConfig {
+        let decoding = self.decoding(&defaults);
+        let mut config = defaults.config;
+        config.decoding = decoding;
+        if let Some(most) = self.max_tokens {
+            (config.max_new_tokens, config.max_total_tokens) = (most, None);
+        }
+        config
+            .stop_strings
+            .extend(self.stop_strings.iter().cloned());
+        let n_gram = &mut config.no_repeat_ngram_size;
+        *n_gram = self.no_repeat_ngram_size.unwrap_or(*n_gram);
+        let penalty = &mut config.repetition_penalty;
+        *penalty = self.repetition_penalty.unwrap_or(*penalty);
+        config
+    }
+
+    fn decoding(&self, defaults: &GenerationDefaults) -> Decoding {
+        let GenerationDefaults {
+            config,
+            sampling,
+            search,
+        } = defaults;
+        let drawn = self.temperature.or(self.top_p).is_some() || self.top_k.is_some();
+        match (self.beams, self.temperature, &config.decoding) {
+            (Some(beams), _, _) => Decoding::Beam(BeamSearch {
+                beams,
+                length_penalty: self.length_penalty.unwrap_or(search.length_penalty),
+                ..search.clone()
+            }),
+            (None, Some(0.0), _) => Decoding::Greedy,
+            (None, _, decoding) if !drawn && !matches!(decoding, Decoding::Sample(_)) => {
+                decoding.clone()
+            }
+            (None, temperature, _) => Decoding::Sample(Sampling {
+                temperature: temperature.unwrap_or(sampling.temperature),
+                top_k: self.top_k.unwrap_or(sampling.top_k),
+                top_p: self.top_p.unwrap_or(sampling.top_p),
+                seed: self.seed,
+                ..sampling.clone()
+            }),
+        }
+    }
+}

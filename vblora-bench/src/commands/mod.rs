@@ -1,0 +1,12 @@
+//! Subcommands that more than one program has: `vblora`, `cargo xtask` and the examples parse the same arguments and call the same functions.
+
+pub mod config;
+mod device;
+pub mod figures;
+pub mod generate;
+pub mod models;
+pub mod progress;
+pub mod report;
+pub mod sweep;
+pub mod train;
+pub mod view;

@@ -1,0 +1,68 @@
+//! Models by the name that a user gives: bundled ones, directories and hub ids.
+
+use vblora_models::{ModelFiles, resolve};
+
+use crate::{Error, Result, demo};
+
+/// The name of the bundled encoder, a tiny RoBERTa.
+pub const ROBERTA: &str = "bundled:roberta";
+
+/// The name of the bundled causal model, a tiny Llama.
+pub const LLAMA: &str = "bundled:llama";
+
+/// How the names of bundled models begin. No hub id and no common path does.
+const BUNDLED: &str = "bundled:";
+
+/// The files of a bundled model, of a Hugging Face directory, or of a hub id at a revision.
+///
+/// # Errors
+/// No such model; a revision of a bundled model.
+pub fn find(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
+    let files = match model {
+        ROBERTA => demo::model_files(),
+        LLAMA => demo::decoder_files(),
+        other if other.starts_with(BUNDLED) => {
+            return Err(Error::UnknownName {
+                what: "bundled model",
+                name: other.into(),
+                expected: format!("{ROBERTA}, {LLAMA}"),
+            });
+        }
+        other => return Ok(resolve(other, revision)?),
+    };
+    match revision {
+        None => Ok(files),
+        Some(revision) => Err(Error::Setting {
+            setting: "revision".into(),
+            expected: format!("none for {model}, which is bundled"),
+            found: revision.into(),
+        }),
+    }
+}
+
+/// Whether a name is that of a bundled model.
+pub(super) fn is_bundled(model: &str) -> bool {
+    model.starts_with(BUNDLED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bundled_models_have_names_and_no_revisions() {
+        for name in [ROBERTA, LLAMA] {
+            assert!(find(name, None).unwrap().contains("config.json"));
+            let error = find(name, Some("main")).unwrap_err().to_string();
+            assert!(
+                error.contains("revision") && error.contains(name),
+                "{error}"
+            );
+        }
+        let error = find("bundled:gpt", None).unwrap_err().to_string();
+        assert!(
+            error.contains("bundled:gpt") && error.contains(LLAMA),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,241 @@
+//! `vblora sweep`: the runs of a sweep file, planned, done and recorded.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, ExitCode},
+};
+
+use crate::{
+    commands::progress,
+    program::{complain, listen, say},
+    report::{draw, human_bytes, plan_table},
+    sweep::{
+        Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
+        serve,
+    },
+};
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use indicatif::ProgressBar;
+use vblora::backend::DEFAULT_BACKEND;
+use vblora::terminal::visible;
+
+/// Runs on their way end with a checkpoint when a signal asks for the end.
+const NOT_LISTENING: &str = "cannot listen for Ctrl-C";
+
+/// The hidden command that a sweep starts its workers with.
+pub const WORKER: &str = "sweep-worker";
+
+/// Do every run of a TOML file of settings
+///
+/// Runs that have a result in the directory are not made again. A run that was interrupted goes on, and one that failed is tried again.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+vblora sweep smoke --out sweeps/smoke --dry-run
+vblora sweep mine.toml --out sweeps/mine --set epochs=3 --runs 20")]
+pub struct Arguments {
+    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file
+    #[arg(value_name = "NAME|FILE")]
+    sweep: String,
+    /// The directory for runs and results; several sweeps may share one
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Show the runs, what each trains and stores, and the time it needs by a few real steps; then stop
+    #[arg(long)]
+    dry_run: bool,
+    /// Set a key of every run, in place of the sweep's value; a list makes the key an axis (repeatable)
+    #[arg(long, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// The directory of a model or data that the sweep names, such as roberta-base=DIR or glue=DIR (repeatable)
+    #[arg(long, value_name = "NAME=DIR", value_parser = place)]
+    place: Vec<(String, String)>,
+    /// Runs at a time [default: one for each device]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    jobs: Option<u16>,
+    /// Devices with commas between, which workers take in turn: flex, or cuda:0,cuda:1
+    #[arg(long, value_delimiter = ',', default_value = DEFAULT_BACKEND)]
+    devices: Vec<Device>,
+    /// Start at most so many runs [default: the sweep's budget, or all]
+    #[arg(long)]
+    runs: Option<usize>,
+    /// Start no run after so many hours [default: the sweep's budget, or never]
+    #[arg(long)]
+    hours: Option<f64>,
+}
+
+/// A worker of a sweep, which reads jobs from its standard input.
+#[derive(Debug, Args)]
+pub struct WorkerArguments {
+    device: Device,
+}
+
+fn place(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, place)) if !name.is_empty() && !place.is_empty() => {
+            Ok((name.into(), place.into()))
+        }
+        _ => Err("expected NAME=DIR".into()),
+    }
+}
+
+impl Arguments {
+    /// The directory of each name that the sweep gives.
+    fn places(&self, spec: &Spec) -> Result<BTreeMap<String, String>> {
+        let names = spec.names();
+        let mut places = BTreeMap::new();
+        for (name, place) in &self.place {
+            if !names.contains(name.as_str()) {
+                let known = names.iter().copied().collect::<Vec<_>>();
+                let known = match known.as_slice() {
+                    [] => "it uses the bundled ones alone".to_owned(),
+                    names => format!("its names are {}", names.join(", ")),
+                };
+                bail!(
+                    "--place {name}={place}: the sweep has no model or data of this name; {known}"
+                );
+            }
+            if let Some(other) = places.insert(name.clone(), place.clone()) {
+                bail!("--place {name}: expected one directory, found {other} and {place}");
+            }
+        }
+        Ok(places)
+    }
+
+    /// The device of each worker.
+    fn workers(&self) -> Vec<Device> {
+        let count = self.jobs.map_or(self.devices.len(), usize::from);
+        self.devices.iter().copied().cycle().take(count).collect()
+    }
+}
+
+/// Does the jobs that come in, until the input ends.
+///
+/// # Errors
+/// The program cannot listen for signals; the parent is gone.
+pub fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
+    let interrupted = listen().context(NOT_LISTENING)?;
+    let input = std::io::BufReader::new(std::io::stdin());
+    serve(
+        input,
+        std::io::stdout(),
+        arguments.device,
+        draw,
+        interrupted,
+    )?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does what is left of the sweep and says how each run ended. The status is 1 if a run failed.
+///
+/// # Errors
+/// The sweep file or a setting is wrong; another process has the directory; a result cannot be written.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let mut spec = Spec::find(&arguments.sweep)?;
+    for assignment in &arguments.set {
+        spec.set(assignment)?;
+    }
+    let plan = Plan::new(&spec, &arguments.places(&spec)?)?;
+    let mut store = Store::open(&arguments.out)?;
+    if !arguments.dry_run {
+        store = store.lock()?;
+    }
+    for damaged in store.damaged() {
+        complain(format!("skipped a damaged result: {damaged}"));
+    }
+    if arguments.dry_run {
+        return dry_run(arguments, &plan, &store);
+    }
+    let interrupted = listen().context(NOT_LISTENING)?;
+    let campaign = Campaign {
+        plan: &plan,
+        budget: Budget {
+            runs: arguments.runs.or(spec.budget.runs),
+            hours: arguments.hours.or(spec.budget.hours),
+        },
+        devices: arguments.workers(),
+        program: std::env::current_exe().context("where is this program?")?,
+        worker: WORKER.into(),
+        commit: commit(),
+    };
+    let left = plan.left(&store).len();
+    say(format!(
+        "{}: {left} runs to do, by {} at a time.",
+        plan.sweep,
+        campaign.devices.len()
+    ));
+    let bar = progress::bar(campaign.steps(&store), "steps");
+    let hear = |news: News<'_>| match news {
+        News::Steps(steps) => bar.set_position(steps),
+        News::Ended(record) => show(&bar, &line(record)),
+    };
+    let outcome = campaign.run(store, &hear, interrupted)?;
+    bar.finish_and_clear();
+    Ok(conclude(arguments, &outcome))
+}
+
+fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode> {
+    let device = *arguments.devices.first().context("no device")?;
+    let spinner = ProgressBar::new_spinner();
+    let mut hear = |name: &str| spinner.set_message(format!("timing steps of {name}"));
+    let seconds = estimate(plan, store, device, &mut hear)?;
+    spinner.finish_and_clear();
+    let workers = arguments.workers().len();
+    let total = seconds.values().sum::<f64>() / workers as f64;
+    say(format!("{}: {}\n", plan.sweep, plan.about));
+    say(plan_table(plan, store, &seconds));
+    say(format!(
+        "{} of {} runs left: about {} with {workers} at a time, by a few steps on {device}.",
+        seconds.len(),
+        plan.runs.len(),
+        duration(total)
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The commit that this program runs from, if it does from a repository.
+fn commit() -> Option<String> {
+    let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
+    let output = Command::new("git").args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    Some(text.trim().to_owned()).filter(|text| output.status.success() && !text.is_empty())
+}
+
+/// A line above the bar, or a plain one where there is no terminal.
+fn show(bar: &ProgressBar, line: &str) {
+    match bar.is_hidden() {
+        true => say(line),
+        false => bar.println(visible(line)),
+    }
+}
+
+fn line(record: &Record) -> String {
+    let name = &record.name;
+    match (&record.result, &record.error, record.scores()) {
+        (_, Some(error), _) => format!("{name}: FAILED: {error}"),
+        (Some(result), _, Some((best, last))) => format!(
+            "{name}: {} {best:.4} at best, {last:.4} at last, {} stored, {}",
+            record.metric(),
+            human_bytes(result.stored_bytes),
+            duration(result.seconds)
+        ),
+        _ => format!("{name}: no epoch was evaluated"),
+    }
+}
+
+/// Says how it ended: 1 if a run failed.
+fn conclude(arguments: &Arguments, outcome: &Outcome) -> ExitCode {
+    let Outcome { done, failed, left } = outcome;
+    say(format!(
+        "{done} runs done, {} failed, {left} left, in {}.",
+        failed.len(),
+        arguments.out.display()
+    ));
+    for (name, error) in failed {
+        complain(format!("{name}: {error}"));
+    }
+    match failed.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::FAILURE,
+    }
+}

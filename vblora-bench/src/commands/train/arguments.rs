@@ -1,0 +1,263 @@
+//! The flags of `vblora train`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use vblora::Selection;
+use vblora_models::BaseDtype;
+
+use crate::{
+    commands::device::DeviceArguments,
+    recipes::TooLong,
+    tasks::{Task, causal::Form},
+    train::{CheckpointSettings, Method},
+};
+
+const EXAMPLES: &str = "\
+vblora train --method head --method vblora
+vblora train --model bundled:llama --out runs/texts";
+
+const LONG: &str = "\
+Fine-tune an encoder or a causal model, and compare methods
+
+The model's config.json says what kind of model it is. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
+Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
+learns the bundled task in two minutes.
+
+vblora train --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
+vblora train --model path/to/llama --data alpaca.json --format alpaca --packing --method vblora --out runs/alpaca";
+
+/// Fine-tune an encoder or a causal model, and compare methods
+#[derive(Debug, Args)]
+#[command(before_help = EXAMPLES, long_about = LONG)]
+pub struct Arguments {
+    #[command(flatten)]
+    pub(super) model: ModelArguments,
+    #[command(flatten)]
+    pub(super) encoder: EncoderArguments,
+    #[command(flatten)]
+    pub(super) causal: CausalArguments,
+    #[command(flatten)]
+    pub(super) method: MethodArguments,
+    #[command(flatten)]
+    pub(super) optimisation: OptimisationArguments,
+    #[command(flatten)]
+    pub(super) output: OutputArguments,
+    #[command(flatten)]
+    pub(super) device: DeviceArguments,
+}
+
+// Plain comments from here on: a doc comment on flattened flags would become the command's description.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Model and data")]
+pub(super) struct ModelArguments {
+    /// A Hugging Face directory (config.json, model.safetensors, tokenizer.json), a hub id, bundled:roberta or bundled:llama [default: bundled:roberta]
+    #[arg(long, value_name = "DIR|HUB_ID")]
+    pub(super) model: Option<String>,
+    /// The hub revision: a branch, tag or commit
+    #[arg(long, requires = "model")]
+    pub(super) revision: Option<String>,
+    /// Encoders: GLUE's directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts as JSON lines, .json (an array or JSON lines) or .csv [default: the bundled data, for bundled models]
+    #[arg(long, value_name = "DIR|FILE")]
+    pub(super) data: Option<PathBuf>,
+    /// Tokens to which an input is cut; for causal models, tokens that a text or a packed row may have
+    #[arg(long)]
+    pub(super) max_length: Option<usize>,
+    /// What the frozen linear maps are held and multiplied in: f32, f16 or bf16 [default: the recipe's, f32]
+    #[arg(long, value_name = "DTYPE")]
+    pub(super) base_dtype: Option<BaseDtype>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encoders only")]
+pub(super) struct EncoderArguments {
+    /// The task [default: demo, or the recipe's]
+    #[arg(long, value_enum)]
+    pub(super) task: Option<Task>,
+    /// Learning rate of the task head
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) lr_head: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Causal models only")]
+pub(super) struct CausalArguments {
+    /// Texts to score on [default: every 20th prompt of --data]
+    #[arg(long, value_name = "FILE", requires = "data")]
+    pub(super) held_out: Option<PathBuf>,
+    /// alpaca, e2e, gsm8k, completion[:FIELD] or fields:PROMPT,RESPONSE [default: e2e]
+    #[arg(long)]
+    pub(super) format: Option<Form>,
+    /// A Jinja template with the blocks prompt and response, in place of --format
+    #[arg(long, value_name = "FILE", conflicts_with = "format")]
+    pub(super) template: Option<PathBuf>,
+    /// Use so many of the texts, evenly spaced
+    #[arg(long, value_name = "N")]
+    pub(super) rows: Option<usize>,
+    /// Score on so many of the held-out texts, evenly spaced
+    #[arg(long, value_name = "N")]
+    pub(super) held_out_rows: Option<usize>,
+    /// What becomes of texts longer than --max-length
+    #[arg(long, value_enum)]
+    pub(super) too_long: Option<TooLong>,
+    /// Learn to predict the prompt too
+    #[arg(long)]
+    pub(super) on_prompt: bool,
+    /// Put several texts into each row
+    #[arg(long)]
+    pub(super) packing: bool,
+    /// Share of the target's probability that is spread over the vocabulary, 0 to 1
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) label_smoothing: Option<f64>,
+    /// Compute activations twice instead of keeping them
+    #[arg(long)]
+    pub(super) recompute: bool,
+    /// Held-out prompts to answer before and after [default: 20]
+    #[arg(long, value_name = "N")]
+    pub(super) generate: Option<usize>,
+    /// The most tokens of an answer [default: 64]
+    #[arg(long, value_name = "N")]
+    pub(super) max_new_tokens: Option<usize>,
+    /// Sequences that beam search keeps; 1 is greedy [default: 1]
+    #[arg(long, value_name = "N")]
+    pub(super) beams: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Method")]
+pub(super) struct MethodArguments {
+    /// A method; repeat to compare [default: lora and vblora, and for encoders head]
+    #[arg(long = "method", value_enum)]
+    pub(super) methods: Vec<Method>,
+    /// Adapted linear maps: qv, all, or suffixes with commas between
+    #[arg(long, value_name = "qv|all|SUFFIX,...")]
+    pub(super) targets: Option<String>,
+    /// r, the rank of every method that has one. LoRA's alpha stays for encoders, LoRA's scale for causal models
+    #[arg(long)]
+    pub(super) rank: Option<usize>,
+    /// h, the number of bank vectors
+    #[arg(long, value_name = "H")]
+    pub(super) bank: Option<usize>,
+    /// b, the length of a bank vector
+    #[arg(long, value_name = "B")]
+    pub(super) vector_length: Option<usize>,
+    /// k, the bank vectors mixed per sub-vector
+    #[arg(long, value_name = "K")]
+    pub(super) topk: Option<usize>,
+    /// How sub-vectors choose bank vectors in training: topk, select-all, noisy-topk, gumbel-softmax or straight-through
+    #[arg(long, value_name = "RULE")]
+    pub(super) selection: Option<Selection>,
+    /// A compact file, or a PEFT directory, whose bank VB-LoRA starts from, in place of one of its own
+    #[arg(long, value_name = "FILE|DIR")]
+    pub(super) bank_file: Option<PathBuf>,
+    /// Leave the bank of --bank-file as it is: only logits and head are trained
+    #[arg(long, requires = "bank_file")]
+    pub(super) freeze_bank: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Optimisation")]
+pub(super) struct OptimisationArguments {
+    /// A recipe (TOML, as config.toml of a run); other flags override its keys
+    #[arg(long, value_name = "FILE")]
+    pub(super) recipe: Option<PathBuf>,
+    /// Seeds with commas between; one run each
+    #[arg(long, value_delimiter = ',')]
+    pub(super) seeds: Vec<u64>,
+    /// Passes over the training data
+    #[arg(long)]
+    pub(super) epochs: Option<usize>,
+    /// Rows of a micro-batch
+    #[arg(long)]
+    pub(super) batch: Option<usize>,
+    /// Micro-batches of an optimizer step
+    #[arg(long)]
+    pub(super) accumulation: Option<usize>,
+    /// Learning rate of VB-LoRA's bank
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) lr_bank: Option<f64>,
+    /// Learning rate of VB-LoRA's logits
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) lr_logits: Option<f64>,
+    /// Learning rate of every adapter but VB-LoRA's [default: the recipe's, by method]
+    #[arg(long, allow_negative_numbers = true)]
+    pub(super) lr_adapter: Option<f64>,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub(super) struct OutputArguments {
+    /// A directory for configuration, log, results, table, picture, answers and adapters
+    #[arg(long, value_name = "DIR")]
+    pub(super) out: Option<PathBuf>,
+    /// Use --out even if it holds a run
+    #[arg(long)]
+    pub(super) overwrite: bool,
+    /// Go on with the session in --out where it was interrupted or killed
+    #[arg(long, requires = "out", conflicts_with = "overwrite")]
+    pub(super) resume: bool,
+    /// Write a checkpoint to --out also every N steps, not only after each epoch
+    #[arg(long, value_name = "N", requires = "out")]
+    pub(super) checkpoint_every: Option<usize>,
+    /// How many of a run's last checkpoints stay, besides that of its best epoch
+    #[arg(long, value_name = "N", default_value_t = CheckpointSettings::default().keep)]
+    pub(super) keep: usize,
+    /// Record in --out what VB-LoRA selects every N steps, for vblora figures and vblora view
+    #[arg(long, value_name = "N", requires = "out")]
+    pub(super) record_every: Option<usize>,
+    /// Print the plan and stop
+    #[arg(long)]
+    pub(super) plan: bool,
+    /// No progress, only tables and answers
+    #[arg(long)]
+    pub(super) quiet: bool,
+}
+
+impl EncoderArguments {
+    /// The flags of this group that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let Self { task, lr_head } = self;
+        given([("--task", task.is_some()), ("--lr-head", lr_head.is_some())])
+    }
+}
+
+impl CausalArguments {
+    /// The flags of this group that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let Self {
+            held_out,
+            format,
+            template,
+            rows,
+            held_out_rows,
+            too_long,
+            on_prompt,
+            packing,
+            label_smoothing,
+            recompute,
+            generate,
+            max_new_tokens,
+            beams,
+        } = self;
+        given([
+            ("--held-out", held_out.is_some()),
+            ("--format", format.is_some()),
+            ("--template", template.is_some()),
+            ("--rows", rows.is_some()),
+            ("--held-out-rows", held_out_rows.is_some()),
+            ("--too-long", too_long.is_some()),
+            ("--on-prompt", *on_prompt),
+            ("--packing", *packing),
+            ("--label-smoothing", label_smoothing.is_some()),
+            ("--recompute", *recompute),
+            ("--generate", generate.is_some()),
+            ("--max-new-tokens", max_new_tokens.is_some()),
+            ("--beams", beams.is_some()),
+        ])
+    }
+}
+
+fn given<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
+    let given = flags.into_iter().filter(|(_, given)| *given);
+    given.map(|(flag, _)| flag).collect()
+}

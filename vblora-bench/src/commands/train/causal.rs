@@ -1,0 +1,136 @@
+//! A causal model on prompts and responses.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail, ensure};
+use vblora_models::ModelFiles;
+
+use super::{
+    Work,
+    answers::{AnswerSettings, Answered},
+    arguments::Arguments,
+    recipe::set_rank,
+};
+use crate::{
+    commands::models,
+    demo,
+    program::say,
+    recipes::{Recipe, Size},
+    report::draw,
+    tasks::{
+        SplitName, Task,
+        causal::{Form, TextTemplate, Texts, read_texts},
+    },
+    train::{Method, Output, Session, causal::TextSource},
+};
+
+/// Methods that are compared where none is named.
+const METHODS: [Method; 2] = [Method::Lora, Method::VbLora];
+
+/// Of so many prompts one is held out where no file of held-out texts is given.
+const HELD_OUT: usize = 20;
+
+pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> {
+    let (train, held_out) = texts(arguments)?;
+    let mut session = session(arguments, files, train, &held_out)?;
+    let Work::Run(interrupted) = arguments.announce(&session)? else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    // Answers come from the adapters as they are stored, so there must be a place for them.
+    let place = tempfile::tempdir()?;
+    let out = session
+        .out
+        .get_or_insert_with(|| Output::new(place.path().join("run"), draw));
+    let out = out.dir.clone();
+    let work = Answered {
+        session: &session,
+        held_out: &held_out,
+        out: &out,
+        settings: AnswerSettings::new(&arguments.causal),
+        interrupted,
+    };
+    let device = &arguments.device;
+    let results = device.backend.dispatch(device.device, work)??;
+    if arguments.output.out.is_some() {
+        say(format!("Written to {}.", out.display()));
+    }
+    Ok(super::outcome(&results))
+}
+
+/// The session with what it learns from; all of the held-out texts are for questions.
+fn session(
+    arguments: &Arguments,
+    files: ModelFiles,
+    train: Texts,
+    held_out: &Texts,
+) -> Result<Session<TextSource>> {
+    let thinned = |texts: Texts, rows: Option<usize>| match rows {
+        Some(rows) => texts.thinned(rows),
+        None => texts,
+    };
+    let methods = arguments.methods(&METHODS);
+    let recipe = recipe(arguments, &files, &methods)?;
+    let data = TextSource {
+        train: thinned(train, arguments.causal.rows),
+        held_out: thinned(held_out.clone(), arguments.causal.held_out_rows),
+    };
+    Ok(arguments.session(recipe, methods, files, data))
+}
+
+/// The texts to learn from and those that are held out.
+fn texts(arguments: &Arguments) -> Result<(Texts, Texts)> {
+    let causal = &arguments.causal;
+    let form = match &causal.template {
+        Some(file) => Form::Template(TextTemplate::read(file)?),
+        None => causal.format.clone().unwrap_or(Form::E2e),
+    };
+    let is_empty = causal.rows == Some(0) || causal.held_out_rows == Some(0);
+    ensure!(!is_empty, "0 rows leave nothing to train or score on");
+    Ok(match (&arguments.model.data, &causal.held_out) {
+        (None, _) if !is_bundled(arguments) => {
+            bail!("a causal model needs --data FILE with prompts and responses")
+        }
+        (None, _) => (demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?),
+        (Some(data), Some(held_out)) => (read_texts(data, &form)?, read_texts(held_out, &form)?),
+        (Some(data), None) => read_texts(data, &form)?.hold_out(HELD_OUT)?,
+    })
+}
+
+/// Whether the model is the bundled one, which has data of its own.
+fn is_bundled(arguments: &Arguments) -> bool {
+    let model = arguments.model.model.as_deref();
+    model.is_none_or(models::is_bundled)
+}
+
+/// The recipe file, or the built-in recipe; flags override keys.
+fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Result<Recipe> {
+    let mut recipe = match &arguments.optimisation.recipe {
+        Some(file) => Recipe::from_toml_file(file)?,
+        None if is_bundled(arguments) => Recipe::builtin(Size::Demo, &Task::text())?,
+        None => Recipe::builtin(Size::Decoder, &Task::text())?,
+    };
+    ensure!(
+        recipe.task == Task::text(),
+        "a causal model needs a recipe whose task is {}, found {}",
+        Task::text(),
+        recipe.task
+    );
+    let causal = &arguments.causal;
+    arguments.set(&mut recipe);
+    if let Some(rank) = arguments.method.rank {
+        let scale = recipe.lora.scale();
+        set_rank(&mut recipe, methods, rank)?;
+        recipe.lora.alpha *= scale / recipe.lora.scale();
+    }
+    let text = &mut recipe.text;
+    text.label_smoothing = causal.label_smoothing.unwrap_or(text.label_smoothing);
+    text.too_long = causal.too_long.unwrap_or(text.too_long);
+    text.on_prompt |= causal.on_prompt;
+    text.recompute |= causal.recompute;
+    text.packing |= causal.packing;
+    // Packed rows are all of one length.
+    recipe.group_by_length &= !recipe.text.packing;
+    recipe.model = files.place();
+    recipe.validate()?;
+    Ok(recipe)
+}

@@ -1,0 +1,118 @@
+//! `vblora train`: an encoder on a task with labels, or a causal model on prompts and responses.
+
+mod answers;
+mod arguments;
+mod causal;
+mod encoder;
+mod kind;
+mod recipe;
+
+use std::{process::ExitCode, sync::atomic::AtomicBool};
+
+use anyhow::{Context, Result};
+use vblora_models::ModelFiles;
+
+pub use arguments::Arguments;
+
+use super::models;
+use crate::{
+    program::{command_line, listen, say},
+    recipes::Recipe,
+    report::draw,
+    results::Results,
+    train::{CheckpointSettings, Method, Output, Session, Source},
+};
+use kind::Kind;
+
+/// Does what the flags ask for. From here on signals end the work with a checkpoint ([`listen`]).
+///
+/// The exit code is 1 if a run failed; each that did is named.
+///
+/// # Errors
+/// Flags, model or data that do not go together, a file that cannot be read or written, a device that does not work.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let named = &arguments.model;
+    let model = named.model.as_deref().unwrap_or(models::ROBERTA);
+    let files = models::find(model, named.revision.as_deref())?;
+    let kind = Kind::of(&files)?;
+    kind.check(arguments, &files)?;
+    match kind {
+        Kind::Encoder => encoder::run(arguments, files),
+        Kind::Causal => causal::run(arguments, files),
+    }
+}
+
+/// What is left to do once the plan is known.
+enum Work {
+    /// Nothing: the plan was all that was asked for.
+    Planned,
+    /// The session, which ends after its step, with a checkpoint, when the flag is set.
+    Run(&'static AtomicBool),
+}
+
+impl Arguments {
+    /// The same with a model in place of the default one.
+    #[must_use]
+    pub fn with_default_model(mut self, model: &str) -> Self {
+        self.model.model.get_or_insert_with(|| model.into());
+        self
+    }
+
+    /// The methods to compare.
+    fn methods(&self, default: &[Method]) -> Vec<Method> {
+        match self.method.methods.as_slice() {
+            [] => default.to_vec(),
+            some => some.to_vec(),
+        }
+    }
+
+    fn session<S: Source>(
+        &self,
+        recipe: Recipe,
+        methods: Vec<Method>,
+        files: ModelFiles,
+        data: S,
+    ) -> Session<S> {
+        let output = &self.output;
+        Session {
+            recipe,
+            methods,
+            files,
+            data,
+            out: output.out.as_ref().map(|dir| Output::new(dir, draw)),
+            overwrite: output.overwrite,
+            resume: output.resume,
+            checkpoints: CheckpointSettings {
+                every: output.checkpoint_every,
+                keep: output.keep,
+            },
+            record_every: output.record_every,
+            quiet: output.quiet,
+            command: command_line(),
+        }
+    }
+
+    /// Says the plan, and listens for signals if there is more to do.
+    fn announce<S: Source>(&self, session: &Session<S>) -> Result<Work> {
+        let plan = session.plan()?;
+        if self.output.plan || !self.output.quiet {
+            say(plan);
+        }
+        if self.output.plan {
+            return Ok(Work::Planned);
+        }
+        let interrupted = listen().context("cannot listen for Ctrl-C")?;
+        Ok(Work::Run(interrupted))
+    }
+}
+
+/// 1 if a run failed; each that did is named.
+fn outcome(results: &Results) -> ExitCode {
+    for run in results.failed() {
+        tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
+    }
+    match results.failed().next() {
+        Some(_) => ExitCode::FAILURE,
+        None => ExitCode::SUCCESS,
+    }
+}

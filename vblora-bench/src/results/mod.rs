@@ -1,0 +1,153 @@
+//! What the runs of a session came to: the types of `results.json`, and medians over seeds.
+
+mod run;
+mod stop;
+mod summary;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vblora::storage::{read_file, strict_json, write_atomically};
+
+pub use run::{EpochResult, EpochScores, RunResult, Speed, best_epoch};
+pub use stop::Stop;
+pub use summary::{Spread, Summary, summarise};
+
+use crate::{Error, Result, limits::MAX_RESULTS_BYTES};
+
+#[cfg(test)]
+pub(crate) use run::tests::run as test_run;
+
+/// The content of `results.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Results {
+    /// The command line of the run.
+    pub command: String,
+    /// The backend's name.
+    pub backend: String,
+    /// Every run, in the order they were made.
+    pub runs: Vec<RunResult>,
+    /// Medians over seeds: [`summarise`] of `runs`.
+    pub summary: Vec<Summary>,
+}
+
+impl Results {
+    /// The results of these runs, with their summary.
+    pub fn new(
+        command: impl Into<String>,
+        backend: impl Into<String>,
+        runs: Vec<RunResult>,
+    ) -> Self {
+        let summary = summarise(&runs);
+        Self {
+            command: command.into(),
+            backend: backend.into(),
+            runs,
+            summary,
+        }
+    }
+
+    /// The runs that went wrong.
+    pub fn failed(&self) -> impl Iterator<Item = &RunResult> {
+        self.runs.iter().filter(|run| run.stop.is_failure())
+    }
+
+    /// Writes the results as indented JSON, atomically.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let mut bytes = serde_json::to_vec_pretty(self).map_err(|e| json(path, e))?;
+        bytes.push(b'\n');
+        Ok(write_atomically(path, &bytes)?)
+    }
+
+    /// Reads what [`Results::write`] wrote.
+    ///
+    /// # Errors
+    /// No such file, or not a results file, with the place.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = read_file(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;
+        strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))
+    }
+}
+
+fn json(path: &Path, cause: serde_json::Error) -> Error {
+    Error::Json {
+        file: path.display().to_string(),
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::test_run as run;
+    use super::*;
+
+    #[test]
+    fn the_file_has_the_promised_keys() {
+        let results = Results::new(
+            "roberta_glue --task mrpc",
+            "flex",
+            vec![run("vblora", "qv", 1, &[0.7, 0.8, 0.75])],
+        );
+        let json = serde_json::to_value(&results).unwrap();
+        let object = |value: &serde_json::Value| {
+            value
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(object(&json), ["backend", "command", "runs", "summary"]);
+        let run = &json["runs"][0];
+        for key in [
+            "method",
+            "targets",
+            "task",
+            "seed",
+            "steps",
+            "seconds",
+            "truncated",
+        ] {
+            assert!(!run[key].is_null(), "{key}");
+        }
+        assert_eq!(run["task"], "mrpc");
+        assert_eq!(run["epochs"][0]["metrics"]["accuracy"], 0.7);
+        assert_eq!(run["epochs"][1]["train_loss"], 0.35);
+        assert_eq!(run["best"]["epoch"], 2);
+        assert_eq!(run["last"]["epoch"], 3);
+        assert_eq!(run["stop"], "completed");
+        assert!(run["best"]["metrics"].get("pearson").is_none());
+        assert_eq!(run["stored_bytes"], 101_376);
+        assert_eq!(run["head_bytes"], 4_206_600);
+        assert_eq!(json["summary"][0]["best"]["median"], 0.8);
+    }
+
+    #[test]
+    fn what_is_written_reads_back_equal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results.json");
+        let mut broken = run("lora", "qv", 2, &[]);
+        broken.stop = Stop::NonFiniteLoss { step: 7 };
+        let mut results = Results::new("c", "flex", vec![run("vblora", "all", 1, &[0.5]), broken]);
+        results.write(&path).unwrap();
+        assert_eq!(Results::read(&path).unwrap(), results);
+        results.runs[0].epochs[0].train_loss = f64::NAN;
+        results.write(&path).unwrap();
+        assert!(
+            Results::read(&path).unwrap().runs[0].epochs[0]
+                .train_loss
+                .is_nan()
+        );
+        std::fs::write(&path, "{\"command\": 3}").unwrap();
+        let error = Results::read(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("results.json") && error.contains("line 1"),
+            "{error}"
+        );
+    }
+}

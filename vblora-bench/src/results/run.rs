@@ -1,0 +1,168 @@
+//! What one run came to.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::Stop;
+use crate::metrics::{Metric, Scores};
+use crate::tasks::Task;
+
+/// One method on one task with one seed.
+///
+/// The adapter and the head are counted apart: `trained_parameters`, `stored_parameters` and `stored_bytes` are of the
+/// adapter alone (for `full`, of the base weights that it trains; for `head`, 0).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// `vblora`, `lora`, `head` or `full`.
+    pub method: String,
+    /// The adapted modules: `qv`, `all` or suffixes.
+    pub targets: String,
+    /// The task.
+    pub task: Task,
+    /// The seed.
+    pub seed: u64,
+    /// Every epoch that was ended and evaluated.
+    pub epochs: Vec<EpochResult>,
+    /// The epoch with the best primary metric on dev ([`best_epoch`]); `null` without an evaluated epoch.
+    pub best: Option<EpochScores>,
+    /// The last evaluated epoch; `null` without one.
+    pub last: Option<EpochScores>,
+    /// Numbers the optimizer changes.
+    pub trained_parameters: u64,
+    /// Numbers stored, as the paper counts them: in float32-equivalents, so it need not be whole.
+    pub stored_parameters: f64,
+    /// Bytes stored.
+    pub stored_bytes: u64,
+    /// Numbers of the task head, trained and stored in full.
+    pub head_parameters: u64,
+    /// Bytes of the task head.
+    pub head_bytes: u64,
+    /// Optimizer steps taken.
+    pub steps: u64,
+    /// Wall-clock seconds of training and evaluation.
+    pub seconds: f64,
+    /// Rows of train and dev that were cut to the maximum length.
+    #[serde(default)]
+    pub truncated: u64,
+    /// The metrics on dev before training, where the base has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Scores>,
+    /// How fast training steps were, where that is told by tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
+    /// Why the run ended.
+    #[serde(default)]
+    pub stop: Stop,
+}
+
+/// Tokens of training, and how long they took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Tokens that training steps saw, without padding.
+    pub tokens: u64,
+    /// Wall-clock seconds of these steps, without evaluation.
+    pub seconds: f64,
+}
+
+impl Speed {
+    /// Tokens per second.
+    pub fn rate(&self) -> f64 {
+        self.tokens as f64 / self.seconds
+    }
+}
+
+/// One epoch of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochResult {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The mean training loss; `null` in the file if it is not finite.
+    #[serde(deserialize_with = "nan_for_null")]
+    pub train_loss: f64,
+    /// The metrics on dev after it.
+    pub metrics: Scores,
+}
+
+/// An epoch picked out of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EpochScores {
+    /// The epoch, from 1.
+    pub epoch: usize,
+    /// The metrics on dev after it.
+    pub metrics: Scores,
+}
+
+impl From<&EpochResult> for EpochScores {
+    fn from(epoch: &EpochResult) -> Self {
+        Self {
+            epoch: epoch.epoch,
+            metrics: epoch.metrics.clone(),
+        }
+    }
+}
+
+/// The epoch with the best value of the metric, the first of several; an undefined value is worse than every other.
+pub fn best_epoch(epochs: &[EpochResult], metric: Metric) -> Option<&EpochResult> {
+    let value = |epoch: &EpochResult| {
+        let value = epoch.metrics.get(metric);
+        value.map_or(f64::NEG_INFINITY, |value| metric.merit(value))
+    };
+    epochs.iter().reduce(|best, epoch| {
+        if value(epoch) > value(best) {
+            epoch
+        } else {
+            best
+        }
+    })
+}
+
+fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A run on MRPC with these dev accuracies, one per epoch.
+    pub(crate) fn run(method: &str, targets: &str, seed: u64, accuracies: &[f64]) -> RunResult {
+        let epoch = |(i, accuracy): (usize, &f64)| EpochResult {
+            epoch: i + 1,
+            train_loss: 0.7 / (i + 1) as f64,
+            metrics: [(Metric::Accuracy, Some(*accuracy)), (Metric::F1, Some(0.5))]
+                .into_iter()
+                .collect(),
+        };
+        let epochs: Vec<EpochResult> = accuracies.iter().enumerate().map(epoch).collect();
+        RunResult {
+            method: method.into(),
+            targets: targets.into(),
+            task: Task::mrpc(),
+            seed,
+            best: best_epoch(&epochs, Metric::Accuracy).map(EpochScores::from),
+            last: epochs.last().map(EpochScores::from),
+            epochs,
+            trained_parameters: 161_280,
+            stored_parameters: 25_344.0,
+            stored_bytes: 101_376,
+            head_parameters: 1_051_650,
+            head_bytes: 4_206_600,
+            steps: 230,
+            seconds: 61.5,
+            truncated: 0,
+            before: None,
+            speed: None,
+            stop: Stop::Completed,
+        }
+    }
+
+    #[test]
+    fn the_best_epoch_is_the_first_highest_and_never_an_undefined_one() {
+        let mut epochs = run("head", "none", 1, &[0.6, 0.9, 0.9]).epochs;
+        assert_eq!(best_epoch(&epochs, Metric::Accuracy).unwrap().epoch, 2);
+        epochs[0].metrics = [(Metric::Accuracy, None)].into_iter().collect();
+        epochs.truncate(2);
+        assert_eq!(best_epoch(&epochs, Metric::Accuracy).unwrap().epoch, 2);
+        assert_eq!(best_epoch(&epochs[..1], Metric::Accuracy).unwrap().epoch, 1);
+        assert!(best_epoch(&[], Metric::Accuracy).is_none());
+    }
+}

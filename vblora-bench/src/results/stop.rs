@@ -1,0 +1,131 @@
+//! Why a run ended.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::{Error, Result};
+
+/// Why a run ended; a sentence in the file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Stop {
+    /// All epochs were run: `completed`.
+    #[default]
+    Completed,
+    /// The user stopped it: `interrupted`.
+    Interrupted,
+    /// The loss was not finite: `non-finite loss at step N`.
+    NonFiniteLoss {
+        /// The optimizer step, from 0: as many steps were taken before it.
+        step: u64,
+    },
+    /// What training made is no number, and has no score: `non-finite WHAT after step N`.
+    NonFinite {
+        /// The parameter by its path, or the model's output.
+        what: String,
+        /// Optimizer steps taken.
+        step: u64,
+    },
+}
+
+/// How [`Stop::NonFiniteLoss`] is written, before the step.
+const NON_FINITE_LOSS: &str = "non-finite loss at step ";
+
+/// How [`Stop::NonFinite`] is written, before what is not finite and before the step.
+const NON_FINITE: [&str; 2] = ["non-finite ", " after step "];
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Completed => f.pad("completed"),
+            Self::Interrupted => f.pad("interrupted"),
+            Self::NonFiniteLoss { step } => write!(f, "{NON_FINITE_LOSS}{step}"),
+            Self::NonFinite { what, step } => {
+                let [before, between] = NON_FINITE;
+                write!(f, "{before}{what}{between}{step}")
+            }
+        }
+    }
+}
+
+impl FromStr for Stop {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let [before, between] = NON_FINITE;
+        let non_finite = |text: &str| {
+            let (what, step) = text.strip_prefix(before)?.rsplit_once(between)?;
+            let (what, step) = (what.to_owned(), step.parse().ok()?);
+            Some(Self::NonFinite { what, step })
+        };
+        let non_finite_loss = |text: &str| {
+            let step = text.strip_prefix(NON_FINITE_LOSS)?.parse().ok()?;
+            Some(Self::NonFiniteLoss { step })
+        };
+        match text {
+            "completed" => Some(Self::Completed),
+            "interrupted" => Some(Self::Interrupted),
+            other => non_finite_loss(other).or_else(|| non_finite(other)),
+        }
+        .ok_or_else(|| Error::UnknownName {
+            what: "stop",
+            name: text.to_string(),
+            expected: format!("completed, interrupted, {NON_FINITE_LOSS}N, {before}WHAT{between}N"),
+        })
+    }
+}
+
+impl Serialize for Stop {
+    fn serialize<S: serde::Serializer>(
+        &self,
+        serializer: S,
+    ) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stop {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl Stop {
+    /// Whether the run went wrong, and is not only unfinished.
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::NonFiniteLoss { .. } | Self::NonFinite { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stops_go_round() {
+        for stop in [
+            Stop::Completed,
+            Stop::Interrupted,
+            Stop::NonFiniteLoss { step: 12 },
+            Stop::NonFinite {
+                what: "head.dense.weight after step 3".into(),
+                step: 4,
+            },
+        ] {
+            assert_eq!(stop.to_string().parse::<Stop>().unwrap(), stop);
+        }
+        assert_eq!(
+            Stop::NonFiniteLoss { step: 12 }.to_string(),
+            "non-finite loss at step 12"
+        );
+        assert!(
+            "tired"
+                .parse::<Stop>()
+                .unwrap_err()
+                .to_string()
+                .contains("tired")
+        );
+    }
+}

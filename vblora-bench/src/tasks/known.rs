@@ -1,0 +1,152 @@
+//! The tasks that have a name of their own, by which command lines, recipes and results mean them.
+
+use std::str::FromStr;
+
+use clap::builder::{
+    PossibleValue, PossibleValuesParser, TypedValueParser, ValueParser, ValueParserFactory,
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::task::Task;
+use crate::{Error, Result};
+
+/// Name, what it asks, and the task.
+type Known = (&'static str, &'static str, fn() -> Task);
+
+const KNOWN: [Known; 8] = [
+    ("cola", "CoLA: is the sentence grammatical?", Task::cola),
+    ("sst2", "SST-2: is the film review positive?", Task::sst2),
+    (
+        "mrpc",
+        "MRPC: do the two sentences say the same?",
+        Task::mrpc,
+    ),
+    (
+        "stsb",
+        "STS-B: how alike are the two sentences, 0 to 5?",
+        Task::stsb,
+    ),
+    (
+        "qnli",
+        "QNLI: does the sentence answer the question?",
+        Task::qnli,
+    ),
+    (
+        "rte",
+        "RTE: does the second sentence follow from the first?",
+        Task::rte,
+    ),
+    (
+        "demo",
+        "The demonstration set: acceptability as in CoLA, built from BLiMP",
+        Task::demo,
+    ),
+    (
+        "text",
+        "Texts that a causal model is to continue",
+        Task::text,
+    ),
+];
+
+const NAMES: [&str; KNOWN.len()] = {
+    let mut names = [""; KNOWN.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = KNOWN[i].0;
+        i += 1;
+    }
+    names
+};
+
+impl Task {
+    /// Every task that has a name of its own.
+    pub fn known() -> impl Iterator<Item = Self> {
+        KNOWN.iter().map(|(_, _, task)| task())
+    }
+
+    fn find(name: &str) -> Option<Self> {
+        let found = KNOWN.iter().find(|(known, ..)| *known == name);
+        found.map(|(_, _, task)| task())
+    }
+}
+
+impl FromStr for Task {
+    type Err = Error;
+
+    /// # Errors
+    /// A name that stands for no task, with those that do.
+    fn from_str(name: &str) -> Result<Self> {
+        Self::find(name).ok_or_else(|| Error::UnknownName {
+            what: "task",
+            name: name.to_string(),
+            expected: NAMES.join(", "),
+        })
+    }
+}
+
+/// A flag takes the name of a task with labels, and its help lists them.
+impl ValueParserFactory for Task {
+    type Parser = ValueParser;
+
+    fn value_parser() -> ValueParser {
+        let labelled = KNOWN.iter().filter(|(_, _, task)| !task().is_text());
+        let values = labelled.map(|(name, about, _)| PossibleValue::new(*name).help(*about));
+        let parser = PossibleValuesParser::new(values);
+        parser.try_map(|name: String| name.parse::<Self>()).into()
+    }
+}
+
+/// A task is written by its name.
+impl Serialize for Task {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Task {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let unknown = || serde::de::Error::unknown_variant(&name, &NAMES);
+        Self::find(&name).ok_or_else(unknown)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Arg, Command};
+
+    use super::*;
+
+    /// What a flag takes a name for.
+    fn by_flag(name: &str) -> Option<Task> {
+        let flag = Arg::new("task").value_parser(Task::value_parser());
+        let found = Command::new("x")
+            .arg(flag)
+            .try_get_matches_from(["x", name]);
+        found.ok()?.get_one("task").cloned()
+    }
+
+    #[test]
+    fn names_go_round() {
+        for (task, name) in Task::known().zip(NAMES) {
+            assert_eq!(task.name(), name);
+            assert_eq!(task.name().parse::<Task>().unwrap(), task);
+            let by_flag = by_flag(task.name());
+            assert_eq!(
+                by_flag,
+                Some(task.clone()).filter(|task| *task != Task::text())
+            );
+            assert_eq!(serde_json::to_value(&task).unwrap(), task.name());
+            let read: Task = serde_json::from_value(task.name().into()).unwrap();
+            assert_eq!(read, task);
+            assert!(
+                task.metrics().any(|metric| metric == task.primary_metric),
+                "{task}"
+            );
+        }
+        let error = "mnli".parse::<Task>().unwrap_err().to_string();
+        assert!(error.contains("mnli") && error.contains("stsb"), "{error}");
+        assert_eq!(Task::stsb().outputs(), 1);
+        assert_eq!(Task::qnli().outputs(), 2);
+    }
+}

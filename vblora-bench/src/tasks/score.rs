@@ -1,0 +1,194 @@
+//! A task's predictions against its labels.
+
+use super::{example::Label, task::Task};
+use crate::metrics::{Metric, Scores, accuracy, f1, matthews, pearson, spearman};
+use crate::{Error, Result};
+
+/// What a model says of each row, in the rows' order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Predictions {
+    /// Class ids.
+    Classes(Vec<usize>),
+    /// Numbers (regression); they need not lie in the range of the labels.
+    Values(Vec<f32>),
+}
+
+impl Predictions {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Classes(classes) => classes.len(),
+            Self::Values(values) => values.len(),
+        }
+    }
+
+    /// Whether there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Every metric of the task ([`Task::metrics`]).
+///
+/// # Errors
+/// No rows, unequal numbers of predictions and labels, classes where the task has scores or the reverse, a class
+/// outside the task, a prediction that is not finite.
+pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result<Scores> {
+    if predictions.len() != labels.len() || labels.is_empty() {
+        let found = format!(
+            "{} predictions for {} labels",
+            predictions.len(),
+            labels.len()
+        );
+        return Err(error(
+            task,
+            "one prediction for each of at least one label",
+            found,
+        ));
+    }
+    match predictions {
+        Predictions::Classes(classes) if !task.is_regression() => {
+            let gold = gold_classes(task, labels)?;
+            check_classes(task, classes)?;
+            Ok(task
+                .metrics()
+                .map(|metric| (metric, classified(metric, classes, &gold)))
+                .collect())
+        }
+        Predictions::Values(values) if task.is_regression() => {
+            if let Some(row) = values.iter().position(|value| !value.is_finite()) {
+                let found = format!("{} for example {}", values[row], row + 1);
+                return Err(error(task, "finite scores", found));
+            }
+            let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
+            let gold = gold_values(task, labels)?;
+            Ok(task
+                .metrics()
+                .map(|metric| (metric, correlated(metric, &values, &gold)))
+                .collect())
+        }
+        Predictions::Classes(_) => Err(error(task, "scores", "class ids".into())),
+        Predictions::Values(_) => Err(error(task, "class ids", "scores".into())),
+    }
+}
+
+fn classified(metric: Metric, prediction: &[usize], gold: &[usize]) -> Option<f64> {
+    match metric {
+        Metric::Accuracy => Some(accuracy(prediction, gold)),
+        Metric::F1 => Some(f1(prediction, gold)),
+        Metric::Matthews => Some(matthews(prediction, gold)),
+        Metric::Pearson | Metric::Spearman | Metric::Nll => None,
+    }
+}
+
+fn correlated(metric: Metric, prediction: &[f64], gold: &[f64]) -> Option<f64> {
+    match metric {
+        Metric::Pearson => pearson(prediction, gold),
+        Metric::Spearman => spearman(prediction, gold),
+        Metric::Accuracy | Metric::F1 | Metric::Matthews | Metric::Nll => None,
+    }
+}
+
+fn gold_classes(task: &Task, labels: &[Label]) -> Result<Vec<usize>> {
+    let classes: Option<Vec<usize>> = labels
+        .iter()
+        .map(|label| match label {
+            Label::Class(class) => Some(*class),
+            Label::Value(_) => None,
+        })
+        .collect();
+    let classes = classes.ok_or_else(|| error(task, "classes as labels", "a score".into()))?;
+    check_classes(task, &classes)?;
+    Ok(classes)
+}
+
+fn gold_values(task: &Task, labels: &[Label]) -> Result<Vec<f64>> {
+    let values: Option<Vec<f64>> = labels
+        .iter()
+        .map(|label| match label {
+            Label::Value(value) => Some(f64::from(*value)),
+            Label::Class(_) => None,
+        })
+        .collect();
+    values.ok_or_else(|| error(task, "scores as labels", "a class".into()))
+}
+
+fn check_classes(task: &Task, classes: &[usize]) -> Result<()> {
+    match classes.iter().find(|class| **class >= task.outputs()) {
+        Some(class) => Err(error(
+            task,
+            &format!("classes below {}", task.outputs()),
+            class.to_string(),
+        )),
+        None => Ok(()),
+    }
+}
+
+fn error(task: &Task, expected: &str, found: String) -> Error {
+    Error::Score {
+        task: task.name().to_owned(),
+        expected: expected.to_string(),
+        found,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_task_gets_its_metrics_in_order() {
+        let labels = [1, 1, 0, 1, 0].map(Label::Class);
+        let predictions = Predictions::Classes(vec![1, 1, 1, 0, 0]);
+        let mrpc = score(&Task::mrpc(), &predictions, &labels).unwrap();
+        assert_eq!(mrpc.get(Metric::Accuracy), Some(0.6));
+        assert_eq!(mrpc.get(Metric::Pearson), None);
+        assert!(!mrpc.is_undefined(Metric::Pearson));
+        let json = serde_json::to_string(&mrpc).unwrap();
+        assert!(json.starts_with("{\"accuracy\":0.6,\"f1\":0.666"), "{json}");
+        assert_eq!(serde_json::from_str::<Scores>(&json).unwrap(), mrpc);
+        let rte = score(&Task::rte(), &predictions, &labels).unwrap();
+        assert_eq!(serde_json::to_string(&rte).unwrap(), "{\"accuracy\":0.6}");
+    }
+
+    #[test]
+    fn undefined_correlations_are_null() {
+        let labels = [1.0, 2.0].map(Label::Value);
+        let same = Predictions::Values(vec![2.5; 2]);
+        let scores = score(&Task::stsb(), &same, &labels).unwrap();
+        assert!(scores.is_undefined(Metric::Pearson));
+        assert_eq!(
+            serde_json::to_string(&scores).unwrap(),
+            "{\"pearson\":null,\"spearman\":null}"
+        );
+    }
+
+    #[test]
+    fn a_prediction_that_is_no_number_is_refused_not_scored() {
+        let labels = [1.0, 2.0].map(Label::Value);
+        for wrong in [f32::NAN, f32::INFINITY] {
+            let predictions = Predictions::Values(vec![0.5, wrong]);
+            let error = score(&Task::stsb(), &predictions, &labels).unwrap_err();
+            let words = format!("expected finite scores, found {wrong} for example 2");
+            assert!(error.to_string().contains(&words), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_scored_says_why() {
+        let classes = |ids: &[usize]| Predictions::Classes(ids.to_vec());
+        let message = |task: fn() -> Task, predictions, labels: &[Label]| {
+            score(&task(), &predictions, labels)
+                .unwrap_err()
+                .to_string()
+        };
+        let one = [Label::Class(1)];
+        assert!(message(Task::cola, classes(&[1, 0]), &one).contains("2 predictions for 1 labels"));
+        assert!(message(Task::cola, classes(&[]), &[]).contains("0 predictions"));
+        assert!(message(Task::cola, classes(&[2]), &one).contains("below 2, found 2"));
+        assert!(message(Task::cola, classes(&[1]), &[Label::Class(7)]).contains("found 7"));
+        assert!(message(Task::cola, classes(&[1]), &[Label::Value(1.0)]).contains("a score"));
+        assert!(message(Task::stsb, classes(&[1]), &one).contains("stsb: expected scores"));
+        assert!(message(Task::cola, Predictions::Values(vec![0.5]), &one).contains("class ids"));
+    }
+}

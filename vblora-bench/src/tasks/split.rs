@@ -1,0 +1,148 @@
+//! Reads the splits of tasks with labels.
+
+use std::path::{Path, PathBuf};
+
+use vblora::storage::read_input;
+
+use super::{
+    example::{Split, SplitName},
+    folder, rows,
+    task::Task,
+};
+use crate::{Error, Result, limits::MAX_DATA_BYTES};
+
+/// Reads a split from GLUE's layout, `<dir>/<task>/{train,dev}.tsv`.
+///
+/// The task's folder may be spelled as here or as GLUE does (`SST-2`), in any case, and `dir` may be that
+/// folder itself. Where `train.tsv` is absent and exactly one `train*.tsv` is there, as in a subset
+/// (`train_10k.tsv`), that one is read, and [`Split::source`] says so.
+///
+/// # Errors
+/// No such directory or file; everything that [`parse_split`] refuses; text that is not UTF-8; the task of causal models.
+pub fn read_split(dir: &Path, task: &Task, name: SplitName) -> Result<Split> {
+    let source = folder::find(dir, task, name)?;
+    let bytes = read_input(&source, MAX_DATA_BYTES).map_err(|e| Error::read(&source, e))?;
+    let shown = source.display().to_string();
+    let text = rows::utf8(&bytes, &shown)?;
+    let examples = rows::parse(text, &shown, task)?;
+    Ok(Split { examples, source })
+}
+
+/// Reads a split from text in the task's TSV form; `source` is the name that errors and the split carry.
+///
+/// Fields are never quoted: `"` is a character like any other. A byte-order mark, CRLF line ends and a missing
+/// last newline are accepted. Columns are where the task has them ([`Fields`](super::Fields)).
+/// Blanks at the ends of a sentence (all of SST-2 has one) are dropped.
+///
+/// # Errors
+/// An empty split, a column missing from the header, and, with the line, a row of another number of fields than the
+/// header's, an empty sentence, a label outside the task.
+pub fn parse_split(text: &str, source: &str, task: &Task) -> Result<Split> {
+    let examples = rows::parse(text, source, task)?;
+    let source = PathBuf::from(source);
+    Ok(Split { examples, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tasks::Label;
+
+    /// (task, split, rows, rows of class 1), from shared/data/README.md.
+    const PUBLISHED: [(fn() -> Task, SplitName, usize, usize); 10] = [
+        (Task::cola, SplitName::Train, 8551, 6023),
+        (Task::cola, SplitName::Dev, 1043, 721),
+        (Task::sst2, SplitName::Train, 67349, 37569),
+        (Task::sst2, SplitName::Dev, 872, 444),
+        (Task::mrpc, SplitName::Train, 3667, 2473),
+        (Task::mrpc, SplitName::Dev, 408, 279),
+        (Task::qnli, SplitName::Train, 9999, 4972),
+        (Task::qnli, SplitName::Dev, 5463, 2761),
+        (Task::rte, SplitName::Train, 2490, 1241),
+        (Task::rte, SplitName::Dev, 277, 131),
+    ];
+
+    #[expect(clippy::print_stdout, reason = "a skipped test says why")]
+    fn shared_data() -> Option<PathBuf> {
+        let dir = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data"));
+        if !dir.is_dir() {
+            println!("skipped: no {} in this checkout", dir.display());
+            return None;
+        }
+        Some(dir)
+    }
+
+    #[test]
+    fn shared_data_has_the_published_rows() {
+        let Some(dir) = shared_data() else { return };
+        for (task, name, rows, ones) in PUBLISHED {
+            let task = task();
+            let split = read_split(&dir, &task, name).unwrap();
+            let found = split
+                .examples
+                .iter()
+                .filter(|e| e.label == Label::Class(1))
+                .count();
+            assert_eq!(
+                (split.examples.len(), found),
+                (rows, ones),
+                "{task} {}",
+                name.name()
+            );
+            let pairs = [Task::mrpc(), Task::qnli(), Task::rte()].contains(&task);
+            assert!(
+                split.examples.iter().all(|e| e.b.is_some() == pairs),
+                "{task}"
+            );
+            assert!(
+                split
+                    .examples
+                    .iter()
+                    .all(|e| e.a == e.a.trim() && !e.a.is_empty()),
+                "{task}"
+            );
+        }
+        let qnli = read_split(&dir, &Task::qnli(), SplitName::Train).unwrap();
+        assert!(
+            qnli.source.ends_with("qnli/train_10k.tsv"),
+            "{:?}",
+            qnli.source
+        );
+    }
+
+    #[test]
+    fn shared_data_stsb_has_the_published_means() {
+        let Some(dir) = shared_data() else { return };
+        for (name, rows, mean) in [
+            (SplitName::Train, 5749, 2.701),
+            (SplitName::Dev, 1500, 2.364),
+        ] {
+            // The task's own folder may be given too.
+            let split = read_split(&dir.join("stsb"), &Task::stsb(), name).unwrap();
+            let scores = split.examples.iter().map(|e| match e.label {
+                Label::Value(score) => f64::from(score),
+                Label::Class(class) => panic!("class {class} in STS-B"),
+            });
+            let found = scores.sum::<f64>() / rows as f64;
+            assert_eq!(split.examples.len(), rows);
+            assert!((found - mean).abs() < 5e-4, "{found}");
+        }
+    }
+
+    #[test]
+    fn shared_data_rows_are_read_whole() {
+        let Some(dir) = shared_data() else { return };
+        let mrpc = read_split(&dir, &Task::mrpc(), SplitName::Dev).unwrap();
+        let first = &mrpc.examples[0];
+        assert!(
+            first
+                .a
+                .starts_with("He said the foodservice pie business doesn 't fit")
+        );
+        let second = first.b.as_deref().unwrap();
+        assert_eq!(
+            second,
+            "\" The foodservice pie business does not fit our long-term growth strategy ."
+        );
+    }
+}

@@ -1,0 +1,108 @@
+//! `vblora sweep` and what comes after it; sweeps that are interrupted and killed are tested with `cargo xtask sweep`, which is the same code.
+#![cfg(feature = "flex")]
+
+use std::path::Path;
+
+use super::vblora;
+
+/// One epoch of the head alone on a little of the bundled data.
+const SWEEP: &str = r#"about = "a test"
+
+[base]
+recipe = "demo"
+task = "demo"
+data = "little"
+epochs = 1
+batch = 16
+
+[tables.methods]
+title = "Methods"
+rows = ["method"]
+columns = "task"
+
+[[grid]]
+table = "methods"
+method = ["head"]
+seed = [1]
+"#;
+
+fn files(dir: &Path) {
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo");
+    std::fs::create_dir_all(dir.join("data/demo")).unwrap();
+    for (name, rows) in [("train.tsv", 40), ("dev.tsv", 20)] {
+        let text = std::fs::read_to_string(assets.join(name)).unwrap();
+        let few: String = text.split_inclusive('\n').take(rows).collect();
+        std::fs::write(dir.join("data/demo").join(name), few).unwrap();
+    }
+    std::fs::write(dir.join("s.toml"), SWEEP).unwrap();
+}
+
+#[test]
+fn a_sweep_starts_its_own_workers_and_its_report_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    let (status, out, error) = vblora(dir.path(), "sweep s.toml --out out --place little=data");
+    assert_eq!(status, 0, "{error}");
+    assert!(out.contains("1 runs done, 0 failed, 0 left"), "{out}");
+    let (status, _, error) = vblora(dir.path(), "report out --out page");
+    assert_eq!(status, 0, "{error}");
+    let page = std::fs::read_to_string(dir.path().join("page/index.html")).unwrap();
+    assert!(page.contains("<h2>Methods</h2>"));
+    let (status, _, error) = vblora(dir.path(), "report data --out other");
+    assert_eq!(status, 1);
+    assert!(
+        error.contains("it holds no sweep; vblora sweep makes one"),
+        "{error}"
+    );
+    // What is recorded is drawn; a run of the head alone has nothing of the kind.
+    let (status, _, error) = vblora(dir.path(), "figures out --out figures");
+    assert_eq!(status, 1);
+    assert!(error.contains("out"), "{error}");
+}
+
+#[test]
+fn a_place_that_no_run_uses_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    for (place, status, reason) in [
+        (
+            "x=data",
+            1,
+            "--place x=data: the sweep has no model or data of this name; its names are little",
+        ),
+        ("little=", 2, "expected NAME=DIR"),
+        ("little", 2, "expected NAME=DIR"),
+        (
+            "little=data --place little=else",
+            1,
+            "expected one directory, found data and else",
+        ),
+    ] {
+        let command = format!("sweep s.toml --out out --place {place}");
+        let (found, _, error) = vblora(dir.path(), &command);
+        assert_eq!(found, status, "{error}");
+        assert!(error.contains(reason), "{error}");
+    }
+    let (status, _, error) = vblora(dir.path(), "sweep smoke --out out --place x=data");
+    assert_eq!(status, 1);
+    assert!(error.contains("it uses the bundled ones alone"), "{error}");
+    assert!(!dir.path().join("out").exists());
+}
+
+#[test]
+fn a_directory_in_place_of_a_plan_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    std::fs::create_dir_all(dir.path().join("out/sweeps/s.json")).unwrap();
+    for command in [
+        "sweep s.toml --out out --place little=data",
+        "report out --out page",
+    ] {
+        let (status, _, error) = vblora(dir.path(), command);
+        assert_eq!(status, 1, "{error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(error.contains("out/sweeps/s.json"), "{error}");
+        assert!(error.contains("found a directory"), "{error}");
+    }
+    assert!(!dir.path().join("page").exists());
+}

@@ -1,0 +1,190 @@
+//! The front door itself: help, completions, output that is lost, and what is pointed at by mistake.
+
+use std::{
+    fs::File,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use super::{directory, vblora};
+
+fn program() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_vblora"))
+}
+
+#[test]
+fn help_lists_every_subcommand_in_its_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, out, _) = vblora(dir.path(), "--help");
+    assert_eq!(status, 0);
+    for part in [
+        "Train:",
+        "Use:",
+        "Files:",
+        "Research:",
+        "  inspect ",
+        "  sweep ",
+    ] {
+        assert!(out.contains(part), "{part:?} in {out}");
+    }
+    let (status, out, error) = vblora(dir.path(), "");
+    assert_eq!((status, out.as_str()), (2, ""), "{error}");
+    assert!(error.contains("Files:"), "{error}");
+    let (status, out, _) = vblora(dir.path(), "plan --help");
+    assert_eq!(status, 0);
+    assert!(out.starts_with("vblora plan "), "{out}");
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    let dir = tempfile::tempdir().unwrap();
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let (status, out, error) = vblora(dir.path(), &format!("completions {shell}"));
+        assert_eq!(status, 0, "{error}");
+        assert!(
+            out.contains("--at-most") || out.contains("at-most"),
+            "{out}"
+        );
+        assert!(!out.contains("sweep-worker"), "{shell}");
+    }
+}
+
+/// A full disk is a failure, a reader that leaves is none.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_standard_output_does_not_take_is_no_success() {
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    for arguments in [
+        &["--help"][..],
+        &["--version"],
+        &["plan", "--help"],
+        &["completions", "bash"],
+    ] {
+        let done = program().args(arguments).stdout(full()).output().unwrap();
+        assert_eq!(done.status.code(), Some(1), "{arguments:?}");
+        let error = String::from_utf8(done.stderr).unwrap();
+        let expected =
+            "error: cannot write standard output: No space left on device (os error 28)\n";
+        assert_eq!(error, expected, "{arguments:?}");
+    }
+    let mut left = program()
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(left.stdout.take());
+    assert_eq!(left.wait().unwrap().code(), Some(0));
+}
+
+/// Scripts read these names.
+#[test]
+fn reports_are_one_json_object_with_stable_fields() {
+    let dir = tempfile::tempdir().unwrap();
+    directory(dir.path());
+    let plan = "plan bundled.json --targets qv --vector-length 64";
+    let config = vblora_bench::demo::model_files()
+        .read("config.json")
+        .unwrap();
+    std::fs::write(dir.path().join("bundled.json"), config).unwrap();
+    let with = |more: &str| format!("{plan} {more}");
+    for (arguments, fields) in [
+        (
+            with(""),
+            &[
+                "architecture",
+                "bytes",
+                "count",
+                "settings",
+                "sites",
+                "sub_vectors",
+            ][..],
+        ),
+        (
+            with("--method lora").replace("--vector-length 64", ""),
+            &["architecture", "count", "settings", "sites"],
+        ),
+        (
+            with("--at-most 30kB"),
+            &["architecture", "at_most", "fits", "form", "sites"],
+        ),
+        (
+            "inspect net".to_owned(),
+            &[
+                "bank",
+                "base_model",
+                "base_sha256",
+                "count",
+                "form",
+                "method",
+                "patterned",
+                "recipe",
+                "saved",
+                "sites",
+            ],
+        ),
+        (
+            "diff net net".to_owned(),
+            &[
+                "bank",
+                "codes",
+                "only_in_one",
+                "only_in_other",
+                "other_dimensions",
+                "saved",
+                "sites",
+            ],
+        ),
+    ] {
+        let (status, out, error) = vblora(dir.path(), &format!("{arguments} --json"));
+        assert_eq!(status, 0, "{arguments}: {error}");
+        let report: Value = serde_json::from_str(&out).unwrap();
+        let mut found: Vec<_> = report.as_object().unwrap().keys().collect();
+        found.sort();
+        assert_eq!(found, fields, "{arguments}");
+    }
+}
+
+#[test]
+fn a_directory_without_an_adapter_says_what_it_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    for (folder, file) in [
+        ("out/head-seed1", "head.safetensors"),
+        ("out/full-seed1", "model.safetensors"),
+        ("out", "config.toml"),
+        ("empty", "config.toml"),
+    ] {
+        std::fs::create_dir_all(at(folder)).unwrap();
+        std::fs::write(at(folder).join(file), "").unwrap();
+    }
+    directory(&at("out"));
+    for (folder, reason) in [
+        (
+            "out/head-seed1",
+            "the run trained the head alone, which is in head.safetensors",
+        ),
+        (
+            "out/full-seed1",
+            "it is a whole model, in model.safetensors",
+        ),
+        (
+            "out",
+            "it is the directory of a session, whose runs have theirs in net",
+        ),
+        ("empty", "no run of it has an adapter"),
+    ] {
+        for command in ["inspect", "diff out/net"] {
+            let (status, _, error) = vblora(dir.path(), &format!("{command} {folder}"));
+            assert_eq!(status, 1, "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+            assert!(
+                error.contains(&format!("{folder}: no adapter: ")),
+                "{error}"
+            );
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+    let (status, _, error) = vblora(dir.path(), "inspect out/net");
+    assert_eq!(status, 0, "{error}");
+}
