@@ -10,17 +10,17 @@ use crate::{
 
 /// `u_s = sum_j w_sj bank[i_sj]` with `i_s` the k largest logits of row s and `w_s` the softmax over those k alone.
 ///
-/// Differentiable in logits and bank: with `g` the gradient of `u_s`, bank row `i_sj` receives `w_sj g`, logit `i_sj` receives
-/// `w_sj (bank[i_sj] . g - sum_l w_sl bank[i_sl] . g)`, every other logit exactly 0. With k = 1 no logit gets a gradient at all.
-/// Ties go to the lowest index.
+/// The mixture is differentiable in logits and bank. Let `g` be the gradient of `u_s`. Bank row `i_sj` receives `w_sj g`. Logit `i_sj`
+/// receives `w_sj (bank[i_sj] . g - sum_l w_sl bank[i_sl] . g)`; every other logit receives exactly 0. With k = 1 every logit's gradient is
+/// 0. Ties go to the lowest index.
 ///
 /// # Shapes
 /// - logits: `[S, h]`, bank: `[h, b]`
 /// - output: `[S, b]`
 ///
 /// # Errors
-/// Shapes that do not fit, k outside `1..=h`, or a logit that is not finite (this reads the logits back to the host; a training loop
-/// that has checked them once uses [`admixture_unchecked`]).
+/// Shapes that do not fit, k outside `1..=h`, or a logit that is not finite. This check reads the logits back to the host. A training loop
+/// that has checked them once uses [`admixture_unchecked`].
 pub fn admixture<B: VbLoraBackend>(
     logits: Tensor<B, 2>,
     bank: Tensor<B, 2>,
@@ -43,7 +43,7 @@ pub fn admixture<B: VbLoraBackend>(
     Ok(admixture_unchecked(logits, bank, k))
 }
 
-/// [`admixture`] without its checks: no read-back, the result is unspecified where they would fail.
+/// [`admixture`] without its checks and their read-back. The result is unspecified where a check would fail.
 pub fn admixture_unchecked<B: VbLoraBackend>(
     logits: Tensor<B, 2>,
     bank: Tensor<B, 2>,

@@ -13,8 +13,8 @@
 //! | Tied-LoRA, query and value, base r = 8 / large r = 4 | | 43,200 / 65,728 | 0.043M / 0.066M |
 //! | LoRA-XS r = 64, all linear maps, Mistral-7B / Gemma-7B | | 917,504 / 802,816 | 0.92M / 0.80M |
 //!
-//! For h > 256 the paper's figures fit an index counted as a whole float (3 per sub-vector at k = 2), which no integer type of that
-//! bank needs; here the width is that of the smallest unsigned integer that holds h - 1, the paper's own rule of section 3.4.
+//! For h > 256 the paper's figures fit an index counted as a whole float (3 per sub-vector at k = 2). No integer type of such a bank needs
+//! that much. Here an index has the width of the smallest unsigned integer that holds h - 1, the paper's own rule of section 3.4.
 
 use std::{fmt, ops::Add};
 
@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 /// What an adapter costs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Count {
-    /// Parameters that receive gradients, the task head apart.
+    /// Parameters that receive gradients, without the task head.
     pub trained: usize,
     /// Stored parameters in float32 equivalents (a one-byte index counts a quarter; paper, section 3.4).
     pub stored: f64,
@@ -78,7 +78,7 @@ pub fn peft_index_bytes(h: usize) -> usize {
     }
 }
 
-/// In how many bits a value of a compact file is stored.
+/// The number of bits for a value in a compact file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
     /// As it is.
@@ -137,7 +137,7 @@ pub fn vblora(h: usize, b: usize, s: usize, k: usize) -> Count {
     }
 }
 
-/// The codes of [`vblora`] where every vector is selected: h - 1 weights per sub-vector and no indices.
+/// The codes of [`vblora`] if every vector is selected: h - 1 weights per sub-vector and no indices.
 pub fn select_all_codes(h: usize, s: usize) -> Count {
     let stored = s * (h - 1);
     Count {
@@ -146,7 +146,7 @@ pub fn select_all_codes(h: usize, s: usize) -> Count {
     }
 }
 
-/// `n` parameters that training alone has.
+/// `n` parameters that are trained and not stored.
 pub fn trained_only(n: usize) -> Count {
     Count {
         trained: n,
@@ -173,7 +173,7 @@ pub fn lora(rank: usize, dims: impl IntoIterator<Item = (usize, usize)>) -> Coun
     dense(n)
 }
 
-/// VeRA: `rank + d_out` per site. The random matrices come from a seed, which is a setting; PEFT's directories hold them besides.
+/// VeRA: `rank + d_out` per site. The random matrices come from a seed, which is a setting. PEFT's directories hold the matrices too.
 pub fn vera(rank: usize, d_out: impl IntoIterator<Item = usize>) -> Count {
     dense(d_out.into_iter().map(|d_out| rank + d_out).sum())
 }

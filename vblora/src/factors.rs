@@ -1,4 +1,4 @@
-//! What an adapter gives to a forward pass: one low-rank pair per adapted site and, in training, the step's noise.
+//! The input of a forward pass from an adapter: one low-rank pair per adapted site and, in training, the step's noise.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -13,12 +13,12 @@ use crate::{
     noise::Noise,
 };
 
-/// A low-rank pair: the update of a site's weight `[d_in, d_out]` is `scale * down up`, which is never formed in training.
+/// A low-rank pair. The update of a site's weight `[d_in, d_out]` is `scale * down up`. Training never forms that product.
 #[derive(Debug, Clone)]
 pub struct LowRank<B: Backend> {
-    /// `[d_in, r]`, faces the input.
+    /// `[d_in, r]`, multiplied with the input.
     pub down: Tensor<B, 2>,
-    /// `[r, d_out]`, faces the output.
+    /// `[r, d_out]`, gives the output.
     pub up: Tensor<B, 2>,
     /// 1 for VB-LoRA, `alpha / r` for LoRA.
     pub scale: f64,
@@ -34,7 +34,7 @@ impl<B: Backend> LowRank<B> {
     }
 }
 
-/// The pairs of all adapted sites by name. Cheap to clone; a site without a pair runs as the frozen map it is.
+/// The pairs of all adapted sites by name. A clone is cheap. A site without a pair runs as its frozen map.
 #[derive(Debug, Clone)]
 pub struct Factors<B: Backend> {
     pairs: Arc<BTreeMap<String, LowRank<B>>>,
@@ -44,16 +44,17 @@ pub struct Factors<B: Backend> {
     unpadded: Option<Unpadded>,
 }
 
-/// For a multi-adapter batch, the scale of each narrow column in each row, by site: 0 in the columns of other adapters, `[n, R]`.
+/// By site, the scale of each of the R narrow columns in each row of a multi-adapter batch, `[n, R]`. It is 0 in the columns of other rows'
+/// adapters.
 pub(crate) type RowScales<B> = BTreeMap<String, Tensor<B, 2>>;
 
 impl<B: Backend> Factors<B> {
-    /// No adapter at all.
+    /// The factors of no adapter.
     pub fn none() -> Self {
         Self::new(BTreeMap::new(), 0.0)
     }
 
-    /// Pairs by site name, and the probability of dropping an element of the adapters' input in training.
+    /// Factors from pairs by site name. `dropout` is the probability of dropping an element of the adapters' input in training.
     pub fn new(pairs: BTreeMap<String, LowRank<B>>, dropout: f64) -> Self {
         Self {
             pairs: Arc::new(pairs),
@@ -64,7 +65,7 @@ impl<B: Backend> Factors<B> {
         }
     }
 
-    /// The pairs of several adapters side by side, and what each row of a batch takes of them.
+    /// The pairs of several adapters side by side, with the scales of each row of a batch.
     pub(crate) fn multi_adapter(
         pairs: Arc<BTreeMap<String, LowRank<B>>>,
         rows: Arc<RowScales<B>>,
@@ -83,7 +84,7 @@ impl<B: Backend> Factors<B> {
         self.rows.is_some()
     }
 
-    /// Of a multi-adapter batch of `n` rows with `all / n` tokens each: the scale of every narrow column of a site for every token.
+    /// The scale of every narrow column of a site for every token, in a multi-adapter batch of `n` rows with `all / n` tokens each.
     ///
     /// # Shapes
     /// - output: `[all, R]`
@@ -95,7 +96,7 @@ impl<B: Backend> Factors<B> {
         Some(scales.expand([n, all / n, columns]).reshape([all, columns]))
     }
 
-    /// What the rows of another batch take: row `i` what row `rows[i]` of this one does. The same factors where all rows share an adapter.
+    /// The factors for a batch whose row `i` uses the adapter of row `rows[i]` of this one. Nothing changes if all rows share an adapter.
     #[must_use]
     pub fn of_rows(&self, rows: &[usize]) -> Self {
         let Some(scales) = &self.rows else {
@@ -113,7 +114,7 @@ impl<B: Backend> Factors<B> {
         }
     }
 
-    /// The same pairs in a training pass: dropout is on, with the masks of `noise`.
+    /// The same pairs for a training pass, with dropout by the masks of `noise`.
     #[must_use]
     pub fn with_noise(&self, noise: Noise) -> Self {
         Self {
@@ -132,7 +133,7 @@ impl<B: Backend> Factors<B> {
         }
     }
 
-    /// The pair of a site; of a multi-adapter batch, the pairs of all its adapters side by side.
+    /// The pair of a site. In a multi-adapter batch it holds the pairs of all adapters side by side.
     pub fn get(&self, site: &str) -> Option<&LowRank<B>> {
         self.pairs.get(site)
     }
@@ -164,11 +165,11 @@ impl<B: Backend> Factors<B> {
 }
 
 impl<B: VbLoraBackend> Factors<B> {
-    /// What a site's pair adds to the output of a map that is no [`FrozenLinear`](crate::FrozenLinear), such as a head in pieces; `None`
-    /// for a site without a pair.
+    /// The update of a map that is no [`FrozenLinear`](crate::FrozenLinear), such as a head in pieces: its site's pair applied to `x`.
+    /// `None` for a site without a pair.
     ///
     /// # Shapes
-    /// - x: `[n, d_in]`, one row for each of the batch's; output: `[n, d_out]`
+    /// - x: `[n, d_in]`, one row for each row of the batch; output: `[n, d_out]`
     ///
     /// # Panics
     /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows.
@@ -183,8 +184,8 @@ impl<B: VbLoraBackend> Factors<B> {
         Some(matmul(narrow, pair.up.clone()))
     }
 
-    /// Inverted dropout where there is noise, by the mask of `place`; the input itself outside training. Tokens of a batch without its
-    /// padding are dropped as in their places in the batch.
+    /// Inverted dropout by the mask of `place` if there is noise; otherwise the input. Tokens of an unpadded batch take the masks of their
+    /// places in the padded one.
     ///
     /// # Shapes
     /// - input and output: the same, `[N, ..]` in an unpadded batch
@@ -198,7 +199,7 @@ impl<B: VbLoraBackend> Factors<B> {
 }
 
 impl<B: AutodiffBackend> Factors<B> {
-    /// The same factors, noise and all, without the graph.
+    /// The same factors and noise without the graph.
     #[must_use]
     pub fn inner(&self) -> Factors<B::InnerBackend> {
         let pair = |pair: &LowRank<B>| LowRank {

@@ -65,11 +65,11 @@ impl<B: Backend> FrozenLinear<B> {
         Site::new(self.site.clone(), d_in, d_out)
     }
 
-    /// The map with its update added into a dense weight: one matrix product, without an adapter. This map stays as it is, to the bit, so
-    /// dropping the merged one undoes the merge.
+    /// The map with its update added into a dense weight: one matrix product, without an adapter. This map keeps every bit, so dropping the
+    /// merged map undoes the merge.
     ///
     /// # Panics
-    /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)), whose rows have no weight in common.
+    /// The factors belong to a multi-adapter batch ([`Stack`](crate::Stack)), whose rows have no weight in common.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
         let Some(pair) = factors.get(&self.site) else {
@@ -98,14 +98,14 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     /// - output: `[.., d_out]`
     ///
     /// # Panics
-    /// The factors are those of a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows than the input's first dimension.
+    /// The factors belong to a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows than the input.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>, factors: &Factors<B>) -> Tensor<B, D> {
         let [d_in, d_out] = self.weight.dims();
         let mut shape = x.dims();
         let batch = if D == 1 { 1 } else { shape[0] };
         let rows = shape.iter().product::<usize>() / d_in;
         shape[D - 1] = d_out;
-        // One flat product: backends treat leading dimensions as a batch of small ones.
+        // One flat product, because backends treat leading dimensions as a batch of small ones.
         let x = x.reshape([rows, d_in]);
         let y = match factors.get(&self.site) {
             None => self.frozen(x),
@@ -169,7 +169,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 
-    /// Every row with the scales of its own adapter, 0 for the columns of others.
+    /// Map and update of a multi-adapter batch. Each row has the scales of its own adapter, 0 in the columns of others.
     fn stacked(&self, x: Tensor<B, 2>, pair: &LowRank<B>, scales: Tensor<B, 2>) -> Tensor<B, 2> {
         let factors = [&pair.down, &pair.up].map(|factor| primitive(factor.clone()));
         let y = B::stacked_linear(primitive(x), self.map(), factors, primitive(scales));

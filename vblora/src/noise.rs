@@ -1,4 +1,4 @@
-//! Dropout whose masks are a function of (seed, step, micro-batch, place) and of nothing else, equal on every backend.
+//! Dropout masks that depend on seed, step, micro-batch and place alone. They are equal on every backend.
 
 use burn::tensor::{Tensor, TensorPrimitive};
 
@@ -8,7 +8,7 @@ use crate::{
     rng::Key,
 };
 
-/// What those draws of optimizer step `step` are keyed by that all its micro-batches share.
+/// The key for random draws that all micro-batches of one optimizer step share.
 pub fn step_key(seed: u64, step: u64) -> Key {
     Key::new(seed).name("step").index(step)
 }
@@ -29,7 +29,8 @@ impl Noise {
         Self(self.0.index(index))
     }
 
-    /// Inverted dropout: an element is zeroed with probability `p`, else divided by `1 - p`. `place` names where in the model it stands.
+    /// Inverted dropout: an element is zeroed with probability `p`, else divided by `1 - p`. `place` names the element's tensor in the
+    /// model.
     ///
     /// # Shapes
     /// - input and output: the same, fewer than 2^31 elements
@@ -46,7 +47,7 @@ impl Noise {
         Tensor::from_primitive(TensorPrimitive::Float(dropped))
     }
 
-    /// [`dropout`](Self::dropout) of a batch without its padding: a token is dropped as in its place in the batch.
+    /// [`dropout`](Self::dropout) of a batch without its padding. A token takes the mask of its place in the padded batch.
     ///
     /// # Shapes
     /// - input and output: `[N, ..]`, the same
@@ -72,7 +73,7 @@ impl Noise {
     }
 }
 
-/// [`Noise::dropout`] where there is noise; the input itself outside training.
+/// [`Noise::dropout`] if there is noise. Outside training there is none, and the input comes back.
 pub fn dropout<B: VbLoraBackend, const D: usize>(
     x: Tensor<B, D>,
     p: f64,

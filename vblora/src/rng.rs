@@ -1,7 +1,7 @@
-//! A counter-based generator on the host: value `i` of a stream depends on its key and on `i` alone.
+//! A counter-based generator on the host. Value `i` of a stream depends on the stream's key and on `i` alone.
 //!
-//! Initial values, dropout masks and data order are keyed by what they belong to (a seed and a path), so they are the same on every
-//! backend, do not depend on the order in which parameters are made, and need no state in a checkpoint.
+//! The key of initial values, dropout masks and data order is a seed and a path. So they are the same on every backend and need no state in
+//! a checkpoint. The order in which parameters are made does not matter.
 
 /// Weyl increment of SplitMix64 (Steele, Lea and Flood 2014): 2^64 divided by the golden ratio, odd.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -13,7 +13,7 @@ fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// What a stream of random values belongs to: a seed, narrowed by names and numbers.
+/// The key of a stream of random values: a seed, narrowed by names and numbers.
 ///
 /// ```
 /// use vblora::rng::Key;

@@ -1,4 +1,4 @@
-//! The rules by which sub-vectors choose among the bank's vectors in training (paper 4.5): top-k, and what it is compared with.
+//! The rules by which sub-vectors choose among the bank's vectors in training (paper 4.5): top-k and its alternatives.
 //!
 //! | rule | weights in training | at inference and in files |
 //! | --- | --- | --- |
@@ -8,7 +8,8 @@
 //! | `gumbel-softmax` | `softmax((sigma + g) / tau)` over all h, g Gumbel (arXiv 1611.01144) | top-k of sigma |
 //! | `straight-through` | one at the largest of `sigma + g`; gradients as of `gumbel-softmax` | top-k of sigma |
 //!
-//! The functions here take what is drawn as tensors and check nothing, as [`admixture_unchecked`](crate::admixture::admixture_unchecked).
+//! The functions here take random draws as tensors. They check nothing, like
+//! [`admixture_unchecked`](crate::admixture::admixture_unchecked).
 
 use std::{fmt, str::FromStr};
 
@@ -23,7 +24,7 @@ use crate::{
     rng::Key,
 };
 
-/// How a sub-vector chooses bank vectors in training; the module's table has the rules.
+/// How a sub-vector chooses bank vectors in training. The table of this module has the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
@@ -68,7 +69,7 @@ impl Selection {
         matches!(self, Self::TopK | Self::NoisyTopK)
     }
 
-    /// The `n` values that this rule draws for one optimizer step, in row-major order: normal ones, Gumbel ones or none. A function of
+    /// The `n` values that this rule draws for one optimizer step, in row-major order: normal values, Gumbel values or none. They depend on
     /// `key` alone.
     pub fn draws(self, key: Key, n: usize) -> Option<Vec<f32>> {
         match self {
@@ -97,8 +98,8 @@ impl FromStr for Selection {
     }
 }
 
-/// Noisy top-k: with `H = logits + normals softplus(noise_logits)`, the mixture of the k vectors with the largest H by the softmax over
-/// those. The choice is not differentiated; logits and noise logits that are not chosen get gradients of exactly zero.
+/// Noisy top-k. With `H = logits + normals softplus(noise_logits)`, it mixes the k vectors with the largest H by the softmax over those k.
+/// The choice is not differentiated. Logits and noise logits that are not chosen get gradients of exactly zero.
 ///
 /// # Shapes
 /// - logits, noise_logits, normals: `[S, h]`, bank: `[h, b]`
@@ -112,7 +113,7 @@ pub fn noisy_top_k<B: VbLoraBackend>(
 ) -> Tensor<B, 2> {
     let noisy =
         |logits: Tensor<B, 2>, noise_logits, normals| logits + normals * softplus(noise_logits);
-    // Chosen apart from the graph; on it are the k chosen of each row alone.
+    // The choice is made outside the graph. The graph has only the k chosen of each row.
     let all = noisy(
         apart(logits.clone()),
         apart(noise_logits.clone()),
@@ -139,8 +140,8 @@ pub fn gumbel_softmax<B: VbLoraBackend>(
     matmul(softmax((logits + gumbels).mul_scalar(1.0 / tau)), bank)
 }
 
-/// Straight-through Gumbel-softmax: the vector with the largest `logits + gumbels`, ties to the lowest index. The bank's gradient is that
-/// of this choice, the logits' that of [`gumbel_softmax`]'s weights.
+/// Straight-through Gumbel-softmax: the vector with the largest `logits + gumbels`, ties to the lowest index. The bank gets the gradient of
+/// this choice. The logits get the gradient of [`gumbel_softmax`]'s weights.
 ///
 /// # Shapes
 /// - as [`gumbel_softmax`]
@@ -153,13 +154,12 @@ pub fn straight_through<B: VbLoraBackend>(
     let scores = logits + gumbels;
     let chosen = one_hot(apart(scores.clone()));
     let soft = softmax(scores.mul_scalar(1.0 / tau));
-    // The difference is zero, to the bit, so that the sum is exactly the choice.
+    // The difference is zero to the bit, so the sum is exactly the choice.
     let weights = chosen + (soft.clone() - apart(soft));
     matmul(weights, bank)
 }
 
-/// The same values apart from the graph. (`detach` leaves a parameter its wish for a gradient, so that what is computed of it would be
-/// tracked for nothing.)
+/// The same values outside the graph. (After `detach` a parameter still requires a gradient, so results would be tracked for nothing.)
 fn apart<B: VbLoraBackend>(tensor: Tensor<B, 2>) -> Tensor<B, 2> {
     tensor.set_require_grad(false)
 }

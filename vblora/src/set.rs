@@ -1,8 +1,9 @@
-//! Adapters by name beside one resident base: loaded, unloaded, switched.
+//! Loads, unloads and switches adapters, by name, beside one resident base.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::Tensor;
+use derive_new::new;
 
 use crate::{
     Error, Factors, Result, Stack, ValidVbLora,
@@ -12,14 +13,18 @@ use crate::{
 
 /// Adapters by name, ready to be used on one resident base.
 ///
-/// VB-LoRA adapters with one bank (by its SHA-256) share its one copy on the device. Their codes, a few kilobytes each, wait in host
-/// memory; [`factors`](Self::factors) moves them and composes on the device, so a switch costs one mixture and no weights. Other
-/// methods wait on the device as the factors that they compose. The base is not touched.
-#[derive(Debug)]
+/// VB-LoRA adapters with equal banks (by SHA-256) share one copy of it on the device. Their codes, a few kilobytes each, stay in host
+/// memory. [`factors`](Self::factors) moves the codes to the device and composes there, so a switch costs one mixture and no weights.
+/// Adapters of other methods stay on the device as their composed factors. The base is not touched.
+///
+/// [`new`](Self::new) makes a set without adapters on a device.
+#[derive(Debug, new)]
 pub struct AdapterSet<B: VbLoraBackend> {
     device: B::Device,
-    /// By SHA-256; there as long as an adapter needs it.
+    /// By SHA-256. A bank stays as long as an adapter needs it.
+    #[new(default)]
     banks: BTreeMap<String, Tensor<B, 2>>,
+    #[new(default)]
     adapters: BTreeMap<String, Resident<B>>,
 }
 
@@ -29,7 +34,7 @@ enum Resident<B: VbLoraBackend> {
         settings: ValidVbLora,
         bank: String,
         indices: Vec<u32>,
-        /// All k of each sub-vector.
+        /// All k weights of each sub-vector.
         weights: Vec<f32>,
         gate: f32,
     },
@@ -37,19 +42,10 @@ enum Resident<B: VbLoraBackend> {
 }
 
 impl<B: VbLoraBackend> AdapterSet<B> {
-    /// No adapters yet.
-    pub fn new(device: B::Device) -> Self {
-        Self {
-            device,
-            banks: BTreeMap::new(),
-            adapters: BTreeMap::new(),
-        }
-    }
-
-    /// Takes an adapter in; of VB-LoRA the codes, and the bank if it is not here yet.
+    /// Adds an adapter. VB-LoRA's bank goes to the device unless it is there already.
     ///
     /// # Errors
-    /// The name is taken.
+    /// An adapter has this name already.
     pub fn load(&mut self, name: &str, adapter: &HostAdapter) -> Result<()> {
         if self.adapters.contains_key(name) {
             return Err(Error::setting("adapter", "a new name", format!("{name:?}")));
@@ -76,7 +72,7 @@ impl<B: VbLoraBackend> AdapterSet<B> {
         }
     }
 
-    /// Lets an adapter go, and its bank if no other needs it.
+    /// Removes an adapter, and its bank if no other adapter needs it.
     ///
     /// # Errors
     /// There is none of this name.
@@ -101,7 +97,7 @@ impl<B: VbLoraBackend> AdapterSet<B> {
         self.banks.len()
     }
 
-    /// Switches to an adapter: the factors that a forward pass is given.
+    /// The factors of an adapter, for a forward pass.
     ///
     /// # Errors
     /// There is none of this name.
@@ -124,7 +120,7 @@ impl<B: VbLoraBackend> AdapterSet<B> {
     /// Several adapters side by side, in this order, for batches whose rows use different ones.
     ///
     /// # Errors
-    /// There is none of one of these names.
+    /// One of these names has no adapter.
     pub fn stack(&self, names: &[&str]) -> Result<Stack<B>> {
         let factors = names.iter().map(|name| self.factors(name));
         Ok(Stack::new(&factors.collect::<Result<Vec<_>>>()?))

@@ -1,4 +1,4 @@
-//! Sites (the linear maps of a model that an adapter may act on), the targets that pick among them, and the plan of what was picked.
+//! Sites are the linear maps of a model that an adapter may act on. Targets pick among them, and a plan holds the picked sites.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,14 +7,16 @@ use std::{
     str::FromStr,
 };
 
+use derive_new::new;
 use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result, pattern::Pattern};
 
 /// A linear map `[d_in, d_out]` that an adapter may act on.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, new)]
 pub struct Site {
     /// The map's name in the checkpoint, for example `encoder.layer.3.attention.self.query`.
+    #[new(into)]
     pub name: String,
     /// Input features.
     pub d_in: usize,
@@ -23,21 +25,12 @@ pub struct Site {
 }
 
 impl Site {
-    /// A site by its name and dimensions.
-    pub fn new(name: impl Into<String>, d_in: usize, d_out: usize) -> Self {
-        Self {
-            name: name.into(),
-            d_in,
-            d_out,
-        }
-    }
-
     /// The layer: the first part of the name that is a number.
     pub fn layer(&self) -> Option<usize> {
         self.name.split('.').find_map(|part| part.parse().ok())
     }
 
-    /// The name behind the layer number, for example `attention.self.query`; the whole name where there is none.
+    /// The name after the layer number, for example `attention.self.query`; the whole name if it has no number.
     pub fn role(&self) -> &str {
         let mut rest = self.name.as_str();
         while let Some((part, tail)) = rest.split_once('.') {
@@ -53,7 +46,7 @@ impl Site {
 /// How sites are named.
 #[derive(Debug, Clone)]
 enum Rule {
-    /// The name is, or ends in `.` and, one of these.
+    /// The name is one of these, or ends in `.` and one of these.
     Suffixes(Vec<String>),
     /// The whole name matches.
     Regex(Pattern),
@@ -114,7 +107,7 @@ impl Targets {
         self
     }
 
-    /// Keeps only sites of these layers; called more than once, of any of the ranges.
+    /// Keeps only sites of these layers. Several calls keep the layers of any of the ranges.
     #[must_use]
     pub fn layers(mut self, layers: RangeInclusive<usize>) -> Self {
         self.layers.push(layers);
@@ -221,7 +214,7 @@ impl fmt::Display for Targets {
     }
 }
 
-/// The sites that targets picked, in the model's order: what would be adapted. Never empty.
+/// The sites that targets picked, in the model's order. There is at least one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SitePlan {
     sites: Vec<Site>,

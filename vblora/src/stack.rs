@@ -1,4 +1,4 @@
-//! Several adapters in one forward pass: each row of a batch with its own, or none.
+//! Several adapters in one forward pass: each row of a batch uses its own, or none.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -6,13 +6,14 @@ use burn::tensor::{Tensor, TensorData, backend::Backend};
 
 use crate::{Error, Factors, LowRank, Result, factors::RowScales};
 
-/// The factors of several adapters side by side, of any methods and ranks, from which every multi-adapter batch gets its own [`Factors`].
+/// The factors of several adapters side by side, of any methods and ranks. [`assign`](Self::assign) makes the [`Factors`] of a
+/// multi-adapter batch from them.
 ///
 /// Per site the adapters' down factors form one `[d_in, R]` and their up factors one `[R, d_out]`, where R is the sum of their ranks. A
-/// batch is multiplied by all of them, and of its R narrow columns each row keeps those of its own adapter, times the scale, and the rest
-/// is set to zero. That is two ordinary matrix products whatever the mixture, with `R / r` times the work of a single adapter's, which is
-/// small beside the frozen map as long as R is small beside its width. (Gathering a pair per row instead needs no more work than a single
-/// adapter, but moves `n r (d_in + d_out)` numbers per site and batch and multiplies `n` small matrices, which backends do slowly.)
+/// batch is multiplied by all of them. Each row keeps the narrow columns of its own adapter, times the scale; the others become zero. So
+/// every batch takes two ordinary matrix products, with `R / r` times the work of a single adapter. That is little beside the frozen map as
+/// long as R is small beside its width. (Gathering one pair per row needs no more work than a single adapter. But it moves `n r (d_in +
+/// d_out)` numbers per site and batch and multiplies `n` small matrices, which backends do slowly.)
 ///
 /// ```
 /// # use burn::tensor::Tensor; use vblora::{Factors, LowRank, Stack};
@@ -31,20 +32,20 @@ use crate::{Error, Factors, LowRank, Result, factors::RowScales};
 #[derive(Debug, Clone)]
 pub struct Stack<B: Backend> {
     pairs: Arc<BTreeMap<String, LowRank<B>>>,
-    /// By site, which of the `layouts` its columns have.
+    /// By site, the index of its columns' layout in `layouts`.
     layout_of: BTreeMap<String, usize>,
     layouts: Vec<Layout>,
     adapters: usize,
 }
 
-/// Whose the columns of a site are: adapter, rank and scale, one after the other.
+/// The owners of a site's columns in order: adapter, rank and scale.
 type Layout = Vec<(usize, usize, f64)>;
 
 impl<B: Backend> Stack<B> {
-    /// Puts adapters side by side; a later batch names them by their place here. Dropout, which is for training, is left out.
+    /// Puts adapters side by side. Batches name an adapter by its index here. There is no dropout, which is for training.
     ///
     /// # Panics
-    /// One of them is of a multi-adapter batch itself.
+    /// One of them belongs to a multi-adapter batch.
     pub fn new(adapters: &[Factors<B>]) -> Self {
         let mut sites: BTreeMap<&str, Vec<(usize, &LowRank<B>)>> = BTreeMap::new();
         for (adapter, factors) in adapters.iter().enumerate() {
@@ -85,10 +86,10 @@ impl<B: Backend> Stack<B> {
         }
     }
 
-    /// The factors of a batch whose row i uses adapter `rows[i]`, or none. Rows are the first dimension of what a layer is given.
+    /// The factors of a batch whose row i uses adapter `rows[i]`, or none. Rows are the first dimension of a layer's input.
     ///
     /// # Errors
-    /// A row names an adapter that is not there.
+    /// A row names an adapter that does not exist.
     pub fn assign(&self, rows: &[Option<usize>], device: &B::Device) -> Result<Factors<B>> {
         if let Some(&unknown) = rows.iter().flatten().find(|&&row| row >= self.adapters) {
             let expected = format!("below the number of adapters {}", self.adapters);

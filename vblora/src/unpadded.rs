@@ -4,11 +4,11 @@ use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend};
 
-/// What is added to the attention scores of padding: far below every real score, and still finite in f16.
+/// The number added to the attention scores of padding. It is far below every real score, and finite in f16.
 pub const MASKED: f32 = -1e4;
 
-/// Where the tokens of a batch `[n, columns]` lie that is given as `[N, ..]` without its padding: those of each sequence one after the
-/// other, sequence after sequence. What a token gets, dropout included, is what it would get in its place in the batch.
+/// The layout of a batch `[n, columns]` that is given without its padding, as `[N, ..]`. The tokens of a sequence follow one another, and
+/// so do the sequences. A token gets the same results, dropout included, as in the padded batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unpadded {
     lengths: Arc<[usize]>,
@@ -16,10 +16,10 @@ pub struct Unpadded {
 }
 
 impl Unpadded {
-    /// The tokens of each sequence, the first ones of its `columns`.
+    /// A layout from the number of tokens in each sequence. Padding comes after a sequence's tokens.
     ///
     /// # Panics
-    /// A sequence of no tokens, or of more than `columns`.
+    /// A sequence has no token, or more than `columns`.
     pub fn new(lengths: impl Into<Arc<[usize]>>, columns: usize) -> Self {
         let lengths = lengths.into();
         let fits = lengths.iter().all(|length| (1..=columns).contains(length));
@@ -27,22 +27,22 @@ impl Unpadded {
         Self { lengths, columns }
     }
 
-    /// n and the number of columns.
+    /// The shape of the padded batch, `[n, columns]`.
     pub fn shape(&self) -> [usize; 2] {
         [self.lengths.len(), self.columns]
     }
 
-    /// N
+    /// N, the number of tokens.
     pub fn tokens(&self) -> usize {
         self.lengths.iter().sum()
     }
 
-    /// The tokens of each sequence.
+    /// The number of tokens of each sequence.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
 
-    /// Where each sequence lies among the N tokens.
+    /// The range of each sequence among the N tokens.
     pub fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
         self.lengths.iter().scan(0, |end, length| {
             let start = *end;
@@ -57,13 +57,13 @@ impl Unpadded {
         rows.flat_map(|(row, &length)| std::iter::repeat_n(row, length))
     }
 
-    /// The row-major place of each token in the batch.
+    /// The row-major index of each token in the padded batch.
     pub fn places(&self) -> impl Iterator<Item = usize> {
         let rows = self.lengths.iter().enumerate();
         rows.flat_map(|(row, &length)| row * self.columns..row * self.columns + length)
     }
 
-    /// Every token at its place in the batch, zeros at padding.
+    /// Puts every token at its place in the padded batch, with zeros at padding.
     ///
     /// # Shapes
     /// - x: `[N, d]`; output: `[n, columns, d]`

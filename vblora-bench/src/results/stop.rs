@@ -17,7 +17,7 @@ pub enum Stop {
     Interrupted,
     /// The loss was not finite: `non-finite loss at step N`.
     NonFiniteLoss {
-        /// The optimizer step, from 1.
+        /// The optimizer step, from 0: as many steps were taken before it.
         step: u64,
     },
     /// What training made is no number, and has no score: `non-finite WHAT after step N`.

@@ -1,5 +1,11 @@
 //! A method chosen at run time.
 
+// On the whole file, since the record that Burn derives of the adapter takes no attribute.
+#![allow(
+    clippy::large_enum_variant,
+    reason = "there is one adapter per run, and Burn's modules cannot be boxed"
+)]
+
 use std::fmt;
 
 use burn::{
@@ -57,10 +63,6 @@ macro_rules! define {
 
         /// An adapter of any method.
         #[derive(Module, Debug)]
-        #[allow(
-            clippy::large_enum_variant,
-            reason = "there is one adapter per run, and Burn's modules cannot be boxed"
-        )]
         pub enum AnyAdapter<B: Backend> {
             $(
                 #[doc = $title]

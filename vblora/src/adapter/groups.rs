@@ -66,3 +66,45 @@ impl<B: Backend, F: Fn(ParamId) -> ParameterGroup> ModuleVisitor<B> for Find<F> 
         self.found.insert(self.path.join("."), group);
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::backend::Flex;
+
+    use super::*;
+    use crate::{Adapter, AdapterConfig, LoraConfig, Selection, Site, Targets, VbLoraConfig};
+
+    fn groups_of(config: &AdapterConfig) -> Vec<(String, ParameterGroup)> {
+        let site = Site::new("query", 4, 4);
+        let plan = Targets::all_linear().select(&[site]).unwrap();
+        let adapter = config.init::<Flex>(&plan, 1, &Default::default());
+        adapter.unwrap().groups().into_iter().collect()
+    }
+
+    #[test]
+    fn every_parameter_has_its_group() {
+        let vblora = VbLoraConfig {
+            bank: 3,
+            vector_length: 2,
+            rank: 1,
+            selection: Selection::NoisyTopK,
+            gate: true,
+            ..Default::default()
+        };
+        let expected = [
+            ("VbLora.bank", ParameterGroup::Bank),
+            ("VbLora.gate", ParameterGroup::Gate),
+            ("VbLora.logits", ParameterGroup::Logits),
+            ("VbLora.noise_logits", ParameterGroup::NoiseLogits),
+        ];
+        let expected = expected.map(|(path, group)| (path.to_owned(), group));
+        assert_eq!(groups_of(&AdapterConfig::VbLora(vblora)), expected);
+        let lora = LoraConfig {
+            rank: 1,
+            ..Default::default()
+        };
+        let found = groups_of(&AdapterConfig::Lora(lora)).into_iter();
+        let found: Vec<_> = found.map(|(_, group)| group).collect();
+        assert_eq!(found, [ParameterGroup::Factors; 2]);
+    }
+}

@@ -1,4 +1,4 @@
-//! LoRA (Hu et al. 2022), the baseline every other method is measured against.
+//! LoRA (Hu et al. 2022), the baseline that every other method is measured against.
 
 use std::fmt;
 
@@ -135,7 +135,7 @@ impl ValidLora {
         )
     }
 
-    /// Draws A Kaiming-uniform with a = sqrt(5), that is uniform in `1 / sqrt(d_in)`, and sets B to zero: the update starts at zero.
+    /// Draws A Kaiming-uniform with a = sqrt(5), which is uniform in `1 / sqrt(d_in)`. B is zero, so the update starts at zero.
     pub fn init<B: VbLoraBackend>(&self, seed: u64, device: &B::Device) -> Lora<B> {
         let (rank, sites) = (self.config.rank, self.plan.sites());
         let key = Key::new(seed).name("lora");
@@ -178,7 +178,7 @@ impl ValidLora {
         })
     }
 
-    /// Refuses another number of factors, factors of another size, or values that are not finite.
+    /// Refuses a wrong number of factors, factors of a wrong size, and values that are not finite.
     pub(crate) fn check_values(&self, a: &[Vec<f32>], b: &[Vec<f32>]) -> Result<()> {
         let (rank, plan) = (self.config.rank, &self.plan);
         check_per_site(plan, "lora_A", a, |site| [rank, site.d_in])?;

@@ -23,9 +23,9 @@ use crate::{
     rng::Key,
 };
 
-/// Where a method that starts from the frozen weights reads them.
+/// Reads the frozen weights of a base, for a method that starts from them.
 pub trait BaseWeights {
-    /// The weight of a site, `[d_in, d_out]` row-major on the host; `None` where there is none of this name.
+    /// The weight of a site, `[d_in, d_out]` row-major on the host; `None` if there is none of this name.
     fn weight(&self, site: &str) -> Option<Vec<f32>>;
 }
 
@@ -155,11 +155,11 @@ impl ValidLoraXs {
 
     /// Decomposes the frozen weights and draws R normal with the settings' deviation.
     ///
-    /// The weight of a site in torch's layout `[d_out, d_in]` is `U S V^T`; A is `S_r V_r^T`, B is `U_r`, with the sign of each component such
-    /// that the entry of largest magnitude of B's column is positive. The same weights give the same factors on every backend.
+    /// The weight of a site in torch's layout `[d_out, d_in]` is `U S V^T`. A is `S_r V_r^T` and B is `U_r`. The sign of each component
+    /// makes the entry of largest magnitude in B's column positive. The same weights give the same factors on every backend.
     ///
     /// # Errors
-    /// A site has no weight, one of another size or with a value that is not finite, or one of a lower rank.
+    /// A site has no weight, or its weight has a wrong size, a value that is not finite, or too low a rank.
     pub fn init<B: VbLoraBackend>(
         &self,
         weights: &dyn BaseWeights,
@@ -169,7 +169,7 @@ impl ValidLoraXs {
         let LoraXsConfig { rank, std } = self.config;
         let key = Key::new(seed).name("lora-xs");
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        // As many weights in host memory at once as can be decomposed at once.
+        // Host memory holds as many weights as are decomposed at once.
         for sites in self.plan.sites().chunks(rayon::current_num_threads()) {
             let found = sites.iter().map(|site| self.weight(weights, site));
             let found = found.collect::<Result<Vec<_>>>()?;

@@ -1,4 +1,4 @@
-//! What each sub-vector mixes, on the host: for recording and looking at training.
+//! The mixture of each sub-vector on the host, for recordings and pictures of training.
 
 use burn::tensor::{Int, Tensor};
 
@@ -17,12 +17,12 @@ pub struct Mixture {
     pub topk: usize,
     /// `[S, k]`, largest weight first; ties to the lowest index.
     pub indices: Vec<u32>,
-    /// `[S, k]`; where all vectors are selected, those of the k with most of it.
+    /// `[S, k]`. If all vectors are selected, the k largest weights.
     pub weights: Vec<f32>,
 }
 
 impl<B: VbLoraBackend> VbLora<B> {
-    /// The present mixtures; of the logits only S k numbers and their indices leave the device.
+    /// The present mixtures. Only S k weights and their indices leave the device.
     pub fn mixture(&self) -> Mixture {
         let config = self.settings().config();
         let topk = config.topk;

@@ -1,4 +1,4 @@
-//! Where factors lie in the tensors they are composed in.
+//! The places of factors in the tensors that a method composes.
 
 use std::ops::Range;
 
@@ -9,9 +9,9 @@ use crate::SitePlan;
 /// One factor: `rows` of slab `slab`, read in row-major order as `[rank, dim]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
-    /// Which slab.
+    /// The slab's index.
     pub slab: usize,
-    /// Which of its rows.
+    /// The factor's rows in the slab.
     pub rows: Range<usize>,
     /// r
     pub rank: usize,
@@ -22,14 +22,14 @@ pub struct Span {
 /// The two factors of a site, both rank-major: down as `[r, d_in]` (PEFT's A), up as `[r, d_out]` (PEFT's B transposed).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteSpans {
-    /// Faces the input.
+    /// The factor that the input is multiplied with.
     pub down: Span,
-    /// Faces the output.
+    /// The factor that gives the output.
     pub up: Span,
 }
 
 impl SiteSpans {
-    /// Of a method whose factors are slabs of their own: down and up of each site, one after the other.
+    /// The spans of a method whose factors are slabs of their own: down and up of each site, one after the other.
     pub(super) fn a_slab_each(plan: &SitePlan, rank: usize) -> Vec<Self> {
         let span = |slab, dim| Span {
             slab,

@@ -13,11 +13,11 @@ pub(super) struct Truncated {
 
 /// Decomposes a finite weight `[d_in, d_out]`, row-major.
 ///
-/// From the eigenvectors of the smaller of the two Gram matrices: in f64 its squares hold all that f32 weights say, and a map of 1024 x 4096
+/// Uses the eigenvectors of the smaller of the two Gram matrices. In f64 its squares hold all digits of f32 weights. A map of 1024 x 4096
 /// takes 3 seconds.
 ///
 /// # Errors
-/// The weight's rank, where it is below `rank`.
+/// The weight's rank if it is below `rank`.
 pub(super) fn truncated(
     weight: &[f32],
     [d_in, d_out]: [usize; 2],
@@ -37,7 +37,7 @@ pub(super) fn truncated(
     } = SymmetricEigen::new(gram(n, row));
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&i, &j| eigenvalues[j].total_cmp(&eigenvalues[i]));
-    // Below this an eigenvalue is rounding.
+    // Smaller eigenvalues are rounding errors.
     let least = eigenvalues.max() * f64::EPSILON * m as f64;
     let found = order.iter().filter(|&&i| eigenvalues[i] > least).count();
     if found < rank {
@@ -46,7 +46,7 @@ pub(super) fn truncated(
     let (mut a, mut b) = (Vec::new(), Vec::new());
     for &i in &order[..rank] {
         let known = eigenvectors.column(i);
-        // The other side's vector times sigma is what the weight makes of this one.
+        // The weight turns this vector into sigma times the other side's vector.
         let mut other = vec![0.0; m];
         for (k, factor) in known.iter().enumerate() {
             let terms = other.iter_mut().zip(row(k));
@@ -85,7 +85,7 @@ fn gram<'a>(n: usize, row: impl Fn(usize) -> &'a [f32]) -> DMatrix<f64> {
     gram
 }
 
-/// In f64, in eight sums that a processor can take side by side.
+/// The dot product in f64, as eight sums that a processor can take side by side.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     const LANES: usize = 8;
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());

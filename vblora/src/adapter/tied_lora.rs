@@ -123,7 +123,7 @@ impl ValidTiedLora {
         &self.plan
     }
 
-    /// What sites share a pair of factors: each role, by its name and dimensions, in the order of the sites.
+    /// The ties: one for each role (name and dimensions) whose sites share a pair of factors, in the order of the sites.
     pub fn ties(&self) -> &[Site] {
         &self.ties
     }
@@ -136,8 +136,8 @@ impl ValidTiedLora {
         count::dense(factors + vectors)
     }
 
-    /// Draws A uniform in `1 / sqrt(d_in)` and B in `1 / sqrt(r)`, as torch draws linear maps of these shapes, and sets every u to one, every
-    /// v to zero: the update starts at zero. (The paper does not say how it starts.)
+    /// Draws A uniform in `1 / sqrt(d_in)` and B in `1 / sqrt(r)`, as torch draws linear maps of these shapes. Every u is one and every v
+    /// is zero, so the update starts at zero. (The paper does not say how it starts.)
     pub fn init<B: VbLoraBackend>(&self, seed: u64, device: &B::Device) -> TiedLora<B> {
         let rank = self.config.rank;
         let key = Key::new(seed).name("tied-lora");

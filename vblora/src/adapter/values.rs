@@ -1,4 +1,4 @@
-//! Values on the host as trained parameters, checked.
+//! Checks values on the host and makes trained parameters of them.
 
 use burn::{
     module::Param,
@@ -16,8 +16,8 @@ pub(super) fn parameter<B: Backend, const D: usize>(
     Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
-/// Refuses another number of tensors than there are sites, tensors of another size than the sites', and values that are not finite;
-/// `part` is what the tensors are called behind the sites' names.
+/// Refuses a number of tensors other than the number of sites, tensors of a wrong size, and values that are not finite. `part` follows the
+/// site's name in the tensors' names.
 pub(super) fn check_per_site(
     plan: &SitePlan,
     part: &str,
@@ -32,7 +32,7 @@ pub(super) fn check_per_site(
     })
 }
 
-/// Refuses another number of tensors.
+/// Refuses a wrong number of tensors.
 pub(super) fn check_number(part: &str, values: &[Vec<f32>], expected: usize) -> Result<()> {
     if values.len() == expected {
         return Ok(());

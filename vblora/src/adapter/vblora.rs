@@ -29,9 +29,9 @@ pub struct VbLora<B: Backend> {
     pub bank: Param<Tensor<B, 2>>,
     /// `[S, h]`, one row per sub-vector; [`ValidVbLora::load`] says in which order.
     pub logits: Param<Tensor<B, 2>>,
-    /// `[S, h]`, nu of `noisy-topk`; in no file but checkpoints.
+    /// `[S, h]`, nu of `noisy-topk`. Only checkpoints store it.
     pub noise_logits: Option<Param<Tensor<B, 2>>>,
-    /// `[1]`, what every update is multiplied by, if the settings have it.
+    /// `[1]`, multiplies every update; present if the settings ask for a gate.
     pub gate: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
     valid: ValidVbLora,
@@ -78,7 +78,7 @@ impl<B: VbLoraBackend> VbLora<B> {
         slab * (up * gate.val().reshape([1, 1]) + down)
     }
 
-    /// What is worth storing: the bank, the top-k indices and k - 1 weights per sub-vector (paper 3.4), and a gate's value.
+    /// The stored form: the bank, the top-k indices and k - 1 weights per sub-vector (paper 3.4), and the gate's value.
     ///
     /// # Errors
     /// A bank entry or a logit is not finite.
@@ -106,7 +106,7 @@ impl<B: VbLoraBackend> Adapter<B> for VbLora<B> {
             return self.slabs();
         };
         let draws = Tensor::from_data(TensorData::new(draws, shape), &logits.device());
-        // Of the rules that draw one has noise logits.
+        // Only one of the rules that draw has noise logits.
         let mixed = match (&self.noise_logits, config.selection) {
             (Some(noise_logits), _) => {
                 noisy_top_k(logits, noise_logits.val(), draws, bank, config.topk)

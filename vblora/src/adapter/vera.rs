@@ -28,9 +28,9 @@ use crate::{
 pub struct VeraConfig {
     /// r, the rank of the random matrices (the paper's: 1024 for RoBERTa-base, 256 for RoBERTa-large).
     pub rank: usize,
-    /// What every entry of lambda_d starts at; lambda_b starts at zero.
+    /// The start of every entry of lambda_d; lambda_b starts at zero.
     pub d_init: f64,
-    /// Draws the random matrices. Runs that differ in their seed alone share them.
+    /// The seed of the random matrices. Runs that differ only in their own seed share the matrices.
     pub projection_seed: u64,
 }
 
@@ -129,7 +129,7 @@ impl ValidVera {
         })
     }
 
-    /// What would be trained and stored, the random matrices and their seed apart.
+    /// What would be trained and stored, without the random matrices and their seed.
     pub fn count(&self) -> Count {
         count::vera(self.config.rank, self.plan.sites().iter().map(|s| s.d_out))
     }
@@ -150,8 +150,8 @@ impl ValidVera {
         }
     }
 
-    /// Draws the random matrices and sets every lambda_d to `d_init`, every lambda_b to zero: the update starts at zero. No seed but the
-    /// projection's goes in.
+    /// Draws the random matrices by the projection's seed. Every lambda_d is `d_init` and every lambda_b is zero, so the update starts at
+    /// zero.
     pub fn init<B: VbLoraBackend>(&self, device: &B::Device) -> Vera<B> {
         let VeraConfig { rank, d_init, .. } = self.config;
         let sites = self.plan.sites().iter();
@@ -196,7 +196,7 @@ impl ValidVera {
         })
     }
 
-    /// Refuses vectors or matrices of another number or size, or values that are not finite.
+    /// Refuses a wrong number of vectors or matrices, a wrong size, and values that are not finite.
     pub(crate) fn check_values(
         &self,
         projection: &Projection,
@@ -221,7 +221,7 @@ pub struct Vera<B: Backend> {
     pub lambda_d: Vec<Param<Tensor<B, 1>>>,
     /// Per site `[d_out]`, PEFT's `vera_lambda_b`.
     pub lambda_b: Vec<Param<Tensor<B, 1>>>,
-    /// `[r, largest d_in]`; no parameter, so that no optimizer sees it.
+    /// `[r, largest d_in]`. It is no parameter, so no optimizer sees it.
     a: Tensor<B, 2>,
     /// `[r, largest d_out]`
     b: Tensor<B, 2>,

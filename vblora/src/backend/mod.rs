@@ -10,8 +10,8 @@
 //! | [`DropoutOps`] | dropout by a key |
 //!
 //! A family is a folder. `mod.rs` is the contract, `default.rs` has the bodies in plain tensor operations, `autodiff.rs` the hand-written
-//! backward passes. `flex.rs`, `ndarray.rs` and `gpu.rs` have the fast forms of single backends. Beside the families lie the pieces that
-//! several of them use, and the choice of a backend by name.
+//! backward passes. `flex.rs`, `ndarray.rs` and `gpu.rs` have the fast forms of single backends. Other files hold the pieces that several
+//! families share, and the choice of a backend by name.
 
 mod activation;
 mod attention;

@@ -10,20 +10,20 @@ use crate::{
 };
 use burn::tensor::{Int, Tensor, TensorData, TensorPrimitive};
 
-/// How far a row's stored weights may add up beyond 1 by rounding.
+/// Rounding may bring the sum of a row's stored weights this far above 1.
 const SUM_SLACK: f32 = 1e-4;
 
-/// The most that storing a weight in few bits can add to it: half of bf16's step below 1, or of a 255th.
+/// The largest increase of a weight that is rounded to few bits: half of bf16's step below 1, or of a 255th.
 const COARSEST_STEP: f32 = 1.0 / 510.0;
 
-/// Which bank vectors each sub-vector mixes, and how.
+/// The bank vectors that each sub-vector mixes, and their weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Codes {
     /// k
     pub topk: usize,
-    /// `[S, k]`, largest weight first; where every vector is selected, `0..h`.
+    /// `[S, k]`, largest weight first; `0..h` if every vector is selected.
     pub indices: Vec<u32>,
-    /// `[S, k - 1]`: all weights but the last, which is what is missing to 1.
+    /// `[S, k - 1]`: all weights but the last, which is 1 less their sum.
     pub weights: Vec<f32>,
 }
 
@@ -70,7 +70,7 @@ impl Codes {
         codes
     }
 
-    /// All k weights of every sub-vector; the last is clamped at 0, below which rounding can push it.
+    /// All k weights of every sub-vector. The last is at least 0, which rounding could make negative.
     pub fn full_weights(&self) -> Vec<f32> {
         if self.topk == 1 {
             return vec![1.0; self.indices.len()];
@@ -85,7 +85,7 @@ impl Codes {
             .collect()
     }
 
-    /// Divides rows whose stored weights add up to more than 1 by their sum: what rounding each of them to few bits can do.
+    /// Divides rows whose stored weights add up to more than 1 by their sum. Rounding to few bits can make such rows.
     pub(super) fn bring_sums_to_one(&mut self) {
         for row in self.weights.chunks_exact_mut((self.topk - 1).max(1)) {
             let sum: f32 = row.iter().sum();
@@ -190,8 +190,8 @@ impl StoredVbLora {
     /// Puts bank `[h, b]` and codes together.
     ///
     /// # Errors
-    /// Values that do not fit the settings: a wrong number, an index at or above h, twice in a row, a weight outside 0 to 1; indices other
-    /// than `0..h` where every vector is selected.
+    /// Values that do not fit the settings: a wrong number of values, an index at or above h, an index twice in a row, a weight outside 0
+    /// to 1. If every vector is selected, indices other than `0..h`.
     pub fn new(settings: ValidVbLora, bank: Vec<f32>, codes: Codes) -> Result<Self> {
         let settings = settings.stored();
         let (h, b) = (settings.config().bank, settings.config().vector_length);
@@ -223,12 +223,12 @@ impl StoredVbLora {
         Ok(Self { gate, ..self })
     }
 
-    /// What every update is multiplied by: 1 without a gate.
+    /// The number that multiplies every update; 1 without a gate.
     pub fn gate(&self) -> f32 {
         self.gate
     }
 
-    /// The same adapter with a text that says how it was made, of any form: files carry it along.
+    /// The same adapter with a text in any form that says how it was made. Files keep the text.
     ///
     /// # Errors
     /// It is longer than [`MAX_RECIPE_BYTES`](super::MAX_RECIPE_BYTES).

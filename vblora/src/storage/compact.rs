@@ -8,11 +8,11 @@
 //! | `weights` | f32, f16 or u8 `[S, k - 1]` | all weights but the last; u8 counts 255ths |
 //! | `gate` | f32 `[1]` | what every update is multiplied by; only where the settings have a gate |
 //!
-//! Where every vector is selected, the rows of `weights` are in the bank's order and there are no `indices`.
+//! If every vector is selected, the rows of `weights` are in the bank's order and there are no `indices`.
 //!
-//! The metadata entry `vblora` is a JSON object: the format's version (`format`), the bank's SHA-256 (`bank_sha256`) and, with codes, settings
-//! and sites (`settings`), the sites' SHA-256 (`base_sha256`, [`sites_sha256`]) and how the adapter was made, if its maker said so (`recipe`).
-//! A file may hold the bank alone or the codes alone: one bank, many adapters.
+//! The metadata entry `vblora` is a JSON object. It has the format's version (`format`) and the bank's SHA-256 (`bank_sha256`). With codes
+//! it has settings and sites (`settings`), the sites' SHA-256 (`base_sha256`, [`sites_sha256`]) and, if given, the recipe of the training
+//! (`recipe`). A file may hold the bank alone or the codes alone, so that many adapters share one bank.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -65,7 +65,7 @@ pub struct Precisions {
     pub weights: Precision,
 }
 
-/// What was lost by writing with less than full precision, of all factors.
+/// The loss of a lower precision, over all factors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Loss {
     /// The largest change of an entry.
@@ -81,16 +81,16 @@ pub struct Bank {
     values: Vec<f32>,
 }
 
-/// What the metadata say.
+/// The file's metadata.
 #[derive(Serialize, Deserialize)]
 struct Description {
     format: u32,
-    /// Of the bank's values as f32, little-endian, behind its two dimensions as u64.
+    /// SHA-256 over the bank's two dimensions as u64, then its values as f32, little-endian.
     bank_sha256: String,
-    /// Of the codes; absent where the file holds a bank alone.
+    /// The codes' settings; absent if the file holds a bank alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     settings: Option<ValidVbLora>,
-    /// Of the sites; there with the settings.
+    /// SHA-256 of the sites; there with the settings.
     #[serde(skip_serializing_if = "Option::is_none")]
     base_sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -125,7 +125,7 @@ impl Bank {
         Tensor::from_data(TensorData::new(self.values.clone(), self.shape), device)
     }
 
-    /// What codes are bound to: SHA-256 of shape and values, in hexadecimal.
+    /// SHA-256 of shape and values, in hexadecimal. Codes are bound to it.
     pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for side in self.shape {
@@ -504,7 +504,7 @@ fn write(
     write_tensors(path, &tensors, (KEY, &description(bank.sha256(), codes)))
 }
 
-/// What a plan made by [`Targets`](crate::Targets) has by itself, and one out of a file need not have.
+/// Checks what [`Targets`](crate::Targets) ensures and a plan from a file need not have.
 fn check_sites(plan: &SitePlan) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for site in plan.sites() {

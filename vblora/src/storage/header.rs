@@ -1,7 +1,7 @@
 //! The header of a safetensors file, checked against the file before a tensor is touched.
 //!
-//! The `safetensors` crate checks the same rules, but names neither the tensor nor the offsets at fault, takes the last of two tensors of
-//! one name, and can overflow when it adds up the sizes that a lying header claims.
+//! The `safetensors` crate checks the same rules, but its errors name neither the tensor nor the offsets at fault. It takes the last of two
+//! tensors of one name, and can overflow when it adds up the sizes of a lying header.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +25,7 @@ pub const MAX_NAME_BYTES: usize = 1 << 10;
 /// The one key that is no tensor.
 const METADATA: &str = "__metadata__";
 
-/// Where one tensor lies in its file.
+/// The type, shape and place of one tensor in its file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The type of its elements.
@@ -36,7 +36,7 @@ pub struct Entry {
     pub bytes: Range<usize>,
 }
 
-/// What a safetensors file says of itself.
+/// The contents of a safetensors header.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Header {
     /// Its tensors by name; at least one.
@@ -52,8 +52,8 @@ struct Described {
     data_offsets: (usize, usize),
 }
 
-/// The header's text, read key by key: a value that is none of a tensor's is refused before it is held, and so is a key given twice, of
-/// which other readers take the first or the last.
+/// The header's text, read key by key. A value that describes no tensor is refused before it is held. So is a key given twice, because
+/// readers disagree which of the two counts.
 #[derive(Default)]
 struct Table {
     tensors: BTreeMap<String, Described>,

@@ -68,7 +68,7 @@ impl HostVbLora {
         Ok(Self { gate, ..self })
     }
 
-    /// What every update is multiplied by: 1 without a gate.
+    /// The number that multiplies every update; 1 without a gate.
     pub fn gate(&self) -> f32 {
         self.gate
     }

@@ -1,4 +1,4 @@
-//! What an adapter was made for, and how: the hash of its sites, and the recipe.
+//! The origin of an adapter: the hash of the sites that it was made for, and its recipe.
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use crate::{Error, Result, Site};
 /// A longer recipe is refused: it is a text beside an adapter of a few kilobytes, not a log.
 pub const MAX_RECIPE_BYTES: usize = 64 << 10;
 
-/// The identity of linear maps by names and shapes, whatever their order: SHA-256, in hexadecimal, over the sites sorted by name, each as
-/// the length of its name in bytes, the name in UTF-8, `d_in` and `d_out`, numbers as u64 in little-endian bytes.
+/// The identity of linear maps by names and shapes, whatever their order: SHA-256 in hexadecimal over the sites sorted by name. Each site
+/// is the length of its name in bytes, the name in UTF-8, `d_in` and `d_out`. Numbers are u64 in little-endian bytes.
 ///
-/// A compact file holds that of the sites its adapter was made for.
+/// A compact file holds the hash of the sites that its adapter was made for.
 pub fn sites_sha256(sites: &[Site]) -> String {
     let mut sites: Vec<_> = sites.iter().collect();
     sites.sort_by(|a, b| a.name.cmp(&b.name));

@@ -1,4 +1,4 @@
-//! How large a compact file will be.
+//! The size of a compact file before it is written.
 
 use safetensors::Dtype;
 use sha2::{Digest as _, Sha256};
@@ -14,7 +14,7 @@ use crate::{
     count::{Precision, bank_bytes, index_bits, packed_bytes},
 };
 
-/// Which parts a file holds.
+/// The parts that a file holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// Bank and codes.

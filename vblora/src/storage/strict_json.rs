@@ -1,4 +1,4 @@
-//! JSON from files that nobody vouches for: a key given twice is an error, where readers disagree which of the two counts.
+//! JSON from untrusted files. A key given twice is an error, because readers disagree which of the two counts.
 
 use std::{collections::BTreeMap, fmt, marker::PhantomData, path::Path};
 
@@ -11,7 +11,7 @@ use serde_json::{Map, Number, Value};
 use super::files::read_file;
 use crate::Error;
 
-/// What some editors put in front of UTF-8 text.
+/// Some editors put this mark in front of UTF-8 text.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Parses one JSON value. A UTF-8 byte order mark in front is skipped.

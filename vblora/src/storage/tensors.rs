@@ -84,7 +84,7 @@ impl TensorFile {
         }
     }
 
-    /// Where the file lies.
+    /// The file's path.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,4 +1,4 @@
-//! The values that VB-LoRA starts with, drawn or given.
+//! The values that VB-LoRA starts with: drawn, or given.
 
 use burn::{module::Param, tensor::Tensor};
 
@@ -24,8 +24,8 @@ impl VbLoraConfig {
 }
 
 impl ValidVbLora {
-    /// Draws bank, logits and noise logits on the host: a function of `seed` and of the sites' names, the same on every backend, whatever the order or
-    /// number of the sites.
+    /// Draws bank, logits and noise logits on the host. They depend on `seed` and on the sites' names alone, not on the backend or on the
+    /// order or number of sites.
     pub fn init<B: VbLoraBackend>(&self, seed: u64, device: &B::Device) -> VbLora<B> {
         let VbLoraConfig {
             bank: h,
@@ -39,7 +39,7 @@ impl ValidVbLora {
             .expect("drawn to the shapes of this configuration, finite")
     }
 
-    /// As [`init`](Self::init), on a bank that is there already: a shared one.
+    /// As [`init`](Self::init), on a bank that exists already and may be shared.
     ///
     /// # Errors
     /// The bank has another shape than `[h, b]`.
@@ -113,7 +113,7 @@ impl ValidVbLora {
     /// - bank: `[h, b]`, logits: `[S, h]`, row-major. The rows of a site are those of its down factor, then those of its up factor, each
     ///   rank-major: sub-vector t of component rho is row `rho * d / b + t`.
     ///
-    /// The noise logits and the gate of settings that have them are zero.
+    /// Noise logits and gate are zero, if the settings have them.
     ///
     /// # Errors
     /// A wrong number of values, or one that is not finite.
@@ -143,7 +143,7 @@ impl ValidVbLora {
     }
 }
 
-/// What initial values are drawn from.
+/// The key of initial values.
 fn initial_key(seed: u64) -> Key {
     Key::new(seed).name("vblora")
 }

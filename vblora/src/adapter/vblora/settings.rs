@@ -23,8 +23,8 @@ pub struct VbLoraConfig {
     pub vector_length: usize,
     /// r, the rank of the factors.
     pub rank: usize,
-    /// k, how many bank vectors a sub-vector mixes: in training by `topk` and `noisy-topk`, at inference by all but `select-all`, which
-    /// has no use for it.
+    /// k, the number of bank vectors in a sub-vector's mixture. The selections `topk` and `noisy-topk` use it in training. At inference
+    /// every selection uses it but `select-all`.
     pub topk: usize,
     /// The bank starts uniform in plus or minus this.
     pub bank_bound: f64,
@@ -32,11 +32,11 @@ pub struct VbLoraConfig {
     pub logits_std: f64,
     /// How sub-vectors choose bank vectors in training.
     pub selection: Selection,
-    /// The temperature of the two Gumbel selections; the others have no use for it.
+    /// The temperature of the two Gumbel selections. The others ignore it.
     pub tau: f64,
-    /// The noise logits of `noisy-topk` start normal with this standard deviation; the others have none.
+    /// The noise logits of `noisy-topk` start normal with this standard deviation. Other selections have none.
     pub noise_std: f64,
-    /// Whether a trained number that starts at zero multiplies every update, so that training starts from the base as it is.
+    /// Whether a trained number, the gate, multiplies every update. It starts at zero, so training starts from the unchanged base.
     pub gate: bool,
 }
 
@@ -58,7 +58,7 @@ impl Default for VbLoraConfig {
 }
 
 impl VbLoraConfig {
-    /// How many vectors a sub-vector mixes at inference and in files: k, or all h.
+    /// The number of vectors in a mixture at inference and in files: k, or all h.
     pub fn topk_at_inference(&self) -> usize {
         match self.selection {
             Selection::SelectAll => self.bank,
@@ -172,7 +172,7 @@ impl ValidVbLora {
             .sub_vectors(self.config.rank, self.config.vector_length)
     }
 
-    /// The settings of the adapter as it is stored, with the rule of inference: top-k, or all.
+    /// The settings of the stored adapter. Its selection is that of inference: top-k, or all.
     #[must_use]
     pub fn stored(&self) -> Self {
         let VbLoraConfig { tau, noise_std, .. } = VbLoraConfig::default();
@@ -197,7 +197,7 @@ impl ValidVbLora {
         count::dense(self.config.bank * self.config.vector_length) + self.count_codes()
     }
 
-    /// What would be trained and stored on a bank that is trained and stored elsewhere.
+    /// What would be trained and stored if the bank is trained and stored elsewhere.
     pub fn count_codes(&self) -> Count {
         let (h, s, k) = (self.config.bank, self.sub_vectors(), self.config.topk);
         let codes = match self.config.selection {
@@ -228,7 +228,7 @@ impl ValidVbLora {
         }
     }
 
-    /// Refuses a value for a gate that is not there, or that is not finite.
+    /// Refuses a value if the settings have no gate, or if it is not finite.
     pub(crate) fn check_gate(&self, gate: f32) -> Result<()> {
         match self.config.gate {
             true => check_values("gate", [1, 1], &[gate]),
@@ -236,14 +236,14 @@ impl ValidVbLora {
         }
     }
 
-    /// Refuses a bank or logits of another size, or with values that are not finite.
+    /// Refuses a bank or logits of a wrong size, and values that are not finite.
     pub(crate) fn check_values(&self, bank: &[f32], logits: &[f32]) -> Result<()> {
         let (h, b) = (self.config.bank, self.config.vector_length);
         check_values("bank", [h, b], bank)?;
         check_values("logits", [self.sub_vectors(), h], logits)
     }
 
-    /// Where the sites' sub-vectors lie among the S rows.
+    /// The places of the sites' sub-vectors among the S rows.
     pub fn spans(&self) -> Vec<SiteSpans> {
         let VbLoraConfig {
             vector_length,

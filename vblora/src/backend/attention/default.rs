@@ -45,8 +45,8 @@ pub(in crate::backend) fn head_product<B: AttentionOps>(
 fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [n, t, d] = x.dims();
     if heads == 1 {
-        // Not by swapping: a dimension of one would be left with a stride of its own, which CubeCL's tuned products take for that from row
-        // to row of the batch.
+        // Not by swapping: a dimension of one would keep a stride of its own. CubeCL's tuned products take it for the stride between rows
+        // of the batch.
         return x.reshape([n, 1, t, d]);
     }
     x.reshape([n, t, heads, d / heads]).swap_dims(1, 2)

@@ -1,4 +1,4 @@
-//! Gradients that were taken elsewhere, put into a graph to go on from there.
+//! Puts gradients that were taken elsewhere into a graph. The backward pass goes on from them.
 
 use burn::{
     backend::autodiff::{
@@ -10,8 +10,8 @@ use burn::{
     tensor::{Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
 
-/// `root`, from which a backward pass reaches `tensor` as well and starts there with `gradient`. Nothing is computed: `root`'s value stays, and a
-/// gradient that reaches it changes nothing of this one.
+/// `root` with one more parent: a backward pass from it also reaches `tensor` and starts there with `gradient`. The value of `root` stays.
+/// A gradient that reaches `root` does not change `gradient`.
 pub(crate) fn seed<B: Backend, const D: usize>(
     root: Tensor<Autodiff<B>, 1>,
     tensor: Tensor<Autodiff<B>, D>,

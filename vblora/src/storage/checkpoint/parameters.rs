@@ -1,5 +1,5 @@
-//! Trained parameters with their optimizer moments, without loss. Where most elements are bit for bit as they were drawn and have moments
-//! of zero, only the others are stored: without weight decay that is every logit that was never selected.
+//! Trained parameters with their optimizer moments, without loss. If most elements still have their drawn values to the bit and moments of
+//! zero, only the others are stored. Without weight decay, logits that were never selected need no storage.
 //!
 //! | tensor | dtype and shape | what |
 //! | --- | --- | --- |
@@ -30,21 +30,21 @@ pub struct ParameterState {
     pub moments: Option<[Vec<f32>; 2]>,
 }
 
-/// How much of a parameter was stored.
+/// The stored part of a parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     /// Every element.
     Whole,
     /// The elements that training has changed.
     Touched {
-        /// How many.
+        /// The number of elements stored.
         elements: usize,
-        /// Of how many.
+        /// The number of all elements.
         of: usize,
     },
 }
 
-/// How much of each parameter was stored, by name.
+/// The stored part of each parameter, by name.
 pub type Forms = Vec<(String, Form)>;
 
 /// Parameters as the bytes of a safetensors file, and how much of each is in it. `initial(name)` gives the values that a parameter started

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{FileSet, set::UNFINISHED};
 use crate::{Error, Result, storage::atomic::make_folder};
 
-/// How the name of a set begins, before its step.
+/// The prefix of a set's name, before its step.
 const STEP: &str = "step-";
 
 /// A folder of sets named `step-N`.
@@ -32,7 +32,7 @@ impl Checkpoints {
         Ok(checkpoints)
     }
 
-    /// Where the set of a step lies.
+    /// The folder of the set of a step.
     pub fn place(&self, step: u64) -> PathBuf {
         self.folder.join(name_of(step))
     }

@@ -36,7 +36,7 @@ const MAX_NAME_BYTES: usize = 64;
 /// The version of the manifest; a reader refuses others.
 const FORMAT: u32 = 1;
 
-/// How the names of directories begin that are being written or removed; none is ever read.
+/// The prefix of directories that are being written or removed. None is ever read.
 pub(super) const UNFINISHED: &str = ".unfinished-";
 
 /// A few files that belong together, in memory.
@@ -129,7 +129,7 @@ impl FileSet {
         }
     }
 
-    /// Reads a set and checks every byte of it. What the manifest does not list is not looked at.
+    /// Reads a set and checks every byte of it. Files that the manifest does not list are ignored.
     ///
     /// # Errors
     /// A file that cannot be read, that is no plain file, or that is not as the manifest says; a manifest that is none, that lists too
@@ -184,7 +184,7 @@ fn parse(text: &[u8]) -> Result<Manifest, String> {
     }
 }
 
-/// What is wrong with a name, as what it must be. No path of a file system passes.
+/// Refuses a name that is not plain; the error says what it must be. No path of a file system passes.
 fn check_name(name: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let is_plain = !name.starts_with('.') && name.chars().all(plain);

@@ -35,7 +35,7 @@ pub(super) struct Shard {
     front: Vec<u8>,
 }
 
-/// How names of the adapter turn into the base's.
+/// The rule that turns names of the adapter into the base's.
 pub(super) enum Renaming {
     /// Without this prefix.
     Without(String),
@@ -112,7 +112,7 @@ impl Base {
         Ok(true)
     }
 
-    /// How the adapter's names turn into the base's, by its first weight: as it is, without a prefix, behind a prefix.
+    /// The rule for the adapter's names, by its first weight: as it is, without a prefix, behind a prefix.
     pub(super) fn renaming(&self, weight: &str) -> Result<Renaming> {
         if self.contains(weight) {
             return Ok(Renaming::Behind(String::new()));

@@ -21,7 +21,7 @@ use crate::{
 /// Rows are read, changed and written in blocks of about this many bytes.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// Where a tensor's values are from.
+/// The source of a tensor's values.
 pub(super) enum Source<'a> {
     /// The base's file.
     Base(&'a Entry),
@@ -62,7 +62,7 @@ impl Update<'_> {
     }
 }
 
-/// Writes a file of the base with its tensors as planned. Where they have the names and shapes that they had, its header stays as it is.
+/// Writes a file of the base with its tensors as planned. If all names and shapes stay, the header stays as it is.
 pub(super) fn write_shard(shard: &Shard, outputs: &[Output<'_>], to: &Path) -> Result<()> {
     let blame = |path: &Path| {
         let path = path.to_owned();

@@ -1,4 +1,4 @@
-//! Where a merged model goes, and what of the base goes there besides its weights.
+//! The folder of a merged model, and the files of the base that go there besides its weights.
 
 use std::{
     collections::BTreeSet,
@@ -75,9 +75,9 @@ pub(super) fn check_outside(target: &Path, source: &Path) -> Result<()> {
 /// The files of a base besides its weights.
 #[derive(Default)]
 pub(super) struct Others {
-    /// By their places in the base, and where their contents are.
+    /// Their places in the base, and the paths of their contents.
     pub(super) files: Vec<(PathBuf, PathBuf)>,
-    /// What is not copied.
+    /// Files and folders that are not copied.
     pub(super) left_out: Vec<String>,
 }
 
@@ -164,8 +164,8 @@ fn modules(base: &Path) -> Result<Vec<PathBuf>> {
         .collect())
 }
 
-/// Where a file's contents are. A link must lead to a file in the base itself, or in the cache of the Hugging Face hub that the base is
-/// a snapshot of: what is elsewhere is not the model's to give away.
+/// The path of a file's contents. A link must lead into the base itself, or into the Hugging Face cache that the base is a snapshot of.
+/// Files elsewhere are no part of the model.
 fn contents(base: &Path, path: &Path, found: &Metadata) -> Result<PathBuf> {
     if !found.is_symlink() {
         return Ok(path.to_owned());
@@ -242,7 +242,7 @@ pub(super) fn check_replaceable(target: &Path, written: &BTreeSet<&Path>) -> Res
             let entry = entry.map_err(io_error(&here))?;
             let place = folder.join(entry.file_name());
             let kind = entry.file_type().map_err(io_error(&here))?;
-            // Of a folder that this merge does not write, one file is enough to say so.
+            // One file is enough to name a folder that this merge does not write.
             if kind.is_dir() && place.components().count() <= MAX_DEPTH {
                 folders.push(place);
             } else if !kind.is_file() || !(written.contains(place.as_path()) || is_weights(&place))

@@ -1,4 +1,4 @@
-//! What the base's `config.json` says of its model, as far as a merge must know it.
+//! The fields of the base's `config.json` that a merge needs.
 
 use std::path::{Path, PathBuf};
 
@@ -33,7 +33,7 @@ pub(super) struct Model {
     fields: Map<String, Value>,
 }
 
-/// What a merge changes in the configuration.
+/// The changes of a merge to the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Edits {
     /// The head is one of its own now.

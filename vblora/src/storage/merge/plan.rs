@@ -1,4 +1,4 @@
-//! What the merged model's tensors are made of.
+//! The plan of the merged model's tensors.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub(super) struct Plan<'a> {
     /// The tensors of each of the base's files, in their order.
     pub(super) shards: Vec<Vec<Output<'a>>>,
     pub(super) edits: Edits,
-    /// What was believed of the base against the adapter or its configuration.
+    /// Contradictions in which the base was believed, not the adapter or its configuration.
     pub(super) notes: Vec<String>,
 }
 
@@ -76,7 +76,7 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// What the adapter changes, by the base's names.
+    /// The adapter's changes, by the base's names.
     fn wanted(
         &mut self,
         base: &Base,
@@ -279,7 +279,7 @@ impl<'a> Plan<'a> {
         }
     }
 
-    /// Where the adapter has more or fewer tokens than the base, every tensor with a row for each token must have as many.
+    /// If the adapter has more or fewer tokens than the base, every tensor with a row for each token must have as many.
     fn check_tokens(&mut self, base: &Base) -> Result<()> {
         let outputs = || self.shards.iter().flatten();
         let before = |output: &Output<'_>| {

@@ -34,7 +34,7 @@ pub enum PeftMethod {
     Vera(VeraConfig),
 }
 
-/// What `adapter_config.json` says, as far as it changes what the adapter computes.
+/// The fields of `adapter_config.json` that change the adapter's results.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeftConfig {
     /// The method and its settings. `vblora_dropout` and `vera_dropout`, of PEFT's training alone, are not taken over.
@@ -211,7 +211,8 @@ fn vera(fields: &Fields) -> Result<VeraConfig, String> {
     })
 }
 
-/// That of the random matrices as the directory holds them; torch alone could draw them again. Torch counts a negative seed from the end.
+/// The seed of the random matrices. The directory holds the matrices, because torch alone could draw them again. Torch counts a negative
+/// seed from the end.
 fn seed(fields: &Fields) -> Result<u64, String> {
     let Some(value) = fields.get("projection_prng_key") else {
         return Ok(0);

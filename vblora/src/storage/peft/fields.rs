@@ -10,7 +10,7 @@ pub(super) type Fields = Map<String, Value>;
 /// The text of a value in a message goes this far.
 const SHOWN: usize = 100;
 
-/// What a field means for an adapter that is stored already.
+/// The meaning of a field for an adapter that is stored already.
 #[derive(Clone, Copy)]
 enum Use {
     /// Applied, or compared with the tensors, by whoever reads it: see `config.rs` and `rules.rs`.

@@ -7,10 +7,10 @@
 //! | LoRA | `lora_A.weight`, `lora_B.weight` | f32 `[r, d_in]`, `[d_out, r]` |
 //! | VeRA | `vera_lambda_d`, `vera_lambda_b` | f32 `[r]`, `[d_out]` |
 //!
-//! Beside them stand the bank, `base_model.vblora_vector_bank` `[h, b]`, or VeRA's random matrices, `base_model.vera_A` `[r, largest d_in]`
-//! and `base_model.vera_B` `[largest d_out, r]`, the tensors of `modules_to_save`, and embeddings and output layers, which PEFT saves unasked
-//! where the vocabulary was resized or they are adapted. Unlike PEFT, reading believes the tensors, not the flag `save_only_topk_weights`,
-//! and refuses what does not fit: see [`PeftDirectory`].
+//! The file also holds the bank, `base_model.vblora_vector_bank` `[h, b]`, or VeRA's random matrices, `base_model.vera_A` `[r, largest
+//! d_in]` and `base_model.vera_B` `[largest d_out, r]`. It holds the tensors of `modules_to_save`. PEFT saves embeddings and output layers
+//! unasked if the vocabulary was resized or they are adapted. Unlike PEFT, reading believes the tensors, not the flag
+//! `save_only_topk_weights`, and refuses what does not fit: see [`PeftDirectory`].
 //!
 //! Every field of PEFT 0.21's configurations is applied, known to change nothing, or refused by its name; so is a field that PEFT does not
 //! have, unless it is empty.
@@ -53,7 +53,7 @@ const VERA_SHARED: [&str; 2] = ["base_model.vera_A", "base_model.vera_B"];
 pub struct PeftAdapter {
     /// The adapter.
     pub adapter: HostAdapter,
-    /// What stands in front of the sites' names in the model that PEFT wraps, such as `roberta.`.
+    /// The prefix of the sites' names in the model that PEFT wraps, such as `roberta.`.
     pub prefix: String,
     /// The names that `modules_to_save` lists.
     pub modules_to_save: Vec<String>,

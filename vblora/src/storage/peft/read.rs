@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Modules that PEFT saves without being asked: where they were resized, or are adapted themselves. By the last part of their names.
+/// Modules that PEFT saves without being asked if they were resized or are adapted themselves, by the last part of their names.
 const EMBEDDINGS: [&str; 4] = ["embed_tokens", "lm_head", "word_embeddings", "wte"];
 
 /// Between the name of a module of `modules_to_save` and its tensor: the trained copy's, the base's.
@@ -88,7 +88,7 @@ impl PeftDirectory {
         })
     }
 
-    /// What `adapter_config.json` says.
+    /// The contents of `adapter_config.json`.
     pub fn config(&self) -> &PeftConfig {
         &self.config
     }
@@ -162,7 +162,7 @@ impl PeftDirectory {
         })
     }
 
-    /// What stands in front of the sites' names: the shortest prefix of the first module behind which a site's name follows.
+    /// The prefix of the sites' names: the shortest prefix of the first module that a site's name follows.
     fn prefix(&self, sites: &[Site]) -> Result<String> {
         let first = &self.sites[0].name;
         let prefixes = sites.iter().filter_map(|site| {

@@ -222,7 +222,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// Of a configuration that has been read. It has no order where a pattern is no object, which [`Patterns::of`] refuses by name.
+    /// The order in a configuration that has been read. It is empty if a pattern is no object, which [`Patterns::of`] refuses by name.
     pub(super) fn of(text: &[u8]) -> Self {
         serde_json::from_slice(strict_json::without_mark(text)).unwrap_or_default()
     }
@@ -326,7 +326,7 @@ fn entries<T>(
     order.into_iter().map(entry).collect()
 }
 
-/// By PEFT's `get_pattern_key`: the value of the first pattern that a module's name ends in, or else of the name itself as a key.
+/// The value of the first pattern that a module's name ends in, or else of the name itself as a key, as PEFT's `get_pattern_key` has it.
 fn first_matches<T: Copy>(patterns: &[(String, T)], modules: &[&str]) -> Result<Vec<Option<T>>> {
     let mut found = vec![None; modules.len()];
     for (name, value) in patterns {

@@ -28,7 +28,7 @@ pub(super) struct Tensors {
     /// The single file, or the index.
     path: PathBuf,
     files: Vec<TensorFile>,
-    /// By the names that PEFT writes: the file, and the name there.
+    /// The file and the name there, by the name that PEFT writes.
     places: BTreeMap<String, (usize, String)>,
 }
 

@@ -254,7 +254,7 @@ fn bank(values: &[f32], h: usize, b: usize) -> (String, StoredTensor) {
     (BANK.to_owned(), StoredTensor::floats(&[h, b], values))
 }
 
-/// What is no part of the older adapter, in the new directory as well: the same files, under one more name each.
+/// Links files that are no part of the older adapter into the new directory, under the same names.
 fn take_over(old: &Path, new: &Path) -> io::Result<()> {
     let is_adapters = |name: &str| name == CONFIG || name.starts_with("adapter_model");
     for entry in fs::read_dir(old)? {
