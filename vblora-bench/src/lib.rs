@@ -7,6 +7,7 @@
 //! | [`schedule`] | the learning-rate factor of each step |
 //! | [`recipes`] | hyperparameters of published runs as TOML |
 //! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
+//! | [`chart`] | one style for every picture: colours and marks by method, axes, labels, light and dark pages |
 //! | [`view`] | a page to scrub through a recording |
 //! | [`record`] | what VB-LoRA selects while it trains, in a file that can be cut off |
 //! | [`report`] | `results.json`, the summary table, the curve picture; a sweep's page with the paper's tables |
@@ -15,6 +16,9 @@
 #![forbid(unsafe_code)]
 
 pub mod analysis;
+#[cfg(test)]
+mod browser;
+pub mod chart;
 pub mod demo;
 mod directory;
 pub mod error;
