@@ -174,7 +174,7 @@ impl<'s> Canvas<'s> {
 
     /// A line of dashes between two places.
     pub(crate) fn dashes(&self, ends: [At; 2], style: impl Into<ShapeStyle>) -> Result<()> {
-        self.draw(&DashedPathElement::new(ends.into_iter(), 7, 5, style))
+        self.draw(&DashedPathElement::new(ends, 7, 5, style))
     }
 
     pub(crate) fn rectangle(&self, corners: [At; 2], style: impl Into<ShapeStyle>) -> Result<()> {
