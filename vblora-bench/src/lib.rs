@@ -52,12 +52,16 @@
 //! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
 //! | [`report`] | a session's table and curves; a sweep's page with the paper's tables |
 //! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
+//! | [`chart`] | one style for every picture: colours and marks by method, axes, labels, light and dark pages |
 //! | [`view`] | a page to scrub through a recording |
 //! | [`pretrain`] | the bundled RoBERTa, made from nothing |
 //! | [`commands`] | the subcommands that `vblora` and other programs share |
 #![forbid(unsafe_code)]
 
 pub mod analysis;
+#[cfg(test)]
+mod browser;
+pub mod chart;
 pub mod commands;
 pub mod demo;
 mod directory;

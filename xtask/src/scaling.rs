@@ -2,12 +2,15 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use burn::backend::Flex;
 use clap::Args;
-use plotters::prelude::*;
 use vblora::storage::write_atomically;
-use vblora_bench::{commands::progress, program::say};
+use vblora_bench::{
+    chart::{self, Plot, Series, draw_plots, marks},
+    commands::progress,
+    program::say,
+};
 use vblora_models::{EncoderConfig, Roberta};
 
 use crate::{
@@ -93,8 +96,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     bar.finish_and_clear();
     say(table(&measured));
-    let svg = draw(&measured).map_err(|e| anyhow!("the picture was not drawn: {e}"))?;
-    write_atomically(&arguments.out, svg.as_bytes())?;
+    write_atomically(&arguments.out, draw(&measured)?.as_bytes())?;
     say(arguments.out.display());
     Ok(())
 }
@@ -146,56 +148,41 @@ fn table(measured: &[(&str, Vec<Point>)]) -> String {
     lines.join("\n")
 }
 
-/// One panel an axis, both scales logarithmic, with the line of proportion through the largest size.
+/// One plot an axis, both scales logarithmic, with the line of proportion through the largest size.
 fn draw(measured: &[(&str, Vec<Point>)]) -> Result<String> {
-    const SIZE: (u32, u32) = (1080, 360);
-    const BLUE: RGBColor = RGBColor(0, 114, 178);
-    const GREY: RGBColor = RGBColor(150, 150, 150);
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(failed)?;
-        for (area, (name, points)) in root.split_evenly((1, measured.len())).iter().zip(measured) {
-            let (Some(first), Some(last)) = (points.first(), points.last()) else {
-                continue;
-            };
-            let times = points.iter().map(|p| p.ms);
-            let low = times.clone().fold(f64::INFINITY, f64::min) / 1.5;
-            let high = times.fold(0.0, f64::max) * 1.5;
-            let (left, right) = (first.size as f64 / 1.2, last.size as f64 * 1.2);
-            let mut chart = ChartBuilder::on(area)
-                .margin(12)
-                .x_label_area_size(40)
-                .y_label_area_size(58)
-                .build_cartesian_2d((left..right).log_scale(), (low..high).log_scale())
-                .map_err(failed)?;
-            chart
-                .configure_mesh()
-                .x_desc(*name)
-                .y_desc("ms a step")
-                .x_label_formatter(&|x| format!("{x:.0}"))
-                .y_label_formatter(&|y| format!("{y:.0}"))
-                .light_line_style(WHITE)
-                .draw()
-                .map_err(failed)?;
-            let line = |x: f64| (x, last.ms * x / last.size as f64);
-            let ends = [first, last].map(|p| line(p.size as f64));
-            chart
-                .draw_series(LineSeries::new(ends, GREY.stroke_width(1)))
-                .map_err(failed)?;
-            let at = points.iter().map(|p| (p.size as f64, p.ms));
-            chart
-                .draw_series(LineSeries::new(at.clone(), BLUE.stroke_width(2)))
-                .map_err(failed)?;
-            chart
-                .draw_series(at.map(|at| Circle::new(at, 4, BLUE.filled())))
-                .map_err(failed)?;
-        }
-        root.present().map_err(failed)?;
-    }
-    Ok(text)
+    let plots: Vec<Plot> = measured
+        .iter()
+        .filter_map(|(name, points)| plot(name, points))
+        .collect();
+    let title = "Time of a training step as its sizes grow. VB-LoRA on every linear map, width of RoBERTa-base, CPU; \
+                 dashed: in proportion to the size, through the largest";
+    Ok(draw_plots(title, &plots)?)
 }
 
-fn failed(error: impl std::fmt::Display) -> anyhow::Error {
-    anyhow!("{error}")
+fn plot(name: &str, points: &[Point]) -> Option<Plot> {
+    let (first, last) = (points.first()?, points.last()?);
+    let times = || points.iter().map(|point| point.ms);
+    let at = |point: &Point| (point.size as f64, point.ms);
+    let in_proportion = |point: &Point| {
+        (
+            point.size as f64,
+            last.ms * point.size as f64 / last.size as f64,
+        )
+    };
+    let low = times().fold(in_proportion(first).1, f64::min);
+    let high = times().fold(0.0, f64::max);
+    let [mark] = marks(["vblora"])[..] else {
+        return None;
+    };
+    Some(Plot {
+        x: chart::Axis {
+            places: points.iter().map(|point| point.size as f64).collect(),
+            ..chart::Axis::log(name, first.size as f64 / 1.2..last.size as f64 * 1.2)
+        },
+        y: chart::Axis::log("ms a step", low / 1.3..high * 1.3),
+        series: vec![
+            Series::dashes([in_proportion(first), in_proportion(last)]),
+            Series::line("", mark, points.iter().map(at)),
+        ],
+    })
 }

@@ -1,22 +1,26 @@
 //! Weights and uses of bank vectors as bars.
 
-use plotters::{
-    prelude::*,
-    style::{
-        Color,
-        text_anchor::{HPos, Pos, VPos},
-    },
-};
+use plotters::style::Color;
 
-use super::picture::{self, Area, LABEL, MAIN, SECOND};
 use crate::{
     Result,
     analysis::popular,
-    report::{COLOURS, failed, printable},
+    chart::{
+        Area, Axis, BLUE, GREEN, INK, VERMILLION, Wanted,
+        canvas::{self, Anchor, Canvas, LETTERS, MARGIN, text_width},
+        draw_label,
+        frame::{FOOT, Frame, Room},
+        place,
+    },
 };
 
-/// A panel's width in pixels at least, and its height.
-const SIZE: (u32, u32) = (1000, 110);
+/// A panel's height, and that of the line above it.
+const PANEL: i32 = 124;
+const NAME: i32 = 24;
+
+/// The height of the histogram's frame with its axes, and of the legend above it.
+const HISTOGRAM: i32 = 320;
+const LEGEND: i32 = 26;
 
 /// A histogram has no more bars.
 const MOST_BARS: usize = 60;
@@ -31,64 +35,81 @@ pub(super) struct Bars<'a> {
 pub(super) fn draw(title: &str, groups: &[Bars<'_>], order: &[usize]) -> Result<String> {
     let values = groups.iter().flat_map(|group| group.values).copied();
     let most = values.fold(0.0, f64::max).max(1e-3);
-    let size = (
-        SIZE.0.max(order.len() as u32 + 90),
-        SIZE.1 * groups.len().max(1) as u32 + 24,
-    );
-    picture::draw(title, size, |area| {
-        let (panels, foot) = area.split_vertically(size.1 - 24);
-        let words = "bank vector, by falling norm";
-        let centred = ("sans-serif", 14)
-            .into_font()
-            .color(&BLACK)
-            .pos(Pos::new(HPos::Center, VPos::Top));
-        let text = Text::new(words, ((size.0 / 2) as i32, 2), centred);
-        foot.draw(&text).map_err(|e| failed(&e))?;
-        let areas = panels.split_evenly((groups.len().max(1), 1));
-        let mut both = groups.iter().zip(&areas).enumerate();
-        both.try_for_each(|(i, (group, area))| group.draw(area, order, most, i))
+    let height = PANEL * groups.len() as i32 + FOOT;
+    canvas::draw(title, height as u32, |canvas, top| {
+        let tops = (0..).map(|i| top + PANEL * i);
+        let mut panels = groups.iter().zip(tops).enumerate();
+        panels.try_for_each(|(i, (group, top))| {
+            let has_axis = i + 1 == groups.len();
+            group.draw(canvas, top, order, most, (i, has_axis))
+        })
     })
 }
 
 impl Bars<'_> {
-    fn draw(&self, area: &Area<'_>, order: &[usize], most: f64, number: usize) -> Result<()> {
-        let (h, colour) = (order.len(), COLOURS[number % 3]);
-        let mut chart = ChartBuilder::on(area)
-            .margin_left(8)
-            .margin_right(12)
-            .margin_top(2)
-            .margin_bottom(8)
-            .caption(printable(self.name), ("sans-serif", 14))
-            .y_label_area_size(56)
-            .build_cartesian_2d(0..h, 0.0..1.25 * most)
-            .map_err(|e| failed(&e))?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .y_labels(4)
-            .y_desc("weight")
-            .y_label_formatter(&picture::short)
-            .label_style(LABEL)
-            .draw()
-            .map_err(|e| failed(&e))?;
+    fn draw(
+        &self,
+        canvas: &Canvas<'_>,
+        top: i32,
+        order: &[usize],
+        most: f64,
+        (number, has_axis): (usize, bool),
+    ) -> Result<()> {
+        let (h, colour) = (order.len().max(1), [BLUE, VERMILLION, GREEN][number % 3]);
+        let foot = if has_axis { FOOT - 8 } else { 0 };
+        let room = Room::wide(top + NAME, PANEL - NAME + foot);
+        let x = if has_axis {
+            "bank vectors by falling norm"
+        } else {
+            ""
+        };
+        let x = Axis {
+            is_whole: true,
+            ..Axis::linear(x, 0.0..h as f64)
+        };
+        let frame = Frame::draw(canvas, room, x, Axis::linear("weight", 0.0..1.3 * most))?;
+        canvas.text(self.name, (frame.left, top + NAME / 2), Anchor::Left, INK)?;
+        let at = |at: usize, value: f64| frame.at(at as f64, value);
         let value = |vector: usize| self.values[vector];
         // One outline: a rectangle for each of thousands of vectors would make a large file.
         let steps = order.iter().enumerate();
-        let steps = steps.flat_map(|(at, &v)| [(at, value(v)), (at + 1, value(v))]);
-        let outline = [(0, 0.0)].into_iter().chain(steps).chain([(h, 0.0)]);
-        let shape = Polygon::new(outline.collect::<Vec<_>>(), colour.filled());
-        chart.draw_series([shape]).map_err(|e| failed(&e))?;
-        let style = ("sans-serif", 12)
-            .into_font()
-            .color(&BLACK)
-            .pos(Pos::new(HPos::Center, VPos::Bottom));
-        let names = self.heaviest().into_iter().filter_map(|vector| {
-            let at = order.iter().position(|&v| v == vector)?;
-            let text = format!("#{vector}");
-            Some(Text::new(text, (at, value(vector)), style.clone()))
+        let steps = steps.flat_map(|(i, &v)| [at(i, value(v)), at(i + 1, value(v))]);
+        let outline = [at(0, 0.0)].into_iter().chain(steps).chain([at(h, 0.0)]);
+        canvas.polygon(outline.collect(), colour.filled())?;
+        let heaviest = self.heaviest().into_iter().filter_map(|vector| {
+            let place = order.iter().position(|&v| v == vector)?;
+            let (x, y) = frame.at(place as f64 + 0.5, value(vector));
+            Some((format!("#{vector}"), (x, y - 2)))
         });
-        chart.draw_series(names).map_err(|e| failed(&e))?;
+        let heaviest: Vec<_> = heaviest.collect();
+        let wanted = heaviest.iter().map(|(text, point)| Wanted {
+            point: *point,
+            width: text_width(text, LETTERS),
+            height: LETTERS as i32,
+        });
+        let inside = Area {
+            left: frame.left,
+            top: frame.top - 6,
+            right: frame.right,
+            bottom: frame.bottom,
+        };
+        let bars = order.iter().enumerate().map(|(i, &vector)| {
+            let ((left, top), (right, bottom)) = (at(i, value(vector)), at(i + 1, 0.0));
+            Area {
+                left,
+                top,
+                right,
+                bottom,
+            }
+        });
+        let places = place(
+            &wanted.collect::<Vec<_>>(),
+            &bars.collect::<Vec<_>>(),
+            inside,
+        );
+        for ((text, point), area) in heaviest.iter().zip(places) {
+            draw_label(canvas, text, *point, area, colour)?;
+        }
         Ok(())
     }
 
@@ -122,52 +143,39 @@ impl Histogram<'_> {
 }
 
 pub(super) fn draw_histogram(title: &str, histogram: &Histogram<'_>) -> Result<String> {
-    let (span, bars) = histogram.bars();
-    let from = bars.first().map_or(0, |(from, _)| *from);
-    let to = bars.last().map_or(1, |(from, _)| from + span);
-    let most = bars.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1) as f64;
-    picture::draw(title, (SIZE.0, 380), |area| {
-        let mut chart = ChartBuilder::on(area)
-            .margin(12)
-            .x_label_area_size(46)
-            .y_label_area_size(62)
-            .build_cartesian_2d(from as f64 - 0.5..to as f64 - 0.5, 0.0..1.15 * most)
-            .map_err(|e| failed(&e))?;
-        chart
-            .configure_mesh()
-            .disable_x_mesh()
-            .light_line_style(TRANSPARENT)
-            .x_desc("sub-vectors that use it")
-            .y_desc("bank vectors")
-            .x_label_formatter(&picture::short)
-            .y_label_formatter(&picture::short)
-            .label_style(LABEL)
-            .axis_desc_style(("sans-serif", 15))
-            .draw()
-            .map_err(|e| failed(&e))?;
-        let bar = |&(at, n): &(usize, usize)| {
-            let left = at as f64 - 0.5;
-            let mut bar =
-                Rectangle::new([(left, 0.0), (left + span as f64, n as f64)], MAIN.filled());
-            bar.set_margin(0, 0, 1, 1);
-            bar
-        };
-        chart
-            .draw_series(bars.iter().map(bar))
-            .map_err(|e| failed(&e))?;
-        let mean = histogram.mean;
-        let line = PathElement::new([(mean, 0.0), (mean, 1.1 * most)], SECOND.stroke_width(3));
-        chart
-            .draw_series([line])
-            .map_err(|e| failed(&e))?
-            .label(format!("mean k S / h = {mean:.1}"))
-            .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], SECOND.stroke_width(3)));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(("sans-serif", 15))
-            .background_style(WHITE.mix(0.9))
-            .draw()
-            .map_err(|e| failed(&e))
+    let height = LEGEND + HISTOGRAM + MARGIN;
+    canvas::draw(title, height as u32, |canvas, top| {
+        let name = format!("mean k S / h = {:.1}", histogram.mean);
+        canvas.key((MARGIN, top + LEGEND / 2), &name, |(x, y)| {
+            canvas.line(vec![(x, y), (x + 26, y)], VERMILLION.stroke_width(3))
+        })?;
+        histogram.draw(canvas, Room::wide(top + LEGEND, HISTOGRAM))
     })
+}
+
+impl Histogram<'_> {
+    fn draw(&self, canvas: &Canvas<'_>, room: Room) -> Result<()> {
+        let (span, bars) = self.bars();
+        let from = bars.first().map_or(0, |(from, _)| *from) as f64 - 0.5;
+        let to = bars.last().map_or(1, |(from, _)| from + span) as f64 - 0.5;
+        let most = bars.iter().map(|(_, n)| *n).max().unwrap_or(1).max(1) as f64;
+        let whole = |name: &str, range| Axis {
+            is_whole: true,
+            ..Axis::linear(name, range)
+        };
+        let x = whole("sub-vectors that use a bank vector", from..to);
+        let y = whole("bank vectors", 0.0..1.15 * most);
+        let frame = Frame::draw(canvas, room, x, y)?;
+        for &(at, n) in bars.iter().filter(|(_, n)| *n > 0) {
+            let left = frame.x(at as f64 - 0.5);
+            let right = frame.x((at + span) as f64 - 0.5);
+            let corners = [
+                (left + 1, frame.y(n as f64)),
+                ((right - 1).max(left + 2), frame.bottom),
+            ];
+            canvas.rectangle(corners, BLUE.filled())?;
+        }
+        let ends = [0.0, 1.1 * most].map(|y| frame.at(self.mean, y));
+        canvas.line(ends.to_vec(), VERMILLION.stroke_width(3))
+    }
 }

@@ -1,30 +1,29 @@
 //! Maps of sub-vectors by bank vectors.
 
-use plotters::{prelude::*, style::Color};
+use plotters::style::{Color, RGBColor};
 
-use super::picture::{self, Area, LABEL, MAIN};
 use crate::{
     Result,
     analysis::Cells,
-    report::{failed, printable},
+    chart::{
+        Axis, INK, WIDTH,
+        canvas::{self, Anchor, At, Canvas, LETTERS, MARGIN, wrapped},
+        frame::{FOOT, Frame, Room},
+    },
 };
 
 /// The height of a panel's cells; banks of more vectors have several to a row.
 const HEIGHT: usize = 300;
 
-/// Beside and under the cells.
-const LABELS: (u32, u32) = (62, 46);
-
-/// The space around a panel's chart.
-const MARGIN: u32 = 10;
-
-/// The line above a panel.
-const CAPTION: u32 = 22;
+/// A line of words above a panel.
+const LINE: i32 = 20;
 
 /// What is looked at.
 pub(super) struct Map {
-    /// The sub-vectors, one a column.
-    pub(super) rows: Vec<usize>,
+    /// The sub-vectors shown, one a column, evenly spread over all.
+    pub(super) columns: usize,
+    /// S
+    pub(super) sub_vectors: usize,
     /// h
     pub(super) vectors: usize,
 }
@@ -53,86 +52,87 @@ pub(super) struct Panel<'a> {
     pub(super) layers: Vec<Layer<'a>>,
 }
 
-/// One panel large, several in rows.
+/// One panel large, several in rows of two.
 pub(super) fn draw(title: &str, panels: &[Panel<'_>]) -> Result<String> {
-    let (across, cell) = match panels.len() {
-        0 | 1 => (1, 8),
-        2 | 4 => (2, 5),
-        _ => (3, 4),
-    };
-    let columns = panels.iter().map(|p| p.map.rows.len()).max().unwrap_or(1);
-    // Wide enough for the title, which does not wrap.
-    let width = (cell * columns as u32 + LABELS.0 + 2 * MARGIN).max(860 / across);
-    let height = HEIGHT as u32 + LABELS.1 + 2 * MARGIN + CAPTION;
-    let down = panels.len().div_ceil(across as usize).max(1) as u32;
-    picture::draw(title, (across * width, down * height), |area| {
-        let areas = area.split_evenly((down as usize, across as usize));
-        panels
-            .iter()
-            .zip(&areas)
-            .try_for_each(|(panel, area)| panel.draw(area))
+    let across = panels.len().clamp(1, 2);
+    let width = (WIDTH as i32 - 2 * MARGIN) / across as i32;
+    let head = panels
+        .iter()
+        .map(|panel| panel.head(width))
+        .max()
+        .unwrap_or(0);
+    let height = head + HEIGHT as i32 + FOOT + 6;
+    let down = panels.len().div_ceil(across).max(1) as i32;
+    canvas::draw(title, (down * height + MARGIN) as u32, |canvas, top| {
+        panels.iter().enumerate().try_for_each(|(i, panel)| {
+            let left = MARGIN + width * (i % across) as i32;
+            let top = top + height * (i / across) as i32;
+            panel.draw_head(canvas, (left, top), width)?;
+            let room = Room {
+                left,
+                right: left + width - 14,
+                top: top + head,
+                bottom: top + height - 6,
+            };
+            panel.draw(canvas, room)
+        })
     })
 }
 
 impl Panel<'_> {
-    fn draw(&self, area: &Area<'_>) -> Result<()> {
-        let Map { rows, vectors } = &self.map;
-        let has_legend = self.layers.iter().any(|layer| !layer.name.is_empty());
-        // A legend stands above the cells.
-        let top = if has_legend {
-            vectors + vectors.div_ceil(3)
-        } else {
-            *vectors
+    fn title(&self, width: i32) -> Vec<String> {
+        wrapped(&self.title, width - 10, LETTERS)
+    }
+
+    fn has_legend(&self) -> bool {
+        self.layers.iter().any(|layer| !layer.name.is_empty())
+    }
+
+    /// The height of title and legend.
+    fn head(&self, width: i32) -> i32 {
+        let lines = self.title(width).len() + usize::from(self.has_legend());
+        LINE * lines as i32 + 8
+    }
+
+    fn draw_head(&self, canvas: &Canvas<'_>, (left, top): At, width: i32) -> Result<()> {
+        let mut at = (left, top + LINE / 2);
+        for line in self.title(width) {
+            canvas.text(&line, at, Anchor::Left, INK)?;
+            at.1 += LINE;
+        }
+        for layer in self.layers.iter().filter(|layer| !layer.name.is_empty()) {
+            at = canvas.key(at, layer.name, |(x, y)| {
+                canvas.rectangle([(x + 12, y - 6), (x + 26, y + 6)], layer.colour.filled())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn draw(&self, canvas: &Canvas<'_>, room: Room) -> Result<()> {
+        let Map {
+            columns,
+            sub_vectors,
+            vectors,
+        } = self.map;
+        let axis = |name, count: usize| Axis {
+            is_whole: true,
+            ..Axis::linear(name, 0.0..count.max(1) as f64)
         };
-        let mut chart = ChartBuilder::on(area)
-            .margin(MARGIN)
-            .caption(printable(&self.title), ("sans-serif", 14))
-            .x_label_area_size(LABELS.1 as i32)
-            .y_label_area_size(LABELS.0 as i32)
-            .build_cartesian_2d(0..rows.len().max(1), 0..top)
-            .map_err(|e| failed(&e))?;
-        let row = |at: &usize| rows.get(*at).map_or(String::new(), ToString::to_string);
-        let vector = |at: &usize| match at > vectors {
-            true => String::new(),
-            false => at.to_string(),
-        };
-        chart
-            .configure_mesh()
-            .disable_mesh()
-            .x_desc("sub-vector")
-            .y_desc("bank vector")
-            .x_labels(8)
-            .y_labels(8)
-            .x_label_formatter(&row)
-            .y_label_formatter(&vector)
-            .label_style(LABEL)
-            .axis_desc_style(("sans-serif", 14))
-            .draw()
-            .map_err(|e| failed(&e))?;
+        let (x, y) = (
+            axis("sub-vector", sub_vectors),
+            axis("bank vector", vectors),
+        );
+        let frame = Frame::draw(canvas, room, x, y)?;
+        let one = sub_vectors.max(1) as f64 / columns.max(1) as f64;
         for layer in &self.layers {
-            let style = layer.colour.filled();
-            let bars = runs(layer.cells, bin(*vectors));
-            let rectangles = bars
-                .into_iter()
-                .map(|(x, from, to)| Rectangle::new([(x, from), (x + 1, to.min(*vectors))], style));
-            let drawn = chart.draw_series(rectangles).map_err(|e| failed(&e))?;
-            if !layer.name.is_empty() {
-                drawn
-                    .label(layer.name)
-                    .legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 10, y + 5)], style));
+            for (column, from, to) in runs(layer.cells, bin(vectors)) {
+                let (left, top) = frame.at(one * column as f64, to.min(vectors) as f64);
+                let (right, bottom) = frame.at(one * (column + 1) as f64, from as f64);
+                let corners = [(left, top), (right.max(left + 1), bottom.max(top + 1))];
+                canvas.rectangle(corners, layer.colour.filled())?;
             }
         }
-        if !has_legend {
-            return Ok(());
-        }
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(("sans-serif", 14))
-            .background_style(WHITE.mix(0.9))
-            .border_style(MAIN)
-            .draw()
-            .map_err(|e| failed(&e))
+        Ok(())
     }
 }
 

@@ -1,16 +1,16 @@
-//! Figures 3 to 5: which bank vectors sub-vectors select.
+//! Figures 3 to 5: the bank vectors that each sub-vector selects.
 
 use std::fmt::Write;
 
 use super::{
     Figure,
     grid::{self, Layer, Map, Panel},
-    picture::{KEPT, MAIN, SECOND},
     title,
 };
 use crate::{
     Result,
     analysis::{footprint, overlap, spread, windows},
+    chart::{BLUE, DARK_GREEN, ORANGE},
     recordings::{Header, Recording},
 };
 
@@ -20,7 +20,7 @@ const COLUMNS: usize = 96;
 /// How many windows of epochs Figure 5 has.
 const WINDOWS: u64 = 6;
 
-/// Figure 3: which vectors sub-vectors ever select, a panel a run.
+/// Figure 3: the vectors that each sub-vector ever selects, one panel a run.
 ///
 /// # Errors
 /// The picture cannot be drawn.
@@ -40,12 +40,18 @@ pub fn footprints(recordings: &[&Recording]) -> Result<Figure> {
                 _ => header.title(),
             },
             map: map(header, rows),
-            layers: vec![Layer::plain(MAIN, cells)],
+            layers: vec![Layer::plain(BLUE, cells)],
         });
     }
     let title = match recordings {
-        [one] => title("Picks footprint", one.header()),
-        several => format!("Picks footprints of {} runs", several.len()),
+        [one] => title(
+            "Bank vectors that each sub-vector ever selects",
+            one.header(),
+        ),
+        several => format!(
+            "Bank vectors that each sub-vector ever selects, in {} runs",
+            several.len()
+        ),
     };
     let mut caption = String::from(
         "Bank vectors (rows) that a sub-vector (columns) selects in any recorded step. ",
@@ -68,7 +74,7 @@ pub fn footprints(recordings: &[&Recording]) -> Result<Figure> {
     })
 }
 
-/// Figure 4: what is selected at the start, at the end and at both.
+/// Figure 4: the vectors selected at the start, at the end and at both.
 ///
 /// # Errors
 /// The picture cannot be drawn.
@@ -76,7 +82,7 @@ pub fn changes(recording: &Recording) -> Result<Figure> {
     let (header, rows) = (recording.header(), sample(recording));
     let (first, last) = (recording.first(), recording.last());
     let found = overlap(&first.picks, &last.picks, &rows);
-    let title = title("First and last selection", header);
+    let title = title("First and last selection of each sub-vector", header);
     let layer = |name, colour, cells| Layer {
         name,
         colour,
@@ -86,9 +92,9 @@ pub fn changes(recording: &Recording) -> Result<Figure> {
         title: String::new(),
         map: map(header, &rows),
         layers: vec![
-            layer("first", SECOND, &found.initial),
-            layer("last", MAIN, &found.last),
-            layer("both", KEPT, &found.both),
+            layer("first", ORANGE, &found.initial),
+            layer("last", BLUE, &found.last),
+            layer("both", DARK_GREEN, &found.both),
         ],
     };
     let kept = found.both.len();
@@ -106,14 +112,17 @@ pub fn changes(recording: &Recording) -> Result<Figure> {
     })
 }
 
-/// Figure 5: footprints by windows of epochs.
+/// Figure 5: the vectors that each sub-vector selects, one panel a window of epochs.
 ///
 /// # Errors
 /// The picture cannot be drawn.
 pub fn footprint_windows(recording: &Recording) -> Result<Figure> {
     let (header, rows) = (recording.header(), sample(recording));
     let found = windows(recording, &rows, WINDOWS);
-    let title = title("Picks footprints by epochs", header);
+    let title = title(
+        "Bank vectors that each sub-vector selects, by epochs",
+        header,
+    );
     let mut sizes = Vec::new();
     let mut panels = Vec::new();
     for window in &found {
@@ -127,7 +136,7 @@ pub fn footprint_windows(recording: &Recording) -> Result<Figure> {
         panels.push(Panel {
             title: epochs,
             map: map(header, &rows),
-            layers: vec![Layer::plain(MAIN, &window.cells)],
+            layers: vec![Layer::plain(BLUE, &window.cells)],
         });
     }
     Ok(Figure {
@@ -162,7 +171,8 @@ fn sampled(header: &Header) -> String {
 
 fn map(header: &Header, rows: &[usize]) -> Map {
     Map {
-        rows: rows.to_vec(),
+        columns: rows.len(),
+        sub_vectors: header.sizes()[2],
         vectors: header.sizes()[0],
     }
 }

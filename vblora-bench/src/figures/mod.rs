@@ -1,10 +1,9 @@
-//! The paper's figures of what is selected (3 to 9), as SVG, from recorded runs.
+//! Figures 3 to 9 of the paper, as SVG: the bank vectors that recorded runs select.
 
 mod bars;
 mod grid;
 mod maps;
 mod of_sweep;
-mod picture;
 mod plane;
 mod scatter;
 mod weights;
@@ -23,7 +22,7 @@ pub use of_sweep::sweep_figures;
 pub use plane::projection;
 pub use weights::{mass_by_role, mass_by_third, use_histogram};
 
-/// Figures 3 to 9 of one run; its result, where there is one, is told in the captions. A recording without a bank has no Figure 9.
+/// Figures 3 to 9 of one run. The captions tell its result if there is one. A recording without a bank has no Figure 9.
 ///
 /// # Errors
 /// A picture cannot be drawn.

@@ -1,4 +1,4 @@
-//! The figures of a sweep's directory: what its VB-LoRA runs selected.
+//! The figures of a sweep's directory: the bank vectors that its VB-LoRA runs selected.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -19,8 +19,8 @@ struct Recorded<'a> {
     recording: Recording,
 }
 
-/// For each model, data and task: Figure 3 with a panel for each recorded run of the lowest seed, and Figures 4 to 9 of the best of them.
-/// Nothing where nothing was recorded.
+/// The figures for each model, data and task. Figure 3 has a panel for each recorded run of the lowest seed; Figures 4 to 9 show the best of
+/// these runs. Without recordings there are no figures.
 ///
 /// # Errors
 /// No sweep's directory; a recording that cannot be read; a picture that cannot be drawn.

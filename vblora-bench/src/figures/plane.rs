@@ -30,7 +30,7 @@ pub fn projection(recording: &Recording) -> Result<Option<Figure>> {
     let rows = spread(s, POINTS);
     let mixed = sub_vectors(&picks, &bank, b, &rows);
     let found = project(&bank, b, &mixed);
-    let title = title("Bank and sub-vectors", header);
+    let title = title("Bank and sub-vectors on two principal components", header);
     let [first, second] = found.explained.map(|part| 100.0 * part);
     let caption = format!(
         "The bank after step {step} on its two largest principal components (PCA, not the paper's t-SNE), which have {first:.1} % and {second:.1} % of its variance, with {} of {s} sub-vectors. PCA is affine: a mixture of two vectors lies on the line between them. Open circles: vectors that no sub-vector uses.",

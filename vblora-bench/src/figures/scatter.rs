@@ -2,23 +2,23 @@
 
 use std::ops::Range;
 
-use plotters::{
-    prelude::*,
-    style::{Color, ShapeStyle},
-};
+use plotters::style::{Color, ShapeStyle};
 
-use super::picture::{self, LABEL, MAIN};
 use crate::{
     Result,
     analysis::Projection,
-    report::{COLOURS, failed},
+    chart::{
+        Axis, BLUE, VERMILLION,
+        canvas::{self, At, Canvas, MARGIN},
+        frame::{Frame, Room},
+    },
 };
 
-/// Width and height in pixels.
-const SIZE: (u32, u32) = (860, 640);
+/// The height of the frame with its axes.
+const HEIGHT: i32 = 460;
 
-/// The bank's colour.
-const BANK: RGBColor = COLOURS[1];
+/// The line of the legend.
+const LEGEND: i32 = 26;
 
 pub(super) struct Scatter<'a> {
     pub(super) projection: &'a Projection,
@@ -27,59 +27,64 @@ pub(super) struct Scatter<'a> {
 }
 
 pub(super) fn draw(title: &str, scatter: &Scatter<'_>) -> Result<String> {
-    let Projection {
-        bank,
-        sub_vectors,
-        explained,
-    } = scatter.projection;
-    picture::draw(title, SIZE, |area| {
-        let axis = |i: usize| format!("component {} ({:.1} %)", i + 1, 100.0 * explained[i]);
-        let mut chart = ChartBuilder::on(area)
-            .margin(12)
-            .x_label_area_size(46)
-            .y_label_area_size(72)
-            .build_cartesian_2d(range(bank, 0), range(bank, 1))
-            .map_err(|e| failed(&e))?;
-        chart
-            .configure_mesh()
-            .light_line_style(TRANSPARENT)
-            .x_desc(axis(0))
-            .y_desc(axis(1))
-            .x_label_formatter(&picture::short)
-            .y_label_formatter(&picture::short)
-            .label_style(LABEL)
-            .axis_desc_style(("sans-serif", 15))
-            .draw()
-            .map_err(|e| failed(&e))?;
-        let small = MAIN.mix(0.45).filled();
-        let points = sub_vectors
-            .iter()
-            .map(|&[x, y]| Circle::new((x, y), 2, small));
-        chart
-            .draw_series(points)
-            .map_err(|e| failed(&e))?
-            .label("sub-vector")
-            .legend(move |(x, y)| Circle::new((x + 8, y), 2, small));
-        let style = |vector: usize| match scatter.uses[vector] {
-            0 => ShapeStyle::from(BANK).stroke_width(1),
-            _ => BANK.filled(),
-        };
-        let vectors = bank.iter().enumerate();
-        let vectors = vectors.map(|(i, &[x, y])| Circle::new((x, y), 4, style(i)));
-        chart
-            .draw_series(vectors)
-            .map_err(|e| failed(&e))?
-            .label("bank vector")
-            .legend(|(x, y)| Circle::new((x + 8, y), 4, BANK.filled()));
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
-            .label_font(("sans-serif", 15))
-            .background_style(WHITE.mix(0.9))
-            .border_style(BLACK.mix(0.3))
-            .draw()
-            .map_err(|e| failed(&e))
+    canvas::draw(title, (LEGEND + HEIGHT + MARGIN) as u32, |canvas, top| {
+        scatter.draw_legend(canvas, (MARGIN, top + LEGEND / 2))?;
+        scatter.draw_points(canvas, Room::wide(top + LEGEND, HEIGHT))
     })
+}
+
+fn sub_vector() -> ShapeStyle {
+    BLUE.mix(0.45).filled()
+}
+
+/// Vectors that nothing uses are open.
+fn bank_vector(uses: usize) -> ShapeStyle {
+    match uses {
+        0 => VERMILLION.stroke_width(1),
+        _ => VERMILLION.filled(),
+    }
+}
+
+impl Scatter<'_> {
+    fn draw_legend(&self, canvas: &Canvas<'_>, at: At) -> Result<()> {
+        let next = canvas.key(at, "bank vector", |(x, y)| {
+            canvas.circle((x + 18, y), 4, bank_vector(1))
+        })?;
+        let next = if self.uses.contains(&0) {
+            canvas.key(next, "unused", |(x, y)| {
+                canvas.circle((x + 18, y), 4, bank_vector(0))
+            })?
+        } else {
+            next
+        };
+        let last = canvas.key(next, "sub-vector", |(x, y)| {
+            canvas.circle((x + 18, y), 2, sub_vector())
+        });
+        last.map(|_| ())
+    }
+
+    fn draw_points(&self, canvas: &Canvas<'_>, room: Room) -> Result<()> {
+        let Projection {
+            bank,
+            sub_vectors,
+            explained,
+        } = self.projection;
+        let axis = |i: usize| {
+            let part = 100.0 * explained[i];
+            Axis::linear(
+                format!("component {} ({part:.1} % of the variance)", i + 1),
+                range(bank, i),
+            )
+        };
+        let frame = Frame::draw(canvas, room, axis(0), axis(1))?;
+        for &[x, y] in sub_vectors {
+            canvas.circle(frame.at(x, y), 2, sub_vector())?;
+        }
+        for (&[x, y], uses) in bank.iter().zip(self.uses) {
+            canvas.circle(frame.at(x, y), 4, bank_vector(*uses))?;
+        }
+        Ok(())
+    }
 }
 
 /// The bank's values on an axis with a margin: mixtures lie within.

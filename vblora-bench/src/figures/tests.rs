@@ -146,7 +146,7 @@ fn a_histogram_counts_every_vector_once() {
 
 #[test]
 fn numbers_on_axes_are_short() {
-    let of = |number: f64| super::picture::short(&number);
+    let of = |number: f64| crate::chart::plain_number(number);
     let found = [5.0, 0.1 + 0.2, -0.0, 120.0, -0.25].map(of);
     assert_eq!(found, ["5", "0.3", "0", "120", "-0.25"]);
 }

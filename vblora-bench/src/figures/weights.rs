@@ -1,4 +1,4 @@
-//! Figures 6 to 8: how much bank vectors are used, and by whom.
+//! Figures 6 to 8: how much each bank vector is used, and by which layers and roles.
 
 use super::{
     Figure,
@@ -17,7 +17,12 @@ use crate::{
 /// The picture cannot be drawn.
 pub fn mass_by_third(recording: &Recording) -> Result<Figure> {
     let groups = by_third(&recording.header().settings);
-    masses(recording, "fig6-thirds", "Weight by layers", &groups)
+    masses(
+        recording,
+        "fig6-thirds",
+        "Weight on each bank vector, by thirds of the layers",
+        &groups,
+    )
 }
 
 /// Figure 7: the weight on each bank vector by role and side.
@@ -29,7 +34,7 @@ pub fn mass_by_role(recording: &Recording) -> Result<Figure> {
     masses(
         recording,
         "fig7-roles",
-        "Weight by role and factor",
+        "Weight on each bank vector, by role and factor",
         &groups,
     )
 }
@@ -74,7 +79,7 @@ pub fn use_histogram(recording: &Recording) -> Result<Figure> {
     let last = recording.last();
     let uses = uses(&last.picks, h);
     let mean = mean_uses(&last.picks, h);
-    let title = title("Uses of bank vectors", header);
+    let title = title("How many sub-vectors use each bank vector", header);
     let (least, most) = (uses.iter().min(), uses.iter().max());
     let caption = format!(
         "How many sub-vectors use a bank vector after step {}: {} to {}, in the mean k S / h = {mean:.1} (line); {} of {h} unused; the entropy of use is {:.3} of that of even use.",

@@ -1,4 +1,5 @@
-//! Names and messages as Markdown and HTML that show them as they are: they may hold anything, and must not become markup.
+//! Names and messages as Markdown that shows them as they are: they may hold anything, and must not become markup. (HTML is escaped by its
+//! templates.)
 
 use std::fmt::Write;
 
@@ -67,18 +68,13 @@ pub fn picture(shows: &str, file: &str) -> String {
     format!("![{}]({place})", as_markdown(shows))
 }
 
-/// Text as HTML that shows it as it is, in an element or in the quotes of an attribute.
-pub fn as_html(text: &str) -> String {
+/// Text whose control characters are written out; blanks of every kind stay.
+pub(super) fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
-        match c {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            _ if c.is_control() && !c.is_whitespace() => out.extend(c.escape_default()),
-            _ => out.push(c),
+        match c.is_control() && !c.is_whitespace() {
+            true => out.extend(c.escape_default()),
+            false => out.push(c),
         }
     }
     out
@@ -137,13 +133,6 @@ mod tests {
         ] {
             assert_eq!(as_markdown(text), text);
         }
-    }
-
-    #[test]
-    fn markup_in_html_is_shown() {
-        let expected = "&lt;b class=&quot;x&quot; id=&#39;y&#39;&gt;&amp;amp;";
-        assert_eq!(as_html("<b class=\"x\" id='y'>&amp;"), expected);
-        assert_eq!(as_html("a\u{1b}[31m\nb"), "a\\u{1b}[31m\nb");
     }
 
     #[test]

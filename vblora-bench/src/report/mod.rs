@@ -6,14 +6,15 @@ mod numbers;
 mod summary;
 mod sweep;
 mod table;
+mod template;
 
 pub use curve::curves_svg;
-pub(crate) use curve::{COLOURS, failed, printable};
-pub use escape::{as_html, as_markdown, as_paragraph, picture};
+pub use escape::{as_markdown, as_paragraph, picture};
 pub use numbers::human_bytes;
 pub use summary::summary_table;
 pub use sweep::{Figure, Page, plan_table, sweep_report};
 pub use table::{Align, Table};
+pub(crate) use template::html;
 
 use crate::{Result, results::Results, train::Drawing};
 
@@ -27,3 +28,6 @@ pub fn draw(results: &Results) -> Result<Drawing> {
         curves: curves_svg(results)?,
     })
 }
+
+#[cfg(test)]
+pub(crate) use sweep::tests::page as test_page;

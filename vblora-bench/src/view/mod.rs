@@ -1,7 +1,7 @@
-//! The selection viewer: one HTML file that needs no server and no network, in which one scrubs through the recorded steps of a run.
+//! The selection viewer: one HTML file that shows the recorded steps of a run. It needs no server and no network.
 //!
-//! `page.html` has places for the title, `style.css`, `selections.js`, `viewer.js` and the data: a JSON object (`Data`) with the selections as they lie in the
-//! recording, in Base64.
+//! The template `page.html` takes the title, `style.css`, `selections.js`, `viewer.js` and the data. The data is a JSON object (`Data`), with the
+//! selections in Base64 as they lie in the recording.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Serialize;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::{
     analysis::{Side, churn, dead, entropy, row_places, uses},
     recordings::{Frame, Picks, Recording},
-    report::as_html,
+    report::html,
 };
 
 const PAGE: &str = include_str!("page.html");
@@ -47,24 +47,32 @@ struct Site<'a> {
     rows: [[usize; 2]; 2],
 }
 
-/// The page.
+/// What the template is given.
+#[derive(Serialize)]
+struct Page {
+    title: String,
+    style: &'static str,
+    selections: &'static str,
+    script: &'static str,
+    /// JSON.
+    data: String,
+}
+
+/// The page of a recording.
 pub fn viewer(recording: &Recording) -> String {
     let data = serde_json::to_string(&data(recording)).expect("names and finite numbers alone");
     // What could end the script element, or start a comment in it.
     let data = data.replace('<', "\\u003c");
-    let title = as_html(&recording.header().title());
-    // Names last: they may say anything.
-    [
-        ("{style}", STYLE),
-        ("{selections}", SELECTIONS),
-        ("{script}", SCRIPT),
-        ("{data}", &data),
-        ("{title}", &title),
-    ]
-    .into_iter()
-    .fold(PAGE.to_owned(), |page, (place, text)| {
-        page.replacen(place, text, 1)
-    })
+    html(
+        PAGE,
+        Page {
+            title: recording.header().title(),
+            style: STYLE,
+            selections: SELECTIONS,
+            script: SCRIPT,
+            data,
+        },
+    )
 }
 
 fn data(recording: &Recording) -> Data<'_> {

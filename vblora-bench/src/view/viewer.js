@@ -47,12 +47,13 @@ for (let target = 0; target < steps.length; target++) {
 
 // --- Drawing ---------------------------------------------------------------------------------------------------------------------------
 
-/** Space for the names of rows. */
-const LEFT = 190;
+/** Space for the names of rows; less in a narrow window. */
+let LEFT = 190;
 const ratio = window.devicePixelRatio || 1;
 
 function sized(canvas, height) {
   const width = canvas.parentElement.clientWidth;
+  LEFT = Math.min(190, Math.round(0.36 * width));
   canvas.style.height = height + "px";
   canvas.width = width * ratio;
   canvas.height = height * ratio;
@@ -189,9 +190,14 @@ function drawTile(parent, row) {
   }
 }
 
+const hint = document.querySelector(".hint");
+
 function drawDetail() {
   const detail = byId("detail");
-  if (selected === null) return;
+  if (selected === null) {
+    detail.replaceChildren(hint);
+    return;
+  }
   detail.replaceChildren();
   const site = sites[selected];
   element(detail, "h2", "", `${site.name}, step ${steps[now.frame]}`);
@@ -224,6 +230,7 @@ function drawWords(uses) {
 function show(target) {
   now.goTo(Math.max(0, Math.min(steps.length - 1, target)));
   byId("slider").value = now.frame;
+  byId("slider").setAttribute("aria-valuetext", `step ${steps[now.frame]}`);
   redraw();
 }
 
@@ -237,6 +244,21 @@ function redraw() {
     line.setAttribute("x1", curveX(steps[now.frame]));
     line.setAttribute("x2", curveX(steps[now.frame]));
   }
+}
+
+function choose(site) {
+  selected = site;
+  byId("site").value = site ?? "";
+  redraw();
+}
+
+/** The site of the next row of another one, above or below that of the chosen one. */
+function neighbour(step) {
+  const own = rows.flatMap((row, at) => (row.number === selected ? [at] : []));
+  if (own.length === 0) return rows.at(step > 0 ? 0 : -1).number;
+  let at = step > 0 ? own.at(-1) : own[0];
+  while (rows[at]?.number === selected) at += step;
+  return (rows[at] ?? rows[own[0]]).number;
 }
 
 /** The row of the map and the vector under the pointer. */
@@ -254,7 +276,7 @@ function showTip(event) {
   let text = `${row.site.name} ${SIDES[row.side]}`;
   if (vector !== null) text += `, vector #${vector}: ${(100 * parts(row)[vector]).toFixed(1)} % of its weight`;
   tip.textContent = text;
-  tip.style.left = Math.min(event.clientX + 14, window.innerWidth - 320) + "px";
+  tip.style.left = Math.max(0, Math.min(event.clientX + 14, window.innerWidth - 320)) + "px";
   tip.style.top = event.clientY + 14 + "px";
 }
 
@@ -279,9 +301,19 @@ byId("play").addEventListener("click", play);
 for (const id of ["order", "side"]) byId(id).addEventListener("change", () => { order(); redraw(); });
 byId("map").addEventListener("click", event => {
   const { row } = under(event);
-  if (row) selected = row.number;
-  redraw();
+  if (row) choose(row.number);
 });
+byId("map").addEventListener("keydown", event => {
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (step === undefined) return;
+  event.preventDefault();
+  choose(neighbour(step));
+});
+sites.forEach((site, number) => {
+  const option = element(byId("site"), "option", "", site.name);
+  option.value = number;
+});
+byId("site").addEventListener("change", event => choose(event.target.value === "" ? null : Number(event.target.value)));
 byId("map").addEventListener("mousemove", showTip);
 byId("map").addEventListener("mouseleave", () => { byId("tip").hidden = true; });
 window.addEventListener("resize", redraw);
@@ -289,6 +321,8 @@ window.addEventListener("keydown", event => {
   if (event.target.tagName === "SELECT" || event.target.id === "slider") return;
   if (event.key === "ArrowRight") show(now.frame + 1);
   else if (event.key === "ArrowLeft") show(now.frame - 1);
+  else if (event.key === "Home") show(0);
+  else if (event.key === "End") show(steps.length - 1);
   else if (event.key === " " && event.target.tagName !== "BUTTON") play();
   else return;
   event.preventDefault();

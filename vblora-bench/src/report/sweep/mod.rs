@@ -1,4 +1,4 @@
-//! The page of a sweep's directory: tables in the paper's layout, every number behind them, figures.
+//! The page of a sweep's directory: tables in the paper's layout, the numbers behind them, and figures.
 
 mod cells;
 mod notes;
@@ -8,7 +8,7 @@ mod published;
 mod scores;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::path::Path;
 
@@ -21,11 +21,11 @@ use crate::{
     sweep::{Layout, Plan, PlannedRun, Store},
 };
 
-/// Makes the page of what a sweep's directory holds.
+/// Makes the page of a sweep's directory.
 ///
 /// # Errors
-/// No sweep, no table or no finished run in the directory; runs of different settings in one cell, or of different tasks, models or data in
-/// one table that does not tell them apart.
+/// The directory has no sweep, no table or no finished run. Or a cell mixes runs of different settings. Or a table mixes tasks, models or data
+/// that it does not tell apart.
 pub fn sweep_report(dir: &Path) -> Result<Page> {
     let failed = |reason| Error::Report {
         dir: dir.to_owned(),

@@ -1,11 +1,13 @@
-//! A page of text, tables and pictures, as one HTML file that needs nothing else, and as Markdown.
+//! A page of text, tables and pictures: as one HTML file that needs no other, and as Markdown.
 
-use std::fmt::Write;
+use serde::{Serialize, Serializer};
 
-use crate::report::{Align, Table, as_html, as_markdown, as_paragraph, picture};
+use crate::report::{Align, Table, as_markdown, as_paragraph, html, picture};
+
+const TEMPLATE: &str = include_str!("page.html");
 
 /// A picture.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Figure {
     /// The name of its file, without an ending.
     pub name: String,
@@ -14,17 +16,18 @@ pub struct Figure {
     /// How to read it.
     pub caption: String,
     /// The picture, as a whole SVG document.
+    #[serde(serialize_with = "svg_element")]
     pub svg: String,
 }
 
 /// A table whose cells may be emphasised.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Sheet {
     header: Vec<(String, Align)>,
     rows: Vec<Vec<Entry>>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub(super) struct Entry {
     pub(super) text: String,
     pub(super) is_bold: bool,
@@ -70,30 +73,6 @@ impl Sheet {
         }
         table.to_string()
     }
-
-    fn html(&self) -> String {
-        let class = |align: Align| {
-            if align == Align::Right {
-                " class=n"
-            } else {
-                ""
-            }
-        };
-        let mut html = String::from("<table>\n<thead><tr>");
-        for (name, align) in &self.header {
-            let _ = write!(html, "<th{}>{}</th>", class(*align), as_html(name));
-        }
-        html.push_str("</tr></thead>\n<tbody>\n");
-        for row in &self.rows {
-            html.push_str("<tr>");
-            for (entry, (_, align)) in row.iter().zip(&self.header) {
-                let _ = write!(html, "<td{}>{}</td>", class(*align), entry.html());
-            }
-            html.push_str("</tr>\n");
-        }
-        html.push_str("</tbody></table>\n");
-        html
-    }
 }
 
 impl Entry {
@@ -107,21 +86,10 @@ impl Entry {
         let note = note.map(|note| format!(" [{}]", as_markdown(note)));
         text + &note.unwrap_or_default()
     }
-
-    fn html(&self) -> String {
-        let text = as_html(&self.text);
-        let text = if self.is_bold {
-            format!("<b>{text}</b>")
-        } else {
-            text
-        };
-        let note = self.note.as_ref();
-        let note = note.map(|note| format!("<br><small>[{}]</small>", as_html(note)));
-        text + &note.unwrap_or_default()
-    }
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "kind", content = "value", rename_all = "lowercase")]
 pub(super) enum Block {
     /// A heading of the second rank, or of a lower one.
     Heading(u8, String),
@@ -132,19 +100,11 @@ pub(super) enum Block {
 }
 
 /// A report.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Page {
     pub(super) title: String,
     pub(super) blocks: Vec<Block>,
 }
-
-const STYLE: &str = "\
-body{font:15px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.6rem}h2{font-size:1.25rem;margin-top:2.5rem;border-bottom:1px solid #ddd}h3{font-size:1.05rem}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}
-th,td{padding:.25rem .7rem;border-bottom:1px solid #e4e4e4;text-align:left;vertical-align:top;white-space:nowrap}
-th{border-bottom:2px solid #888}.n{text-align:right;font-variant-numeric:tabular-nums}
-small{color:#666}figure{margin:1rem 0}figure svg{max-width:100%;height:auto}figcaption{color:#444}";
 
 impl Page {
     /// The pictures on it.
@@ -166,16 +126,7 @@ impl Page {
 
     /// One HTML file with style and pictures in it.
     pub fn html(&self) -> String {
-        let title = as_html(&self.title);
-        let mut html = format!(
-            "<!DOCTYPE html>\n<html lang=en>\n<head>\n<meta charset=utf-8>\n<meta name=viewport content=\"width=device-width\">\n\
-             <title>{title}</title>\n<style>\n{STYLE}\n</style>\n</head>\n<body>\n<h1>{title}</h1>\n"
-        );
-        for block in &self.blocks {
-            html.push_str(&block.html());
-        }
-        html.push_str("</body>\n</html>\n");
-        html
+        html(TEMPLATE, self)
     }
 
     /// Markdown, which takes its pictures from files `NAME.svg` beside it.
@@ -190,26 +141,6 @@ impl Page {
 }
 
 impl Block {
-    fn html(&self) -> String {
-        match self {
-            Self::Heading(rank, text) => format!("<h{rank}>{}</h{rank}>\n", as_html(text)),
-            Self::Text(text) => format!("<p>{}</p>\n", as_html(text)),
-            Self::List(items) => {
-                let items = items
-                    .iter()
-                    .map(|item| format!("<li>{}</li>\n", as_html(item)));
-                format!("<ul>\n{}</ul>\n", items.collect::<String>())
-            }
-            Self::Sheet(sheet) => sheet.html(),
-            Self::Figure(figure) => format!(
-                "<h3>{}</h3>\n<figure>\n{}\n<figcaption>{}</figcaption>\n</figure>\n",
-                as_html(&figure.title),
-                inline(&figure.svg),
-                as_html(&figure.caption)
-            ),
-        }
-    }
-
     fn markdown(&self) -> String {
         match self {
             Self::Heading(rank, text) => {
@@ -231,10 +162,12 @@ impl Block {
     }
 }
 
-/// The SVG element of an SVG document, which HTML takes as it is.
-fn inline(svg: &str) -> &str {
-    svg.find("<svg")
-        .map_or(svg, |start| svg[start..].trim_end())
+/// An SVG document without what stands before its element: HTML takes the element as it is.
+fn svg_element<S: Serializer>(svg: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    let element = svg
+        .find("<svg")
+        .map_or(svg, |start| svg[start..].trim_end());
+    serializer.serialize_str(element)
 }
 
 #[cfg(test)]

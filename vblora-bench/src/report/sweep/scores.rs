@@ -2,21 +2,17 @@
 
 use std::ops::Range;
 
-use plotters::{
-    coord::{combinators::LogCoord, types::RangedCoordf64},
-    prelude::*,
-};
-
 use super::{
     cells::{Cell, Cells},
     page::Figure,
 };
 use crate::{
     Result,
-    report::curve::{COLOURS, failed, printable},
+    chart::{
+        Axis, Line, Mark, Plot, Point as Dot, Series, draw_plots, marks, printable, short_count,
+    },
+    metrics::Metric,
 };
-
-const SIZE: (u32, u32) = (820, 460);
 
 /// A method's score, times 100.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +25,8 @@ struct Point {
     sd: f64,
 }
 
-/// One picture for each model and task of the tables: the median of the best epochs with its deviation, by what is stored besides the head.
+/// One picture for each model and task of the tables: the median of the best epochs with its deviation, against the parameters stored beside
+/// the head.
 ///
 /// # Errors
 /// The drawing library's.
@@ -42,7 +39,7 @@ pub(super) fn figures<'a>(tables: impl Iterator<Item = &'a Cells<'a>>) -> Result
                 continue;
             };
             let [model, task] = ["model", "task"].map(|key| cell.run.config.value(key));
-            let metric = cell.metric().name();
+            let metric = cell.metric();
             let same = |chart: &&mut Scores| (&chart.model, &chart.task) == (&model, &task);
             match charts.iter_mut().find(same) {
                 Some(chart) => chart.add(point),
@@ -66,7 +63,7 @@ pub(super) fn figures<'a>(tables: impl Iterator<Item = &'a Cells<'a>>) -> Result
 struct Scores {
     model: String,
     task: String,
-    metric: &'static str,
+    metric: Metric,
     points: Vec<Point>,
 }
 
@@ -85,7 +82,7 @@ impl Scores {
 
     fn figure(&self, number: usize) -> Result<Figure> {
         let model = self.model.rsplit('/').next().unwrap_or(&self.model);
-        let (task, metric) = (&self.task, self.metric);
+        let (task, metric) = (&self.task, self.metric.name());
         Ok(Figure {
             name: format!("scores-{number}"),
             title: format!("Task {task}, model {model}"),
@@ -93,7 +90,11 @@ impl Scores {
                 "The {metric} times 100 on dev against stored parameters (float32 equivalents, without the head); \
                  medians of best epochs, bars of one standard deviation over seeds."
             ),
-            svg: draw(&self.points, &format!("{task}, {model}"), metric)?,
+            svg: draw(
+                &self.points,
+                &format!("task {task}, model {model}"),
+                self.metric,
+            )?,
         })
     }
 }
@@ -109,86 +110,69 @@ fn point(cell: &Cell<'_>, label: String) -> Option<Point> {
     })
 }
 
-type Chart<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, RangedCoordf64>>;
-
-fn draw(points: &[Point], title: &str, metric: &str) -> Result<String> {
-    let mut text = String::new();
-    {
-        let root = SVGBackend::with_string(&mut text, SIZE).into_drawing_area();
-        root.fill(&WHITE).map_err(|e| failed(&e))?;
-        let mut chart = ChartBuilder::on(&root)
-            .margin(12)
-            .caption(printable(title), ("sans-serif", 20))
-            .x_label_area_size(44)
-            .y_label_area_size(60)
-            .build_cartesian_2d(stored_range(points).log_scale(), score_range(points))
-            .map_err(|e| failed(&e))?;
-        let mut mesh = chart.configure_mesh();
-        mesh.light_line_style(TRANSPARENT)
-            .x_desc("stored parameters")
-            .y_desc(metric)
-            .x_label_formatter(&|count| short(*count))
-            .label_style(("sans-serif", 15))
-            .axis_desc_style(("sans-serif", 17));
-        mesh.draw().map_err(|e| failed(&e))?;
-        draw_methods(&mut chart, points)?;
-        root.present().map_err(|e| failed(&e))?;
-    }
-    Ok(text)
+/// A picture of the points; `of` says what they belong to.
+fn draw(points: &[Point], of: &str, metric: Metric) -> Result<String> {
+    let (words, stored) = (metric_words(metric), "stored parameters");
+    let title = format!(
+        "{words} against {stored}. Dev set, {of}; medians of best epochs, bars of one standard deviation over seeds"
+    );
+    let plot = Plot {
+        x: Axis {
+            format: short_count,
+            ..Axis::log(
+                format!("{stored} (float32 equivalents, without the head)"),
+                stored_range(points),
+            )
+        },
+        y: Axis::linear(format!("{words} × 100"), score_range(points)),
+        series: series(points),
+    };
+    draw_plots(&title, &[plot])
 }
 
-/// A colour for each method, in the order of their first points.
-fn draw_methods<'a, 'b: 'a>(chart: &mut Chart<'a, 'b>, points: &[Point]) -> Result<()> {
-    let mut methods: Vec<&str> = points.iter().map(|point| &*point.method).collect();
-    let mut seen = Vec::new();
-    methods.retain(|method| {
-        !seen.contains(method) && {
-            seen.push(*method);
-            true
+/// A metric as an axis names it.
+fn metric_words(metric: Metric) -> &'static str {
+    match metric {
+        Metric::Accuracy => "Accuracy",
+        Metric::F1 => "F1",
+        Metric::Matthews => "Matthews correlation",
+        Metric::Pearson => "Pearson correlation",
+        Metric::Spearman => "Spearman correlation",
+        Metric::Nll => "Negative log-likelihood",
+    }
+}
+
+/// A series for each method, in the order of their first points.
+fn series(points: &[Point]) -> Vec<Series> {
+    let mut methods: Vec<&str> = Vec::new();
+    for point in points {
+        if !methods.contains(&point.method.as_str()) {
+            methods.push(&point.method);
         }
-    });
-    for (method, colour) in methods.iter().zip(COLOURS.iter().cycle().copied()) {
-        let own = points.iter().filter(|point| point.method == *method);
-        let (stores, stores_nothing): (Vec<_>, Vec<_>) = own.partition(|point| point.stored > 0.0);
-        let dots = stores
-            .iter()
-            .map(|p| Circle::new((p.stored, p.score), 5, colour.filled()));
-        let series = chart.draw_series(dots).map_err(|e| failed(&e))?;
-        series
-            .label(printable(method))
-            .legend(move |at| Circle::new(at, 5, colour.filled()));
-        let range = stored_range(points);
-        let bars = stores
-            .iter()
-            .map(|p| [(p.stored, p.score - p.sd), (p.stored, p.score + p.sd)]);
-        // What stores nothing has no place on this axis: a line across.
-        let across = stores_nothing
-            .iter()
-            .map(|p| [(range.start, p.score), (range.end, p.score)]);
-        let lines = bars
-            .chain(across)
-            .map(|ends| PathElement::new(ends, colour.stroke_width(2)));
-        chart.draw_series(lines).map_err(|e| failed(&e))?;
-        let font = ("sans-serif", 13).into_font();
-        let label = |p: &&Point| {
-            let place = (p.stored * LABEL_AT, p.score);
-            Text::new(printable(&p.label), place, font.clone())
-        };
-        chart
-            .draw_series(stores.iter().map(label))
-            .map_err(|e| failed(&e))?;
     }
-    let mut legend = chart.configure_series_labels();
-    legend
-        .position(SeriesLabelPosition::LowerRight)
-        .label_font(("sans-serif", 15))
-        .background_style(WHITE.mix(0.8))
-        .border_style(RGBColor(200, 200, 200));
-    legend.draw().map_err(|e| failed(&e))
+    let all = methods.iter().zip(marks(methods.iter().copied()));
+    all.map(|(method, mark)| one_series(method, mark, points))
+        .collect()
 }
 
-/// Where a label starts, as a multiple of its point's place.
-const LABEL_AT: f64 = 1.06;
+fn one_series(method: &str, mark: Mark, points: &[Point]) -> Series {
+    let own = points.iter().filter(|point| point.method == method);
+    let (stores, stores_nothing): (Vec<_>, Vec<_>) = own.partition(|point| point.stored > 0.0);
+    let dot = |point: &&Point| Dot {
+        x: point.stored,
+        y: point.score,
+        deviation: point.sd,
+        label: printable(&point.label),
+    };
+    Series {
+        name: printable(method),
+        mark,
+        points: stores.iter().map(dot).collect(),
+        line: Line::None,
+        // Zero has no place on an axis of equal ratios.
+        across: stores_nothing.iter().map(|point| point.score).collect(),
+    }
+}
 
 /// From half the least that is stored to twice the most; anything where nothing is.
 fn stored_range(points: &[Point]) -> Range<f64> {
@@ -214,17 +198,6 @@ fn score_range(points: &[Point]) -> Range<f64> {
     low - margin..high + margin
 }
 
-/// A count on an axis: `24k`, `1.5M`.
-fn short(count: f64) -> String {
-    let (value, unit) = match count {
-        ..1e3 => (count, ""),
-        ..1e6 => (count / 1e3, "k"),
-        _ => (count / 1e6, "M"),
-    };
-    let digits = usize::from(value < 10.0 && value.fract() > 0.05);
-    format!("{value:.digits$}{unit}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,7 +220,7 @@ mod tests {
             at("vblora", 26_928.0, 64.0, 0.0),
             at("head", 0.0, 40.0, 0.0),
         ];
-        let svg = draw(&points, "cola & co", "matthews").unwrap();
+        let svg = draw(&points, "cola & co", Metric::Matthews).unwrap();
         for text in [
             "\nlora\n",
             "\nvblora\n",
@@ -263,10 +236,11 @@ mod tests {
             svg.lines().filter(of_it).count()
         };
         // Two points and the legend's.
-        assert_eq!(shapes("<circle", "#D55E00"), 3);
-        assert_eq!(shapes("<circle", "#0072B2"), 2);
-        assert_eq!(shapes("<circle", "#009E73"), 1);
-        assert_eq!(shapes("<polyline", "#009E73"), 1);
+        assert_eq!(shapes("<circle", "#0072B2"), 3);
+        assert_eq!(shapes("<polygon", "#D55E00"), 2);
+        // Dashes across and in the legend, and no mark.
+        assert_eq!(shapes("<polygon", "#000000"), 0);
+        assert!(shapes("<polyline", "#000000") > 10);
         assert!(!svg.contains("NaN") && !svg.contains("inf"));
     }
 
@@ -277,14 +251,8 @@ mod tests {
             vec![at("head", 0.0, 1.0, 0.0)],
             vec![at("x", 1.0, 1.0, 0.0)],
         ] {
-            let svg = draw(&points, "t", "m").unwrap();
+            let svg = draw(&points, "t", Metric::F1).unwrap();
             assert!(svg.trim_end().ends_with("</svg>") && !svg.contains("NaN"));
         }
-    }
-
-    #[test]
-    fn counts_are_short() {
-        let counts = [1.0, 2000.0, 1500.0, 24_000.0, 3e6, 1.2e8].map(short);
-        assert_eq!(counts, ["1", "2k", "1.5k", "24k", "3M", "120M"]);
     }
 }

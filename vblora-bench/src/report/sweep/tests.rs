@@ -89,6 +89,11 @@ impl Sweep {
     }
 }
 
+/// A page of two methods with three seeds each.
+pub(crate) fn page() -> Page {
+    Sweep::whole().report().unwrap()
+}
+
 #[test]
 fn a_table_has_ours_beside_the_papers_and_the_best_in_bold() {
     let mut sweep = Sweep::whole();
