@@ -1,17 +1,56 @@
-//! Frozen transformers whose linear maps are sites for VB-LoRA adapters.
+//! Frozen transformers whose linear maps take VB-LoRA adapters.
 //!
-//! This crate turns the files of a Hugging Face model into what training needs, and knows no task:
+//! The crate turns the files of a Hugging Face model into what training, generation and merging need. It knows no task and no training.
 //!
-//! - [`ModelFiles`]: a directory, or files bundled in the binary; [`resolve`] also takes a hub id.
-//! - [`EncoderConfig`]: `config.json` of RoBERTa and BERT; [`DecoderConfig`]: of GPT-2, Llama, Mistral and Gemma.
-//! - [`Roberta`] and [`decoder::CausalLm`]: the models; [`generate`]: text from the latter.
-//! - [`TextTokenizer`]: text to token ids, truncated and padded.
-//! - [`ChatTemplate`]: a conversation to the text of a prompt; [`stop_tokens`]: what ends the answer. [`template`]: both this and the templates
-//!   of data run within limits.
-//! - [`Checkpoint`] and [`Loader`]: safetensors weights, every tensor used or reported.
+//! | part | what it holds |
+//! | --- | --- |
+//! | [`ModelFiles`], [`resolve`] | a directory, files in the binary, or a hub id |
+//! | [`EncoderConfig`], [`DecoderConfig`] | `config.json`, checked; of a decoder its features |
+//! | [`roberta`], [`decoder`] | the models: RoBERTa and BERT; every causal model ([`DecoderFamily`] lists the families) |
+//! | [`ClassificationHead`], [`LmHead`] | what stands on an encoder |
+//! | [`generate`] | greedy and sampled rows, beam search, stops, text as it grows |
+//! | [`TextTokenizer`], [`ChatTemplate`], [`template`] | text to token ids, conversations to prompts, templates within limits |
+//! | [`Checkpoint`], [`Loader`], [`save_model`] | safetensors weights, in which every tensor is used or reported |
+//! | [`WeightSource`], [`RandomWeights`] | where a model's weights come from |
+//! | [`limits`] | the limits of files and settings |
 //!
-//! Nothing here panics on bad files: every failure is an [`Error`] that names the file and the
-//! tensor, field or token at fault.
+//! # A model, an adapter, a text
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//! use vblora::{Adapter, VbLoraConfig};
+//! use vblora_models::{
+//!     DecoderConfig,
+//!     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, targets},
+//!     generate::{GenerationConfig, generate},
+//! };
+#![cfg_attr(feature = "flex", doc = "type B = burn::backend::Flex;")]
+#![cfg_attr(not(feature = "flex"), doc = "type B = burn::backend::NdArray;")]
+//!
+//! // `CausalLm::load(&ModelFiles::open(folder)?, &device)?` reads a model from files; this one is a tiny Llama with random weights.
+//! let device = Default::default();
+//! let config = DecoderConfig {
+//!     hidden_size: 32, num_layers: 2, num_heads: 4, num_kv_heads: 2, head_size: 8, intermediate_size: 64, vocab_size: 100,
+//!     ..DecoderConfig::llama_2_7b()
+//! };
+//! let model = CausalLm::<B>::random(config, 1, &device)?;
+//!
+//! let plan = targets("qv")?.select(&model.sites())?;
+//! let settings = VbLoraConfig { bank: 24, vector_length: 16, ..Default::default() };
+//! let factors = settings.check(&plan)?.init::<B>(2, &device).factors();
+//!
+//! let prompt: &[u32] = &[1, 5, 9];
+//! let input = CausalInput::new(&CausalBatch::pad(&[prompt], 0, Side::Right), model.config(), &device)?;
+//! assert_eq!(model.forward(&input, &factors).dims(), [1, 3, 32]);
+//!
+//! let mut cached = CachedLm::new(&model, factors, 16, &device);
+//! let settings = GenerationConfig { max_new_tokens: 4, ..Default::default() };
+//! let texts = generate(&mut cached, &[prompt], &settings, |_| ControlFlow::Continue(()))?;
+//! assert_eq!(texts[0].tokens.len(), 4);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Nothing here panics on bad files. Every failure is an [`Error`] that names the file and the tensor, field or token at fault.
 #![forbid(unsafe_code)]
 
 mod chat;
