@@ -120,6 +120,8 @@ mod tests {
 
     use super::*;
 
+    type Fill<'a> = &'a dyn Fn(&Path) -> Result<()>;
+
     fn names(folder: &Path) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
@@ -164,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_came_meanwhile_stays_and_is_named() {
-        let fills: [&dyn Fn(&Path) -> Result<()>; 2] = [&file("second"), &directory("second")];
+        let fills: [Fill<'_>; 2] = [&file("second"), &directory("second")];
         for fill in fills {
             let dir = tempfile::tempdir().unwrap();
             let target = dir.path().join("one");
@@ -178,7 +180,7 @@ mod tests {
                 "{message}"
             );
             assert_eq!(std::fs::read(target.join("file")).unwrap(), b"first");
-            assert_eq!(names(dir.path()), [target.clone()]);
+            assert_eq!(names(dir.path()), std::slice::from_ref(&target));
             create_at(&target, fill).unwrap_err();
         }
     }
