@@ -21,7 +21,7 @@ pub enum ModelConfig {
     /// RoBERTa or BERT.
     Encoder(EncoderConfig),
     /// A causal model.
-    Decoder(DecoderConfig),
+    Decoder(Box<DecoderConfig>),
 }
 
 impl ModelConfig {
@@ -62,7 +62,7 @@ impl ModelConfig {
             Err(error) => return Err(error.into()),
         };
         match DecoderConfig::from_json(bytes, file) {
-            Ok(config) => Ok(Self::Decoder(config)),
+            Ok(config) => Ok(Self::Decoder(Box::new(config))),
             Err(Error::OtherArchitecture {
                 found,
                 supported: decoders,
@@ -90,10 +90,10 @@ impl ModelConfig {
     #[must_use]
     pub fn with_split_qkv(self, split_qkv: bool) -> Self {
         match self {
-            Self::Decoder(config) => Self::Decoder(DecoderConfig {
-                split_qkv,
-                ..config
-            }),
+            Self::Decoder(mut config) => {
+                config.split_qkv = split_qkv;
+                Self::Decoder(config)
+            }
             encoder @ Self::Encoder(_) => encoder,
         }
     }

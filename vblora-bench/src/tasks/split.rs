@@ -48,8 +48,10 @@ mod tests {
     use super::*;
     use crate::tasks::Label;
 
+    type Published = (fn() -> Task, SplitName, usize, usize);
+
     /// (task, split, rows, rows of class 1), from shared/data/README.md.
-    const PUBLISHED: [(fn() -> Task, SplitName, usize, usize); 10] = [
+    const PUBLISHED: [Published; 10] = [
         (Task::cola, SplitName::Train, 8551, 6023),
         (Task::cola, SplitName::Dev, 1043, 721),
         (Task::sst2, SplitName::Train, 67349, 37569),
