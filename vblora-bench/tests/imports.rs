@@ -73,7 +73,7 @@ const MODELS: Layers = &[
 const VBLORA: Layers = &[
     (&["error"], "what can go wrong, in every room"),
     (&["rng"], "numbers from a key"),
-    (&["packing", "unpadded"], "batches without padding"),
+    (&["unpadded"], "batches without padding"),
     (
         &["backend", "noise"],
         "a circle still: dropout in attention is drawn by key, by operations of a backend",

@@ -11,7 +11,7 @@ use burn::{
     },
 };
 
-use crate::backend::{HeldWeight, LaidOut, primitive};
+use crate::backend::{HeldWeight, primitive};
 
 /// The weight of a [`FrozenLinear`](crate::FrozenLinear), `[d_in, d_out]`, in the form that the model holds.
 ///
@@ -22,9 +22,8 @@ use crate::backend::{HeldWeight, LaidOut, primitive};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FrozenWeight<B: Backend> {
-    /// A matrix of floats, perhaps in half precision, and the place for what a backend keeps of it. A weight that may have changed gets a new
-    /// place.
-    Dense(Param<Tensor<B, 2>>, LaidOut),
+    /// A matrix of floats, perhaps in half precision.
+    Dense(Param<Tensor<B, 2>>),
 }
 
 impl<B: Backend> FrozenWeight<B> {
@@ -33,31 +32,27 @@ impl<B: Backend> FrozenWeight<B> {
     /// # Shapes
     /// - weight: `[d_in, d_out]`
     pub fn from_dense(weight: Tensor<B, 2>) -> Self {
-        Self::at_new_place(Param::from_tensor(weight).set_require_grad(false))
-    }
-
-    fn at_new_place(weight: Param<Tensor<B, 2>>) -> Self {
-        Self::Dense(weight, LaidOut::place())
+        Self::Dense(Param::from_tensor(weight).set_require_grad(false))
     }
 
     /// `[d_in, d_out]`
     pub fn dims(&self) -> [usize; 2] {
         match self {
-            Self::Dense(weight, _) => weight.dims(),
+            Self::Dense(weight) => weight.dims(),
         }
     }
 
     /// The dtype that products with the weight are computed in.
     pub fn dtype(&self) -> DType {
         match self {
-            Self::Dense(weight, _) => weight.dtype(),
+            Self::Dense(weight) => weight.dtype(),
         }
     }
 
     /// The device that holds the weight.
     pub fn device(&self) -> B::Device {
         match self {
-            Self::Dense(weight, _) => weight.device(),
+            Self::Dense(weight) => weight.device(),
         }
     }
 
@@ -67,16 +62,14 @@ impl<B: Backend> FrozenWeight<B> {
     /// - output: `[d_in, d_out]`
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
-            Self::Dense(weight, _) => weight.val(),
+            Self::Dense(weight) => weight.val(),
         }
     }
 
     /// The weight as the backend's operations take it.
     pub(super) fn held(&self) -> HeldWeight<B> {
         match self {
-            Self::Dense(weight, laid_out) => {
-                HeldWeight::Dense(primitive(weight.val()), laid_out.clone())
-            }
+            Self::Dense(weight) => HeldWeight::Dense(primitive(weight.val())),
         }
     }
 }
@@ -86,43 +79,43 @@ impl<B: Backend> Module<B> for FrozenWeight<B> {
 
     fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
         match self {
-            Self::Dense(weight, _) => weight.collect_devices(devices),
+            Self::Dense(weight) => weight.collect_devices(devices),
         }
     }
 
     fn fork(self, device: &B::Device) -> Self {
         match self {
-            Self::Dense(weight, _) => Self::at_new_place(weight.fork(device)),
+            Self::Dense(weight) => Self::Dense(weight.fork(device)),
         }
     }
 
     fn to_device(self, device: &B::Device) -> Self {
         match self {
-            Self::Dense(weight, _) => Self::at_new_place(weight.to_device(device)),
+            Self::Dense(weight) => Self::Dense(weight.to_device(device)),
         }
     }
 
     fn visit<Visitor: ModuleVisitor<B>>(&self, visitor: &mut Visitor) {
         match self {
-            Self::Dense(weight, _) => weight.visit(visitor),
+            Self::Dense(weight) => weight.visit(visitor),
         }
     }
 
     fn map<Mapper: ModuleMapper<B>>(self, mapper: &mut Mapper) -> Self {
         match self {
-            Self::Dense(weight, _) => Self::at_new_place(Module::map(weight, mapper)),
+            Self::Dense(weight) => Self::Dense(Module::map(weight, mapper)),
         }
     }
 
     fn load_record(self, record: Self::Record) -> Self {
         match self {
-            Self::Dense(weight, _) => Self::at_new_place(weight.load_record(record)),
+            Self::Dense(weight) => Self::Dense(weight.load_record(record)),
         }
     }
 
     fn into_record(self) -> Self::Record {
         match self {
-            Self::Dense(weight, _) => weight.into_record(),
+            Self::Dense(weight) => weight.into_record(),
         }
     }
 }
@@ -132,15 +125,13 @@ impl<B: AutodiffBackend> AutodiffModule<B> for FrozenWeight<B> {
 
     fn valid(&self) -> Self::InnerModule {
         match self {
-            Self::Dense(weight, laid_out) => FrozenWeight::Dense(weight.valid(), laid_out.clone()),
+            Self::Dense(weight) => FrozenWeight::Dense(weight.valid()),
         }
     }
 
     fn from_inner(module: Self::InnerModule) -> Self {
         match module {
-            FrozenWeight::Dense(weight, laid_out) => {
-                Self::Dense(Param::from_inner(weight), laid_out)
-            }
+            FrozenWeight::Dense(weight) => Self::Dense(Param::from_inner(weight)),
         }
     }
 }
@@ -152,7 +143,7 @@ impl<B: AutodiffBackend> HasAutodiffModule<B> for FrozenWeight<B::InnerBackend> 
 impl<B: Backend> ModuleDisplayDefault for FrozenWeight<B> {
     fn content(&self, content: Content) -> Option<Content> {
         match self {
-            Self::Dense(weight, _) => weight.content(content),
+            Self::Dense(weight) => weight.content(content),
         }
     }
 }

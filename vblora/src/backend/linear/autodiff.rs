@@ -69,7 +69,7 @@ fn inner_weight<B: LinearOps, C: CheckpointStrategy>(
     weight: HeldWeight<Autodiff<B, C>>,
 ) -> HeldWeight<B> {
     match weight {
-        HeldWeight::Dense(weight, laid_out) => HeldWeight::Dense(weight.primitive, laid_out),
+        HeldWeight::Dense(weight) => HeldWeight::Dense(weight.primitive),
     }
 }
 

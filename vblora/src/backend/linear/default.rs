@@ -117,11 +117,8 @@ pub(super) fn through_map<B: LinearOps>(
     grad: FloatTensor<B>,
     weight: HeldWeight<B>,
 ) -> FloatTensor<B> {
-    let map = FrozenMap {
-        weight: weight.transposed(),
-        bias: None,
-    };
-    B::frozen_linear(grad, map)
+    let turned = B::float_swap_dims(weight.into_dense(), 0, 1);
+    B::frozen_linear(grad, FrozenMap::dense(turned, None))
 }
 
 fn scaled<B: Backend>(x: Tensor<B, 2>, scale: f64) -> Tensor<B, 2> {

@@ -6,10 +6,10 @@ use burn::{
 };
 
 use super::{
-    AdaptedGradients, FrozenMap, HeldWeight, LaidOut, LinearOps, Update, default,
+    AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default,
     kernels::{
-        Added, Matrix, Panels, input_gradient, input_gradient_through, is_large, narrow_product,
-        output_gradients, product,
+        Added, Matrix, input_gradient, input_gradient_through, narrow_product, output_gradients,
+        product,
     },
 };
 use crate::backend::{
@@ -30,7 +30,7 @@ impl LinearOps for Flex {
             bias: bias.as_ref().map(|bias| bias.storage::<f32>()),
             narrow: None,
         };
-        multiplied(x.storage(), rows, &weight, added)
+        multiplied(x.storage(), rows, weight, added)
     }
 
     fn adapted_linear(
@@ -53,7 +53,7 @@ impl LinearOps for Flex {
             bias: bias.as_ref().map(|bias| bias.storage::<f32>()),
             narrow: Some((&narrow, Matrix::rows(up.storage(), [rank, d_out]))),
         };
-        let y = multiplied(x, rows, &weight, added);
+        let y = multiplied(x, rows, weight, added);
         (y, tensor(narrow, Shape::new([rows, rank])))
     }
 
@@ -76,7 +76,7 @@ impl LinearOps for Flex {
         let x = x.to_contiguous();
         let mut d_narrow = side.d_narrow;
         let d_down = input_gradient(x.storage(), &mut d_narrow, [side.rank, d_in]);
-        let x = needs_x.then(|| through(&side.grad, &held, &update.down, &d_narrow));
+        let x = needs_x.then(|| through(&side.grad, held, &update.down, &d_narrow));
         AdaptedGradients {
             x,
             down: tensor(d_down, Shape::new([side.rank, d_in])).transpose(0, 1),
@@ -103,7 +103,7 @@ impl LinearOps for Flex {
         };
         let side = OutputSide::new(&update, narrow, grad);
         let ([_, d_in], h) = (h.shape().dims::<2>(), h.to_contiguous());
-        let mut dh = through(&side.grad, &held, &update.down, &side.d_narrow);
+        let mut dh = through(&side.grad, held, &update.down, &side.d_narrow);
         let sizes = [side.rank, d_in];
         let (values, d_narrow) = (h.storage::<f32>(), &side.d_narrow);
         let into = dh.storage_mut::<f32>();
@@ -131,68 +131,24 @@ fn matrix(x: &FlexTensor) -> Option<Matrix<'_>> {
     })
 }
 
-/// A weight in f32.
-struct Weight<'a> {
-    tensor: &'a FlexTensor,
-    laid_out: &'a LaidOut,
-}
-
-/// What is kept of a weight: its panels, where they pay, and the weight that they are of.
-#[derive(Debug)]
-pub(super) struct Kept {
-    /// Held, so that nothing else comes to lie in its memory or changes it.
-    of: FlexTensor,
-    panels: Option<Panels>,
-}
-
-impl Kept {
-    fn is_of(&self, weight: &FlexTensor) -> bool {
-        let lies = |weight: &FlexTensor| weight.bytes().as_ptr();
-        lies(&self.of) == lies(weight) && self.of.layout() == weight.layout()
-    }
-}
-
-impl<'a> Weight<'a> {
-    /// The panels of a matrix that stays, laid out by the first who asks. Who asks at the same time does so too, and the second is dropped: a
-    /// thread that waits for the first may be needed by it.
-    fn panels(&self, w: Matrix<'_>) -> Option<&'a Panels> {
-        let place = self.laid_out.get()?;
-        let kept = match place.get() {
-            Some(kept) => kept,
-            None => {
-                let kept = Kept {
-                    of: self.tensor.clone(),
-                    panels: Panels::keep(w),
-                };
-                place.get_or_init(|| kept)
-            }
-        };
-        // A place that has gone to another weight is of no use to it.
-        kept.panels.as_ref().filter(|_| kept.is_of(self.tensor))
-    }
-}
-
 /// `x w + added` for a matrix of any strides.
-fn multiplied(x: &[f32], rows: usize, w: &Weight<'_>, added: Added<'_>) -> FlexTensor {
-    let [_, d_out] = w.tensor.shape().dims::<2>();
+fn multiplied(x: &[f32], rows: usize, w: &FlexTensor, added: Added<'_>) -> FlexTensor {
+    let [_, d_out] = w.shape().dims::<2>();
     let mut out = zeros(rows * d_out);
-    match matrix(w.tensor) {
-        Some(matrix) => {
-            let panels = is_large(rows).then(|| w.panels(matrix)).flatten();
-            product(x, matrix, panels, added, &mut out);
-        }
+    match matrix(w) {
+        Some(w) => product(x, w, added, &mut out),
         None => {
-            let w = w.tensor.to_contiguous();
+            let w = w.to_contiguous();
             let [inner, columns] = w.shape().dims::<2>();
             let w = Matrix::rows(w.storage(), [inner, columns]);
-            product(x, w, None, added, &mut out);
+            product(x, w, added, &mut out);
         }
     }
     tensor(out, Shape::new([rows, d_out]))
 }
 
 /// The tensors of a map that is all in f32.
-fn in_f32(map: &FrozenMap<Flex>) -> Option<(Weight<'_>, Option<&FlexTensor>)> {
+fn in_f32(map: &FrozenMap<Flex>) -> Option<(&FlexTensor, Option<&FlexTensor>)> {
     let weight = weight_in_f32(&map.weight)?;
     let bias = map.bias.as_ref();
     bias.is_none_or(|bias| is_f32(&[bias]))
@@ -200,13 +156,8 @@ fn in_f32(map: &FrozenMap<Flex>) -> Option<(Weight<'_>, Option<&FlexTensor>)> {
 }
 
 /// The matrix of a weight that is one of f32.
-fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<Weight<'_>> {
-    match weight {
-        HeldWeight::Dense(tensor, laid_out) => {
-            let weight = Weight { tensor, laid_out };
-            is_f32(&[tensor]).then_some(weight)
-        }
-    }
+fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<&FlexTensor> {
+    weight.as_dense().filter(|weight| is_f32(&[weight]))
 }
 
 /// The gradients that need the output's gradient, but neither the map nor its input.
@@ -240,7 +191,7 @@ impl OutputSide {
 /// The gradient of the input, through map and update.
 fn through(
     grad: &FlexTensor,
-    weight: &Weight<'_>,
+    weight: &FlexTensor,
     down: &FlexTensor,
     d_narrow: &[f32],
 ) -> FlexTensor {
@@ -251,9 +202,5 @@ fn through(
         bias: None,
         narrow: Some((d_narrow, Matrix::rows(turned.storage(), shape))),
     };
-    let transposed = Weight {
-        tensor: &weight.tensor.transpose(0, 1),
-        laid_out: &weight.laid_out.clone().transposed(),
-    };
-    multiplied(grad.storage(), rows, &transposed, added)
+    multiplied(grad.storage(), rows, &weight.transpose(0, 1), added)
 }

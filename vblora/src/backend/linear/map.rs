@@ -2,8 +2,6 @@
 
 use burn::tensor::{DType, TensorMetadata, backend::Backend, ops::FloatTensor};
 
-use super::LaidOut;
-
 /// A frozen linear map.
 #[derive(Debug, Clone)]
 pub struct FrozenMap<B: Backend> {
@@ -20,7 +18,7 @@ impl<B: Backend> FrozenMap<B> {
     /// - weight: `[d_in, d_out]`, perhaps in half precision; bias: `[d_out]`
     pub fn dense(weight: FloatTensor<B>, bias: Option<FloatTensor<B>>) -> Self {
         Self {
-            weight: HeldWeight::Dense(weight, LaidOut::default()),
+            weight: HeldWeight::Dense(weight),
             bias,
         }
     }
@@ -34,46 +32,36 @@ impl<B: Backend> FrozenMap<B> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HeldWeight<B: Backend> {
-    /// A matrix of floats, perhaps in half precision, and the place for what a backend keeps of it.
-    Dense(FloatTensor<B>, LaidOut),
+    /// A matrix of floats, perhaps in half precision.
+    Dense(FloatTensor<B>),
 }
 
 impl<B: Backend> HeldWeight<B> {
     /// The matrix of floats, if that is the form.
     pub fn as_dense(&self) -> Option<&FloatTensor<B>> {
         match self {
-            Self::Dense(weight, _) => Some(weight),
+            Self::Dense(weight) => Some(weight),
         }
     }
 
     /// The weight as a matrix of floats. A weight that is one already is given out as it is.
     pub fn into_dense(self) -> FloatTensor<B> {
         match self {
-            Self::Dense(weight, _) => weight,
-        }
-    }
-
-    /// The transpose, `[d_out, d_in]`.
-    #[must_use]
-    pub fn transposed(self) -> Self {
-        match self {
-            Self::Dense(weight, laid_out) => {
-                Self::Dense(B::float_swap_dims(weight, 0, 1), laid_out.transposed())
-            }
+            Self::Dense(weight) => weight,
         }
     }
 
     /// `[d_in, d_out]`
     pub fn dims(&self) -> [usize; 2] {
         match self {
-            Self::Dense(weight, _) => weight.shape().dims(),
+            Self::Dense(weight) => weight.shape().dims(),
         }
     }
 
     /// The dtype that products with the weight are computed in.
     pub fn dtype(&self) -> DType {
         match self {
-            Self::Dense(weight, _) => weight.dtype(),
+            Self::Dense(weight) => weight.dtype(),
         }
     }
 }

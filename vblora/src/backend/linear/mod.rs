@@ -8,14 +8,12 @@ mod flex;
 mod gpu;
 #[cfg(feature = "flex")]
 mod kernels;
-mod laid_out;
 mod map;
 
 use burn::tensor::ops::FloatTensor;
 
 use super::{ActivationOps, GeluForm};
 
-pub use laid_out::LaidOut;
 pub use map::{AdaptedGradients, FrozenMap, HeldWeight, Update};
 
 /// Linear maps whose weight and bias get no gradient.

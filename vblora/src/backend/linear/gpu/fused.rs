@@ -121,7 +121,7 @@ impl<B: LinearOps> Call<B> for Kernel {
                 let [narrow, grad] = [next(), next()];
                 let needs_x = matches!(self, Self::Backward { .. });
                 let update = Update { down, up, scale };
-                let weight = FrozenMap::dense(weight, None).weight;
+                let weight = HeldWeight::Dense(weight);
                 let found = B::adapted_linear_backward(x, weight, update, narrow, grad, needs_x);
                 [found.down, found.up].into_iter().chain(found.x).collect()
             }

@@ -6,7 +6,7 @@ use std::{cell::Cell, ops::Range};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{panels::Panels, thin};
+use super::thin;
 use crate::backend::kernels::{
     Aligned,
     tile::{ROWS, Sums, accumulate, load, load_part, store},
@@ -89,14 +89,13 @@ pub(in crate::backend::linear) struct Added<'a> {
     pub(in crate::backend::linear) narrow: Option<(&'a [f32], Matrix<'a>)>,
 }
 
-/// `out = x w + added`. The panels, if there are any, are those of `w`.
+/// `out = x w + added`.
 ///
 /// # Shapes
 /// - x: `[rows, inner]`, w: `[inner, columns]`, out: `[rows, columns]`
 pub(in crate::backend::linear) fn product(
     x: &[f32],
     w: Matrix<'_>,
-    kept: Option<&Panels>,
     added: Added<'_>,
     out: &mut [f32],
 ) {
@@ -111,14 +110,11 @@ pub(in crate::backend::linear) fn product(
     let width = width();
     let depth = inner + added.narrow.map_or(0, |(_, up)| up.shape[0]);
     let parallel = rows * columns * depth >= PARALLEL_FROM;
-    let step = match kept {
-        Some(_) => columns,
-        None => (PACKED / depth.max(1) / width).max(1) * width,
-    };
+    let step = (PACKED / depth.max(1) / width).max(1) * width;
     let mut scratch = SCRATCH.take();
     for start in (0..columns).step_by(step) {
         let range = start..(start + step).min(columns);
-        let (first, second) = lay_out(&mut scratch, w, kept, added, range.clone(), parallel);
+        let (first, second) = lay_out(&mut scratch, w, added, range.clone(), parallel);
         let block = Block {
             inner,
             columns,
@@ -155,43 +151,30 @@ thread_local! {
     static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
-/// Columns `range` of both right-hand sides in panels: of the first from those that are kept, or laid out like the second.
+/// Lays out columns `range` of both right-hand sides in panels.
 fn lay_out<'p>(
     scratch: &'p mut Aligned,
     w: Matrix<'_>,
-    kept: Option<&'p Panels>,
     added: Added<'_>,
     range: Range<usize>,
     parallel: bool,
 ) -> (&'p [f32], &'p [f32]) {
     let room = range.len().next_multiple_of(width());
     let rank = added.narrow.map_or(0, |(_, up)| up.shape[0]);
-    let inner = if kept.is_some() { 0 } else { w.shape[0] };
-    let len = room * (inner + rank);
+    let len = room * (w.shape[0] + rank);
     if scratch.len() < len {
         *scratch = Aligned::zeros(len);
     }
-    let (first, second) = scratch[..len].split_at_mut(room * inner);
+    let (first, second) = scratch[..len].split_at_mut(room * w.shape[0]);
     if let Some((_, up)) = added.narrow {
         pack_panels(up, range.start, width(), parallel, second);
     }
-    match kept {
-        Some(panels) => (panels.values(), second),
-        None => {
-            pack_panels(w, range.start, width(), parallel, first);
-            (first, second)
-        }
-    }
+    pack_panels(w, range.start, width(), parallel, first);
+    (first, second)
 }
 
 /// A matrix's columns from `start` on as panels of some width, as many as there is room for.
-pub(super) fn pack_panels(
-    matrix: Matrix<'_>,
-    start: usize,
-    width: usize,
-    parallel: bool,
-    to: &mut [f32],
-) {
+fn pack_panels(matrix: Matrix<'_>, start: usize, width: usize, parallel: bool, to: &mut [f32]) {
     let size = width * matrix.shape[0];
     let panel = |(i, to): (usize, &mut [f32])| {
         let at = start + i * width;
@@ -203,11 +186,6 @@ pub(super) fn pack_panels(
     } else {
         to.chunks_mut(size).enumerate().for_each(panel);
     }
-}
-
-/// Whether a product of so many rows takes its right-hand side in panels.
-pub(in crate::backend::linear) fn is_large(rows: usize) -> bool {
-    rows > thin::ROWS
 }
 
 /// Rows of a chunk: as many chunks for each thread, all of nearly the same number of tiles.
@@ -224,7 +202,7 @@ pub(super) fn split(out: &mut [f32], columns: usize, rows: usize) -> Vec<(usize,
 }
 
 /// The columns of one tile on the processor at hand.
-pub(super) fn width() -> usize {
+fn width() -> usize {
     Arch::new().dispatch(Width)
 }
 
@@ -380,7 +358,7 @@ mod tests {
         let [x, w] = inputs();
         let mut out = vec![f32::NAN; ROWS_IN * COLUMNS];
         let w = Matrix::rows(&w, [INNER_IN, COLUMNS]);
-        product(&x, w, None, Added::default(), &mut out);
+        product(&x, w, Added::default(), &mut out);
         out
     }
 
@@ -444,7 +422,7 @@ mod tests {
         let mut out = [f32::NAN; COLUMNS];
         for row in 0..ROWS_IN {
             let x = &x[row * INNER_IN..][..INNER_IN];
-            product(x, w, None, Added::default(), &mut out);
+            product(x, w, Added::default(), &mut out);
             assert_eq!(out[..], all[row * COLUMNS..][..COLUMNS]);
         }
     }
@@ -470,7 +448,7 @@ mod tests {
         };
         let ours = least(&|out| {
             let w = Matrix::rows(&x, [n, n]);
-            product(&x, w, None, Added::default(), out);
+            product(&x, w, Added::default(), out);
         });
         let plain = least(&|out| {
             for (row, out) in out.chunks_exact_mut(n).enumerate() {
