@@ -52,7 +52,7 @@ impl Pattern {
         &self.given
     }
 
-    /// Whether a name matches.
+    /// True if a name matches.
     ///
     /// # Errors
     /// The match takes too many steps.

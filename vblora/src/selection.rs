@@ -64,7 +64,7 @@ impl Selection {
         }
     }
 
-    /// Whether a logit, or noise logit, that a step does not select has a gradient of exactly zero in that step.
+    /// True if a logit, or noise logit, that a step does not select has a gradient of exactly zero in that step.
     pub fn is_sparse(self) -> bool {
         matches!(self, Self::TopK | Self::NoisyTopK)
     }

@@ -33,7 +33,7 @@ const NEVER: c_long = -1;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Keeping;
 
-/// Whether the option is set.
+/// True if the option is set.
 static IS_SET: AtomicBool = AtomicBool::new(false);
 
 /// Milliseconds after which freed memory goes back to the system; negative for never.

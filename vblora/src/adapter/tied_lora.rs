@@ -128,7 +128,7 @@ impl ValidTiedLora {
         &self.ties
     }
 
-    /// What would be trained and stored: `rank (d_in + d_out)` for each role, `rank + d_out` for each site.
+    /// Counts the trained and stored parameters: `rank (d_in + d_out)` for each role, `rank + d_out` for each site.
     pub fn count(&self) -> Count {
         let (rank, ties, sites) = (self.config.rank, self.ties.iter(), self.plan.sites().iter());
         let factors: usize = ties.map(|tie| rank * (tie.d_in + tie.d_out)).sum();
@@ -160,7 +160,7 @@ impl ValidTiedLora {
             .expect("drawn to the shapes of this configuration, finite")
     }
 
-    /// An adapter from given values.
+    /// Makes an adapter from given values.
     ///
     /// # Errors
     /// A wrong number of values, or one that is not finite.

@@ -40,7 +40,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
 pub(super) fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
     // Row-major over the whole buffer, so the buffer is the tensor.
     let contiguous = x.to_contiguous();
-    // Only now may the contiguous tensor be the last holder of its buffer.
+    // After this drop the contiguous tensor may be the last holder of its buffer, which can then change in place.
     drop(x);
     let mut x = contiguous;
     change(x.storage_mut::<f32>());

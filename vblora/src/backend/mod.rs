@@ -55,8 +55,8 @@ pub use norm::{NormGradients, NormOps};
 pub trait VbLoraBackend:
     MixOps + LinearOps + NormOps + ActivationOps + AttentionOps + DropoutOps
 {
-    /// The size in bytes of the largest tensor that is safe on the device. `None` if the backend reports larger ones itself; some read
-    /// back garbage instead.
+    /// The size in bytes of the largest tensor that is safe on the device. `None` if the backend reports larger ones as errors. Some
+    /// backends read back garbage instead.
     fn max_tensor_bytes(_device: &Device<Self>) -> Option<usize> {
         None
     }

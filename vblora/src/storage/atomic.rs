@@ -100,7 +100,7 @@ pub fn clear_leftovers(folder: &Path) {
     }
 }
 
-/// Whether a name is one that a writer gives: anybody may have files that only begin so.
+/// True if a name is one that a writer gives: anybody may have files that only begin so.
 pub fn is_unfinished(name: &str) -> bool {
     let random = name.strip_prefix(UNFINISHED);
     random.is_some_and(|r| r.len() == RANDOM && r.chars().all(|c| c.is_ascii_alphanumeric()))

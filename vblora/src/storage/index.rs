@@ -40,7 +40,7 @@ pub(super) fn shard_names(weight_map: &BTreeMap<String, String>) -> Vec<String> 
     names
 }
 
-/// Whether a name, joined to a directory, stays inside.
+/// True if a name, joined to a directory, stays inside.
 fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let one = matches!(parts.next(), Some(Component::Normal(part)) if part == name);

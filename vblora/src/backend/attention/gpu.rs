@@ -45,7 +45,7 @@ impl<B: FusionBackend + AttentionOps + HasPlanes> AttentionOps for Fusion<B> {
     }
 }
 
-/// Both operands and perhaps a mask.
+/// A head product. Its inputs are both operands and perhaps a mask.
 #[derive(Debug, Clone, Copy)]
 struct Heads {
     product: HeadProduct,

@@ -21,7 +21,7 @@ pub(super) const PLANES: u32 = 8;
 
 /// Backends that know their devices' planes.
 pub(super) trait HasPlanes: Backend {
-    /// Whether the device has planes of one size, as the kernels of a plane a row need.
+    /// True if the device has planes of one size. The kernels that give each row a plane need that.
     fn has_planes(device: &Device<Self>) -> bool;
 }
 

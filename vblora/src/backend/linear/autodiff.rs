@@ -151,7 +151,7 @@ fn adapted<B: LinearOps, C: CheckpointStrategy>(
 struct AdaptedLinear;
 
 impl<B: LinearOps> Backward<B, 3> for AdaptedLinear {
-    /// x, the GELU on it if there is one, weight, factors and `s x A`.
+    /// The saved tensors: x, the GELU on it if there is one, weight, factors and `s x A`.
     type State = (
         NodeId,
         Option<GeluForm>,

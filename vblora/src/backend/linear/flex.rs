@@ -1,4 +1,5 @@
-//! Linear maps on flex. Our own products take bias and update along; flex's write to memory that is zeroed and copied first.
+//! Linear maps on flex. Our own products add bias and update in the same pass. Flex's products write to memory that is zeroed and copied
+//! first.
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -119,7 +120,7 @@ impl LinearOps for Flex {
     }
 }
 
-/// A matrix's memory as it lies.
+/// A view of a matrix's memory, without a copy.
 fn matrix(x: &FlexTensor) -> Option<Matrix<'_>> {
     let layout = x.layout();
     let shape = layout.shape().dims::<2>();
@@ -137,10 +138,10 @@ struct Weight<'a> {
     laid_out: &'a LaidOut,
 }
 
-/// What is kept of a weight: its panels, where they pay, and the weight that they are of.
+/// The kept form of a weight: its panels, if they pay, and the weight that they belong to.
 #[derive(Debug)]
 pub(super) struct Kept {
-    /// Held, so that nothing else comes to lie in its memory or changes it.
+    /// The weight is held, so that no other tensor reuses or changes its memory.
     of: FlexTensor,
     panels: Option<Panels>,
 }
@@ -153,8 +154,8 @@ impl Kept {
 }
 
 impl<'a> Weight<'a> {
-    /// The panels of a matrix that stays, laid out by the first who asks. Who asks at the same time does so too, and the second is dropped: a
-    /// thread that waits for the first may be needed by it.
+    /// The panels of a matrix that stays, laid out by the first caller. A concurrent caller lays them out too and drops its copy. It must
+    /// not wait for the first caller, which may need this thread.
     fn panels(&self, w: Matrix<'_>) -> Option<&'a Panels> {
         let place = self.laid_out.get()?;
         let kept = match place.get() {
@@ -167,7 +168,7 @@ impl<'a> Weight<'a> {
                 place.get_or_init(|| kept)
             }
         };
-        // A place that has gone to another weight is of no use to it.
+        // The place may have gone to another weight since.
         kept.panels.as_ref().filter(|_| kept.is_of(self.tensor))
     }
 }
@@ -191,7 +192,7 @@ fn multiplied(x: &[f32], rows: usize, w: &Weight<'_>, added: Added<'_>) -> FlexT
     tensor(out, Shape::new([rows, d_out]))
 }
 
-/// The tensors of a map that is all in f32.
+/// The tensors of a map, if all of them are f32.
 fn in_f32(map: &FrozenMap<Flex>) -> Option<(Weight<'_>, Option<&FlexTensor>)> {
     let weight = weight_in_f32(&map.weight)?;
     let bias = map.bias.as_ref();
@@ -199,7 +200,7 @@ fn in_f32(map: &FrozenMap<Flex>) -> Option<(Weight<'_>, Option<&FlexTensor>)> {
         .then_some((weight, bias))
 }
 
-/// The matrix of a weight that is one of f32.
+/// The matrix of a weight, if it is dense and f32.
 fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<Weight<'_>> {
     match weight {
         HeldWeight::Dense(tensor, laid_out) => {

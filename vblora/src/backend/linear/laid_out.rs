@@ -1,4 +1,4 @@
-//! What a backend keeps of a frozen weight besides the weight.
+//! Copies of a frozen weight that a backend keeps beside the weight.
 
 #[cfg(feature = "flex")]
 use std::sync::{Arc, OnceLock};
@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 #[cfg(feature = "flex")]
 use super::flex::Kept;
 
-/// The place for a frozen weight, and for its transpose, in the order in which a CPU's products read it. Filled at the first product, shared by
-/// every clone of the weight, so that a weight is laid out once and not in every step. Other backends leave it empty.
+/// The place for copies of a frozen weight and of its transpose, in the order in which a CPU's products read them. The first product fills
+/// it, and all clones of the weight share it. So a weight is laid out once and not in every step. Other backends leave it empty.
 ///
 /// A transient weight has no place (`default()`).
 #[derive(Debug, Clone, Default)]

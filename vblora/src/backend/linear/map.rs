@@ -34,7 +34,7 @@ impl<B: Backend> FrozenMap<B> {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum HeldWeight<B: Backend> {
-    /// A matrix of floats, perhaps in half precision, and the place for what a backend keeps of it.
+    /// A matrix of floats, perhaps in half precision, and the place for a backend's copies of it.
     Dense(FloatTensor<B>, LaidOut),
 }
 
@@ -92,7 +92,7 @@ pub struct Update<T> {
 /// The result of [`adapted_linear_backward`](super::LinearOps::adapted_linear_backward).
 #[derive(Debug)]
 pub struct AdaptedGradients<T> {
-    /// `[n, d_in]`; `None` where nobody asked.
+    /// `[n, d_in]`; `None` if it was not asked for.
     pub x: Option<T>,
     /// `[d_in, r]`
     pub down: T,

@@ -16,7 +16,7 @@ use crate::{Error, Result};
 /// writes its files there. They are synced, the two directories are exchanged in one step, and the older one is removed with all that
 /// was in it. Missing parents are made, and what killed writers left beside `target` is cleared away.
 ///
-/// Whether an older directory may go is the caller's to ask: this function replaces any. Where a file system cannot exchange
+/// True if an older directory may go is the caller's to ask: this function replaces any. Where a file system cannot exchange
 /// directories, the older one is first renamed, to `.vblora-old-NAME`; a process that is killed between the two renames leaves it there,
 /// and the next call puts it back.
 ///
@@ -88,7 +88,7 @@ impl Place {
         Path::new(&self.name)
     }
 
-    /// Whether anything is there, a link among it.
+    /// True if anything is there, a link among it.
     pub(super) fn is_taken(&self) -> bool {
         std::fs::symlink_metadata(&self.target).is_ok()
     }

@@ -103,7 +103,7 @@ impl ParameterState {
         Ok(())
     }
 
-    /// Whether element `i` is other than `initial` without moments, to the bit.
+    /// True if element `i` is other than `initial` without moments, to the bit.
     fn is_touched(&self, i: usize, initial: f32) -> bool {
         self.value[i].to_bits() != initial.to_bits()
             || self.moments.iter().flatten().any(|m| m[i].to_bits() != 0)

@@ -37,7 +37,7 @@ impl Checkpoints {
         self.folder.join(name_of(step))
     }
 
-    /// Whether something of this name in a folder of sets is a set, or what was left of one in writing or removing it.
+    /// True if something of this name in a folder of sets is a set, or what was left of one in writing or removing it.
     pub fn is_set(name: &str) -> bool {
         name.starts_with(UNFINISHED) || step_of(name).is_some()
     }

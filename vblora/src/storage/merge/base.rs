@@ -65,7 +65,7 @@ impl Base {
         Ok(base)
     }
 
-    /// Whether the files are those of an index.
+    /// True if the files are those of an index.
     pub(super) fn is_sharded(&self) -> bool {
         self.shards.iter().any(|shard| shard.name != SINGLE)
     }
@@ -90,7 +90,7 @@ impl Base {
             .ok_or_else(|| self.error(format!("no tensor {name:?}")))
     }
 
-    /// Whether two tensors are the same to the byte.
+    /// True if two tensors are the same to the byte.
     pub(super) fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
         let (one, other) = (self.tensor(one)?, self.tensor(other)?);
         if one.1.dtype != other.1.dtype || one.1.shape != other.1.shape {

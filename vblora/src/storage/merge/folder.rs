@@ -137,7 +137,7 @@ impl Others {
     }
 }
 
-/// Whether a name is that of weights in any form, of their index, or of an adapter to them.
+/// True if a name is that of weights in any form, of their index, or of an adapter to them.
 fn is_of_weights(name: &str) -> bool {
     let ending = |name: &str| {
         let ending = Path::new(name).extension()?.to_str()?.to_lowercase();
@@ -222,7 +222,7 @@ pub(super) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     }
 }
 
-/// Whether a file is one of those with a merged model's weights, whatever its base.
+/// True if a file is one of those with a merged model's weights, whatever its base.
 fn is_weights(place: &Path) -> bool {
     let name = place.to_string_lossy();
     name == SINGLE

@@ -57,7 +57,7 @@ impl Model {
         self.fields.get("model_type")?.as_str()
     }
 
-    /// Whether a module's weight is stored `[d_in, d_out]`. The model's word counts; `said`, the adapter's, only where it has none.
+    /// True if a module's weight is stored `[d_in, d_out]`. The model's word counts; `said`, the adapter's, only where it has none.
     pub(super) fn is_transposed(&self, module: &str, said: bool) -> bool {
         let last = module.rsplit('.').next().unwrap_or(module);
         match self.kind() {
@@ -66,7 +66,7 @@ impl Model {
         }
     }
 
-    /// Whether the head is said to be the word table.
+    /// True if the head is said to be the word table.
     pub(super) fn is_tied(&self) -> bool {
         let said = self.find("tie_word_embeddings").and_then(Value::as_bool);
         said.unwrap_or_else(|| {

@@ -329,7 +329,7 @@ fn mismatch(expected: &[usize], found: &[usize]) -> String {
     format!("the adapter is for shape {expected:?}, found {found:?}")
 }
 
-/// Whether a name is this one, or ends in a point and this one.
+/// True if a name is this one, or ends in a point and this one.
 fn is_of(name: &str, last: &str) -> bool {
     let before = name.strip_suffix(last);
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
@@ -339,7 +339,7 @@ fn is_of_tokens(name: &str) -> bool {
     WORDS.iter().chain(OF_TOKENS).any(|last| is_of(name, last))
 }
 
-/// Whether a saved tensor is the base's with another number of tokens.
+/// True if a saved tensor is the base's with another number of tokens.
 fn is_resized(name: &str, output: &Output<'_>, saved: &HostTensor) -> bool {
     is_of_tokens(name)
         && saved.shape.len() == output.shape.len()

@@ -54,7 +54,7 @@ impl PeftConfig {
         Self::parse(&text).map_err(|reason| Error::Format { path, reason })
     }
 
-    /// Whether PEFT puts the adapter on the module of this name, by `target_modules`, `exclude_modules`, `modules_to_save`,
+    /// True if PEFT puts the adapter on the module of this name, by `target_modules`, `exclude_modules`, `modules_to_save`,
     /// `layers_to_transform` and `layers_pattern`; `None` where it chooses by the model's class, or by a pattern that this library cannot
     /// follow.
     pub fn picks(&self, module: &str) -> Option<bool> {

@@ -65,7 +65,7 @@ pub struct PeftAdapter {
     pub task_type: Option<String>,
     /// The base's hub id or directory, as far as it is recorded.
     pub base_model: Option<String>,
-    /// Whether the base stores its weights `[d_in, d_out]`, as GPT-2 does.
+    /// True if the base stores its weights `[d_in, d_out]`, as GPT-2 does.
     pub fan_in_fan_out: bool,
 }
 
@@ -87,7 +87,7 @@ impl PeftAdapter {
 /// The heads of PEFT's classification models. It lists both for each of them, and a model has one.
 const HEADS: [&str; 2] = ["classifier", "score"];
 
-/// Whether a tensor of the model is of a module that `modules_to_save` lists: of one whose name ends so, or below it.
+/// True if a tensor of the model is of a module that `modules_to_save` lists: of one whose name ends so, or below it.
 fn is_of(listed: &str, tensor: &str) -> bool {
     let mut found = tensor.match_indices(listed);
     found.any(|(at, found)| tensor[at + found.len()..].starts_with('.'))

@@ -93,7 +93,7 @@ impl PeftDirectory {
         &self.config
     }
 
-    /// Whether only the codes are stored.
+    /// True if only the codes are stored.
     pub fn is_topk(&self) -> bool {
         self.form == TOPK
     }

@@ -118,7 +118,7 @@ pub(super) struct Picker {
 }
 
 impl Picker {
-    /// Whether the adapter is on the module of this name, by PEFT's `check_target_module_exists`.
+    /// True if the adapter is on the module of this name, by PEFT's `check_target_module_exists`.
     ///
     /// # Errors
     /// A pattern takes too many steps.

@@ -170,12 +170,12 @@ fn written(stored: &str) -> String {
     stored.to_owned()
 }
 
-/// Whether a tensor is named as in a model that `torch.compile` wraps.
+/// True if a tensor is named as in a model that `torch.compile` wraps.
 pub(super) fn is_compiled(name: &str) -> bool {
     name.split('.').any(|part| part == "_orig_mod")
 }
 
-/// Whether a tensor is one of LoRA's on an embedding.
+/// True if a tensor is one of LoRA's on an embedding.
 pub(super) fn is_on_embedding(name: &str) -> bool {
     name.contains(".lora_embedding_")
 }

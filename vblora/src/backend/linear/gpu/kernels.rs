@@ -21,7 +21,7 @@ pub(super) fn narrow_product(
     #[comptime] rank: usize,
 ) {
     let row = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
-    // The same for every unit of the plane.
+    // All units of a plane take the same branch.
     if row >= x.shape(0) {
         terminate!();
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::product::{Matrix, pack_panels, width};
 use crate::backend::kernels::Aligned;
 
-/// Values that are kept of all weights together, at most: 2 GiB. Weights beyond are laid out in each product.
+/// The most values that are kept of all weights together: 2 GiB. Further weights are laid out in each product.
 const LIMIT: usize = 1 << 29;
 
 /// Values that are kept now.
@@ -15,12 +15,12 @@ static KEPT: AtomicUsize = AtomicUsize::new(0);
 #[derive(Debug)]
 pub(in crate::backend::linear) struct Panels {
     values: Aligned,
-    /// This many of all that are kept.
+    /// The share of these panels in all kept values.
     _share: Share,
 }
 
 impl Panels {
-    /// Lays a matrix out, if keeping it pays: one that lies in rows is read as fast as its panels are, and so is not kept.
+    /// Lays a matrix out if keeping its panels pays. A row-major matrix is not kept, because it is read as fast as its panels.
     pub(in crate::backend::linear) fn keep(w: Matrix<'_>) -> Option<Self> {
         let [inner, columns] = w.shape;
         if w.strides[1] == 1 {
@@ -42,7 +42,7 @@ impl Panels {
     }
 }
 
-/// Some of the values that may be kept, given back when dropped.
+/// A number of kept values, given back when dropped.
 #[derive(Debug)]
 struct Share(usize);
 
