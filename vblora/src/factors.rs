@@ -44,7 +44,7 @@ pub struct Factors<B: Backend> {
     unpadded: Option<Unpadded>,
 }
 
-/// By site, the scale of each of the R narrow columns in each row of a multi-adapter batch, `[n, R]`. It is 0 in the columns of other rows'
+/// The scale of each of the R narrow columns in each row of a multi-adapter batch, `[n, R]`, by site. It is 0 in the columns of other rows'
 /// adapters.
 pub(crate) type RowScales<B> = BTreeMap<String, Tensor<B, 2>>;
 

@@ -24,7 +24,7 @@ use crate::{
     rng::Key,
 };
 
-/// How a sub-vector chooses bank vectors in training. The table of this module has the rules.
+/// The rule by which a sub-vector chooses bank vectors in training. The table of this module lists the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {

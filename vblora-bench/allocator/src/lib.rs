@@ -1,10 +1,10 @@
-//! The memory allocator of the programs: mimalloc, which here keeps what is freed.
+//! The memory allocator of the programs: mimalloc, set to keep freed memory.
 //!
-//! By default mimalloc gives memory back to the system a second after it was freed. A training step frees hundreds of megabytes and takes them
-//! again in the next step, so the system clears those pages anew in every step: up to a fifth of a step's time.
+//! By default mimalloc returns memory to the system one second after it was freed. A training step frees hundreds of megabytes, and the
+//! next step takes them again. The system then clears those pages in every step, which takes up to a fifth of a step's time.
 //!
-//! A program that does several works then shows the peak memory of the largest. `MIMALLOC_PURGE_DELAY=1000`, milliseconds, brings the default
-//! back: a setting of the environment wins.
+//! A program that does several jobs shows the peak memory of the largest one. The environment variable `MIMALLOC_PURGE_DELAY=1000` (in
+//! milliseconds) brings the default back: the environment takes precedence.
 //!
 //! ```
 //! #[global_allocator]
@@ -29,7 +29,7 @@ const PURGE_DELAY: mi_option_t = 15;
 /// The value that means never.
 const NEVER: c_long = -1;
 
-/// mimalloc, set to keep what is freed before the first memory is taken.
+/// mimalloc, set to keep freed memory before the program first allocates.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Keeping;
 

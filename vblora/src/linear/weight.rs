@@ -22,7 +22,7 @@ use crate::backend::{HeldWeight, LaidOut, primitive};
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FrozenWeight<B: Backend> {
-    /// A matrix of floats, perhaps in half precision, and the place for what a backend keeps of it. A weight that may have changed gets a new
+    /// A matrix of floats, perhaps in half precision, and the place for a backend's copies of it. A weight that may have changed gets a new
     /// place.
     Dense(Param<Tensor<B, 2>>, LaidOut),
 }

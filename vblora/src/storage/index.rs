@@ -1,4 +1,4 @@
-//! The index of a model's or an adapter's shards, `....safetensors.index.json`: which tensor lies in which file.
+//! The index of a model's or an adapter's shards, `....safetensors.index.json`. It names the file of each tensor.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! The base's weights: `model.safetensors`, or the shards that an index names, headers read and checked, tensors not.
+//! The base's weights: `model.safetensors`, or the shards of an index. Headers are read and checked, tensors are not.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Tensors are compared in pieces of so many bytes.
+/// Tensors are compared in pieces of this many bytes.
 const COMPARED_BYTES: usize = 1 << 16;
 
 /// A Hugging Face directory's weights.
@@ -31,15 +31,15 @@ pub(super) struct Shard {
     name: String,
     path: PathBuf,
     header: Header,
-    /// The header as it is in the file, its length in front.
+    /// The header as it is in the file, with its length in front.
     front: Vec<u8>,
 }
 
 /// The rule that turns names of the adapter into the base's.
 pub(super) enum Renaming {
-    /// Without this prefix.
+    /// The names lose this prefix.
     Without(String),
-    /// Behind this prefix, which may be empty.
+    /// The names get this prefix, which may be empty.
     Behind(String),
 }
 
@@ -112,7 +112,7 @@ impl Base {
         Ok(true)
     }
 
-    /// The rule for the adapter's names, by its first weight: as it is, without a prefix, behind a prefix.
+    /// Finds the rule for the adapter's names by its first weight: unchanged, without a prefix, or after a prefix.
     pub(super) fn renaming(&self, weight: &str) -> Result<Renaming> {
         if self.contains(weight) {
             return Ok(Renaming::Behind(String::new()));

@@ -1,4 +1,4 @@
-//! The fields of `adapter_config.json`: what each of PEFT's may say, and what it must not say here.
+//! The fields of `adapter_config.json`: the values that each may have, and those that this library refuses.
 //!
 //! The lists hold every field of PEFT 0.21's configurations. A field of no list must be empty: what it would change is unknown.
 
@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 /// The fields by name.
 pub(super) type Fields = Map<String, Value>;
 
-/// The text of a value in a message goes this far.
+/// A message shows at most this much of a value's text.
 const SHOWN: usize = 100;
 
 /// The meaning of a field for an adapter that is stored already.
 #[derive(Clone, Copy)]
 enum Use {
-    /// Applied, or compared with the tensors, by whoever reads it: see `config.rs` and `rules.rs`.
+    /// A field that `config.rs` or `rules.rs` applies or compares with the tensors.
     Read,
     /// It changes nothing, whatever its value: it is about training, starting values or provenance.
     Harmless,
@@ -47,7 +47,7 @@ const LORA: &[(&str, Use)] = &[
     ("alora_invocation_tokens", Use::Off),
     ("alpha_pattern", Use::Read),
     ("arrow_config", Use::Null),
-    // Settings of ways to initialise: without effect unless init_lora_weights names them, which is refused where it matters.
+    // Settings of initialisation methods. They count only if init_lora_weights names the method, which is refused where it matters.
     ("corda_config", Use::Harmless),
     // The tied module's tensors are in the file too.
     ("ensure_weight_tying", Use::Harmless),
@@ -62,10 +62,10 @@ const LORA: &[(&str, Use)] = &[
     ("lora_dropout", Use::Read),
     ("lora_ga_config", Use::Harmless),
     ("megatron_config", Use::Off),
-    // The name of a package, without effect but for megatron_config.
+    // The name of a package, without effect unless megatron_config is set.
     ("megatron_core", Use::Harmless),
     ("monteclora_config", Use::Null),
-    // Without effect but for use_qalora.
+    // Without effect unless use_qalora is set.
     ("qalora_group_size", Use::Harmless),
     ("rank_pattern", Use::Read),
     ("target_parameters", Use::Off),
@@ -82,7 +82,7 @@ const VBLORA: &[(&str, Use)] = &[
     ("init_logits_std", Use::Read),
     ("init_vector_bank_bound", Use::Read),
     ("num_vectors", Use::Read),
-    // The tensors say it.
+    // The tensors show it.
     ("save_only_topk_weights", Use::Harmless),
     ("topk", Use::Read),
     ("vblora_dropout", Use::Harmless),
@@ -93,12 +93,12 @@ const VERA: &[(&str, Use)] = &[
     ("d_initial", Use::Read),
     ("init_weights", Use::Harmless),
     ("projection_prng_key", Use::Read),
-    // The tensors say it.
+    // The tensors show it.
     ("save_projection", Use::Harmless),
     ("vera_dropout", Use::Harmless),
 ];
 
-/// Refuses a field of this method that would change the result and is not read, or that PEFT does not have, by its name.
+/// Refuses a field of this method that would change the result and is not read, or that PEFT does not have. The error names the field.
 pub(super) fn check(method: &str, fields: &Fields) -> Result<(), String> {
     let own = match method {
         "LORA" => LORA,
