@@ -85,7 +85,9 @@ pub enum Error {
         limit: usize,
     },
     /// A method starts from the frozen weights, and a site has none.
-    #[error("site {site}: lora-xs starts from its frozen weight, and there is none of this name")]
+    #[error(
+        "site {site}: lora-xs starts from its frozen weight, but the base has no weight of this name"
+    )]
     NoWeight {
         /// The site.
         site: String,
@@ -160,7 +162,7 @@ pub enum Error {
         bytes: u64,
     },
     /// More bytes are to be written than the disk has left.
-    #[error("{}: {bytes} bytes are to be written, and the disk has {left} left", path.display())]
+    #[error("{}: {bytes} bytes are to be written, but the disk has only {left} left", path.display())]
     NoDisk {
         /// The file or directory to be written.
         path: PathBuf,

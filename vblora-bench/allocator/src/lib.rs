@@ -52,8 +52,8 @@ impl Keeping {
 
     #[cold]
     fn set() {
-        // SAFETY: writes one entry of a static table, within it, and takes no memory. What the environment has set stays. A second thread that
-        // comes here at the same time writes the same value.
+        // SAFETY: writes one entry of a static table, within it, and takes no memory. A value from the environment stays. A second thread
+        // that comes here at the same time writes the same value.
         unsafe { mi_option_set_default(PURGE_DELAY, NEVER) };
         IS_SET.store(true, Ordering::Relaxed);
     }

@@ -29,7 +29,7 @@ pub struct SiteSpans {
 }
 
 impl SiteSpans {
-    /// The spans of a method whose factors are slabs of their own: down and up of each site, one after the other.
+    /// The spans of a method that has a slab for each factor: down and up of each site, one after the other.
     pub(super) fn a_slab_each(plan: &SitePlan, rank: usize) -> Vec<Self> {
         let span = |slab, dim| Span {
             slab,

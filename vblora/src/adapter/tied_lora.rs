@@ -1,5 +1,5 @@
-//! Tied-LoRA (Renduchintala et al. 2024): one pair of trained factors for each role, tied over the layers, and two trained vectors for
-//! each site.
+//! Tied-LoRA (Renduchintala et al. 2024). Each role has one pair of trained factors, tied over the layers; each site has two trained
+//! vectors.
 
 use std::{collections::HashSet, fmt};
 

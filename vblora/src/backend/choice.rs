@@ -106,7 +106,7 @@ impl BackendKind {
         pool.build().map_err(|e| Error::Device {
             backend: self.name(),
             device,
-            reason: format!("no {threads} threads to compute on: {e}"),
+            reason: format!("cannot start {threads} threads: {e}"),
         })
     }
 

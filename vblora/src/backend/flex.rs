@@ -1,7 +1,7 @@
 //! Direct access to flex's memory, for the fast paths of the families.
 //!
-//! A fast path is one pass instead of a tensor per step, in place where nothing else holds the tensor. It falls back to the default body
-//! for element types other than f32.
+//! A fast path makes one pass instead of a tensor per step. It works in place if nothing else holds the tensor. For element types other
+//! than f32 it falls back to the default body.
 
 #[cfg(test)]
 mod tests;

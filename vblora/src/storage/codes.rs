@@ -153,7 +153,7 @@ impl Codes {
             None => Ok(()),
             Some(at) => {
                 let expected = format!("0..{h} where every vector is selected");
-                let found = format!("others in sub-vector {at}");
+                let found = format!("other indices in sub-vector {at}");
                 Err(Error::setting("indices", expected, found))
             }
         }

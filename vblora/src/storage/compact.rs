@@ -195,7 +195,7 @@ impl Bank {
         let found = bank.sha256();
         if found != description.bank_sha256 {
             return Err(file.error(format!(
-                "the bank has SHA-256 {found}, but {} is written beside it: the file is damaged",
+                "the bank has SHA-256 {found}, but the file records {}: it is damaged",
                 description.bank_sha256
             )));
         }
@@ -287,7 +287,7 @@ impl StoredVbLora {
         let base_sha256 = sites_sha256(found.plan().sites());
         if description.base_sha256.as_ref() != Some(&base_sha256) {
             return Err(file.error(format!(
-                "the sites have SHA-256 {base_sha256}, but {} is written beside them: the file is damaged",
+                "the sites have SHA-256 {base_sha256}, but the file records {}: it is damaged",
                 description.base_sha256.as_deref().unwrap_or("none")
             )));
         }
@@ -521,7 +521,7 @@ fn check_sites(plan: &SitePlan) -> Result<(), String> {
         }
     }
     match names.is_empty() {
-        true => Err("codes of no site".to_owned()),
+        true => Err("codes without a site".to_owned()),
         false => Ok(()),
     }
 }

@@ -43,7 +43,11 @@ pub(super) fn check_base(adapter: &[Site], model: &[Site]) -> Result<()> {
     Err(Error::OtherBase {
         made_for,
         found,
-        difference: format!("site {:?} is {} there, here {here}", site.name, shape(site)),
+        difference: format!(
+            "site {:?} is {} for the adapter, {here} in the model",
+            site.name,
+            shape(site)
+        ),
     })
 }
 

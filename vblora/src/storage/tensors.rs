@@ -264,7 +264,7 @@ pub(super) fn header_bytes(shapes: &[(&str, Dtype, Vec<usize>)], metadata: (&str
     });
     let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
     let header = Metadata::new(Some(metadata), tensors.collect());
-    let header = header.expect("offsets one behind the other, of shapes and types of their size");
+    let header = header.expect("consecutive offsets that fit shapes and types");
     let text = serde_json::to_string(&header).expect("texts and numbers");
     8 + text.len().next_multiple_of(8)
 }

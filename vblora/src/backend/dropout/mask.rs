@@ -90,7 +90,7 @@ mod tests {
         (0..n).map(|i| mask.value(i) == 0.0).collect()
     }
 
-    /// The share of drops, and how often element i and element i + lag are dropped together, over many keys.
+    /// The share of drops over many keys, and the share of keys that drop element i together with element i + lag.
     #[test]
     fn drops_are_as_frequent_as_asked_and_independent_of_their_neighbours() {
         let (p, n) = (0.1, 200_000);

@@ -1,7 +1,7 @@
 //! Loops over f32 slices that several families of CPU kernels use.
 //!
-//! Whole rows go to threads, and every loop is written so that the compiler turns it into the vector instructions of the processor at hand.
-//! Products and sums are not contracted, so all processors with the same lanes agree.
+//! Whole rows go to threads. The compiler turns every loop into the vector instructions of the processor at hand. Products and sums are not
+//! contracted, so all processors with the same lanes agree.
 
 mod aligned;
 pub(super) mod tile;

@@ -1,6 +1,6 @@
-//! The inner loop of every product: some rows of the result by a few vector registers, all of whose sums stay in registers. An element's
-//! sum is one chain of fused multiply-adds in the order of the inner dimension. So neither the tile's size, the threads nor the number of
-//! rows change a bit of it.
+//! The inner loop of every product: some rows of the result by a few vector registers. All sums stay in registers. An element's sum is one
+//! chain of fused multiply-adds in the order of the inner dimension. So neither the tile's size, the threads nor the number of rows change
+//! a bit of it.
 
 use pulp::Simd;
 

@@ -1,4 +1,4 @@
-//! Linear maps on GPUs: products on tensor cores where the device has them, and a low-rank update by kernels of its own.
+//! Linear maps on GPUs. Products run on tensor cores if the device has them, and a low-rank update has kernels of its own.
 
 mod fused;
 mod kernels;

@@ -71,7 +71,7 @@ impl Place {
         };
         match std::fs::symlink_metadata(&self.target) {
             Ok(found) if found.is_symlink() => Err(wrong("a symbolic link, which is not followed")),
-            Ok(found) if !found.is_dir() => Err(wrong("is there already and is no directory")),
+            Ok(found) if !found.is_dir() => Err(wrong("exists already and is no directory")),
             _ => Ok(()),
         }
     }

@@ -53,6 +53,9 @@ fn in_use(target: &Path, lock: &Path, file: &File) -> Error {
     let words: String = words.trim().chars().filter(|c| !c.is_control()).collect();
     Error::Format {
         path: target.to_owned(),
-        reason: format!("in use, not written over: {} has {words:?}", lock.display()),
+        reason: format!(
+            "in use and not replaced: {} is locked by {words:?}",
+            lock.display()
+        ),
     }
 }

@@ -171,11 +171,11 @@ fn read(
             let initial = initial().filter(|initial| initial.len() == n);
             let initial = initial.ok_or_else(|| {
                 file.error(format!(
-                    "tensor {touched:?}: the {n} values that {name} started with are not known here"
+                    "tensor {touched:?}: the {n} initial values of {name} are not known here"
                 ))
             })?;
             if *file.bytes(&part("drawn"))? != sha256_floats(&initial) {
-                let reason = "the values that it was drawn with are others here";
+                let reason = "the initial values are others here";
                 return Err(file.error(format!("tensor {touched:?}: {reason}")));
             }
             Some((at, initial))

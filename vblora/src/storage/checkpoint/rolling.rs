@@ -61,8 +61,8 @@ impl Checkpoints {
         FileSet::read(&self.place(step))
     }
 
-    /// Writes the set of a step, in place of an older one. A run that reaches a step again did not go on from the set that is there: that
-    /// one is damaged, or belongs to something else.
+    /// Writes the set of a step, in place of an older one. A run that reaches a step again did not resume from the set that is there. That
+    /// set is damaged, or belongs to something else.
     ///
     /// # Errors
     /// As [`FileSet::write`].
@@ -98,7 +98,7 @@ impl Checkpoints {
         self.remove(&retired)
     }
 
-    /// Removes a directory and its content. Of a symbolic link, only the link is removed.
+    /// Removes a directory and its content, or a symbolic link alone.
     fn remove(&self, path: &Path) -> Result<()> {
         let removed = match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),

@@ -129,7 +129,7 @@ impl Base {
             [prefix] => Ok(Renaming::Behind((*prefix).to_owned())),
             [] => Err(self.error(format!("no tensor {weight:?}, which the adapter changes"))),
             _ => Err(self.error(format!(
-                "tensor {weight:?}, which the adapter changes, may be any of those behind {prefixes:?}; say which with the adapter's prefix"
+                "tensor {weight:?}, which the adapter changes, is there with several prefixes, {prefixes:?}; choose one with the adapter's prefix"
             ))),
         }
     }

@@ -184,7 +184,7 @@ fn contents(base: &Path, path: &Path, found: &Metadata) -> Result<PathBuf> {
     }
     match target.is_file() {
         true => Ok(target),
-        false => Err(wrong(path, "a symbolic link to what is no file")),
+        false => Err(wrong(path, "a symbolic link whose target is no file")),
     }
 }
 
@@ -214,7 +214,7 @@ pub(super) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
         return Err(wrong(target, "a symbolic link, which is not followed"));
     }
     if !found.is_dir() {
-        return Err(wrong(target, "is there already and is no folder"));
+        return Err(wrong(target, "exists already and is no folder"));
     }
     match overwrite {
         true => Ok(()),

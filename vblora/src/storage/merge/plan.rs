@@ -137,7 +137,7 @@ impl<'a> Plan<'a> {
             let mut own = adapter.modules_to_save.iter();
             let is_own = own.any(|own| module.ends_with(own.as_str()));
             if saved.insert(name.clone(), (tensor, is_own)).is_some() {
-                return Err(base.error(format!("tensor {name:?} is changed by the adapter twice")));
+                return Err(base.error(format!("the adapter changes tensor {name:?} twice")));
             }
         }
         Ok(Wanted { saved, updates })
@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
         let words = words.unwrap_or_else(|| model.words().to_owned());
         if in_file.is_some() && has_head && !base.are_equal(&words, HEAD)? {
             self.notes.push(format!(
-                "tie_word_embeddings is true, but {words} and {HEAD} differ in the base: each is changed by itself"
+                "tie_word_embeddings is true, but {words} and {HEAD} differ in the base: each is changed alone"
             ));
             self.edits.unties = true;
             return Ok(());
@@ -266,7 +266,7 @@ impl<'a> Plan<'a> {
                 }
                 if !matches!(output.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
                     return wrong(format!(
-                        "type {}, which nothing can be added to; expected F32, F16 or BF16",
+                        "type {}, which cannot take an update; expected F32, F16 or BF16",
                         output.dtype
                     ));
                 }

@@ -121,7 +121,7 @@ pub(super) fn check(method: &str, fields: &Fields) -> Result<(), String> {
                 ),
                 Some(_) => {
                     format!(
-                        "{key}: expected null or false, found {shown}, which this library does not have"
+                        "{key}: expected null or false, found {shown}, which this library does not support"
                     )
                 }
             });
@@ -145,8 +145,8 @@ fn bias(fields: &Fields) -> Result<(), String> {
     }
 }
 
-/// Some ways to initialise LoRA take its first value out of the base's weights, and PEFT does so again when it loads the adapter. The
-/// update then belongs to another base than the one on the disk.
+/// Some initialisations of LoRA subtract its first value from the base's weights. PEFT does so again when it loads the adapter. The update
+/// then belongs to another base than the one on the disk.
 fn initialisation(fields: &Fields) -> Result<(), String> {
     let text = match fields.get("init_lora_weights") {
         None | Some(Value::Null | Value::Bool(_)) => return Ok(()),

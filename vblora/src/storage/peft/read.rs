@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// Modules that PEFT saves without being asked if they were resized or are adapted themselves, by the last part of their names.
+/// Modules that PEFT saves unasked if they were resized or are adapted themselves, by the last part of their names.
 const EMBEDDINGS: [&str; 4] = ["embed_tokens", "lm_head", "word_embeddings", "wte"];
 
 /// The parts between the name of a module of `modules_to_save` and its tensor: for the trained copy, and for the base's.
@@ -451,7 +451,7 @@ fn sort_names(
         let in_model = in_model.ok_or_else(|| nowhere(config, file, name))?;
         if let Some(other) = saved.insert(in_model, name.to_owned()) {
             return Err(file.error(format!(
-                "tensors {other:?} and {name:?} are of the same weight"
+                "tensors {other:?} and {name:?} belong to the same weight"
             )));
         }
     }
@@ -467,7 +467,7 @@ fn sort_names(
     }
     match unsaved(&config.modules_to_save, saved.keys()) {
         Some(module) => Err(file.error(format!(
-            "no tensor of {module:?}, which modules_to_save names; take it out there if the model has no such module"
+            "no tensor of {module:?}, which modules_to_save names; remove it there if the model has no such module"
         ))),
         None => Ok((modules, saved)),
     }
@@ -546,7 +546,7 @@ fn expect_projection(file: &Tensors, rank: usize) -> Result<()> {
             Some(&[rows, columns]) if [rows, columns][side] == rank && rank > 0 => {}
             Some(found) => {
                 return Err(file.error(format!(
-                    "tensor {name:?}: expected two sides, number {side} of {rank}, found {found:?}"
+                    "tensor {name:?}: expected two dimensions, number {side} equal to {rank}, found {found:?}"
                 )));
             }
             None => {

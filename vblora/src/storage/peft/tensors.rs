@@ -183,11 +183,11 @@ pub(super) fn is_on_embedding(name: &str) -> bool {
 /// The reason why PEFT would leave out a tensor that belongs nowhere, if its name tells. The text begins with a colon or is empty.
 pub(super) fn hint(name: &str) -> String {
     if is_compiled(name) {
-        return ": the adapter was saved from a compiled model, and PEFT does not read such names; take \"_orig_mod.\" out of them"
+        return ": the adapter was saved from a compiled model, and PEFT does not read such names; remove \"_orig_mod.\" from them"
             .to_owned();
     }
     if is_on_embedding(name) {
-        return ": LoRA on an embedding, which this library does not have".to_owned();
+        return ": LoRA on an embedding, which this library does not support".to_owned();
     }
     if !name.starts_with("base_model.") {
         return format!(": PEFT's names begin with {ROOT:?}, and it does not read others");

@@ -80,10 +80,10 @@ pub(super) fn rank_update<Y: Float>(
     out[at] = sum;
 }
 
-/// Number of rows whose values a unit of [`row_sums`] reads at a time, so that one reading does not wait for the other.
+/// The number of rows that a unit of [`row_sums`] reads at a time, so that one read does not wait for the other.
 const ROWS_AT_ONCE: usize = 8;
 
-/// `out[r, p] = narrow[n, r]^T wide[n, p]`: a cube has some columns, and for each of them `groups` units that share its rows.
+/// `out[r, p] = narrow[n, r]^T wide[n, p]`. A cube has some columns. For each of them, `groups` units share its rows.
 #[cube(launch)]
 pub(super) fn row_sums(
     wide: &Tensor<f32>,

@@ -1,4 +1,4 @@
-//! The products of a low-rank update that have r columns or r rows: each reads its wide operand once, with the sums in registers.
+//! The products of a low-rank update that have r columns or r rows. Each reads its wide operand once, with the sums in registers.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;

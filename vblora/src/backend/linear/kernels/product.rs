@@ -61,7 +61,7 @@ impl<'a> Matrix<'a> {
         if columns < width {
             to.fill(0.0);
         }
-        // This many rows of the panel stay in the first-level cache, and as many elements of a row of memory are read at once.
+        // A block of `TURNED` rows of the panel stays in the first-level cache. As many elements of a row of memory are read at once.
         for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
             let rows = to.len() / width;
             for j in 0..columns {
