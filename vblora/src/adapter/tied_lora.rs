@@ -31,7 +31,7 @@ pub struct TiedLoraConfig {
 }
 
 impl Default for TiedLoraConfig {
-    /// 8, which gives the published count of RoBERTa-base.
+    /// Rank 8 gives the published count of RoBERTa-base.
     fn default() -> Self {
         Self { rank: 8 }
     }

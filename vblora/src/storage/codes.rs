@@ -38,7 +38,7 @@ impl Codes {
         })
     }
 
-    /// The codes of logits `[S, h]` where every vector is selected: the softmax over all, in the bank's order.
+    /// The codes of logits `[S, h]` if every vector is selected: the softmax over all, in the bank's order.
     pub fn of_all(logits: &[f32], h: usize) -> Self {
         Self::of_rows(logits, h, h, |_| (0..h).collect())
     }

@@ -28,7 +28,7 @@ pub fn parse(text: &[u8]) -> Result<Value, String> {
 /// Parses a value of a type, with the rules of [`parse`].
 ///
 /// # Errors
-/// As [`parse`]; the value is none of the type.
+/// As [`parse`]; the value does not fit the type.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
     // The type is read straight from the text. So errors tell the place, and a type that is read piece by piece refuses other values at

@@ -1,4 +1,4 @@
-//! The products of heads on GPUs: on tensor cores where the device has them.
+//! The products of heads on GPUs, on tensor cores if the device has them.
 
 use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};

@@ -181,7 +181,7 @@ pub struct AttentionSettings {
 }
 
 impl AttentionSettings {
-    /// Heads, and dropout by the mask of `place` where there is noise.
+    /// Settings with these heads. With noise, the weights are dropped by the mask of `place`.
     pub(crate) fn new(heads: usize, dropout: f64, noise: Option<Noise>, place: &str) -> Self {
         let noise = noise.filter(|_| dropout > 0.0);
         Self {

@@ -44,8 +44,8 @@ where
     I: IntElement,
     T: BoolElement,
 {
-    /// On wgpu, WebGPU's guaranteed limit of a storage binding. Many devices allow more, but Burn has no way to ask. Software Vulkan allows
-    /// no more, and an upload beyond the limit fails without an error.
+    /// On wgpu this is WebGPU's guaranteed limit of a storage binding. Many devices allow more, but Burn has no way to ask. Software Vulkan
+    /// allows no more, and an upload beyond the limit fails without an error.
     fn max_tensor_bytes(device: &Device<Self>) -> Option<usize> {
         R::name(&R::client(device))
             .contains("wgpu")

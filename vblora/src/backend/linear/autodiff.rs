@@ -50,7 +50,7 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     }
 }
 
-/// A map's tensors without their graph. A map that is trained itself comes back as it is, for Burn's own gradients of the parts.
+/// A map's tensors without their graph. A trained map comes back unchanged, because Burn's own gradients of its parts are needed.
 fn frozen<B: LinearOps, C: CheckpointStrategy>(
     map: FrozenMap<Autodiff<B, C>>,
 ) -> Result<FrozenMap<B>, FrozenMap<Autodiff<B, C>>> {

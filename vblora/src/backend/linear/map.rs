@@ -46,7 +46,7 @@ impl<B: Backend> HeldWeight<B> {
         }
     }
 
-    /// The weight as a matrix of floats. A weight that is one already is given out as it is.
+    /// The weight as a matrix of floats. A dense weight is returned unchanged.
     pub fn into_dense(self) -> FloatTensor<B> {
         match self {
             Self::Dense(weight, _) => weight,

@@ -217,7 +217,7 @@ mod tests {
         );
         drop(lock);
         let fill = |path: &Path| {
-            // Nobody can take it meanwhile.
+            // The lock cannot be taken meanwhile.
             let lock = std::fs::File::open(dir.path().join("session.lock")).unwrap();
             assert!(lock.try_lock().is_err());
             file("x")(&path.join("new"))

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `NAME/value` | f32 `[n]`, or `[m]` of the touched elements alone | the values |
 //! | `NAME/first`, `NAME/second` | f32, as `value` | AdamW's moments; absent before the first step |
-//! | `NAME/touched` | u8 | where the m elements lie: the gap before each, 7 bits to a byte, low bits first; absent where all are stored |
+//! | `NAME/touched` | u8 | the gap before each of the m elements, 7 bits to a byte, low bits first; absent if all are stored |
 //! | `NAME/drawn` | u8 `[32]` | SHA-256 of the values that the others were drawn with: a machine may compute logarithms otherwise |
 
 use std::path::Path;

@@ -57,8 +57,8 @@ pub struct Merged {
 /// too, without hidden ones and without weights in other forms. The modules of sentence-transformers are copied in full.
 ///
 /// `out` appears whole or not at all. An `out` that is there already, or comes while the merge runs, is an error unless `overwrite` is
-/// given. Then it is replaced if no process has locked it, and if this merge writes all its files or they hold merged weights. So nothing
-/// else is ever deleted.
+/// given. Then it is replaced if no process has locked it, and if each of its files is one that this merge writes or holds merged weights.
+/// So nothing else is ever deleted.
 ///
 /// # Errors
 /// A file of the base is missing or broken, or a link that leads out of it. A tensor of the adapter has none in the base, or one of another

@@ -234,7 +234,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Puts values and updates where they belong.
+    /// Applies the adapter's values and updates to the planned tensors.
     fn apply(&mut self, base: &Base, wanted: Wanted<'a>) -> Result<()> {
         let Wanted { saved, mut updates } = wanted;
         let mut saved: BTreeMap<_, _> = saved

@@ -47,7 +47,8 @@ const LORA: &[(&str, Use)] = &[
     ("alora_invocation_tokens", Use::Off),
     ("alpha_pattern", Use::Read),
     ("arrow_config", Use::Null),
-    // Settings of initialisation methods. They count only if init_lora_weights names the method, which is refused where it matters.
+    // Settings of initialisation methods. They count only if init_lora_weights names the method; `initialisation` refuses those that
+    // matter.
     ("corda_config", Use::Harmless),
     // The tied module's tensors are in the file too.
     ("ensure_weight_tying", Use::Harmless),
@@ -187,7 +188,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A value for a message, cut where it is long.
+/// The text of a value for a message, cut if it is long.
 pub(super) fn shown(value: &Value) -> String {
     shown_text(&value.to_string())
 }
@@ -199,7 +200,7 @@ fn shown_text(text: &str) -> String {
     }
 }
 
-/// A whole number of at least one; PEFT's default where the field is absent.
+/// A whole number of at least one, or PEFT's default if the field is absent.
 pub(super) fn size(fields: &Fields, key: &str, default: usize) -> Result<usize, String> {
     let Some(value) = fields.get(key) else {
         return Ok(default);
@@ -218,7 +219,7 @@ pub(super) fn size_of(value: &Value) -> Option<usize> {
     (number > 0).then_some(number)
 }
 
-/// A number; PEFT's default where the field is absent.
+/// A number, or PEFT's default if the field is absent.
 pub(super) fn real(fields: &Fields, key: &str, default: f64) -> Result<f64, String> {
     match fields.get(key) {
         None => Ok(default),

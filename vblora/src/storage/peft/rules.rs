@@ -273,7 +273,7 @@ impl Patterns {
         })
     }
 
-    /// The settings of each module, with its own rank and alpha where a pattern says so.
+    /// The settings of each module, with its own rank and alpha if a pattern gives them.
     ///
     /// # Errors
     /// This library cannot follow a pattern.

@@ -449,7 +449,7 @@ mod tests {
         }
     }
 
-    /// Guards against gross regressions. On one thread: a busy machine may keep a second one from running.
+    /// Guards against gross regressions. It uses one thread, because a busy machine may keep a second one from running.
     #[test]
     fn a_product_takes_a_fraction_of_a_plain_loop() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
