@@ -43,7 +43,7 @@ pub fn admixture<B: VbLoraBackend>(
     Ok(admixture_unchecked(logits, bank, k))
 }
 
-/// [`admixture`] without its checks and their read-back. The result is unspecified where a check would fail.
+/// [`admixture`] without its checks and their read-back. The result is unspecified if a check would fail.
 pub fn admixture_unchecked<B: VbLoraBackend>(
     logits: Tensor<B, 2>,
     bank: Tensor<B, 2>,

@@ -1,4 +1,4 @@
-//! How much an adapter trains and how much of it is stored: parameters as the paper counts them, and real bytes.
+//! Counts of trained and stored parameters, as the paper counts them, and of real bytes.
 //!
 //! | model, targets | h, r | computed here | printed in the paper |
 //! | --- | --- | --- | --- |
@@ -20,7 +20,7 @@ use std::{fmt, ops::Add};
 
 use serde::{Deserialize, Serialize};
 
-/// What an adapter costs.
+/// The cost of an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Count {
     /// Parameters that receive gradients, without the task head.
@@ -81,7 +81,7 @@ pub fn peft_index_bytes(h: usize) -> usize {
 /// The number of bits for a value in a compact file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// As it is.
+    /// 32 bits, without loss.
     #[default]
     F32,
     /// Half precision.
@@ -279,7 +279,7 @@ mod tests {
         assert_eq!(vera(1024, [llama; 32].concat()).trained, 1_589_248);
     }
 
-    /// Paper notes, section 4: RoBERTa-large, query and value, h = 90; noise logits and a gate are what training has besides.
+    /// Paper notes, section 4: RoBERTa-large, query and value, h = 90. Training also has noise logits and a gate.
     #[test]
     fn selections_are_stored_by_their_rule() {
         let plan = "query,value".parse::<Targets>().unwrap();
@@ -337,7 +337,7 @@ mod tests {
         assert_eq!(banks.map(index_bits), [0, 1, 2, 7, 7, 8, 8, 9, 11, 17]);
     }
 
-    /// What PEFT needs 109 kB and 2.53 MB for: RoBERTa-base, query and value, and the codes of Llama-2-7B, all linear maps.
+    /// PEFT needs 109 kB and 2.53 MB for these: RoBERTa-base, query and value, and the codes of Llama-2-7B, all linear maps.
     #[test]
     fn compact_files_are_a_fraction_of_pefts() {
         use Precision::{Bits8, F16};

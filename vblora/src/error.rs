@@ -1,4 +1,4 @@
-//! What can go wrong, each with the thing it happened to, what was expected and what was found.
+//! The crate's errors. Each names the thing at fault, the expected value and the found one.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub enum Error {
     Pattern {
         /// The pattern as it was given.
         pattern: String,
-        /// The parser's words.
+        /// The parser's message.
         reason: String,
     },
     /// The sub-vector length does not divide a dimension of a site.
@@ -31,7 +31,7 @@ pub enum Error {
          valid for all chosen sites: {valid}"
     )]
     NotDivisible {
-        /// The first site in the way.
+        /// The first site with a dimension that is not divisible.
         site: String,
         /// `d_in` or `d_out`.
         side: &'static str,
@@ -47,9 +47,9 @@ pub enum Error {
     Setting {
         /// The setting's name.
         setting: &'static str,
-        /// What would be accepted.
+        /// The accepted values.
         expected: String,
-        /// What was given.
+        /// The value that was given.
         found: String,
     },
     /// A tensor holds NaN or an infinity.
@@ -72,8 +72,8 @@ pub enum Error {
         /// The shape it has.
         found: Vec<usize>,
     },
-    /// A rank was asked of a weight that has none so high.
-    #[error("site {site}: rank r = {rank} of a weight {shape:?} of rank {limit}; at most that")]
+    /// The rank asked for is higher than the weight's.
+    #[error("site {site}: rank r = {rank} is above {limit}, the rank of the weight {shape:?}")]
     Rank {
         /// The site.
         site: String,
@@ -81,11 +81,13 @@ pub enum Error {
         shape: [usize; 2],
         /// The rank asked for.
         rank: usize,
-        /// The weight's own.
+        /// The weight's rank.
         limit: usize,
     },
-    /// A method that starts from the frozen weights was not given a site's.
-    #[error("site {site}: lora-xs starts from its frozen weight, and there is none of this name")]
+    /// A method starts from the frozen weights, and a site has none.
+    #[error(
+        "site {site}: lora-xs starts from its frozen weight, but the base has no weight of this name"
+    )]
     NoWeight {
         /// The site.
         site: String,
@@ -99,13 +101,13 @@ pub enum Error {
         /// The first site without a gradient.
         site: String,
     },
-    /// Training was asked of an adapter of which only the codes are left.
+    /// Training needs the adapter's logits, and only the codes are left.
     #[error(
         "only the top-k codes of this adapter were stored, and training needs all logits: train from the full form \
          (PEFT: save_only_topk_weights = false) or from a checkpoint"
     )]
     CodesOnly,
-    /// An adapter that was made for other linear maps than the model has.
+    /// The adapter was made for other linear maps than the model has.
     #[error(
         "the adapter was made for linear maps with SHA-256 {made_for}, the model's have {found}: {difference}"
     )]
@@ -114,30 +116,30 @@ pub enum Error {
         made_for: String,
         /// The hash of the model's sites of these names.
         found: String,
-        /// The first site that differs, its shape there and here.
+        /// The first site that differs, with its shape in the adapter and in the model.
         difference: String,
     },
-    /// A backend that this program was built without.
+    /// The program was built without the backend.
     #[error(
         "backend {name} is not compiled in; build with --features {name} (compiled in: {compiled})"
     )]
     NotCompiled {
         /// The backend asked for.
         name: &'static str,
-        /// The backends there are.
+        /// The backends that the program was built with.
         compiled: String,
     },
-    /// A device that is not there or does not work.
+    /// A device is absent or does not work.
     #[error("backend {backend}, device {device}: {reason}")]
     Device {
         /// The backend.
         backend: &'static str,
         /// The device index.
         device: usize,
-        /// What the backend said.
+        /// The backend's message.
         reason: String,
     },
-    /// A tensor beyond what the device can hold in one piece.
+    /// A tensor is larger than the device can hold in one piece.
     #[error(
         "{tensor}: {bytes} bytes, more than the {limit} bytes that a tensor may have on backend {backend}"
     )]
@@ -151,30 +153,30 @@ pub enum Error {
         /// The backend.
         backend: String,
     },
-    /// More than can be allocated.
+    /// More memory is needed than can be allocated.
     #[error("{what}: {bytes} bytes, which cannot be allocated here")]
     NoRoom {
-        /// What they are for.
+        /// The purpose of the memory.
         what: String,
-        /// How many.
+        /// The number of bytes.
         bytes: u64,
     },
-    /// More than the disk has left.
-    #[error("{}: {bytes} bytes are to be written, and the disk has {left} left", path.display())]
+    /// More bytes are to be written than the disk has left.
+    #[error("{}: {bytes} bytes are to be written, but the disk has only {left} left", path.display())]
     NoDisk {
-        /// What is to be written.
+        /// The file or directory to be written.
         path: PathBuf,
-        /// How much.
+        /// Its size in bytes.
         bytes: u64,
-        /// How much is left.
+        /// The bytes left on the disk.
         left: u64,
     },
-    /// The device reported an error after the fact.
+    /// The device reported an error of earlier work.
     #[error("the device failed while {during}: {reason}")]
     DeviceFailed {
-        /// What was being done.
+        /// The work that failed.
         during: String,
-        /// What the backend said.
+        /// The backend's message.
         reason: String,
     },
     /// A file could not be read or written.
@@ -182,7 +184,7 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The operating system's words.
+        /// The operating system's error.
         cause: std::io::Error,
     },
     /// A file's content is not what it must be.

@@ -44,7 +44,7 @@ pub struct Factors<B: Backend> {
     unpadded: Option<Unpadded>,
 }
 
-/// By site, the scale of each of the R narrow columns in each row of a multi-adapter batch, `[n, R]`. It is 0 in the columns of other rows'
+/// The scale of each of the R narrow columns in each row of a multi-adapter batch, `[n, R]`, by site. It is 0 in the columns of other rows'
 /// adapters.
 pub(crate) type RowScales<B> = BTreeMap<String, Tensor<B, 2>>;
 
@@ -79,7 +79,7 @@ impl<B: Backend> Factors<B> {
         }
     }
 
-    /// Whether these are for a batch whose rows have adapters of their own.
+    /// True if these are for a batch whose rows have adapters of their own.
     pub fn is_multi_adapter(&self) -> bool {
         self.rows.is_some()
     }
@@ -153,7 +153,7 @@ impl<B: Backend> Factors<B> {
         &self.pairs
     }
 
-    /// Whether this pass drops elements of the adapters' input.
+    /// True if this pass drops elements of the adapters' input.
     pub(crate) fn drops(&self) -> bool {
         self.noise.is_some() && self.dropout > 0.0
     }

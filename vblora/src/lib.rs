@@ -1,10 +1,10 @@
 //! VB-LoRA (Li, Han and Ji, NeurIPS 2024, arXiv 2405.15179) on Burn: extremely parameter-efficient fine-tuning with vector banks.
 //!
-//! Every low-rank factor of every adapted layer is tiled from one small shared *bank* of vectors; each tile is a softmax mixture of the k
-//! bank vectors that its logits favour (top-k admixture). Stored are the bank, k indices and k - 1 weights per tile.
+//! Every low-rank factor of every adapted layer is tiled from one small shared *bank* of vectors. Each tile is a softmax mixture of the k
+//! bank vectors with the largest logits (top-k admixture). The stored form holds the bank, and k indices and k - 1 weights per tile.
 //!
-//! The base model is a frozen function and adapters are values passed in: a layer is a [`FrozenLinear`], a forward pass takes
-//! [`Factors`], and the optimizer only ever sees the adapter. So one base in memory serves any number of adapters.
+//! The base model is a frozen function and adapters are values passed in. A layer is a [`FrozenLinear`], a forward pass takes [`Factors`],
+//! and the optimizer only ever sees the adapter. So one base in memory serves any number of adapters.
 //!
 //! # Symbols
 //!

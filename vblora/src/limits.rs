@@ -1,6 +1,6 @@
-//! What settings are held to, so that no size overflows and no typing error is allocated.
+//! Limits on settings, so that no size overflows and no typing error leads to a huge allocation.
 //!
-//! Files have limits of their own, which stand with their readers. `docs/limits.md` lists all of them.
+//! The readers of files define further limits. `docs/limits.md` lists all of them.
 
 use std::path::Path;
 
@@ -21,7 +21,7 @@ pub const MAX_BANK: usize = 1 << 24;
 /// The most values of a bank, of all logits, and of all factors of an adapter: 16 GiB in f32. VeRA on Llama-2-7B has factors of 2.6e9.
 pub const MAX_VALUES: u64 = 1 << 32;
 
-/// A setting from 1 to `most`.
+/// Checks a setting that must lie between 1 and `most`.
 pub(crate) fn check_size(setting: &'static str, value: usize, most: usize) -> Result<()> {
     match value {
         0 => Err(Error::setting(setting, "at least 1", value)),
@@ -30,21 +30,21 @@ pub(crate) fn check_size(setting: &'static str, value: usize, most: usize) -> Re
     }
 }
 
-/// A rank of factors `[d_in, r]` and `[r, d_out]` for every site, [`MAX_VALUES`] together.
+/// Checks a rank: the factors `[d_in, r]` and `[r, d_out]` of all sites have at most [`MAX_VALUES`] values together.
 pub(crate) fn check_rank(rank: usize, plan: &SitePlan) -> Result<()> {
     check_size("rank", rank, MAX_RANK)?;
     let what = "values in all factors of these sites";
     check_product("rank", rank, factor_values(1, plan), what)
 }
 
-/// The values of all factors of these sites: each has `[d_in, r]` and `[r, d_out]`.
+/// The number of values in all factors of these sites: each has `[d_in, r]` and `[r, d_out]`.
 pub(crate) fn factor_values(rank: usize, plan: &SitePlan) -> u64 {
     let dims = plan.sites().iter().flat_map(|site| [site.d_in, site.d_out]);
     let width = dims.fold(0_u64, |sum, dim| sum.saturating_add(dim as u64));
     width.saturating_mul(rank as u64)
 }
 
-/// A setting of which there are `each` values for every unit, [`MAX_VALUES`] together.
+/// Checks a setting with `each` values per unit: at most [`MAX_VALUES`] together.
 pub(crate) fn check_product(
     setting: &'static str,
     value: usize,
@@ -62,14 +62,14 @@ pub(crate) fn check_product(
     }
 }
 
-/// Refuses what cannot be allocated, which would end the process: so many values in f32. Nothing is kept.
+/// Checks that `values` f32 values can be allocated, because a failed allocation would end the process. Keeps no memory.
 ///
 /// # Errors
-/// [`Error::NoRoom`], naming what it is for.
+/// [`Error::NoRoom`], which names the purpose `what`.
 pub fn check_room(what: impl Into<String>, values: u64) -> Result<()> {
     let bytes = values.saturating_mul(4);
     let wanted = usize::try_from(bytes).unwrap_or(usize::MAX);
-    // Systems promise more than they have, and end a process that takes them at their word.
+    // Operating systems promise more memory than they have, and kill a process that uses it.
     let is_there = memory_bytes().is_none_or(|all| bytes <= all);
     match is_there && Vec::<u8>::new().try_reserve_exact(wanted).is_ok() {
         true => Ok(()),
@@ -80,7 +80,7 @@ pub fn check_room(what: impl Into<String>, values: u64) -> Result<()> {
     }
 }
 
-/// Refuses to begin to write so many bytes where the disk has fewer left. `path` need not be there yet.
+/// Checks that the disk has room for `bytes` bytes before writing begins. `path` need not exist yet.
 ///
 /// # Errors
 /// [`Error::NoDisk`], naming the path and both numbers.
@@ -95,7 +95,7 @@ pub fn check_disk(path: &Path, bytes: u64) -> Result<()> {
     }
 }
 
-/// What is left on the disk of the nearest folder above a path, where the system says.
+/// The bytes left on the disk of the nearest existing folder above a path, if the system tells.
 #[cfg(unix)]
 fn disk_bytes(path: &Path) -> Option<u64> {
     let path = std::path::absolute(path).ok()?;
@@ -109,7 +109,7 @@ fn disk_bytes(_: &Path) -> Option<u64> {
     None
 }
 
-/// The memory that this process may have, where the system says: the machine's with its swap space, or less by its control groups.
+/// The memory that this process may use, if the system tells: the machine's with its swap space, or less by its control groups.
 fn memory_bytes() -> Option<u64> {
     let groups = group_bytes(Path::new("/sys/fs/cgroup"), Path::new("/proc/self/cgroup"));
     machine_bytes().into_iter().chain(groups).min()
@@ -126,7 +126,7 @@ fn machine_bytes() -> Option<u64> {
     all.checked_mul(1024)
 }
 
-/// The smallest limit of the control groups that this process is in, of either version; in a container the root has the container's own.
+/// The smallest limit of the control groups of this process, of either version. In a container the root has the container's limit.
 fn group_bytes(root: &Path, own: &Path) -> Option<u64> {
     let own = std::fs::read_to_string(own).unwrap_or_default();
     // ID:CONTROLLERS:PATH, without controllers in version 2.

@@ -14,7 +14,7 @@ use crate::{
     backend::{FrozenMap, GeluForm, Update, VbLoraBackend, matmul, primitive},
 };
 
-/// How a checkpoint stores the weight of a linear map.
+/// The layout in which a checkpoint stores the weight of a linear map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WeightLayout {
     /// `[d_out, d_in]`, torch's `Linear`.
@@ -23,7 +23,7 @@ pub enum WeightLayout {
     InOut,
 }
 
-/// `y = x W + b`, plus `s (x A) B` where [`Factors`] hold a pair for this site (paper, Algorithm 1). The update is never formed.
+/// `y = x W + b`, plus `s (x A) B` if [`Factors`] hold a pair for this site (paper, Algorithm 1). The update is never formed.
 ///
 /// Weight and bias require no gradient and get none. The weight may be in half precision; input, bias, adapter and output are in f32.
 #[derive(Module, Debug)]
@@ -81,7 +81,7 @@ impl<B: Backend> FrozenLinear<B> {
         );
         let held = self.weight.dense();
         let dtype = FloatDType::from(held.dtype());
-        // One rounding, of the sum.
+        // Only the sum is rounded.
         let weight = (held.cast(FloatDType::F32) + pair.delta()).cast(dtype);
         Self {
             weight: FrozenWeight::from_dense(weight),

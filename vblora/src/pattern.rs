@@ -4,7 +4,7 @@ use fancy_regex::{Regex, RegexBuilder};
 
 use crate::{Error, Result};
 
-/// Steps back that one match may take. Names are short: only a pattern made to hang needs more.
+/// The most steps back of one match. Names are short: only a pattern made to hang needs more.
 const MAX_STEPS_BACK: usize = 10_000;
 
 /// A pattern that is compiled once and matched with many names.
@@ -18,7 +18,7 @@ impl Pattern {
     /// A pattern for whole names, as `re.fullmatch` takes it.
     ///
     /// # Errors
-    /// It is no regular expression, or one of Python's that this library does not have.
+    /// The pattern is no regular expression, or uses a feature of Python's that this library does not have.
     pub(crate) fn whole(pattern: &str) -> Result<Self> {
         Self::compile(pattern, &format!("^(?:{pattern})$"))
     }
@@ -52,7 +52,7 @@ impl Pattern {
         &self.given
     }
 
-    /// Whether a name matches.
+    /// True if a name matches.
     ///
     /// # Errors
     /// The match takes too many steps.
@@ -61,7 +61,7 @@ impl Pattern {
         found.map_err(|error| wrong(&self.given, &error))
     }
 
-    /// What the group of this name matched; `None` if the name does not match or the group took no part.
+    /// The text that the group of this name matched. `None` if the name does not match or the group took no part.
     ///
     /// # Errors
     /// As [`matches`](Self::matches).
@@ -74,7 +74,7 @@ impl Pattern {
     }
 }
 
-/// Flags for the whole pattern behind its start: Python refuses them, and here they would hold from there on.
+/// Finds flags for the whole pattern that come after its start. Python refuses them, and here they would hold from there on.
 fn late_flags(pattern: &str) -> Option<&str> {
     pattern.match_indices("(?").find_map(|(at, start)| {
         let is_escaped = pattern[..at].ends_with('\\');

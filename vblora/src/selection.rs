@@ -24,7 +24,7 @@ use crate::{
     rng::Key,
 };
 
-/// How a sub-vector chooses bank vectors in training. The table of this module has the rules.
+/// The rule by which a sub-vector chooses bank vectors in training. The table of this module lists the rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Selection {
@@ -64,7 +64,7 @@ impl Selection {
         }
     }
 
-    /// Whether a logit, or noise logit, that a step does not select has a gradient of exactly zero in that step.
+    /// True if a logit, or noise logit, that a step does not select has a gradient of exactly zero in that step.
     pub fn is_sparse(self) -> bool {
         matches!(self, Self::TopK | Self::NoisyTopK)
     }

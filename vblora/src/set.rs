@@ -21,7 +21,7 @@ use crate::{
 #[derive(Debug, new)]
 pub struct AdapterSet<B: VbLoraBackend> {
     device: B::Device,
-    /// By SHA-256. A bank stays as long as an adapter needs it.
+    /// Banks by SHA-256. A bank stays as long as an adapter needs it.
     #[new(default)]
     banks: BTreeMap<String, Tensor<B, 2>>,
     #[new(default)]

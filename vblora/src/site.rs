@@ -43,7 +43,7 @@ impl Site {
     }
 }
 
-/// How sites are named.
+/// The form of a target rule.
 #[derive(Debug, Clone)]
 enum Rule {
     /// The name is one of these, or ends in `.` and one of these.
@@ -54,8 +54,8 @@ enum Rule {
     AllLinear,
 }
 
-/// A rule that picks sites, with PEFT's meaning of `target_modules`: a list of suffixes, a regular expression for the whole name, or
-/// `all-linear`; then exclusions (suffixes too) and layer ranges.
+/// A rule that picks sites, with PEFT's meaning of `target_modules`. It is a list of suffixes, a regular expression for the whole name, or
+/// `all-linear`. Exclusions (suffixes too) and layer ranges narrow it.
 ///
 /// ```
 /// use vblora::{Site, Targets};
@@ -155,7 +155,7 @@ pub(crate) fn has_suffix(name: &str, suffix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// How many roles an error lists.
+/// The most roles that an error lists.
 const LISTED_ROLES: usize = 40;
 
 fn roles(sites: &[Site]) -> String {
@@ -256,7 +256,7 @@ impl SitePlan {
     /// Checks that `b` divides every dimension.
     ///
     /// # Errors
-    /// The first site in the way, with the valid values of `b`.
+    /// The first site with a dimension that `b` does not divide, and the valid values of `b`.
     pub(crate) fn check_vector_length(&self, b: usize) -> Result<()> {
         for site in &self.sites {
             for (side, dim) in [("d_in", site.d_in), ("d_out", site.d_out)] {
@@ -281,7 +281,7 @@ impl SitePlan {
     }
 }
 
-/// One line per role: how many sites, their dimensions, the layers.
+/// One line per role: the number of sites, their dimensions, the layers.
 impl fmt::Display for SitePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut groups: Vec<(&str, usize, usize, Vec<usize>, usize)> = Vec::new();

@@ -1,10 +1,10 @@
-//! The memory allocator of the programs: mimalloc, which here keeps what is freed.
+//! The memory allocator of the programs: mimalloc, set to keep freed memory.
 //!
-//! By default mimalloc gives memory back to the system a second after it was freed. A training step frees hundreds of megabytes and takes them
-//! again in the next step, so the system clears those pages anew in every step: up to a fifth of a step's time.
+//! By default mimalloc returns memory to the system one second after it was freed. A training step frees hundreds of megabytes, and the
+//! next step takes them again. The system then clears those pages in every step, which takes up to a fifth of a step's time.
 //!
-//! A program that does several works then shows the peak memory of the largest. `MIMALLOC_PURGE_DELAY=1000`, milliseconds, brings the default
-//! back: a setting of the environment wins.
+//! A program that does several jobs shows the peak memory of the largest one. The environment variable `MIMALLOC_PURGE_DELAY=1000` (in
+//! milliseconds) brings the default back: the environment takes precedence.
 //!
 //! ```
 //! #[global_allocator]
@@ -29,11 +29,11 @@ const PURGE_DELAY: mi_option_t = 15;
 /// The value that means never.
 const NEVER: c_long = -1;
 
-/// mimalloc, set to keep what is freed before the first memory is taken.
+/// mimalloc, set to keep freed memory before the program first allocates.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Keeping;
 
-/// Whether the option is set.
+/// True if the option is set.
 static IS_SET: AtomicBool = AtomicBool::new(false);
 
 /// Milliseconds after which freed memory goes back to the system; negative for never.
@@ -52,8 +52,8 @@ impl Keeping {
 
     #[cold]
     fn set() {
-        // SAFETY: writes one entry of a static table, within it, and takes no memory. What the environment has set stays. A second thread that
-        // comes here at the same time writes the same value.
+        // SAFETY: writes one entry of a static table, within it, and takes no memory. A value from the environment stays. A second thread
+        // that comes here at the same time writes the same value.
         unsafe { mi_option_set_default(PURGE_DELAY, NEVER) };
         IS_SET.store(true, Ordering::Relaxed);
     }

@@ -21,7 +21,8 @@ use crate::{
 /// The gradients of Burn's autodiff on `B`.
 type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
-/// The factors of one optimizer step as leaves of their own, and the way of their gradients back to the adapter's parameters.
+/// The factors of one optimizer step, cut from the graph as leaves. One backward pass takes their gradients back to the adapter's
+/// parameters.
 ///
 /// ```text
 /// let mut step = Composition::new(&adapter);            // one top-k, one softmax, one gather for the whole model
@@ -49,7 +50,7 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
         Self::of(adapter, adapter.slabs())
     }
 
-    /// Composes the adapter's factors once, by the rule of training: what it draws is a function of `key`.
+    /// Composes the adapter's factors once, by the rule of training. Its random draws depend on `key` alone.
     pub fn drawn(adapter: &A, key: Key) -> Self {
         Self::of(adapter, adapter.training_slabs(key))
     }
@@ -89,7 +90,7 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
         &self.factors
     }
 
-    /// Takes the factors' gradients out of `grads` and adds them to what earlier micro-batches left.
+    /// Takes the factors' gradients out of `grads` and adds them to those of earlier micro-batches.
     pub fn collect(&mut self, grads: &mut Gradients<B>) {
         self.grads.collect(&self.factors, grads);
     }

@@ -1,6 +1,6 @@
 //! A method chosen at run time.
 
-// On the whole file, since the record that Burn derives of the adapter takes no attribute.
+// This attribute covers the whole file, because the record that Burn derives from the adapter takes no attribute of its own.
 #![allow(
     clippy::large_enum_variant,
     reason = "there is one adapter per run, and Burn's modules cannot be boxed"
@@ -134,7 +134,7 @@ macro_rules! define {
 for_each_method!(define);
 
 impl AdapterConfig {
-    /// What would be trained and stored on these sites, before anything is allocated.
+    /// Counts the trained and stored parameters on these sites before anything is allocated.
     ///
     /// # Errors
     /// The settings do not work on these sites.
@@ -142,7 +142,7 @@ impl AdapterConfig {
         self.settings().count(plan)
     }
 
-    /// The groups of its parameters that have a learning rate of their own.
+    /// The method's parameter groups that have their own learning rate.
     pub fn groups(&self) -> &'static [ParameterGroup] {
         self.settings().groups()
     }
@@ -166,10 +166,10 @@ impl AdapterConfig {
         self.init_on(&(), plan, seed, device)
     }
 
-    /// [`init`](Self::init) on a base: its weights are read by the methods that start from them.
+    /// Like [`init`](Self::init), with access to a base. Methods that start from the frozen weights read them there.
     ///
     /// # Errors
-    /// The settings do not work on these sites, or on these weights; there is no room for so many values.
+    /// The settings do not work on these sites or weights, or the values do not fit in memory.
     pub fn init_on<B: VbLoraBackend>(
         &self,
         base: &dyn BaseWeights,
@@ -183,7 +183,7 @@ impl AdapterConfig {
         self.start(base, plan, seed, device)
     }
 
-    /// The dry run: what would be adapted and what it would cost.
+    /// Describes the sites that would be adapted and their cost. Nothing is allocated.
     ///
     /// # Errors
     /// The settings do not work on these sites.
@@ -191,7 +191,7 @@ impl AdapterConfig {
         Ok(self.describe_counted(plan, self.count(plan)?))
     }
 
-    /// [`describe`](Self::describe) with a count of the caller's own, where part of the adapter is shared.
+    /// Like [`describe`](Self::describe), with the caller's own count. Adapters that share a bank need one.
     pub fn describe_counted(&self, plan: &SitePlan, count: Count) -> String {
         let sub_vectors = self
             .sub_vectors(plan)

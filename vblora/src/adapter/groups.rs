@@ -23,7 +23,7 @@ pub enum ParameterGroup {
 }
 
 impl ParameterGroup {
-    /// Whether sparse selections give these parameters a gradient in a few columns of each row alone.
+    /// True if sparse selections give these parameters a gradient in only a few columns of each row.
     pub fn is_selected(self) -> bool {
         match self {
             Self::Logits | Self::NoiseLogits => true,

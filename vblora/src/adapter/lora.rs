@@ -127,7 +127,7 @@ impl ValidLora {
         &self.plan
     }
 
-    /// What would be trained and stored.
+    /// Counts the trained and stored parameters.
     pub fn count(&self) -> Count {
         count::lora(
             self.config.rank,
@@ -150,7 +150,7 @@ impl ValidLora {
             .expect("drawn to the shapes of this configuration, finite")
     }
 
-    /// An adapter from given values.
+    /// Makes an adapter from given values.
     ///
     /// # Shapes
     /// - a: per site `[r, d_in]`, b: per site `[r, d_out]`, row-major

@@ -147,7 +147,7 @@ impl ValidLoraXs {
         &self.plan
     }
 
-    /// What would be trained and stored: `rank^2` for each site. The frozen factors are made again from the base's weights.
+    /// Counts the trained and stored parameters: `rank^2` for each site. The frozen factors are made again from the base's weights.
     pub fn count(&self) -> Count {
         let rank = self.config.rank;
         count::dense(self.plan.sites().len() * rank * rank)
@@ -169,7 +169,7 @@ impl ValidLoraXs {
         let LoraXsConfig { rank, std } = self.config;
         let key = Key::new(seed).name("lora-xs");
         let (mut a, mut b) = (Vec::new(), Vec::new());
-        // Host memory holds as many weights as are decomposed at once.
+        // Chunks bound host memory: it holds only the weights that are decomposed at the same time.
         for sites in self.plan.sites().chunks(rayon::current_num_threads()) {
             let found = sites.iter().map(|site| self.weight(weights, site));
             let found = found.collect::<Result<Vec<_>>>()?;
@@ -196,7 +196,7 @@ impl ValidLoraXs {
         Ok(weight)
     }
 
-    /// An adapter from given values.
+    /// Makes an adapter from given values.
     ///
     /// # Errors
     /// A wrong number of values, or one that is not finite.

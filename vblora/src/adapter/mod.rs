@@ -1,7 +1,7 @@
 //! Adapters: small modules that own trained parameters and compose them into [`Factors`].
 //!
-//! A method stands in a file of its own. To add one, write its file and name it in the three lists that follow here: its module, its types,
-//! and its line in [`for_each_method`](crate::for_each_method). A recipe then needs its table of settings.
+//! A method stands in a file of its own. To add one, write its file and name it in the three lists that follow here. They hold its module,
+//! its types, and its line in [`for_each_method`](crate::for_each_method). A recipe then needs its table of settings.
 
 mod composition;
 mod config;
@@ -28,8 +28,8 @@ pub(crate) mod methods {
     };
 }
 
-/// Calls a macro with one line for each method: its module and variant, its settings, its name on the command line and in results, its table
-/// in recipes, its name in texts.
+/// Calls a macro with one line for each method. A line names the method's module and variant, its settings, and its name on the command
+/// line and in results. Its table in recipes and its name in texts follow.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! for_each_method {
@@ -69,7 +69,7 @@ use crate::{
     storage::{HostAdapter, HostLora},
 };
 
-/// A method's settings, as [`AdapterConfig`] needs them. Beside these, a method's settings have a function `start` that makes the adapter.
+/// The settings of a method, as [`AdapterConfig`] needs them. The type also needs a function `start` that makes the adapter.
 pub trait MethodConfig: fmt::Display {
     /// r, the rank of the factors.
     fn rank(&self) -> usize;
@@ -80,7 +80,7 @@ pub trait MethodConfig: fmt::Display {
     /// The first setting that cannot work.
     fn check_values(&self) -> Result<()>;
 
-    /// What would be trained and stored on these sites.
+    /// Counts the trained and stored parameters on these sites.
     ///
     /// # Errors
     /// The settings do not work on these sites.
@@ -91,7 +91,7 @@ pub trait MethodConfig: fmt::Display {
         None
     }
 
-    /// The groups of its parameters that have a learning rate of their own.
+    /// The method's parameter groups that have their own learning rate.
     fn groups(&self) -> &'static [ParameterGroup] {
         &[ParameterGroup::Factors]
     }
@@ -99,8 +99,8 @@ pub trait MethodConfig: fmt::Display {
 
 /// A method of composing low-rank factors from trained parameters.
 ///
-/// The factors of all sites lie in a few *slabs*, tensors that the method composes in one go; [`SiteSpans`] say which rows of which slab
-/// are whose. [`factors`](Self::factors) hands out plain slices of them. In training use [`Composition`], which cuts the slices from the
+/// The factors of all sites lie in a few *slabs*, tensors that the method composes in one go. [`SiteSpans`] map each site to its rows of
+/// the slabs. [`factors`](Self::factors) hands out plain slices of them. In training use [`Composition`], which cuts the slices from the
 /// graph: the backward of a slice would make a slab-sized zero tensor per site.
 pub trait Adapter<B: VbLoraBackend>: Module<B> {
     /// The adapted sites.
@@ -109,13 +109,13 @@ pub trait Adapter<B: VbLoraBackend>: Module<B> {
     /// The composed slabs, differentiable in the adapter's parameters. Every row of a slab belongs to exactly one span.
     fn slabs(&self) -> Vec<Tensor<B, 2>>;
 
-    /// The slabs of one optimizer step, for methods that draw something in training, as a function of `key`; otherwise
-    /// [`slabs`](Self::slabs).
+    /// The slabs of one optimizer step. A method that draws random values in training draws them as a function of `key`. Other methods
+    /// return [`slabs`](Self::slabs).
     fn training_slabs(&self, _key: Key) -> Vec<Tensor<B, 2>> {
         self.slabs()
     }
 
-    /// Where the sites' factors lie in the slabs, one entry per site of the plan, slab by slab in ascending rows.
+    /// The places of the sites' factors in the slabs: one entry per site of the plan, slab by slab in ascending rows.
     fn spans(&self) -> Vec<SiteSpans>;
 
     /// The factor on `down up`.

@@ -22,14 +22,14 @@ pub struct Span {
 /// The two factors of a site, both rank-major: down as `[r, d_in]` (PEFT's A), up as `[r, d_out]` (PEFT's B transposed).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SiteSpans {
-    /// The factor that the input is multiplied with.
+    /// The factor that multiplies the input.
     pub down: Span,
-    /// The factor that gives the output.
+    /// The factor that produces the output.
     pub up: Span,
 }
 
 impl SiteSpans {
-    /// The spans of a method whose factors are slabs of their own: down and up of each site, one after the other.
+    /// The spans of a method that has a slab for each factor: down and up of each site, one after the other.
     pub(super) fn a_slab_each(plan: &SitePlan, rank: usize) -> Vec<Self> {
         let span = |slab, dim| Span {
             slab,
@@ -48,7 +48,7 @@ impl SiteSpans {
 }
 
 impl Span {
-    /// The factor.
+    /// Reads the factor from the slabs.
     ///
     /// # Shapes
     /// - output: `[r, dim]`

@@ -113,7 +113,7 @@ mod tests {
         places.map(|(i, j)| entry(i, j).sum()).collect()
     }
 
-    /// At full rank the product is the weight; U is orthonormal, the rows of A are orthogonal and fall.
+    /// At full rank the product is the weight. U is orthonormal; the rows of A are orthogonal, with falling norms.
     #[test]
     fn a_whole_decomposition_gives_the_weight_back() {
         for shape in [[5, 9], [9, 5], [6, 6], [1, 4], [4, 1]] {
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// Singular values 5, 3 and two that are nearly equal, in a matrix made of known vectors: rotations of the axes.
+    /// Singular values 5, 3 and two that are nearly equal. The matrix is made of known vectors: rotations of the axes.
     #[test]
     fn close_singular_values_are_told_apart() {
         let (d_in, d_out) = (40, 30);

@@ -1,5 +1,5 @@
-//! Tied-LoRA (Renduchintala et al. 2024): one pair of trained factors for each role, tied over the layers, and two trained vectors for
-//! each site.
+//! Tied-LoRA (Renduchintala et al. 2024). Each role has one pair of trained factors, tied over the layers; each site has two trained
+//! vectors.
 
 use std::{collections::HashSet, fmt};
 
@@ -31,7 +31,7 @@ pub struct TiedLoraConfig {
 }
 
 impl Default for TiedLoraConfig {
-    /// 8, which gives the published count of RoBERTa-base.
+    /// Rank 8 gives the published count of RoBERTa-base.
     fn default() -> Self {
         Self { rank: 8 }
     }
@@ -128,7 +128,7 @@ impl ValidTiedLora {
         &self.ties
     }
 
-    /// What would be trained and stored: `rank (d_in + d_out)` for each role, `rank + d_out` for each site.
+    /// Counts the trained and stored parameters: `rank (d_in + d_out)` for each role, `rank + d_out` for each site.
     pub fn count(&self) -> Count {
         let (rank, ties, sites) = (self.config.rank, self.ties.iter(), self.plan.sites().iter());
         let factors: usize = ties.map(|tie| rank * (tie.d_in + tie.d_out)).sum();
@@ -160,7 +160,7 @@ impl ValidTiedLora {
             .expect("drawn to the shapes of this configuration, finite")
     }
 
-    /// An adapter from given values.
+    /// Makes an adapter from given values.
     ///
     /// # Errors
     /// A wrong number of values, or one that is not finite.

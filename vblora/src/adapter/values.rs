@@ -16,8 +16,8 @@ pub(super) fn parameter<B: Backend, const D: usize>(
     Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
-/// Refuses a number of tensors other than the number of sites, tensors of a wrong size, and values that are not finite. `part` follows the
-/// site's name in the tensors' names.
+/// Refuses a wrong number of tensors, tensors of a wrong size, and values that are not finite. There must be one tensor per site. `part`
+/// follows the site's name in the tensors' names.
 pub(super) fn check_per_site(
     plan: &SitePlan,
     part: &str,

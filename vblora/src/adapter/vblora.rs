@@ -106,7 +106,7 @@ impl<B: VbLoraBackend> Adapter<B> for VbLora<B> {
             return self.slabs();
         };
         let draws = Tensor::from_data(TensorData::new(draws, shape), &logits.device());
-        // Only one of the rules that draw has noise logits.
+        // Only one of the rules with random draws has noise logits.
         let mixed = match (&self.noise_logits, config.selection) {
             (Some(noise_logits), _) => {
                 noisy_top_k(logits, noise_logits.val(), draws, bank, config.topk)

@@ -28,7 +28,7 @@ use crate::{
 pub struct VeraConfig {
     /// r, the rank of the random matrices (the paper's: 1024 for RoBERTa-base, 256 for RoBERTa-large).
     pub rank: usize,
-    /// The start of every entry of lambda_d; lambda_b starts at zero.
+    /// The initial value of every entry of lambda_d; lambda_b starts at zero.
     pub d_init: f64,
     /// The seed of the random matrices. Runs that differ only in their own seed share the matrices.
     pub projection_seed: u64,
@@ -129,13 +129,13 @@ impl ValidVera {
         })
     }
 
-    /// What would be trained and stored, without the random matrices and their seed.
+    /// Counts the trained and stored parameters, without the random matrices and their seed.
     pub fn count(&self) -> Count {
         count::vera(self.config.rank, self.plan.sites().iter().map(|s| s.d_out))
     }
 
-    /// Draws the random matrices Kaiming-uniform as PEFT does (not its values, which are torch's): A within `sqrt(6 / largest d_in)`, B
-    /// within `sqrt(6 / r)`.
+    /// Draws the random matrices Kaiming-uniform, like PEFT: A within `sqrt(6 / largest d_in)`, B within `sqrt(6 / r)`. The values differ
+    /// from PEFT's, which come from torch's generator.
     pub fn projection(&self) -> Projection {
         let rank = self.config.rank;
         let [d_in, d_out] = self.largest();
@@ -161,7 +161,7 @@ impl ValidVera {
             .expect("made to the shapes of this configuration, finite")
     }
 
-    /// An adapter from given values.
+    /// Makes an adapter from given values.
     ///
     /// # Shapes
     /// - lambda_d: per site `[r]`, lambda_b: per site `[d_out]`

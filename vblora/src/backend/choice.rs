@@ -57,7 +57,7 @@ impl BackendKind {
         }
     }
 
-    /// Whether this program was built with it.
+    /// True if this program was built with it.
     pub fn is_compiled(self) -> bool {
         match self {
             Self::Flex => cfg!(feature = "flex"),
@@ -67,7 +67,7 @@ impl BackendKind {
         }
     }
 
-    /// Runs `job` on this backend's device number `device`, after seeing the device compute.
+    /// Runs `job` on this backend's device number `device`, after a check that the device computes.
     ///
     /// # Errors
     /// The backend is not compiled in, or the device is not there or does not work.
@@ -106,7 +106,7 @@ impl BackendKind {
         pool.build().map_err(|e| Error::Device {
             backend: self.name(),
             device,
-            reason: format!("no {threads} threads to compute on: {e}"),
+            reason: format!("cannot start {threads} threads: {e}"),
         })
     }
 

@@ -1,7 +1,7 @@
 //! Direct access to flex's memory, for the fast paths of the families.
 //!
-//! A fast path is one pass instead of a tensor per step, in place where nothing else holds the tensor. It falls back to the default body
-//! for element types other than f32.
+//! A fast path makes one pass instead of a tensor per step. It works in place if nothing else holds the tensor. For element types other
+//! than f32 it falls back to the default body.
 
 #[cfg(test)]
 mod tests;
@@ -40,7 +40,7 @@ pub(super) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
 pub(super) fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTensor {
     // Row-major over the whole buffer, so the buffer is the tensor.
     let contiguous = x.to_contiguous();
-    // Only now may the contiguous tensor be the last holder of its buffer.
+    // After this drop the contiguous tensor may be the last holder of its buffer, which can then change in place.
     drop(x);
     let mut x = contiguous;
     change(x.storage_mut::<f32>());

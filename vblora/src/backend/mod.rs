@@ -47,16 +47,16 @@ pub use norm::{NormGradients, NormOps};
 
 /// Burn's `Backend` with every family of operations that the library adds to it.
 ///
-/// The families hold the top-k admixture, keyed dropout and the operations of a transformer block. Burn's autodiff keeps several
-/// full-size tensors for each of the latter (GELU, softmax, normalisation, attention), so they have backward passes of their own here.
+/// The families hold the top-k admixture, keyed dropout and the operations of a transformer block. Burn's autodiff keeps several full-size
+/// tensors for each of the latter (GELU, softmax, normalisation, attention). So they have backward passes of their own here.
 ///
 /// Every method has a default body: another backend needs an empty `impl` of each family and of this trait. An override must give the
 /// same indices and masks to the bit, and the same sums to rounding. `tests/suite` holds the shipped backends to that.
 pub trait VbLoraBackend:
     MixOps + LinearOps + NormOps + ActivationOps + AttentionOps + DropoutOps
 {
-    /// The size in bytes of the largest tensor that is safe on the device. `None` if the backend reports larger ones itself; some read
-    /// back garbage instead.
+    /// The size in bytes of the largest tensor that is safe on the device. `None` if the backend reports larger ones as errors. Some
+    /// backends read back garbage instead.
     fn max_tensor_bytes(_device: &Device<Self>) -> Option<usize> {
         None
     }

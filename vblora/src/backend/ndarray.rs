@@ -1,4 +1,4 @@
-//! The families that ndarray, the plain CPU backend, has no fast paths of its own for.
+//! The families for which ndarray, the plain CPU backend, has no fast paths of its own.
 
 use burn::backend::ndarray::NdArray;
 

@@ -1,4 +1,4 @@
-//! Files and directories that are there whole or not at all.
+//! Files and directories that appear whole or not at all.
 
 mod directory;
 mod exclusive;
@@ -15,24 +15,25 @@ pub use exclusive::{create_at, write_to};
 
 use crate::{Error, Result};
 
-/// How the names of files and directories begin that are being written. Each is locked by its writer for as long as that lives.
+/// The prefix of files and directories that are being written. Their writer locks them for as long as it lives.
 pub(super) const UNFINISHED: &str = ".vblora-";
 
-/// The letters and digits behind it.
+/// The number of random letters and digits after the prefix.
 const RANDOM: usize = 6;
 
-/// How the names of directories begin that were taken away for a new one, and must come back if that never came.
+/// The prefix of directories that were moved away for a new one. They must come back if the new one never came.
 const OLD: &str = ".vblora-old-";
 
-/// What file systems say that have no such way to rename; two names of one error on some systems.
+/// Errors of file systems without such a rename. On some systems two of these names are one error.
 #[cfg(any(target_vendor = "apple", target_os = "linux", target_os = "android"))]
 const UNSUPPORTED: [rustix::io::Errno; 4] = {
     use rustix::io::Errno;
     [Errno::INVAL, Errno::NOSYS, Errno::NOTSUP, Errno::OPNOTSUPP]
 };
 
-/// Writes `bytes` to `path`: into a temporary file beside it, synced, then renamed over it, so that a reader sees the old content or the
-/// new and never a part, also across a crash. Missing parent folders are made, and what killed writers left beside it is cleared away.
+/// Writes `bytes` to `path`. They go into a temporary file beside it, which is synced and then renamed to `path`. So a reader sees the old
+/// content or the new one and never a part, also after a crash. Missing parent folders are made, and leftovers of killed writers beside
+/// `path` are removed.
 ///
 /// # Errors
 /// The operating system refuses; an older file at `path` is then untouched.
@@ -61,7 +62,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// Makes a folder and its parents if absent.
 ///
 /// # Errors
-/// The operating system refuses, or the folder is a symbolic link: what is written into it would land elsewhere.
+/// The operating system refuses, or the folder is a symbolic link: files written into it would land elsewhere.
 pub(super) fn make_folder(folder: &Path) -> Result<()> {
     let made = std::fs::create_dir_all(folder).and_then(|()| {
         match std::fs::symlink_metadata(folder)?.is_symlink() {
@@ -75,8 +76,8 @@ pub(super) fn make_folder(folder: &Path) -> Result<()> {
     })
 }
 
-/// Removes what writers in `folder` left that were killed, as far as it can be removed. What a living one is writing stays, and so does
-/// everything where the file system has no locks to tell them apart.
+/// Removes the leftovers of killed writers in `folder`, as far as possible. The files of a living writer stay. Without locks the two look
+/// alike, so on such a file system everything stays.
 pub fn clear_leftovers(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
@@ -90,27 +91,27 @@ pub fn clear_leftovers(folder: &Path) {
             Ok(kind) if kind.is_file() => std::fs::remove_file,
             _ => continue,
         };
-        // Held until it is gone: a writer whose file is about to go cannot lock it any more, and takes another name.
+        // The lock is held until the file is gone. A writer whose file is about to go cannot lock it any more, and takes another name.
         if let Ok(lock) = File::open(&path)
             && lock.try_lock().is_ok()
         {
-            // Of a folder that is not ours to write in, or that another process clears at the same time.
+            // An error is ignored: the folder may not be ours to write in, or another process clears it at the same time.
             let _ = remove(path.as_path());
         }
     }
 }
 
-/// Whether a name is one that a writer gives: anybody may have files that only begin so.
+/// True if a name is one that a writer gives. Users may have files that only begin with the prefix.
 pub fn is_unfinished(name: &str) -> bool {
     let random = name.strip_prefix(UNFINISHED);
     random.is_some_and(|r| r.len() == RANDOM && r.chars().all(|c| c.is_ascii_alphanumeric()))
 }
 
-/// Makes a file or directory and locks it, so that others see that its writer lives; the lock goes with the process.
+/// Makes a file or directory and locks it, so that others see that its writer lives. The lock ends with the process.
 fn locked<T: AsRef<Path>>(make: impl Fn() -> io::Result<T>) -> io::Result<(T, Option<File>)> {
     loop {
         let made = make()?;
-        // A file system without locks: nobody clears anything there.
+        // The file system has no locks, so nobody clears anything there.
         let Ok(lock) = File::open(made.as_ref()) else {
             return Ok((made, None));
         };
@@ -137,7 +138,7 @@ fn builder(_mode: u32) -> tempfile::Builder<'static, 'static> {
     builder
 }
 
-/// Makes the rename itself last.
+/// Syncs the folder, so that a crash does not undo the rename.
 #[cfg(unix)]
 pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     std::fs::File::open(folder)?.sync_all()
@@ -214,7 +215,7 @@ mod tests {
             at("mine"),
             at("new"),
         ];
-        // The living one's name is drawn.
+        // The name of the living writer's file is random.
         expected.sort();
         assert_eq!(names, expected, "two leftovers went");
     }

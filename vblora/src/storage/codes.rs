@@ -38,7 +38,7 @@ impl Codes {
         })
     }
 
-    /// The codes of logits `[S, h]` where every vector is selected: the softmax over all, in the bank's order.
+    /// The codes of logits `[S, h]` if every vector is selected: the softmax over all, in the bank's order.
     pub fn of_all(logits: &[f32], h: usize) -> Self {
         Self::of_rows(logits, h, h, |_| (0..h).collect())
     }
@@ -153,7 +153,7 @@ impl Codes {
             None => Ok(()),
             Some(at) => {
                 let expected = format!("0..{h} where every vector is selected");
-                let found = format!("others in sub-vector {at}");
+                let found = format!("other indices in sub-vector {at}");
                 Err(Error::setting("indices", expected, found))
             }
         }
@@ -190,8 +190,8 @@ impl StoredVbLora {
     /// Puts bank `[h, b]` and codes together.
     ///
     /// # Errors
-    /// Values that do not fit the settings: a wrong number of values, an index at or above h, an index twice in a row, a weight outside 0
-    /// to 1. If every vector is selected, indices other than `0..h`.
+    /// A wrong number of values, an index at or above h, an index twice in a row, or a weight outside 0 to 1. If every vector is selected,
+    /// indices other than `0..h`.
     pub fn new(settings: ValidVbLora, bank: Vec<f32>, codes: Codes) -> Result<Self> {
         let settings = settings.stored();
         let (h, b) = (settings.config().bank, settings.config().vector_length);
@@ -228,7 +228,7 @@ impl StoredVbLora {
         self.gate
     }
 
-    /// The same adapter with a text in any form that says how it was made. Files keep the text.
+    /// The same adapter with a recipe: a text in any form that tells how it was made. Files keep the text.
     ///
     /// # Errors
     /// It is longer than [`MAX_RECIPE_BYTES`](super::MAX_RECIPE_BYTES).
@@ -245,15 +245,15 @@ impl StoredVbLora {
         Ok(self)
     }
 
-    /// How the adapter was made, if its maker said so.
+    /// The adapter's recipe, if its maker gave one.
     pub fn recipe(&self) -> Option<&str> {
         self.recipe.as_deref()
     }
 
-    /// Binds the adapter to a model by its sites, which must have those that the adapter was made for, in their shapes.
+    /// Binds the adapter to a model by its sites. The model must have the sites that the adapter was made for, in their shapes.
     ///
     /// # Errors
-    /// [`Error::OtherBase`]: the [hash](super::sites_sha256) of the model's sites of these names is another.
+    /// [`Error::OtherBase`]: the model's sites of these names have another [hash](super::sites_sha256).
     pub fn bind(self, sites: &[Site]) -> Result<Self> {
         check_base(self.settings.plan().sites(), sites)?;
         Ok(self)
@@ -274,7 +274,7 @@ impl StoredVbLora {
         &self.codes
     }
 
-    /// Composes the factors from bank and codes; no logits, no logarithm.
+    /// Composes the factors from bank and codes, without logits or logarithms.
     pub fn factors<B: VbLoraBackend>(&self, device: &B::Device) -> Factors<B> {
         compose(
             &self.settings,

@@ -3,10 +3,10 @@
 //! | tensor | dtype and shape | what |
 //! | --- | --- | --- |
 //! | `bank` | f32, f16 or i8 `[h, b]` | the vectors |
-//! | `bank_scale` | f32 `[h]` | what an i8 row is multiplied by |
+//! | `bank_scale` | f32 `[h]` | the factor of each i8 row |
 //! | `indices` | u8 `[ceil(S k ceil(log2 h) / 8)]` | the k indices of each sub-vector, lowest bit first |
 //! | `weights` | f32, f16 or u8 `[S, k - 1]` | all weights but the last; u8 counts 255ths |
-//! | `gate` | f32 `[1]` | what every update is multiplied by; only where the settings have a gate |
+//! | `gate` | f32 `[1]` | the factor of every update; only if the settings have a gate |
 //!
 //! If every vector is selected, the rows of `weights` are in the bank's order and there are no `indices`.
 //!
@@ -46,14 +46,14 @@ pub(super) const KEY: &str = "vblora";
 /// More sub-vectors than this are refused before anything is allocated for them; Llama-2-13B with r = 4 and b = 256 has 61,000.
 pub const MAX_SUB_VECTORS: usize = 1 << 26;
 
-/// A compact file whose factors would have more values is refused: its codes stand for 2,000 times their size. Llama-2-13B with r = 256 has
-/// 1.0e9.
+/// A compact file whose factors would have more values is refused, because its codes stand for 2,000 times their size. Llama-2-13B with r =
+/// 256 has 1.0e9.
 pub const MAX_STORED_FACTORS: u64 = 1 << 30;
 
 /// A site with a larger dimension is refused.
 pub const MAX_DIMENSION: usize = 1 << 24;
 
-/// The version of the format; a reader refuses others. Version 1, never released, did not say which sites the codes were for.
+/// The version of the format; a reader refuses others. Version 1, never released, did not name the sites of the codes.
 const FORMAT: u32 = 2;
 
 /// The precision of each part of a file. The default loses nothing.
@@ -154,7 +154,7 @@ impl Bank {
         Self::new(self.shape, values)
     }
 
-    /// Writes the bank alone; gives it back as readers will have it, which is what codes must be bound to.
+    /// Writes the bank alone and returns it as readers will get it. Codes must be bound to that form.
     ///
     /// # Errors
     /// A value is not finite in this precision; the operating system refuses.
@@ -167,7 +167,7 @@ impl Bank {
     /// Reads a bank, from a file that may hold codes too.
     ///
     /// # Errors
-    /// The file cannot be read, is no compact file, holds no bank, or one that is not as its hash says.
+    /// The file cannot be read, is no compact file, holds no bank, or holds a bank that differs from its hash.
     pub fn load(path: &Path) -> Result<Self> {
         let file = TensorFile::read(path)?;
         let description = describe(&file)?;
@@ -195,7 +195,7 @@ impl Bank {
         let found = bank.sha256();
         if found != description.bank_sha256 {
             return Err(file.error(format!(
-                "the bank has SHA-256 {found}, but {} is written beside it: the file is damaged",
+                "the bank has SHA-256 {found}, but the file records {}: it is damaged",
                 description.bank_sha256
             )));
         }
@@ -228,7 +228,7 @@ impl StoredVbLora {
         self.save_as(path, Precisions::default()).map(|_| ())
     }
 
-    /// Writes bank and codes as one file, and says what the precision cost.
+    /// Writes bank and codes as one file, and returns the loss of these precisions.
     ///
     /// # Errors
     /// A value is not finite in this precision; the operating system refuses, and nothing is left half-written.
@@ -241,7 +241,7 @@ impl StoredVbLora {
         Ok(self.loss(&rounded))
     }
 
-    /// Writes the codes alone, bound to a bank that has been written apart ([`Bank::save`] gives it), and says what both cost.
+    /// Writes the codes alone, bound to a bank in a file of its own ([`Bank::save`] returns it). Returns the loss of both precisions.
     ///
     /// # Errors
     /// The bank has another shape; the operating system refuses.
@@ -287,11 +287,11 @@ impl StoredVbLora {
         let base_sha256 = sites_sha256(found.plan().sites());
         if description.base_sha256.as_ref() != Some(&base_sha256) {
             return Err(file.error(format!(
-                "the sites have SHA-256 {base_sha256}, but {} is written beside them: the file is damaged",
+                "the sites have SHA-256 {base_sha256}, but the file records {}: it is damaged",
                 description.base_sha256.as_deref().unwrap_or("none")
             )));
         }
-        // The file's word is not enough: the settings are checked like anybody's.
+        // The settings of a file are checked like any others.
         let settings = found
             .config()
             .check(found.plan())
@@ -333,7 +333,7 @@ impl StoredVbLora {
         }
         let mut codes = Codes {
             topk: k,
-            // The weights have shown that there are as many.
+            // The check above has shown that the weights of every row are in memory.
             indices: indices.unwrap_or_else(|| (0..rows * h).map(|i| (i % h) as u32).collect()),
             weights,
         };
@@ -504,7 +504,7 @@ fn write(
     write_tensors(path, &tensors, (KEY, &description(bank.sha256(), codes)))
 }
 
-/// Checks what [`Targets`](crate::Targets) ensures and a plan from a file need not have.
+/// Checks rules that [`Targets`](crate::Targets) ensures and a plan from a file may break.
 fn check_sites(plan: &SitePlan) -> Result<(), String> {
     let mut names = BTreeSet::new();
     for site in plan.sites() {
@@ -521,7 +521,7 @@ fn check_sites(plan: &SitePlan) -> Result<(), String> {
         }
     }
     match names.is_empty() {
-        true => Err("codes of no site".to_owned()),
+        true => Err("codes without a site".to_owned()),
         false => Ok(()),
     }
 }

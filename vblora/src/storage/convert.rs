@@ -6,8 +6,8 @@ use safetensors::Dtype;
 /// Little-endian values of a tensor as f32.
 ///
 /// # Errors
-/// The cause alone. A value that is not finite (or an f64 too large for f32) is an error: a weight with it would turn every output into
-/// NaN, far from the cause.
+/// The cause alone. A value that is not finite (or an f64 too large for f32) is an error. Such a weight would turn every output into NaN,
+/// far from the cause.
 pub fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
     let values: Vec<f32> = match dtype {
         Dtype::F32 => map(bytes, f32::from_le_bytes),

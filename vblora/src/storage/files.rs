@@ -1,4 +1,4 @@
-//! The one way in which files are read: they must be regular, and no larger than their kind may be.
+//! The one way to read files. A file must be regular, and no larger than its kind may be.
 
 use std::{
     fs::{File, FileType, OpenOptions},
@@ -21,7 +21,7 @@ pub struct RegularFile {
 }
 
 impl RegularFile {
-    /// Opens a file, or what a symbolic link leads to. Nothing is waited for: a FIFO without a writer is refused like any other FIFO.
+    /// Opens a file, or the target of a symbolic link, and never waits. A FIFO without a writer is refused like any other FIFO.
     ///
     /// # Errors
     /// The system refuses, or the path leads to a directory, a FIFO, a socket or a device.
@@ -32,7 +32,8 @@ impl RegularFile {
         {
             use rustix::fs::OFlags;
             use std::os::unix::fs::OpenOptionsExt as _;
-            // A regular file ignores both; opening a FIFO would wait for a writer, a terminal would become the program's own.
+            // A regular file ignores both flags. Without them, a FIFO would wait for a writer, and a terminal would become the program's
+            // own.
             let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
             options.custom_flags(flags.bits().cast_signed());
         }
@@ -53,7 +54,7 @@ impl RegularFile {
         self.size
     }
 
-    /// The file from where it was last read, at first its start.
+    /// Reads from the place of the last read on, at first from the file's start.
     pub fn stream(&self) -> impl Read + '_ {
         &self.file
     }
@@ -90,7 +91,7 @@ impl RegularFile {
     }
 }
 
-/// A whole regular file, refused before it is read if it has more than `limit` bytes.
+/// Reads a whole regular file. A file of more than `limit` bytes is refused before it is read.
 ///
 /// # Errors
 /// As [`RegularFile::open`]; the file is larger, or does not fit into memory.
@@ -113,7 +114,7 @@ pub fn read_text(path: &Path, limit: u64) -> io::Result<String> {
     })
 }
 
-/// As [`read_file`], for data that a user may hand over as a stream too: `/dev/stdin`, and what a shell makes of `<(command)`.
+/// As [`read_file`], for data that a user may also hand over as a stream: `/dev/stdin`, or a shell's `<(command)`.
 ///
 /// # Errors
 /// As [`read_file`].
@@ -124,7 +125,7 @@ pub fn read_input(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Whether a path stands for a stream that this process was started with. Any other FIFO may have nobody at its other end.
+/// True if a path stands for a stream that this process was started with. Any other FIFO may have nobody at its other end.
 fn is_own_stream(path: &Path) -> bool {
     path == Path::new("/dev/stdin")
         || [Path::new("/dev/fd"), Path::new("/proc/self/fd")]
@@ -132,7 +133,7 @@ fn is_own_stream(path: &Path) -> bool {
             .any(|folder| path.parent() == Some(folder))
 }
 
-/// At most `limit` bytes, `size` being how many are expected. A file may grow after it was measured.
+/// Reads at most `limit` bytes, of which `size` are expected. A file may grow after it was measured.
 fn read_up_to(from: impl Read, size: u64, limit: u64) -> io::Result<Vec<u8>> {
     if size > limit {
         return Err(too_large(size, limit));
@@ -150,7 +151,7 @@ pub(super) fn too_large(size: u64, limit: u64) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, message)
 }
 
-/// An empty vector with room for so many bytes.
+/// An empty vector with room for `bytes` bytes.
 fn room(bytes: usize) -> io::Result<Vec<u8>> {
     let mut room = Vec::new();
     let made = room.try_reserve_exact(bytes);
@@ -196,7 +197,7 @@ mod tests {
         assert_eq!(read_input(&path, 5).unwrap(), b"12345");
         let error = read_file(&path, 4).unwrap_err().to_string();
         assert_eq!(error, "5 bytes, over the limit of 4");
-        // Sparse: it takes no room on the disk, and would take all memory.
+        // The file is sparse: it takes no room on the disk, and would take all memory.
         let file = File::create(&path).unwrap();
         file.set_len(8 << 40).unwrap();
         let error = read_file(&path, 4).unwrap_err().to_string();

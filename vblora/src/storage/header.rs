@@ -104,8 +104,8 @@ impl<'de> Visitor<'de> for TableVisitor {
 }
 
 impl Header {
-    /// Reads the header of a whole file and checks it against the file: every tensor lies inside, has the bytes that its shape needs, and
-    /// together they cover the data once.
+    /// Reads the header of a whole file and checks it against the file. Every tensor must lie inside and have the bytes that its shape
+    /// needs. Together the tensors must cover the data once.
     ///
     /// # Errors
     /// The cause alone; the caller knows the file's name.
@@ -114,10 +114,10 @@ impl Header {
         Self::from_text(&file[LENGTH_BYTES..][..length], file.len())
     }
 
-    /// As [`parse`](Self::parse), reading the front of a file of `size` bytes and nothing behind it; gives the bytes that were read too.
+    /// As [`parse`](Self::parse), but reads only the front of a file of `size` bytes. Returns the bytes that were read, too.
     ///
     /// # Errors
-    /// As [`parse`](Self::parse), or what the system said.
+    /// As [`parse`](Self::parse), or the system's error.
     pub fn read(file: &mut impl Read, size: u64) -> Result<(Self, Vec<u8>), String> {
         let size = usize::try_from(size).map_err(|_| format!("{size} bytes are too many"))?;
         let mut read = |bytes: usize| {
@@ -151,7 +151,7 @@ impl Header {
     }
 }
 
-/// The length of the header's text by the first bytes of a file of `size` bytes.
+/// Reads the length of the header's text from the first bytes of a file of `size` bytes.
 fn text_length(first: Option<[u8; LENGTH_BYTES]>, size: usize) -> Result<usize, String> {
     let Some(first) = first else {
         return Err(format!(

@@ -1,4 +1,4 @@
-//! A trained adapter in host memory, bound to no backend: what files are read into and written from.
+//! A trained adapter in host memory, bound to no backend. Files are read into it and written from it.
 
 mod vera;
 
@@ -25,8 +25,8 @@ pub enum HostAdapter {
     Vera(HostVera),
 }
 
-/// VB-LoRA with all its logits. Its settings are [stored ones](ValidVbLora::stored): however its vectors were chosen in training, it mixes
-/// them by the rule of inference.
+/// VB-LoRA with all its logits. Its settings are [stored ones](ValidVbLora::stored): it mixes its vectors by the rule of inference,
+/// whatever selection it was trained with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HostVbLora {
     settings: ValidVbLora,
@@ -44,6 +44,8 @@ pub struct HostLora {
 }
 
 impl HostVbLora {
+    /// Makes an adapter from given values.
+    ///
     /// # Shapes
     /// - bank: `[h, b]`, logits: `[S, h]`, in the order of [`ValidVbLora::load`]
     ///
@@ -120,6 +122,8 @@ impl HostVbLora {
 }
 
 impl HostLora {
+    /// Makes an adapter from given values.
+    ///
     /// # Shapes
     /// - a: per site `[r, d_in]`, b: per site `[r, d_out]`, row-major
     ///
@@ -130,7 +134,7 @@ impl HostLora {
         Ok(Self { settings, a, b })
     }
 
-    /// Finite factors of a rank of at least one, as they are: `alpha = r`.
+    /// LoRA of finite factors of rank one or more, unscaled: `alpha = r`.
     fn of_factors(plan: &SitePlan, rank: usize, a: Vec<Vec<f32>>, b: Vec<Vec<f32>>) -> Self {
         let config = LoraConfig {
             rank,
@@ -202,7 +206,7 @@ impl HostAdapter {
     /// The adapter as a module whose parameters can be trained.
     ///
     /// # Errors
-    /// Only codes are left: the logits that training moves are gone.
+    /// Only codes are left, without the logits that training moves.
     pub fn trainable<B: VbLoraBackend>(&self, device: &B::Device) -> Result<AnyAdapter<B>> {
         match self {
             Self::VbLora(HostVbLora {
@@ -242,7 +246,7 @@ impl HostAdapter {
         }
     }
 
-    /// Refuses factors for [`to_lora`](Self::to_lora) that the memory has no room for: codes are small, and what they stand for need not be.
+    /// Checks that memory has room for the factors of [`to_lora`](Self::to_lora). Codes are small, but their factors need not be.
     ///
     /// # Errors
     /// [`Error::NoRoom`].
@@ -257,8 +261,8 @@ impl HostAdapter {
         limits::check_room("the adapter's factors", values)
     }
 
-    /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, a gate in the up factors, VeRA's as it composes
-    /// them, LoRA as it is.
+    /// The same update as LoRA with `alpha = r`. VB-LoRA's codes and VeRA's vectors are composed to factors, and a gate goes into the up
+    /// factors. LoRA stays as it is.
     pub fn to_lora(&self) -> HostLora {
         let stored = match self {
             Self::VbLora(adapter) => adapter.store(),

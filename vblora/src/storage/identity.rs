@@ -1,4 +1,4 @@
-//! The origin of an adapter: the hash of the sites that it was made for, and its recipe.
+//! The origin of an adapter: the hash of its sites, and its recipe.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub fn sites_sha256(sites: &[Site]) -> String {
     hex(hash)
 }
 
-/// Refuses a model whose sites of the adapter's names have another hash, and names the first that differs.
+/// Refuses a model whose sites of the adapter's names have another hash. The error names the first site that differs.
 pub(super) fn check_base(adapter: &[Site], model: &[Site]) -> Result<()> {
     let model: BTreeMap<_, _> = model.iter().map(|site| (&site.name, site)).collect();
     let of_model = |site: &Site| model.get(&site.name).copied();
@@ -43,7 +43,11 @@ pub(super) fn check_base(adapter: &[Site], model: &[Site]) -> Result<()> {
     Err(Error::OtherBase {
         made_for,
         found,
-        difference: format!("site {:?} is {} there, here {here}", site.name, shape(site)),
+        difference: format!(
+            "site {:?} is {} for the adapter, {here} in the model",
+            site.name,
+            shape(site)
+        ),
     })
 }
 
@@ -55,7 +59,7 @@ mod tests {
         vec![Site::new("one", 8, 12), Site::new("two", 12, 4)]
     }
 
-    /// By another program: `printf '\x03\0\0\0\0\0\0\0one\x08\0\0\0\0\0\0\0\x0c\0\0\0\0\0\0\0' | sha256sum`.
+    /// The hash by another program: `printf '\x03\0\0\0\0\0\0\0one\x08\0\0\0\0\0\0\0\x0c\0\0\0\0\0\0\0' | sha256sum`.
     #[test]
     fn the_hash_is_what_its_definition_says() {
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The index of a model's or an adapter's shards, `....safetensors.index.json`: which tensor lies in which file.
+//! The index of a model's or an adapter's shards, `....safetensors.index.json`. It names the file of each tensor.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +40,7 @@ pub(super) fn shard_names(weight_map: &BTreeMap<String, String>) -> Vec<String> 
     names
 }
 
-/// Whether a name, joined to a directory, stays inside.
+/// True if a name, joined to a directory, stays inside.
 fn is_file_name(name: &str) -> bool {
     let mut parts = Path::new(name).components();
     let one = matches!(parts.next(), Some(Component::Normal(part)) if part == name);

@@ -26,7 +26,7 @@ pub enum Part {
 }
 
 impl ValidVbLora {
-    /// Bytes of a compact file of an adapter with these settings, metadata and all, before there is one.
+    /// The size in bytes of a compact file with these settings, metadata included, before it is written.
     pub fn compact_bytes(&self, part: Part, precisions: Precisions, recipe: Option<&str>) -> usize {
         let settings = self.stored();
         let (config, s) = (settings.config(), settings.sub_vectors());
@@ -52,7 +52,7 @@ impl ValidVbLora {
                 data += 4;
             }
         }
-        // A hash has this many digits, whatever they are.
+        // Every hash has the same number of digits.
         let hash = hex(Sha256::new());
         let codes = (part != Part::Bank).then_some((&settings, recipe));
         header_bytes(&shapes, (KEY, &description(hash, codes))) + data

@@ -17,7 +17,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 /// Parses one JSON value. A UTF-8 byte order mark in front is skipped.
 ///
 /// # Errors
-/// The cause alone, with line and column: no JSON, text behind the value, an object with a key twice, more than 127 levels.
+/// The cause alone, with line and column: no JSON, text after the value, an object with a key twice, more than 127 levels.
 pub fn parse(text: &[u8]) -> Result<Value, String> {
     match serde_json::from_slice(without_mark(text)) {
         Ok(Strict(value)) => Ok(value),
@@ -28,10 +28,11 @@ pub fn parse(text: &[u8]) -> Result<Value, String> {
 /// Parses a value of a type, with the rules of [`parse`].
 ///
 /// # Errors
-/// As [`parse`]; the value is none of the type.
+/// As [`parse`]; the value does not fit the type.
 pub fn from_slice<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
     let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text);
-    // Straight from the text: errors then say where, and a type that is read piece by piece refuses what it does not hold.
+    // The type is read straight from the text. So errors tell the place, and a type that is read piece by piece refuses other values at
+    // once.
     let value = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     parse(text)?;
     Ok(value)
@@ -49,7 +50,7 @@ pub(super) fn read<T: DeserializeOwned>(path: &Path, limit: u64) -> crate::Resul
     })
 }
 
-/// The entries of an object that has each key once, of a type that is read without a [`Value`] in between.
+/// The entries of an object that has each key once, read without a [`Value`] in between.
 pub(super) struct OnceEach<T>(pub(super) BTreeMap<String, T>);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for OnceEach<T> {

@@ -31,7 +31,7 @@ pub struct HostTensor {
     pub values: Vec<f32>,
 }
 
-/// A safetensors file, its header read and checked, its tensors not yet.
+/// A safetensors file whose header has been read and checked. Its tensors have not been read.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
@@ -46,8 +46,8 @@ enum Contents {
 }
 
 impl TensorFile {
-    /// Opens a file and checks its header. Tensors are read when they are asked for: nothing is allocated on the header's word before its
-    /// shapes have been compared with what they should be.
+    /// Opens a file and checks its header. Tensors are read on request. So nothing is allocated for a shape in the header before it has
+    /// been compared with the expected one.
     ///
     /// # Errors
     /// The file cannot be read, is larger than [`MAX_FILE_BYTES`], or is not a safetensors file.
@@ -66,7 +66,7 @@ impl TensorFile {
         Self::checked(path, Contents::File(file), header)
     }
 
-    /// The same of a file that was read before; `path` is where it lies, for messages.
+    /// The same for a file that was read before; `path` names it in messages.
     pub(super) fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self> {
         let header = Header::parse(&bytes);
         Self::checked(path, Contents::Memory(bytes), header)
@@ -169,7 +169,7 @@ impl TensorFile {
         }
     }
 
-    /// Something wrong with this file.
+    /// An error about this file.
     pub(super) fn error(&self, reason: impl Into<String>) -> Error {
         Error::Format {
             path: self.path.clone(),
@@ -245,10 +245,10 @@ impl View for &StoredTensor {
     }
 }
 
-/// Bytes in front of the tensors of a file that [`write_tensors`] would write with these names, types and shapes.
+/// The number of bytes in front of the tensors in a file that [`write_tensors`] would write with these names, types and shapes.
 pub(super) fn header_bytes(shapes: &[(&str, Dtype, Vec<usize>)], metadata: (&str, &str)) -> usize {
     let mut shapes = shapes.to_vec();
-    // The order of the data, which the offsets' digits depend on.
+    // The order must be that of the data, because the offsets' digits depend on it.
     shapes.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
     let mut end = 0;
     let tensors = shapes.into_iter().map(|(name, dtype, shape)| {
@@ -264,7 +264,7 @@ pub(super) fn header_bytes(shapes: &[(&str, Dtype, Vec<usize>)], metadata: (&str
     });
     let metadata = HashMap::from([(metadata.0.to_owned(), metadata.1.to_owned())]);
     let header = Metadata::new(Some(metadata), tensors.collect());
-    let header = header.expect("offsets one behind the other, of shapes and types of their size");
+    let header = header.expect("consecutive offsets that fit shapes and types");
     let text = serde_json::to_string(&header).expect("texts and numbers");
     8 + text.len().next_multiple_of(8)
 }

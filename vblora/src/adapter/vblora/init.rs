@@ -107,10 +107,10 @@ impl ValidVbLora {
         logits.collect()
     }
 
-    /// An adapter from given values.
+    /// Makes an adapter from given values.
     ///
     /// # Shapes
-    /// - bank: `[h, b]`, logits: `[S, h]`, row-major. The rows of a site are those of its down factor, then those of its up factor, each
+    /// - bank: `[h, b]`, logits: `[S, h]`, row-major. A site has the rows of its down factor, then those of its up factor. Both are
     ///   rank-major: sub-vector t of component rho is row `rho * d / b + t`.
     ///
     /// Noise logits and gate are zero, if the settings have them.

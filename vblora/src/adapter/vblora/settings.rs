@@ -23,20 +23,20 @@ pub struct VbLoraConfig {
     pub vector_length: usize,
     /// r, the rank of the factors.
     pub rank: usize,
-    /// k, the number of bank vectors in a sub-vector's mixture. The selections `topk` and `noisy-topk` use it in training. At inference
-    /// every selection uses it but `select-all`.
+    /// k, the number of bank vectors in a sub-vector's mixture. The selections `topk` and `noisy-topk` use it in training. At inference all
+    /// selections except `select-all` use it.
     pub topk: usize,
-    /// The bank starts uniform in plus or minus this.
+    /// The bank starts uniform between minus and plus this value.
     pub bank_bound: f64,
     /// The logits start normal with this standard deviation (the paper's code: 0.01; PEFT's default: 0.1).
     pub logits_std: f64,
-    /// How sub-vectors choose bank vectors in training.
+    /// The rule by which sub-vectors choose bank vectors in training.
     pub selection: Selection,
     /// The temperature of the two Gumbel selections. The others ignore it.
     pub tau: f64,
     /// The noise logits of `noisy-topk` start normal with this standard deviation. Other selections have none.
     pub noise_std: f64,
-    /// Whether a trained number, the gate, multiplies every update. It starts at zero, so training starts from the unchanged base.
+    /// True if a trained number, the gate, multiplies every update. It starts at zero, so training starts from the unchanged base.
     pub gate: bool,
 }
 
@@ -192,12 +192,12 @@ impl ValidVbLora {
         }
     }
 
-    /// What would be trained and stored.
+    /// Counts the trained and stored parameters.
     pub fn count(&self) -> Count {
         count::dense(self.config.bank * self.config.vector_length) + self.count_codes()
     }
 
-    /// What would be trained and stored if the bank is trained and stored elsewhere.
+    /// Counts the trained and stored parameters of an adapter whose bank is trained and stored elsewhere.
     pub fn count_codes(&self) -> Count {
         let (h, s, k) = (self.config.bank, self.sub_vectors(), self.config.topk);
         let codes = match self.config.selection {

@@ -1,4 +1,4 @@
-//! Backward passes of the activations. Each keeps its input or its output, and nothing between.
+//! Backward passes of the activations. Each saves its input or its output, and no intermediate tensor.
 
 use burn::{
     backend::autodiff::{

@@ -1,4 +1,4 @@
-//! Softmax on GPUs: one launch, a plane a row. As tensor operations it is two reductions and fused kernels between them.
+//! Softmax on GPUs in one launch, with one plane per row. Plain tensor operations would take two reductions and fused kernels between them.
 #![allow(missing_docs, reason = "the macros make launch functions of these")]
 
 use burn::tensor::ops::FloatTensor;
@@ -55,7 +55,7 @@ impl<B: FusionBackend + ActivationOps + HasPlanes> ActivationOps for Fusion<B> {
     }
 }
 
-/// The operations that have a kernel.
+/// The operations that have a kernel. Each variant lists its inputs.
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
     /// x.
@@ -74,7 +74,7 @@ impl<B: ActivationOps> Call<B> for Kernel {
     }
 }
 
-/// `None`, here and below, where [`Rows::of`] is.
+/// Returns `None`, like the functions below, if [`Rows::of`] does.
 fn softmax<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
     let rows = Rows::of(&[x])?;
     let x = into_contiguous(x.clone());
@@ -118,7 +118,7 @@ fn row_softmax(x: &Tensor<f32>, out: &mut Tensor<f32>, rows: usize, d: usize) {
         terminate!();
     }
     let start = row * d;
-    // Not infinity, which WGSL has no literal for.
+    // The maximum starts at a value of the row, because WGSL has no literal for infinity.
     let mut max = x[start];
     let mut j = UNIT_POS_X as usize;
     while j < d {

@@ -69,7 +69,7 @@ pub trait ActivationOps: Backend {
     }
 }
 
-/// How GELU is computed.
+/// The formula of GELU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GeluForm {
     /// By the error function.

@@ -120,7 +120,7 @@ impl<B: AttentionOps, C: CheckpointStrategy> AttentionOps for Autodiff<B, C> {
 struct Attention;
 
 impl<B: AttentionOps> Backward<B, 3> for Attention {
-    /// q, k, v, the mask, the second output.
+    /// The saved tensors: q, k, v, the mask, the second output.
     type State = (
         [NodeId; 3],
         Option<FloatTensor<B>>,
@@ -147,7 +147,7 @@ impl<B: AttentionOps> Backward<B, 3> for Attention {
 struct UnpaddedAttention;
 
 impl<B: AttentionOps> Backward<B, 3> for UnpaddedAttention {
-    /// q, k, v, the places of the tokens, the second output.
+    /// The saved state: q, k, v, the places of the tokens, the second output, the settings.
     type State = ([NodeId; 3], Unpadded, FloatTensor<B>, AttentionSettings);
 
     fn backward(

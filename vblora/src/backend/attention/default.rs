@@ -45,7 +45,7 @@ pub(in crate::backend) fn head_product<B: AttentionOps>(
 fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [n, t, d] = x.dims();
     if heads == 1 {
-        // Not by swapping: a dimension of one would keep a stride of its own. CubeCL's tuned products take it for the stride between rows
+        // A swap would leave a dimension of one with a stride of its own. CubeCL's tuned products take that stride for the one between rows
         // of the batch.
         return x.reshape([n, 1, t, d]);
     }
@@ -119,7 +119,7 @@ pub(in crate::backend) fn head_attention_backward<B: AttentionOps>(
     [dq, dk, dv]
 }
 
-/// Puts the tokens back into place, attends there and takes them out again.
+/// Pads the batch, attends and removes the padding again.
 pub(in crate::backend) fn unpadded_attention<B: AttentionOps>(
     qkv: [FloatTensor<B>; 3],
     unpadded: &Unpadded,
@@ -155,7 +155,7 @@ fn unpad<B: Backend>(x: FloatTensor<B>, unpadded: &Unpadded) -> FloatTensor<B> {
     primitive(unpadded.unpadded(float::<B, 3>(x)))
 }
 
-/// Takes the padding of an unpadded batch out of every softmax, `[n, columns]`.
+/// The mask that keeps the padding of an unpadded batch out of every softmax, `[n, columns]`.
 fn padding_mask<B: Backend>(unpadded: &Unpadded, device: &B::Device) -> Tensor<B, 2> {
     let [n, t] = unpadded.shape();
     let lengths = unpadded.lengths().iter();
@@ -210,7 +210,7 @@ fn ungroup<B: Backend>(x: Tensor<B, 4>, t: usize, settings: CausalSettings) -> T
     join(x.reshape([n, settings.heads, t, size]))
 }
 
-/// The keys or values that queries may see, without the room after them.
+/// The keys or values that queries may see, without the unused room after them.
 fn seen<B: Backend>(x: FloatTensor<B>, len: usize) -> Tensor<B, 3> {
     let x = float::<B, 3>(x);
     if x.dims()[1] == len {

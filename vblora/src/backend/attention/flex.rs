@@ -132,7 +132,7 @@ impl AttentionOps for Flex {
 struct Inputs {
     qkv: [FlexTensor; 3],
     heads: [usize; 2],
-    /// Keys that count, of those there are.
+    /// The number of keys that attention reads. There may be room for more after them.
     keys: usize,
     dropout: Option<Mask>,
 }
@@ -220,7 +220,7 @@ fn visible(mask: Option<&FlexTensor>) -> Visible<'_> {
     Visible::Masked(mask.map(|mask| mask.storage()))
 }
 
-/// Whether the kernels read these inputs.
+/// True if the kernels read these inputs.
 fn is_readable(qkv: &[FlexTensor; 3], first: Option<&FlexTensor>) -> bool {
     is_f32(&qkv.each_ref()) && first.is_none_or(|first| first.dtype() == DType::I32)
 }

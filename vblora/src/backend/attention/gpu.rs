@@ -1,4 +1,4 @@
-//! The products of heads on GPUs: on tensor cores where the device has them.
+//! The products of heads on GPUs, on tensor cores if the device has them.
 
 use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
@@ -45,7 +45,7 @@ impl<B: FusionBackend + AttentionOps + HasPlanes> AttentionOps for Fusion<B> {
     }
 }
 
-/// Both operands and perhaps a mask.
+/// A head product. Its inputs are both operands and perhaps a mask.
 #[derive(Debug, Clone, Copy)]
 struct Heads {
     product: HeadProduct,

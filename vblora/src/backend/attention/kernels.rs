@@ -1,4 +1,4 @@
-//! Softmax attention, one key head of one sequence at a time, over blocks of queries: neither copies of all heads nor the weights of all
+//! Softmax attention over blocks of queries, one key head of one sequence at a time. Neither copies of all heads nor the weights of all
 //! pairs are ever in memory. The backward pass computes the same weights again from each row's largest score and sum.
 
 use std::ops::Range;
@@ -16,13 +16,13 @@ use crate::backend::{
     },
 };
 
-/// Queries of a block, whole tiles.
+/// The number of queries in a block, a multiple of a tile's rows.
 const QUERIES: usize = 8 * ROWS;
 
 /// The inputs of an attention.
 ///
 /// # Shapes
-/// - q: `[n, queries, heads size]`; k, v: `[n, room, kv_heads size]`, of which the first `keys` columns count
+/// - q: `[n, queries, heads size]`; k, v: `[n, room, kv_heads size]`, of which attention reads the first `keys` columns
 #[derive(Clone, Copy)]
 pub(super) struct Attention<'a> {
     pub(super) q: &'a [f32],
@@ -37,14 +37,15 @@ pub(super) struct Attention<'a> {
     pub(super) size: usize,
     pub(super) visible: Visible<'a>,
     pub(super) dropout: Option<&'a Mask>,
-    /// In the dropout mask `[.., heads, queries, keys]`: the index of the first sequence here, and the numbers of queries and keys.
+    /// The place in the dropout mask `[.., heads, queries, keys]`: the index of the first sequence here, and the numbers of queries and
+    /// keys.
     pub(super) place: [usize; 3],
 }
 
 /// The keys that a query sees.
 #[derive(Clone, Copy)]
 pub(super) enum Visible<'a> {
-    /// All, with `[n, keys]` added to their scores.
+    /// All keys. The mask, `[n, keys]`, is added to their scores.
     Masked(Option<&'a [f32]>),
     /// The last `window` keys up to the query's own place, but none before `first`, `[n, queries]`.
     Causal {
@@ -58,7 +59,7 @@ impl<'a> Attention<'a> {
         self.heads / self.kv_heads
     }
 
-    /// Key heads that a thread takes at least.
+    /// The least number of key heads for one thread.
     fn least(&self) -> usize {
         let weights = self.sequences * self.heads * self.queries * self.keys;
         if weights < PARALLEL_FROM {
@@ -85,7 +86,7 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// The keys that any of some queries sees.
+    /// The range of keys that at least one of these queries sees.
     #[inline(always)]
     fn seen_by(&self, sequence: usize, queries: Range<usize>) -> Range<usize> {
         let each = queries.map(|query| self.seen(sequence, query));
@@ -147,7 +148,7 @@ impl<'a> Attention<'a> {
     }
 }
 
-/// Writes the output, and each row's largest score and the inverse of its sum of powers.
+/// Writes the output, and for each row its largest score and the inverse of its sum of exponentials.
 ///
 /// # Shapes
 /// - output: like q; sums: `[n, heads, queries, 2]`
@@ -189,7 +190,7 @@ fn join_heads(from: &[f32], heads: usize, tokens: usize, size: usize, to: &mut [
     });
 }
 
-/// The heads of one key head.
+/// The forward pass of the query heads that share one key head.
 struct Forward<'a> {
     all: Attention<'a>,
     sequence: usize,
@@ -210,7 +211,7 @@ impl WithSimd for Forward<'_> {
             out,
             sums,
         } = self;
-        // A backward pass has as many queries as keys, and computes the scores as below.
+        // A training pass has as many queries as keys. Its backward pass repeats the scores below to the bit.
         if all.queries * all.group() < ROWS && all.queries < all.keys {
             return few(all, sequence, kv_head, out, sums);
         }
@@ -255,7 +256,7 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// The scores of a block of queries, mask included; gives the keys that count.
+/// Writes the scores of a block of queries, mask included. Returns the keys that the block sees.
 #[inline(always)]
 fn score_block<S: Simd>(
     simd: S,
@@ -266,7 +267,7 @@ fn score_block<S: Simd>(
 ) -> Range<usize> {
     let (t_width, scale) = (padded(all.keys), all.scale());
     let seen = all.seen_by(sequence, first..first + count);
-    // Whole registers.
+    // The range starts and ends at whole registers.
     let from = seen.start / padded(1) * padded(1);
     let width = padded(seen.end) - from;
     let base = (sequence * all.queries + first) * all.heads * all.size + head * all.size;
@@ -289,7 +290,7 @@ fn score_block<S: Simd>(
     seen
 }
 
-/// Softmax of a row over its own keys; zero for the others of its block. Gives what [`weigh_again`] needs.
+/// Softmax of a row over its own keys; zero for the others of its block. Returns the two numbers that [`weigh_again`] needs.
 #[inline(always)]
 fn weigh(row: &mut [f32], own: Range<usize>, block: Range<usize>) -> [f32; 2] {
     row[block.start..own.start].fill(0.0);
@@ -306,7 +307,7 @@ fn weigh(row: &mut [f32], own: Range<usize>, block: Range<usize>) -> [f32; 2] {
     [max, scale]
 }
 
-/// Attention of a few queries, as in generating: keys and values are read where they lie.
+/// Attention of a few queries, as in generation. Keys and values are read in place.
 #[inline(always)]
 fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sums: &mut [f32]) {
     let (size, scale) = (all.size, all.scale());
@@ -382,7 +383,7 @@ pub(super) fn attend_backward(
     join_heads(&heads[2], all.kv_heads, all.keys, all.size, dv);
 }
 
-/// The gradients of the heads of one key head.
+/// The backward pass of the query heads that share one key head.
 struct Backward<'a> {
     all: Attention<'a>,
     sequence: usize,
@@ -499,7 +500,7 @@ impl WithSimd for Backward<'_> {
     }
 }
 
-/// A row's weights, to the bit, from its scores and what [`weigh`] gave; zero for the other keys of its block.
+/// Computes a row's weights again, to the bit, from its scores and the result of [`weigh`]. Other keys of its block get zero.
 #[inline(always)]
 fn weigh_again(row: &mut [f32], found: &[f32], own: Range<usize>, block: Range<usize>) {
     row[block.start..own.start].fill(0.0);
@@ -509,7 +510,7 @@ fn weigh_again(row: &mut [f32], found: &[f32], own: Range<usize>, block: Range<u
     }
 }
 
-/// `out = x w`, or `out += x w`, for small matrices; both have rows of a stride, and columns in whole registers.
+/// `out = x w`, or `out += x w`, for small matrices. The rows of w and out have a stride, and their columns fill whole registers.
 ///
 /// # Shapes
 /// - x: `[rows, inner]`, read by (row, column); w: `[inner, columns]`; out: `[rows, columns]`

@@ -38,7 +38,7 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
     ///
     /// # Shapes
     /// - q, k, v and output: `[n, t, d]`; mask: `[n, t]`, added to the scores of each key
-    /// - the second output is the backend's own affair; by default the weights before dropout, `[n, heads, t, t]`
+    /// - the shape of the second output is up to the backend; by default it holds the weights before dropout, `[n, heads, t, t]`
     fn head_attention(
         qkv: [FloatTensor<Self>; 3],
         mask: Option<FloatTensor<Self>>,
@@ -62,7 +62,7 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
         default::head_attention_backward::<Self>(qkv, saved, settings, grad)
     }
 
-    /// Whether the backend is faster with batches that have no padding. [`unpadded_attention`](Self::unpadded_attention) and
+    /// True if the backend is faster with batches that have no padding. [`unpadded_attention`](Self::unpadded_attention) and
     /// [`unpadded_dropout`](DropoutOps::unpadded_dropout) are fast then.
     fn skips_padding() -> bool {
         false
@@ -71,7 +71,7 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
     /// [`head_attention`](Self::head_attention) of a batch without its padding.
     ///
     /// # Shapes
-    /// - q, k, v and output: `[N, d]`; the second output is the backend's own affair, by default that of `head_attention`
+    /// - q, k, v and output: `[N, d]`; the shape of the second output is up to the backend, by default as in `head_attention`
     fn unpadded_attention(
         qkv: [FloatTensor<Self>; 3],
         unpadded: &Unpadded,
@@ -102,7 +102,7 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
     ///
     /// # Shapes
     /// - q and output: `[n, t, heads size]`; k, v: `[n, T, kv_heads size]`, `T >= offset + t`; first: `[n, t]`, at most `offset + i`
-    /// - the second output is the backend's own affair; by default the weights before dropout, `[n, heads, t, offset + t]`
+    /// - the shape of the second output is up to the backend; by default it holds the weights before dropout, `[n, heads, t, offset + t]`
     fn causal_attention(
         qkv: [FloatTensor<Self>; 3],
         first: Option<IntTensor<Self>>,
@@ -181,7 +181,7 @@ pub struct AttentionSettings {
 }
 
 impl AttentionSettings {
-    /// Heads, and dropout by the mask of `place` where there is noise.
+    /// Settings with these heads. With noise, the weights are dropped by the mask of `place`.
     pub(crate) fn new(heads: usize, dropout: f64, noise: Option<Noise>, place: &str) -> Self {
         let noise = noise.filter(|_| dropout > 0.0);
         Self {

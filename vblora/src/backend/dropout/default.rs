@@ -14,7 +14,7 @@ pub(super) fn dropout<B: Backend>(x: FloatTensor<B>, key: u64, p: f64) -> FloatT
     B::float_mul(x, B::float_reshape(primitive(mask), shape))
 }
 
-/// Puts the tokens back into place, drops them there and takes them out again.
+/// Pads the batch, applies dropout and removes the padding again.
 pub(in crate::backend) fn unpadded_dropout<B: DropoutOps>(
     x: FloatTensor<B>,
     unpadded: &Unpadded,

@@ -1,5 +1,5 @@
-//! Dropout masks from a counter: a small Feistel network over the element's index, in integer steps that fit in an i32 so that the same
-//! bits come out of a device's tensor operations and of a loop on the host.
+//! Dropout masks from a counter: a small Feistel network over the element's index. Its integer steps fit in an i32. So tensor operations on
+//! a device and a loop on the host give the same bits.
 
 use burn::tensor::{ElementConversion, Int, Tensor, backend::Backend};
 
@@ -13,7 +13,7 @@ const LEVELS: u32 = 1 << 16;
 
 /// A mask's rounds and the number below which an element is dropped.
 pub(in crate::backend) struct Mask {
-    /// (multiplier, addend) of each round: an odd number of 15 bits and one of 16, so that a product of 16 bits stays below 2^31.
+    /// The multiplier and addend of each round. The multiplier is odd and has 15 bits, so its product with 16 bits stays below 2^31.
     rounds: [(u32, u32); ROUNDS],
     threshold: u32,
     keep: f32,
@@ -90,7 +90,7 @@ mod tests {
         (0..n).map(|i| mask.value(i) == 0.0).collect()
     }
 
-    /// The share of drops, and how often element i and element i + lag are dropped together, over many keys.
+    /// The share of drops over many keys, and the share of keys that drop element i together with element i + lag.
     #[test]
     fn drops_are_as_frequent_as_asked_and_independent_of_their_neighbours() {
         let (p, n) = (0.1, 200_000);

@@ -1,5 +1,5 @@
-//! Every kernel against its default body, on random shapes, odd ones and empty ones among them, and on inputs that lie transposed or inside
-//! a larger buffer.
+//! Every kernel against its default body on random shapes, odd and empty ones included. Some inputs lie transposed or inside a larger
+//! buffer.
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -17,7 +17,7 @@ use crate::{
     rng::Key,
 };
 
-/// How a tensor lies in memory.
+/// The placement of a tensor in memory.
 #[derive(Debug, Clone, Copy)]
 enum Lies {
     InRows,

@@ -1,4 +1,4 @@
-//! Kernels behind Burn's operation fusion: each is registered as an operation of its own between streams of fused ones.
+//! Custom kernels under Burn's operation fusion. Each is registered as one operation between streams of fused ones.
 //!
 //! Everything else stays plain tensor operations, which fusion turns into fewer kernels.
 
@@ -13,7 +13,7 @@ use burn_ir::{CustomOpIr, HandleContainer, OperationIr, TensorIr};
 
 use super::HasPlanes;
 
-/// Whether the backend has one kernel for an operation on these tensors. Otherwise the operation's parts are fused with their surroundings.
+/// True if the backend has one kernel for an operation on these tensors. Otherwise the operation's parts are fused with their surroundings.
 pub(in crate::backend) fn has_kernel<B: FusionBackend + HasPlanes>(
     tensors: &[&FloatTensor<Fusion<B>>],
 ) -> bool {
@@ -25,7 +25,7 @@ pub(in crate::backend) fn has_kernel<B: FusionBackend + HasPlanes>(
 pub(in crate::backend) trait Call<B: Backend>:
     fmt::Debug + Copy + Send + Sync + 'static
 {
-    /// Runs the operation on the inner backend. `inputs` are as many as were registered, in their order.
+    /// Runs the operation on the inner backend. `inputs` are the registered tensors in their order.
     fn run(self, inputs: impl Iterator<Item = FloatTensor<B>>) -> Vec<FloatTensor<B>>;
 }
 

@@ -21,7 +21,7 @@ pub(super) const PLANES: u32 = 8;
 
 /// Backends that know their devices' planes.
 pub(super) trait HasPlanes: Backend {
-    /// Whether the device has planes of one size, as the kernels of a plane a row need.
+    /// True if the device has planes of one size. The kernels that give each row a plane need that.
     fn has_planes(device: &Device<Self>) -> bool;
 }
 
@@ -44,8 +44,8 @@ where
     I: IntElement,
     T: BoolElement,
 {
-    /// On wgpu, WebGPU's guaranteed limit of a storage binding. Many devices allow more, but Burn has no way to ask. Software Vulkan allows
-    /// no more, and an upload beyond the limit fails without an error.
+    /// On wgpu this is WebGPU's guaranteed limit of a storage binding. Many devices allow more, but Burn has no way to ask. Software Vulkan
+    /// allows no more, and an upload beyond the limit fails without an error.
     fn max_tensor_bytes(device: &Device<Self>) -> Option<usize> {
         R::name(&R::client(device))
             .contains("wgpu")

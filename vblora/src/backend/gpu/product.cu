@@ -1,15 +1,15 @@
-// out = scale x w on tensor cores (compute capability 8.0 and later), for NVRTC; x is [rows, inner], w is [inner, columns]. Blocks in the grid's
-// third dimension do so for each head of each row of a batch. The output is f32, + bias[columns] (of each row of the batch) if HAS_BIAS is 1,
-// + narrow[rows, RANK] factor[RANK, columns] if RANK > 0.
+// out = scale x w on tensor cores (compute capability 8.0 and later), for NVRTC; x is [rows, inner], w is [inner, columns]. Blocks in the
+// grid's third dimension compute the product of one head of one item of a batch. The output is f32. It includes bias[columns] (one for each
+// item of the batch) if HAS_BIAS is 1, and narrow[rows, RANK] factor[RANK, columns] if RANK > 0.
 //
 // Defined before this text:
 // - ELEMENT: 0 for f32, multiplied in TF32; 1 for bf16; 2 for f16
 // - X_TRANSPOSED (f32 only), W_TRANSPOSED: 1 if the matrix lies in memory as [inner, rows] or [columns, inner]
 // - RANK, HAS_BIAS
 //
-// A block makes a tile of 128 x 128. Copies of 128 bytes of each row of the operands run three stages ahead (cp.async); pieces of 16 bytes
-// are swapped within a row, so that neither ldmatrix nor single loads meet in a bank. Expected: rows of matrices, as they lie in memory, start at
-// multiples of 16 bytes and are multiples of 16 bytes long.
+// A block makes a tile of 128 x 128. Asynchronous copies (cp.async) of 128 bytes of each row of the operands run three stages ahead. Pieces
+// of 16 bytes are swapped within a row, so that neither ldmatrix nor single loads have bank conflicts. Rows of matrices in memory must
+// start at multiples of 16 bytes and be multiples of 16 bytes long.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -28,12 +28,12 @@ typedef unsigned long long u64;
 #endif
 #define THREADS (32 * WARPS_M * WARPS_N)
 #define DEPTH (128 / SIZE)
-// Products of 16 x STEP by STEP x 8 that make a warp's part of the tile.
+// The products of 16 x STEP by STEP x 8 that make up a warp's part of the tile.
 #define PARTS_M (TILE / WARPS_M / 16)
 #define PARTS_N (TILE / WARPS_N / 8)
 #define OPERAND_BYTES (TILE * 128)
 
-// How far apart, in values, a matrix's rows in memory lie, and matrices of the next row of the batch and of the next head.
+// The distances in memory, in values, between a matrix's rows, between items of the batch and between heads.
 struct Layout {
     u64 row, item, head;
 };
@@ -45,7 +45,7 @@ struct Sizes {
     double scale;
 };
 
-// 16 bytes into shared memory, zeros if not inside.
+// Copies 16 bytes into shared memory, or zeros if the source is outside.
 __device__ __forceinline__ void copy(u32 to, const void *from, bool inside) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(inside ? 16 : 0));
 }
@@ -82,7 +82,7 @@ __device__ __forceinline__ void multiply_add(float *sums, const u32 *a, const u3
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// To the nearest TF32 value: the tensor cores cut the bits below.
+// Rounds to the nearest TF32 value, because the tensor cores cut off the bits below.
 __device__ __forceinline__ u32 rounded(u32 value) {
 #if ELEMENT == 0
     return value + 0x1000u;
@@ -156,12 +156,12 @@ product(const char *__restrict__ x, const char *__restrict__ w,
 #pragma unroll
             for (u32 e = 0; e < 4; e++) sums[i][j][e] = 0.0f;
 
-    // What the tensor cores take for one step; loaded one step ahead.
+    // The operands of the tensor cores for one step, loaded one step ahead.
     u32 a[2][PARTS_M][4], b[2][PARTS_N][2];
     auto load = [&](u32 from, u32 step) {
         u32(*a_of)[4] = a[step % 2];
         u32(*b_of)[2] = b[step % 2];
-        // One f32 of a slice fetched across: ldmatrix transposes values of 16 bits only.
+        // Loads one f32 of a slice fetched across, because ldmatrix transposes values of 16 bits only.
         auto across = [&](u32 at, u32 r, u32 n) { return load_one(at + r * TILE * 4 + (n / 4 ^ (r & 3) << 1) * 16 + n % 4 * 4); };
 #pragma unroll
         for (u32 i = 0; i < PARTS_M; i++) {
@@ -230,7 +230,7 @@ product(const char *__restrict__ x, const char *__restrict__ w,
         }
     }
 
-    // Where this thread's sums belong: rows 8 apart, pairs of columns 8 apart.
+    // The place of this thread's sums: rows 8 apart, pairs of columns 8 apart.
     auto row_of = [&](u32 i, u32 half) { return row0 + warp_row + i * 16 + half * 8 + lane / 4; };
     auto column_of = [&](u32 j) { return column0 + warp_column + j * 8 + lane % 4 * 2; };
     const float scale = sizes.scale;

@@ -1,4 +1,4 @@
-//! Products with frozen weights by a kernel of our own in CUDA: CubeCL's fastest on an H100 does half as much, in either dtype
+//! Products with frozen weights by our own CUDA kernel. On an H100, CubeCL's fastest kernel has half its throughput in either dtype
 //! (docs/performance.md).
 
 use std::fmt;
@@ -17,18 +17,18 @@ use super::{
     MAX_CUBES, empty,
 };
 
-/// The kernel, but for the names that [`Product`] defines before it.
+/// The kernel's source, without the names that [`Product`] defines in front.
 const SOURCE: &str = include_str!("product.cu");
 /// Rows and columns of the output that one block makes.
 const TILE: usize = 128;
-/// Slices of both operands that a block holds, each of 128 bytes of a tile's rows.
+/// Bytes of the slices of both operands that a block holds. Each slice has 128 bytes of a tile's rows.
 const SHARED_BYTES: usize = 3 * 2 * TILE * 128;
 /// Bytes of one copy, to which tensors are aligned.
 const PIECE_BYTES: usize = 16;
 /// The smallest dimension for which tiles pay.
 const MIN_SIZE: usize = 64;
 
-/// The term that a product adds on its way out: `narrow factor`, in f32.
+/// The term that a product adds to its output: `narrow factor`, in f32.
 ///
 /// # Shapes
 /// - narrow: `[n, r]`, factor: `[r, d_out]`
@@ -38,8 +38,8 @@ pub(in crate::backend) struct RankUpdate<R: CubeRuntime> {
     pub(in crate::backend) factor: CubeTensor<R>,
 }
 
-/// x times weight on tensor cores, which round f32 to TF32, with what is added to it; what leaves them is f32. `None` where the device has
-/// none that do this, or where the operands are small or oddly shaped.
+/// x times weight, plus the added terms, on tensor cores. The cores round f32 to TF32 and return f32. Returns `None` if the device cannot
+/// do this, or if the operands are small or oddly shaped.
 ///
 /// # Shapes
 /// - x: `[n, d_in]`, weight: `[d_in, d_out]`, bias: `[d_out]`; output: `[n, d_out]`
@@ -73,7 +73,7 @@ pub(in crate::backend) fn tensor_core_product<R: CubeRuntime>(
     Some(launch.run(Shape::new([rows, columns])))
 }
 
-/// A product of each head's matrices on tensor cores in TF32, read and written where they lie. `None` as for [`tensor_core_product`].
+/// A product of each head's matrices on tensor cores in TF32, read and written in place. Returns `None` as [`tensor_core_product`] does.
 pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
     a: &CubeTensor<R>,
     b: &CubeTensor<R>,
@@ -142,7 +142,7 @@ pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
     Some(launch.run(product.shape(a.meta.shape(), b.meta.shape())))
 }
 
-/// How far apart, in values, rows of a matrix lie in memory, and matrices of the next row of a batch and of the next head.
+/// The distances in memory, in values, between rows of a matrix, between items of a batch, and between heads.
 #[derive(Clone, Copy)]
 struct Layout {
     row: usize,
@@ -164,17 +164,17 @@ impl Layout {
     }
 }
 
-/// A matrix for each head, or one.
+/// One matrix, or one for each head.
 struct Operand<R: CubeRuntime> {
     tensor: CubeTensor<R>,
     /// Strides of the matrix as it lies in memory.
     layout: Layout,
-    /// It lies there with its dimensions swapped.
+    /// True if memory holds the matrix with its dimensions swapped.
     is_transposed: bool,
 }
 
 impl<R: CubeRuntime> Operand<R> {
-    /// One matrix. `None` if its memory starts within a piece, here and below.
+    /// One matrix. This function and those below return `None` if its memory does not start at a piece.
     fn matrix(matrix: CubeTensor<R>) -> Option<Self> {
         let tensor = whole_rows(matrix)?;
         let layout = Layout::of_rows(tensor.meta.strides()[0]);
@@ -185,7 +185,7 @@ impl<R: CubeRuntime> Operand<R> {
         })
     }
 
-    /// One matrix, as it lies in memory if its columns lie whole.
+    /// One matrix. A transposed one with contiguous columns is read in place.
     fn either(mut matrix: CubeTensor<R>) -> Option<Self> {
         if matrix.meta.strides()[0] != 1 {
             return Self::matrix(matrix);
@@ -229,7 +229,7 @@ impl<R: CubeRuntime> Operand<R> {
     }
 }
 
-/// A tensor whose rows lie whole and start at pieces; `None` if its memory starts elsewhere.
+/// A tensor whose rows are contiguous and start at pieces. Returns `None` if its memory starts elsewhere.
 fn whole_rows<R: CubeRuntime>(tensor: CubeTensor<R>) -> Option<CubeTensor<R>> {
     let values = PIECE_BYTES / tensor.dtype.size();
     let has_rows = |tensor: &CubeTensor<R>| {
@@ -256,13 +256,13 @@ struct Launch<'a, R: CubeRuntime> {
     w: Operand<R>,
     out: Layout,
     scale: f64,
-    /// One for every row of the batch, if there are many. It is added after the scale.
+    /// The bias, one for every item of the batch if there are many. It is added after the scale.
     bias: Option<CubeTensor<R>>,
     update: Option<&'a RankUpdate<R>>,
 }
 
 impl<R: CubeRuntime> Launch<'_, R> {
-    /// The output, of this shape as a tensor.
+    /// Runs the kernel and returns the output in this shape.
     fn run(self, shape: Shape) -> CubeTensor<R> {
         let out = empty(&self.x.tensor, shape);
         let mut buffers = vec![self.x.tensor, self.w.tensor];
@@ -308,7 +308,7 @@ impl<R: CubeRuntime> Launch<'_, R> {
     }
 }
 
-/// Whether the device has the kernel's instructions: those of NVIDIA's compute capability 8.0.
+/// True if the device has the kernel's instructions: those of NVIDIA's compute capability 8.0.
 fn has_instructions<R: CubeRuntime>(client: &ComputeClient<R>, element: Element) -> bool {
     let properties = client.properties();
     let has_product = properties.features.matmul.mma.iter().any(|known| {
@@ -373,7 +373,7 @@ struct Product {
     /// Rank of the update; 0 without one.
     rank: usize,
     has_bias: bool,
-    /// [`SOURCE`]: what CubeCL's cache keeps must not outlive it.
+    /// [`SOURCE`] is part of the cache key, so that a kernel in CubeCL's cache does not outlive its source.
     text: &'static str,
 }
 
@@ -419,7 +419,7 @@ impl KernelMetadata for Product {
 }
 
 impl<C: Compiler> CubeTask<C> for Product {
-    /// CubeCL takes the size of shared memory from its own form of a kernel, so that one which does nothing but hold it goes along.
+    /// CubeCL takes the size of shared memory from its own form of a kernel. So a kernel that only holds this memory is compiled along.
     fn compile(
         &self,
         compiler: &mut C,
@@ -456,7 +456,7 @@ mod tests {
 
     use super::*;
 
-    /// The driver is asked for what the kernel's text counts on.
+    /// Asks the driver for the properties that the kernel's source assumes.
     #[test]
     fn shared_memory_goes_along() {
         for element in [Element::F32, Element::Bf16, Element::F16] {

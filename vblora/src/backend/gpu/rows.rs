@@ -15,7 +15,7 @@ pub(in crate::backend) struct Rows {
 }
 
 impl Rows {
-    /// `None` where the device has no planes of one size, where a tensor is not f32 or where there is nothing in them.
+    /// Returns `None` if the device has no planes of one size, a tensor is not f32, or the tensors are empty.
     pub(in crate::backend) fn of<R: CubeRuntime>(tensors: &[&CubeTensor<R>]) -> Option<Self> {
         let first = tensors.first()?;
         let d = *first.meta.shape().last()?;

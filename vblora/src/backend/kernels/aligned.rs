@@ -1,12 +1,12 @@
-//! Memory that starts where a line of the processor's caches does. A vector register that is read across two lines takes twice as long, and a
-//! `Vec<f32>` starts anywhere.
+//! Memory aligned to the processor's cache lines. Reading a vector register across two lines takes twice as long, and a `Vec<f32>` starts
+//! anywhere.
 
 use std::ops::{Deref, DerefMut};
 
-/// Values of a line of the cache: 64 bytes.
+/// The number of values in a cache line of 64 bytes.
 const LINE: usize = 16;
 
-/// Some f32 values from the start of a line on.
+/// f32 values that start at a cache line.
 #[derive(Debug, Default)]
 pub(in crate::backend) struct Aligned {
     room: Vec<f32>,
@@ -15,10 +15,10 @@ pub(in crate::backend) struct Aligned {
 }
 
 impl Aligned {
-    /// So many zeros.
+    /// `len` zeros.
     pub(in crate::backend) fn zeros(len: usize) -> Self {
         let room = vec![0.0; len + LINE - 1];
-        // The offset may be unknown, by the letter of the function; then the values start at the first.
+        // The contract of `align_offset` allows it to fail. The values then start at the first element.
         let start = room.as_ptr().align_offset(4 * LINE);
         Self {
             start: if start < LINE { start } else { 0 },

@@ -1,7 +1,7 @@
 //! Loops over f32 slices that several families of CPU kernels use.
 //!
-//! Whole rows go to threads, and every loop is written so that the compiler turns it into the vector instructions of the processor at hand.
-//! Products and sums are not contracted, so all processors with the same lanes agree.
+//! Whole rows go to threads. The compiler turns every loop into the vector instructions of the processor at hand. Products and sums are not
+//! contracted, so all processors with the same lanes agree.
 
 mod aligned;
 pub(super) mod tile;
@@ -14,10 +14,11 @@ use rayon::prelude::*;
 /// Partial sums kept side by side: two AVX2 registers, or one of AVX-512.
 pub(in crate::backend) const LANES: usize = 16;
 
-/// Elements below which waking another thread costs more than it brings.
+/// The number of elements below which waking another thread costs more than it saves.
 pub(in crate::backend) const PARALLEL_FROM: usize = 1 << 15;
 
-/// Calls `body(start, run)` on runs of whole rows of `out`, `start` being the run's first element; on all threads if there is enough to do.
+/// Calls `body(start, run)` on runs of whole rows of `out`, where `start` is the run's first element. All threads take part if there is
+/// enough work.
 pub(in crate::backend) fn over_rows(
     out: &mut [f32],
     row: usize,
@@ -42,11 +43,11 @@ pub(in crate::backend) fn run_length(len: usize, row: usize) -> usize {
     rows.div_ceil(2 * rayon::current_num_threads()).max(1) * row
 }
 
-/// So many zeros, written by all threads: memory that was used before is cleared, which by one thread would hold up the others.
+/// `len` zeros, written by all threads. Reused memory must be cleared, and one thread alone would hold up the others.
 pub(in crate::backend) fn zeros(len: usize) -> Vec<f32> {
     /// Values that are written at once.
     const RUN: usize = 256;
-    /// Runs that one thread takes at least.
+    /// The least number of runs for one thread.
     const LEAST: usize = PARALLEL_FROM / RUN;
     if len < PARALLEL_FROM {
         return vec![0.0; len];
@@ -63,7 +64,7 @@ pub(in crate::backend) fn zeros(len: usize) -> Vec<f32> {
 /// `e^x` to rounding; 0 below the smallest normal result, infinity above 2.3e38, NaN for NaN.
 #[inline(always)]
 pub(in crate::backend) fn exp(x: f32) -> f32 {
-    // Adding it rounds to an integer, which then stands in the lowest bits.
+    // Adding this number rounds to an integer, which then lies in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.37);
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;

@@ -1,6 +1,6 @@
-//! The inner loop of every product: some rows of the result by a few vector registers, all of whose sums stay in registers. An element's sum
-//! is one chain of fused multiply-adds in the order of the inner dimension, whatever the tile's size, so that neither threads nor the
-//! number of rows change a bit of it.
+//! The inner loop of every product: some rows of the result by a few vector registers. All sums stay in registers. An element's sum is one
+//! chain of fused multiply-adds in the order of the inner dimension. So neither the tile's size, the threads nor the number of rows change
+//! a bit of it.
 
 use pulp::Simd;
 
@@ -37,7 +37,7 @@ pub(in crate::backend) fn load<S: Simd, const C: usize>(values: &[f32]) -> [S::f
     registers.as_chunks::<C>().0[0]
 }
 
-/// `C` registers from as much of them as the slice has, the rest zero.
+/// Loads `C` registers from a slice that may be shorter. The rest is zero.
 #[inline(always)]
 pub(in crate::backend) fn load_part<S: Simd, const C: usize>(
     simd: S,
@@ -52,7 +52,7 @@ pub(in crate::backend) fn load_part<S: Simd, const C: usize>(
     })
 }
 
-/// Writes as much of `C` registers as the slice has room for.
+/// Writes `C` registers to a slice that may be shorter. The rest is dropped.
 #[inline(always)]
 pub(in crate::backend) fn store<S: Simd, const C: usize>(
     simd: S,

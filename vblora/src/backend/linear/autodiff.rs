@@ -50,7 +50,7 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     }
 }
 
-/// A map's tensors without their graph. A map that is trained itself comes back as it is, for Burn's own gradients of the parts.
+/// A map's tensors without their graph. A trained map comes back unchanged, because Burn's own gradients of its parts are needed.
 fn frozen<B: LinearOps, C: CheckpointStrategy>(
     map: FrozenMap<Autodiff<B, C>>,
 ) -> Result<FrozenMap<B>, FrozenMap<Autodiff<B, C>>> {
@@ -151,7 +151,7 @@ fn adapted<B: LinearOps, C: CheckpointStrategy>(
 struct AdaptedLinear;
 
 impl<B: LinearOps> Backward<B, 3> for AdaptedLinear {
-    /// x, the GELU on it if there is one, weight, factors and `s x A`.
+    /// The saved tensors: x, the GELU on it if there is one, weight, factors and `s x A`.
     type State = (
         NodeId,
         Option<GeluForm>,

@@ -22,7 +22,7 @@ pub(super) fn rounded_linear<B: LinearOps>(x: FloatTensor<B>, map: FrozenMap<B>)
     cast::<B>(y, wanted)
 }
 
-/// A cast to the tensor's own dtype is a copy on some backends.
+/// Casts only to another dtype: a cast to the same dtype is a copy on some backends.
 fn cast<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     match x.dtype() == dtype {
         true => x,

@@ -1,4 +1,5 @@
-//! Linear maps on flex. Our own products take bias and update along; flex's write to memory that is zeroed and copied first.
+//! Linear maps on flex. Our own products add bias and update in the same pass. Flex's products write to memory that is zeroed and copied
+//! first.
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -119,7 +120,7 @@ impl LinearOps for Flex {
     }
 }
 
-/// A matrix's memory as it lies.
+/// A view of a matrix's memory, without a copy.
 fn matrix(x: &FlexTensor) -> Option<Matrix<'_>> {
     let layout = x.layout();
     let shape = layout.shape().dims::<2>();
@@ -147,7 +148,7 @@ fn multiplied(x: &[f32], rows: usize, w: &FlexTensor, added: Added<'_>) -> FlexT
     tensor(out, Shape::new([rows, d_out]))
 }
 
-/// The tensors of a map that is all in f32.
+/// The tensors of a map, if all of them are f32.
 fn in_f32(map: &FrozenMap<Flex>) -> Option<(&FlexTensor, Option<&FlexTensor>)> {
     let weight = weight_in_f32(&map.weight)?;
     let bias = map.bias.as_ref();
@@ -155,7 +156,7 @@ fn in_f32(map: &FrozenMap<Flex>) -> Option<(&FlexTensor, Option<&FlexTensor>)> {
         .then_some((weight, bias))
 }
 
-/// The matrix of a weight that is one of f32.
+/// The matrix of a weight, if it is dense and f32.
 fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<&FlexTensor> {
     weight.as_dense().filter(|weight| is_f32(&[weight]))
 }

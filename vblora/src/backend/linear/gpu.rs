@@ -1,4 +1,4 @@
-//! Linear maps on GPUs: products on tensor cores where the device has them, and a low-rank update by kernels of its own.
+//! Linear maps on GPUs. Products run on tensor cores if the device has them, and a low-rank update has kernels of its own.
 
 mod fused;
 mod kernels;
@@ -22,9 +22,9 @@ use crate::backend::gpu::{
 
 /// The highest rank whose sums fit in a unit's registers. A higher one is no longer narrow and is left to matrix products.
 const MAX_RANK: usize = 16;
-/// Columns of a cube that sums over rows: 32 bytes, which memory gives at once.
+/// Columns of a cube that sums over rows: 32 bytes, the size of one memory access.
 const SUM_COLUMNS: usize = 8;
-/// Units of such a cube at most.
+/// The most units of a cube that sums over rows.
 const SUM_UNITS: usize = 512;
 
 impl<R, F, I, T> LinearOps for CubeBackend<R, F, I, T>
@@ -59,7 +59,7 @@ where
         (updated_product::<Self, R>(x, map, update), narrow)
     }
 
-    /// Columns go in pieces of the kernels' size, so a row's update is computed as if it were alone, in f32.
+    /// The kernels take columns in pieces of a fixed size. So a row's update is computed as if it were alone, in f32.
     fn stacked_linear(
         x: FloatTensor<Self>,
         map: FrozenMap<Self>,
@@ -127,7 +127,7 @@ where
     }
 }
 
-/// [`plane_size`], if the rank is one that the kernels are made for.
+/// [`plane_size`], if the kernels support the rank.
 fn narrow_plane<R: CubeRuntime>(x: &CubeTensor<R>, update: &Update<CubeTensor<R>>) -> Option<u32> {
     let size = plane_size(x, [&update.down, &update.up])?;
     (update.down.meta.shape()[1] <= MAX_RANK).then_some(size)
@@ -169,7 +169,7 @@ fn narrow_product<R: CubeRuntime>(
     out
 }
 
-/// `x W + b`, and the update, in one kernel where there is one for them.
+/// `x W + b` plus the update, in one kernel if one supports these tensors.
 fn updated_product<B, R>(
     x: CubeTensor<R>,
     map: FrozenMap<B>,
@@ -201,7 +201,7 @@ fn rank_update<R: CubeRuntime>(
     let dim = CubeDim::new(&out.client, n * m);
     let cubes = calculate_cube_count_elemwise(&out.client, n * m, dim);
     let (has_bias, dtype) = (bias.is_some(), y.dtype);
-    // Without a bias some tensor has to stand in its place; it is not read.
+    // The launch needs a tensor in the bias's place. Without a bias the kernel does not read it.
     let bias = bias.unwrap_or_else(|| narrow.clone());
     kernels::rank_update::launch(
         &out.client,

@@ -44,7 +44,7 @@ impl<B: Backend> HeldWeight<B> {
         }
     }
 
-    /// The weight as a matrix of floats. A weight that is one already is given out as it is.
+    /// The weight as a matrix of floats. A dense weight is returned unchanged.
     pub fn into_dense(self) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => weight,
@@ -80,7 +80,7 @@ pub struct Update<T> {
 /// The result of [`adapted_linear_backward`](super::LinearOps::adapted_linear_backward).
 #[derive(Debug)]
 pub struct AdaptedGradients<T> {
-    /// `[n, d_in]`; `None` where nobody asked.
+    /// `[n, d_in]`; `None` if it was not asked for.
     pub x: Option<T>,
     /// `[d_in, r]`
     pub down: T,

@@ -8,15 +8,15 @@ use burn::tensor::{
 
 use crate::backend::{float, matmul, primitive};
 
-/// `k` passes of max, compare and mask. There is no sort, for Burn's is unstable, and no read-back. Rows must be finite: a masked entry is
-/// -inf.
+/// Finds indices by `k` passes of max, compare and mask, without a read-back. It does not sort, because Burn's sort is unstable. Rows must
+/// be finite: a masked entry is -inf.
 pub(super) fn top_k_indices<B: Backend>(logits: FloatTensor<B>, k: usize) -> IntTensor<B> {
     let mut logits = float::<B, 2>(logits);
     let [_, h] = logits.dims();
     let column = Tensor::<B, 1, Int>::arange(0..h as i64, &logits.device()).unsqueeze::<2>();
     let mut picked = Vec::with_capacity(k);
     for _ in 0..k {
-        // The lowest index among the maxima, whatever the backend's argmax does with ties.
+        // Takes the lowest index among the maxima, whatever the backend's argmax does with ties.
         let is_max = logits
             .clone()
             .equal(logits.clone().max_dim(1).expand(logits.dims()));
@@ -69,7 +69,7 @@ const DENSE_BYTES: usize = 64 << 20;
 
 /// `W^T grad`, where W, `[S, h]`, has the weights at their indices. W is made dense for some rows at a time.
 ///
-/// The obvious way adds rows at indices. GPUs run that as one thread a column over all S k rows.
+/// Adding rows at indices would be simpler. GPUs run that with one thread per column over all S k rows.
 ///
 /// # Shapes
 /// - weights and indices: `[S, k]`, grad: `[S, b]`; output: `[h, b]`

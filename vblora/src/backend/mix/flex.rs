@@ -90,7 +90,7 @@ fn mix_row(bank: &[f32], weights: &[f32], indices: &[i32], out: &mut [f32]) {
     }
 }
 
-/// The gradients of all sub-vectors `[S, b]` to the bank `[h, b]`, added up row after row, and to the weights `[S, k]`.
+/// The gradients of all sub-vectors `[S, b]`: to the bank `[h, b]`, added up row after row, and to the weights `[S, k]`.
 fn gradients(
     bank: &[f32],
     weights: &[f32],

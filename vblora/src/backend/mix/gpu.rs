@@ -1,4 +1,4 @@
-//! Rows are joined on GPUs by one launch for many pieces.
+//! Joins rows on GPUs by one launch for many pieces.
 #![allow(missing_docs, reason = "the macros make launch functions of these")]
 
 use burn::tensor::{
@@ -20,7 +20,7 @@ use crate::backend::gpu::{
 
 /// Units of a cube that copies.
 const JOIN_UNITS: usize = 256;
-/// Number of pieces that one launch joins: a kernel's arguments have 4 KiB on CUDA.
+/// The most pieces that one launch joins: a kernel's arguments have 4 KiB on CUDA.
 const MAX_PIECES: usize = 64;
 
 impl<R, F, I, T> MixOps for CubeBackend<R, F, I, T>
@@ -54,7 +54,7 @@ impl<B: MixOps> Call<B> for JoinRows {
     }
 }
 
-/// The pieces joined along their rows. One launch joins as many as may be bound at a time. `None` where they are not f32.
+/// The pieces joined along their rows. One launch joins as many as may be bound at a time. Returns `None` if they are not f32.
 ///
 /// # Shapes
 /// - pieces: `[n_i, m]`; output: `[sum of n_i, m]`
@@ -93,7 +93,7 @@ fn join_rows<R: CubeRuntime>(pieces: &[CubeTensor<R>]) -> Option<CubeTensor<R>> 
     Some(out)
 }
 
-/// The pieces, from `start` on, one after the other in `out`; cubes with the same second position copy one piece.
+/// Writes the pieces from `start` on one after the other to `out`. Cubes with the same second position copy one piece.
 #[cube(launch)]
 fn join(pieces: &Sequence<Tensor<f32>>, out: &mut Tensor<f32>, start: usize) {
     let at = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;

@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-/// Up to so many, inserting one by one is faster than sorting.
+/// Up to this k, inserting one by one is faster than sorting.
 const FEW: usize = 64;
 
 /// The places of the `k` largest of each row of `h` values, largest first; ties go to the lowest index.

@@ -105,7 +105,7 @@ impl<B: NormOps> Backward<B, 3> for Norm {
 struct InvertibleNorm;
 
 impl<B: NormOps> Backward<B, 1> for InvertibleNorm {
-    /// The output, gamma and beta, the divisor of each row.
+    /// The saved tensors: the output, gamma and beta, and the divisor of each row.
     type State = (FloatTensor<B>, [FloatTensor<B>; 2], FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {

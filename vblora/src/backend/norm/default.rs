@@ -26,7 +26,7 @@ pub(in crate::backend) fn row_norm_backward<B: Backend>(
     let (x, grad) = (rows::<B>(x), rows::<B>(grad));
     let centred = x.clone() - x.mean_dim(1);
     let variance = centred.clone().square().mean_dim(1);
-    // Divided by, since ndarray's `recip` is the processor's estimate: off by 6e-5 with AVX-512, by 4e-4 without.
+    // The code divides because ndarray's `recip` is the processor's estimate: off by 6e-5 with AVX-512, by 4e-4 without.
     let deviation = variance.add_scalar(epsilon).sqrt();
     let normal = centred / deviation.clone();
     let affine = affine.then(|| {

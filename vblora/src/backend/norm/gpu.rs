@@ -1,4 +1,5 @@
-//! Normalisations on GPUs: one launch, a plane a row. As tensor operations each is two reductions and fused kernels between them.
+//! Normalisations on GPUs in one launch, with one plane per row. Plain tensor operations would take two reductions and fused kernels
+//! between them.
 
 mod kernels;
 
@@ -174,7 +175,7 @@ impl<B: FusionBackend + NormOps + HasPlanes> NormOps for Fusion<B> {
     }
 }
 
-/// The operations that have a kernel.
+/// The operations that have a kernel. Each variant lists its inputs.
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
     /// x, gamma and beta.
@@ -216,8 +217,8 @@ impl<B: NormOps> Call<B> for Kernel {
     }
 }
 
-/// A layer normalisation, or one by the root mean square if there is no beta, and the divisors of the rows. `None`, here and below, where
-/// [`Rows::of`] is.
+/// Layer normalisation, or root-mean-square normalisation if there is no beta, and the divisors of the rows. Returns `None`, like the
+/// functions below, if [`Rows::of`] does.
 fn norm<R: CubeRuntime>(
     x: &CubeTensor<R>,
     gamma: &CubeTensor<R>,

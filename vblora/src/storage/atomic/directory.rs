@@ -12,17 +12,17 @@ use tempfile::TempDir;
 use super::{OLD, builder, clear_leftovers, locked, sync_folder};
 use crate::{Error, Result};
 
-/// Makes a directory that is at `target` whole or not at all, also across a crash. `fill` is given an empty directory beside it and
-/// writes its files there. They are synced, the two directories are exchanged in one step, and the older one is removed with all that
-/// was in it. Missing parents are made, and what killed writers left beside `target` is cleared away.
+/// Makes a directory that appears at `target` whole or not at all, also after a crash. `fill` gets an empty directory beside `target` and
+/// writes its files there. They are synced, and the two directories are exchanged in one step. Then the older one is removed with all its
+/// files. Missing parents are made, and leftovers of killed writers beside `target` are removed.
 ///
-/// Whether an older directory may go is the caller's to ask: this function replaces any. Where a file system cannot exchange
-/// directories, the older one is first renamed, to `.vblora-old-NAME`; a process that is killed between the two renames leaves it there,
-/// and the next call puts it back.
+/// This function replaces any older directory, so the caller must check first that it may go. On a file system that cannot exchange
+/// directories, the older one is first renamed to `.vblora-old-NAME`. A process that is killed between the two renames leaves it there, and
+/// the next call puts it back.
 ///
 /// # Errors
-/// What `fill` says; `target` has no name, is a symbolic link, which is not followed, or no directory; the operating system refuses.
-/// What was at `target` is then still there.
+/// `fill` fails; `target` has no name, is a symbolic link (never followed), or is no directory; the operating system refuses. The old
+/// content of `target` is then still there.
 pub fn replace_directory<T, E: From<Error>>(
     target: &Path,
     fill: impl FnOnce(&Path) -> Result<T, E>,
@@ -39,7 +39,7 @@ pub fn replace_directory<T, E: From<Error>>(
     Ok(filled)
 }
 
-/// Where the directory will be.
+/// The place of the directory.
 pub(super) struct Place {
     target: PathBuf,
     parent: PathBuf,
@@ -56,14 +56,14 @@ impl Place {
         let parent = target.parent().filter(|p| !p.as_os_str().is_empty());
         let parent = parent.unwrap_or(Path::new("."));
         Ok(Self {
-            // Without a slash at its end, which would follow a link.
+            // The path has no slash at its end, because a slash would follow a link.
             target: parent.join(name),
             parent: parent.to_owned(),
             name: name.to_owned(),
         })
     }
 
-    /// Refuses a link, and what is no directory.
+    /// Refuses a link, and anything else that is no directory.
     fn check_replaceable(&self) -> Result<()> {
         let wrong = |reason: &str| Error::Format {
             path: self.target.clone(),
@@ -71,7 +71,7 @@ impl Place {
         };
         match std::fs::symlink_metadata(&self.target) {
             Ok(found) if found.is_symlink() => Err(wrong("a symbolic link, which is not followed")),
-            Ok(found) if !found.is_dir() => Err(wrong("is there already and is no directory")),
+            Ok(found) if !found.is_dir() => Err(wrong("exists already and is no directory")),
             _ => Ok(()),
         }
     }
@@ -88,7 +88,7 @@ impl Place {
         Path::new(&self.name)
     }
 
-    /// Whether anything is there, a link among it.
+    /// True if anything is at the target, including a link.
     pub(super) fn is_taken(&self) -> bool {
         std::fs::symlink_metadata(&self.target).is_ok()
     }
@@ -146,7 +146,7 @@ impl Place {
         std::fs::rename(&old, new.path())
     }
 
-    /// Puts back what a process took away that was killed before it put the new one there.
+    /// Puts an older directory back if its process was killed before the new one was in place.
     fn restore(&self) -> io::Result<()> {
         let old = self.old();
         if std::fs::symlink_metadata(&old).is_err() {
@@ -165,7 +165,7 @@ impl Place {
     }
 }
 
-/// Makes files, and the names of files, last.
+/// Syncs files and their names to the disk.
 pub(super) fn sync_all(folder: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let entry = entry?;
@@ -242,7 +242,7 @@ mod tests {
         let (new, _lock) = place.prepare().unwrap();
         assert_eq!(names(&target), ["second"]);
         drop(new);
-        // Killed behind them.
+        // Killed after both renames.
         std::fs::create_dir(place.old()).unwrap();
         put(&target, "third").unwrap();
         assert_eq!(names(folder.path()), ["one"]);

@@ -1,4 +1,4 @@
-//! A file or directory that appears under a name that nothing had.
+//! A file or directory that appears under a free name.
 
 use std::{io, path::Path};
 
@@ -7,12 +7,12 @@ use tempfile::TempDir;
 use super::{builder, clear_leftovers, directory::Place, locked, sync_folder};
 use crate::{Error, Result};
 
-/// Makes a file or directory that is at `target` whole or not at all, also across a crash, and only where nothing is. `fill` is given a
-/// path of the same name that nothing is at, beside the target, and writes there. Of two processes that make one target at the same time,
-/// one is told that it came too late. Missing parents are made.
+/// Makes a file or directory that appears at `target` whole or not at all, also after a crash, and only if nothing is there. `fill` gets a
+/// free path of the same name in a directory beside the target, and writes there. If two processes make one target at the same time, one of
+/// them gets an error. Missing parents are made.
 ///
 /// # Errors
-/// What `fill` says; `target` has no name; something is there already, perhaps only since the call began; the operating system refuses.
+/// `fill` fails; `target` has no name; something is there already, perhaps only since the call began; the operating system refuses.
 pub fn create_at<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let blame = |cause: io::Error| match cause.kind() {
         io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => Error::Format {
@@ -32,7 +32,7 @@ pub fn create_at<T>(target: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Res
     Ok(filled)
 }
 
-/// An error about a file where it is written, as one about the place that it is meant for.
+/// Turns an error about the temporary path into one about the target.
 fn meant(mut error: Error, new: &Path, target: &Path) -> Error {
     if let Error::Io { path, .. } | Error::Format { path, .. } = &mut error
         && let Ok(rest) = path.strip_prefix(new)
@@ -71,7 +71,7 @@ fn sync_file(_: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Renames to a name that nothing has.
+/// Renames to a free name.
 #[cfg(any(target_vendor = "apple", target_os = "linux", target_os = "android"))]
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -86,8 +86,8 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     claim(from, to)
 }
 
-/// The same where a file system cannot do it in one step: the name is taken by a second name of the file, or by an empty directory, which
-/// a rename replaces.
+/// The same for file systems that cannot do it in one step. A second name of the file takes the target, or an empty directory does, which a
+/// rename then replaces.
 fn claim(from: &Path, to: &Path) -> io::Result<()> {
     if !std::fs::symlink_metadata(from)?.is_dir() {
         return std::fs::hard_link(from, to);
@@ -98,10 +98,11 @@ fn claim(from: &Path, to: &Path) -> io::Result<()> {
     std::fs::rename(from, to)
 }
 
-/// Writes to `target`: where nothing is ([`create_at`]), or, with `overwrite`, over what is there, unless a process holds that.
+/// Writes to `target` if nothing is there ([`create_at`]). With `overwrite` it writes over an older file or directory, unless a process
+/// holds that.
 ///
 /// # Errors
-/// As [`create_at`]; [`Error::Format`] for a target that a running process has locked; what `fill` says.
+/// As [`create_at`]; [`Error::Format`] for a target that a running process has locked; `fill` fails.
 pub fn write_to<T>(
     target: &Path,
     overwrite: bool,
@@ -216,7 +217,7 @@ mod tests {
         );
         drop(lock);
         let fill = |path: &Path| {
-            // Nobody can take it meanwhile.
+            // The lock cannot be taken meanwhile.
             let lock = std::fs::File::open(dir.path().join("session.lock")).unwrap();
             assert!(lock.try_lock().is_err());
             file("x")(&path.join("new"))

@@ -8,16 +8,16 @@ use std::{
 
 use crate::{Error, Result};
 
-/// How the names of lock files end: a session's, a sweep's.
+/// The ending of lock files' names: a session's, a sweep's.
 const ENDING: &str = "lock";
 
-/// A process id and a host's name have fewer bytes.
+/// The most bytes that are read of a holder's text. A process id and a host's name have fewer.
 const HOLDER_BYTES: u64 = 300;
 
-/// Takes the locks that lie in a directory and in the one that it is in, so that no process begins to work there meanwhile.
+/// Takes the locks in a directory and in its parent, so that no process begins to work there meanwhile.
 ///
 /// # Errors
-/// A process has one of them.
+/// A process holds one of them.
 pub(super) fn hold(target: &Path) -> Result<Vec<File>> {
     let above = target
         .parent()
@@ -53,6 +53,9 @@ fn in_use(target: &Path, lock: &Path, file: &File) -> Error {
     let words: String = words.trim().chars().filter(|c| !c.is_control()).collect();
     Error::Format {
         path: target.to_owned(),
-        reason: format!("in use, not written over: {} has {words:?}", lock.display()),
+        reason: format!(
+            "in use and not replaced: {} is locked by {words:?}",
+            lock.display()
+        ),
     }
 }

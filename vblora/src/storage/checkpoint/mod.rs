@@ -1,10 +1,10 @@
-//! Checkpoints of a training: exact, small, and there as a set or not at all. Nothing here knows a model or a task.
+//! Checkpoints of a training run: exact, small, and written as a whole or not at all. Nothing here knows a model or a task.
 //!
 //! | part | what it is |
 //! | --- | --- |
 //! | [`FileSet`] | a directory of files under a manifest of sizes and SHA-256 that appears as a whole |
-//! | [`Checkpoints`] | the sets of one run by step, of which the last few and the best stay |
-//! | [`ParameterState`] | one parameter with its optimizer moments; where most elements are as they were drawn, only the others |
+//! | [`Checkpoints`] | the sets of one run by step; the last few and the best stay |
+//! | [`ParameterState`] | one parameter with its optimizer moments; if most elements still have their drawn values, only the others |
 
 mod parameters;
 mod rolling;

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `NAME/value` | f32 `[n]`, or `[m]` of the touched elements alone | the values |
 //! | `NAME/first`, `NAME/second` | f32, as `value` | AdamW's moments; absent before the first step |
-//! | `NAME/touched` | u8 | where the m elements lie: the gap before each, 7 bits to a byte, low bits first; absent where all are stored |
+//! | `NAME/touched` | u8 | the gap before each of the m elements, 7 bits to a byte, low bits first; absent if all are stored |
 //! | `NAME/drawn` | u8 `[32]` | SHA-256 of the values that the others were drawn with: a machine may compute logarithms otherwise |
 
 use std::path::Path;
@@ -47,8 +47,8 @@ pub enum Form {
 /// The stored part of each parameter, by name.
 pub type Forms = Vec<(String, Form)>;
 
-/// Parameters as the bytes of a safetensors file, and how much of each is in it. `initial(name)` gives the values that a parameter started
-/// with, where a reader can draw them again; the smaller form is taken.
+/// Writes parameters as the bytes of a safetensors file, and returns the stored part of each. `initial(name)` gives a parameter's initial
+/// values, if a reader can draw them again. The smaller form is taken.
 ///
 /// # Errors
 /// A value or moment is not finite.
@@ -67,12 +67,12 @@ pub fn parameters_to_bytes<'a>(
     Ok((bytes, forms))
 }
 
-/// The parameters of a file that [`parameters_to_bytes`] made, in the order of `expected`: names and numbers of elements. `file` is where
-/// the bytes come from, for messages; `initial` as it was in writing.
+/// Reads the parameters of a file that [`parameters_to_bytes`] made, in the order of `expected`: names and numbers of elements. `file`
+/// names the source of the bytes in messages; `initial` must be the same as in writing.
 ///
 /// # Errors
-/// The bytes are no such file; a parameter is missing, one too many, or of another size; positions outside it; a value that is not finite; a
-/// second moment below zero.
+/// The bytes are no such file. A parameter is missing, unexpected, or of another size. Positions lie outside it. A value is not finite, or
+/// a second moment is below zero.
 pub fn parameters_from_bytes(
     file: &Path,
     bytes: Vec<u8>,
@@ -103,7 +103,7 @@ impl ParameterState {
         Ok(())
     }
 
-    /// Whether element `i` is other than `initial` without moments, to the bit.
+    /// True if element `i` differs in a bit from `initial` without moments.
     fn is_touched(&self, i: usize, initial: f32) -> bool {
         self.value[i].to_bits() != initial.to_bits()
             || self.moments.iter().flatten().any(|m| m[i].to_bits() != 0)
@@ -171,11 +171,11 @@ fn read(
             let initial = initial().filter(|initial| initial.len() == n);
             let initial = initial.ok_or_else(|| {
                 file.error(format!(
-                    "tensor {touched:?}: the {n} values that {name} started with are not known here"
+                    "tensor {touched:?}: the {n} initial values of {name} are not known here"
                 ))
             })?;
             if *file.bytes(&part("drawn"))? != sha256_floats(&initial) {
-                let reason = "the values that it was drawn with are others here";
+                let reason = "the initial values are others here";
                 return Err(file.error(format!("tensor {touched:?}: {reason}")));
             }
             Some((at, initial))
@@ -282,7 +282,7 @@ mod tests {
         values.iter().map(|v| v.to_bits()).collect()
     }
 
-    /// n elements of which some are touched in the value, some in one moment.
+    /// n elements. Some are touched in the value, some in one moment.
     fn state(n: usize, touched: &[(usize, u8)], moments: bool) -> (ParameterState, Vec<f32>) {
         let initial: Vec<f32> = (0..n).map(|i| (i as f32 - 3.0) * 0.5).collect();
         let mut state = ParameterState {

@@ -1,4 +1,4 @@
-//! The checkpoints of one run: sets named by step, of which the last few and the best stay.
+//! The checkpoints of one run: sets named by step. The last few and the best stay.
 
 use std::path::{Path, PathBuf};
 
@@ -15,7 +15,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Takes a folder, which is made if absent, and clears away what a killed process left half-written in it.
+    /// Opens a folder, which is made if absent, and removes half-written leftovers of a killed process.
     ///
     /// # Errors
     /// The operating system refuses, or the folder is a symbolic link, which is not followed.
@@ -37,12 +37,12 @@ impl Checkpoints {
         self.folder.join(name_of(step))
     }
 
-    /// Whether something of this name in a folder of sets is a set, or what was left of one in writing or removing it.
+    /// True if this name in a folder of sets is that of a set, or of a leftover from writing or removing one.
     pub fn is_set(name: &str) -> bool {
         name.starts_with(UNFINISHED) || step_of(name).is_some()
     }
 
-    /// The steps of which there is a set, sound or not, in ascending order.
+    /// The steps that have a set, sound or not, in ascending order.
     ///
     /// # Errors
     /// The operating system refuses.
@@ -61,8 +61,8 @@ impl Checkpoints {
         FileSet::read(&self.place(step))
     }
 
-    /// Writes the set of a step, in place of an older one. Whoever comes to a step again did not go on from the set that is there: that one
-    /// is damaged, or of something else.
+    /// Writes the set of a step, in place of an older one. A run that reaches a step again did not resume from the set that is there. That
+    /// set is damaged, or belongs to something else.
     ///
     /// # Errors
     /// As [`FileSet::write`].
@@ -87,7 +87,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Takes a set out of sight in one step before it is removed file by file.
+    /// Renames a set in one step, so that no reader sees it while its files are removed one by one.
     fn retire(&self, place: &Path) -> Result<()> {
         let name = place.file_name().unwrap_or_default().to_string_lossy();
         let retired = self.folder.join(format!("{UNFINISHED}{name}"));
@@ -98,7 +98,7 @@ impl Checkpoints {
         self.remove(&retired)
     }
 
-    /// Removes a directory and what is in it; a symbolic link goes alone.
+    /// Removes a directory and its content, or a symbolic link alone.
     fn remove(&self, path: &Path) -> Result<()> {
         let removed = match std::fs::symlink_metadata(path) {
             Ok(found) if found.is_dir() => std::fs::remove_dir_all(path),

@@ -1,4 +1,4 @@
-//! A directory of files that appears as a whole: written beside, synced, then renamed.
+//! A directory of files that appears as a whole: written under a temporary name, synced, then renamed.
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ pub const MAX_MANIFEST_BYTES: u64 = 16 << 10;
 /// A manifest that lists more files is refused; a checkpoint has two.
 pub const MAX_SET_FILES: usize = 16;
 
-/// A set whose manifest promises more is refused before a file is read: RoBERTa-large, fully trained, has 4.3 GB with its moments.
+/// A set whose manifest promises more is refused before a file is read. RoBERTa-large, fully trained, has 4.3 GB with its moments.
 pub const MAX_SET_BYTES: u64 = 8 << 30;
 
 /// Longer names are refused.
@@ -63,7 +63,7 @@ impl FileSet {
     /// Adds a file, in place of an earlier one of this name.
     ///
     /// # Errors
-    /// A name other than a plain one: letters, digits, `-`, `_` and `.`, not at the start; or the manifest's own.
+    /// The name is not plain (letters, digits, `-`, `_` and `.`, not at the start), or is the manifest's own.
     pub fn insert(&mut self, name: &str, bytes: Vec<u8>) -> Result<()> {
         check_name(name).map_err(|reason| Error::setting("file name", reason, name))?;
         self.files.insert(name.to_owned(), bytes);
@@ -85,8 +85,8 @@ impl FileSet {
         self.files.values().map(Vec::len).sum()
     }
 
-    /// Writes the set as directory `dir`, which must not be there: into a directory beside it, everything synced, then renamed. A process
-    /// that is killed on the way leaves no `dir`.
+    /// Writes the set as directory `dir`, which must not be there. The files go into a directory beside it, which is synced and then
+    /// renamed. A process that is killed on the way leaves no `dir`.
     ///
     /// # Errors
     /// The operating system refuses, `dir` is there already, or its parent is a symbolic link, which is not followed.
@@ -100,11 +100,11 @@ impl FileSet {
     }
 
     fn write_beside(&self, parent: &Path, dir: &Path) -> io::Result<()> {
-        // Renamed over, an empty directory or a symbolic link to one would be replaced.
+        // A rename would replace an empty directory, or a symbolic link to one.
         if std::fs::symlink_metadata(dir).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
-        // Removed again when it is dropped on the way out of an error.
+        // After an error the directory is dropped, which removes it.
         let unfinished = unfinished(parent)?;
         for (name, bytes) in &self.files {
             write_new(&unfinished.path().join(name), bytes)?;
@@ -132,8 +132,8 @@ impl FileSet {
     /// Reads a set and checks every byte of it. Files that the manifest does not list are ignored.
     ///
     /// # Errors
-    /// A file that cannot be read, that is no plain file, or that is not as the manifest says; a manifest that is none, that lists too
-    /// much, or that names anything but plain names in its own directory. The error names the file.
+    /// A file cannot be read, is no plain file, or differs from the manifest. The manifest is malformed, lists too much, or names anything
+    /// but plain names in its own directory. The error names the file.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(MANIFEST);
         let found = std::fs::symlink_metadata(dir).map_err(|cause| Error::Io {
@@ -156,7 +156,7 @@ impl FileSet {
     }
 }
 
-/// A manifest whose entries may be acted upon.
+/// Parses a manifest and checks every entry.
 fn parse(text: &[u8]) -> Result<Manifest, String> {
     let manifest: Manifest = strict_json::from_slice(text)?;
     if manifest.format != FORMAT {
@@ -237,7 +237,7 @@ fn format_error(path: &Path, reason: impl Into<String>) -> Error {
     }
 }
 
-/// A file that was not there, written and synced.
+/// Writes and syncs a new file.
 fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = std::fs::File::create_new(path)?;
     file.write_all(bytes)?;

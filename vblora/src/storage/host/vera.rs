@@ -17,6 +17,8 @@ pub struct HostVera {
 }
 
 impl HostVera {
+    /// Makes an adapter from given values.
+    ///
     /// # Shapes
     /// - lambda_d: per site `[r]`, lambda_b: per site `[d_out]`
     ///

@@ -1,4 +1,4 @@
-//! The base's weights: `model.safetensors`, or the shards that an index names, headers read and checked, tensors not.
+//! The base's weights: `model.safetensors`, or the shards of an index. Headers are read and checked, tensors are not.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use crate::{
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
-/// Tensors are compared in pieces of so many bytes.
+/// Tensors are compared in pieces of this many bytes.
 const COMPARED_BYTES: usize = 1 << 16;
 
 /// A Hugging Face directory's weights.
@@ -31,15 +31,15 @@ pub(super) struct Shard {
     name: String,
     path: PathBuf,
     header: Header,
-    /// The header as it is in the file, its length in front.
+    /// The header as it is in the file, with its length in front.
     front: Vec<u8>,
 }
 
 /// The rule that turns names of the adapter into the base's.
 pub(super) enum Renaming {
-    /// Without this prefix.
+    /// The names lose this prefix.
     Without(String),
-    /// Behind this prefix, which may be empty.
+    /// The names get this prefix, which may be empty.
     Behind(String),
 }
 
@@ -65,7 +65,7 @@ impl Base {
         Ok(base)
     }
 
-    /// Whether the files are those of an index.
+    /// True if the files are those of an index.
     pub(super) fn is_sharded(&self) -> bool {
         self.shards.iter().any(|shard| shard.name != SINGLE)
     }
@@ -90,7 +90,7 @@ impl Base {
             .ok_or_else(|| self.error(format!("no tensor {name:?}")))
     }
 
-    /// Whether two tensors are the same to the byte.
+    /// True if two tensors are the same to the byte.
     pub(super) fn are_equal(&self, one: &str, other: &str) -> Result<bool> {
         let (one, other) = (self.tensor(one)?, self.tensor(other)?);
         if one.1.dtype != other.1.dtype || one.1.shape != other.1.shape {
@@ -112,7 +112,7 @@ impl Base {
         Ok(true)
     }
 
-    /// The rule for the adapter's names, by its first weight: as it is, without a prefix, behind a prefix.
+    /// Finds the rule for the adapter's names by its first weight: unchanged, without a prefix, or after a prefix.
     pub(super) fn renaming(&self, weight: &str) -> Result<Renaming> {
         if self.contains(weight) {
             return Ok(Renaming::Behind(String::new()));
@@ -129,7 +129,7 @@ impl Base {
             [prefix] => Ok(Renaming::Behind((*prefix).to_owned())),
             [] => Err(self.error(format!("no tensor {weight:?}, which the adapter changes"))),
             _ => Err(self.error(format!(
-                "tensor {weight:?}, which the adapter changes, may be any of those behind {prefixes:?}; say which with the adapter's prefix"
+                "tensor {weight:?}, which the adapter changes, is there with several prefixes, {prefixes:?}; choose one with the adapter's prefix"
             ))),
         }
     }

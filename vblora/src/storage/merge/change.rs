@@ -81,7 +81,7 @@ pub(super) fn write_shard(shard: &Shard, outputs: &[Output<'_>], to: &Path) -> R
     file.sync_all().map_err(blame(to))
 }
 
-/// Length and header.
+/// The header's length, and the header.
 fn front(shard: &Shard, outputs: &[Output<'_>]) -> Result<Vec<u8>, String> {
     let before = shard.in_order();
     let is_as_before = before.len() == outputs.len()
@@ -113,7 +113,7 @@ fn front(shard: &Shard, outputs: &[Output<'_>]) -> Result<Vec<u8>, String> {
     Ok(front)
 }
 
-/// A tensor's rows, block by block; the inner result says what is wrong with it.
+/// Writes a tensor's rows block by block. The inner result tells an error of the tensor.
 fn write(
     from: &mut File,
     output: &Output<'_>,

@@ -15,7 +15,7 @@ use crate::{
     storage::{files::MAX_CONFIG_BYTES, strict_json},
 };
 
-/// Endings of files that hold weights in other forms: of the base, not merged, and so not copied.
+/// Endings of files that hold the base's weights in other forms. They are not merged, and so not copied.
 const OTHER_WEIGHTS: &[&str] = &[
     "bin",
     "ckpt",
@@ -41,23 +41,23 @@ const OTHER_WEIGHTS: &[&str] = &[
     "tflite",
 ];
 
-/// Names the shards of weights in the form before it: `pytorch_model.bin.index.json`.
+/// The ending of an index of shards, after the form of the weights: `pytorch_model.bin.index.json`.
 const SHARDS: &str = ".index.json";
 
-/// An adapter beside the base: transformers would add it to whatever weights lie there.
+/// An adapter beside the base. Transformers would add it to whatever weights lie there.
 const ADAPTER: &str = "adapter_config.json";
 
 /// The modules of a sentence-transformers model and their folders.
 const MODULES: &str = "modules.json";
 
-/// A base with more files, or deeper folders, is none.
+/// A base with more files, or deeper folders, is refused.
 const MAX_FILES: usize = 10_000;
 const MAX_DEPTH: usize = 8;
 
-/// Refuses to be the folder that is read from, or inside it.
+/// Refuses a target that is the source folder or lies inside it.
 pub(super) fn check_outside(target: &Path, source: &Path) -> Result<()> {
     let real = |path: &Path| std::fs::canonicalize(path).map_err(io_error(path));
-    // As much of it as there is already; a bare name stands in the current directory.
+    // The nearest parent that exists already. A bare name has the current directory.
     let mut above = target.ancestors().skip(1);
     let there = above.find(|above| above.exists() || above.as_os_str().is_empty());
     let there = there.unwrap_or(Path::new(""));
@@ -137,13 +137,13 @@ impl Others {
     }
 }
 
-/// Whether a name is that of weights in any form, of their index, or of an adapter to them.
+/// True if a name is that of weights in any form, of their index, or of an adapter to them.
 fn is_of_weights(name: &str) -> bool {
     let ending = |name: &str| {
         let ending = Path::new(name).extension()?.to_str()?.to_lowercase();
         Some(OTHER_WEIGHTS.contains(&&*ending))
     };
-    // That of the base's own shards is told apart before.
+    // The index of the base's own shards is recognised before.
     let index = name.strip_suffix(SHARDS).filter(|_| name != INDEX);
     let weights = index.unwrap_or(name);
     name == ADAPTER || ending(weights).unwrap_or(false)
@@ -184,11 +184,11 @@ fn contents(base: &Path, path: &Path, found: &Metadata) -> Result<PathBuf> {
     }
     match target.is_file() {
         true => Ok(target),
-        false => Err(wrong(path, "a symbolic link to what is no file")),
+        false => Err(wrong(path, "a symbolic link whose target is no file")),
     }
 }
 
-/// Copies a file's contents, which are a link's where it is one; folders are made.
+/// Copies a file's contents; for a link, those of its target. Missing folders are made.
 pub(super) fn copy(file: &Path, to: &Path) -> Result<()> {
     let copy = || {
         if let Some(folder) = to.parent() {
@@ -201,7 +201,7 @@ pub(super) fn copy(file: &Path, to: &Path) -> Result<()> {
     copy().map_err(io_error(file))
 }
 
-/// Refuses a place where no folder can be, or where something is that is not to be replaced.
+/// Refuses a place that cannot hold a folder, or that holds something not to be replaced.
 pub(super) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     if target.file_name().is_none() {
         return Err(wrong(target, "no name for a new folder"));
@@ -214,7 +214,7 @@ pub(super) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
         return Err(wrong(target, "a symbolic link, which is not followed"));
     }
     if !found.is_dir() {
-        return Err(wrong(target, "is there already and is no folder"));
+        return Err(wrong(target, "exists already and is no folder"));
     }
     match overwrite {
         true => Ok(()),
@@ -222,7 +222,7 @@ pub(super) fn check_target(target: &Path, overwrite: bool) -> Result<()> {
     }
 }
 
-/// Whether a file is one of those with a merged model's weights, whatever its base.
+/// True if a file is one of those with a merged model's weights, whatever its base.
 fn is_weights(place: &Path) -> bool {
     let name = place.to_string_lossy();
     name == SINGLE
@@ -230,7 +230,8 @@ fn is_weights(place: &Path) -> bool {
         || (name.starts_with("model-") && name.ends_with(".safetensors"))
 }
 
-/// Only what a merge writes is ever deleted: every file of an older folder must be one of those to be written, or of merged weights.
+/// Refuses to replace a folder with foreign files, because a merge deletes only its own. Every file must be one of those to be written, or
+/// of merged weights.
 pub(super) fn check_replaceable(target: &Path, written: &BTreeSet<&Path>) -> Result<()> {
     if !target.exists() {
         return Ok(());

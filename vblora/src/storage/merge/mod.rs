@@ -1,8 +1,8 @@
 //! An adapter added into its base on the disk: a Hugging Face directory in, another out.
 //!
-//! Tensors go through memory in blocks of rows, so a merge needs the adapter and little more, whatever the size of the base. Types stay, and
-//! so do every file's header, byte for byte, the index of the shards and the configuration, unless the adapter has another vocabulary or
-//! makes two ends of a head that was the word table.
+//! Tensors go through memory in blocks of rows. So a merge needs the adapter and little more, whatever the size of the base. Types stay,
+//! and so do every file's header, the index of the shards and the configuration, byte for byte. They change only if the adapter has another
+//! vocabulary, or separates a head from the token embedding.
 
 mod base;
 mod change;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{Error, Result, limits::check_disk};
 
-/// What a merge did.
+/// The result of a merge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Merged {
     /// Weights that an update was added to.
@@ -35,31 +35,34 @@ pub struct Merged {
     pub weights: Vec<String>,
     /// Files and folders of the base that are not in the output: weights in other forms, which nothing was added to.
     pub left_out: Vec<String>,
-    /// What was believed of the base, against what the adapter or the configuration says.
+    /// Contradictions between the base and the adapter or the configuration. The base was believed.
     pub notes: Vec<String>,
 }
 
-/// Writes the base in `base` with the adapter added in to `out`: `W + s A B` per adapted weight, computed in f32 and rounded once to the
-/// weight's own type; the tensors that the adapter saved in place of the base's; every other tensor and file as it is.
+/// Writes the base in `base`, with the adapter added in, to `out`.
 ///
-/// A module `X` of the adapter, named as in the model that PEFT wraps, changes the base's tensor `X.weight`. How that is stored is the
-/// model's to say (`model_type`): `[d_in, d_out]` for the maps of GPT-2 and its like, `[d_out, d_in]` for all others; the adapter's
-/// `fan_in_fan_out` counts only where the base has no `config.json` that says. Where the base names its tensors without the prefix of that
-/// model, or with one more (`roberta.encoder..` and `encoder..`), the difference is found by the first module and must hold for all.
+/// An adapted weight becomes `W + s A B`, computed in f32 and rounded once to the weight's own type. Tensors that the adapter saved replace
+/// those of the base. All other tensors and files stay as they are.
 ///
-/// Word table and head may have more or fewer rows than the base's; `vocab_size` then follows. A head that is the word table becomes one
-/// of its own where the adapter changes one of the two alone, as in PEFT, and `tie_word_embeddings` becomes false.
+/// A module `X` of the adapter, named as in the model that PEFT wraps, changes the base's tensor `X.weight`. The model (`model_type`)
+/// decides how that tensor is stored. The maps of GPT-2 and its like are `[d_in, d_out]`, all others are `[d_out, d_in]`. The adapter's
+/// `fan_in_fan_out` counts only if the base has no `config.json` that says. The base may name its tensors without the prefix of that model,
+/// or with one more (`roberta.encoder..` and `encoder..`). The first module shows the difference, which must hold for all.
 ///
-/// Files of the base are copied with their contents, also those that a link in a cache of the Hugging Face hub leads to. Folders in it are
-/// copied too, but for hidden ones and for weights in other forms; of the modules of sentence-transformers everything is.
+/// Token embedding and head may have more or fewer rows than the base's; `vocab_size` then follows. The head may be tied to the token
+/// embedding. If the adapter changes only one of the two, the head becomes a tensor of its own, as in PEFT. `tie_word_embeddings` then
+/// becomes false.
+///
+/// Files of the base are copied with their contents, also those that a link in a cache of the Hugging Face hub leads to. Folders are copied
+/// too, without hidden ones and without weights in other forms. The modules of sentence-transformers are copied in full.
 ///
 /// `out` appears whole or not at all. An `out` that is there already, or comes while the merge runs, is an error unless `overwrite` is
-/// given; then it is replaced if every file in it is one that this merge writes or one of merged weights, so that nothing else is ever
-/// deleted, and if no process has locked it.
+/// given. Then it is replaced if no process has locked it, and if each of its files is one that this merge writes or holds merged weights.
+/// So nothing else is ever deleted.
 ///
 /// # Errors
-/// A file of the base is missing or broken, or a link that leads out of it; a tensor of the adapter has none in the base, or one of another
-/// shape or of a type other than F32, F16 and BF16; a sum is not finite in that type; memory or disk have no room; the operating system
+/// A file of the base is missing or broken, or a link that leads out of it. A tensor of the adapter has none in the base, or one of another
+/// shape or of a type other than F32, F16 and BF16. A sum is not finite in that type. Memory or disk have no room, or the operating system
 /// refuses.
 pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) -> Result<Merged> {
     folder::check_target(out, overwrite)?;
@@ -71,7 +74,7 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
     let plan = Plan::new(&found, &model, adapter, &lora)?;
     let weights: Vec<_> = found.shards().iter().map(|s| s.name().to_owned()).collect();
     let is_weights = |name: &str| {
-        // The index of shards that a single file makes superfluous is not copied either.
+        // A single file makes the index of shards superfluous, so it is not copied either.
         weights.iter().any(|shard| shard == name) || (name == INDEX && !found.is_sharded())
     };
     let mut others = folder::Others::of(base, is_weights)?;
@@ -114,7 +117,7 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
     })
 }
 
-/// The index of the base, with what was added to its files.
+/// Writes the index of the base, with the tensors that were added to its files.
 fn write_index(base: &Path, plan: &Plan<'_>, weights: &[String], to: &Path) -> Result<()> {
     let path = base.join(INDEX);
     let wrong = |reason: String| Error::Format {

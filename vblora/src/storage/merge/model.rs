@@ -24,10 +24,10 @@ const CONV1D_MODELS: &[&str] = &[
 /// Their maps of that kind, by the last part of the name.
 const CONV1D_MAPS: &[&str] = &["c_attn", "c_fc", "c_proj", "q_attn"];
 
-/// Models whose head is one of its own where the file does not say.
+/// Models whose head is not tied to the token embedding unless the file says so.
 const UNTIED_MODELS: &[&str] = &["llama", "mistral"];
 
-/// A base's configuration; empty where there is none.
+/// A base's configuration; empty if there is none.
 pub(super) struct Model {
     path: PathBuf,
     fields: Map<String, Value>,
@@ -36,9 +36,9 @@ pub(super) struct Model {
 /// The changes of a merge to the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Edits {
-    /// The head is one of its own now.
+    /// The head is no longer tied to the token embedding.
     pub(super) unties: bool,
-    /// The rows of the word table.
+    /// The rows of the token embedding.
     pub(super) vocab_size: Option<usize>,
 }
 
@@ -52,12 +52,13 @@ impl Model {
         Ok(Self { path, fields })
     }
 
-    /// The kind of model; `None` where nothing is said of it.
+    /// The kind of model; `None` if the configuration does not say.
     pub(super) fn kind(&self) -> Option<&str> {
         self.fields.get("model_type")?.as_str()
     }
 
-    /// Whether a module's weight is stored `[d_in, d_out]`. The model's word counts; `said`, the adapter's, only where it has none.
+    /// True if a module's weight is stored `[d_in, d_out]`. The model decides; `said`, the adapter's flag, counts only if the model is
+    /// unknown.
     pub(super) fn is_transposed(&self, module: &str, said: bool) -> bool {
         let last = module.rsplit('.').next().unwrap_or(module);
         match self.kind() {
@@ -66,7 +67,7 @@ impl Model {
         }
     }
 
-    /// Whether the head is said to be the word table.
+    /// True if the head is said to be tied to the token embedding.
     pub(super) fn is_tied(&self) -> bool {
         let said = self.find("tie_word_embeddings").and_then(Value::as_bool);
         said.unwrap_or_else(|| {
@@ -76,7 +77,7 @@ impl Model {
         })
     }
 
-    /// The name of the word table, for a file that has it under the head's alone.
+    /// The name of the token embedding, for a file that stores it under the head's name alone.
     pub(super) fn words(&self) -> &'static str {
         match self.kind() {
             Some("gpt2") => "transformer.wte.weight",

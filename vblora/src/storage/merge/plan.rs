@@ -16,10 +16,10 @@ use crate::{
 
 const HEAD: &str = "lm_head.weight";
 
-/// Word tables by the last parts of their names, where a head may be tied to them.
+/// Token embeddings by the last parts of their names. A head may be tied to them.
 const WORDS: &[&str] = &["embed_tokens.weight", "wte.weight"];
 
-/// Tensors that have a row for each token, besides those.
+/// Further tensors that have a row for each token.
 const OF_TOKENS: &[&str] = &[
     "word_embeddings.weight",
     "lm_head.weight",
@@ -34,7 +34,7 @@ pub(super) struct Plan<'a> {
     /// The tensors of each of the base's files, in their order.
     pub(super) shards: Vec<Vec<Output<'a>>>,
     pub(super) edits: Edits,
-    /// Contradictions in which the base was believed, not the adapter or its configuration.
+    /// Contradictions between the base and the adapter or its configuration. The base was believed.
     pub(super) notes: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl<'a> Plan<'a> {
     ) -> Result<Wanted<'a>> {
         let sites = adapter.adapter.plan().sites();
         let weight = |site: &crate::Site| format!("{}{}.weight", adapter.prefix, site.name);
-        // The head may be absent from the file, and stands beside the model whatever its prefix.
+        // The head may be absent from the file, and its name stands beside the model whatever the model's prefix.
         let first = sites.iter().find(|site| weight(site) != HEAD);
         let renaming = first.map(|site| base.renaming(&weight(site))).transpose()?;
         let renamed = |name: &str| match &renaming {
@@ -137,14 +137,14 @@ impl<'a> Plan<'a> {
             let mut own = adapter.modules_to_save.iter();
             let is_own = own.any(|own| module.ends_with(own.as_str()));
             if saved.insert(name.clone(), (tensor, is_own)).is_some() {
-                return Err(base.error(format!("tensor {name:?} is changed by the adapter twice")));
+                return Err(base.error(format!("the adapter changes tensor {name:?} twice")));
             }
         }
         Ok(Wanted { saved, updates })
     }
 
-    /// Sees to the two ends of a model whose head is its word table, as PEFT does: a table that was saved unasked takes the place of both
-    /// ends, one of `modules_to_save` and an update leave the other as it is.
+    /// Handles a head that is tied to the token embedding, as PEFT does. An embedding that was saved unasked takes the place of both. One
+    /// of `modules_to_save`, or an update, leaves the other as it is.
     fn tie(
         &mut self,
         base: &'a Base,
@@ -156,7 +156,7 @@ impl<'a> Plan<'a> {
         let mut words = base.names().filter(is_words).map(str::to_owned);
         let mut saved_words = wanted.saved.keys().map(String::as_str).filter(is_words);
         let (in_file, saved) = (words.next(), saved_words.next().map(str::to_owned));
-        // Two word tables (a model of two parts) have no one head.
+        // A model of two parts has two token embeddings, and so no single head.
         if words.next().is_some() || saved_words.next().is_some() {
             return Ok(());
         }
@@ -178,7 +178,7 @@ impl<'a> Plan<'a> {
         let words = words.unwrap_or_else(|| model.words().to_owned());
         if in_file.is_some() && has_head && !base.are_equal(&words, HEAD)? {
             self.notes.push(format!(
-                "tie_word_embeddings is true, but {words} and {HEAD} differ in the base: each is changed by itself"
+                "tie_word_embeddings is true, but {words} and {HEAD} differ in the base: each is changed alone"
             ));
             self.edits.unties = true;
             return Ok(());
@@ -198,7 +198,7 @@ impl<'a> Plan<'a> {
                 (Some(one), None) | (None, Some(one)) => !one.1,
                 (None, None) => true,
             };
-        // An unasked table of one end alone is both ends'.
+        // A tensor that was saved unasked for one of the two counts for both.
         let shared = match (of(&words), of(HEAD)) {
             (Some((table, false)), None) | (None, Some((table, false))) => Some(table),
             _ => None,
@@ -223,7 +223,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Adds a tensor like one that is there, behind it.
+    /// Adds a tensor after an existing one of the same form.
     fn add(&mut self, base: &'a Base, like: &str, name: &str) -> Result<()> {
         let (_, entry) = base.tensor(like)?;
         for shard in &mut self.shards {
@@ -234,7 +234,7 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Puts values and updates where they belong.
+    /// Applies the adapter's values and updates to the planned tensors.
     fn apply(&mut self, base: &Base, wanted: Wanted<'a>) -> Result<()> {
         let Wanted { saved, mut updates } = wanted;
         let mut saved: BTreeMap<_, _> = saved
@@ -266,7 +266,7 @@ impl<'a> Plan<'a> {
                 }
                 if !matches!(output.dtype, Dtype::F32 | Dtype::F16 | Dtype::BF16) {
                     return wrong(format!(
-                        "type {}, which nothing can be added to; expected F32, F16 or BF16",
+                        "type {}, which cannot take an update; expected F32, F16 or BF16",
                         output.dtype
                     ));
                 }
@@ -329,7 +329,7 @@ fn mismatch(expected: &[usize], found: &[usize]) -> String {
     format!("the adapter is for shape {expected:?}, found {found:?}")
 }
 
-/// Whether a name is this one, or ends in a point and this one.
+/// True if a name is this one, or ends in a dot and this one.
 fn is_of(name: &str, last: &str) -> bool {
     let before = name.strip_suffix(last);
     before.is_some_and(|before| before.is_empty() || before.ends_with('.'))
@@ -339,7 +339,7 @@ fn is_of_tokens(name: &str) -> bool {
     WORDS.iter().chain(OF_TOKENS).any(|last| is_of(name, last))
 }
 
-/// Whether a saved tensor is the base's with another number of tokens.
+/// True if a saved tensor is the base's with another number of tokens.
 fn is_resized(name: &str, output: &Output<'_>, saved: &HostTensor) -> bool {
     is_of_tokens(name)
         && saved.shape.len() == output.shape.len()

@@ -37,7 +37,7 @@ pub enum PeftMethod {
 /// The fields of `adapter_config.json` that change the adapter's results.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PeftConfig {
-    /// The method and its settings. `vblora_dropout` and `vera_dropout`, of PEFT's training alone, are not taken over.
+    /// The method and its settings. `vblora_dropout` and `vera_dropout` concern PEFT's training alone and are not read.
     pub method: PeftMethod,
     pub(super) modules_to_save: Vec<String>,
     pub(super) task_type: Option<String>,
@@ -54,9 +54,9 @@ impl PeftConfig {
         Self::parse(&text).map_err(|reason| Error::Format { path, reason })
     }
 
-    /// Whether PEFT puts the adapter on the module of this name, by `target_modules`, `exclude_modules`, `modules_to_save`,
-    /// `layers_to_transform` and `layers_pattern`; `None` where it chooses by the model's class, or by a pattern that this library cannot
-    /// follow.
+    /// Returns whether PEFT puts the adapter on the module of this name. The rules are `target_modules`, `exclude_modules`,
+    /// `modules_to_save`, `layers_to_transform` and `layers_pattern`. Returns `None` if PEFT chooses by the model's class, or by a pattern
+    /// that this library cannot follow.
     pub fn picks(&self, module: &str) -> Option<bool> {
         self.rules.compile()?.picks(module).ok()
     }
@@ -149,7 +149,7 @@ fn vblora_json(config: &VbLoraConfig, topk_only: bool) -> Value {
 }
 
 fn lora_json(config: &LoraConfig) -> Value {
-    // PEFT's alpha is a whole number, and it takes others too.
+    // PEFT writes a whole number for alpha, but accepts others too.
     let alpha = match config.alpha {
         whole if whole.fract() == 0.0 && whole.abs() < 1e15 => json!(whole as i64),
         other => json!(other),

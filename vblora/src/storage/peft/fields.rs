@@ -1,4 +1,4 @@
-//! The fields of `adapter_config.json`: what each of PEFT's may say, and what it must not say here.
+//! The fields of `adapter_config.json`: the values that each may have, and those that this library refuses.
 //!
 //! The lists hold every field of PEFT 0.21's configurations. A field of no list must be empty: what it would change is unknown.
 
@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 /// The fields by name.
 pub(super) type Fields = Map<String, Value>;
 
-/// The text of a value in a message goes this far.
+/// A message shows at most this much of a value's text.
 const SHOWN: usize = 100;
 
 /// The meaning of a field for an adapter that is stored already.
 #[derive(Clone, Copy)]
 enum Use {
-    /// Applied, or compared with the tensors, by whoever reads it: see `config.rs` and `rules.rs`.
+    /// A field that `config.rs` or `rules.rs` applies or compares with the tensors.
     Read,
     /// It changes nothing, whatever its value: it is about training, starting values or provenance.
     Harmless,
@@ -47,7 +47,8 @@ const LORA: &[(&str, Use)] = &[
     ("alora_invocation_tokens", Use::Off),
     ("alpha_pattern", Use::Read),
     ("arrow_config", Use::Null),
-    // Settings of ways to initialise: without effect unless init_lora_weights names them, which is refused where it matters.
+    // Settings of initialisation methods. They count only if init_lora_weights names the method; `initialisation` refuses those that
+    // matter.
     ("corda_config", Use::Harmless),
     // The tied module's tensors are in the file too.
     ("ensure_weight_tying", Use::Harmless),
@@ -62,10 +63,10 @@ const LORA: &[(&str, Use)] = &[
     ("lora_dropout", Use::Read),
     ("lora_ga_config", Use::Harmless),
     ("megatron_config", Use::Off),
-    // The name of a package, without effect but for megatron_config.
+    // The name of a package, without effect unless megatron_config is set.
     ("megatron_core", Use::Harmless),
     ("monteclora_config", Use::Null),
-    // Without effect but for use_qalora.
+    // Without effect unless use_qalora is set.
     ("qalora_group_size", Use::Harmless),
     ("rank_pattern", Use::Read),
     ("target_parameters", Use::Off),
@@ -82,7 +83,7 @@ const VBLORA: &[(&str, Use)] = &[
     ("init_logits_std", Use::Read),
     ("init_vector_bank_bound", Use::Read),
     ("num_vectors", Use::Read),
-    // The tensors say it.
+    // The tensors show it.
     ("save_only_topk_weights", Use::Harmless),
     ("topk", Use::Read),
     ("vblora_dropout", Use::Harmless),
@@ -93,12 +94,12 @@ const VERA: &[(&str, Use)] = &[
     ("d_initial", Use::Read),
     ("init_weights", Use::Harmless),
     ("projection_prng_key", Use::Read),
-    // The tensors say it.
+    // The tensors show it.
     ("save_projection", Use::Harmless),
     ("vera_dropout", Use::Harmless),
 ];
 
-/// Refuses a field of this method that would change the result and is not read, or that PEFT does not have, by its name.
+/// Refuses a field of this method that would change the result and is not read, or that PEFT does not have. The error names the field.
 pub(super) fn check(method: &str, fields: &Fields) -> Result<(), String> {
     let own = match method {
         "LORA" => LORA,
@@ -121,7 +122,7 @@ pub(super) fn check(method: &str, fields: &Fields) -> Result<(), String> {
                 ),
                 Some(_) => {
                     format!(
-                        "{key}: expected null or false, found {shown}, which this library does not have"
+                        "{key}: expected null or false, found {shown}, which this library does not support"
                     )
                 }
             });
@@ -145,8 +146,8 @@ fn bias(fields: &Fields) -> Result<(), String> {
     }
 }
 
-/// Some ways to initialise LoRA take its first value out of the base's weights, and PEFT does so again when it loads the adapter. The
-/// update then belongs to another base than the one on the disk.
+/// Some initialisations of LoRA subtract its first value from the base's weights. PEFT does so again when it loads the adapter. The update
+/// then belongs to another base than the one on the disk.
 fn initialisation(fields: &Fields) -> Result<(), String> {
     let text = match fields.get("init_lora_weights") {
         None | Some(Value::Null | Value::Bool(_)) => return Ok(()),
@@ -187,7 +188,7 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-/// A value for a message, cut where it is long.
+/// The text of a value for a message, cut if it is long.
 pub(super) fn shown(value: &Value) -> String {
     shown_text(&value.to_string())
 }
@@ -199,7 +200,7 @@ fn shown_text(text: &str) -> String {
     }
 }
 
-/// A whole number of at least one; PEFT's default where the field is absent.
+/// A whole number of at least one, or PEFT's default if the field is absent.
 pub(super) fn size(fields: &Fields, key: &str, default: usize) -> Result<usize, String> {
     let Some(value) = fields.get(key) else {
         return Ok(default);
@@ -218,7 +219,7 @@ pub(super) fn size_of(value: &Value) -> Option<usize> {
     (number > 0).then_some(number)
 }
 
-/// A number; PEFT's default where the field is absent.
+/// A number, or PEFT's default if the field is absent.
 pub(super) fn real(fields: &Fields, key: &str, default: f64) -> Result<f64, String> {
     match fields.get(key) {
         None => Ok(default),

@@ -9,11 +9,11 @@
 //!
 //! The file also holds the bank, `base_model.vblora_vector_bank` `[h, b]`, or VeRA's random matrices, `base_model.vera_A` `[r, largest
 //! d_in]` and `base_model.vera_B` `[largest d_out, r]`. It holds the tensors of `modules_to_save`. PEFT saves embeddings and output layers
-//! unasked if the vocabulary was resized or they are adapted. Unlike PEFT, reading believes the tensors, not the flag
-//! `save_only_topk_weights`, and refuses what does not fit: see [`PeftDirectory`].
+//! unasked if the vocabulary was resized or they are adapted. Unlike PEFT, this reader believes the tensors, not the flag
+//! `save_only_topk_weights`. It refuses tensors that do not fit: see [`PeftDirectory`].
 //!
-//! Every field of PEFT 0.21's configurations is applied, known to change nothing, or refused by its name; so is a field that PEFT does not
-//! have, unless it is empty.
+//! Every field of PEFT 0.21's configurations is applied, known to change nothing, or refused by its name. A field that PEFT does not have
+//! is refused unless it is empty.
 
 mod config;
 mod fields;
@@ -29,7 +29,7 @@ use super::{HostAdapter, HostTensor};
 
 const CONFIG: &str = "adapter_config.json";
 const TENSORS: &str = "adapter_model.safetensors";
-/// In front of every tensor of the model.
+/// The prefix of every tensor of the model.
 const ROOT: &str = "base_model.model.";
 const BANK: &str = "base_model.vblora_vector_bank";
 
@@ -43,7 +43,7 @@ const TOPK: &[&str] = &[
 ];
 const LORA: &[&str] = &["lora_A.weight", "lora_B.weight"];
 const VERA: &[&str] = &["vera_lambda_d", "vera_lambda_b"];
-/// Behind the name of an adapted module, in front of the names of its frozen tensors.
+/// The part between the name of an adapted module and the names of its frozen tensors.
 const BASE_LAYER: &str = ".base_layer";
 /// VeRA's random matrices.
 const VERA_SHARED: [&str; 2] = ["base_model.vera_A", "base_model.vera_B"];
@@ -57,15 +57,15 @@ pub struct PeftAdapter {
     pub prefix: String,
     /// The names that `modules_to_save` lists.
     pub modules_to_save: Vec<String>,
-    /// The tensors of modules saved in full by their names in that model, such as `classifier.dense.weight`, shaped as torch stores them:
-    /// those of `modules_to_save`, and embeddings and output layers that PEFT saved unasked. They take the place of the base's. The weight
-    /// of an adapted module may be among them; the update is then added to it.
+    /// The tensors of modules saved in full, shaped as torch stores them. Their names are those in the wrapped model, such as
+    /// `classifier.dense.weight`. They are those of `modules_to_save`, and embeddings and output layers that PEFT saved unasked. They take
+    /// the place of the base's. The weight of an adapted module may be among them; the update is then added to it.
     pub saved: Vec<(String, HostTensor)>,
     /// PEFT's task type, such as `SEQ_CLS`.
     pub task_type: Option<String>,
     /// The base's hub id or directory, as far as it is recorded.
     pub base_model: Option<String>,
-    /// Whether the base stores its weights `[d_in, d_out]`, as GPT-2 does.
+    /// True if the base stores its weights `[d_in, d_out]`, as GPT-2 does.
     pub fan_in_fan_out: bool,
 }
 
@@ -87,13 +87,13 @@ impl PeftAdapter {
 /// The heads of PEFT's classification models. It lists both for each of them, and a model has one.
 const HEADS: [&str; 2] = ["classifier", "score"];
 
-/// Whether a tensor of the model is of a module that `modules_to_save` lists: of one whose name ends so, or below it.
+/// True if a tensor belongs to a module whose name ends in `listed`, or to a module below such a one.
 fn is_of(listed: &str, tensor: &str) -> bool {
     let mut found = tensor.match_indices(listed);
     found.any(|(at, found)| tensor[at + found.len()..].starts_with('.'))
 }
 
-/// The first of `modules_to_save` that none of the tensors is of.
+/// The first of `modules_to_save` that has none of the tensors.
 fn unsaved<'a, 'b>(
     modules_to_save: &'a [String],
     tensors: impl Iterator<Item = &'b String> + Clone,
@@ -104,7 +104,7 @@ fn unsaved<'a, 'b>(
     listed.find(|module| !has(module) && !is_excused(module))
 }
 
-/// `[outer, inner, width]` as `[inner, outer, width]`: between PEFT's B, whose tiles come first, and this library's factors, whose rank does.
+/// Turns `[outer, inner, width]` into `[inner, outer, width]`. In PEFT's B the tiles come first, in this library's factors the rank does.
 fn swap<T: Copy>(values: &[T], [outer, inner, width]: [usize; 3]) -> Vec<T> {
     (0..inner)
         .flat_map(|i| (0..outer).map(move |o| (o * inner + i) * width))

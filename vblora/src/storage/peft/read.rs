@@ -1,4 +1,4 @@
-//! Reading a directory: names to modules, modules to sites, tensors to values, everything checked and named.
+//! Reading a directory: names to modules, modules to sites, tensors to values. Everything is checked, and errors name the tensor.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// Modules that PEFT saves without being asked if they were resized or are adapted themselves, by the last part of their names.
+/// Modules that PEFT saves unasked if they were resized or are adapted themselves, by the last part of their names.
 const EMBEDDINGS: [&str; 4] = ["embed_tokens", "lm_head", "word_embeddings", "wte"];
 
-/// Between the name of a module of `modules_to_save` and its tensor: the trained copy's, the base's.
+/// The parts between the name of a module of `modules_to_save` and its tensor: for the trained copy, and for the base's.
 const WRAPPERS: [&str; 2] = [".modules_to_save.", ".original_module."];
 
 /// The name of the adapter in memory, in front of a trained copy's tensors.
@@ -46,11 +46,11 @@ pub struct PeftDirectory {
 }
 
 impl PeftDirectory {
-    /// Opens a directory and finds out what it holds; the tensors decide whether it is VB-LoRA's full or its top-k form.
+    /// Opens a directory and checks its content. The tensors decide whether it is VB-LoRA's full or its top-k form.
     ///
     /// # Errors
-    /// A file is missing or broken; the method or a field is one that this library does not have; a tensor is missing, of another shape
-    /// than settings say, or none that belongs here; `modules_to_save` names a module without tensors.
+    /// A file is missing or broken. This library does not have the method or a field. A tensor is missing, of another shape than the
+    /// settings say, or none that belongs here. `modules_to_save` names a module without tensors.
     pub fn open(dir: &Path) -> Result<Self> {
         let config = PeftConfig::read(dir)?;
         let file = Tensors::read(dir)?;
@@ -93,18 +93,18 @@ impl PeftDirectory {
         &self.config
     }
 
-    /// Whether only the codes are stored.
+    /// True if only the codes are stored.
     pub fn is_topk(&self) -> bool {
         self.form == TOPK
     }
 
-    /// The adapted modules as sites, named as in the model that PEFT wraps; dimensions as the tensors have them. VeRA's tensors do not say how
-    /// wide a module's input is: `d_in` is then the largest, the width of the random matrix.
+    /// The adapted modules as sites, named as in the model that PEFT wraps. Their dimensions are those of the tensors. VeRA's tensors do
+    /// not tell the width of a module's input: `d_in` is then the largest, the width of the random matrix.
     pub fn sites(&self) -> &[Site] {
         &self.sites
     }
 
-    /// Rank and scale of each of [`sites`](Self::sites), where `rank_pattern` or `alpha_pattern` give them different ones.
+    /// Rank and scale of each of [`sites`](Self::sites), if `rank_pattern` or `alpha_pattern` give them different ones.
     ///
     /// [`bind`](Self::bind) then holds LoRA of the largest rank and of scale 1: missing components are zeros, and scales are in the up
     /// factors.
@@ -119,7 +119,7 @@ impl PeftDirectory {
     /// The vector bank alone, whatever the directory's sites are.
     ///
     /// # Errors
-    /// It is no VB-LoRA; a value is not finite.
+    /// The directory holds no VB-LoRA, or a value is not finite.
     pub fn bank(&self) -> Result<Bank> {
         let PeftMethod::VbLora(config) = &self.config.method else {
             return Err(self.file.error("no VB-LoRA, so there is no bank in it"));
@@ -128,11 +128,11 @@ impl PeftDirectory {
             .map_err(|e| self.file.error(e.to_string()))
     }
 
-    /// Reads the values for a model with these sites, whose names may stand behind a common prefix in the directory.
+    /// Reads the values for a model with these sites. In the directory, their names may have a common prefix.
     ///
     /// # Errors
-    /// A module of the directory is no site of the model, has other dimensions, or is not picked by the targeting rules; a site that they
-    /// pick has no tensors; a value is not finite, an index is at or above h or twice in a row, a weight is outside 0 to 1.
+    /// A module of the directory is no site of the model, has other dimensions, or is not picked by the targeting rules. A site that the
+    /// rules pick has no tensors. A value is not finite, an index is at or above h or twice in a row, or a weight is outside 0 to 1.
     pub fn bind(&self, sites: &[Site]) -> Result<PeftAdapter> {
         let prefix = self.prefix(sites)?;
         let chosen = self.chosen(sites, &prefix)?;
@@ -223,8 +223,8 @@ impl PeftDirectory {
         found.ok()
     }
 
-    /// Holds tensors and rules to each other: PEFT would start with untrained values where tensors are missing, and leave out those of
-    /// modules that its rules do not pick. Rules that cannot be followed here are not held to anything: the tensors decide.
+    /// Compares tensors and rules. PEFT would start with untrained values where tensors are missing, and leave out tensors of modules that
+    /// its rules do not pick. Rules that this library cannot follow are not compared: the tensors decide.
     fn check_rules(&self, model: impl Iterator<Item = String>) -> Result<()> {
         let Some(rules) = self.config.rules.compile() else {
             return Ok(());
@@ -284,7 +284,7 @@ impl PeftDirectory {
             indices,
             weights,
         };
-        // Half precision may have pushed a sum over 1.
+        // Half precision may have raised a sum above 1.
         let first = self.tensor(&self.sites[0].name, TOPK[2]);
         if self.file.dtype(&first) != Some(Dtype::F32) {
             codes.bring_sums_to_one();
@@ -419,7 +419,7 @@ fn part_of(tensor: &str) -> Option<(&str, &'static str)> {
         })
 }
 
-/// The adapted modules, complete, and the tensors of modules that are saved whole; nothing else may be there.
+/// Sorts the tensors into adapted modules, which must be complete, and modules that are saved whole. Any other tensor is an error.
 fn sort_names(
     config: &PeftConfig,
     file: &Tensors,
@@ -451,7 +451,7 @@ fn sort_names(
         let in_model = in_model.ok_or_else(|| nowhere(config, file, name))?;
         if let Some(other) = saved.insert(in_model, name.to_owned()) {
             return Err(file.error(format!(
-                "tensors {other:?} and {name:?} are of the same weight"
+                "tensors {other:?} and {name:?} belong to the same weight"
             )));
         }
     }
@@ -467,15 +467,15 @@ fn sort_names(
     }
     match unsaved(&config.modules_to_save, saved.keys()) {
         Some(module) => Err(file.error(format!(
-            "no tensor of {module:?}, which modules_to_save names; take it out there if the model has no such module"
+            "no tensor of {module:?}, which modules_to_save names; remove it there if the model has no such module"
         ))),
         None => Ok((modules, saved)),
     }
 }
 
-/// Of a tensor in PEFT's wrapper around a module of `modules_to_save`, the name under which PEFT reads it.
+/// The name under which PEFT reads a tensor of its wrapper around a module of `modules_to_save`. `None` for any other tensor.
 ///
-/// Where PEFT saves embeddings unasked, it writes the wrapper's tensors beside the module's own: the trained copy and the base's.
+/// PEFT writes the wrapper's tensors beside the module's own if it saves embeddings unasked: the trained copy and the base's.
 fn wrapped(config: &PeftConfig, tensor: &str) -> Option<String> {
     WRAPPERS.iter().find_map(|wrapper| {
         let (module, leaf) = tensor.split_once(wrapper)?;
@@ -493,7 +493,7 @@ fn check_wrapped(file: &Tensors, name: &str, read: &str) -> Result<()> {
         (None, _) => Err(file.error(format!(
             "tensor {name:?} is inside PEFT's wrapper; PEFT reads {read:?}, which is not there"
         ))),
-        // The base's may have had fewer tokens.
+        // The base's tensor may have had fewer tokens.
         (Some(one), Some(other)) if one == other || name.contains(WRAPPERS[1]) => Ok(()),
         (Some(expected), found) => Err(file.error(format!(
             "tensor {name:?}: expected shape {expected:?}, that of {read:?}, found {:?}",
@@ -510,8 +510,8 @@ fn nowhere(config: &PeftConfig, file: &Tensors, tensor: &str) -> Error {
     ))
 }
 
-/// The name in the model of a tensor that is saved whole: of one of `modules_to_save`, of an embedding or the output layer, or of the map
-/// below an adapted one.
+/// The name in the model of a tensor that is saved whole. The tensor belongs to one of `modules_to_save`, to an embedding or the output
+/// layer, or to the map below an adapted one.
 fn saved_name(config: &PeftConfig, modules: &BTreeSet<String>, tensor: &str) -> Option<String> {
     let name = tensor.strip_prefix(ROOT)?;
     let (module, leaf) = name.rsplit_once('.')?;
@@ -520,7 +520,7 @@ fn saved_name(config: &PeftConfig, modules: &BTreeSet<String>, tensor: &str) -> 
     {
         return Some(format!("{adapted}.{leaf}"));
     }
-    // PEFT would look for it below.
+    // PEFT would look for this tensor below the module.
     if modules.contains(module) {
         return None;
     }
@@ -539,14 +539,14 @@ fn expect_shape(file: &Tensors, name: &str, expected: &[usize]) -> Result<()> {
     }
 }
 
-/// VeRA's random matrices, whose larger sides are their own.
+/// Checks VeRA's random matrices. One side is the rank, and the other may have any size.
 fn expect_projection(file: &Tensors, rank: usize) -> Result<()> {
     for (name, side) in VERA_SHARED.into_iter().zip([0, 1]) {
         match file.shape(name) {
             Some(&[rows, columns]) if [rows, columns][side] == rank && rank > 0 => {}
             Some(found) => {
                 return Err(file.error(format!(
-                    "tensor {name:?}: expected two sides, number {side} of {rank}, found {found:?}"
+                    "tensor {name:?}: expected two dimensions, number {side} equal to {rank}, found {found:?}"
                 )));
             }
             None => {
@@ -570,7 +570,7 @@ fn dimensions(
     rank: usize,
 ) -> Result<Site> {
     let name = |part: &str| format!("{ROOT}{module}.{part}");
-    // The dimension that is this tensor's own, in place of `None` in its shape.
+    // The dimension that only this tensor tells. It is `None` in its shape.
     let own = |part: &str, shape: &[Option<usize>]| {
         let found = file.shape(&name(part)).unwrap_or_default();
         let fits = found.len() == shape.len()

@@ -1,4 +1,4 @@
-//! PEFT's rules: which modules an adapter is on, and which of them have a rank or a scale of their own.
+//! PEFT's rules: the modules that an adapter is on, and those of them with a rank or a scale of their own.
 
 use std::fmt;
 
@@ -19,7 +19,7 @@ const MAX_PATTERNS: usize = 10_000;
 enum Names {
     /// A regular expression for the whole name.
     Pattern(String),
-    /// Whole names, or what follows a dot at their end.
+    /// Whole names, or their endings after a dot.
     List(Vec<String>),
     /// `all-linear`
     Linear,
@@ -48,7 +48,7 @@ impl Rules {
             Some(Names::Pattern(pattern)) => vec![pattern],
             Some(Names::List(patterns)) => patterns,
         };
-        // As PEFT refuses them.
+        // PEFT refuses these, too.
         let is_text = matches!(&targets, Some(Names::Pattern(_) | Names::Linear));
         let is_given = |key: &str| fields.get(key).is_some_and(|value| !value.is_null());
         for key in ["layers_to_transform", "layers_pattern"] {
@@ -73,7 +73,7 @@ impl Rules {
         })
     }
 
-    /// The rules, ready to be asked; `None` where PEFT chooses by the model's class or a pattern is none that this library can follow.
+    /// Compiles the rules. Returns `None` if PEFT chooses by the model's class, or if this library cannot follow a pattern.
     pub(super) fn compile(&self) -> Option<Picker> {
         self.try_compile().ok().flatten()
     }
@@ -95,7 +95,7 @@ impl Rules {
             .map(|part| Pattern::beginning(&format!(r"(?:^|.*?\.){part}\.(?P<idx>\d+)\.")))
             .collect::<Result<_>>()?;
         if layer.is_empty() {
-            // The first part that is a number, with a part and another in front.
+            // The layer is the first numeric part of a name with at least two parts before it.
             layer.push(Pattern::beginning(r".*?\.[^.]*\.(?P<idx>\d+)\.")?);
         }
         Ok(Some(Picker {
@@ -118,7 +118,7 @@ pub(super) struct Picker {
 }
 
 impl Picker {
-    /// Whether the adapter is on the module of this name, by PEFT's `check_target_module_exists`.
+    /// True if the adapter is on the module of this name, by PEFT's `check_target_module_exists`.
     ///
     /// # Errors
     /// A pattern takes too many steps.
@@ -137,7 +137,7 @@ impl Picker {
             return Ok(false);
         }
         match &self.targets {
-            // A whole name is on whatever layer it is.
+            // A module that is listed by its whole name counts on any layer.
             Matcher::List(list) if !list.iter().any(|whole| whole == name) => self.has_layer(name),
             _ => Ok(true),
         }
@@ -195,7 +195,7 @@ fn names(fields: &Fields, key: &str) -> Result<Option<Names>, String> {
     }
 }
 
-/// The layers; none for all of them.
+/// The layers; an empty list stands for all.
 fn layers(fields: &Fields) -> Result<Vec<u64>, String> {
     let list = match fields.get("layers_to_transform") {
         None | Some(Value::Null) => return Ok(Vec::new()),
@@ -214,7 +214,7 @@ fn layers(fields: &Fields) -> Result<Vec<u64>, String> {
     list.iter().map(number).collect()
 }
 
-/// The keys of `rank_pattern` and `alpha_pattern` as they follow each other in the file: the first that matches counts.
+/// The keys of `rank_pattern` and `alpha_pattern` in the order of the file: the first that matches counts.
 #[derive(Default, Deserialize)]
 pub(super) struct Order {
     rank_pattern: Option<Keys>,
@@ -222,7 +222,7 @@ pub(super) struct Order {
 }
 
 impl Order {
-    /// The order in a configuration that has been read. It is empty if a pattern is no object, which [`Patterns::of`] refuses by name.
+    /// The order in a configuration that has been read. It is empty if a pattern is no object; [`Patterns::of`] refuses that by name.
     pub(super) fn of(text: &[u8]) -> Self {
         serde_json::from_slice(strict_json::without_mark(text)).unwrap_or_default()
     }
@@ -261,7 +261,7 @@ pub(super) struct Patterns {
 }
 
 impl Patterns {
-    /// `order` is that of the same fields.
+    /// `order` must be that of the same fields.
     pub(super) fn of(fields: &Fields, order: Order) -> Result<Self, String> {
         Ok(Self {
             ranks: entries(fields, "rank_pattern", order.rank_pattern, |value| {
@@ -273,10 +273,10 @@ impl Patterns {
         })
     }
 
-    /// The settings of each module, with its own rank and alpha where a pattern says so.
+    /// The settings of each module, with its own rank and alpha if a pattern gives them.
     ///
     /// # Errors
-    /// A pattern is none that this library can follow.
+    /// This library cannot follow a pattern.
     pub(super) fn settings(
         &self,
         default: &LoraConfig,
@@ -326,7 +326,8 @@ fn entries<T>(
     order.into_iter().map(entry).collect()
 }
 
-/// The value of the first pattern that a module's name ends in, or else of the name itself as a key, as PEFT's `get_pattern_key` has it.
+/// The value of the first pattern that a module's name ends in. Otherwise the value of the name itself as a key, as in PEFT's
+/// `get_pattern_key`.
 fn first_matches<T: Copy>(patterns: &[(String, T)], modules: &[&str]) -> Result<Vec<Option<T>>> {
     let mut found = vec![None; modules.len()];
     for (name, value) in patterns {

@@ -28,7 +28,7 @@ pub(super) struct Tensors {
     /// The single file, or the index.
     path: PathBuf,
     files: Vec<TensorFile>,
-    /// The file and the name there, by the name that PEFT writes.
+    /// The file of each tensor and its name there, by the name that PEFT writes.
     places: BTreeMap<String, (usize, String)>,
 }
 
@@ -36,7 +36,7 @@ impl Tensors {
     /// Reads the file, or the shards that the index names.
     ///
     /// # Errors
-    /// A file is missing or broken, or they are too large together; the index and a shard disagree; two tensors have one name.
+    /// A file is missing or broken; the files are too large together; the index and a shard disagree; two tensors have one name.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let single = dir.join(TENSORS);
         let index = dir.join(INDEX);
@@ -139,7 +139,7 @@ impl Tensors {
         }
     }
 
-    /// Something wrong with these tensors.
+    /// An error about these tensors.
     pub(super) fn error(&self, reason: impl Into<String>) -> Error {
         Error::Format {
             path: self.path.clone(),
@@ -148,7 +148,7 @@ impl Tensors {
     }
 }
 
-/// The name that PEFT writes for a tensor; in memory its names hold that of the adapter too, and PEFT reads files of such names.
+/// The name that PEFT writes for a tensor. Names in memory also hold the adapter's name, and PEFT reads files with such names.
 fn written(stored: &str) -> String {
     let with_name = |part: &str| match (part.strip_suffix(".weight"), part.split_once("_topk_")) {
         (Some(stem), _) => format!("{stem}.{NAME}.weight"),
@@ -170,24 +170,24 @@ fn written(stored: &str) -> String {
     stored.to_owned()
 }
 
-/// Whether a tensor is named as in a model that `torch.compile` wraps.
+/// True if a tensor is named as in a model that `torch.compile` wraps.
 pub(super) fn is_compiled(name: &str) -> bool {
     name.split('.').any(|part| part == "_orig_mod")
 }
 
-/// Whether a tensor is one of LoRA's on an embedding.
+/// True if a tensor is one of LoRA's on an embedding.
 pub(super) fn is_on_embedding(name: &str) -> bool {
     name.contains(".lora_embedding_")
 }
 
-/// Why PEFT would leave a tensor out that belongs nowhere, as far as its name says; begins with a colon, or is empty.
+/// The reason why PEFT would leave out a tensor that belongs nowhere, if its name tells. The text begins with a colon or is empty.
 pub(super) fn hint(name: &str) -> String {
     if is_compiled(name) {
-        return ": the adapter was saved from a compiled model, and PEFT does not read such names; take \"_orig_mod.\" out of them"
+        return ": the adapter was saved from a compiled model, and PEFT does not read such names; remove \"_orig_mod.\" from them"
             .to_owned();
     }
     if is_on_embedding(name) {
-        return ": LoRA on an embedding, which this library does not have".to_owned();
+        return ": LoRA on an embedding, which this library does not support".to_owned();
     }
     if !name.starts_with("base_model.") {
         return format!(": PEFT's names begin with {ROOT:?}, and it does not read others");

@@ -25,13 +25,13 @@ type Named = Vec<(String, StoredTensor)>;
 impl PeftAdapter {
     /// Writes `adapter_config.json` and `adapter_model.safetensors` into `dir`, which is made if absent.
     ///
-    /// An older adapter in `dir` is replaced in one step: a reader sees the old one or the new, also across a crash. Other files in `dir`
-    /// stay. A directory without a configuration is no adapter; one that is there is written into, the configuration last.
+    /// An older adapter in `dir` is replaced in one step: a reader sees the old one or the new, also after a crash. Other files in `dir`
+    /// stay. A directory without a configuration holds no adapter. If it exists, its files are written in place, the configuration last.
     ///
     /// # Errors
-    /// The operating system refuses, or `dir` is a symbolic link to an adapter; two tensors have one name; a value is not finite;
-    /// `modules_to_save` names a module without tensors; a VB-LoRA with a gate, which PEFT's has no place for. An older adapter is then
-    /// still there.
+    /// The operating system refuses, or `dir` is a symbolic link to an adapter. Two tensors have one name, a value is not finite, or
+    /// `modules_to_save` names a module without tensors. A VB-LoRA has a gate, for which PEFT has no place. An older adapter is then still
+    /// there.
     pub fn write(&self, dir: &Path) -> Result<()> {
         self.check_gate()?;
         let stored = self.tensors();
@@ -72,7 +72,7 @@ impl PeftAdapter {
         })
     }
 
-    /// Refuses what a reader would refuse.
+    /// Refuses tensors that a reader would refuse.
     fn check_readable(&self, stored: &Named) -> Result<(), String> {
         for (name, tensor) in stored {
             let finite = tensor.check_finite();
@@ -87,7 +87,7 @@ impl PeftAdapter {
         }
     }
 
-    /// Both factors come from one bank, so that a gate cannot go into it and keep its sign.
+    /// Refuses a gate. Both factors come from one bank, so the bank cannot take a gate in and keep its sign.
     fn check_gate(&self) -> Result<()> {
         let settings = match &self.adapter {
             HostAdapter::VbLora(adapter) => adapter.settings(),
@@ -279,7 +279,7 @@ fn link(entry: &fs::DirEntry, to: &Path) -> io::Result<()> {
         });
     }
     match fs::hard_link(entry.path(), to) {
-        // A file system without such names.
+        // The file system has no hard links.
         Err(_) if kind.is_file() => fs::copy(entry.path(), to).map(|_| ()),
         linked => linked,
     }

@@ -1,4 +1,4 @@
-//! Attention of sequences that lie one after the other: each is a batch of one in place.
+//! Attention of sequences that lie one after the other in memory. Each is computed in place, as a batch of one.
 
 use std::ops::Range;
 
@@ -66,7 +66,7 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// Cuts a buffer with `per_token` numbers for each token into its sequences'.
+    /// Cuts a buffer with `per_token` numbers for each token into one slice per sequence.
     fn split<'b>(&self, mut all: &'b mut [f32], per_token: usize) -> Vec<&'b mut [f32]> {
         let cut = self.unpadded.lengths().iter().map(|length| {
             let (own, rest) = std::mem::take(&mut all).split_at_mut(length * per_token);

@@ -1,4 +1,4 @@
-//! The kernels of linear maps behind operation fusion.
+//! The kernels of linear maps under operation fusion.
 
 use burn::tensor::{DType, ops::FloatTensor};
 use burn_fusion::{Fusion, FusionBackend};
@@ -20,7 +20,7 @@ impl<B: FusionBackend + LinearOps + HasPlanes> LinearOps for Fusion<B> {
         out
     }
 
-    /// Casts stand outside the product, where they are fused with the operations around them.
+    /// Casts stay outside the product, where they are fused with the operations around them.
     fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
         default::rounded_linear::<Self>(x, map)
     }
@@ -86,7 +86,7 @@ impl<B: FusionBackend + LinearOps + HasPlanes> LinearOps for Fusion<B> {
     }
 }
 
-/// The operations that have a kernel.
+/// The operations that have a kernel. Each variant lists its inputs.
 #[derive(Debug, Clone, Copy)]
 enum Kernel {
     /// x, weight and perhaps a bias.

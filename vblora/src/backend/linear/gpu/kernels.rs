@@ -21,7 +21,7 @@ pub(super) fn narrow_product(
     #[comptime] rank: usize,
 ) {
     let row = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
-    // The same for every unit of the plane.
+    // All units of a plane take the same branch.
     if row >= x.shape(0) {
         terminate!();
     }
@@ -80,10 +80,10 @@ pub(super) fn rank_update<Y: Float>(
     out[at] = sum;
 }
 
-/// Number of rows whose values a unit of [`row_sums`] reads at a time, so that one reading does not wait for the other.
+/// The number of rows that a unit of [`row_sums`] reads at a time, so that one read does not wait for the other.
 const ROWS_AT_ONCE: usize = 8;
 
-/// `out[r, p] = narrow[n, r]^T wide[n, p]`: a cube has some columns, and for each of them `groups` units that share its rows.
+/// `out[r, p] = narrow[n, r]^T wide[n, p]`. A cube has some columns. For each of them, `groups` units share its rows.
 #[cube(launch)]
 pub(super) fn row_sums(
     wide: &Tensor<f32>,

@@ -1,4 +1,4 @@
-//! The products of a low-rank update that have r columns or r rows: each reads its wide operand once, with the sums in registers.
+//! The products of a low-rank update that have r columns or r rows. Each reads its wide operand once, with the sums in registers.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::product::{chunk_rows, split};
 use crate::backend::kernels::tile::{accumulate, load_part, store};
 
-/// Elements of wide operands below which one thread does it all.
+/// The number of elements of wide operands below which one thread does all the work.
 const PARALLEL_FROM: usize = 1 << 16;
 
 /// Rows of one call of a row kernel.
@@ -78,7 +78,8 @@ pub(in crate::backend::linear) fn input_gradient(
     })
 }
 
-/// [`input_gradient`] at `x = f(h)`, where `f(h)` is `(f, f')`, and the step from the gradient to x in `grad` to that to h, in one pass.
+/// [`input_gradient`] at `x = f(h)`, where `f(h)` returns `(f, f')`. The same pass turns the gradient to x in `grad` into the gradient to
+/// h.
 ///
 /// # Shapes
 /// - h and grad: `[rows, d]`
@@ -113,7 +114,7 @@ pub(in crate::backend::linear) fn input_gradient_through(
     })
 }
 
-/// Calls `body(first row, rows, sums)` on chunks of the rows of `out`, each with `width` sums of its own, and adds the sums up in the rows'
+/// Calls `body(first row, rows, sums)` on chunks of the rows of `out`, each with `width` sums of its own. Adds these sums up in the rows'
 /// order. `d` is the number of elements of a row of the widest operand.
 fn summed(
     out: &mut [f32],

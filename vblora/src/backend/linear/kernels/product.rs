@@ -1,5 +1,5 @@
-//! Large products. The right-hand side is first laid out in panels of one tile's width, by all threads; then each thread takes some rows of
-//! the result.
+//! Large products. All threads first lay the right-hand side out in panels of one tile's width. Then each thread takes some rows of the
+//! result.
 
 use std::{cell::Cell, ops::Range};
 
@@ -21,16 +21,16 @@ const PACKED: usize = 3 << 20;
 /// Rows of a panel that are laid out at once from a matrix that lies transposed.
 const TURNED: usize = 64;
 
-/// Rows that one thread takes at once, at most.
+/// The most rows that one thread takes at once.
 const CHUNK: usize = 120;
 
-/// Products below so many multiplications are left to one thread.
+/// Products with fewer multiplications are left to one thread.
 const PARALLEL_FROM: usize = 1 << 18;
 
 /// A matrix in memory, by its strides: a weight, or its transpose.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::backend::linear) struct Matrix<'a> {
-    /// From its first element on.
+    /// The memory from the matrix's first element on.
     pub(in crate::backend::linear) values: &'a [f32],
     pub(in crate::backend::linear) shape: [usize; 2],
     pub(in crate::backend::linear) strides: [usize; 2],
@@ -46,7 +46,7 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Columns `range` as one panel, row after row, `width` apart; what the matrix does not have is zero.
+    /// Writes columns `range` as one panel, with its rows `width` apart. Columns that the matrix does not have are zero.
     #[inline(always)]
     pub(super) fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
         let columns = range.len().min(self.shape[1] - range.start);
@@ -61,7 +61,7 @@ impl<'a> Matrix<'a> {
         if columns < width {
             to.fill(0.0);
         }
-        // So many rows of the panel stay in the first-level cache, and so many elements of a row of memory are read at once.
+        // A block of `TURNED` rows of the panel stays in the first-level cache. As many elements of a row of memory are read at once.
         for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
             let rows = to.len() / width;
             for j in 0..columns {
@@ -83,7 +83,7 @@ impl<'a> Matrix<'a> {
 /// The terms that a product adds to `x w`.
 #[derive(Debug, Clone, Copy, Default)]
 pub(in crate::backend::linear) struct Added<'a> {
-    /// To every row, `[columns]`.
+    /// A vector that is added to every row, `[columns]`.
     pub(in crate::backend::linear) bias: Option<&'a [f32]>,
     /// Another product of few inner elements, `[rows, r] [r, columns]`.
     pub(in crate::backend::linear) narrow: Option<(&'a [f32], Matrix<'a>)>,
@@ -147,7 +147,7 @@ pub(in crate::backend::linear) fn product(
 }
 
 thread_local! {
-    /// Room for a laid out right-hand side. Taken away while in use, since a waiting thread may start another product.
+    /// Memory for a laid out right-hand side. A product takes it away while in use, because a waiting thread may start another product.
     static SCRATCH: Cell<Aligned> = Cell::default();
 }
 
@@ -173,7 +173,7 @@ fn lay_out<'p>(
     (first, second)
 }
 
-/// A matrix's columns from `start` on as panels of some width, as many as there is room for.
+/// Lays out a matrix's columns from `start` on as panels of one width, as many as `to` has room for.
 fn pack_panels(matrix: Matrix<'_>, start: usize, width: usize, parallel: bool, to: &mut [f32]) {
     let size = width * matrix.shape[0];
     let panel = |(i, to): (usize, &mut [f32])| {
@@ -188,7 +188,7 @@ fn pack_panels(matrix: Matrix<'_>, start: usize, width: usize, parallel: bool, t
     }
 }
 
-/// Rows of a chunk: as many chunks for each thread, all of nearly the same number of tiles.
+/// Rows of a chunk. Every thread gets the same number of chunks, and the chunks have nearly the same number of tiles.
 pub(super) fn chunk_rows(rows: usize) -> usize {
     let threads = rayon::current_num_threads();
     let chunks = rows.div_ceil(CHUNK * threads).max(2) * threads;
@@ -217,7 +217,7 @@ impl WithSimd for Width {
     }
 }
 
-/// Registers of one row of a tile: as many as leave some for the operands.
+/// Registers of one row of a tile. Some registers are left for the operands.
 #[inline(always)]
 const fn registers<S: Simd>() -> usize {
     if S::F32_LANES >= 16 { 4 } else { 2 }
@@ -260,7 +260,7 @@ impl Rows<'_> {
     #[inline(always)]
     fn panels<S: Simd, const C: usize>(mut self, simd: S) {
         let inner = self.block.inner;
-        // At least once, for what is added.
+        // Runs at least once, for the added terms.
         for start in (0..inner.max(1)).step_by(INNER) {
             let depth = start..(start + INNER).min(inner);
             for panel in 0..self.block.panels {
@@ -362,7 +362,7 @@ mod tests {
         out
     }
 
-    /// With the instructions of one processor, whatever the one at hand has.
+    /// Runs with the instructions of one processor, whatever the processor at hand has.
     fn with<S: Simd>(simd: S) -> Vec<f32> {
         let [x, w] = inputs();
         let mut out = vec![f32::NAN; ROWS_IN * COLUMNS];
@@ -414,7 +414,7 @@ mod tests {
         }
     }
 
-    /// One row at a time, as in generating.
+    /// One row at a time, as in generation.
     #[test]
     fn few_rows_are_multiplied_as_many_are() {
         let ([x, w], all) = (inputs(), whole());
@@ -427,7 +427,7 @@ mod tests {
         }
     }
 
-    /// Guards against gross regressions. On one thread: a busy machine may keep a second one from running.
+    /// Guards against gross regressions. It uses one thread, because a busy machine may keep a second one from running.
     #[test]
     fn a_product_takes_a_fraction_of_a_plain_loop() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();

@@ -1,4 +1,4 @@
-//! Products of a few rows, as in generating: bound by reading the right-hand side, which is read once, in its order, by all threads.
+//! Products of a few rows, as in generation. Reading the right-hand side takes most of the time, so all threads read it once, in its order.
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -11,17 +11,17 @@ use super::{
 /// Rows up to which reading takes longer than multiplying.
 pub(super) const ROWS: usize = 16;
 
-/// Columns whose sums one thread keeps in the first-level cache, at most.
+/// The most columns whose sums one thread keeps in the first-level cache.
 const STRIP: usize = 512;
 
 /// Rows of the right-hand side that are added at once.
 const AT_ONCE: usize = 8;
 
-/// Multiplications below which one thread does it all.
+/// The number of multiplications below which one thread does all the work.
 const PARALLEL_FROM: usize = 1 << 16;
 
-/// [`product`](super::product::product) of few rows. The right-hand side must lie in rows, or in columns if nothing is added. Says whether
-/// the product was done.
+/// [`product`](super::product::product) of few rows. The right-hand side must be row-major, or column-major if nothing is added. Returns
+/// true if the product was done.
 pub(super) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32]) -> bool {
     let [inner, columns] = w.shape;
     let rows = out.len() / columns;
@@ -67,7 +67,7 @@ pub(super) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32
     true
 }
 
-/// Each column of the right-hand side lies in one piece.
+/// For right-hand sides whose columns are contiguous.
 fn by_dots(x: &[f32], w: Matrix<'_>, out: &mut [f32]) {
     let [inner, columns] = w.shape;
     let rows = out.len() / columns;

@@ -67,7 +67,7 @@ pub(super) fn row_norm(
     }
 }
 
-/// With `n = (x - mean) / std` and `g = grad gamma`: `(g - mean(g) - n mean(g n)) / std`. Without the means if `is_centred` is false.
+/// With `n = (x - mean) / std` and `g = grad gamma`: `(g - mean(g) - n mean(g n)) / std`. The means are left out if `is_centred` is false.
 #[cube(launch)]
 pub(super) fn row_norm_backward(
     x: &Tensor<f32>,
