@@ -1,10 +1,10 @@
-//! The memory allocator of the programs: mimalloc, which here keeps what is freed.
+//! The memory allocator of the programs: mimalloc, set to keep freed memory.
 //!
-//! By default mimalloc gives memory back to the system a second after it was freed. A training step frees hundreds of megabytes and takes them
-//! again in the next step, so the system clears those pages anew in every step: up to a fifth of a step's time.
+//! By default mimalloc returns memory to the system one second after it was freed. A training step frees hundreds of megabytes and
+//! allocates them again in the next step. The system then clears those pages in every step, which takes up to a fifth of a step's time.
 //!
-//! A program that does several works then shows the peak memory of the largest. `MIMALLOC_PURGE_DELAY=1000`, milliseconds, brings the default
-//! back: a setting of the environment wins.
+//! A program that trains several models therefore shows the peak memory of the largest one. The environment variable `MIMALLOC_PURGE_DELAY`
+//! overrides this setting; `MIMALLOC_PURGE_DELAY=1000` (milliseconds) restores the default.
 //!
 //! ```
 //! #[global_allocator]
@@ -23,22 +23,22 @@ use std::{
 use libmimalloc_sys::{mi_option_get, mi_option_set_default, mi_option_t};
 use mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of mimalloc.h, the same number in its versions 2 and 3; the bindings leave it out.
+/// `mi_option_purge_delay` of mimalloc.h. Its number is the same in versions 2 and 3; the bindings leave it out.
 const PURGE_DELAY: mi_option_t = 15;
 
-/// The value that means never.
+/// The option's value for "never".
 const NEVER: c_long = -1;
 
-/// mimalloc, set to keep what is freed before the first memory is taken.
+/// mimalloc, set to keep freed memory. The setting is made before the first allocation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Keeping;
 
-/// Whether the option is set.
+/// True once the option is set.
 static IS_SET: AtomicBool = AtomicBool::new(false);
 
-/// Milliseconds after which freed memory goes back to the system; negative for never.
+/// Milliseconds after which freed memory goes back to the system. A negative value means never.
 pub fn purge_delay() -> c_long {
-    // SAFETY: reads one entry of a static table; the number is within it.
+    // SAFETY: the call reads one entry of a static table, and the index is in range.
     unsafe { mi_option_get(PURGE_DELAY) }
 }
 
@@ -52,14 +52,14 @@ impl Keeping {
 
     #[cold]
     fn set() {
-        // SAFETY: writes one entry of a static table, within it, and takes no memory. What the environment has set stays. A second thread that
-        // comes here at the same time writes the same value.
+        // SAFETY: the call writes one entry of a static table, in range, and allocates nothing. A value from the environment stays. A
+        // second thread that gets here at the same time writes the same value.
         unsafe { mi_option_set_default(PURGE_DELAY, NEVER) };
         IS_SET.store(true, Ordering::Relaxed);
     }
 }
 
-// SAFETY: every call goes to mimalloc as it came.
+// SAFETY: every call is passed on to mimalloc unchanged.
 unsafe impl GlobalAlloc for Keeping {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -63,7 +63,7 @@ pub(crate) fn file(header: &Header, frames: &[Frame], banks: [&[f32]; 2]) -> Vec
     bytes
 }
 
-/// Selections of 12 sub-vectors of which few change from one to the next.
+/// Selections of 12 sub-vectors. Few of them change from one selection to the next.
 pub(crate) fn frames(h: usize, k: usize, steps: usize, seed: u64) -> Vec<Frame> {
     let key = Key::new(seed);
     let mut logits = key.normal(12 * h, 1.0);
@@ -130,7 +130,7 @@ proptest! {
         if let Ok(found) = Recording::from_bytes(bytes) {
             let read: Vec<_> = found.frames().collect();
             prop_assert_eq!(&read[..], &frames[..read.len()]);
-            // A changed header can still be one; a changed block never is.
+            // A changed header can still be valid. A changed block never is.
             prop_assert!(found.damage().is_some() || at < header.to_line().len());
         }
     }

@@ -1,6 +1,6 @@
-//! The sweeps that come with the library.
+//! The built-in sweeps.
 
-/// Name and text of each.
+/// Name and text of each sweep.
 const SHIPPED: [(&str, &str); 11] = [
     ("table1", include_str!("table1.toml")),
     ("table5", include_str!("table5.toml")),
@@ -20,7 +20,7 @@ pub(super) fn text(name: &str) -> Option<&'static str> {
     found.map(|(_, text)| *text)
 }
 
-/// Their names, with commas between.
+/// Their names, separated by commas.
 pub(super) fn names() -> String {
     SHIPPED.map(|(name, _)| name).join(", ")
 }

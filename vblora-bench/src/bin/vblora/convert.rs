@@ -1,4 +1,4 @@
-//! `vblora convert`: one form of an adapter into another.
+//! `vblora convert`: writes an adapter in another form.
 
 use std::path::{Path, PathBuf};
 
@@ -23,31 +23,31 @@ vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// The directory or file to write
+    /// Directory or file to write
     to: PathBuf,
-    /// What to write
+    /// Form to write
     #[arg(long, value_enum)]
     form: Form,
-    /// The bank's precision in a compact file
+    /// Precision of the bank in a compact file
     #[arg(long, value_enum, default_value = "f32")]
     bank_precision: Bits,
-    /// The weights' precision in a compact file
+    /// Precision of the mixture weights in a compact file
     #[arg(long, value_enum, default_value = "f32")]
     weight_precision: Bits,
-    /// Write a compact file although it has no place for the tensors of modules_to_save
+    /// Write a compact file even if the adapter has tensors of modules_to_save, which are then left out
     #[arg(long)]
     without_modules: bool,
-    /// A text for the compact file to carry, such as a run's config.toml: how the adapter was made
+    /// Text file to store inside the compact file, such as a run's config.toml, to document how the adapter was made
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
-    /// Write over what is there already
+    /// Overwrite an existing file or directory
     #[arg(long)]
     overwrite: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Form {
-    /// A PEFT directory with all logits, to train on
+    /// A PEFT directory with all logits; training can continue from it
     PeftFull,
     /// A PEFT directory with codes only
     PeftTopk,
@@ -75,7 +75,7 @@ impl From<Bits> for Precision {
     }
 }
 
-/// Whether a path that is there leads to an adapter, or to one of the files that it is read from.
+/// Returns true if `path` exists and is the adapter, or one of the files that the adapter is read from.
 fn is_of(path: &Path, adapter: &Path) -> bool {
     let (Ok(path), Ok(adapter)) = (path.canonicalize(), adapter.canonicalize()) else {
         return false;
@@ -110,7 +110,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     ))
 }
 
-/// Writes the adapter in the form asked for; of a compact file, what it lost.
+/// Writes the adapter in the form asked for. For a compact file, returns its loss of precision.
 fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Result<Option<Loss>> {
     let from = &arguments.place.path;
     let stored = || {
@@ -162,7 +162,7 @@ fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> vblora::R
     described.save_as(to, precisions)
 }
 
-/// Bytes of a file, or of a directory's files.
+/// The size of a file, or of all files of a directory, in bytes.
 fn size(path: &Path) -> u64 {
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
     match std::fs::read_dir(path) {
