@@ -69,7 +69,7 @@ impl ModelConfig {
                 ..
             }) => {
                 let known = [encoders, decoders].map(plain_list).join(", ");
-                bail!("{file}: model_type {found:?} is not known here; known are {known}")
+                bail!("{file}: model_type {found:?} is not supported; supported are {known}")
             }
             Err(error) => Err(error.into()),
         }

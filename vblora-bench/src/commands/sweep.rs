@@ -90,7 +90,7 @@ impl Arguments {
             if !names.contains(name.as_str()) {
                 let known = names.iter().copied().collect::<Vec<_>>();
                 let known = match known.as_slice() {
-                    [] => "it uses the bundled ones alone".to_owned(),
+                    [] => "it uses only bundled ones".to_owned(),
                     names => format!("its names are {}", names.join(", ")),
                 };
                 bail!(
@@ -156,7 +156,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             hours: arguments.hours.or(spec.budget.hours),
         },
         devices: arguments.workers(),
-        program: std::env::current_exe().context("where is this program?")?,
+        program: std::env::current_exe().context("cannot find the path of this program")?,
         worker: WORKER.into(),
         commit: commit(),
     };

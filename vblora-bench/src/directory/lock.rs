@@ -43,7 +43,9 @@ impl DirLock {
                 // Some network file systems have no locks. They are written to without one.
                 Err(TryLockError::Error(cause)) if cause.kind() == io::ErrorKind::Unsupported => {
                     let dir = dir.display();
-                    tracing::warn!("{dir} cannot be locked: run no second process on it ({cause})");
+                    tracing::warn!(
+                        "{dir} cannot be locked: do not run a second process on it ({cause})"
+                    );
                 }
                 Err(TryLockError::Error(cause)) => return Err(Error::write(&path, cause)),
             }

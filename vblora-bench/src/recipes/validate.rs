@@ -32,7 +32,7 @@ impl Recipe {
         probability("head.dropout", self.head.dropout)?;
         probability("text.label_smoothing", self.text.label_smoothing)?;
         if self.text.packing && self.group_by_length {
-            let expected = "false with text.packing, whose rows are all of one length";
+            let expected = "false with text.packing, because packed rows have equal length";
             return Err(setting("group_by_length", expected, true));
         }
         self.base_dropout
@@ -44,7 +44,7 @@ impl Recipe {
         {
             return Err(setting(
                 "targets",
-                "qv, all or suffixes with commas between them",
+                "qv, all, or comma-separated suffixes",
                 &self.targets,
             ));
         }
@@ -54,7 +54,7 @@ impl Recipe {
         if seeds.is_empty() || seeds.len() < self.seeds.len() {
             return Err(setting(
                 "seeds",
-                "at least one, no two equal",
+                "at least one, all different",
                 format!("{:?}", self.seeds),
             ));
         }

@@ -79,7 +79,7 @@ impl Header {
         let end = start
             .iter()
             .position(|&byte| byte == b'\n')
-            .ok_or("no first line of JSON in it")?;
+            .ok_or("it has no first line of JSON")?;
         let header: Self =
             strict_json::from_slice(&start[..end]).map_err(|e| format!("its first line: {e}"))?;
         header.check()?;
@@ -95,7 +95,9 @@ impl Header {
         }
         if self.steps_per_epoch == 0 || self.steps > MAX_STEPS {
             let (steps, all) = (self.steps_per_epoch, self.steps);
-            return Err(format!("{steps} steps per epoch, {all} in all"));
+            return Err(format!(
+                "impossible counts: {steps} steps per epoch, {all} in all"
+            ));
         }
         let (config, plan) = (self.settings.config(), self.settings.plan());
         let is_large = |site: &vblora::Site| site.d_in.max(site.d_out) > MAX_DIMENSION;

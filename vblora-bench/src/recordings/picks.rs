@@ -94,7 +94,7 @@ impl Picks {
             let (gap, is_moved) = ((head / 2) as usize, head % 2 == 1);
             row = row.saturating_add(gap);
             if row >= s || (is_first && (gap > 0 || !is_moved)) {
-                return Err(format!("row {row} where it cannot be"));
+                return Err(format!("row {row} is out of place"));
             }
             let at = row * k..(row + 1) * k;
             if is_moved {
@@ -115,7 +115,7 @@ fn read_indices(row: &mut [u32], rest: &mut &[u8], h: usize) -> Result<(), Strin
     for place in row.iter_mut() {
         let index = take(rest)?;
         if index >= h as u64 {
-            return Err(format!("index {index} into a bank of {h} vectors"));
+            return Err(format!("index {index} is outside a bank of {h} vectors"));
         }
         *place = index as u32;
     }
@@ -123,7 +123,7 @@ fn read_indices(row: &mut [u32], rest: &mut &[u8], h: usize) -> Result<(), Strin
     sorted.sort_unstable();
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
         None => Ok(()),
-        Some(pair) => Err(format!("index {} twice in a row", pair[0])),
+        Some(pair) => Err(format!("a row has index {} twice", pair[0])),
     }
 }
 

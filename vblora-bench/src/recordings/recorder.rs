@@ -127,7 +127,7 @@ fn append(path: &Path) -> io::Result<File> {
 fn keep(path: &Path, header: &Header, step: u64) -> Result<Option<(u64, Picks)>> {
     let found = match Recording::read(path) {
         Ok(found) if found.header() == header => found,
-        Ok(_) => return Ok(missing(path, step, "it is of another run")),
+        Ok(_) => return Ok(missing(path, step, "it belongs to another run")),
         Err(error) => return Ok(missing(path, step, &error.to_string())),
     };
     if let Some(damage) = found.damage() {

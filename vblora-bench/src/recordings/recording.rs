@@ -53,7 +53,7 @@ impl Recording {
         let (header, start) = Header::of_bytes(&bytes)?;
         let (blocks, damage) = scan(&header, &bytes, start);
         if !blocks.iter().any(|block| block.kind == Kind::Picks) {
-            return Err(damage.unwrap_or("no selection in it".into()));
+            return Err(damage.unwrap_or("it has no selection".into()));
         }
         Ok(Self {
             header,
@@ -203,7 +203,10 @@ fn check(
         Kind::Picks => {
             let is_late = block.step > header.steps;
             if is_late || reached.is_some_and(|reached| block.step <= reached) {
-                return Err(format!("a selection of step {} out of order", block.step));
+                return Err(format!(
+                    "the selection of step {} is out of order",
+                    block.step
+                ));
             }
             *picks = Some(Picks::after(picks.take(), body, header.sizes())?);
             *reached = Some(block.step);
@@ -213,7 +216,7 @@ fn check(
             let bytes = 4 * config.bank * config.vector_length;
             let is_finite = |v: &[u8]| f32::from_le_bytes(v.try_into().expect("four bytes"));
             if body.len() != bytes || body.chunks_exact(4).any(|v| !is_finite(v).is_finite()) {
-                return Err("a bank of other values than finite [h, b]".into());
+                return Err("a bank with other values than [h, b] finite ones".into());
             }
         }
         Kind::End => {}

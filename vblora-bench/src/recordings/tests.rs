@@ -6,7 +6,7 @@ use super::{
     block::{self, Kind},
 };
 
-/// Two layers of two roles; with r = 1 and b = 4 each site has 2 sub-vectors in its down factor and 1 in its up factor.
+/// Two layers of two roles. With r = 1 and b = 4 each site has 2 sub-vectors in its down factor and 1 in its up factor.
 pub(crate) fn settings(h: usize, k: usize) -> ValidVbLora {
     let name = |layer: usize, role: &str| Site::new(format!("layer.{layer}.{role}"), 8, 4);
     let sites = [0, 1].map(|layer| ["query", "value"].map(|role| name(layer, role)));

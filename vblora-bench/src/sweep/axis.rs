@@ -119,7 +119,7 @@ pub(super) fn set(
         let entry = place.entry(part).or_insert_with(|| Table::new().into());
         place = entry
             .as_table_mut()
-            .ok_or_else(|| format!("\"{part}\" of \"{key}\" is no table"))?;
+            .ok_or_else(|| format!("\"{part}\" of \"{key}\" is not a table"))?;
     }
     let set: std::result::Result<Recipe, _> = Value::Table(table).try_into();
     set.map_err(|error| {
@@ -217,7 +217,7 @@ mod tests {
             error.ends_with("method, seed, k, h, b, selection, r"),
             "{error}"
         );
-        assert!(refused("epochs.x", Value::Integer(1)).contains("no table"));
+        assert!(refused("epochs.x", Value::Integer(1)).contains("not a table"));
     }
 
     #[test]

@@ -180,7 +180,7 @@ impl RunConfig {
         let expected = match self.data.as_str() {
             _ if task.is_text() => "a task with labels",
             BUNDLED if *task != Task::demo() => {
-                "demo with the bundled data, which is of no other task"
+                "demo with the bundled data, which has no other task"
             }
             _ => return Ok(()),
         };

@@ -56,8 +56,8 @@ impl Plan {
     /// Resolves every run of a sweep. `places` maps names of models and data to directories.
     ///
     /// # Errors
-    /// A setting does not fit its method, model or data; a model or data does not exist; two runs have the same name; a table has the same
-    /// configuration twice. Errors give the line of the sweep file, except for missing files.
+    /// A setting does not fit its method, model or data. A model or data does not exist. Two runs have the same name, or a table has the
+    /// same configuration twice. Errors give the line of the sweep file, except for missing files.
     pub fn new(spec: &Spec, places: &BTreeMap<String, String>) -> Result<Self> {
         let wanted = spec.expand(places)?;
         let mut cache = Cache::default();

@@ -23,7 +23,8 @@ use crate::{
 const LAST_WORDS: usize = 4096;
 
 /// The message for a run whose worker alone was stopped.
-const STOPPED: &str = "a signal stopped the worker; the run goes on from its checkpoint when the sweep is started again";
+const STOPPED: &str =
+    "a signal stopped the worker; start the sweep again to continue the run from its checkpoint";
 
 /// The delay after which a sweep sees a signal that was sent to it and to its worker.
 const SIGNALS_APART: Duration = Duration::from_millis(200);

@@ -117,7 +117,7 @@ pub fn serve<W: Write + Send>(
     for line in jobs {
         let reply = match serde_json::from_str::<Job>(&line) {
             Ok(job) => watched(&job, device, draw, interrupted, &output),
-            Err(error) => Reply::Failed(format!("a job that cannot be read: {error}")),
+            Err(error) => Reply::Failed(format!("the job cannot be read: {error}")),
         };
         say(&output, &reply)?;
         if interrupted.load(Ordering::Relaxed) {

@@ -72,7 +72,7 @@ fn diff_compares_saved_tensors() {
     for part in [
         "lm_head.weight  5.000e0",
         "only in the first: m.embed_tokens.weight",
-        "of other dimensions in the second: m.wte.weight",
+        "different dimensions in the second: m.wte.weight",
     ] {
         assert!(out.contains(part), "{part:?} in {out}");
     }

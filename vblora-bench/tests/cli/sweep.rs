@@ -85,7 +85,7 @@ fn a_place_that_no_run_uses_is_refused() {
     }
     let (status, _, error) = vblora(dir.path(), "sweep smoke --out out --place x=data");
     assert_eq!(status, 1);
-    assert!(error.contains("it uses the bundled ones alone"), "{error}");
+    assert!(error.contains("it uses only bundled ones"), "{error}");
     assert!(!dir.path().join("out").exists());
 }
 

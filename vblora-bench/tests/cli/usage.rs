@@ -170,7 +170,7 @@ fn a_directory_without_an_adapter_says_what_it_is() {
         ),
         (
             "out",
-            "it is the directory of a session, whose runs have theirs in net",
+            "it is the directory of a session; the adapters of its runs are in net",
         ),
         ("empty", "no run of it has an adapter"),
     ] {

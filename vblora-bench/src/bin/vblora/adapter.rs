@@ -75,7 +75,7 @@ impl Place {
                 found.bind(&ModelConfig::find(model, None)?.sites())?
             }
             (PeftMethod::Vera(_), None) => {
-                let reason = "VeRA, whose files do not say how wide the inputs of its maps are; --model does";
+                let reason = "the method is VeRA, whose files lack the input dimensions of the linear maps; give --model";
                 return Err(wrong(&self.path, reason).into());
             }
             _ => PeftAdapter {
@@ -133,7 +133,7 @@ fn why_no_adapter(dir: &Path) -> Option<String> {
             "no adapter: it is the directory of a session, and no run of it has an adapter".into()
         }
         runs => format!(
-            "no adapter: it is the directory of a session, whose runs have theirs in {}",
+            "no adapter: it is the directory of a session; the adapters of its runs are in {}",
             runs.join(", ")
         ),
     })

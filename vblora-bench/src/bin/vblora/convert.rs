@@ -87,10 +87,10 @@ fn is_of(path: &Path, adapter: &Path) -> bool {
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let (from, to) = (&arguments.place.path, &arguments.to);
     if to.exists() && !arguments.overwrite {
-        return Err(wrong(to, "is there already; --overwrite writes over it").into());
+        return Err(wrong(to, "exists already; --overwrite replaces it").into());
     }
     if is_of(to, from) {
-        return Err(wrong(to, "the adapter itself: the original stays").into());
+        return Err(wrong(to, "is the adapter itself, which stays unchanged").into());
     }
     let found = arguments.place.open()?.adapter;
     let written = write_to(to, arguments.overwrite, |place| {
@@ -115,12 +115,12 @@ fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Resul
     let from = &arguments.place.path;
     let stored = || {
         let stored = found.adapter.store();
-        stored.ok_or_else(|| wrong(from, "not VB-LoRA: no bank and no codes"))
+        stored.ok_or_else(|| wrong(from, "not VB-LoRA, so it has no bank and no codes"))
     };
     let adapter = match (arguments.form, &found.adapter) {
         (Form::PeftFull, HostAdapter::VbLora(_)) => found.adapter.clone(),
         (Form::PeftFull, _) => {
-            let problem = "no logits in it: they are not stored in this form";
+            let problem = "the adapter has no logits, which this form needs";
             return Err(wrong(from, problem));
         }
         (Form::PeftTopk, _) => HostAdapter::TopK(stored()?),
@@ -132,7 +132,7 @@ fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Resul
             return Err(wrong(
                 from,
                 format!(
-                    "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
+                    "{} tensors of modules_to_save do not fit into a compact file; --without-modules leaves them out",
                     found.saved.len()
                 ),
             ));

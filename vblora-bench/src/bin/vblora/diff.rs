@@ -123,16 +123,16 @@ fn table(report: &Report) -> Vec<String> {
     let mut lines = only("first", &report.only_in_one);
     lines.extend(only("second", &report.only_in_other));
     let dimensions = report.other_dimensions.iter();
-    lines.extend(dimensions.map(|name| format!("of other dimensions in the second: {name}")));
+    lines.extend(dimensions.map(|name| format!("different dimensions in the second: {name}")));
     lines.extend(report.codes.as_ref().map(|codes| {
         format!(
-            "codes: {} of {} sub-vectors mix other vectors; weights of the others change by {:.1e} in the mean",
+            "codes: {} of {} sub-vectors mix other vectors; weights of the others change by {:.1e} on average",
             codes.changed, codes.sub_vectors, codes.mean_weight_change
         )
     }));
     lines.extend(report.bank.as_ref().map(|bank| {
         format!(
-            "bank: the nearest vector of the other bank has the same number for {} of {}; cosine to it at least {:.4}, in the mean {:.4}",
+            "bank: the nearest vector of the other bank has the same index for {} of {}; cosine of equal indices at least {:.4}, on average {:.4}",
             bank.same_nearest, bank.vectors, bank.least_cosine, bank.mean_cosine
         )
     }));
@@ -244,7 +244,7 @@ fn saved_distance(
     })
 }
 
-/// Two norms, and the norm of the difference divided by the larger of them. The arguments are the squares of all three.
+/// Two norms, and the norm of the difference divided by the larger one. The arguments are the squares of all three.
 ///
 /// # Errors
 /// The name, if one of the norms is not finite.

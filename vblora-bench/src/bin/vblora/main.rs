@@ -1,7 +1,7 @@
 //! `vblora`: trains and uses adapters, inspects their files, and repeats experiments.
 //!
 //! This file parses the command line and calls the subcommand, which has a file of its own here or in `vblora_bench::commands`. The exit
-//! status is 0 for success, 1 for an error, 2 for a wrong command line, and 128 plus the signal's number after a signal.
+//! status is 0 for success, 1 for an error, and 2 for a wrong command line. After a signal it is 128 plus the signal's number.
 
 #![forbid(unsafe_code)]
 

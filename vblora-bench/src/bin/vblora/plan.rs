@@ -34,7 +34,7 @@ pub(crate) struct Arguments {
         conflicts_with = "model"
     )]
     config: Option<PathBuf>,
-    /// The same as the argument, for symmetry with other subcommands
+    /// The model, as an alternative to the argument
     #[arg(long, value_name = "DIR|HUB_ID|FILE")]
     model: Option<PathBuf>,
     /// Hub revision: a branch, tag or commit

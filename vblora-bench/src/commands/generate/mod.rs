@@ -94,7 +94,7 @@ fn prompts(
     }
     let Some(template) = ChatTemplate::from_files(files)? else {
         bail!(
-            "{} has no chat template; leave --chat out to go on from the prompt as it is",
+            "{} has no chat template; omit --chat to continue the plain prompt",
             files.place()
         );
     };

@@ -20,7 +20,7 @@ vblora train --model bundled:llama --out runs/texts";
 const LONG: &str = "\
 Fine-tune an encoder or a causal model, and compare methods
 
-The model's config.json says what kind of model it is. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
+The model's config.json determines the kind of model. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
 Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
 learns the bundled task in two minutes.
 
@@ -99,7 +99,7 @@ pub(super) struct CausalArguments {
     /// Evaluate on N of the held-out texts, evenly spaced
     #[arg(long, value_name = "N")]
     pub(super) held_out_rows: Option<usize>,
-    /// Treatment of texts longer than --max-length
+    /// Treatment of texts longer than --max-length [default: the recipe's]
     #[arg(long, value_enum)]
     pub(super) too_long: Option<TooLong>,
     /// Compute the loss on the prompt too
@@ -131,7 +131,7 @@ pub(super) struct MethodArguments {
     /// Method to train; repeat to compare several [default: lora and vblora, and for encoders also head]
     #[arg(long = "method", value_enum)]
     pub(super) methods: Vec<Method>,
-    /// Linear maps to adapt: qv, all, or a comma-separated list of suffixes
+    /// Linear maps to adapt: qv, all, or a comma-separated list of suffixes [default: the recipe's]
     #[arg(long, value_name = "qv|all|SUFFIX,...")]
     pub(super) targets: Option<String>,
     /// Rank, r, of every method that has one. Encoders keep LoRA's alpha, causal models keep LoRA's scale

@@ -24,7 +24,7 @@ use crate::{
 /// Makes the page of a sweep's directory.
 ///
 /// # Errors
-/// The directory has no sweep, no table or no finished run; a cell mixes runs of different settings; a table mixes tasks, models or data
+/// The directory has no sweep, no table or no finished run. A cell mixes runs of different settings. A table mixes tasks, models or data
 /// without a key for them.
 pub fn sweep_report(dir: &Path) -> Result<Page> {
     let failed = |reason| Error::Report {

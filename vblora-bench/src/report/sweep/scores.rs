@@ -25,8 +25,8 @@ struct Point {
     sd: f64,
 }
 
-/// Draws one picture for each model and task of the tables: the median of the best epochs with its deviation, against the stored parameters
-/// without the head.
+/// Draws one picture for each model and task of the tables. It shows the median of the best epochs with its deviation, against the stored
+/// parameters without the head.
 ///
 /// # Errors
 /// The drawing library's errors.
