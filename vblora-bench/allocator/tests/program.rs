@@ -1,4 +1,4 @@
-//! A built program, started by itself: this one, once more, with an environment of the test's own.
+//! A test program that starts itself once more with its own environment.
 
 #![allow(missing_docs)]
 
@@ -54,12 +54,12 @@ fn follows_the_variable() {
     assert_eq!(purge_delay(), 123);
 }
 
-/// 64 MiB in 4,096-byte pages; pages that are larger make it fewer, so the limits are far apart.
+/// 64 MiB have fewer faults if pages are larger than 4,096 bytes, so the limits are far apart.
 #[cfg(target_os = "linux")]
 mod faults {
     const LEN: usize = 64 << 20;
 
-    /// Page faults of this process so far that read nothing: the tenth field of the line, the eighth behind the program's name.
+    /// Minor page faults of this process so far. It is the tenth field of the line, and the eighth after the program's name.
     fn so_far() -> u64 {
         let stat = std::fs::read_to_string("/proc/self/stat").expect("Linux");
         let (_, rest) = stat.rsplit_once(')').expect("a name");
@@ -67,7 +67,7 @@ mod faults {
         field.parse().expect("a number")
     }
 
-    /// Takes some memory, writes it and gives it back, ten times; page faults of all but the first.
+    /// Allocates some memory, writes and frees it, ten times. Returns the page faults of all rounds but the first.
     fn of_taking_again() -> u64 {
         let mut first = 0;
         for _ in 0..10 {
@@ -88,7 +88,7 @@ mod faults {
         assert!(found < 1_000, "{found} page faults");
     }
 
-    /// Shows that the count above would see them.
+    /// Shows that the count above would detect them.
     #[test]
     #[ignore = "a part of another test"]
     fn are_many() {
