@@ -1,5 +1,5 @@
-//! Fine-tunes a causal model (GPT-2, Llama, Mistral, Gemma) on prompts and responses with VB-LoRA, LoRA, or in full, and shows what each
-//! bought and cost: held-out likelihood, answers and BLEU before and after.
+//! Fine-tunes a causal model (GPT-2, Llama, Mistral, Gemma) on prompts and responses with VB-LoRA, LoRA, or in full. It shows the quality
+//! and the cost of each method: held-out likelihood, answers and BLEU before and after.
 //!
 //! ```text
 //! cargo run --release --example causal_finetune                    # bundled model and data, no download
@@ -7,7 +7,7 @@
 //! cargo run --release --example causal_finetune -- --model DIR --data alpaca.json --format alpaca --packing --plan
 //! ```
 //!
-//! This is `vblora train` with another default model, in a program of its own.
+//! This program is `vblora train` with another default model.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -18,7 +18,7 @@ use vblora_bench::{
     program::{exit_code, parse, start_logging},
 };
 
-// Training frees and takes large blocks all the time, which this allocator is good at.
+// Training frees and allocates large blocks in every step. This allocator reuses them.
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match train::run(&arguments.train.with_default_model(models::LLAMA)) {
-        // Not the plain code: a signal, or a full disk behind standard output, decides first.
+        // A signal, or a full disk under standard output, overrides the plain exit code.
         Ok(code) => exit_code(code),
         Err(error) => {
             tracing::error!("{error:#}");

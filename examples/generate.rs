@@ -6,7 +6,7 @@
 //! cargo run --release --example generate --features cuda -- --backend cuda --base-dtype bf16 --model DIR --temperature 0.7 --top-p 0.9 --prompt ...
 //! ```
 //!
-//! This is `vblora generate` in a program of its own; `many_adapters.rs` generates by hand.
+//! This program is `vblora generate`. `many_adapters.rs` calls the library directly.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -40,7 +40,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match generate::run(&arguments.generate) {
-        // Not the plain code: a signal, or a full disk behind standard output, decides first.
+        // A signal, or a full disk under standard output, overrides the plain exit code.
         Ok(code) => exit_code(code),
         Err(error) => {
             tracing::error!("{error:#}");

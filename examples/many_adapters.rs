@@ -1,4 +1,4 @@
-//! One causal model in memory, many adapters beside it, and a batch whose rows use different ones.
+//! Runs one causal model with many adapters in memory, on a batch whose rows use different adapters.
 //!
 //! ```text
 //! vblora train --model bundled:llama --method vblora --seeds 1,2 --out runs/texts
@@ -23,13 +23,13 @@ const PROMPT: &str = "name : The Old Mill | kind : bakery | area : harbor ||";
 
 fn main() -> Result<()> {
     let device = Default::default();
-    // Your own model: ModelFiles::open("path/to/llama"), or vblora_models::resolve with a hub id.
+    // For your own model: ModelFiles::open("path/to/llama"), or vblora_models::resolve with a hub id.
     let files = demo::decoder_files();
     let config = DecoderConfig::from_files(&files)?;
     let tokenizer = TextTokenizer::from_files(&files)?.for_decoder(&config)?;
     let (model, _) = CausalLm::<Flex>::load(&files, &device)?;
 
-    // A few kilobytes each. Adapters with the same bank share its one copy.
+    // Each adapter takes a few kilobytes. Adapters with the same bank share one copy of it.
     let names: Vec<String> = std::env::args().skip(1).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut set = AdapterSet::new(device);
@@ -42,7 +42,7 @@ fn main() -> Result<()> {
         set.load(name, &found.adapter)?;
     }
 
-    // Row 0 without an adapter, and a row for each: one pass of the model for all of them.
+    // Row 0 uses no adapter, and every other row uses one of them. One forward pass serves all rows.
     let adapters = (0..names.len()).map(Some);
     let rows: Vec<Option<usize>> = [None].into_iter().chain(adapters).collect();
     let factors = set.stack(&names)?.assign(&rows, &device)?;
@@ -55,7 +55,7 @@ fn main() -> Result<()> {
     };
     let capacity = prompt.len() + settings.max_new_tokens;
     let mut decoding = CachedLm::new(&model, factors, capacity, &device);
-    // Called with every piece of text; it could end a row early.
+    // The generator calls this with every piece of text. It could end a row early.
     let on_piece = |_row: usize, _piece: &str| ControlFlow::Continue(());
     let texts = generate_text(&mut decoding, &tokenizer, &prompts, &settings, on_piece)?;
 

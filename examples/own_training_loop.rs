@@ -1,4 +1,4 @@
-//! A training loop by hand: a frozen RoBERTa, VB-LoRA on its query and value maps, and a PEFT directory at the end.
+//! A training loop by hand: a frozen RoBERTa, VB-LoRA on its query and value maps, and a PEFT directory as output.
 //!
 //! ```text
 //! cargo run --release --example own_training_loop [DIRECTORY]
@@ -23,14 +23,14 @@ const SEED: u64 = 42;
 
 fn main() -> Result<()> {
     let device = Default::default();
-    // Your own model: ModelFiles::open("path/to/roberta-base"), or vblora_models::resolve with a hub id.
+    // For your own model: ModelFiles::open("path/to/roberta-base"), or vblora_models::resolve with a hub id.
     let files = demo::model_files();
     let base = Roberta::<Flex>::load(&files, &device)?.0;
     let base = Roberta::<Autodiff<Flex>>::from_inner(base);
     let tokenizer = TextTokenizer::from_files(&files)?.for_encoder(base.config())?;
     let split = EncodedSplit::new(&demo::split(SplitName::Train)?, &tokenizer, 64)?;
 
-    // The base stays as it is. The optimizers see the adapter and the head alone.
+    // The base stays frozen. The optimizers see only the adapter and the head.
     let plan = roberta::targets("qv")?.select(&base.sites())?;
     let config = VbLoraConfig {
         vector_length: 64,
@@ -48,7 +48,7 @@ fn main() -> Result<()> {
         let input = EncoderInput::new(&batch.inputs, base.config(), &device);
         // All factors are composed once per step, from one bank.
         let mut composition = Composition::new(&adapter);
-        // The noise is dropout's, a function of seed and step.
+        // Dropout draws its noise as a function of seed and step.
         let noise = Noise::new(SEED, step as u64, 0);
         let factors = composition.factors().clone().with_noise(noise);
         let scores = head.forward(base.forward(&input, &factors), Some(noise));

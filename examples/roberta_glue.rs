@@ -1,4 +1,5 @@
-//! Fine-tunes a RoBERTa (or BERT) on a GLUE task with VB-LoRA, LoRA, the head alone, or in full, and shows what each bought and cost.
+//! Fine-tunes a RoBERTa (or BERT) on a GLUE task with VB-LoRA, LoRA, the head alone, or in full. It shows the quality and the cost of each
+//! method.
 //!
 //! ```text
 //! cargo run --release --example roberta_glue                       # bundled model and task, no download
@@ -6,8 +7,8 @@
 //! cargo run --release --example roberta_glue --features cuda -- --backend cuda ...
 //! ```
 //!
-//! This is `vblora train` in a program of its own: copy it to give a program the flags of that command. `own_training_loop.rs` does the
-//! same by hand.
+//! This program is `vblora train`. Copy it to give your own program the flags of that command. `own_training_loop.rs` calls the library
+//! directly.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use vblora_bench::{
     program::{exit_code, parse, start_logging},
 };
 
-// Training frees and takes large blocks all the time, which this allocator is good at.
+// Training frees and allocates large blocks in every step. This allocator reuses them.
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
@@ -42,7 +43,7 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     match train::run(&arguments.train) {
-        // Not the plain code: a signal, or a full disk behind standard output, decides first.
+        // A signal, or a full disk under standard output, overrides the plain exit code.
         Ok(code) => exit_code(code),
         Err(error) => {
             tracing::error!("{error:#}");

@@ -1,2 +1,2 @@
-//! Programs to copy from.
+//! Example programs.
 #![forbid(unsafe_code)]

@@ -1,5 +1,5 @@
-//! Adapters at run time: loading, switching, composing and merging at RoBERTa-base and Llama-2-7B shapes, and what a batch whose rows use
-//! different adapters costs against one that uses a single one. Random weights and codes, f32.
+//! Adapters at run time: loading, switching, composing and merging at RoBERTa-base and Llama-2-7B shapes. It also compares a batch whose
+//! rows use different adapters with a batch that uses one. Weights and codes are random, in f32.
 //!
 //! `cargo bench -p vblora-bench --bench adapters` runs it on flex.
 #![allow(
@@ -73,7 +73,7 @@ fn cases() -> [(&'static str, ValidVbLora); 3] {
     ]
 }
 
-/// From a file into a set; from codes in memory to factors; from all logits to factors.
+/// Measures three ways: from a file into a set, from codes in memory to factors, and from all logits to factors.
 fn adapters(criterion: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a temporary folder");
     let path = dir.path().join("adapter.safetensors");
@@ -149,9 +149,9 @@ fn merging(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A forward pass of RoBERTa-base at 8 x 128 tokens: frozen, with one adapter on every linear map, with several in one batch.
+/// A forward pass of RoBERTa-base at 8 x 128 tokens: frozen, with one adapter on every linear map, and with several adapters in one batch.
 ///
-/// A single adapter's cost is small beside the base's, so the cases are measured in turn by processor time as well.
+/// One adapter adds little to the base's cost. The cases are therefore measured in turn by processor time as well.
 fn multi_adapter_batches(criterion: &mut Criterion) {
     let device = Default::default();
     let base = Roberta::<Flex>::random(roberta_base(), 1, &device).expect("no limit on the CPU");
@@ -208,14 +208,14 @@ fn multi_adapter_batches(criterion: &mut Criterion) {
     }
 }
 
-/// How often each case is measured by processor time.
+/// Rounds in which each case is measured by processor time.
 const ROUNDS: usize = 9;
 
-/// What this process has used of all processors, in steps of 10 ms: other programs change it less than the time that passes. 0 where the
-/// system does not tell.
+/// Processor time that this process has used, in seconds, with a resolution of 10 ms. Other programs disturb it less than elapsed time. It
+/// is 0 if the system does not report it.
 fn processor_seconds() -> f64 {
     let status = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    // Behind the name in brackets; user and system time are its 12th and 13th field.
+    // The fields follow the name in brackets. User and system time are the 12th and 13th of them.
     let (_, fields) = status.rsplit_once(')').unwrap_or_default();
     let ticks = fields.split_whitespace().skip(11).take(2);
     ticks

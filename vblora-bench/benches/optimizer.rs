@@ -1,5 +1,5 @@
-//! One AdamW step of VB-LoRA at Llama-2-7B's shapes (all linear maps, h = 2,048, r = 4): with the moments of all logits, and of those that
-//! were ever selected. Needs 4 GB of memory.
+//! One AdamW step of VB-LoRA at Llama-2-7B's shapes (all linear maps, h = 2,048, r = 4). It compares moments for all logits with moments
+//! only for logits that were selected at least once. It needs 4 GB of memory.
 #![allow(
     missing_docs,
     clippy::print_stdout,
@@ -23,7 +23,7 @@ use vblora_models::{DecoderConfig, decoder::sites};
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
-/// Steps on other gradients before the one that is measured, so that rows have come to select several columns.
+/// Steps with other gradients before the measured one, so that each row has selected several columns.
 const STEPS_BEFORE: u64 = 12;
 
 fn adapter() -> VbLora<Autodiff<Flex>> {

@@ -72,7 +72,7 @@ fn learner(
     Learner::new(base, trained, head, &recipe, 1, &device)
 }
 
-/// The largest resident size since the last call, in MiB; 0 where the system does not tell.
+/// The largest resident size since the last call, in MiB. It is 0 if the system does not report it.
 fn peak_since_last_call() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status

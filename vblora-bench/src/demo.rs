@@ -1,8 +1,8 @@
-//! What the workspace carries so that it runs with no download: a tiny RoBERTa and an acceptability task built from BLiMP; a tiny Llama and
-//! meaning representations of places to put into words.
+//! Data that the workspace includes so that it runs without a download. A tiny RoBERTa comes with an acceptability task built from BLiMP. A
+//! tiny Llama comes with meaning representations of places and their descriptions.
 //!
-//! The models were pretrained by this project (`cargo xtask pretrain-tiny`, `pretrain-decoder`); `assets/demo/README.md` and
-//! `assets/demo-text/README.md` have the data's origin and licence. They are demonstration sets, not CoLA and not E2E.
+//! This project pretrained the models (`cargo xtask pretrain-tiny`, `pretrain-decoder`). `assets/demo/README.md` and
+//! `assets/demo-text/README.md` state the data's origin and licence. They are demonstration sets, not CoLA and not E2E.
 
 use vblora_models::ModelFiles;
 

@@ -1,4 +1,4 @@
-//! What can go wrong in this crate; every message names the file, line or setting.
+//! This crate's errors. Every message names the file, line or setting.
 
 use std::path::{Path, PathBuf};
 
@@ -9,14 +9,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file or directory could not be read or written.
+    /// A file or directory cannot be read or written.
     #[error("cannot {action} {}: {cause}", path.display())]
     Io {
-        /// What was tried, as a verb: `read`, `write`.
+        /// The attempted action, as a verb: `read`, `write`.
         action: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         cause: std::io::Error,
     },
     /// No file holds the split of a task.
@@ -28,7 +28,7 @@ pub enum Error {
         task: String,
         /// The directory that was searched.
         dir: PathBuf,
-        /// What was looked for and what was found.
+        /// The files searched for, and the files found.
         reason: String,
     },
     /// A split file has no examples.
@@ -54,86 +54,86 @@ pub enum Error {
         file: String,
         /// The line, counted from 1, the header included.
         line: usize,
-        /// What the task asks for.
+        /// The content that the task expects.
         expected: String,
-        /// What stands there.
+        /// The found content.
         found: String,
     },
-    /// A row of a file of texts that cannot be used.
+    /// A row of a file of texts cannot be used.
     #[error("{file}, {place}: expected {expected}, found {found}")]
     Entry {
         /// The file.
         file: String,
-        /// Where it stands: `line 3`, or `item 3` of a JSON array.
+        /// The position: `line 3`, or `item 3` of a JSON array.
         place: String,
-        /// What is asked for.
+        /// The expected content.
         expected: String,
-        /// What stands there.
+        /// The found content.
         found: String,
     },
-    /// A template of texts that does not parse.
+    /// A template of texts does not parse.
     #[error("{file}, line {line}: {message}")]
     Template {
         /// The file.
         file: String,
         /// The line, from 1.
         line: usize,
-        /// The template engine's words.
+        /// The template engine's message.
         message: String,
     },
-    /// A name that stands for nothing.
+    /// A name is unknown.
     #[error("unknown {what} \"{name}\", expected one of {expected}")]
     UnknownName {
         /// The kind of thing: `task`, `metric`, ...
         what: &'static str,
         /// The name given.
         name: String,
-        /// The names there are.
+        /// The known names.
         expected: String,
     },
-    /// Predictions that cannot be scored against the labels.
+    /// Predictions cannot be scored against the labels.
     #[error("cannot score {task}: expected {expected}, found {found}")]
     Score {
         /// The task's name.
         task: String,
-        /// What the task asks for.
+        /// The values that the task expects.
         expected: String,
-        /// What was given.
+        /// The found values.
         found: String,
     },
-    /// A model whose outputs are no numbers, which no metric is fed.
+    /// An output of the model is not finite and cannot be scored.
     #[error("{what} is not finite")]
     NonFinite {
         /// The output.
         what: String,
     },
-    /// A recipe file that does not parse; the message names the key and, where known, the line.
+    /// A recipe file does not parse. The message names the key and, if known, the line.
     #[error("recipe {file}: {message}")]
     RecipeSyntax {
         /// The file.
         file: String,
-        /// The parser's words.
+        /// The parser's message.
         message: String,
     },
-    /// A sweep file that cannot be expanded.
+    /// A sweep file cannot be expanded.
     #[error("{file}, line {line}: {message}")]
     Sweep {
         /// The file.
         file: String,
         /// The line, from 1.
         line: usize,
-        /// What is wrong, with the names that are allowed.
+        /// The error, with the names that are allowed.
         message: String,
     },
-    /// Results from which no table can be made.
+    /// No table can be made from the results.
     #[error("no report of {}: {reason}", dir.display())]
     Report {
         /// The sweep's directory.
         dir: PathBuf,
-        /// What is missing, or does not go together.
+        /// The missing or inconsistent part.
         reason: String,
     },
-    /// A setting outside its range.
+    /// A setting is outside its range.
     #[error("setting {setting}: expected {expected}, found {found}")]
     Setting {
         /// The setting's key, as in the recipe file (`vblora.topk`).
@@ -143,7 +143,7 @@ pub enum Error {
         /// The value given.
         found: String,
     },
-    /// There is no built-in recipe for this pair.
+    /// There is no built-in recipe for this task and size.
     #[error("no built-in recipe for task {task} in \"{size}\", which has {available}")]
     NoRecipe {
         /// The recipe file's name.
@@ -153,12 +153,12 @@ pub enum Error {
         /// The tasks that the file has.
         available: String,
     },
-    /// A `results.json` that does not parse or cannot be written as JSON.
+    /// A `results.json` does not parse, or cannot be written as JSON.
     #[error("results {file}: {cause}")]
     Json {
         /// The file.
         file: String,
-        /// The parser's or serialiser's words.
+        /// The parser's or serializer's message.
         cause: serde_json::Error,
     },
     /// The adapter library's error.
@@ -167,17 +167,17 @@ pub enum Error {
     /// The model library's error.
     #[error(transparent)]
     Model(#[from] vblora_models::Error),
-    /// A run directory that is not free.
+    /// A run directory is already in use by an earlier run.
     #[error("{} already holds a run ({found}); choose another --out, or {way}", dir.display())]
     RunExists {
         /// The directory.
         dir: PathBuf,
-        /// The file that shows it.
+        /// The file that proves it.
         found: String,
-        /// What would take the directory.
+        /// The flag that would use the directory.
         way: &'static str,
     },
-    /// A directory that another process writes to.
+    /// Another process writes to the directory.
     #[error("{} is in use by {holder}; wait until that ends, or choose another directory", dir.display())]
     InUse {
         /// The directory.
@@ -185,47 +185,46 @@ pub enum Error {
         /// The process, as its lock names it.
         holder: String,
     },
-    /// Something stands where a file or directory is to be written, and is not replaced.
+    /// Something exists where a file or directory must be written, and is not replaced.
     #[error("{} is in the way: {reason}", path.display())]
     InTheWay {
-        /// What stands there.
+        /// The existing path.
         path: PathBuf,
-        /// Why it stays.
+        /// The reason why it stays.
         reason: String,
     },
-    /// What is to be resumed was made otherwise.
+    /// The stored run differs from the run that should continue it.
     #[error("{} cannot be resumed: its {part} is {expected}, now it is {found}", place.display())]
     OtherRun {
         /// The checkpoint or configuration.
         place: PathBuf,
-        /// What differs: backend, base model, data, recipe or run.
+        /// The part that differs: backend, base model, data, recipe or run.
         part: &'static str,
-        /// What it was.
+        /// The stored value.
         expected: String,
-        /// What it is now.
+        /// The present value.
         found: String,
     },
-    /// A recording of selections that cannot be used.
+    /// A recording of selections cannot be used.
     #[error("recording {}: {reason}", path.display())]
     Recording {
-        /// The file, or the folder it was looked for in.
+        /// The file, or the folder that was searched.
         path: PathBuf,
-        /// What is wrong.
+        /// The reason.
         reason: String,
     },
-    /// A picture could not be drawn.
+    /// A picture cannot be drawn.
     #[error("cannot draw {what}: {message}")]
     Draw {
         /// The picture.
         what: String,
-        /// The drawing library's words.
+        /// The drawing library's message.
         message: String,
     },
 }
 
 impl Error {
-    /// A reading error of `path`.
-    /// What is wrong with a JSON file.
+    /// The error of a JSON file with this reason.
     pub(crate) fn json(path: &Path, reason: impl std::fmt::Display) -> Self {
         Self::Json {
             file: path.display().to_string(),
@@ -233,6 +232,7 @@ impl Error {
         }
     }
 
+    /// The error of reading `path`.
     pub(crate) fn read(path: &Path, cause: std::io::Error) -> Self {
         let path = path.to_path_buf();
         Self::Io {
@@ -242,7 +242,7 @@ impl Error {
         }
     }
 
-    /// Something at `path` that stays.
+    /// The error for something at `path` that stays.
     pub(crate) fn in_the_way(path: &Path, reason: impl Into<String>) -> Self {
         Self::InTheWay {
             path: path.to_path_buf(),
@@ -250,7 +250,7 @@ impl Error {
         }
     }
 
-    /// A writing error of `path`.
+    /// The error of writing `path`.
     pub(crate) fn write(path: &Path, cause: std::io::Error) -> Self {
         let path = path.to_path_buf();
         Self::Io {

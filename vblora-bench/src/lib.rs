@@ -2,8 +2,8 @@
 //!
 //! # A run
 //!
-//! A [`train::Session`] has a recipe, methods, a model and data. It trains every method with every seed, and keeps what they come to in a
-//! directory, from which a killed session goes on. This one trains the bundled model on a few sentences:
+//! A [`train::Session`] has a recipe, methods, a model and data. It trains every method with every seed, and writes the results to a
+//! directory. A killed session continues from that directory. This one trains the bundled model on a few sentences:
 //!
 //! ```
 //! use std::sync::atomic::AtomicBool;
@@ -34,7 +34,8 @@
 //!
 //! # Parts
 //!
-//! The first group is what training needs. The second uses it, and nothing of it is imported back (`tests/imports.rs`).
+//! The first table lists the parts that training needs. The parts of the second table use them and are never imported by them
+//! (`tests/imports.rs`).
 //!
 //! | part | what it does |
 //! | --- | --- |
@@ -42,19 +43,19 @@
 //! | [`recipes`], [`schedule`] | hyperparameters of published runs as TOML; the learning-rate factor of each step |
 //! | [`tasks`], [`demo`] | GLUE's TSV files to examples, files of prompts and responses to texts; the bundled models and data |
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
-//! | [`results`] | what runs came to (`results.json`), with medians over seeds |
-//! | [`recordings`] | what VB-LoRA selects while it trains, in a file that can be cut off |
-//! | [`program`], [`terminal`] | signals, exit codes and lines on the terminal; text from outside, made safe to show there |
-//! | [`limits`], [`error`] | sizes that readers believe; what can go wrong |
+//! | [`results`] | the results of runs (`results.json`), with medians over seeds |
+//! | [`recordings`] | VB-LoRA's selections during training, in a file that stays readable if it is cut off |
+//! | [`program`], [`terminal`] | signals, exit codes and terminal output; escaping of untrusted text for the terminal |
+//! | [`limits`], [`error`] | size limits of readers; the errors of this crate |
 //!
 //! | part | what it does |
 //! | --- | --- |
 //! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
 //! | [`report`] | a session's table and curves; a sweep's page with the paper's tables |
-//! | [`analysis`], [`figures`] | what recorded selections say, and the paper's figures of them |
+//! | [`analysis`], [`figures`] | statistics of recorded selections, and the paper's figures of them |
 //! | [`chart`] | one style for every picture: colours and marks by method, axes, labels, light and dark pages |
-//! | [`view`] | a page to scrub through a recording |
-//! | [`pretrain`] | the bundled RoBERTa, made from nothing |
+//! | [`view`] | an interactive page of a recording |
+//! | [`pretrain`] | pretraining of the bundled RoBERTa |
 //! | [`commands`] | the subcommands that `vblora` and other programs share |
 #![forbid(unsafe_code)]
 

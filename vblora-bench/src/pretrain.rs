@@ -1,4 +1,4 @@
-//! Masked-language-modelling of a small RoBERTa from scratch: how the bundled model was made.
+//! Masked-language-model pretraining of a small RoBERTa from scratch. The bundled model was made with it.
 
 use burn::{
     backend::Autodiff,
@@ -22,34 +22,34 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainSettings {
-    /// Seeds weights, order, masks and dropout.
+    /// Seed for weights, order, masks and dropout.
     pub seed: u64,
     /// Optimizer steps.
     pub steps: usize,
     /// Sentences per step.
     pub batch: usize,
-    /// Peak learning rate, reached after `warmup` steps and falling linearly to zero.
+    /// Peak learning rate. It is reached after `warmup` steps and falls linearly to zero.
     pub lr: f64,
     /// Warm-up steps.
     pub warmup: usize,
-    /// Decay of matrices.
+    /// Weight decay of matrices.
     pub weight_decay: f64,
     /// Share of tokens to predict (BERT: 0.15).
     pub mask_share: f64,
-    /// Gradients are clipped to this joint norm.
+    /// The maximum joint norm of the gradients.
     pub clip_norm: f64,
 }
 
-/// Ids that masking must know.
+/// Token ids that masking needs.
 #[derive(Debug, Clone, Copy)]
 pub struct SpecialIds {
     /// `<mask>`
     pub mask: u32,
-    /// Ids below this are special and never predicted.
+    /// Ids below this are special and are never predicted.
     pub first_ordinary: u32,
 }
 
-/// A masked batch: inputs, and the places and ids to predict.
+/// A masked batch: inputs, and the positions and ids to predict.
 struct Masked {
     inputs: PaddedBatch,
     /// Row-major positions in the batch.
@@ -69,10 +69,10 @@ pub struct Pretrainer<B: VbLoraBackend> {
 }
 
 impl<B: VbLoraBackend> Pretrainer<B> {
-    /// Fresh weights.
+    /// Initializes the weights.
     ///
     /// # Errors
-    /// A tensor too large for the device.
+    /// A tensor is too large for the device.
     pub fn new(
         config: EncoderConfig,
         special: SpecialIds,
@@ -95,7 +95,8 @@ impl<B: VbLoraBackend> Pretrainer<B> {
         })
     }
 
-    /// Step `step` on the sentences that (seed, step) picks; the mean loss per predicted token if `report`, which waits for the device.
+    /// Trains step `step` on the sentences that (seed, step) selects. If `report`, it waits for the device and returns the mean loss per
+    /// predicted token.
     pub fn step(&mut self, step: usize, sentences: &[Encoded], report: bool) -> Option<f64> {
         let key = Key::new(self.settings.seed)
             .name("pretrain")
@@ -141,7 +142,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
             total_steps: steps,
         };
         let lr = lr * schedule.factor(step + 1);
-        // On the device, so that no step waits for it: min(1, clip / norm).
+        // Computed on the device, so that no step waits for it: min(1, clip / norm).
         if let Some(norm) = grads.squared_norm() {
             grads.scale_by(
                 norm.sqrt()
@@ -165,7 +166,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
             .apply("head", self.head.clone(), &grads, rule);
     }
 
-    /// BERT's masking: of the chosen tokens 80 % become `<mask>`, 10 % any token, 10 % stay.
+    /// BERT's masking: 80 % of the chosen tokens become `<mask>`, 10 % become a random token, 10 % stay.
     fn mask(&self, rows: &[&Encoded], key: Key) -> Masked {
         let mut inputs = pad(rows, self.model.config().pad_token_id);
         let vocabulary = self.model.config().vocab_size;
@@ -195,7 +196,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
         }
     }
 
-    /// The mean loss per predicted token on held-out sentences, masked the same way each time.
+    /// The mean loss per predicted token on held-out sentences. The masks are the same each time.
     pub fn evaluate(&self, sentences: &[Encoded]) -> f64 {
         let (model, head) = (self.model.valid(), self.head.valid());
         let (mut sum, mut count) = (0.0, 0);
@@ -214,7 +215,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
         sum / count.max(1) as f64
     }
 
-    /// The encoder's and the head's tensors as a RobertaForMaskedLM checkpoint has them.
+    /// The encoder's and the head's tensors, named as in a RobertaForMaskedLM checkpoint.
     pub fn tensors(&self) -> Vec<(String, HostTensor)> {
         let mut tensors: Vec<_> = self
             .model

@@ -1,5 +1,5 @@
-//! What every program of this workspace does alike: it ends with a checkpoint when a signal asks for it, and loses no work when nobody
-//! reads what it says.
+//! Behaviour that all programs of this workspace share. A signal ends the program with a checkpoint, and no work is lost if nobody reads
+//! the output.
 //!
 //! Libraries do not call this. A program calls [`start_logging`], [`parse`] and [`listen`] first, and returns [`exit_code`].
 
@@ -22,16 +22,16 @@ use other as system;
 #[cfg(unix)]
 use unix as system;
 
-/// Whether a signal has asked the program to end.
+/// True once a signal has asked the program to end.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// That signal's number; 0 before.
+/// The number of that signal; 0 before it.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// Why standard output took no more; a reader that left is no reason to fail.
+/// The error with which standard output failed. A closed pipe is not an error.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
-/// The arguments that the program was started with, for the record. What is no UTF-8 in them is replaced.
+/// The arguments that the program was started with, for the record. Invalid UTF-8 is replaced.
 pub fn arguments() -> String {
     let words = std::env::args_os().skip(1);
     let words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
@@ -46,8 +46,8 @@ pub fn command_line() -> String {
     format!("{name} {}", arguments())
 }
 
-/// Warnings and errors go to standard error, as `RUST_LOG` says where it is set. What names and texts in them would command a terminal is
-/// shown and not sent.
+/// Sends warnings and errors to standard error, filtered by `RUST_LOG` if it is set. Terminal control characters in the messages are
+/// escaped.
 pub fn start_logging() {
     let level = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
@@ -62,11 +62,11 @@ pub fn start_logging() {
         .init();
 }
 
-/// The command line as `T`. Where it asks for help or for the version, or is wrong, that is said, and the error is how the program ends: with 0
-/// after help, with 2 after a wrong line, and with a failure where standard output took no help.
+/// Parses the command line as `T`. If the line asks for help or the version, or is wrong, the text is printed and the error is the exit
+/// code. It is 0 after help, 2 after a wrong line, and 1 if standard output failed.
 ///
 /// # Errors
-/// There is nothing to run.
+/// The exit code, if there is nothing to run.
 pub fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
@@ -80,17 +80,17 @@ pub fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
     })
 }
 
-/// From here on Ctrl-C, SIGTERM and SIGHUP set the flag that this returns, and the work ends with a checkpoint. Another signal, a moment later,
-/// ends the program at once. A SIGHUP that is ignored (`nohup`) stays ignored, where the system tells (Linux).
+/// Returns a flag that Ctrl-C, SIGTERM and SIGHUP set, so that the work ends with a checkpoint. A second signal, a moment later, ends the
+/// program at once. An ignored SIGHUP (`nohup`) stays ignored on Linux; other systems do not report it.
 ///
 /// # Errors
-/// The system does not let the program listen.
+/// The signal handlers cannot be installed.
 pub fn listen() -> io::Result<&'static AtomicBool> {
     system::listen()?;
     Ok(&INTERRUPTED)
 }
 
-/// Whether a signal has asked the program to end, since it listens.
+/// Returns true if a signal has asked the program to end since [`listen`].
 pub fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
@@ -113,7 +113,7 @@ mod unix {
         low_level::emulate_default_handler,
     };
 
-    /// `timeout` and shells send a process its signal twice, alone and as one of its group.
+    /// `timeout` and shells send a process its signal twice: once alone and once to its group.
     const ECHO: Duration = Duration::from_millis(100);
 
     pub(super) fn listen() -> io::Result<()> {
@@ -130,7 +130,7 @@ mod unix {
                         super::interrupt(signal);
                     }
                     Some(first) if first.elapsed() < ECHO => {}
-                    // It does not come back from these three.
+                    // The call does not return for these three signals.
                     Some(_) => drop(emulate_default_handler(signal)),
                 }
             }
@@ -139,7 +139,7 @@ mod unix {
         thread.spawn(hear).map(drop)
     }
 
-    /// Whether the process was started with a signal ignored.
+    /// Returns true if the process was started with the signal ignored.
     fn is_ignored(signal: i32) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -177,7 +177,7 @@ mod other {
     }
 }
 
-/// Standard error for whole lines. Their colours are the logger's own, which escapes the escapes of others.
+/// Writes whole lines to standard error. Colour codes are the logger's own: it escapes those in messages.
 struct VisibleErrors;
 
 impl Write for VisibleErrors {
@@ -193,7 +193,8 @@ impl Write for VisibleErrors {
     }
 }
 
-/// Says a line on standard output, with what would command a terminal shown ([`visible`]). Where nobody takes it, the work goes on without it; [`exit_code`] tells of that.
+/// Prints a line on standard output, with terminal control characters escaped ([`visible`]). If standard output fails, the work continues,
+/// and [`exit_code`] reports the failure.
 pub fn say(text: impl Display) {
     if LOST.get().is_none()
         && let Err(cause) = writeln!(io::stdout(), "{}", visible(&text.to_string()))
@@ -202,18 +203,18 @@ pub fn say(text: impl Display) {
     }
 }
 
-/// Says a line on standard error, if anyone takes it, as [`say`] does.
+/// Prints a line on standard error like [`say`], and ignores failures.
 pub fn complain(text: impl Display) {
     let _ = writeln!(io::stderr(), "{}", visible(&text.to_string()));
 }
 
-/// Whether an error is that of a reader who left, as `head` does.
+/// Returns true if the error is a closed pipe, as with `head`.
 pub fn is_closed_pipe(error: &io::Error) -> bool {
     error.kind() == ErrorKind::BrokenPipe
 }
 
-/// How a program ends that would end with `code`: 128 and the number of the signal that asked it to, as shells have it; with a failure where
-/// standard output could not be written, a disk being full. A reader that left is none.
+/// The exit code of a program that would end with `code`. After a signal it is 128 plus the signal's number, as in shells. It is a failure
+/// if standard output could not be written, for example on a full disk. A closed pipe is no failure.
 pub fn exit_code(code: ExitCode) -> ExitCode {
     let lost = LOST.get().filter(|cause| !is_closed_pipe(cause));
     if let Some(cause) = lost {

@@ -2,23 +2,23 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What the learning rate does after the warm-up.
+/// The learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ScheduleKind {
-    /// Stays at its full value.
+    /// It stays at its full value.
     Constant,
-    /// Falls linearly to zero at the last step.
+    /// It falls linearly to zero at the last step.
     Linear,
-    /// Falls to zero along half a cosine.
+    /// It falls to zero along half a cosine.
     Cosine,
 }
 
-/// A factor in [0, 1] for every step, by which each group's learning rate is multiplied.
+/// A factor in [0, 1] for every step. Each group's learning rate is multiplied by it.
 ///
-/// The values are those of transformers' `get_constant_schedule_with_warmup`,
-/// `get_linear_schedule_with_warmup` and `get_cosine_schedule_with_warmup` (half a cycle).
-/// One difference: from `total_steps` on, the cosine stays at zero, where theirs rises again.
+/// The values are those of transformers' `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup` and
+/// `get_cosine_schedule_with_warmup` (half a cycle). One difference: from `total_steps` on, the cosine stays at zero, while theirs rises
+/// again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// The shape after the warm-up.
@@ -30,11 +30,11 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// The schedule whose warm-up is `ceil(warmup_ratio * total_steps)` steps, as in transformers.
+    /// A schedule with a warm-up of `ceil(warmup_ratio * total_steps)` steps, as in transformers.
     ///
     /// A ratio that is negative or not a number gives no warm-up.
     pub fn with_ratio(kind: ScheduleKind, warmup_ratio: f64, total_steps: usize) -> Self {
-        // A float-to-integer cast saturates and takes NaN to zero.
+        // A float-to-integer cast saturates and turns NaN into zero.
         let warmup_steps = (warmup_ratio * total_steps as f64).ceil() as usize;
         Self {
             kind,
@@ -59,7 +59,7 @@ impl Schedule {
         }
     }
 
-    /// The part of the decay that is over at `step`, in [0, 1].
+    /// The share of the decay that is complete at `step`, in [0, 1].
     fn progress(&self, step: usize) -> f64 {
         if step >= self.total_steps {
             return 1.0;

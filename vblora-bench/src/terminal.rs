@@ -1,17 +1,17 @@
-//! Text from outside, as it may be shown on a terminal.
+//! Makes untrusted text safe to show on a terminal.
 
 use std::borrow::Cow;
 
-/// A text whose control characters are seen and not obeyed: an escape becomes `\u{1b}`. Line feeds and tabs stay. The same holds for the
-/// characters that turn the direction of the text around them.
+/// Escapes control characters: an escape character becomes `\u{1b}`. Line feeds and tabs stay. Characters that change the direction of the
+/// surrounding text are escaped too.
 ///
-/// Names in files and what a model generates are whatever somebody wrote. A terminal would take some of it for commands: set its title,
-/// clear its screen, write the clipboard.
+/// Names in files and generated text can contain anything. A terminal would obey some of it as commands: set its title, clear its screen,
+/// write the clipboard.
 pub fn visible(text: &str) -> Cow<'_, str> {
     visible_but(text, None)
 }
 
-/// [`visible`], where one control character is the program's own: the escape of its colours, for example.
+/// [`visible`], but keeps one control character of the program's own, such as the escape of its colours.
 pub fn visible_but(text: &str, own: Option<char>) -> Cow<'_, str> {
     let shown = |c: char| !is_command(c) || Some(c) == own;
     if text.chars().all(shown) {

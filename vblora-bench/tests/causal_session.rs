@@ -1,4 +1,4 @@
-//! Sessions on the bundled decoder and texts: what is reported, what is stored, what is refused, and that a run goes on where it stopped.
+//! Sessions on the bundled decoder and texts: reports, stored files, refused settings, and resumed runs.
 #![allow(missing_docs)]
 
 use std::{
@@ -242,7 +242,7 @@ fn a_model_without_an_end_or_with_another_vocabulary_is_refused() {
     assert!(refusal(&session).contains("1999"), "{}", refusal(&session));
 }
 
-/// Its weights, configuration and tokenizer: a session that starts from it finds the likelihood that training ended with.
+/// Its weights, configuration and tokenizer. A session that starts from it finds the likelihood at which training ended.
 #[test]
 fn a_model_trained_in_full_is_a_directory_that_loads() {
     let dir = tempfile::tempdir().unwrap();

@@ -1,13 +1,13 @@
 //! Every case of shared/fixtures/metrics.json (scikit-learn and scipy values).
 //!
-//! The folder is `VBLORA_FIXTURES`, or `../shared/fixtures` beside the workspace; without it the test is skipped.
+//! The folder is `VBLORA_FIXTURES`, or `../shared/fixtures` next to the workspace. Without it the test is skipped.
 
 use std::path::PathBuf;
 
 use serde::Deserialize;
 use vblora_bench::metrics::{accuracy, f1, f1_macro, matthews, pearson, spearman};
 
-/// An unknown key fails to parse, so that no recorded value goes unchecked.
+/// An unknown key fails to parse, so that every recorded value is checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Recorded {

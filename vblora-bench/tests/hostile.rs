@@ -1,5 +1,5 @@
-//! Recipes, sweeps, data, templates and results made to do harm: reading ends in what they describe or in an error, and the page of limits
-//! says what the constants are.
+//! Hostile recipes, sweeps, data, templates and results. Reading gives the described value or an error. The page of limits must state the
+//! constants.
 #![allow(missing_docs, clippy::print_stdout)]
 
 #[path = "../../vblora/tests/support/corrupt.rs"]
@@ -21,7 +21,7 @@ use vblora_bench::{
     },
 };
 
-/// Reads a text in `cases` spoiled forms, which need not be UTF-8 where bytes are taken; gives how many were right all the same.
+/// Reads a text in `cases` damaged forms, not all of them UTF-8 if bytes are accepted. Returns the number of forms that were still valid.
 fn attack(name: &str, text: &str, cases: u64, read: impl Fn(&str) -> vblora_bench::Result<()>) {
     read(text).unwrap();
     let mut right = 0;

@@ -1,7 +1,7 @@
-//! Imports go one way: a module of a crate may use only what stands above it in that crate's table below. So what trains cannot come to
-//! depend on what draws, and no two rooms on each other.
+//! Imports go one way: a module may use only modules above it in its crate's table below. Training code therefore cannot depend on drawing
+//! code, and no two modules can depend on each other.
 //!
-//! Every path from the crate's root counts, wherever it stands: in a `use`, in code, in a test, in a macro. Between crates Cargo sees to it.
+//! Every path from the crate's root counts: in a `use`, in code, in a test, in a macro. Cargo checks the order of crates.
 #![forbid(unsafe_code)]
 
 use std::{
@@ -12,10 +12,10 @@ use std::{
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
-/// Stands for names that the crate's root has by `*`.
+/// Stands for names that the crate's root imports by `*`.
 const GLOB: &str = "*";
 
-/// Modules and why they stand where they do, the lowest first. Modules that share a row still use one another.
+/// Modules and the reason for their position, the lowest first. Modules that share a row still use one another.
 type Layers = &'static [(&'static [&'static str], &'static str)];
 
 const BENCH: Layers = &[
@@ -45,6 +45,7 @@ const BENCH: Layers = &[
     (&["report"], "tables and curves of results and sweeps"),
     (&["figures"], "pictures of what analysis says, for a report"),
     (&["view"], "a page of recordings"),
+    (&["browser"], "tests of pages in a browser"),
     (&["commands"], "what a user asks for, of all the rest"),
 ];
 
@@ -146,7 +147,7 @@ fn an_import_against_the_layers_is_found_wherever_it_stands() {
     }
 }
 
-/// Fails if a module of the crate uses one that stands below it in the table, or one that is not there.
+/// Fails if a module of the crate uses one below it in the table, or one that does not exist.
 fn hold(name: &str, layers: Layers) {
     let src = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("..")
@@ -173,7 +174,7 @@ fn hold(name: &str, layers: Layers) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// What is wrong with an arrow from one module to another.
+/// The error of an import from one module by another.
 fn problem(from: &str, to: &str, layers: Layers) -> Option<String> {
     let place = |module: &str| layers.iter().position(|(row, _)| row.contains(&module));
     match (place(from), place(to)) {
@@ -190,7 +191,7 @@ fn problem(from: &str, to: &str, layers: Layers) -> Option<String> {
     }
 }
 
-/// The source files of a crate's library but its root.
+/// The source files of a crate's library, except its root.
 fn sources(src: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(src).unwrap() {
@@ -222,7 +223,7 @@ fn inner(group: &proc_macro2::Group) -> Vec<TokenTree> {
     group.stream().into_iter().collect()
 }
 
-/// The word at a place, if one is there.
+/// The identifier at a position, if there is one.
 fn word(tokens: &[TokenTree], at: usize) -> Option<String> {
     match tokens.get(at) {
         Some(TokenTree::Ident(word)) => Some(word.to_string()),
@@ -230,13 +231,13 @@ fn word(tokens: &[TokenTree], at: usize) -> Option<String> {
     }
 }
 
-/// Whether `::` stands at a place.
+/// Returns true if `::` is at a position.
 fn is_path(tokens: &[TokenTree], at: usize) -> bool {
     let colon = |at| matches!(tokens.get(at), Some(TokenTree::Punct(p)) if p.as_char() == ':');
     colon(at) && colon(at + 1)
 }
 
-/// Adds the first names of all paths that begin at the crate's root, in code of the module `here`.
+/// Adds the first names of all paths from the crate's root, in code of the module `here`.
 fn collect(tokens: &[TokenTree], here: &[String], found: &mut BTreeSet<String>) {
     for (at, token) in tokens.iter().enumerate() {
         match token {
@@ -251,7 +252,7 @@ fn collect(tokens: &[TokenTree], here: &[String], found: &mut BTreeSet<String>) 
                     _ => collect(&inner(group), here, found),
                 }
             }
-            // A path's later words are no beginnings.
+            // Later parts of a path do not start a path.
             TokenTree::Ident(_) if at >= 2 && is_path(tokens, at - 2) => {}
             TokenTree::Ident(word) if is_path(tokens, at + 1) => match word.to_string().as_str() {
                 "crate" => follow(&tokens[at + 3..], &[], found),
@@ -263,7 +264,7 @@ fn collect(tokens: &[TokenTree], here: &[String], found: &mut BTreeSet<String>) 
     }
 }
 
-/// Adds the first name of the path that goes on with these tokens in the module `base`, or of all its branches.
+/// Adds the first name of the path that continues with these tokens in the module `base`, or of all its branches.
 fn follow(tokens: &[TokenTree], base: &[String], found: &mut BTreeSet<String>) {
     match tokens.first() {
         Some(TokenTree::Ident(word)) if *word == "super" && is_path(tokens, 1) => {
@@ -281,13 +282,13 @@ fn follow(tokens: &[TokenTree], base: &[String], found: &mut BTreeSet<String>) {
     }
 }
 
-/// What stands between commas.
+/// Splits tokens at commas.
 fn branches(tokens: &[TokenTree]) -> impl Iterator<Item = &[TokenTree]> {
     let is_comma = |token: &TokenTree| matches!(token, TokenTree::Punct(p) if p.as_char() == ',');
     tokens.split(is_comma).filter(|branch| !branch.is_empty())
 }
 
-/// The modules by the names that a crate's root has: `Error` is `error`'s. Names that come by `*` are those of [`GLOB`].
+/// The modules by the names in a crate's root: `Error` belongs to `error`. Names imported by `*` map to [`GLOB`].
 fn names_at_root(lib: &str) -> BTreeMap<String, String> {
     let tokens = tokens(lib);
     let modules = (0..tokens.len()).filter(|&at| word(&tokens, at).as_deref() == Some("mod"));
@@ -322,14 +323,14 @@ fn leaves(path: &[TokenTree], module: &str, names: &mut BTreeMap<String, String>
     }
 }
 
-/// The macros that a file defines; an exported one stands at the crate's root.
+/// The macros that a file defines. An exported macro belongs to the crate's root.
 fn macros(tokens: &[TokenTree]) -> impl Iterator<Item = String> {
     let is_one = |&at: &usize| word(tokens, at).as_deref() == Some("macro_rules");
     let found = (0..tokens.len()).filter(is_one);
     found.filter_map(|at| word(tokens, at + 2))
 }
 
-/// The module that a name of the crate's root stands for.
+/// The module of a name in the crate's root.
 fn module_of(name: &str, root: &BTreeMap<String, String>) -> String {
     let found = root.get(name).or_else(|| root.get(GLOB));
     found.cloned().unwrap_or_else(|| name.to_owned())

@@ -1,4 +1,4 @@
-//! Memory over many evaluations, alone in its process so that nothing else moves it.
+//! Memory over many evaluations. The test has its own process, so that nothing else changes the memory.
 #![allow(missing_docs)]
 #![cfg(all(feature = "flex", target_os = "linux"))]
 
@@ -9,7 +9,7 @@ use vblora_bench::{
     tasks::{SplitName, Task},
 };
 
-/// A tracked forward pass that is never walked backward would leak; evaluation must not make one.
+/// A tracked forward pass without a backward pass would leak. Evaluation must not make one.
 #[test]
 fn memory_stays_flat_over_two_hundred_evaluations() {
     use burn::backend::Autodiff;

@@ -1,4 +1,4 @@
-//! What a session records of VB-LoRA's selections is what was selected, goes on where it was damaged, and costs next to nothing.
+//! A session's recording of VB-LoRA's selections: it is correct, continues after damage, and costs almost no time.
 #![allow(missing_docs, clippy::print_stdout)]
 #![cfg(feature = "flex")]
 
@@ -20,7 +20,7 @@ use vblora_bench::{
 };
 use vblora_models::{EncoderConfig, Roberta, roberta};
 
-/// An epoch of 21 steps on made-up sentences in the folder; the outcome goes to `out` in it.
+/// An epoch of 21 steps on made-up sentences in the folder. The output goes to its subfolder `out`.
 fn session(dir: &Path) -> Session {
     std::fs::create_dir_all(dir.join("demo")).unwrap();
     for (name, rows) in [("train", 168), ("dev", 8)] {
@@ -91,7 +91,7 @@ fn a_recording_has_what_was_drawn_first_and_what_was_stored_last() {
         .and_then(|found| found.bind(&base.sites()))
         .unwrap();
     let stored = stored.adapter.store().unwrap();
-    // The trainer's softmax is the device's and the file's the host's, so that a weight between two 255ths may go either way.
+    // Training computes the softmax on the device and the file on the host, so a weight may round to either of two 255ths.
     let stored_picks = picks(stored.codes().clone());
     assert_eq!(last.picks.indices(), stored_picks.indices());
     let weights = |picks: &Picks| {
@@ -122,7 +122,7 @@ fn a_resumed_run_goes_on_from_a_recording_that_is_damaged_or_lost() {
     let whole = std::fs::read(path).unwrap();
     let last = Recording::read(path).unwrap().last();
     let end = out.join(format!("checkpoints/vblora-seed1/step-{:08}", last.step));
-    // From the checkpoint of step 14: with what is left of the steps before, or with nothing.
+    // Resumes from the checkpoint of step 14, with a part of the earlier recording or with none.
     for (damage, left) in [(whole.len() * 2 / 3, &[0, 4, 8][..]), (10, &[14][..])] {
         std::fs::write(path, &whole[..damage]).unwrap();
         std::fs::remove_file(out.join("results.json")).unwrap();
@@ -164,8 +164,8 @@ fn every_zeroth_step_is_refused_before_anything_is_written() {
 
 #[test]
 fn recording_costs_under_a_hundredth_of_a_step() {
-    // Seconds of a step of 8 x 128 tokens on two cores (docs/performance.md). Dependencies apart, tests are not optimised: a release build
-    // records in a fraction of the time.
+    // Seconds of a step of 8 x 128 tokens on two cores (docs/performance.md). Tests are not optimized, except for dependencies; a release
+    // build records much faster.
     const STEP: f64 = 0.98;
     let sites = roberta::sites(&EncoderConfig::roberta_base());
     let plan = roberta::targets("all").unwrap().select(&sites).unwrap();
@@ -178,7 +178,7 @@ fn recording_costs_under_a_hundredth_of_a_step() {
     const TIMES: u64 = 20;
     let start = Instant::now();
     for step in 1..=TIMES {
-        // Every row moves: the dearest case.
+        // Every row changes, which is the most expensive case.
         let adapter = &others[step as usize % 2];
         recorder.record(10 * step, adapter).unwrap();
     }
@@ -190,6 +190,6 @@ fn recording_costs_under_a_hundredth_of_a_step() {
         1e3 * seconds,
         bytes.len() / (TIMES + 1)
     );
-    // Every tenth step; the bound leaves room for a busy machine.
+    // Records every tenth step. The bound allows for a busy machine.
     assert!(seconds / 10.0 < 0.01 * STEP, "{seconds} s");
 }

@@ -1,5 +1,5 @@
-//! Sessions that are killed, interrupted or find damage, and end as if nothing had happened: every file to the bit. And two equal sessions
-//! in two processes, whose hashes and addresses differ.
+//! Sessions that are killed, interrupted or damaged end with the same files as an undisturbed session, bit by bit. Two equal sessions in
+//! two processes, with different hashes and addresses, also agree.
 #![allow(missing_docs, clippy::print_stdout)]
 #![cfg(any(feature = "flex", feature = "ndarray"))]
 
@@ -21,7 +21,7 @@ use vblora_bench::{
     train::{CheckpointSettings, DataSource, Method, Output as RunOutput, Session, run_encoder},
 };
 
-/// The session's directory and backend, in the environment of a child.
+/// The session's directory and backend, in the environment of a child process.
 const DIR: &str = "VBLORA_TEST_SESSION";
 const BACKEND: &str = "VBLORA_TEST_BACKEND";
 
@@ -33,7 +33,7 @@ fn backends() -> impl Iterator<Item = BackendKind> {
         .filter(|backend| backend.is_compiled())
 }
 
-/// Several times slower than the other, and given fewer cases.
+/// Several times slower than the other backend, so it gets fewer cases.
 fn is_slow(backend: BackendKind) -> bool {
     backend == BackendKind::NdArray
 }
@@ -54,11 +54,11 @@ fn data(dir: &Path) {
     }
 }
 
-/// The file of a session's directory that names another selection than top-k; noise logits and a gate come with it.
+/// A file in the session's directory that names a selection other than top-k, with noise logits and a gate.
 const SELECTION: &str = "selection";
 
-/// Two epochs of three steps each with VB-LoRA, then with LoRA: two micro-batches a step, the last one shorter, dropout everywhere. Selections are recorded at steps that are
-/// not all those of checkpoints.
+/// Two epochs of three steps each with VB-LoRA, then with LoRA. Each step has two micro-batches, the last one shorter, and dropout is on
+/// everywhere. Selections are recorded at steps of which some are not checkpoints.
 fn session(dir: &Path) -> Session {
     let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
     (recipe.epochs, recipe.batch, recipe.accumulation) = (2, 32, 2);
@@ -94,7 +94,7 @@ fn run(
     run_encoder(backend, 0, &session, interrupted)
 }
 
-/// What the others run in a process of its own.
+/// The session that the other tests run in a process of its own.
 #[test]
 #[ignore = "the child of the other tests"]
 fn child() {
@@ -132,7 +132,7 @@ fn finish(dir: &Path, backend: BackendKind) -> Output {
     output
 }
 
-/// A directory with data, and what an uninterrupted session made of it in a process of its own.
+/// A directory with data, and the files of an uninterrupted session that ran in its own process.
 fn uninterrupted(backend: BackendKind) -> (tempfile::TempDir, Outcome) {
     let dir = tempfile::tempdir().unwrap();
     data(&dir.path().join("data"));
@@ -141,7 +141,7 @@ fn uninterrupted(backend: BackendKind) -> (tempfile::TempDir, Outcome) {
     (dir, outcome)
 }
 
-/// Every file that a session leaves, but for the seconds that it took.
+/// Every file of a session, without the times in it.
 type Outcome = BTreeMap<PathBuf, Vec<u8>>;
 
 fn outcome(dir: &Path) -> Outcome {
@@ -160,7 +160,7 @@ fn collect(dir: &Path, below: &Path, found: &mut Outcome) {
             collect(&path, &name, found);
             continue;
         }
-        // A process killed while it writes a single file leaves its temporary file.
+        // A process killed while it writes a file leaves its temporary file.
         if name
             .file_name()
             .unwrap()
@@ -171,7 +171,7 @@ fn collect(dir: &Path, below: &Path, found: &mut Outcome) {
             continue;
         }
         let bytes = match name.file_name().unwrap().to_str().unwrap() {
-            // With times in them, or with hashes of such.
+            // They contain times, or hashes of times.
             "table.md" | "manifest.json" => continue,
             "results.json" | "state.json" => without_seconds(&path),
             _ => std::fs::read(&path).unwrap(),
@@ -237,7 +237,7 @@ fn two_processes_make_the_same_files_to_the_bit() {
     }
 }
 
-/// What a session looks like that was killed when its last checkpoint was `step` of `run`: later lines in the log, and one that was cut off.
+/// The state of a session that was killed when its last checkpoint was `step` of `run`. The log has later lines, and one that was cut off.
 fn cut_back(dir: &Path, run: &str, step: u64) {
     let out = dir.join("out");
     for file in ["results.json", "table.md", "curves.svg"] {
@@ -258,7 +258,7 @@ fn cut_back(dir: &Path, run: &str, step: u64) {
 fn a_session_goes_on_from_any_step_and_ends_the_same_to_the_bit() {
     for backend in backends() {
         let (whole, expected) = uninterrupted(backend);
-        // Mid-epoch, at an epoch's end, at a run's end, before the first step.
+        // The steps are in the middle of an epoch, at its end, at a run's end, and before the first step.
         let cuts = [
             ("vblora-seed1", 1),
             ("vblora-seed1", 3),
@@ -294,7 +294,7 @@ fn a_session_whose_selection_draws_goes_on_and_ends_the_same_to_the_bit() {
         finish(dir.path(), backend);
         assert_same(&outcome(dir.path()), &expected, &format!("step {step}"));
     }
-    // The gate is LoRA's in the PEFT directory, and a number of its own in the compact file.
+    // The PEFT directory has the gate in LoRA's factors. The compact file has it as a separate number.
     let run = whole.path().join("out/vblora-seed1");
     let config = std::fs::read_to_string(run.join("adapter_config.json")).unwrap();
     assert!(config.contains("\"LORA\""), "{config}");
@@ -316,7 +316,7 @@ fn a_session_killed_again_and_again_ends_the_same_to_the_bit() {
         let attempts = if is_slow(backend) { 3 } else { 6 };
         for attempt in 0..attempts {
             let mut child = child_of(dir.path(), backend).spawn().unwrap();
-            // The first strikes a session on its way for certain, the others anywhere.
+            // The first signal hits a running session for certain, the others hit at any time.
             let begun = checkpoints(dir.path(), "vblora-seed1");
             while attempt == 0 && !begun.exists() && child.try_wait().unwrap().is_none() {
                 std::thread::sleep(Duration::from_millis(1));
@@ -352,7 +352,7 @@ fn an_interrupted_session_leaves_a_checkpoint_and_goes_on() {
                 }
                 flag.store(true, Ordering::Relaxed);
             });
-            // Without checkpoints of its own accord, but for the first.
+            // It writes no checkpoints of its own, except the first.
             let mut session = session(dir.path());
             session.checkpoints.every = Some(1);
             run(session, backend, &interrupted).unwrap()
@@ -439,7 +439,7 @@ fn what_was_made_otherwise_is_not_gone_on_with() {
         message.contains("session.json") && message.contains("its data is"),
         "{message}"
     );
-    // In a directory of an earlier version checkpoints alone know.
+    // In a directory of an earlier version only checkpoints have the identity.
     std::fs::remove_file(whole.path().join("out/session.json")).unwrap();
     let message = refusal(session(whole.path()));
     assert!(

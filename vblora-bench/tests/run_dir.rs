@@ -1,4 +1,4 @@
-//! A session's directory: one process at a time, one experiment, nothing of anybody else's.
+//! A session's directory: one process at a time, one session, and no foreign files removed.
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
@@ -19,7 +19,7 @@ use vblora_bench::{
 };
 use vblora_models::ModelFiles;
 
-/// Two epochs of two steps on a few made-up sentences in the folder; the outcome goes to `out` in it.
+/// Two epochs of two steps on a few made-up sentences in the folder. The output goes to its subfolder `out`.
 fn session(dir: &Path, methods: &[Method]) -> Session {
     write_data(dir, "sentence");
     let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
@@ -71,7 +71,7 @@ fn assert_says(message: &str, words: &[&str]) {
     assert!(words.iter().all(|word| message.contains(word)), "{message}");
 }
 
-/// Every path below a folder, links not followed, with the bytes of files.
+/// Every path below a folder without following links, with the bytes of files.
 fn tree(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -103,7 +103,7 @@ fn set(dir: &Path, run: &str, step: u64) -> PathBuf {
     dir.join(format!("out/checkpoints/{run}/step-{step:08}"))
 }
 
-/// What a kill leaves of a session whose run was to take the last of its four steps.
+/// The files that a kill leaves if the run has one of its four steps left.
 fn cut_back(dir: &Path, run: &str) {
     let out = dir.join("out");
     for file in ["results.json", "table.md", "curves.svg"] {
@@ -127,7 +127,7 @@ fn one_session_at_a_time_has_a_directory() {
     }
     drop(lock);
     assert!(!dir.path().join("out/session.lock").exists());
-    // What a killed process leaves is no lock.
+    // The file of a killed process is no lock.
     std::fs::write(dir.path().join("out/session.lock"), "process 1 on a host").unwrap();
     (session.overwrite, session.resume) = (false, true);
     assert_eq!(run(&session).runs, results.runs);
@@ -158,7 +158,7 @@ fn runs_that_have_ended_are_not_mixed_with_others() {
     *other.last_mut().unwrap() ^= 1;
     std::fs::write(model.join("model.safetensors"), other).unwrap();
     assert_says(&refusal(&session), &["session.json", "its base model is"]);
-    // In the midst of a tensor, where no sample looks.
+    // The middle of a tensor, where no sample is taken.
     let mut other = weights.clone();
     other[weights.len() / 2] ^= 1;
     std::fs::write(model.join("model.safetensors"), other).unwrap();
@@ -211,7 +211,7 @@ fn results_keep_what_has_ended_when_a_method_is_added_in_front() {
     assert_eq!(methods, ["head", "lora"]);
     let table = std::fs::read_to_string(out.join("table.md")).unwrap();
     assert_says(&table, &["| head", "| lora"]);
-    // A process that was killed behind results.json has left an older table.
+    // A process that was killed after results.json has left an older table.
     for file in ["table.md", "curves.svg"] {
         std::fs::write(out.join(file), "stale").unwrap();
     }
@@ -221,7 +221,7 @@ fn results_keep_what_has_ended_when_a_method_is_added_in_front() {
         table
     );
     assert_ne!(std::fs::read(out.join("curves.svg")).unwrap(), b"stale");
-    // One run twice says that the file is not what a session wrote.
+    // A repeated run shows that no session wrote the file.
     let mut forged = read();
     forged.runs.push(forged.runs[0].clone());
     forged.write(out.join("results.json")).unwrap();
@@ -254,7 +254,7 @@ fn overwriting_removes_all_of_the_older_session_and_nothing_else() {
     second.recipe.lr.head = 0.125;
     second.overwrite = true;
 
-    // Something of a user's in a folder that goes.
+    // A user's file in a folder that is removed.
     std::fs::write(out.join("lora-seed1/notes.txt"), "mine").unwrap();
     let before = tree(&out);
     assert_says(
@@ -373,12 +373,12 @@ fn links_below_the_directory_are_refused_before_anything_is_written() {
         assert_eq!(names(&at("victim")), ["adapter_config.json"]);
         std::fs::remove_dir_all(at("out")).unwrap();
     }
-    // The directory itself may be one.
+    // The directory itself may be a link.
     std::fs::create_dir(at("elsewhere")).unwrap();
     symlink(at("elsewhere"), at("out")).unwrap();
     (session.overwrite, session.resume) = (false, true);
     let whole = run(&session);
-    // A set and the folder of all, moved and linked, are refused before the first run goes on.
+    // A moved and linked checkpoint, or folder of checkpoints, is refused before the first run continues.
     cut_back(dir.path(), "vblora-seed1");
     for place in [set(dir.path(), "vblora-seed1", 3), at("out/checkpoints")] {
         std::fs::rename(&place, at("moved")).unwrap();
@@ -425,7 +425,7 @@ fn a_run_goes_on_from_no_other_runs_checkpoints() {
     }
 }
 
-/// A set that disagrees with itself is passed over, and replaced when its step comes again.
+/// An inconsistent checkpoint is skipped, and replaced when the run reaches its step again.
 #[test]
 fn forged_states_are_not_gone_on_with() {
     let dir = tempfile::tempdir().unwrap();
@@ -462,7 +462,7 @@ fn forged_states_are_not_gone_on_with() {
     );
 }
 
-/// Writes a sound set whose state says something else.
+/// Writes a checkpoint with valid checksums and an inconsistent state.
 fn forge(from: &Path, to: &Path, there: &str, forged: &str) {
     let mut set = FileSet::read(from).unwrap();
     let state = String::from_utf8(set.take("state.json").unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Whole sessions on the bundled model with a little data: outcome, files, refusal, interruption, repetition, flat memory.
+//! Whole sessions on the bundled model with little data: results, files, refusals, interruption, repetition, constant memory.
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
@@ -64,7 +64,7 @@ fn run(session: &Session) -> vblora_bench::Result<Results> {
     session.run::<Flex>(&Default::default(), &AtomicBool::new(false))
 }
 
-/// The dev scores of an adapter, from its files alone: the PEFT directory, or the compact file in it with the directory's head.
+/// The dev scores of an adapter, from its files alone: the PEFT directory, or its compact file with the directory's head.
 fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
     let (files, device) = (demo::model_files(), Default::default());
     let (base, _) = Roberta::<Flex>::load(&files, &device).unwrap();
@@ -173,7 +173,7 @@ fn every_method_runs_and_leaves_what_it_promises() {
     );
 }
 
-/// The bank and the codes that a session left.
+/// The bank and the codes in a session's output.
 fn stored(adapter: &Path) -> StoredVbLora {
     let found = PeftDirectory::open(adapter).unwrap();
     let found = found.bind(&roberta::sites(
@@ -224,7 +224,7 @@ fn a_new_task_is_trained_on_a_frozen_bank_and_on_a_shared_one() {
     assert!(plan.contains("bank.safetensors, frozen"), "{plan}");
     let scores = scores_of_files(&adapter, dir.path(), false);
     assert_eq!(scores, count.best.as_ref().unwrap().metrics);
-    // Shared and trained: it starts as the file has it, and moves.
+    // Shared and trained: the bank starts with the file's values and changes.
     let (_, _, adapter) = second("still", false, 0.0, &|_| ()).unwrap();
     assert_eq!(stored(&adapter).own_bank(), bank);
     assert!(!adapter.join("codes.safetensors").exists());
@@ -302,7 +302,7 @@ fn runs_repeat_and_seeds_differ() {
     );
 }
 
-/// Encoder, head, configuration and tokenizer: what a user loads gives the scores that training reported, and can be trained on.
+/// Encoder, head, configuration and tokenizer. The loaded model has the scores that training reported, and can be trained further.
 #[test]
 fn a_model_trained_in_full_is_a_directory_that_loads() {
     let dir = tempfile::tempdir().unwrap();
@@ -375,8 +375,8 @@ fn a_loss_that_leaves_the_numbers_stops_the_run_and_names_the_step() {
     assert!((1..6).contains(&step), "{step}");
 }
 
-/// The last step before the evaluation leaves parameters, or outputs, that are no numbers: the run has failed by name and has no score, with
-/// files and without, and the others are run.
+/// The last step before the evaluation leaves parameters or outputs that are not finite. The run fails with their name and has no score,
+/// with or without an output directory. The other runs continue.
 #[test]
 fn what_is_no_number_after_training_is_a_failed_run_without_a_score() {
     let dir = tempfile::tempdir().unwrap();
@@ -409,7 +409,7 @@ fn what_is_no_number_after_training_is_a_failed_run_without_a_score() {
     for folder in ["full-seed3", "lora-seed3", "vblora-seed3"] {
         assert!(!dir.path().join("a").join(folder).exists(), "{folder}");
     }
-    // Parameters that are numbers, but a model whose outputs are none.
+    // The parameters are finite, but the model's outputs are not.
     let found = ends(1e30, Some("c"), None);
     assert!(
         found[0]
@@ -446,7 +446,7 @@ fn bad_settings_are_errors_before_anything_is_written() {
     assert!(run(&missing).unwrap_err().to_string().contains("nowhere"));
 }
 
-/// Eight bits cost what the log says, on the dev set too, and the file says how it was made.
+/// Eight bits cost the amount in the log, on the dev set too, and the file contains the recipe.
 #[test]
 fn the_compact_file_gives_the_scores_that_the_log_says() {
     let dir = tempfile::tempdir().unwrap();

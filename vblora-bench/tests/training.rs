@@ -1,4 +1,4 @@
-//! Training on every backend: recorded PEFT runs, determinism, guards, states that go on.
+//! Training on every backend: recorded PEFT runs, determinism, checks, and restored states.
 #![allow(missing_docs, clippy::print_stdout)]
 
 #[path = "../../vblora/tests/support/mod.rs"]

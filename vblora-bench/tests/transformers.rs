@@ -1,4 +1,5 @@
-//! Directories of `--method full`, loaded by transformers. `VBLORA_PYTHON` names an interpreter that has it; without, the tests are skipped.
+//! Loads directories of `--method full` with transformers. `VBLORA_PYTHON` names an interpreter that has it. Without one the tests are
+//! skipped.
 #![allow(missing_docs, clippy::print_stdout)]
 #![cfg(feature = "flex")]
 
@@ -16,7 +17,7 @@ use vblora_bench::{
 };
 use vblora_models::ModelFiles;
 
-/// Loads a model without a tensor too many or too few; an encoder also answers the rows of a TSV file.
+/// Loads a model and checks that no tensor is missing or unused. An encoder also predicts the rows of a TSV file.
 const SCRIPT: &str = r#"
 import sys, torch, transformers
 kind, folder, rows = sys.argv[1:]

@@ -13,7 +13,7 @@ use flate2::read::MultiGzDecoder;
 
 const HEADER: &str = "UID\tfield\tterm\tpair\tgood\tbad";
 
-/// Two sentences that differ in the one place that makes the second unacceptable.
+/// Two sentences that differ in one place, which makes the second unacceptable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Pair {
     /// The paradigm, BLiMP's `UID`.
@@ -31,7 +31,7 @@ pub(crate) fn read(path: &Path) -> Result<Vec<Pair>> {
     parse(&text(path)?).with_context(|| format!("in {}", path.display()))
 }
 
-/// The pairs of each paradigm, paradigms in the order of their names.
+/// The pairs of each paradigm. Paradigms are sorted by name.
 pub(crate) fn by_paradigm<'a>(
     pairs: impl IntoIterator<Item = &'a Pair>,
 ) -> BTreeMap<&'a str, Vec<&'a Pair>> {
@@ -42,7 +42,7 @@ pub(crate) fn by_paradigm<'a>(
     groups
 }
 
-/// The file's text, decompressed when its name ends in `.gz`.
+/// The file's text, decompressed if its name ends in `.gz`.
 pub(crate) fn text(path: &Path) -> Result<String> {
     let context = || format!("cannot read {}", path.display());
     let mut file = File::open(path).with_context(context)?;

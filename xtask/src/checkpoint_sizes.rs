@@ -1,4 +1,4 @@
-//! `cargo xtask checkpoint-sizes`: what a checkpoint of a training takes, beside all logits with their moments and beside the top-k file.
+//! `cargo xtask checkpoint-sizes`: compares the size of a training checkpoint with all logits and their moments, and with the top-k file.
 
 use anyhow::{Context, Result};
 use burn::{
@@ -32,13 +32,14 @@ use vblora_bench::commands::progress;
 
 const SEED: u64 = 1;
 
-/// Measures the bytes of checkpoints at RoBERTa-base's and Llama-2-7B's shapes (random weights, flex).
+/// Measure the bytes of checkpoints at RoBERTa-base's and Llama-2-7B's shapes (random weights, flex)
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Optimizer steps before the checkpoint of RoBERTa-base.
+    /// Number of optimizer steps before the checkpoint of RoBERTa-base
     #[arg(long, default_value_t = 200)]
     steps: usize,
-    /// Optimizer steps before that of Llama-2-7B, on random gradients of the factors: seconds each, and 5 GB of memory; 0 leaves it out.
+    /// Number of optimizer steps before the checkpoint of Llama-2-7B, on random gradients of the factors. Each takes seconds, and all need
+    /// 5 GB of memory; 0 leaves Llama-2-7B out
     #[arg(long, default_value_t = 200)]
     llama_steps: usize,
 }
@@ -106,7 +107,7 @@ fn topk_bytes(adapter: &VbLora<Autodiff<Flex>>) -> Result<usize> {
     Ok(bytes as usize)
 }
 
-/// Real steps on random weights: one sentence of 16 tokens each.
+/// Runs real steps on random weights, each on one sentence of 16 tokens.
 fn roberta_base(steps: usize) -> Result<String> {
     let device = Default::default();
     let base = Roberta::<Flex>::random(EncoderConfig::roberta_base(), SEED, &device)?;
@@ -154,7 +155,7 @@ fn sentence(step: usize) -> LabelledBatch {
     }
 }
 
-/// Every sub-vector of every linear map gets a random gradient in each step.
+/// Gives every sub-vector of every linear map a random gradient in each step.
 fn llama_7b(steps: usize) -> Result<String> {
     let device = Default::default();
     let config = VbLoraConfig {

@@ -1,4 +1,4 @@
-//! `cargo xtask gpu-pack`: everything a machine with a GPU needs to run the tests, the example and the comparison, without Rust.
+//! `cargo xtask gpu-pack`: packs the tests, the example and the comparison for a GPU machine without Rust.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use clap::Args;
 use serde_json::Value;
 use vblora_bench::program::say;
 
-/// What is built, by the name of its Cargo package and target, and what it is called in the pack.
+/// The binaries to build: Cargo package, target, and name in the pack.
 const BINARIES: [(&str, &str, &str); 5] = [
     ("vblora", "backends", "tests/vblora"),
     ("vblora-models", "backends", "tests/vblora-models"),
@@ -20,38 +20,38 @@ const BINARIES: [(&str, &str, &str); 5] = [
     ("xtask", "xtask", "xtask"),
 ];
 
-/// Files beside the archive: the script that runs it, and what the script calls.
+/// Files next to the archive: the script that runs it, and the script that this one calls.
 const SCRIPTS: [(&str, &str); 2] = [
     ("run.sh", include_str!("../scripts/gpu_run.sh")),
     ("kernels.py", include_str!("../scripts/kernels.py")),
 ];
 
-/// The largest pack that a device machine takes.
+/// The maximum size of a pack on a device machine.
 const MAX_MIB: u64 = 60;
 
-/// Packs release binaries for CUDA and small inputs into one folder, to be run elsewhere by its run.sh.
+/// Pack release binaries for CUDA and small inputs into one folder, which another machine runs with run.sh
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The folder; what is in it is replaced.
+    /// Folder for the pack; its content is replaced
     #[arg(long, default_value = "gpu-pack")]
     out: PathBuf,
-    /// Recorded values for the tests, left out where there are none.
+    /// Folder with recorded values for the tests; left out if it does not exist
     #[arg(long, default_value = "../shared/fixtures")]
     fixtures: PathBuf,
-    /// A model directory to fine-tune there; the pack then has no tests, for which there is no room beside it.
+    /// Model directory to fine-tune there. The pack then has no tests, because there is no room for both
     #[arg(long, requires = "data", value_name = "DIR")]
     model: Option<PathBuf>,
-    /// GLUE's directory, of which mrpc and cola are packed.
+    /// GLUE directory; only mrpc and cola are packed
     #[arg(long, requires = "model", value_name = "DIR")]
     data: Option<PathBuf>,
-    /// More Cargo features than cuda, for example autotune.
+    /// Comma-separated Cargo features in addition to cuda, for example autotune
     #[arg(long, value_delimiter = ',')]
     features: Vec<String>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let out = &arguments.out;
-    // A folder that was not made by this command must not be lost; said before minutes of building.
+    // A folder that this command did not make must not be lost. The check comes before minutes of building.
     ensure!(
         !out.exists() || out.join(SCRIPTS[0].0).is_file(),
         "{} is there and is no earlier pack",
@@ -71,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         if let Some(parent) = to.parent() {
             fs::create_dir_all(parent)?;
         }
-        // Keeps the permission to be run.
+        // Copying keeps the execute permission.
         fs::copy(path, &to).with_context(|| path.display().to_string())?;
         tool(Command::new("strip").arg(&to))?;
     }
@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             copy(&data.join(task), &content.join("data").join(task))?;
         }
     }
-    // The binaries share most of their code, so a window over all of them finds it.
+    // The binaries share most of their code. A compression window over all of them finds it.
     let archive = out.join("pack.tar.xz");
     tool(
         Command::new("tar")
@@ -113,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the binaries in one call, so that Cargo unifies their features once, and gives their paths and names in the pack.
+/// Builds the binaries in one call, so that Cargo unifies their features once. Returns their paths and names in the pack.
 fn build(features: &[String]) -> Result<Vec<(PathBuf, &'static str)>> {
     let features = features
         .iter()
@@ -139,7 +139,7 @@ fn build(features: &[String]) -> Result<Vec<(PathBuf, &'static str)>> {
     built.collect()
 }
 
-/// The executable that a message of Cargo announces, if it is this target's.
+/// The executable that a Cargo message announces, if it is this target's.
 fn executable(message: &Value, package: &str, target: &str) -> Option<PathBuf> {
     let id = message["package_id"].as_str()?;
     // path+file:///somewhere/vblora-bench#0.1.0
@@ -148,7 +148,7 @@ fn executable(message: &Value, package: &str, target: &str) -> Option<PathBuf> {
         .then(|| message["executable"].as_str().map(PathBuf::from))?
 }
 
-/// Copies a file, or a folder with everything in it.
+/// Copies a file, or a folder with its content.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;

@@ -1,7 +1,7 @@
-//! A counter-based hash: a draw is a function of what it is for, not of the draws before it.
+//! A counter-based hash. A draw is a function of its purpose, not of earlier draws.
 //!
-//! Selections and shuffles made with it do not change when other rows are added or removed, and
-//! need no generator state. The mixing step is SplitMix64's (Steele, Lea and Flood 2014).
+//! Selections and shuffles do not change when other rows are added or removed, and they need no generator state. The mixing step is
+//! SplitMix64's (Steele, Lea and Flood 2014).
 
 /// The hash of `(seed, name, index)`, uniform over 64 bits.
 pub(crate) fn keyed_hash(seed: u64, name: &str, index: u64) -> u64 {
@@ -11,11 +11,11 @@ pub(crate) fn keyed_hash(seed: u64, name: &str, index: u64) -> u64 {
     mix(key ^ mix(index))
 }
 
-/// Sorts `rows` into an order that depends on the seed, `name`'s text and the rows' own keys only.
+/// Sorts `rows` into an order that depends only on the seed, the text of `name` and the rows' own keys.
 pub(crate) fn shuffle_by<T>(rows: &mut [T], seed: u64, key: impl Fn(&T) -> (&str, u64)) {
     rows.sort_by_cached_key(|row| {
         let (name, index) = key(row);
-        // The key itself breaks a tie of hashes, so that the order never depends on the input's.
+        // The key breaks ties of hashes, so that the order never depends on the input's order.
         (keyed_hash(seed, name, index), name.to_owned(), index)
     });
 }

@@ -1,6 +1,7 @@
-//! Chores of the workspace: `cargo xtask <command>`.
+//! Maintenance commands of the workspace: `cargo xtask <command>`.
 //!
-//! This file parses and dispatches; each command has a file of its own. `sweep`, `report`, `figures` and `view` are those of `vblora`.
+//! This file parses the command line and calls the command, which has a file of its own. `sweep`, `report`, `figures` and `view` are those
+//! of `vblora`.
 
 #![forbid(unsafe_code)]
 
@@ -31,8 +32,7 @@ use vblora_bench::{
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
-/// Chores of the vblora workspace. Relative paths are taken from the current directory; the
-/// defaults fit the workspace root.
+/// Maintenance commands of the vblora workspace. Relative paths start at the current directory; the defaults fit the workspace root.
 #[derive(Parser)]
 #[command(name = "cargo xtask")]
 struct Arguments {
@@ -98,4 +98,21 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::View(arguments) => view::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_argument_of_every_command_has_a_help_text() {
+        for command in Arguments::command().get_subcommands() {
+            let name = command.get_name();
+            for argument in command.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string);
+                let id = argument.get_id();
+                assert!(help.is_some_and(|help| !help.is_empty()), "{name} {id}");
+            }
+        }
+    }
 }

@@ -1,8 +1,7 @@
-//! `make-demo-task`: an acceptability task in CoLA's TSV form out of BLiMP's minimal pairs.
+//! `make-demo-task`: makes an acceptability task in CoLA's TSV form from BLiMP's minimal pairs.
 //!
-//! Every paradigm gives the same number of pairs, both sentences of a pair go to the same split,
-//! and no sentence occurs twice. Which pairs are taken and how rows are ordered is a function of
-//! the seed and of each pair's own name.
+//! Every paradigm gives the same number of pairs. Both sentences of a pair go to the same split, and no sentence occurs twice. The
+//! selection and the order of rows depend only on the seed and on each pair's own name.
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -16,10 +15,10 @@ use vblora_bench::program::say;
 use crate::blimp::{self, Pair};
 use crate::keyed_hash::{keyed_hash, shuffle_by};
 
-/// What may be bundled of BLiMP: the repository stays small and the task stays a sample.
+/// Maximum bytes of BLiMP to bundle. The repository stays small and the task stays a sample.
 const MAX_BYTES: usize = 1_000_000;
 
-/// Make the bundled acceptability task (train.tsv, dev.tsv, README.md) from BLiMP.
+/// Make the bundled acceptability task (train.tsv, dev.tsv, README.md) from BLiMP
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// BLiMP as one table (tab-separated, gzipped or plain)
@@ -67,11 +66,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 struct Splits<'a> {
     train: Vec<&'a Pair>,
     dev: Vec<&'a Pair>,
-    /// Pairs passed over because one of their sentences was already taken.
+    /// Number of pairs that were skipped because one of their sentences was already used.
     dropped: usize,
 }
 
-/// Takes dev first, so that no choice made for train can change it.
+/// Selects dev first, so that no choice made for train can change it.
 fn select<'a>(pairs: &'a [Pair], arguments: &Arguments) -> Result<Splits<'a>> {
     let mut pool = Pool {
         seen: HashSet::new(),
@@ -111,7 +110,7 @@ fn drawn_order(mut group: Vec<&Pair>, seed: u64) -> std::vec::IntoIter<&Pair> {
     group.into_iter()
 }
 
-/// The sentences already taken, by their text in lower case.
+/// The sentences already used, in lower case.
 struct Pool {
     seen: HashSet<String>,
     dropped: usize,
@@ -145,7 +144,7 @@ impl Pool {
     }
 }
 
-/// CoLA's form: source, label, the author's mark, sentence; no header, nothing quoted.
+/// CoLA's form: source, label, author's mark, sentence; without header and quotes.
 fn tsv(pairs: &[&Pair], seed: u64) -> String {
     let mut rows: Vec<(&Pair, u64)> = pairs
         .iter()

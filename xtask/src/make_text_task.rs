@@ -1,6 +1,6 @@
-//! `make-text-task`: the bundled data-to-text task, and the text on which the bundled decoder is pretrained.
+//! `make-text-task`: makes the bundled data-to-text task, and the pretraining text of the bundled decoder.
 //!
-//! All of it is made here from lists of words: places of a town that nobody has seen, and sentences about them. No text of others is in it.
+//! All text is generated from word lists: places of an invented town, and sentences about them. It contains no text by other authors.
 
 use std::{collections::HashSet, fs, path::PathBuf};
 
@@ -34,7 +34,7 @@ const AREAS: [&str; 6] = ["harbor", "old town", "park", "north", "center", "vall
 const PRICES: [&str; 3] = ["cheap", "fair", "expensive"];
 const TIMES: [&str; 4] = ["morning", "afternoon", "evening", "night"];
 
-/// Make the bundled data-to-text task (`mr,ref` as in the E2E challenge) and the pretraining text of the bundled decoder.
+/// Make the bundled data-to-text task (`mr,ref` as in the E2E challenge) and the pretraining text of the bundled decoder
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Folder for train.csv and dev.csv
@@ -43,6 +43,7 @@ pub(crate) struct Arguments {
     /// File for the pretraining text, one short story of sentences per line
     #[arg(long)]
     corpus: PathBuf,
+    /// Meaning representations of train.csv
     #[arg(long, default_value_t = 1_500)]
     train: usize,
     /// Meaning representations of dev.csv, with two references each
@@ -51,6 +52,7 @@ pub(crate) struct Arguments {
     /// Lines of pretraining text
     #[arg(long, default_value_t = 60_000)]
     stories: usize,
+    /// Seed of all draws
     #[arg(long, default_value_t = 20_26)]
     seed: u64,
 }
@@ -71,7 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         places
     };
-    // Dev first: nothing that comes later says the same of the same place.
+    // Dev comes first: no later part may repeat the same facts about the same place.
     let (dev, train) = (fresh("dev", arguments.dev), fresh("train", arguments.train));
     let dev_names: HashSet<&str> = dev.iter().map(|place| place.name.as_str()).collect();
     let line =
@@ -83,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .enumerate()
         .map(|(i, place)| line(place, i))
         .collect();
-    // Nothing is told of a place that dev asks for.
+    // No story mentions a place of dev.
     let stories: String = (0..arguments.stories as u64)
         .map(|index| {
             story(&Draw {
@@ -111,7 +113,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Draws that belong to one row.
+/// Random draws that belong to one row.
 struct Draw<'a> {
     seed: u64,
     name: &'a str,
@@ -137,7 +139,7 @@ impl Draw<'_> {
     }
 }
 
-/// What is said of a place; name and kind always.
+/// The facts about a place. Name and kind are always given.
 struct Place {
     name: String,
     kind: &'static str,
@@ -164,7 +166,7 @@ impl Place {
         }
     }
 
-    /// The slots as the E2E challenge writes them.
+    /// The slots in the E2E challenge's notation.
     fn meaning(&self) -> String {
         let children = self.children.map(|yes| if yes { "yes" } else { "no" });
         let slots = [
@@ -184,7 +186,7 @@ impl Place {
             .join(", ")
     }
 
-    /// One or two sentences that say all of it, in one of two ways.
+    /// One or two sentences that state all facts, in one of two ways.
     fn sentences(&self, way: usize) -> String {
         let Self { name, kind, .. } = self;
         let price = self
@@ -215,7 +217,7 @@ impl Place {
     }
 }
 
-/// A place's name and a few sentences about it in which names come again: what a model learns to copy from.
+/// A place's name and a few sentences about it that repeat names. A model learns copying from them.
 fn story(draw: &Draw<'_>) -> (String, String) {
     let (a, b) = (Place::draw(draw), draw.place_name("other"));
     let [x, y] = [&a.name, &b];

@@ -1,8 +1,7 @@
-//! `make-tiny-corpus`: the text on which the bundled tiny RoBERTa is pretrained.
+//! `make-tiny-corpus`: makes the pretraining text of the bundled tiny RoBERTa.
 //!
-//! Sources are files whose licences allow a derived model to be shipped: BLiMP's acceptable
-//! sentences (CC BY 4.0) without anything of the demo task's dev split, and the questions and
-//! worked answers of GSM8K's train split (MIT). GSM8K's test split stays unseen.
+//! The sources have licences that allow shipping a derived model. They are BLiMP's acceptable sentences (CC BY 4.0) without the demo task's
+//! dev split, and GSM8K's train split (MIT). GSM8K's test split stays unseen.
 
 use std::collections::HashSet;
 use std::fs;
@@ -17,7 +16,7 @@ use crate::keyed_hash::shuffle_by;
 use crate::make_demo_task;
 use vblora_bench::commands::progress::with_spinner;
 
-/// Shorter lines are fragments such as bare sums, longer ones do not fit the tiny model's window.
+/// The number of words of a line. Shorter lines are fragments such as bare sums, and longer ones do not fit the tiny model.
 const WORDS: std::ops::RangeInclusive<usize> = 3..=40;
 
 /// Words that end in a full stop without ending a sentence.
@@ -26,7 +25,7 @@ const ABBREVIATIONS: [&str; 14] = [
     "A.M.", "P.M.",
 ];
 
-/// Make the pretraining text of the tiny RoBERTa: one sentence per line, shuffled.
+/// Make the pretraining text of the tiny RoBERTa: one sentence per line, shuffled
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// BLiMP as one table (tab-separated, gzipped or plain)
@@ -81,7 +80,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     corpus.write(&arguments.out, arguments.seed)
 }
 
-/// The distinct lines so far, and what each source gave.
+/// The distinct lines so far, and the number from each source.
 struct Corpus {
     held_out: HashSet<String>,
     seen: HashSet<String>,
@@ -148,8 +147,7 @@ impl Corpus {
     }
 }
 
-/// Leaves out a pair whose good *or* bad sentence is held out: the counterpart of a dev sentence
-/// tells its label.
+/// Leaves out a pair if its good *or* bad sentence is held out, because the counterpart of a dev sentence reveals its label.
 fn blimp_lines(pairs: &[Pair], held_out: &HashSet<String>) -> Vec<String> {
     let is_held_out = |sentence: &str| held_out.contains(&sentence.to_lowercase());
     pairs
@@ -189,7 +187,7 @@ fn split_sentences(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Cuts after a word that ends a sentence when the next one may begin one.
+/// Splits a line after each word that ends a sentence, if the next word can begin one.
 fn split_line(line: &str) -> Vec<String> {
     let words: Vec<&str> = line.split(' ').filter(|word| !word.is_empty()).collect();
     words
@@ -209,7 +207,7 @@ fn may_begin_sentence(word: &str) -> bool {
     bare.starts_with(|first: char| first.is_uppercase() || first.is_ascii_digit())
 }
 
-/// Drops every `<<48/2=24>>`; an annotation left open reaches to the end of the line.
+/// Removes every `<<48/2=24>>`. An annotation without an end reaches to the end of the line.
 fn without_annotations(line: &str) -> String {
     let mut parts = line.split("<<");
     let mut text = parts.next().unwrap_or_default().to_owned();
@@ -219,7 +217,7 @@ fn without_annotations(line: &str) -> String {
     text
 }
 
-/// Whether the least number of words is reached without bare numbers and signs.
+/// Returns true if the line has enough words, without bare numbers and signs.
 fn has_words(line: &str) -> bool {
     let word = |part: &&str| part.contains(char::is_alphabetic);
     line.split(' ').filter(word).count() >= *WORDS.start()

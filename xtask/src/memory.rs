@@ -1,26 +1,26 @@
-//! What a process holds: resident memory on a CPU, device memory on a GPU.
+//! The memory of a process: resident memory on a CPU, device memory on a GPU.
 
 use std::{fs, process::Command};
 
-/// The most a process held since [`Peak::reset`].
+/// The peak memory of a process since [`Peak::reset`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Peak {
-    /// The resident size's high-water mark, which Linux keeps.
+    /// The high-water mark of the resident size, which Linux records.
     Resident,
-    /// The device memory that NVIDIA's driver has given the process. Allocators keep what they took, so this is a peak as well, once what
-    /// earlier works took has been given back.
+    /// The device memory that NVIDIA's driver has given the process. Allocators keep their memory, so this is a peak too, once memory of
+    /// earlier works has been returned.
     Device,
 }
 
 impl Peak {
-    /// Forgets a process's resident peak; a device's is forgotten by giving the memory back.
+    /// Resets a process's resident peak. A device's peak is reset by returning the memory.
     pub(crate) fn reset(self, process: u32) {
         if let Self::Resident = self {
             fs::write(format!("/proc/{process}/clear_refs"), "5").ok();
         }
     }
 
-    /// MiB; `None` where the system does not tell.
+    /// The peak in MiB; `None` if the system does not report it.
     pub(crate) fn mib(self, process: u32) -> Option<f64> {
         match self {
             Self::Resident => {
@@ -43,7 +43,7 @@ impl Peak {
     }
 }
 
-/// The processor's or the GPU's name, with what else there is of it.
+/// The name of the processor or GPU, with further details.
 pub(crate) fn machine(gpu: bool, threads: usize) -> String {
     if gpu {
         let found = nvidia_smi("--query-gpu=name,driver_version");
@@ -55,7 +55,7 @@ pub(crate) fn machine(gpu: bool, threads: usize) -> String {
     processor(&info, threads)
 }
 
-/// The processor as Linux lists it. Virtual machines often hide the name, so the family, the model and the widest vectors follow it.
+/// The processor as listed by Linux. Virtual machines often hide the name, so family, model and the widest vector instructions follow it.
 fn processor(info: &str, threads: usize) -> String {
     let field = |name: &str| {
         let values = info.lines().filter_map(|line| line.split_once(':'));

@@ -1,4 +1,4 @@
-//! `cargo xtask paper-memory`: what training the paper's adapters on its decoders takes, by their configurations alone.
+//! `cargo xtask paper-memory`: computes the memory for training the paper's adapters on its decoders, from their configurations alone.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,22 +9,22 @@ use vblora_models::{
     decoder::{Footprint, sites, targets},
 };
 
-/// A table of the six decoders of the paper: sub-vectors, trained and stored parameters, memory of base, adapter and activations, and how many
-/// tokens fit a GPU.
+/// Print a table of the paper's six decoders: sub-vectors, trained and stored parameters, and memory of base, adapter and activations. The
+/// table also shows the number of tokens that fit a GPU
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Tokens of a sequence.
+    /// Tokens per sequence
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     length: u32,
-    /// Memory of the GPU in GB (10^9 bytes).
+    /// Memory of the GPU in GB (10^9 bytes)
     #[arg(long, default_value_t = 80.0)]
     gpu: f64,
-    /// f32, f16 or bf16: what the base is held in.
+    /// Number type of the base: f32, f16 or bf16
     #[arg(long, default_value = "f16")]
     base_dtype: BaseDtype,
 }
 
-/// The paper's models, h and r (tables 3, 4 and 10; GPT-2's query, key and value apart, as its counts need).
+/// The paper's models, h and r (tables 3, 4 and 10). GPT-2's query, key and value are separate, as its counts require.
 fn models() -> [(&'static str, DecoderConfig, usize, usize); 6] {
     let split = |config| DecoderConfig {
         split_qkv: true,

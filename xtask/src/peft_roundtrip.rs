@@ -1,4 +1,4 @@
-//! `cargo xtask peft-roundtrip`: adapters that PEFT wrote, read here; adapters written here, read by PEFT; the same logits both ways.
+//! `cargo xtask peft-roundtrip`: reads adapters that PEFT wrote, lets PEFT read ours, and compares the logits.
 
 use std::{
     collections::BTreeMap,
@@ -27,16 +27,16 @@ use vblora_models::{
 
 const SCRIPT: &str = include_str!("../scripts/peft_roundtrip.py");
 
-/// The largest difference of a logit that is rounding.
+/// The largest difference of a logit that counts as rounding.
 const TOLERANCE: f64 = 1e-4;
 
-/// Compares with Hugging Face PEFT, both ways: what it writes gives the same logits here, and the other way round.
+/// Compare with Hugging Face PEFT in both directions: each side reads the other's adapters and must get the same logits
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A Python interpreter with torch, transformers and peft (pip install torch transformers peft).
+    /// Python interpreter with torch, transformers and peft (pip install torch transformers peft)
     #[arg(long)]
     python: PathBuf,
-    /// A folder for models and adapters; what is in it is replaced.
+    /// Folder for models and adapters; its content is replaced
     #[arg(long, default_value = "target/peft-roundtrip")]
     out: PathBuf,
     #[arg(long, default_value = "flex")]
@@ -112,7 +112,7 @@ struct Row {
     difference: f64,
 }
 
-/// Reads every adapter under `theirs`, and writes each under `ours` in every form it has, beside the logits it gives here.
+/// Reads every adapter under `theirs`, writes each in all its forms under `ours`, and adds our logits.
 struct Ours<'a> {
     dir: &'a Path,
 }
@@ -147,7 +147,7 @@ fn name(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-/// The adapter as it is, and in every form that it can be turned into.
+/// The adapter unchanged, and in every form that it can be converted to.
 fn forms(adapter: &HostAdapter) -> Vec<(&'static str, HostAdapter)> {
     let as_lora = HostAdapter::Lora(adapter.to_lora());
     match adapter {
@@ -230,7 +230,7 @@ impl<B: VbLoraBackend> Model<B> {
         Ok((row, difference(&logits.values, &expected)))
     }
 
-    /// Logits, those of padding zero.
+    /// The logits. Those of padding are zero.
     fn logits(&self, adapter: &PeftAdapter) -> Result<HostTensor> {
         let factors: Factors<B> = adapter.adapter.factors(&self.device);
         let base = match &self.base {
@@ -269,7 +269,7 @@ impl<B: VbLoraBackend> Model<B> {
         Ok(scores)
     }
 
-    /// The tokens of each row that are not padding.
+    /// The tokens of each row without padding.
     fn texts(&self) -> Vec<Vec<u32>> {
         let PaddedBatch {
             ids, mask, columns, ..
@@ -288,7 +288,7 @@ fn difference(found: &[f32], expected: &[f32]) -> f64 {
         return f64::INFINITY;
     }
     let differences = found.iter().zip(expected).map(|(f, e)| (f - e).abs());
-    // One that is no number must not get lost in a maximum.
+    // A maximum must not ignore a difference that is not a number.
     let largest = differences.fold(0.0_f32, |largest, difference| match difference.is_nan() {
         true => f32::INFINITY,
         false => largest.max(difference),

@@ -1,4 +1,4 @@
-//! `cargo xtask pretrain-decoder`: the bundled Llama, made again by this project's own code.
+//! `cargo xtask pretrain-decoder`: pretrains the bundled Llama with this project's own code.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -29,36 +29,42 @@ use vblora_models::{
 
 use vblora_bench::commands::progress;
 
-/// Pretrains the bundled tiny Llama on text, every weight of it.
+/// Pretrain all weights of the bundled tiny Llama on text
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Text, one short story per line (`cargo xtask make-text-task`).
+    /// Text, one short story per line (made by `cargo xtask make-text-task`)
     #[arg(long)]
     corpus: PathBuf,
-    /// The folder with `tokenizer.json` and `config.json`; the model is written beside them.
+    /// Folder with `tokenizer.json` and `config.json`; the model is written to it
     #[arg(long, default_value = "vblora-bench/assets/tiny-llama")]
     out: PathBuf,
+    /// Backend: flex, ndarray, wgpu or cuda
     #[arg(long, default_value = "flex")]
     backend: BackendKind,
+    /// Index of the backend's device
     #[arg(long, default_value_t = 0)]
     device: usize,
+    /// Number of optimizer steps
     #[arg(long, default_value_t = 1_500)]
     steps: usize,
-    /// Rows of `length` tokens per step, stories packed into them.
+    /// Rows of `length` tokens per step; each packs several stories
     #[arg(long, default_value_t = 16)]
     batch: usize,
+    /// Tokens per row
     #[arg(long, default_value_t = 128)]
     length: usize,
+    /// Peak learning rate
     #[arg(long, default_value_t = 3e-3)]
     lr: f64,
+    /// Seed of weights and order
     #[arg(long, default_value_t = 20_26)]
     seed: u64,
 }
 
-/// Every how many stories one is held out to measure the loss.
+/// One of so many stories is held out to measure the loss.
 const HELD_OUT: usize = 200;
 
-/// What is written beside the model.
+/// The record written next to the model.
 #[derive(Serialize)]
 struct Record {
     command: String,
@@ -151,7 +157,7 @@ fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Resu
     Ok(())
 }
 
-/// Full training by the engine that fine-tunes.
+/// The recipe for full training.
 fn recipe(arguments: &Arguments) -> Result<Recipe> {
     let mut recipe = Recipe {
         batch: arguments.batch,

@@ -1,4 +1,4 @@
-//! `cargo xtask pretrain-tiny`: the bundled RoBERTa, made again by this project's own code.
+//! `cargo xtask pretrain-tiny`: pretrains the bundled RoBERTa with this project's own code.
 
 use std::{
     path::{Path, PathBuf},
@@ -20,45 +20,54 @@ use vblora_models::{Encoded, EncoderConfig, ModelFiles, SaveDtype, TextTokenizer
 
 use vblora_bench::commands::progress;
 
-/// Pretrains the bundled tiny RoBERTa by masked-language modelling.
+/// Pretrain the bundled tiny RoBERTa by masked-language modelling
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Text, one sentence per line (`cargo xtask make-tiny-corpus`).
+    /// Text, one sentence per line (made by `cargo xtask make-tiny-corpus`)
     #[arg(long)]
     corpus: PathBuf,
-    /// The folder with `tokenizer.json`; the model is written beside it.
+    /// Folder with `tokenizer.json`; the model is written to it
     #[arg(long, default_value = "vblora-bench/assets/tiny-roberta")]
     out: PathBuf,
+    /// Backend: flex, ndarray, wgpu or cuda
     #[arg(long, default_value = "flex")]
     backend: BackendKind,
+    /// Index of the backend's device
     #[arg(long, default_value_t = 0)]
     device: usize,
+    /// Number of optimizer steps
     #[arg(long, default_value_t = 12_000)]
     steps: usize,
+    /// Sentences per step
     #[arg(long, default_value_t = 256)]
     batch: usize,
+    /// Peak learning rate
     #[arg(long, default_value_t = 1.5e-3)]
     lr: f64,
+    /// Seed of weights, order, masks and dropout
     #[arg(long, default_value_t = 20_26)]
     seed: u64,
+    /// Number of transformer blocks
     #[arg(long, default_value_t = 4)]
     layers: usize,
+    /// Hidden size
     #[arg(long, default_value_t = 256)]
     width: usize,
+    /// Inner size of the MLP
     #[arg(long, default_value_t = 768)]
     inner: usize,
-    /// Stop after this many seconds, decaying the learning rate as if the run were whole (the model is then worse than it could be).
+    /// Stop after this many seconds. The learning rate decays as in a full run, so the model is worse than it could be
     #[arg(long)]
     max_seconds: Option<u64>,
 }
 
-/// Every how many sentences one is held out to measure the loss.
+/// One of so many sentences is held out to measure the loss.
 const HELD_OUT: usize = 100;
 
-/// The longest sentence, in tokens.
+/// The maximum length of a sentence, in tokens.
 const MAX_LENGTH: usize = 64;
 
-/// What is written beside the model.
+/// The record written next to the model.
 #[derive(Serialize)]
 struct Record {
     command: String,
@@ -69,7 +78,7 @@ struct Record {
     parameters: usize,
     seconds: f64,
     steps: usize,
-    /// (step, mean training loss since the line before, held-out loss)
+    /// (step, mean training loss since the previous entry, held-out loss)
     log: Vec<(usize, f64, f64)>,
     final_held_out_loss: f64,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask scaling`: what a training step costs as batches, rows and models grow, as a table and a picture.
+//! `cargo xtask scaling`: measures the cost of a training step as batches, rows and models grow. It makes a table and a picture.
 
 use std::{path::PathBuf, time::Instant};
 
@@ -18,18 +18,18 @@ use crate::{
     memory::Peak,
 };
 
-/// Measures VB-LoRA steps on every linear map at RoBERTa-base's width (random weights, f32, flex), one size growing at a time.
+/// Measure VB-LoRA steps on every linear map at RoBERTa-base's width (random weights, f32, flex), one size growing at a time
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Steps of each size, of which the median counts.
+    /// Number of steps of each size; the median counts
     #[arg(long, default_value_t = 5)]
     repetitions: usize,
-    /// Where the picture goes.
+    /// File for the picture
     #[arg(long, value_name = "FILE", default_value = "scaling.svg")]
     out: PathBuf,
 }
 
-/// A step's sizes; of one axis all but one are these.
+/// The sizes of the base case. An axis changes one of them.
 const BASE: Sizes = Sizes {
     rows: 8,
     columns: 128,
@@ -43,7 +43,7 @@ struct Sizes {
     layers: usize,
 }
 
-/// A size that grows: its name, and what it is set to.
+/// A size that grows: its name and its values.
 type Axis = (&'static str, Vec<(usize, Sizes)>);
 
 #[derive(Debug, Clone, Copy)]
@@ -111,7 +111,7 @@ fn measure(size: usize, sizes: Sizes, repetitions: usize) -> Result<Point> {
     let batch = Shape::without_padding(sizes.rows, sizes.columns).batch(base.config().pad_token_id);
     let (mut learner, batch) = encoder_step(&base, Pass::VbLoraAll, batch, &device)?;
     let process = std::process::id();
-    // The first step takes memory from the system that later ones take from the allocator.
+    // The first step allocates memory from the system, later steps reuse it.
     learner.step(0, std::slice::from_ref(&batch), 1.0)?;
     Peak::Resident.reset(process);
     let mut times = Vec::new();
@@ -129,7 +129,7 @@ fn measure(size: usize, sizes: Sizes, repetitions: usize) -> Result<Point> {
     })
 }
 
-/// What a unit of an axis costs at each size, beside what it costs at the smallest.
+/// The cost of a unit of an axis at each size, relative to the smallest size.
 fn table(measured: &[(&str, Vec<Point>)]) -> String {
     let mut lines = vec![
         "| growing | size | ms | ms a unit | of the largest's | peak, MiB |".to_owned(),
@@ -148,7 +148,7 @@ fn table(measured: &[(&str, Vec<Point>)]) -> String {
     lines.join("\n")
 }
 
-/// One plot an axis, both scales logarithmic, with the line of proportion through the largest size.
+/// One plot per axis on logarithmic scales, with a line of proportional cost through the largest size.
 fn draw(measured: &[(&str, Vec<Point>)]) -> Result<String> {
     let plots: Vec<Plot> = measured
         .iter()

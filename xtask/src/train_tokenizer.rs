@@ -1,8 +1,7 @@
-//! `train-tokenizer`: a byte-level BPE tokenizer in RoBERTa's layout, from a text of one sentence
-//! per line.
+//! `train-tokenizer`: trains a byte-level BPE tokenizer in RoBERTa's layout on a text of one sentence per line.
 //!
-//! Writes what the `tokenizers` and `transformers` libraries read: `tokenizer.json`,
-//! `tokenizer_config.json` and `special_tokens_map.json`. The same text gives the same bytes.
+//! It writes the files that the `tokenizers` and `transformers` libraries read: `tokenizer.json`, `tokenizer_config.json` and
+//! `special_tokens_map.json`. The same text gives the same bytes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,16 +17,16 @@ use vblora_bench::program::say;
 
 use vblora_bench::commands::progress::with_spinner;
 
-/// RoBERTa's special tokens; the place in the list is the token's id.
+/// RoBERTa's special tokens. The index in the list is the token's id.
 const SPECIAL: [&str; 5] = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"];
 
-/// A pair of tokens seen once only is not merged.
+/// A pair of tokens that occurs only once is not merged.
 const MIN_FREQUENCY: u64 = 2;
 
 type RobertaTokenizer =
     TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, RobertaProcessing, ByteLevel>;
 
-/// Train a byte-level BPE tokenizer in RoBERTa's layout.
+/// Train a byte-level BPE tokenizer in RoBERTa's layout
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     /// Text to train on, one sentence per line
@@ -36,13 +35,13 @@ pub(crate) struct Arguments {
     /// Folder to write to
     #[arg(long)]
     out: PathBuf,
-    /// Size of the vocabulary, with the 5 special tokens and the 256 bytes
+    /// Size of the vocabulary, including the 5 special tokens and the 256 bytes
     #[arg(long, default_value_t = 2000)]
     vocab: usize,
-    /// Longest input in tokens that the tokenizer's configuration states
+    /// Maximum number of tokens of an input, for the tokenizer's configuration
     #[arg(long, default_value_t = 128)]
     model_max_length: usize,
-    /// Task whose sentences are counted in tokens afterwards
+    /// Task whose sentences are counted in tokens after training
     #[arg(long, default_value = "vblora-bench/assets/demo")]
     demo: PathBuf,
     /// Print the ids of the first N dev sentences, to compare with another implementation
@@ -88,8 +87,8 @@ fn train(text: &str, vocabulary: usize) -> Result<RobertaTokenizer> {
     Ok(tokenizer)
 }
 
-/// The parts around the merges: no normalisation, GPT-2's split into words and bytes, `<s> A </s>`
-/// around one sentence and `<s> A </s></s> B </s>` around two.
+/// The parts around the merges: no normalization, and GPT-2's split into words and bytes. One sentence becomes `<s> A </s>`, two become
+/// `<s> A </s></s> B </s>`.
 fn untrained() -> Result<RobertaTokenizer> {
     let bytes = ByteLevel::default().add_prefix_space(false);
     let token = |id: u32| (SPECIAL[id as usize].to_owned(), id);
@@ -105,7 +104,7 @@ fn untrained() -> Result<RobertaTokenizer> {
         .map_err(|error| anyhow!("cannot assemble the tokenizer: {error}"))
 }
 
-/// `<mask>` takes the blank before it, as RoBERTa's does: it stands for a word and its blank.
+/// `<mask>` takes the blank before it, as in RoBERTa: it replaces a word and its blank.
 fn special_tokens() -> Vec<AddedToken> {
     SPECIAL
         .iter()
@@ -167,7 +166,7 @@ fn write_text(path: &Path, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Dev first, then train, each in the file's order.
+/// The sentences of dev, then those of train, each in the file's order.
 fn demo_sentences(folder: &Path) -> Result<Vec<String>> {
     let mut sentences = Vec::new();
     for name in ["dev.tsv", "train.tsv"] {

@@ -1,4 +1,4 @@
-//! Sweeps by the program itself, with workers that are interrupted and killed, and the report of what they left.
+//! Tests of sweeps as processes, with interrupted and killed workers, and of the report on their results.
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-/// A sweep on a little of the bundled data.
+/// A sweep on a small part of the bundled data.
 const SWEEP: &str = r#"about = "a test"
 
 [base]
@@ -75,7 +75,7 @@ impl Place {
         text.lines().map(line).collect()
     }
 
-    /// Waits until some run of a sweep has written a checkpoint.
+    /// Waits until a run of a sweep has written a checkpoint.
     fn wait_for_checkpoint(&self, out: &str) {
         let start = Instant::now();
         let has = |run: PathBuf| {
@@ -114,7 +114,7 @@ fn workers(sweep: &Child) -> String {
     workers.trim().to_owned()
 }
 
-/// What a run came to, without what depends on the clock.
+/// A run's result, without values that depend on the clock.
 fn epochs(record: &Value) -> &Value {
     let epochs = &record["result"]["epochs"];
     assert!(epochs.is_array(), "{record}");
@@ -142,7 +142,7 @@ fn a_sweep_is_planned_done_reused_and_extended() {
             .join(record["id"].as_str().unwrap());
         assert!(dir.join("results.json").exists() && !dir.join("checkpoints").exists());
     }
-    // Two of the four are there already, and a third time there is nothing to do.
+    // Two of the four runs exist already, and a third call has nothing to do.
     assert!(place.sweep("out", &["--runs", "1"]).status.success());
     assert_eq!(place.results("out").len(), 3);
     let rest = place.sweep("out", &[]);
@@ -182,7 +182,8 @@ fn a_run_that_fails_is_recorded_and_the_rest_goes_on() {
     assert!(text(&output.stderr).contains("non-finite loss at step"));
 }
 
-/// The last step before the only evaluation leaves parameters that are no numbers: no score of 0, but a failure by name.
+/// The last step before the only evaluation leaves parameters that are not finite. The run has no score of 0; it fails and names the
+/// parameter.
 #[test]
 fn a_run_whose_parameters_are_no_numbers_is_recorded_as_failed() {
     let place = Place::new();
@@ -260,7 +261,7 @@ fn whatever_asks_a_sweep_to_end_it_ends_with_a_checkpoint() {
     }
 }
 
-/// A worker that is stopped alone costs its run, which goes on from there when the sweep is started again.
+/// A worker that is stopped alone interrupts only its run. The run continues when the sweep is started again.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_worker_that_is_told_to_stop_fails_its_run_by_name() {
@@ -285,7 +286,7 @@ fn a_second_signal_ends_a_sweep_at_once() {
     let place = Place::new();
     let mut child = place.start("out", &["--set", "epochs=60", "--set", "method=vblora"]);
     place.wait_for_checkpoint("out");
-    // It would wait for its worker.
+    // The sweep would wait for its worker.
     let (parent, worker) = (child.id().to_string(), workers(&child));
     signal("-STOP", &worker);
     signal("-TERM", &parent);
@@ -313,7 +314,7 @@ fn a_hangup_that_is_ignored_stays_ignored() {
     assert_eq!(place.results("out").len(), 1);
 }
 
-/// Nobody reads on, or the disk is full: the work is done and written all the same.
+/// The reader has left or the disk is full. The work is still done and written.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_closed_or_full_output_costs_no_work() {
@@ -390,7 +391,7 @@ fn a_worker_that_is_killed_costs_one_run_and_the_next_attempt_goes_on() {
     assert_eq!(epochs(&results[2]).as_array().unwrap().len(), 30);
 }
 
-/// Killed again and again, with no time to stop its workers, a sweep makes every run once: what it comes to is that of one left alone.
+/// A sweep is killed repeatedly, with no time to stop its workers. It makes every run once and gets the results of an undisturbed sweep.
 #[cfg(target_os = "linux")]
 #[test]
 fn a_sweep_whose_parent_is_killed_loses_no_run_and_makes_none_twice() {
@@ -407,7 +408,7 @@ fn a_sweep_whose_parent_is_killed_loses_no_run_and_makes_none_twice() {
             signal("-KILL", &child.id().to_string());
             kills += 1;
         }
-        // Its workers may still be writing: nobody waits for them here.
+        // Workers may still be writing, and nothing waits for them here.
         child.wait().unwrap();
     }
     assert!(kills > 0, "nothing was killed");

@@ -23,10 +23,10 @@ use std::{
 use libmimalloc_sys::{mi_option_get, mi_option_set_default, mi_option_t};
 use mimalloc::MiMalloc;
 
-/// `mi_option_purge_delay` of mimalloc.h, the same number in its versions 2 and 3; the bindings leave it out.
+/// `mi_option_purge_delay` of mimalloc.h. Its number is the same in versions 2 and 3; the bindings leave it out.
 const PURGE_DELAY: mi_option_t = 15;
 
-/// The value that means never.
+/// The option's value for "never".
 const NEVER: c_long = -1;
 
 /// mimalloc, set to keep freed memory before the program first allocates.
@@ -36,9 +36,9 @@ pub struct Keeping;
 /// True if the option is set.
 static IS_SET: AtomicBool = AtomicBool::new(false);
 
-/// Milliseconds after which freed memory goes back to the system; negative for never.
+/// Milliseconds after which freed memory goes back to the system. A negative value means never.
 pub fn purge_delay() -> c_long {
-    // SAFETY: reads one entry of a static table; the number is within it.
+    // SAFETY: the call reads one entry of a static table, and the index is in range.
     unsafe { mi_option_get(PURGE_DELAY) }
 }
 
@@ -59,7 +59,7 @@ impl Keeping {
     }
 }
 
-// SAFETY: every call goes to mimalloc as it came.
+// SAFETY: every call is passed on to mimalloc unchanged.
 unsafe impl GlobalAlloc for Keeping {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

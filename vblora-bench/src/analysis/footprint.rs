@@ -1,39 +1,39 @@
-//! Which bank vectors sub-vectors select in the course of training (the paper's Figures 3 to 5).
+//! Footprints: the bank vectors that sub-vectors select during training (the paper's Figures 3 to 5).
 
 use std::{collections::BTreeSet, ops::RangeInclusive};
 
 use crate::recordings::{Frame, Picks, Recording};
 
-/// Places in a map of sub-vectors by bank vectors: number in the list of rows that is looked at, and bank vector.
+/// Cells in a map of sub-vectors by bank vectors: `(position in the list of rows, bank vector)`.
 pub type Cells = BTreeSet<(usize, usize)>;
 
 /// The footprint of some epochs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
-    /// The first and the last, from 1.
+    /// The first and the last epoch, counted from 1.
     pub epochs: RangeInclusive<u64>,
-    /// What was selected in a recorded step of theirs.
+    /// The cells that were selected in at least one recorded step of these epochs.
     pub cells: Cells,
 }
 
-/// What was selected at the start alone, at the end alone, and at both (Figure 4).
+/// The cells that were selected only at the start, only at the end, and at both (Figure 4).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overlap {
-    /// Given up.
+    /// Selected only at the start.
     pub initial: Cells,
-    /// Taken up.
+    /// Selected only at the end.
     pub last: Cells,
-    /// Kept.
+    /// Selected at both.
     pub both: Cells,
 }
 
-/// `n` of the numbers below `s`, evenly spread; all where there are no more.
+/// `n` of the numbers below `s`, evenly spread; all of them if `s` is at most `n`.
 pub fn spread(s: usize, n: usize) -> Vec<usize> {
     let n = n.min(s);
     (0..n).map(|i| i * s / n).collect()
 }
 
-/// What the sub-vectors `rows` select.
+/// The cells that the sub-vectors `rows` select.
 fn cells(picks: &Picks, rows: &[usize]) -> Cells {
     let k = picks.topk();
     let of_row = |(at, row): (usize, &usize)| {
@@ -43,13 +43,13 @@ fn cells(picks: &Picks, rows: &[usize]) -> Cells {
     rows.iter().enumerate().flat_map(of_row).collect()
 }
 
-/// What the sub-vectors `rows` select in any recorded step.
+/// The cells that the sub-vectors `rows` select in at least one recorded step.
 pub fn footprint(recording: &Recording, rows: &[usize]) -> Cells {
     let frames = recording.frames();
     frames.flat_map(|f| cells(&f.picks, rows)).collect()
 }
 
-/// The footprints of the recorded epochs in at most `n` windows of equally many, the last perhaps of fewer.
+/// The footprints of the recorded epochs in at most `n` windows of equal length. The last window may be shorter.
 pub fn windows(recording: &Recording, rows: &[usize], n: u64) -> Vec<Window> {
     let header = recording.header();
     let (first, last) = (recording.first().step, recording.last().step);
@@ -69,7 +69,7 @@ pub fn windows(recording: &Recording, rows: &[usize], n: u64) -> Vec<Window> {
     windows
 }
 
-/// How the selection of the sub-vectors `rows` differs from the first.
+/// The difference between the first and the last selection of the sub-vectors `rows`.
 pub fn overlap(first: &Picks, last: &Picks, rows: &[usize]) -> Overlap {
     let (first, last) = (cells(first, rows), cells(last, rows));
     Overlap {
@@ -84,14 +84,14 @@ mod tests {
     use super::*;
     use crate::recordings::tests::{file, header, picks};
 
-    /// Twelve sub-vectors that all select `index`, but for the second, which stays at 0.
+    /// Twelve sub-vectors that all select `index`, except the second, which stays at 0.
     fn all_but_one(index: u32) -> Picks {
         let mut indices = [index; 12];
         indices[1] = 0;
         picks(1, &indices, &[255; 12])
     }
 
-    /// Five steps an epoch.
+    /// Five steps per epoch.
     fn recording(frames: &[(u64, u32)]) -> Recording {
         let frames: Vec<_> = frames
             .iter()
@@ -132,7 +132,7 @@ mod tests {
             .map(|window| window.epochs)
             .collect();
         assert_eq!(epochs, [1..=2, 3..=4]);
-        // Of a run that was resumed without its recording the first epochs are missing.
+        // A run that was resumed without its recording lacks the first epochs.
         let late = windows(&recording(&[(12, 1), (15, 2), (16, 3)]), &[2], 6);
         assert_eq!(late.len(), 2);
         assert_eq!(late[0].epochs, 3..=3);

@@ -1,13 +1,13 @@
-//! Sub-vectors by the place they have in a model.
+//! Sub-vectors by their place in a model.
 
 use vblora::{Site, SitePlan, ValidVbLora};
 
-/// Which factor of a site a sub-vector is part of.
+/// The factor of a site that a sub-vector belongs to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// A, `[d_in, r]`: it faces the input.
+    /// A, `[d_in, r]`, on the input side.
     A,
-    /// B, `[r, d_out]`: it faces the output.
+    /// B, `[r, d_out]`, on the output side.
     B,
 }
 
@@ -21,10 +21,10 @@ impl Side {
     }
 }
 
-/// Sub-vectors that are looked at together.
+/// Sub-vectors that are analysed together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// For people: `layers 0-3`, `query A`.
+    /// The name for display: `layers 0-3`, `query A`.
     pub name: String,
     /// Rows of the selection.
     pub rows: Vec<usize>,
@@ -40,7 +40,8 @@ pub fn row_places(settings: &ValidVbLora) -> Vec<(usize, Side)> {
     places.collect()
 }
 
-/// The first, middle and last third of the layers (Figure 6); sites outside layers are in none, and a model of fewer layers has fewer.
+/// The first, middle and last third of the layers (Figure 6). Sites outside layers are in no group. A model with fewer than three layers
+/// has fewer groups.
 pub fn by_third(settings: &ValidVbLora) -> Vec<Group> {
     let layers = layers(settings.plan());
     let third = |layer: usize| {
@@ -68,7 +69,7 @@ pub fn by_third(settings: &ValidVbLora) -> Vec<Group> {
     groups.filter(|group| !group.rows.is_empty()).collect()
 }
 
-/// Every role's two factors (Figure 7), in the order of the sites.
+/// Both factors of every role (Figure 7), in the order of the sites.
 pub fn by_role_and_side(settings: &ValidVbLora) -> Vec<Group> {
     let mut roles: Vec<&str> = Vec::new();
     for role in settings.plan().sites().iter().map(Site::role) {
@@ -93,7 +94,7 @@ fn rows(settings: &ValidVbLora, is_in: impl Fn(&Site, Side) -> bool) -> Vec<usiz
         .collect()
 }
 
-/// The layers there are, ascending.
+/// The layer numbers of the plan, ascending.
 fn layers(plan: &SitePlan) -> Vec<usize> {
     let mut layers: Vec<usize> = plan.sites().iter().filter_map(Site::layer).collect();
     layers.sort_unstable();

@@ -1,4 +1,5 @@
-//! What recorded selections say: which bank vectors are used, by whom, how much, and how that changes. Pure functions on host data.
+//! Statistics of recorded selections: the bank vectors in use, their users, their weight, and its change over time. All are pure functions
+//! on host data.
 
 mod footprint;
 mod groups;

@@ -1,29 +1,29 @@
-//! Bank and sub-vectors in two dimensions, by principal components (the paper's Figure 9 uses t-SNE).
+//! Projection of bank and sub-vectors to two dimensions by principal components (the paper's Figure 9 uses t-SNE).
 //!
-//! The components are those of the bank alone. The projection is affine, so that a mixture of bank vectors lies where the same mixture of their
-//! images lies: with k = 2 on the line between two of them, which a picture made by t-SNE cannot show.
+//! The components are those of the bank alone. The projection is affine, so a mixture of bank vectors is drawn at the same mixture of their
+//! images. With k = 2 it lies on the line between two of them, which t-SNE cannot show.
 
 use crate::recordings::Picks;
 use vblora::rng::Key;
 
-/// More rounds change nothing that a picture shows.
+/// The limit of iterations. More of them change nothing visible.
 const MAX_ROUNDS: usize = 500;
 
-/// Components that move by less are found.
+/// The iteration ends when the components move by less than this.
 const TOLERANCE: f64 = 1e-10;
 
 /// Points on the plane of the bank's two largest principal components.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Projection {
-    /// One per bank vector.
+    /// One point per bank vector.
     pub bank: Vec<[f64; 2]>,
-    /// One per sub-vector.
+    /// One point per sub-vector.
     pub sub_vectors: Vec<[f64; 2]>,
-    /// The part of the bank's variance along each component.
+    /// The share of the bank's variance along each component.
     pub explained: [f64; 2],
 }
 
-/// The sub-vectors `rows`, mixed from the bank.
+/// Mixes the sub-vectors `rows` from the bank.
 ///
 /// # Shapes
 /// - bank: `[h, b]`; output: one `[b]` per row
@@ -91,8 +91,8 @@ fn covariance(rows: &[Vec<f64>], mean: &[f64]) -> Vec<f64> {
     out
 }
 
-/// The two leading eigenvectors of a symmetric matrix with no negative eigenvalues, by orthogonal iteration. Their signs are such that each
-/// one's largest entry is positive.
+/// The two leading eigenvectors of a positive semi-definite matrix, by orthogonal iteration. Each has the sign that makes its largest entry
+/// positive.
 fn leading(matrix: &[f64], b: usize) -> [Vec<f64>; 2] {
     let start = |column: u64| {
         let drawn = Key::new(column).name("projection").normal(b, 1.0);
@@ -120,7 +120,7 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// By Gram and Schmidt; what vanishes becomes zero.
+/// Gram-Schmidt orthonormalization. A vector that vanishes becomes zero.
 fn orthonormal([first, mut second]: [Vec<f64>; 2]) -> [Vec<f64>; 2] {
     let first = unit(first);
     let along = dot(&first, &second);
@@ -177,7 +177,7 @@ mod tests {
         let root = 3.0_f64.sqrt();
         assert_near(found.bank[0], [3.0 * root, 0.0]);
         assert_near(found.bank[1], [-3.0 * root, 0.0]);
-        // The sign with which the largest entry of (-0.8, 0.6, 0) is positive.
+        // The sign that makes the largest entry of (-0.8, 0.6, 0) positive.
         assert_near(found.bank[2], [0.0, -2.0 * root]);
         assert_near(found.bank[4], [0.0, 0.0]);
         assert_near(found.sub_vectors[0], [0.0, 0.0]);

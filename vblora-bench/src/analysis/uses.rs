@@ -1,9 +1,9 @@
-//! How often bank vectors are used.
+//! Counts of how often bank vectors are used.
 
 use super::Group;
 use crate::recordings::Picks;
 
-/// Per bank vector how many sub-vectors select it.
+/// The number of sub-vectors that select each bank vector.
 ///
 /// # Shapes
 /// - output: `[h]`
@@ -15,12 +15,12 @@ pub fn uses(picks: &Picks, h: usize) -> Vec<usize> {
     uses
 }
 
-/// k S / h, the mean of [`uses`] whatever is selected.
+/// k S / h, the mean of [`uses`] for any selection.
 pub fn mean_uses(picks: &Picks, h: usize) -> f64 {
     picks.indices().len() as f64 / h as f64
 }
 
-/// The entropy of the uses over that of even use: 1 if every vector is used as often, 0 if all use one.
+/// The entropy of the uses relative to uniform use: 1 if every vector is used equally often, 0 if all sub-vectors use one.
 pub fn entropy(uses: &[usize]) -> f64 {
     let total = uses.iter().sum::<usize>() as f64;
     let share = |&n: &usize| n as f64 / total;
@@ -35,14 +35,14 @@ pub fn entropy(uses: &[usize]) -> f64 {
     }
 }
 
-/// The vectors that nobody uses.
+/// The vectors that no sub-vector uses.
 pub fn dead(uses: &[usize]) -> Vec<usize> {
     (0..uses.len())
         .filter(|&vector| uses[vector] == 0)
         .collect()
 }
 
-/// The `n` most used vectors, most used first; ties to the lowest.
+/// The `n` most used vectors, most used first. Ties go to the lowest index.
 pub fn popular(uses: &[usize], n: usize) -> Vec<usize> {
     let mut order: Vec<usize> = (0..uses.len()).collect();
     order.sort_by_key(|&vector| std::cmp::Reverse(uses[vector]));
@@ -50,7 +50,7 @@ pub fn popular(uses: &[usize], n: usize) -> Vec<usize> {
     order
 }
 
-/// The part of all selected vectors that their sub-vectors had not selected before; their order within a sub-vector does not count.
+/// The share of selected vectors that their sub-vector did not select before. The order within a sub-vector does not count.
 pub fn churn(before: &Picks, after: &Picks) -> f64 {
     let pairs = before.rows().zip(after.rows());
     let new = |((before, _), (after, _)): ((&[u32], _), (&[u32], _))| {
@@ -61,7 +61,7 @@ pub fn churn(before: &Picks, after: &Picks) -> f64 {
     new as f64 / after.indices().len() as f64
 }
 
-/// Per group and bank vector the sum of the group's weights on it (the paper's Figures 6 and 7).
+/// The sum of each group's weights on each bank vector (the paper's Figures 6 and 7).
 ///
 /// # Shapes
 /// - output: one `[h]` per group
@@ -79,7 +79,7 @@ pub fn mass(picks: &Picks, groups: &[Group], h: usize) -> Vec<Vec<f64>> {
     groups.iter().map(of_group).collect()
 }
 
-/// The bank's vectors by their norms, the longest first; ties to the lowest.
+/// The bank's vectors sorted by norm, the longest first. Ties go to the lowest index.
 ///
 /// # Shapes
 /// - bank: `[h, b]`, row-major
@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::recordings::tests::picks;
 
-    /// Rows select {0, 1}, {1, 2}, {1, 0}; nobody selects 3.
+    /// Rows select {0, 1}, {1, 2}, {1, 0}; none selects 3.
     fn three() -> Picks {
         picks(2, &[0, 1, 1, 2, 1, 0], &[204, 51, 153, 102, 255, 0])
     }
@@ -123,7 +123,7 @@ mod tests {
     fn entropy_goes_from_one_use_to_even_use() {
         assert_eq!(entropy(&[0, 7, 0]), 0.0);
         assert!((entropy(&[3, 3, 3, 3, 3]) - 1.0).abs() < 1e-12);
-        // Half and two quarters: 1.5 bits of the 2 that four vectors have.
+        // One half and two quarters have 1.5 bits; four vectors can have at most 2.
         assert!((entropy(&[2, 1, 1, 0]) - 0.75).abs() < 1e-12);
         assert_eq!((entropy(&[5]), entropy(&[])), (0.0, 0.0));
     }

@@ -1,4 +1,4 @@
-//! The few calls of WebDriver (a W3C recommendation, JSON over HTTP) that the tests need.
+//! The few WebDriver calls (a W3C recommendation, JSON over HTTP) that the tests need.
 
 use std::{
     io::{BufRead, BufReader},
@@ -9,16 +9,16 @@ use std::{
 
 use serde_json::{Value, json};
 
-/// A browser with one page. It ends with this value.
+/// A browser with one page. Dropping this value ends the browser.
 pub(super) struct Browser {
     process: Child,
-    /// Kept open: the driver writes to it.
+    /// Kept open because the driver writes to it.
     _output: BufReader<ChildStdout>,
     session: String,
 }
 
 impl Browser {
-    /// Starts a browser; `None`, with a line that says so, where `chromedriver` is not installed.
+    /// Starts a browser. Returns `None` and prints a line if `chromedriver` is not installed.
     #[allow(clippy::print_stdout)]
     pub(super) fn start() -> Option<Self> {
         let mut driver = Command::new("chromedriver");
@@ -37,7 +37,7 @@ impl Browser {
             _output: output,
             session: format!("http://127.0.0.1:{port}/session"),
         };
-        // Root, as in CI, has no sandbox; small shared memory, as in containers, would end the browser.
+        // Root, as in CI, has no sandbox. Small shared memory, as in containers, would end the browser.
         let arguments = [
             "--headless=new",
             "--no-sandbox",
@@ -55,7 +55,7 @@ impl Browser {
         Some(browser)
     }
 
-    /// Loads a file in a window of this width.
+    /// Loads a file in a window of this width, in CSS pixels.
     pub(super) fn open(&self, page: &Path, width: u32) {
         self.resize(width);
         self.post(
@@ -64,7 +64,7 @@ impl Browser {
         );
     }
 
-    /// Sets the width of the page's window. Real windows have a least width that is too large.
+    /// Sets the width of the page's window. The minimum width of real windows is too large.
     pub(super) fn resize(&self, width: u32) {
         let metrics =
             json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
@@ -75,7 +75,7 @@ impl Browser {
         );
     }
 
-    /// The value of a function's body in the page.
+    /// Runs a function body in the page and returns its value.
     pub(super) fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", json!({ "script": script, "args": [] }))
     }
@@ -88,7 +88,7 @@ impl Browser {
         text.as_str().unwrap().to_owned()
     }
 
-    /// Presses and lets go of a key, wherever the focus is: a character, or one of WebDriver's codes.
+    /// Presses and releases a key in the focused element: a character, or one of WebDriver's codes.
     pub(super) fn press(&self, key: char) {
         let key = key.to_string();
         let actions =
@@ -97,7 +97,7 @@ impl Browser {
         self.post("/actions", json!({ "actions": [source] }));
     }
 
-    /// Clicks on a place of an element, from its upper left corner.
+    /// Clicks on a point of an element, measured from its upper left corner.
     pub(super) fn click(&self, id: &str, [x, y]: [i64; 2]) {
         let script = format!(
             "const element = document.getElementById('{id}'); element.scrollIntoView(); \
@@ -114,7 +114,7 @@ impl Browser {
         self.post("/actions", json!({ "actions": [source] }));
     }
 
-    /// What the page has written to its console so far, errors of its scripts and of loading included; each line once.
+    /// The lines that the page has written to its console so far, including script and loading errors. Each call returns only new lines.
     pub(super) fn console(&self) -> Vec<String> {
         let lines = self.log("browser");
         lines
@@ -123,7 +123,7 @@ impl Browser {
             .collect()
     }
 
-    /// The addresses that the page has asked for so far; each once.
+    /// The addresses that the page has requested so far. Each call returns only new ones.
     pub(super) fn requests(&self) -> Vec<String> {
         let events = self.log("performance");
         let events = events.iter().map(|event| {
@@ -163,7 +163,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Deleting the session ends the browser, which the driver's end alone does not.
+        // Deleting the session ends the browser. Ending the driver alone does not.
         let _ = ureq::delete(&self.session)
             .timeout(Duration::from_secs(10))
             .call();
@@ -172,7 +172,7 @@ impl Drop for Browser {
     }
 }
 
-/// The port that the driver has found, from its first lines.
+/// Reads the port that the driver listens on from its first lines.
 fn port(output: &mut impl BufRead) -> u16 {
     for line in output.lines().map_while(Result::ok) {
         if let Some((_, port)) = line

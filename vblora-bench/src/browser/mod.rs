@@ -1,4 +1,4 @@
-//! Pages in a real browser: Chromium by WebDriver, without a window. Without `chromedriver` the tests say so and pass.
+//! Tests of pages in a real browser: Chromium over WebDriver, without a window. Without `chromedriver` the tests print a line and pass.
 
 mod driver;
 mod pages;

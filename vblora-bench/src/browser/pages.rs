@@ -12,7 +12,7 @@ use crate::{
     view::viewer,
 };
 
-/// WebDriver's codes of keys.
+/// WebDriver's key codes.
 const TAB: char = '\u{e004}';
 const RIGHT: char = '\u{e014}';
 const LEFT: char = '\u{e012}';
@@ -20,11 +20,11 @@ const DOWN: char = '\u{e015}';
 const HOME: char = '\u{e011}';
 const END: char = '\u{e010}';
 
-/// A window as wide as a telephone's, and one of a desk.
+/// Window widths of a phone and of a desktop screen.
 const NARROW: u32 = 400;
 const WIDE: u32 = 1200;
 
-/// Writes a page, loads it, does what is asked, and looks whether it stayed quiet.
+/// Writes a page, loads it, runs `check`, and asserts that the console and the network stayed quiet.
 fn with_page(html: &str, check: impl Fn(&Browser)) {
     let Some(browser) = Browser::start() else {
         return;
@@ -43,7 +43,7 @@ fn with_page(html: &str, check: impl Fn(&Browser)) {
     }
 }
 
-/// No line in the console, and nothing asked for but the page itself and the empty icon in it.
+/// Asserts that the console is empty, and that the page requested only itself and the empty icon inside it.
 #[track_caller]
 fn assert_quiet(browser: &Browser, page: &Path) {
     let own = format!("file://{}", page.display());
@@ -58,7 +58,7 @@ fn assert_quiet(browser: &Browser, page: &Path) {
     assert!(console.is_empty(), "{console:?}");
 }
 
-/// What the map shows.
+/// The content of the map as a data URL.
 fn map(browser: &Browser) -> String {
     browser
         .run("return document.getElementById('map').toDataURL()")
@@ -93,7 +93,7 @@ fn the_viewer_scrubs_by_mouse_and_by_keys() {
         );
         let last = map(browser);
         assert_ne!(last, first);
-        // A click in the middle of a curve goes to a step between.
+        // A click in the middle of a curve selects a step in the middle.
         let width = browser.run("return Math.round(document.getElementById('churn').clientWidth)");
         browser.click("churn", [width.as_i64().unwrap() / 2, 30]);
         let between = browser.text("step");
@@ -185,7 +185,7 @@ fn the_report_is_read_in_any_window() {
         );
         let title = browser.run("return document.querySelector('h1').textContent");
         assert_eq!(title, "VB-LoRA: s");
-        // A table that is too wide is reached and scrolled by keys.
+        // The keyboard can reach and scroll a table that is too wide.
         browser.press(TAB);
         assert_eq!(
             browser.run("return document.activeElement.tagName"),

@@ -1,29 +1,29 @@
-//! Axes: what they are called, what part of the numbers they show, and where their ticks stand.
+//! Axes: name, range of numbers, and positions of ticks.
 
 use std::ops::Range;
 
 /// An axis of a picture.
 #[derive(Debug, Clone)]
 pub struct Axis {
-    /// What it measures, with its unit.
+    /// The measured quantity with its unit.
     pub name: String,
-    /// From its start to its end.
+    /// The first and the last number.
     pub range: Range<f64>,
-    /// Whether equal lengths are equal ratios; the range is then above zero.
+    /// True for a logarithmic axis. The range must then be above zero.
     pub is_log: bool,
-    /// Whether only whole numbers have ticks.
+    /// True if only whole numbers have ticks.
     pub is_whole: bool,
-    /// Where ticks may stand; found by themselves where this is empty.
+    /// Positions where ticks may stand. If empty, the axis chooses them.
     pub places: Vec<f64>,
-    /// How numbers are written.
+    /// Formats a number.
     pub format: fn(f64) -> String,
 }
 
-/// A tick: its number, its place on the axis from 0 to 1, and its words.
+/// A tick: its number, its position on the axis from 0 to 1, and its label.
 pub(super) type Tick = (f64, f64, String);
 
 impl Axis {
-    /// An axis of equal differences.
+    /// A linear axis.
     pub fn linear(name: impl Into<String>, range: Range<f64>) -> Self {
         Self {
             name: name.into(),
@@ -35,7 +35,7 @@ impl Axis {
         }
     }
 
-    /// An axis of equal ratios.
+    /// A logarithmic axis.
     pub fn log(name: impl Into<String>, range: Range<f64>) -> Self {
         Self {
             is_log: true,
@@ -43,14 +43,14 @@ impl Axis {
         }
     }
 
-    /// From 0 to 1 along the axis, for numbers in its range.
+    /// The position on the axis, from 0 to 1, of a number in its range.
     pub(super) fn place(&self, number: f64) -> f64 {
         let scaled = |number: f64| if self.is_log { number.ln() } else { number };
         let (start, end) = (scaled(self.range.start), scaled(self.range.end));
         (scaled(number) - start) / (end - start)
     }
 
-    /// As many ticks as there is room for: `room` says how much of the axis a tick's words take, with the space to the next.
+    /// As many ticks as fit. `room` returns the share of the axis that a tick's label takes, with the space to the next one.
     pub(super) fn ticks(&self, room: impl Fn(&str) -> f64) -> Vec<Tick> {
         let tick = |number: f64| (number, self.place(number), (self.format)(number));
         let is_in = |number: &f64| self.range.contains(number) || *number == self.range.end;
@@ -70,7 +70,7 @@ impl Axis {
         fewest
     }
 
-    /// Sets of numbers for ticks, the densest first.
+    /// Sets of numbers for ticks, the densest set first.
     fn choices(&self) -> Vec<Vec<f64>> {
         match (self.places.is_empty(), self.is_log) {
             (false, _) => (1..=self.places.len())
@@ -81,7 +81,8 @@ impl Axis {
         }
     }
 
-    /// 1, 2 and 5 of every power of ten; 1 and 3; 1 of each; of every second, and so on. Where that is too few, equal steps.
+    /// 1, 2 and 5 of every power of ten; then 1 and 3; then 1 of each power, of every second power, and so on. If these give too few ticks,
+    /// equal steps.
     fn powers(&self) -> Vec<Vec<f64>> {
         let from = self.range.start.log10().floor() as i32;
         let to = self.range.end.log10().ceil() as i32;
@@ -99,7 +100,7 @@ impl Axis {
         choices
     }
 
-    /// Multiples of 1, 2 and 5 times powers of ten, from a dozen or so to one or two.
+    /// Multiples of 1, 2 and 5 times powers of ten, from about a dozen ticks down to one or two.
     fn multiples(&self) -> Vec<Vec<f64>> {
         let width = self.range.end - self.range.start;
         let smallest = (width / 12.0).log10().floor() as i32;
@@ -109,7 +110,7 @@ impl Axis {
         let multiples = |step: f64| {
             let first = (self.range.start / step).ceil();
             let count = ((self.range.end / step).floor() - first).max(0.0) as usize;
-            // Dividing by a whole number keeps 0.3 from being 0.30000000000000004.
+            // Division by a whole number gives 0.3 and not 0.30000000000000004.
             let number = |i: usize| {
                 let times = first + i as f64;
                 if step < 1.0 {
@@ -124,7 +125,7 @@ impl Axis {
     }
 }
 
-/// A number without decimals that say nothing: `0.25`, `120`, `2e9`.
+/// A number without useless decimals: `0.25`, `120`, `2e9`.
 pub fn plain_number(number: f64) -> String {
     if number.abs() >= 1e6 {
         return format!("{number:e}");
@@ -134,7 +135,7 @@ pub fn plain_number(number: f64) -> String {
     if text == "-0" { "0" } else { text }.into()
 }
 
-/// A count with its thousands as a letter: `24k`, `1.5M`.
+/// A count in thousands or millions with a letter: `24k`, `1.5M`.
 pub fn short_count(count: f64) -> String {
     let (value, unit) = match count {
         ..1e3 => (count, ""),

@@ -1,4 +1,4 @@
-//! A sheet to draw on, in units from its upper left corner.
+//! A drawing surface. Units are counted from its upper left corner.
 
 use plotters::{
     coord::Shift,
@@ -14,30 +14,30 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// A place on the sheet: to the right, down.
+/// A point: to the right, down.
 pub(crate) type At = (i32, i32);
 
-/// The size of ordinary letters, in units.
+/// The size of ordinary text, in units.
 pub(crate) const LETTERS: f64 = 15.0;
 
-/// The space between the edge and what is drawn.
+/// The space between the edge and the drawing, in units.
 pub(crate) const MARGIN: i32 = 12;
 
-/// The drawing library divides sizes by this.
+/// The drawing library divides font sizes by this.
 const LIBRARY_UNIT: f64 = 1.24;
 
-/// How text lies on its place.
+/// The position of text relative to its point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Anchor {
-    /// It starts there, and its middle is as high.
+    /// The text starts at the point, vertically centred.
     Left,
-    /// It ends there.
+    /// The text ends at the point.
     Right,
-    /// It has its middle there.
+    /// The text is centred on the point.
     Middle,
-    /// It hangs below.
+    /// The text hangs below the point.
     Below,
-    /// It has its middle there and is read from below.
+    /// The text is centred on the point and rotated to read upwards.
     Upwards,
 }
 
@@ -45,12 +45,12 @@ pub(crate) struct Canvas<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
 }
 
-/// The width of text of `size`, if anything too large: which letters a page has is not known.
+/// An upper estimate of the width of text of `size`. The page's font is not known.
 pub(crate) fn text_width(text: &str, size: f64) -> i32 {
     (0.58 * size * text.chars().count() as f64).ceil() as i32
 }
 
-/// A picture: a heading, in smaller letters what stands behind its first full stop, and `height` units below for `body`.
+/// Draws a picture: a heading, and `height` units below it for `body`. Text after the first full stop of the heading is smaller.
 ///
 /// # Errors
 /// [`Error::Draw`] with the drawing library's words.
@@ -90,7 +90,7 @@ pub(crate) fn draw(
     Ok(theme::finish(&svg, title, size))
 }
 
-/// Text in lines of at most `width` units, broken at blanks.
+/// Breaks text at blanks into lines of at most `width` units.
 pub(crate) fn wrapped(text: &str, width: i32, size: f64) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -124,7 +124,7 @@ impl<'s> Canvas<'s> {
         self.draw(&text)
     }
 
-    /// Text in ordinary letters.
+    /// Draws text at the ordinary size.
     pub(crate) fn text(&self, text: &str, at: At, anchor: Anchor, colour: RGBColor) -> Result<()> {
         self.sized_text(text, at, anchor, colour, LETTERS)
     }
@@ -155,7 +155,7 @@ impl<'s> Canvas<'s> {
         ))
     }
 
-    /// A line of a legend: a swatch of at most 26 units, drawn from `at` on, and its name. Where the next one starts.
+    /// Draws a legend entry from `at` on: a swatch of at most 26 units and its name. Returns the start of the next entry.
     pub(crate) fn key(
         &self,
         at: At,
@@ -167,12 +167,12 @@ impl<'s> Canvas<'s> {
         Ok((at.0 + 44 + text_width(name, LETTERS), at.1))
     }
 
-    /// A line through these places.
+    /// Draws a line through these points.
     pub(crate) fn line(&self, places: Vec<At>, style: impl Into<ShapeStyle>) -> Result<()> {
         self.draw(&PathElement::new(places, style))
     }
 
-    /// A line of dashes between two places.
+    /// Draws a dashed line between two points.
     pub(crate) fn dashes(&self, ends: [At; 2], style: impl Into<ShapeStyle>) -> Result<()> {
         self.draw(&DashedPathElement::new(ends, 7, 5, style))
     }
@@ -189,7 +189,7 @@ impl<'s> Canvas<'s> {
         self.draw(&Circle::new(at, radius, style))
     }
 
-    /// A mark of the size of a letter.
+    /// Draws a mark at the size of a letter.
     pub(crate) fn mark(&self, (x, y): At, mark: Mark) -> Result<()> {
         let fill = mark.colour.filled();
         let corners: &[At] = match mark.shape {

@@ -1,4 +1,4 @@
-//! The rectangle that data is drawn in, with its axes.
+//! The rectangle for data, with its axes.
 
 use plotters::style::Color;
 
@@ -9,10 +9,10 @@ use super::{
 };
 use crate::Result;
 
-/// Below a frame: ticks and the name of the axis.
+/// The space below a frame, for ticks and the name of the axis.
 pub(crate) const FOOT: i32 = 50;
 
-/// Where a number of the data lies on the sheet.
+/// Maps numbers of the data to points on the canvas.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
     x: Axis,
@@ -23,7 +23,7 @@ pub(crate) struct Frame {
     pub(crate) bottom: i32,
 }
 
-/// The place that a frame and its axes take on the sheet.
+/// The part of the canvas that a frame and its axes take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Room {
     pub(crate) left: i32,
@@ -110,7 +110,7 @@ impl Frame {
 }
 
 impl Room {
-    /// All the sheet's width, from `top` on.
+    /// The full width of the canvas, from `top` on.
     pub(crate) fn wide(top: i32, height: i32) -> Self {
         Self {
             left: MARGIN,

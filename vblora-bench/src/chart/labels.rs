@@ -1,4 +1,4 @@
-//! Places for labels beside their points, apart from points, lines and one another.
+//! Placement of labels next to their points, away from points, lines and one another.
 
 use super::canvas::At;
 
@@ -11,7 +11,7 @@ pub(crate) struct Area {
     pub(crate) bottom: i32,
 }
 
-/// A label: its point and its size.
+/// A label to place: its point and its size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Wanted {
     pub(crate) point: At,
@@ -19,19 +19,19 @@ pub(crate) struct Wanted {
     pub(crate) height: i32,
 }
 
-/// A label's distance from its point, and the steps by which it may lie further away.
+/// A label's distance from its point, and the steps by which it may move away.
 const NEAR: i32 = 9;
 const STEP: i32 = 12;
 const STEPS: i32 = 14;
 
-/// How often each label is placed.
+/// The number of times that each label is placed.
 const PASSES: usize = 4;
 
-/// The length of the pieces that a line is looked at in.
+/// Lines are split into pieces of this length to find overlaps.
 const PIECE: i32 = 4;
 
 impl Area {
-    /// Around a place.
+    /// The area around a point.
     pub(super) fn around((x, y): At, half_width: i32, half_height: i32) -> Self {
         Self {
             left: x - half_width,
@@ -41,7 +41,7 @@ impl Area {
         }
     }
 
-    /// How much two have in common.
+    /// The size of the overlap with another area.
     fn shared(&self, other: &Self) -> i64 {
         let width = self.right.min(other.right) - self.left.max(other.left);
         let height = self.bottom.min(other.bottom) - self.top.max(other.top);
@@ -57,7 +57,7 @@ impl Area {
             && (self.top <= other.top && other.bottom <= self.bottom)
     }
 
-    /// The place in it that is nearest to another.
+    /// The point of this area that is nearest to another point.
     pub(super) fn nearest(&self, (x, y): At) -> At {
         (
             x.clamp(self.left, self.right),
@@ -66,8 +66,8 @@ impl Area {
     }
 }
 
-/// A place within `frame` for each label, near to its point and free where that can be. Each label in turn takes the place that is best beside
-/// the others, a few times over. The same labels always get the same places.
+/// Returns an area within `frame` for each label, close to its point and free of overlap if possible. In a few passes, each label moves to
+/// the best area given the others. The result is deterministic.
 pub(crate) fn place(wanted: &[Wanted], taken: &[Area], frame: Area) -> Vec<Area> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&at| (-wanted[at].point.0, wanted[at].point.1, at));
@@ -89,9 +89,9 @@ pub(crate) fn place(wanted: &[Wanted], taken: &[Area], frame: Area) -> Vec<Area>
         .collect()
 }
 
-/// The place with the least of what is covered, what its line crosses, and the line's length.
+/// The area with the lowest cost: covered objects, objects that its leader line crosses, and the length of that line.
 fn best(label: Wanted, taken: &[Area], frame: Area) -> Area {
-    // Its own point is no obstacle for the line to it.
+    // The label's own point does not obstruct its leader line.
     let point = Area::around(label.point, 0, 0);
     let others: Vec<Area> = taken
         .iter()
@@ -100,7 +100,7 @@ fn best(label: Wanted, taken: &[Area], frame: Area) -> Area {
         .collect();
     let mut best = (i64::MAX, beside(label, (NEAR, 0)));
     for steps in 0..STEPS {
-        // Further away lines are longer than this.
+        // Areas further away have a longer line than this.
         if best.0 <= i64::from(STEP / PIECE * (steps - 1)) {
             break;
         }
@@ -119,7 +119,7 @@ fn best(label: Wanted, taken: &[Area], frame: Area) -> Area {
     best.1
 }
 
-/// Places for a label, so many steps away: to the right, to the left, above, below and between.
+/// Candidate areas for a label at a number of steps: right, left, above, below and diagonal.
 fn at_distance(label: Wanted, steps: i32) -> impl Iterator<Item = Area> {
     let sides = [
         (1, 0),
@@ -134,7 +134,7 @@ fn at_distance(label: Wanted, steps: i32) -> impl Iterator<Item = Area> {
     let all = (0..=steps).flat_map(move |up| {
         sides.map(|(dx, dy)| {
             let across = dx * (NEAR + (steps - up) * STEP);
-            // Beside a point a label may lie as high as it, above and below it not.
+            // A label right or left of its point needs a gap; a label above or below needs none.
             let near = if dx == 0 { NEAR } else { 0 };
             (across, dy * (near + up * STEP))
         })
@@ -142,7 +142,7 @@ fn at_distance(label: Wanted, steps: i32) -> impl Iterator<Item = Area> {
     all.map(move |way| beside(label, way))
 }
 
-/// The line from a point to a label that is not beside it, in small pieces.
+/// The leader line from a point to a label further away, in small pieces.
 fn leader(point: At, label: Area) -> Vec<Area> {
     let end = label.nearest(point);
     let (dx, dy) = (end.0 - point.0, end.1 - point.1);
@@ -154,13 +154,13 @@ fn leader(point: At, label: Area) -> Vec<Area> {
     (2..pieces).map(piece).collect()
 }
 
-/// Whether a label is so far from its point that a line must join them.
+/// Returns true if a label is so far from its point that a leader line must join them.
 pub(super) fn needs_leader(point: At, label: Area) -> bool {
     let end = label.nearest(point);
     (end.0 - point.0).abs().max((end.1 - point.1).abs()) > NEAR + 5
 }
 
-/// The label at a distance from its point.
+/// The area of a label at an offset from its point.
 fn beside(label: Wanted, (dx, dy): (i32, i32)) -> Area {
     let (x, y) = (label.point.0 + dx, label.point.1 + dy);
     let left = match dx.signum() {

@@ -1,7 +1,8 @@
-//! One style for every picture: colours and marks by method, axes whose ticks never collide, labels apart from one another, light and dark pages.
+//! One style for every picture: colours and marks by method, axes whose ticks never collide, labels that never overlap, light and dark
+//! pages.
 //!
-//! A picture is an SVG of [`WIDTH`] units with large letters, so that it can be read at 400 pixels and at 1,200. [`draw_plots`] makes one of points
-//! and lines; other pictures draw on a [`Canvas`](canvas::Canvas) inside a [`Frame`](frame::Frame).
+//! A picture is an SVG of [`WIDTH`] units with large letters, readable at 400 and at 1,200 pixels. [`draw_plots`] draws points and lines.
+//! Other pictures draw on a [`Canvas`](canvas::Canvas) inside a [`Frame`](frame::Frame).
 
 mod axis;
 pub(crate) mod canvas;
@@ -21,7 +22,7 @@ pub use style::{Mark, Shape, marks};
 /// Width of a picture in its own units.
 pub const WIDTH: u32 = 600;
 
-/// Text without control characters, which XML does not allow; the SVG writer escapes the rest.
+/// Removes control characters from text, because XML forbids them. The SVG writer escapes the rest.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).collect()
 }

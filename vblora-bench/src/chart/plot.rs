@@ -11,38 +11,38 @@ use super::{
 };
 use crate::Result;
 
-/// The height of a plot's frame with its axes.
+/// The height of a plot's frame with its axes, in units.
 const HEIGHT: i32 = 330;
 
-/// A line of the legend.
+/// The height of a legend line, in units.
 const ROW: i32 = 23;
 
-/// The size of the letters of labels.
+/// The size of label text, in units.
 const LABELS: f64 = 13.5;
 
 /// Points and lines on two axes, with a legend above.
 #[derive(Debug, Clone)]
 pub struct Plot {
-    /// To the right.
+    /// The horizontal axis.
     pub x: Axis,
-    /// Upwards.
+    /// The vertical axis.
     pub y: Axis,
-    /// What is drawn, the first below the others.
+    /// The series, the first one drawn below the others.
     pub series: Vec<Series>,
 }
 
-/// What has one name and one mark. Series that share both have one line in the legend.
+/// Points with one name and one mark. Series that share both have one line in the legend.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Series {
-    /// In the legend; a series without a name is not in it.
+    /// The name in the legend. A series without a name is not listed.
     pub name: String,
-    /// How its points look.
+    /// The look of its points.
     pub mark: Mark,
     /// The points in order.
     pub points: Vec<Point>,
-    /// What joins the points.
+    /// The line that joins the points.
     pub line: Line,
-    /// Values without a place on the axis to the right: dashed lines across.
+    /// Values without a position on the horizontal axis. They are drawn as dashed lines across the plot.
     pub across: Vec<f64>,
 }
 
@@ -57,16 +57,16 @@ pub enum Line {
     Dashed,
 }
 
-/// A point.
+/// A point of a series.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Point {
-    /// To the right.
+    /// The horizontal value.
     pub x: f64,
-    /// Upwards.
+    /// The vertical value.
     pub y: f64,
-    /// Half the length of its bar; nothing is drawn of 0.
+    /// Half the length of the error bar; 0 draws none.
     pub deviation: f64,
-    /// Beside it; may be empty.
+    /// Text next to the point; may be empty.
     pub label: String,
 }
 
@@ -92,7 +92,7 @@ impl Series {
         }
     }
 
-    /// A grey line of dashes through points that are not marked.
+    /// A grey dashed line through points without marks.
     pub fn dashes(points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         let mark = Mark {
             colour: AXIS,
@@ -109,7 +109,7 @@ impl Series {
     }
 }
 
-/// A picture of plots under one another, as SVG. What stands behind the title's first full stop is in smaller letters.
+/// Draws plots one below the other, as SVG. Text after the first full stop of the title is smaller.
 ///
 /// # Errors
 /// [`Error::Draw`](crate::Error::Draw) with the drawing library's words.
@@ -145,7 +145,7 @@ impl Plot {
         self.draw_labels(canvas, &frame)
     }
 
-    /// The names of the legend and where their marks stand, from the plot's upper left corner.
+    /// The series of the legend and the positions of their marks, from the plot's upper left corner.
     fn legend(&self) -> Vec<(&Series, At)> {
         let mut entries: Vec<(&Series, At)> = Vec::new();
         let (mut x, mut y) = (MARGIN, ROW / 2);
@@ -209,7 +209,7 @@ impl Plot {
     }
 }
 
-/// What a point's bar covers.
+/// The area that a point's error bar covers.
 fn bar(frame: &Frame, point: &Point) -> Area {
     let (x, low) = frame.at(point.x, point.y - point.deviation);
     Area {
@@ -220,7 +220,7 @@ fn bar(frame: &Frame, point: &Point) -> Area {
     }
 }
 
-/// A label, with a line to its point where it is not beside it.
+/// Draws a label, with a leader line if it is not next to its point.
 pub(crate) fn draw_label(
     canvas: &Canvas<'_>,
     text: &str,
@@ -254,7 +254,7 @@ impl Series {
             .collect();
         match self.line {
             Line::None => {}
-            // Without two points there is no line.
+            // A line needs two points.
             Line::Solid if places.len() < 2 => {}
             Line::Solid => canvas.line(places.clone(), style)?,
             Line::Dashed => {
@@ -274,7 +274,7 @@ impl Series {
         Ok(())
     }
 
-    /// Its line in the legend.
+    /// Draws the legend entry of the series.
     fn draw_name(&self, canvas: &Canvas<'_>, at: At) -> Result<()> {
         let swatch = |(x, y): At| {
             let style = self.mark.colour.stroke_width(2);

@@ -2,16 +2,16 @@
 
 use plotters::style::RGBColor;
 
-/// Behind everything.
+/// The background of a picture.
 pub(crate) const BACKGROUND: RGBColor = RGBColor(255, 255, 255);
-/// Words, and the lines of methods that store nothing.
+/// Text, and the lines of methods that store nothing.
 pub(crate) const INK: RGBColor = RGBColor(0, 0, 0);
-/// Axes and what is less important.
+/// Axes and secondary text.
 pub(crate) const AXIS: RGBColor = RGBColor(89, 89, 89);
-/// Lines behind the data.
+/// Grid lines.
 pub(crate) const GREY: RGBColor = RGBColor(217, 217, 217);
 
-// Okabe and Ito's colours, which the colour-blind can tell apart.
+// Okabe and Ito's colours, which colour-blind readers can tell apart.
 pub(crate) const BLUE: RGBColor = RGBColor(0, 114, 178);
 pub(crate) const VERMILLION: RGBColor = RGBColor(213, 94, 0);
 pub(crate) const GREEN: RGBColor = RGBColor(0, 158, 115);
@@ -19,10 +19,10 @@ pub(crate) const PURPLE: RGBColor = RGBColor(204, 121, 167);
 pub(crate) const ORANGE: RGBColor = RGBColor(230, 159, 0);
 pub(crate) const SKY: RGBColor = RGBColor(86, 180, 233);
 
-/// Where blue and orange meet: it differs from both in print without colours too.
+/// The colour of cells in both layers, blue and orange. It also differs from them in grey print.
 pub(crate) const DARK_GREEN: RGBColor = RGBColor(0, 60, 45);
 
-/// The form of a mark: it tells methods apart where colours cannot.
+/// The shape of a mark. It tells methods apart without colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
     /// A disc.
@@ -41,12 +41,12 @@ pub enum Shape {
     Cross,
 }
 
-/// How the points of a series look.
+/// The look of a series' points.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// Of points, lines and bars.
+    /// The colour of points, lines and bars.
     pub colour: RGBColor,
-    /// Of points.
+    /// The shape of points.
     pub shape: Shape,
 }
 
@@ -65,8 +65,8 @@ const fn mark(colour: RGBColor, shape: Shape) -> Mark {
     Mark { colour, shape }
 }
 
-/// A mark for each series of a picture, by its method. The first series of a known method has the method's own mark in every picture. All
-/// others have marks that no known method of the picture has; when those are used up, marks repeat.
+/// Returns a mark for each series of a picture, by its method. The first series of a known method gets the method's own mark, the same in
+/// every picture. Other series get marks that no known method of the picture has. If there are not enough marks, they repeat.
 pub fn marks<'a>(methods: impl IntoIterator<Item = &'a str>) -> Vec<Mark> {
     let mut taken = [false; METHODS.len()];
     let own: Vec<Option<usize>> = methods

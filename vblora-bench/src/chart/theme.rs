@@ -1,4 +1,4 @@
-//! From what the drawing library writes to a picture that fits its page: of any width, light or dark, with a name for those who cannot see it.
+//! Turns the drawing library's SVG into one that fits its page: any width, light or dark, with a name for screen readers.
 
 use std::fmt::Write;
 
@@ -9,7 +9,7 @@ use super::{
     style::{AXIS, BACKGROUND, BLUE, DARK_GREEN, GREY, INK},
 };
 
-/// What a colour becomes on a dark page. The others are bright enough for both.
+/// Replacement colours on a dark page. The other colours are bright enough for both.
 const DARK: [(RGBColor, RGBColor); 6] = [
     (BACKGROUND, RGBColor(13, 17, 23)),
     (INK, RGBColor(230, 237, 243)),
@@ -19,10 +19,10 @@ const DARK: [(RGBColor, RGBColor); 6] = [
     (DARK_GREEN, RGBColor(230, 237, 243)),
 ];
 
-/// How much larger than its units a picture is shown where nothing says otherwise.
+/// The scale from units to pixels if the page sets no size.
 const SHOWN: f64 = 1.3;
 
-/// The finished picture: `body` is what the drawing library wrote, from its `<svg` on.
+/// The finished picture. `body` is the drawing library's output from its `<svg` on.
 pub(super) fn finish(body: &str, title: &str, (width, height): (u32, u32)) -> String {
     let inside = body.find('>').map_or("", |end| &body[end + 1..]);
     let inside = inside.trim_end().trim_end_matches("</svg>");
@@ -36,7 +36,7 @@ pub(super) fn finish(body: &str, title: &str, (width, height): (u32, u32)) -> St
     )
 }
 
-/// Rules go by the colours that elements have: the library writes no classes.
+/// CSS rules that select elements by colour, because the library writes no classes.
 fn style() -> String {
     let mut rules = String::from("<style>@media (prefers-color-scheme: dark) {\n");
     for (light, dark) in DARK {
@@ -49,7 +49,7 @@ fn style() -> String {
     rules + "}</style>\n"
 }
 
-/// As the drawing library writes it.
+/// A colour in the drawing library's notation.
 fn hex(RGBColor(r, g, b): RGBColor) -> String {
     format!("#{r:02X}{g:02X}{b:02X}")
 }

@@ -1,4 +1,4 @@
-//! A model by its `config.json` alone: enough to say which linear maps it has, and to download nothing else.
+//! A model's `config.json` alone. It is enough to list the linear maps, and no weights are downloaded.
 
 use std::path::Path;
 
@@ -25,10 +25,10 @@ pub enum ModelConfig {
 }
 
 impl ModelConfig {
-    /// Reads a `config.json` by its path, that of a directory or of a bundled model, or that of a hub id at a revision.
+    /// Reads the `config.json` of a path, a directory, a bundled model, or a hub id at a revision.
     ///
     /// # Errors
-    /// There is no such file, directory or model; the file describes no model that this library has.
+    /// There is no such file, directory or model; this library does not support the model.
     pub fn find(model: &Path, revision: Option<&str>) -> Result<Self> {
         if let Some(name) = model.to_str().filter(|name| models::is_bundled(name)) {
             return Self::of(&models::find(name, revision)?);
@@ -50,7 +50,7 @@ impl ModelConfig {
     /// Reads the `config.json` of a model's files.
     ///
     /// # Errors
-    /// It is not there, or describes no model that this library has.
+    /// The file is missing, or this library does not support the model.
     pub fn of(files: &ModelFiles) -> Result<Self> {
         Self::parse(&files.read(FILE)?, &files.describe(FILE))
     }
@@ -69,7 +69,7 @@ impl ModelConfig {
                 ..
             }) => {
                 let known = [encoders, decoders].map(plain_list).join(", ");
-                bail!("{file}: model_type {found:?} is not known here; known are {known}")
+                bail!("{file}: model_type {found:?} is not supported; supported are {known}")
             }
             Err(error) => Err(error.into()),
         }
@@ -86,7 +86,7 @@ impl ModelConfig {
         }
     }
 
-    /// The same model, whose fused map of query, key and value counts as three sites. Only GPT-2 has one.
+    /// The same configuration, with the fused map of query, key and value as three sites. Only GPT-2 has such a map.
     #[must_use]
     pub fn with_split_qkv(self, split_qkv: bool) -> Self {
         match self {
@@ -98,7 +98,7 @@ impl ModelConfig {
         }
     }
 
-    /// Every linear map but the head, in the model's order.
+    /// Every linear map except the head, in the model's order.
     pub fn sites(&self) -> Vec<Site> {
         match self {
             Self::Encoder(config) => roberta::sites(config),
@@ -106,10 +106,10 @@ impl ModelConfig {
         }
     }
 
-    /// The rule that a text stands for: `qv` (query and value), `all`, suffixes with commas between, or `regex:PATTERN`.
+    /// Parses a target rule: `qv` (query and value), `all`, comma-separated suffixes, or `regex:PATTERN`.
     ///
     /// # Errors
-    /// The text is no rule.
+    /// The text is not a valid rule.
     pub fn targets(&self, text: &str) -> Result<Targets> {
         Ok(match self {
             Self::Encoder(_) => roberta::targets(text)?,
@@ -118,7 +118,7 @@ impl ModelConfig {
     }
 }
 
-/// `"a", "b" and "c"` as `a, b, c`.
+/// Turns `"a", "b" and "c"` into `a, b, c`.
 fn plain_list(names: String) -> String {
     names.replace(" and ", ", ").replace('"', "")
 }
@@ -157,7 +157,7 @@ mod tests {
         for part in ["x.json", "\"t5\"", "roberta, bert, gpt2, llama"] {
             assert!(other.contains(part), "{other}");
         }
-        let lacking = error(r#"{"model_type": "gpt2", "n_embd": 8}"#).to_string();
+        let lacking = error(r#"{"model_type": "gpt2", "vocab_size": 9, "n_embd": 8}"#).to_string();
         assert!(lacking.contains("\"n_head\""), "{lacking}");
     }
 }

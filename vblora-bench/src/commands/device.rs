@@ -1,4 +1,4 @@
-//! The flags that say where to compute.
+//! The flags that choose the device.
 
 use vblora::backend::{BackendKind, DEFAULT_BACKEND};
 
@@ -6,10 +6,10 @@ use vblora::backend::{BackendKind, DEFAULT_BACKEND};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Device")]
 pub(super) struct DeviceArguments {
-    /// flex, ndarray, wgpu or cuda
+    /// Backend to compute on: flex, ndarray, wgpu or cuda
     #[arg(long, default_value = DEFAULT_BACKEND)]
     pub(super) backend: BackendKind,
-    /// The backend's device number
+    /// Index of the backend's device
     #[arg(long, value_name = "I", default_value_t = 0)]
     pub(super) device: usize,
 }

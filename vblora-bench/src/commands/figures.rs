@@ -1,4 +1,4 @@
-//! `vblora figures`: the paper's figures of what is selected, from recorded runs.
+//! `vblora figures`: draws the paper's figures of selections from recorded runs.
 
 use std::path::{Path, PathBuf};
 
@@ -16,17 +16,17 @@ use crate::{
 
 /// Draw the paper's Figures 3 to 9 from recorded runs
 ///
-/// A run is recorded with --record-every. Each recording gives one SVG file a figure, with captions in figures.md. One more picture shows the
-/// footprints of all recordings.
+/// --record-every records a run. The command writes one SVG file per figure of each recording, and the captions to figures.md. With several
+/// recordings, one more picture shows the footprints of all.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora figures runs/mrpc --out figures
 vblora figures runs/mrpc runs/rte/selections/vblora-seed1.rec --out figures")]
 pub struct Arguments {
-    /// Directories of sessions, or files of recordings
+    /// Directories of sessions, or recording files
     #[arg(required = true, value_name = "RUN")]
     runs: Vec<PathBuf>,
-    /// The directory for the pictures
+    /// Directory for the pictures
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -34,7 +34,7 @@ pub struct Arguments {
 /// Writes the figures of each recording, and a page of their captions.
 ///
 /// # Errors
-/// There is no recording, or one that cannot be used; a file cannot be written.
+/// There is no recording, or a recording cannot be used; a file cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut found = Vec::new();
     for place in &arguments.runs {
@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The recording, with a word on the terminal if it is damaged.
+/// Reads a recording, and prints a line if it is damaged.
 pub(super) fn read(path: &Path) -> Result<Recording> {
     let recording = Recording::read(path)?;
     if let Some(damage) = recording.damage() {
@@ -92,7 +92,7 @@ fn name(place: &Path, path: &Path) -> String {
     parts.collect::<Vec<_>>().join("-")
 }
 
-/// What the session's results say of a recorded run; nothing while it has not ended.
+/// The session's result for a recorded run; `None` while the run has not ended.
 fn result(path: &Path, recording: &Recording) -> Option<RunResult> {
     let results = path.parent()?.parent()?.join("results.json");
     let runs = Results::read(results).ok()?.runs;
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::commands::view;
 
-    /// A session's directory with recordings of these runs, two selections each.
+    /// A session directory with recordings of these runs, two selections each.
     fn session(dir: &Path, runs: &[&str]) {
         let plan = Targets::all_linear().select(&[Site::new("layer.0.query", 8, 8)]);
         let config = VbLoraConfig {
@@ -150,7 +150,7 @@ mod tests {
         session(&place("b"), &["x"]);
         let file = place("b/selections/x.rec");
         let bytes = std::fs::read(&file).unwrap();
-        // Cut within the last bank: there is the first one to draw.
+        // The cut is inside the last bank, so the first bank can be drawn.
         std::fs::write(&file, &bytes[..bytes.len() - 5]).unwrap();
         let arguments = Arguments {
             runs: vec![place("a"), place("b"), file],

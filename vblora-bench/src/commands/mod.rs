@@ -1,4 +1,4 @@
-//! Subcommands that more than one program has: `vblora`, `cargo xtask` and the examples parse the same arguments and call the same functions.
+//! Subcommands that several programs share. `vblora`, `cargo xtask` and the examples parse the same arguments and call the same functions.
 
 pub mod config;
 mod device;

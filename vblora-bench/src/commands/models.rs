@@ -1,4 +1,4 @@
-//! Models by the name that a user gives: bundled ones, directories and hub ids.
+//! Models by the name that a user gives: bundled models, directories and hub ids.
 
 use vblora_models::{ModelFiles, resolve};
 
@@ -10,13 +10,13 @@ pub const ROBERTA: &str = "bundled:roberta";
 /// The name of the bundled causal model, a tiny Llama.
 pub const LLAMA: &str = "bundled:llama";
 
-/// How the names of bundled models begin. No hub id and no common path does.
+/// The prefix of bundled models' names. No hub id and no common path starts like this.
 const BUNDLED: &str = "bundled:";
 
-/// The files of a bundled model, of a Hugging Face directory, or of a hub id at a revision.
+/// Finds the files of a bundled model, of a Hugging Face directory, or of a hub id at a revision.
 ///
 /// # Errors
-/// No such model; a revision of a bundled model.
+/// There is no such model; a revision is given for a bundled model.
 pub fn find(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
     let files = match model {
         ROBERTA => demo::model_files(),
@@ -40,7 +40,7 @@ pub fn find(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
     }
 }
 
-/// Whether a name is that of a bundled model.
+/// Returns true if the name is that of a bundled model.
 pub(super) fn is_bundled(model: &str) -> bool {
     model.starts_with(BUNDLED)
 }

@@ -1,10 +1,10 @@
-//! Spinners and bars for work that takes longer than a glance.
+//! Spinners and progress bars for long work.
 
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// Runs `step` behind a spinner that shows `what` and the time it has taken.
+/// Runs `step` and shows a spinner with `what` and the elapsed time.
 pub fn with_spinner<T>(what: &'static str, step: impl FnOnce() -> T) -> T {
     let spinner = ProgressBar::new_spinner().with_message(what);
     spinner.enable_steady_tick(Duration::from_millis(200));
@@ -13,7 +13,7 @@ pub fn with_spinner<T>(what: &'static str, step: impl FnOnce() -> T) -> T {
     result
 }
 
-/// A bar over `steps` steps that shows the time left; `what` names the work.
+/// A progress bar over `steps` steps that shows the remaining time. `what` names the work.
 pub fn bar(steps: u64, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {pos}/{len} {elapsed}, {eta} left")
         .expect("the template is a constant");

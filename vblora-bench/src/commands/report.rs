@@ -1,4 +1,4 @@
-//! `vblora report`: the page of a sweep's directory.
+//! `vblora report`: writes the page of a sweep's directory.
 
 use std::path::PathBuf;
 
@@ -8,18 +8,18 @@ use vblora::storage::write_atomically;
 
 use crate::{figures::sweep_figures, program::say, report::sweep_report};
 
-/// Write the page of a sweep's directory: tables and figures
+/// Write a page with the tables and figures of a sweep
 ///
-/// The page is one HTML file that needs nothing else. The same text is written as Markdown, with its pictures as SVG files.
+/// The page is one self-contained HTML file. The same text is written as Markdown, with pictures as SVG files.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora report sweeps/smoke --out pages/smoke
 vblora report sweeps/mine --out pages/mine")]
 pub struct Arguments {
-    /// The directory of one sweep or several
+    /// Directory of one or several sweeps
     #[arg(value_name = "DIR")]
     results: PathBuf,
-    /// The directory for index.html, report.md and the figures
+    /// Directory for index.html, report.md and the figures
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
 }
@@ -27,7 +27,7 @@ pub struct Arguments {
 /// Writes `index.html`, `report.md` and their figures.
 ///
 /// # Errors
-/// The directory holds no results that make a table; a file cannot be read or written.
+/// The directory holds no results for a table; a file cannot be read or written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let mut page = sweep_report(&arguments.results)?;
     page.add_figures("What is selected", sweep_figures(&arguments.results)?);

@@ -1,4 +1,4 @@
-//! `vblora sweep`: the runs of a sweep file, planned, done and recorded.
+//! `vblora sweep`: plans, runs and records the runs of a sweep file.
 
 use std::{
     collections::BTreeMap,
@@ -22,52 +22,53 @@ use crate::{
     terminal::visible,
 };
 
-/// Runs on their way end with a checkpoint when a signal asks for the end.
+/// Running jobs end with a checkpoint after a signal.
 const NOT_LISTENING: &str = "cannot listen for Ctrl-C";
 
 /// The hidden command that a sweep starts its workers with.
 pub const WORKER: &str = "sweep-worker";
 
-/// Do every run of a TOML file of settings
+/// Run all experiments of a TOML file of settings
 ///
-/// Runs that have a result in the directory are not made again. A run that was interrupted goes on, and one that failed is tried again.
+/// Runs with a result in the directory are skipped. Interrupted runs continue, and failed runs are tried again.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora sweep smoke --out sweeps/smoke --dry-run
 vblora sweep mine.toml --out sweeps/mine --set epochs=3 --runs 20")]
 pub struct Arguments {
-    /// A shipped sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file
+    /// A built-in sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file
     #[arg(value_name = "NAME|FILE")]
     sweep: String,
-    /// The directory for runs and results; several sweeps may share one
+    /// Directory for runs and results; several sweeps may share one
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Show the runs, what each trains and stores, and the time it needs by a few real steps; then stop
+    /// Show the runs, their trained parameters and bytes, and a time estimate from a few real steps; then stop
     #[arg(long)]
     dry_run: bool,
-    /// Set a key of every run, in place of the sweep's value; a list makes the key an axis (repeatable)
+    /// Set a key of every run instead of the sweep's value; a list makes the key an axis (repeatable)
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-    /// The directory of a model or data that the sweep names, such as roberta-base=DIR or glue=DIR (repeatable)
+    /// Directory of a model or data set that the sweep names, such as roberta-base=DIR or glue=DIR (repeatable)
     #[arg(long, value_name = "NAME=DIR", value_parser = place)]
     place: Vec<(String, String)>,
-    /// Runs at a time [default: one for each device]
+    /// Number of runs at the same time [default: one per device]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
-    /// Devices with commas between, which workers take in turn: flex, or cuda:0,cuda:1
+    /// Comma-separated devices that workers use in turn: flex, or cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_BACKEND)]
     devices: Vec<Device>,
-    /// Start at most so many runs [default: the sweep's budget, or all]
+    /// Start at most this many runs [default: the sweep's budget, or all]
     #[arg(long)]
     runs: Option<usize>,
-    /// Start no run after so many hours [default: the sweep's budget, or never]
+    /// Start no run after this many hours [default: the sweep's budget, or no limit]
     #[arg(long)]
     hours: Option<f64>,
 }
 
-/// A worker of a sweep, which reads jobs from its standard input.
+/// Work for a sweep: read jobs from standard input
 #[derive(Debug, Args)]
 pub struct WorkerArguments {
+    /// Device to train on: flex, or cuda:1
     device: Device,
 }
 
@@ -81,7 +82,7 @@ fn place(text: &str) -> Result<(String, String), String> {
 }
 
 impl Arguments {
-    /// The directory of each name that the sweep gives.
+    /// The directory of each name that the sweep uses.
     fn places(&self, spec: &Spec) -> Result<BTreeMap<String, String>> {
         let names = spec.names();
         let mut places = BTreeMap::new();
@@ -89,7 +90,7 @@ impl Arguments {
             if !names.contains(name.as_str()) {
                 let known = names.iter().copied().collect::<Vec<_>>();
                 let known = match known.as_slice() {
-                    [] => "it uses the bundled ones alone".to_owned(),
+                    [] => "it uses only bundled ones".to_owned(),
                     names => format!("its names are {}", names.join(", ")),
                 };
                 bail!(
@@ -110,10 +111,10 @@ impl Arguments {
     }
 }
 
-/// Does the jobs that come in, until the input ends.
+/// Runs the jobs from standard input until it ends.
 ///
 /// # Errors
-/// The program cannot listen for signals; the parent is gone.
+/// The program cannot listen for signals; the parent process has ended.
 pub fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
     let interrupted = listen().context(NOT_LISTENING)?;
     let input = std::io::BufReader::new(std::io::stdin());
@@ -127,10 +128,10 @@ pub fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Does what is left of the sweep and says how each run ended. The status is 1 if a run failed.
+/// Runs the remaining runs of the sweep and prints how each ended. The exit code is 1 if a run failed.
 ///
 /// # Errors
-/// The sweep file or a setting is wrong; another process has the directory; a result cannot be written.
+/// The sweep file or a setting is wrong; another process uses the directory; a result cannot be written.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let mut spec = Spec::find(&arguments.sweep)?;
     for assignment in &arguments.set {
@@ -155,7 +156,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             hours: arguments.hours.or(spec.budget.hours),
         },
         devices: arguments.workers(),
-        program: std::env::current_exe().context("where is this program?")?,
+        program: std::env::current_exe().context("cannot find the path of this program")?,
         worker: WORKER.into(),
         commit: commit(),
     };
@@ -194,7 +195,7 @@ fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-/// The commit that this program runs from, if it does from a repository.
+/// The commit of the repository that this program runs from, if any.
 fn commit() -> Option<String> {
     let arguments = ["describe", "--always", "--dirty", "--exclude=*"];
     let output = Command::new("git").args(arguments).output().ok()?;
@@ -202,7 +203,7 @@ fn commit() -> Option<String> {
     Some(text.trim().to_owned()).filter(|text| output.status.success() && !text.is_empty())
 }
 
-/// A line above the bar, or a plain one where there is no terminal.
+/// Prints a line above the progress bar, or a plain line without a terminal.
 fn show(bar: &ProgressBar, line: &str) {
     match bar.is_hidden() {
         true => say(line),
@@ -224,7 +225,7 @@ fn line(record: &Record) -> String {
     }
 }
 
-/// Says how it ended: 1 if a run failed.
+/// Prints the outcome. The exit code is 1 if a run failed.
 fn conclude(arguments: &Arguments, outcome: &Outcome) -> ExitCode {
     let Outcome { done, failed, left } = outcome;
     say(format!(

@@ -1,4 +1,4 @@
-//! `vblora view`: the selections of a recorded run as one HTML file to scrub through.
+//! `vblora view`: writes the selections of a recorded run as one interactive HTML file.
 
 use std::path::PathBuf;
 
@@ -9,18 +9,18 @@ use vblora::storage::write_atomically;
 use super::figures::read;
 use crate::{program::say, recordings::Recording, view::viewer};
 
-/// Write a recorded run as one HTML page to scrub through
+/// Write the selections of a recorded run as an interactive HTML page
 ///
-/// A run is recorded with --record-every. The page needs no server and no network. It shows the bank vectors that each site picks, dead and
-/// popular vectors, entropy of use, churn, and the mixtures of a site.
+/// --record-every records a run. The page has a slider over the training steps and needs no server and no network. It shows the bank
+/// vectors that each site selects, unused and popular vectors, entropy of use, churn, and the mixtures of a site.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora view runs/mrpc
 vblora view runs/mrpc/selections/vblora-seed1.rec --out mrpc.html")]
 pub struct Arguments {
-    /// The directory of a session with one recording, or the file of one
+    /// Directory of a session with one recording, or a recording file
     pub(super) run: PathBuf,
-    /// The file to write [default: beside the recording, as .html]
+    /// HTML file to write [default: next to the recording, as .html]
     #[arg(long, value_name = "FILE")]
     pub(super) out: Option<PathBuf>,
 }
@@ -28,7 +28,7 @@ pub struct Arguments {
 /// Writes the page of one recording.
 ///
 /// # Errors
-/// There is no recording, one that cannot be used, or more than one; the file cannot be written.
+/// There is no recording, more than one, or one that cannot be used; the file cannot be written.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let found = Recording::find(&arguments.run)?;
     let [path] = &found[..] else {

@@ -1,4 +1,4 @@
-//! What stands in a directory, without following symbolic links: what is written through a link lands elsewhere.
+//! Reads directory entries without following symbolic links. A write through a link would land elsewhere.
 
 use std::{
     fs::{FileType, Metadata},
@@ -10,21 +10,21 @@ use vblora::storage::{self, is_unfinished};
 
 use crate::{Error, Result};
 
-/// How the names of temporary files began in earlier versions, and the letters and digits behind it.
+/// Prefix of temporary file names in earlier versions, and the number of letters and digits after it.
 const EARLIER: (&str, usize) = (".tmp", 6);
 
-/// Whether there is a plain file at `path`.
+/// Returns true if there is a plain file at `path`.
 ///
 /// # Errors
-/// Something else is there, a symbolic link among it.
+/// Something else is there, such as a symbolic link.
 pub(crate) fn is_file(path: &Path) -> Result<bool> {
     is(path, FileType::is_file, "a plain file")
 }
 
-/// Whether there is a directory at `path`.
+/// Returns true if there is a directory at `path`.
 ///
 /// # Errors
-/// Something else is there, a symbolic link among it.
+/// Something else is there, such as a symbolic link.
 pub(crate) fn is_folder(path: &Path) -> Result<bool> {
     is(path, FileType::is_dir, "a directory")
 }
@@ -79,7 +79,7 @@ pub(crate) fn names(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Whether a name is one that temporary files of ours have.
+/// Returns true if the name is one of our temporary file names.
 pub(crate) fn is_leftover(name: &str) -> bool {
     is_unfinished(name) || is_earlier_leftover(name)
 }
@@ -91,11 +91,11 @@ fn is_earlier_leftover(name: &str) -> bool {
     })
 }
 
-/// Removes the temporary files that killed processes left in `folder`, those of earlier versions too; to be called by the one process that
-/// may write there.
+/// Removes the temporary files that killed processes left in `folder`, including those of earlier versions. Only the process that may write
+/// there calls this.
 ///
 /// # Errors
-/// The folder cannot be read, or a file not removed.
+/// The folder cannot be read, or a file cannot be removed.
 pub(crate) fn clear_leftovers(folder: &Path) -> Result<()> {
     if !folder.is_dir() {
         return Ok(());

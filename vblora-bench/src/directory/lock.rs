@@ -1,4 +1,4 @@
-//! The lock of a directory: a file in it that one process at a time has locked.
+//! The lock of a directory: a file in it that only one process can lock at a time.
 
 use std::{
     fs::{File, TryLockError},
@@ -9,11 +9,11 @@ use std::{
 use super::entry::is_file;
 use crate::{Error, Result};
 
-/// More than a process id and a host's name have.
+/// Longer than a process id and a host's name.
 const HOLDER_BYTES: u64 = 300;
 
-/// The lock of a directory. The operating system gives it back when it is dropped or the process ends, however that ends: the file that a
-/// killed process leaves holds nobody up. It names the process and its host, for messages.
+/// The lock of a directory. The operating system releases it when the value is dropped or the process ends in any way. The file that a
+/// killed process leaves blocks nobody. It names the process and its host, for messages.
 #[derive(Debug)]
 pub struct DirLock {
     path: PathBuf,
@@ -21,10 +21,10 @@ pub struct DirLock {
 }
 
 impl DirLock {
-    /// Takes the lock `name` of directory `dir`, which is there.
+    /// Takes the lock `name` of the existing directory `dir`.
     ///
     /// # Errors
-    /// Another process has it; the file cannot be written, or is a symbolic link.
+    /// Another process holds the lock; the file cannot be written, or is a symbolic link.
     pub(crate) fn take(dir: &Path, name: &str) -> Result<Self> {
         let path = dir.join(name);
         loop {
@@ -40,14 +40,16 @@ impl DirLock {
                         holder: holder(&file),
                     });
                 }
-                // Some network file systems have no locks, and are written to all the same.
+                // Some network file systems have no locks. They are written to without one.
                 Err(TryLockError::Error(cause)) if cause.kind() == io::ErrorKind::Unsupported => {
                     let dir = dir.display();
-                    tracing::warn!("{dir} cannot be locked: run no second process on it ({cause})");
+                    tracing::warn!(
+                        "{dir} cannot be locked: do not run a second process on it ({cause})"
+                    );
                 }
                 Err(TryLockError::Error(cause)) => return Err(Error::write(&path, cause)),
             }
-            // The process that had it before may have removed the file between opening and locking.
+            // The previous holder may have removed the file between opening and locking.
             if is_at(&file, &path) {
                 let lock = Self { path, file };
                 lock.sign();
@@ -56,7 +58,7 @@ impl DirLock {
         }
     }
 
-    /// Writes down who has the lock. It is held without these words too.
+    /// Writes the holder's name into the file. The lock holds without this text too.
     fn sign(&self) {
         let host = host().map_or(String::new(), |host| format!(" on {host}"));
         let words = format!("process {}{host}\n", std::process::id());
@@ -67,14 +69,14 @@ impl DirLock {
 
 impl Drop for DirLock {
     fn drop(&mut self) {
-        // Still locked, so that nobody else has taken this very file.
+        // The file is still locked, so no other process has taken it.
         if is_at(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Who has a lock, by the words in its file.
+/// The holder of a lock, as named in its file.
 fn holder(file: &File) -> String {
     let mut words = Vec::new();
     let _ = file.take(HOLDER_BYTES).read_to_end(&mut words);
@@ -93,7 +95,7 @@ fn host() -> Option<String> {
     Some(name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
-/// Whether an open file is the one at `path`.
+/// Returns true if the open file is the one at `path`.
 #[cfg(unix)]
 fn is_at(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
@@ -103,7 +105,7 @@ fn is_at(file: &File, path: &Path) -> bool {
     (open.dev(), open.ino()) == (found.dev(), found.ino())
 }
 
-/// Whether an open file is the one at `path`, which elsewhere cannot be removed while it is open.
+/// Always true: other systems cannot remove a file while it is open.
 #[cfg(not(unix))]
 fn is_at(_: &File, path: &Path) -> bool {
     path.exists()

@@ -1,4 +1,4 @@
-//! Directories that one process at a time writes to: which process that is, and what stands in them.
+//! Directories that only one process at a time writes to: their lock and their entries.
 
 mod entry;
 mod lock;

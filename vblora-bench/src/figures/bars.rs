@@ -1,4 +1,4 @@
-//! Weights and uses of bank vectors as bars.
+//! Bar charts of weights and uses of bank vectors.
 
 use plotters::style::Color;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// A panel's height, and that of the line above it.
+/// The height of a panel, and of the line above it.
 const PANEL: i32 = 124;
 const NAME: i32 = 24;
 
@@ -22,7 +22,7 @@ const NAME: i32 = 24;
 const HISTOGRAM: i32 = 320;
 const LEGEND: i32 = 26;
 
-/// A histogram has no more bars.
+/// The maximum number of bars of a histogram.
 const MOST_BARS: usize = 60;
 
 /// The weight of a group on each vector, `[h]`.
@@ -31,7 +31,7 @@ pub(super) struct Bars<'a> {
     pub(super) values: &'a [f64],
 }
 
-/// One panel a group, under one another on one scale; the vectors in this order.
+/// Draws one panel per group, one below the other on one scale, with the vectors in this order.
 pub(super) fn draw(title: &str, groups: &[Bars<'_>], order: &[usize]) -> Result<String> {
     let values = groups.iter().flat_map(|group| group.values).copied();
     let most = values.fold(0.0, f64::max).max(1e-3);
@@ -71,7 +71,7 @@ impl Bars<'_> {
         canvas.text(self.name, (frame.left, top + NAME / 2), Anchor::Left, INK)?;
         let at = |at: usize, value: f64| frame.at(at as f64, value);
         let value = |vector: usize| self.values[vector];
-        // One outline: a rectangle for each of thousands of vectors would make a large file.
+        // One outline: thousands of rectangles would make a large file.
         let steps = order.iter().enumerate();
         let steps = steps.flat_map(|(i, &v)| [at(i, value(v)), at(i + 1, value(v))]);
         let outline = [at(0, 0.0)].into_iter().chain(steps).chain([at(h, 0.0)]);
@@ -113,7 +113,7 @@ impl Bars<'_> {
         Ok(())
     }
 
-    /// The three vectors of the largest weights.
+    /// The three vectors with the largest weights.
     fn heaviest(&self) -> Vec<usize> {
         let scaled: Vec<usize> = self.values.iter().map(|v| (v * 1e6) as usize).collect();
         let mut vectors = popular(&scaled, 3);
@@ -129,7 +129,7 @@ pub(super) struct Histogram<'a> {
 }
 
 impl Histogram<'_> {
-    /// The first number of each bar, how many it spans, and how many vectors are used so often.
+    /// The width of a bar, and for each bar its first number of uses and its number of vectors.
     pub(super) fn bars(&self) -> (usize, Vec<(usize, usize)>) {
         let least = self.uses.iter().min().copied().unwrap_or(0);
         let most = self.uses.iter().max().copied().unwrap_or(0);

@@ -12,15 +12,15 @@ use crate::{
     },
 };
 
-/// The height of a panel's cells; banks of more vectors have several to a row.
+/// The height of a panel's cells. Large banks share a row among several vectors.
 const HEIGHT: usize = 300;
 
-/// A line of words above a panel.
+/// The height of a text line above a panel.
 const LINE: i32 = 20;
 
-/// What is looked at.
+/// The dimensions of a map.
 pub(super) struct Map {
-    /// The sub-vectors shown, one a column, evenly spread over all.
+    /// The number of sub-vectors shown, one per column, evenly spread over all.
     pub(super) columns: usize,
     /// S
     pub(super) sub_vectors: usize,
@@ -30,7 +30,7 @@ pub(super) struct Map {
 
 /// Cells of one colour.
 pub(super) struct Layer<'a> {
-    /// For the legend, which a picture of several layers has.
+    /// The name in the legend. A picture with several layers has a legend.
     pub(super) name: &'a str,
     pub(super) colour: RGBColor,
     pub(super) cells: &'a Cells,
@@ -52,7 +52,7 @@ pub(super) struct Panel<'a> {
     pub(super) layers: Vec<Layer<'a>>,
 }
 
-/// One panel large, several in rows of two.
+/// Draws one large panel, or several in rows of two.
 pub(super) fn draw(title: &str, panels: &[Panel<'_>]) -> Result<String> {
     let across = panels.len().clamp(1, 2);
     let width = (WIDTH as i32 - 2 * MARGIN) / across as i32;
@@ -136,12 +136,12 @@ impl Panel<'_> {
     }
 }
 
-/// How many of h bank vectors share a row.
+/// The number of bank vectors that share a row, for h vectors.
 pub(super) fn bin(h: usize) -> usize {
     h.div_ceil(HEIGHT).max(1)
 }
 
-/// Cells as upright bars (column, from, to), those above one another as one; `bin` vectors share a row.
+/// Cells as vertical bars (column, from, to). Adjacent cells form one bar, and `bin` vectors share a row.
 pub(super) fn runs(cells: &Cells, bin: usize) -> Vec<(usize, usize, usize)> {
     let mut runs: Vec<(usize, usize, usize)> = Vec::new();
     for &(column, vector) in cells {

@@ -14,13 +14,13 @@ use crate::{
     recordings::{Header, Recording},
 };
 
-/// How many sub-vectors the maps show, as in the paper.
+/// The number of sub-vectors that the maps show, as in the paper.
 const COLUMNS: usize = 96;
 
-/// How many windows of epochs Figure 5 has.
+/// The number of epoch windows in Figure 5.
 const WINDOWS: u64 = 6;
 
-/// Figure 3: the vectors that each sub-vector ever selects, one panel a run.
+/// Figure 3: the vectors that each sub-vector selects at least once, one panel per run.
 ///
 /// # Errors
 /// The picture cannot be drawn.
@@ -112,7 +112,7 @@ pub fn changes(recording: &Recording) -> Result<Figure> {
     })
 }
 
-/// Figure 5: the vectors that each sub-vector selects, one panel a window of epochs.
+/// Figure 5: the vectors that each sub-vector selects, one panel per window of epochs.
 ///
 /// # Errors
 /// The picture cannot be drawn.
@@ -156,7 +156,7 @@ fn sample(recording: &Recording) -> Vec<usize> {
     spread(recording.header().sizes()[2], COLUMNS)
 }
 
-/// Which part of everything a map shows.
+/// The part of all sub-vectors and vectors that a map shows, as text.
 fn sampled(header: &Header) -> String {
     let [h, _, s] = header.sizes();
     let mut words = String::new();

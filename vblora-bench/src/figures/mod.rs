@@ -22,7 +22,7 @@ pub use of_sweep::sweep_figures;
 pub use plane::projection;
 pub use weights::{mass_by_role, mass_by_third, use_histogram};
 
-/// Figures 3 to 9 of one run. The captions tell its result if there is one. A recording without a bank has no Figure 9.
+/// Draws Figures 3 to 9 of one run. The captions include its result if there is one. A recording without a bank has no Figure 9.
 ///
 /// # Errors
 /// A picture cannot be drawn.
@@ -48,7 +48,7 @@ pub fn figures(recording: &Recording, result: Option<&RunResult>) -> Result<Vec<
     Ok(made)
 }
 
-/// The best epoch's primary metric in words.
+/// The best epoch's primary metric as text.
 fn score(result: &RunResult) -> Option<String> {
     let (best, metric) = (result.best.as_ref()?, result.task.primary_metric);
     let value = best.metrics.get(metric)?;

@@ -9,7 +9,7 @@ use crate::{
     sweep::{Plan, PlannedRun, Record, Store},
 };
 
-/// Runs that a picture of footprints shows at most.
+/// The maximum number of runs in a picture of footprints.
 const PANELS: usize = 12;
 
 /// A finished run that was recorded.
@@ -19,11 +19,11 @@ struct Recorded<'a> {
     recording: Recording,
 }
 
-/// The figures for each model, data and task. Figure 3 has a panel for each recorded run of the lowest seed; Figures 4 to 9 show the best of
-/// these runs. Without recordings there are no figures.
+/// The figures for each model, data and task. Figure 3 has a panel for each recorded run of the lowest seed. Figures 4 to 9 show the best
+/// of these runs. Without recordings there are no figures.
 ///
 /// # Errors
-/// No sweep's directory; a recording that cannot be read; a picture that cannot be drawn.
+/// The directory is not that of a sweep; a recording cannot be read; a picture cannot be drawn.
 pub fn sweep_figures(dir: &Path) -> Result<Vec<Figure>> {
     let store = Store::open(dir)?;
     let plans = store.plans()?;

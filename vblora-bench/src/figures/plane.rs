@@ -11,10 +11,10 @@ use crate::{
     recordings::{Picks, Recording},
 };
 
-/// How many sub-vectors the picture shows.
+/// The number of sub-vectors that the picture shows.
 const POINTS: usize = 1500;
 
-/// Figure 9: bank and sub-vectors in two dimensions, by principal components; `None` without a recorded bank.
+/// Figure 9: bank and sub-vectors in two dimensions, by principal components. Returns `None` without a recorded bank.
 ///
 /// # Errors
 /// The picture cannot be drawn.
@@ -49,7 +49,7 @@ pub fn projection(recording: &Recording) -> Result<Option<Figure>> {
     }))
 }
 
-/// What was selected when a bank was recorded.
+/// The selection at the step at which a bank was recorded.
 fn at(recording: &Recording, step: u64) -> Option<Picks> {
     let mut frames = recording.frames();
     let found = frames.find(|frame| frame.step == step);

@@ -17,7 +17,7 @@ use crate::{
 /// The height of the frame with its axes.
 const HEIGHT: i32 = 460;
 
-/// The line of the legend.
+/// The height of the legend's line.
 const LEGEND: i32 = 26;
 
 pub(super) struct Scatter<'a> {
@@ -37,7 +37,7 @@ fn sub_vector() -> ShapeStyle {
     BLUE.mix(0.45).filled()
 }
 
-/// Vectors that nothing uses are open.
+/// Vectors without uses are drawn as open circles.
 fn bank_vector(uses: usize) -> ShapeStyle {
     match uses {
         0 => VERMILLION.stroke_width(1),
@@ -87,7 +87,7 @@ impl Scatter<'_> {
     }
 }
 
-/// The bank's values on an axis with a margin: mixtures lie within.
+/// The range of the bank's values on an axis, with a margin. Mixtures lie inside it.
 fn range(bank: &[[f64; 2]], axis: usize) -> Range<f64> {
     let values = || bank.iter().map(|point| point[axis]);
     let (low, high) = (values().reduce(f64::min), values().reduce(f64::max));

@@ -82,7 +82,7 @@ fn rectangles(svg: &str, colour: &str) -> usize {
 #[test]
 fn what_is_given_up_taken_up_and_kept_has_a_colour_of_its_own() {
     let Figure { svg, caption, .. } = changes(&recording("r")).unwrap();
-    // Eleven sub-vectors have 0 and 1 as one bar, then 2 and 3; the first keeps two that are apart. One more of each in the legend.
+    // Eleven sub-vectors have 0 and 1 as one bar, then 2 and 3. The first keeps two that are apart. The legend adds one of each.
     let of = |colour| rectangles(&svg, colour);
     assert_eq!((of("#E69F00"), of("#0072B2"), of("#003C2D")), (12, 12, 3));
     assert!(
@@ -93,7 +93,7 @@ fn what_is_given_up_taken_up_and_kept_has_a_colour_of_its_own() {
 
 #[test]
 fn windows_have_a_panel_each_and_runs_too() {
-    // Steps 0, 8 and 15 of 5 an epoch: epochs 1, 2 and 3.
+    // Steps 0, 8 and 15 with 5 steps per epoch are in epochs 1, 2 and 3.
     let figure = footprint_windows(&recording("r")).unwrap();
     for words in ["epoch 1", "epoch 2", "epoch 3"] {
         assert!(figure.svg.contains(words));
@@ -151,7 +151,7 @@ fn numbers_on_axes_are_short() {
     assert_eq!(found, ["5", "0.3", "0", "120", "-0.25"]);
 }
 
-/// Of three recorded runs the two of the lowest seed are shown, and of these the better one in full.
+/// Figure 3 shows the two runs of the lowest seed out of three. The other figures show the better one.
 #[test]
 fn a_sweep_has_the_footprints_of_its_first_seed_and_the_best_run_in_full() {
     let dir = tempfile::tempdir().unwrap();

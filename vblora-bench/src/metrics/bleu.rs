@@ -1,16 +1,17 @@
-//! Corpus BLEU-4 over several references, as mteval-v13a counts it (Papineni et al. 2002).
+//! Corpus BLEU-4 over several references, as computed by mteval-v13a (Papineni et al. 2002).
 
 use std::{collections::HashMap, sync::LazyLock};
 
 use regex::Regex;
 
-/// The longest n-grams that are compared.
+/// The maximum n-gram length.
 const ORDER: usize = 4;
 
-/// BLEU-4 of a corpus, in 0..=1: each pair is an output and the references for it, of which there must be at least one.
+/// BLEU-4 of a corpus, in 0..=1. Each pair is an output and its references, of which there must be at least one.
 ///
-/// What e2e-metrics' `pymteval.py` computes: mteval-v13a's tokens, words in lower case, the reference closest in length for the brevity
-/// penalty (the shorter of two). Without smoothing: where no n-gram of some order is in a reference, or there is none, it is 0.
+/// The result equals that of e2e-metrics' `pymteval.py`. It uses mteval-v13a's tokens in lower case. The brevity penalty uses the reference
+/// closest in length, and the shorter one of two equally close. There is no smoothing: BLEU is 0 if no n-gram of some order is in a
+/// reference, or if there is none.
 pub fn bleu<'a, R: AsRef<str> + 'a>(corpus: impl IntoIterator<Item = (&'a str, &'a [R])>) -> f64 {
     let mut counts = Counts::default();
     for (output, references) in corpus {
@@ -24,9 +25,9 @@ pub fn bleu<'a, R: AsRef<str> + 'a>(corpus: impl IntoIterator<Item = (&'a str, &
 struct Counts {
     /// N-grams of the outputs that are in a reference, by n - 1.
     hits: [usize; ORDER],
-    /// All n-grams of the outputs.
+    /// All n-grams of the outputs, by n - 1.
     all: [usize; ORDER],
-    /// Tokens of the closest references.
+    /// Total tokens of the closest references.
     references: usize,
 }
 
@@ -70,16 +71,16 @@ fn ngrams(tokens: &[String], n: usize) -> HashMap<&[String], usize> {
     counts
 }
 
-/// mteval-v13a's tokens of a text in a Western language, in lower case.
+/// Tokenizes a text in a Western language like mteval-v13a, in lower case.
 fn tokens(text: &str) -> Vec<String> {
     static RULES: LazyLock<[(Regex, &str); 4]> = LazyLock::new(|| {
         [
-            // Punctuation apart from full stops, commas, hyphens and apostrophes.
+            // Separates punctuation other than full stops, commas, hyphens and apostrophes.
             (r"([\{-\~\[-\x60 -\&\(-\+:-@/])", " $1 "),
-            // Full stops and commas, unless a digit is before or after them.
+            // Separates full stops and commas, unless a digit is before or after them.
             (r"([^0-9])([.,])", "$1 $2 "),
             (r"([.,])([^0-9])", " $1 $2"),
-            // A hyphen after a digit.
+            // Separates a hyphen after a digit.
             (r"([0-9])(-)", "$1 $2 "),
         ]
         .map(|(rule, with)| (Regex::new(rule).expect("a constant"), with))
@@ -133,7 +134,7 @@ mod tests {
         let hits = 6.0 / 7.0 * (4.0 / 6.0) * (2.0 / 5.0) * (1.0 / 4.0);
         let expected = f64::powf(hits, 0.25);
         assert!((one("a b c d e f g", &reference) - expected).abs() < 1e-12);
-        // A word counts as often as in the reference that has it most often: 2 of 5.
+        // A word counts at most as often as in the reference that has it most often: 2 of 5.
         let twice = ["a a b c d", "a b c d e"];
         let hits = 4.0f64 / 5.0 * (3.0 / 4.0) * (2.0 / 3.0) * (1.0 / 2.0);
         assert!((one("a b c d d", &twice) - hits.powf(0.25)).abs() < 1e-12);
@@ -146,7 +147,7 @@ mod tests {
         assert!((one(whole, &references) - 1.0).abs() < 1e-12);
         // 4 tokens; references of 6 and 12: exp(1 - 6 / 4).
         assert!((one("a b c d", &references) - (-0.5f64).exp()).abs() < 1e-12);
-        // Of references equally close the shorter one counts: no penalty.
+        // The shorter of two equally close references counts, so there is no penalty.
         assert!((one("a b c d e", &["a b c d", "a b c d e f"]) - 1.0).abs() < 1e-12);
     }
 

@@ -1,21 +1,21 @@
 //! Accuracy, F1 and Matthews over class ids.
 //!
-//! Prediction and gold are paired up to the shorter of the two; [`super::score`] refuses unequal lengths.
+//! Predictions and labels are paired up to the shorter of the two. [`super::score`] refuses unequal lengths.
 
 use std::collections::BTreeMap;
 
-/// The part of the rows that is predicted right; 0 for no rows.
+/// The share of rows with a correct prediction; 0 for no rows.
 pub fn accuracy(prediction: &[usize], gold: &[usize]) -> f64 {
     let rows = prediction.len().min(gold.len());
     ratio(right(prediction, gold), rows)
 }
 
-/// F1 of class 1: `2 tp / (2 tp + fp + fn)`; 0 where there is no true positive.
+/// F1 of class 1: `2 tp / (2 tp + fp + fn)`; 0 without a true positive.
 pub fn f1(prediction: &[usize], gold: &[usize]) -> f64 {
     f1_of(1, prediction, gold)
 }
 
-/// The plain mean of every class's F1, over the classes that occur in prediction or gold; 0 for no rows.
+/// The unweighted mean of F1 over the classes that occur in prediction or gold; 0 for no rows.
 pub fn f1_macro(prediction: &[usize], gold: &[usize]) -> f64 {
     let classes = counts(prediction, gold);
     let sum: f64 = classes
@@ -31,7 +31,7 @@ pub fn f1_macro(prediction: &[usize], gold: &[usize]) -> f64 {
 
 /// The Matthews correlation coefficient in [-1, 1]; for more than two classes Gorodkin's R_K.
 ///
-/// 0 where it is undefined: prediction or gold constant, or no rows.
+/// It is 0 if it is undefined: prediction or gold is constant, or there are no rows.
 pub fn matthews(prediction: &[usize], gold: &[usize]) -> f64 {
     let rows = prediction.len().min(gold.len()) as f64;
     let classes = counts(prediction, gold);
@@ -45,7 +45,7 @@ pub fn matthews(prediction: &[usize], gold: &[usize]) -> f64 {
     }
 }
 
-/// How often each class is predicted and how often it is gold.
+/// The number of times that each class is predicted, and that it is gold.
 fn counts(prediction: &[usize], gold: &[usize]) -> BTreeMap<usize, (f64, f64)> {
     let mut counts: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
     for (p, g) in prediction.iter().zip(gold) {
@@ -123,7 +123,7 @@ mod tests {
                 prop_assert_eq!(value, metric(&tp, &tg));
                 prop_assert!((value - metric(&g, &p)).abs() < 1e-12);
             }
-            // Two classes: the other answer everywhere turns the sign of Matthews.
+            // With two classes, the opposite answer everywhere flips the sign of Matthews.
             let other: Vec<_> = p.iter().map(|p| 1 - p).collect();
             prop_assert!((matthews(&p, &g) + matthews(&other, &g)).abs() < 1e-12);
             prop_assert!((accuracy(&p, &g) + accuracy(&other, &g) - 1.0).abs() < 1e-12);

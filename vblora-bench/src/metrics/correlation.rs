@@ -2,7 +2,7 @@
 
 /// Pearson's correlation of the pairs, in [-1, 1].
 ///
-/// `None` where it is undefined: fewer than two points, unequal lengths, a constant input, a value that is not finite.
+/// Returns `None` if it is undefined: fewer than two points, unequal lengths, a constant input, or a value that is not finite.
 pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     if x.len() != y.len() {
         return None;
@@ -12,9 +12,9 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     Some(product.clamp(-1.0, 1.0))
 }
 
-/// Spearman's correlation: Pearson's of the ranks, ties having their mean rank.
+/// Spearman's correlation: Pearson's correlation of the ranks. Ties get their mean rank.
 ///
-/// `None` in the same cases as [`pearson`].
+/// Returns `None` in the same cases as [`pearson`].
 pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     let finite = x.iter().chain(y).all(|value| value.is_finite());
     if finite {
@@ -24,14 +24,14 @@ pub fn spearman(x: &[f64], y: &[f64]) -> Option<f64> {
     }
 }
 
-/// The centred values at unit length.
+/// The centred values, scaled to unit length.
 fn unit(values: &[f64]) -> Option<Vec<f64>> {
     let first = *values.first()?;
-    // Rounding of the mean would give a constant input a tiny spread.
+    // A rounded mean would give a constant input a tiny spread.
     if values.iter().any(|value| !value.is_finite()) || values.iter().all(|value| *value == first) {
         return None;
     }
-    // Scaling first keeps sums and squares in range whatever the size of the values.
+    // Scaling first keeps sums and squares in range for values of any size.
     let size = values
         .iter()
         .fold(0.0f64, |size, value| size.max(value.abs()));
@@ -52,10 +52,10 @@ fn unit(values: &[f64]) -> Option<Vec<f64>> {
     unit.iter().all(|value| value.is_finite()).then_some(unit)
 }
 
-/// The ranks from 1; equal values share the mean of their places.
+/// The ranks from 1. Equal values share the mean of their positions.
 fn ranks(values: &[f64]) -> Vec<f64> {
     let mut order: Vec<usize> = (0..values.len()).collect();
-    // 0.0 and -0.0 are equal values; `spearman` has refused NaN.
+    // 0.0 and -0.0 are equal values. `spearman` has refused NaN.
     order.sort_by(|i, j| (values[*i] + 0.0).total_cmp(&(values[*j] + 0.0)));
     let mut ranks = vec![0.0; values.len()];
     let mut below = 0;

@@ -1,7 +1,7 @@
 //! The metrics of GLUE, and BLEU, in double precision.
 //!
-//! Undefined cases: Matthews and F1 are 0 (as in scikit-learn), so Matthews is 0 also where both prediction and gold are
-//! constant and equal; Pearson and Spearman are `None` (scipy gives NaN), JSON's `null`.
+//! Undefined cases: Matthews and F1 are 0, as in scikit-learn. Matthews is therefore 0 also if prediction and gold are constant and equal.
+//! Pearson and Spearman are `None` (NaN in scipy), which JSON writes as `null`.
 
 mod bleu;
 mod classification;

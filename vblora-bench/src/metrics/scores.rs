@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// A metric; larger is better in every one but [`Metric::Nll`].
+/// A metric. Larger is better, except for [`Metric::Nll`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Metric {
-    /// The part of the rows predicted right.
+    /// The share of rows with a correct prediction.
     Accuracy,
     /// F1 of class 1.
     F1,
@@ -22,7 +22,7 @@ pub enum Metric {
     Pearson,
     /// Spearman's rank correlation.
     Spearman,
-    /// The mean negative log-likelihood of a predicted token, in nats; smaller is better.
+    /// The mean negative log-likelihood of a predicted token, in nats. Smaller is better.
     Nll,
 }
 
@@ -49,7 +49,7 @@ impl Metric {
         }
     }
 
-    /// The values that it can have, with room for rounding.
+    /// The possible values, with a tolerance for rounding.
     pub(crate) fn range(&self) -> std::ops::RangeInclusive<f64> {
         const ROUNDING: f64 = 1e-9;
         match self {
@@ -59,7 +59,7 @@ impl Metric {
         }
     }
 
-    /// The value with its sign such that larger is better.
+    /// The value with the sign that makes larger better.
     pub fn merit(&self, value: f64) -> f64 {
         match self {
             Self::Nll => -value,
@@ -87,18 +87,18 @@ impl FromStr for Metric {
     }
 }
 
-/// Values of a task's metrics, by name and in a fixed order; `None` (JSON's `null`) is an undefined correlation.
+/// Values of a task's metrics, by name and in a fixed order. `None` (JSON's `null`) is an undefined correlation.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Scores(BTreeMap<Metric, Option<f64>>);
 
 impl Scores {
-    /// The metric's value; `None` where it is undefined or the task does not have it.
+    /// The metric's value. `None` if it is undefined, or if the task does not have it.
     pub fn get(&self, metric: Metric) -> Option<f64> {
         self.0.get(&metric).copied().flatten()
     }
 
-    /// Whether the task has the metric, but it came out undefined.
+    /// Returns true if the task has the metric and its value is undefined.
     pub fn is_undefined(&self, metric: Metric) -> bool {
         matches!(self.0.get(&metric), Some(None))
     }

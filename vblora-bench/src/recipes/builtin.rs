@@ -1,4 +1,4 @@
-//! The recipes that come with the library.
+//! The built-in recipes.
 
 use toml::{Table, Value};
 
@@ -17,7 +17,7 @@ pub enum Size {
     Minilm,
     /// The bundled tiny models on the demonstration tasks.
     Demo,
-    /// Causal models of any size on texts: the paper's settings for GPT-2 on E2E where they fit other models.
+    /// Causal models of any size on texts: the paper's settings for GPT-2 on E2E, as far as they fit other models.
     Decoder,
 }
 
@@ -54,10 +54,10 @@ impl Size {
 }
 
 impl Recipe {
-    /// The built-in recipe of a task: the file's common settings with the task's own over them.
+    /// The built-in recipe of a task: the file's common settings, overridden by the task's own.
     ///
     /// # Errors
-    /// A task that the file does not have, with those it has.
+    /// The file does not have the task. The error lists the tasks that it has.
     pub fn builtin(size: Size, task: &Task) -> Result<Self> {
         let mut file: Table = toml::from_str(size.text()).map_err(|e| syntax(size.name(), e))?;
         let mut merged = take_table(&mut file, "common");
@@ -85,7 +85,7 @@ fn take_table(file: &mut Table, key: &str) -> Table {
     }
 }
 
-/// Puts `over` on top of `base`, table by table.
+/// Overrides `base` with `over`, table by table.
 fn merge(base: &mut Table, over: Table) {
     for (key, value) in over {
         match (base.get_mut(&key), value) {
@@ -161,7 +161,7 @@ mod tests {
         }
     }
 
-    /// The VeRA paper's learning rates and ranks, in the order of `PAPER`; Tied-LoRA's ranks by the published counts.
+    /// The VeRA paper's learning rates and ranks, in the order of `PAPER`. Tied-LoRA's ranks follow from the published counts.
     #[test]
     fn baselines_have_their_papers_settings() {
         for (size, vera_rank, tied_rank, vera_lr) in [
@@ -190,7 +190,7 @@ mod tests {
             let mrpc = Recipe::builtin(size, &Task::mrpc()).unwrap();
             let note = &mrpc.differs[key];
             assert!(note.contains("paper") && note.contains(code), "{note}");
-            // The common notes stay beside the task's own.
+            // The common notes stay next to the task's own.
             assert!(mrpc.differs.contains_key("vblora.logits_std"));
             let cola = Recipe::builtin(size, &Task::cola()).unwrap();
             assert!(!cola.differs.contains_key(key), "{size:?}");

@@ -1,7 +1,7 @@
-//! Hyperparameters of published runs as TOML, and the type they are read into.
+//! Hyperparameters of published runs as TOML, and the type that they are read into.
 //!
-//! The built-in files hold one table `common` and one table `tasks.<task>` whose keys override it; a file given by a
-//! user ([`Recipe::from_toml_file`]) is one whole recipe, as [`Recipe::to_toml`] writes it.
+//! A built-in file holds one table `common` and one table `tasks.<task>` per task, whose keys override it. A user's file
+//! ([`Recipe::from_toml_file`]) is one whole recipe, as written by [`Recipe::to_toml`].
 
 mod builtin;
 mod recipe;

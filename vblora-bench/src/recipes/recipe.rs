@@ -17,15 +17,15 @@ use crate::schedule::{Schedule, ScheduleKind};
 use crate::tasks::Task;
 use crate::{Error, Result};
 
-/// Every hyperparameter of a run on one task. An unknown key, at any level, is an error.
+/// Every hyperparameter of a run on one task. An unknown key at any level is an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The task.
     pub task: Task,
-    /// The model the settings are for; a note, not a path.
+    /// The name of the model that the settings are for. It is a note, not a path.
     pub model: String,
-    /// The adapted modules: `qv`, `all`, or module-name suffixes with commas between them.
+    /// The adapted modules: `qv`, `all`, or comma-separated module-name suffixes.
     pub targets: String,
     /// Passes over the training split.
     pub epochs: usize,
@@ -34,27 +34,28 @@ pub struct Recipe {
     /// Micro-batches of an optimizer step.
     #[serde(default = "one")]
     pub accumulation: usize,
-    /// Tokens to which a row is cut, special tokens included.
+    /// Maximum tokens of a row, including special tokens. Longer rows are cut.
     pub max_length: usize,
-    /// Whether rows of like length share a batch, as transformers' option of this name: less padding, a less random order.
+    /// True if rows of similar length share a batch, like the option of this name in transformers. It reduces padding and makes the order
+    /// less random.
     #[serde(default)]
     pub group_by_length: bool,
-    /// Seeds, one run each.
+    /// Seeds. Each seed gives one run.
     pub seeds: Vec<u64>,
-    /// Largest joint gradient norm; 0 turns clipping off.
+    /// Maximum joint gradient norm; 0 turns clipping off.
     #[serde(default = "unit")]
     pub clip_norm: f64,
-    /// Dropout probability inside the base; absent: the model's own.
+    /// Dropout probability inside the base. If absent, the model's own applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_dropout: Option<f64>,
-    /// What the base's linear maps are held and multiplied in: f32, f16 or bf16. Adapter, head and everything between products are f32.
+    /// Number type of the base's linear maps: f32, f16 or bf16. Adapter, head and all operations between the linear maps are f32.
     #[serde(default)]
     pub base_dtype: BaseDtype,
     /// The learning-rate schedule, shared by all groups.
     pub schedule: ScheduleSettings,
     /// Learning rates by parameter group.
     pub lr: LearningRates,
-    /// Weight decay by parameter group; biases and norms have none.
+    /// Weight decay by parameter group. Biases and norms have none by default.
     #[serde(default)]
     pub weight_decay: WeightDecay,
     /// AdamW's own settings.
@@ -62,7 +63,7 @@ pub struct Recipe {
     pub adam: AdamSettings,
     /// VB-LoRA's settings.
     pub vblora: VbLoraConfig,
-    /// The bank that VB-LoRA starts from; absent: one of its own.
+    /// The bank that VB-LoRA starts from. If absent, VB-LoRA draws a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bank: Option<SharedBank>,
     /// LoRA's settings.
@@ -76,13 +77,13 @@ pub struct Recipe {
     /// LoRA-XS's settings.
     #[serde(default)]
     pub lora_xs: LoraXsConfig,
-    /// The task head's settings; there is no head where texts are continued.
+    /// The task head's settings. Tasks of texts have no head.
     #[serde(default)]
     pub head: HeadSettings,
-    /// How a causal model learns from texts.
+    /// The settings for causal models.
     #[serde(default, skip_serializing_if = "TextSettings::is_default")]
     pub text: TextSettings,
-    /// Settings whose value differs between sources, or that one of them leaves out: key to what each says.
+    /// Settings that differ between sources, or that one source leaves out. Maps a key to the statement of each source.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub differs: BTreeMap<String, String>,
 }
@@ -93,19 +94,19 @@ pub struct Recipe {
 pub struct ScheduleSettings {
     /// `constant`, `linear` or `cosine`.
     pub kind: ScheduleKind,
-    /// The part of all steps over which the rate rises, in 0..=1; rounded up to whole steps.
+    /// The share of all steps over which the rate rises, in 0..=1, rounded up to whole steps.
     pub warmup_ratio: f64,
 }
 
-/// Learning rates by parameter group, at the schedule's full height.
+/// Learning rates by parameter group, before the schedule's factor.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearningRates {
-    /// VB-LoRA's bank, and gate.
+    /// VB-LoRA's bank and gate.
     pub bank: f64,
-    /// VB-LoRA's logits, and noise logits.
+    /// VB-LoRA's logits and noise logits.
     pub logits: f64,
-    /// Every other method's parameters: LoRA's A and B, and those of the methods below where they have no rate of their own.
+    /// Parameters of all other methods: LoRA's A and B, and those of the methods below if they have no rate of their own.
     pub adapter: f64,
     /// VeRA's vectors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,7 +133,7 @@ impl LearningRates {
         ]
     }
 
-    /// The rate of an adapter that is neither bank nor logits, by its method's name.
+    /// The rate of an adapter's parameters other than bank and logits, by its method's name.
     pub fn of_adapter(&self, method: &str) -> f64 {
         let table = method.replace('-', "_");
         let own = self.own().into_iter().find(|(name, _)| *name == table);
@@ -157,7 +158,7 @@ impl LearningRates {
         }
     }
 
-    /// This rate for every adapter that is neither bank nor logits, whatever the method.
+    /// The same rates with `rate` for all adapter parameters other than bank and logits, for every method.
     #[must_use]
     pub fn with_adapter(self, rate: f64) -> Self {
         Self {
@@ -184,7 +185,7 @@ pub struct WeightDecay {
     pub head: f64,
     /// The matrices of the base model, in full fine-tuning only.
     pub base: f64,
-    /// Whether biases and norms decay like matrices, as with torch's plain AdamW.
+    /// True if biases and norms decay like matrices, as in torch's plain AdamW.
     pub biases: bool,
 }
 
@@ -201,7 +202,7 @@ impl WeightDecay {
 }
 
 impl Default for WeightDecay {
-    /// Head and base 0.1, the rest 0: the official code gives bank and logits no decay.
+    /// Head and base 0.1, the rest 0. The official code gives bank and logits no decay.
     fn default() -> Self {
         Self {
             bank: 0.0,
@@ -218,9 +219,9 @@ impl Default for WeightDecay {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SharedBank {
-    /// A compact file with a bank in it, or a PEFT directory of VB-LoRA.
+    /// A compact file with a bank, or a PEFT directory of VB-LoRA.
     pub file: PathBuf,
-    /// Whether it stays as it is: only logits and head are trained, and the codes are bound to it.
+    /// True if the bank is frozen. Then only logits and head are trained, and the codes are bound to this bank.
     #[serde(default)]
     pub frozen: bool,
 }
@@ -257,12 +258,12 @@ pub struct AdamSettings {
     pub beta1: f64,
     /// Decay of the second moment.
     pub beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the square root of the second moment.
     pub eps: f64,
 }
 
 impl Default for AdamSettings {
-    /// 0.9, 0.999, 1e-8: torch's and the official code's.
+    /// The defaults of torch and of the official code: 0.9, 0.999, 1e-8.
     fn default() -> Self {
         Self {
             beta1: 0.9,
@@ -278,12 +279,12 @@ impl Default for AdamSettings {
 pub struct HeadSettings {
     /// Dropout probability before each of the two matrices.
     pub dropout: f64,
-    /// Starting values.
+    /// Initial values.
     pub init: HeadInit,
 }
 
 impl Default for HeadSettings {
-    /// RoBERTa's: dropout 0.1, `roberta`.
+    /// RoBERTa's settings: dropout 0.1, `roberta`.
     fn default() -> Self {
         Self {
             dropout: 0.1,
@@ -292,13 +293,13 @@ impl Default for HeadSettings {
     }
 }
 
-/// Starting values of the head.
+/// Initial values of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HeadInit {
-    /// Matrices normal with standard deviation 0.02, biases zero: transformers' RoBERTa.
+    /// Matrices are normal with standard deviation 0.02, biases are zero, as in transformers' RoBERTa.
     Roberta,
-    /// Matrices and biases uniform within `1 / sqrt(d_in)`: the default of PyTorch's Linear.
+    /// Matrices and biases are uniform within `1 / sqrt(d_in)`, as in PyTorch's Linear.
     Torch,
 }
 
@@ -306,14 +307,14 @@ impl Recipe {
     /// Reads and checks a recipe file.
     ///
     /// # Errors
-    /// No such file; an unknown or missing key, with file and key; what [`Recipe::validate`] refuses.
+    /// The file does not exist; a key is unknown or missing, with file and key; [`Recipe::validate`] refuses a setting.
     pub fn from_toml_file(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = read_text(path, MAX_TEXT_BYTES).map_err(|e| Error::read(path, e))?;
         Self::from_toml(&text, &path.display().to_string())
     }
 
-    /// Reads and checks a recipe; `file` is the name that errors carry.
+    /// Reads and checks a recipe. Errors show `file` as its name.
     ///
     /// # Errors
     /// As [`Recipe::from_toml_file`].
@@ -323,10 +324,10 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The whole recipe, defaults included, as TOML that [`Recipe::from_toml`] reads back equal.
+    /// Writes the whole recipe, with defaults, as TOML. [`Recipe::from_toml`] reads back an equal recipe.
     ///
     /// # Errors
-    /// A value that the TOML writer refuses.
+    /// The TOML writer refuses a value.
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(self).map_err(|e| syntax("to be written", e))
     }
@@ -359,7 +360,7 @@ mod tests {
     use super::*;
     use crate::recipes::Size;
 
-    /// A recipe with nothing but the keys that have no default.
+    /// A recipe with only the keys that have no default.
     const SHORT: &str = r#"
 task = "rte"
 model = "any"

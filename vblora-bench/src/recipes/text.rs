@@ -1,43 +1,43 @@
-//! The settings that causal models have besides the others.
+//! Settings that only causal models have.
 
 use std::fmt;
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How a causal model learns from texts.
+/// The settings with which a causal model learns from texts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TextSettings {
-    /// What becomes of a text longer than `max_length`.
+    /// The treatment of a text longer than `max_length`.
     pub too_long: TooLong,
-    /// Whether the prompt is to be predicted too.
+    /// True if the loss includes the prompt's tokens.
     pub on_prompt: bool,
-    /// Whether texts are put one after another into rows of `max_length` tokens; a batch is then so many rows.
+    /// True if several texts are packed into each row of `max_length` tokens. The batch size then counts rows.
     pub packing: bool,
-    /// The share of a target's weight that is spread over the vocabulary, in training.
+    /// The share of a target's probability that is spread over the vocabulary, in training only.
     pub label_smoothing: f64,
-    /// Whether activations are computed again on the way back instead of kept: less memory, more time, the same gradients.
+    /// True if activations are recomputed in the backward pass. This takes less memory and more time, and gives the same gradients.
     pub recompute: bool,
 }
 
 impl TextSettings {
-    /// Whether nothing is set.
+    /// Returns true if all settings have their default.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// What becomes of a text that is longer than the maximum.
+/// The treatment of a text that is longer than the maximum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
-    /// Its prompt loses tokens from its beginning; a text whose response alone is too long is left out.
+    /// The prompt loses tokens from its start. A text is left out if its response alone is too long.
     #[default]
     Cut,
-    /// It is left out.
+    /// The text is left out.
     Drop,
-    /// It is an error.
+    /// The text is an error.
     Refuse,
 }
 

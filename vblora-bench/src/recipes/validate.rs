@@ -10,14 +10,14 @@ use crate::{
     limits::{MAX_ACCUMULATION, MAX_BATCH, MAX_EPOCHS, MAX_LENGTH},
 };
 
-/// Fewer tokens hold no pair: three special tokens and one of text.
+/// The minimum length: a pair needs three special tokens and at least one of text.
 const SHORTEST: usize = 4;
 
 impl Recipe {
-    /// Checks every setting's range. That b divides the adapted dimensions is the plan's to check, with the model at hand.
+    /// Checks every setting's range. The plan checks that b divides the adapted dimensions, because that depends on the model.
     ///
     /// # Errors
-    /// The first setting outside its range, by its key, with the values allowed.
+    /// The first setting outside its range, with its key and the allowed values.
     pub fn validate(&self) -> Result<()> {
         self.validate_run()?;
         self.validate_optimizer()?;
@@ -32,7 +32,7 @@ impl Recipe {
         probability("head.dropout", self.head.dropout)?;
         probability("text.label_smoothing", self.text.label_smoothing)?;
         if self.text.packing && self.group_by_length {
-            let expected = "false with text.packing, whose rows are all of one length";
+            let expected = "false with text.packing, because packed rows have equal length";
             return Err(setting("group_by_length", expected, true));
         }
         self.base_dropout
@@ -44,7 +44,7 @@ impl Recipe {
         {
             return Err(setting(
                 "targets",
-                "qv, all or suffixes with commas between them",
+                "qv, all, or comma-separated suffixes",
                 &self.targets,
             ));
         }
@@ -54,7 +54,7 @@ impl Recipe {
         if seeds.is_empty() || seeds.len() < self.seeds.len() {
             return Err(setting(
                 "seeds",
-                "at least one, no two equal",
+                "at least one, all different",
                 format!("{:?}", self.seeds),
             ));
         }
@@ -93,7 +93,8 @@ impl Recipe {
         positive("adam.eps", adam.eps)
     }
 
-    /// Every method's settings, and what a recipe allows less of: training with an alpha of 0 or below moves nothing, or away.
+    /// Checks every method's settings, and the stricter limits of a recipe. Training with an alpha of 0 has no effect, and a negative alpha
+    /// moves away from the minimum.
     fn validate_adapters(&self) -> Result<()> {
         macro_rules! check_each {
             ($($method:ident $config:ident $name:literal $table:ident $title:literal;)+) => {
@@ -105,7 +106,7 @@ impl Recipe {
     }
 }
 
-/// Names a setting by its table.
+/// Adds the table's name to the setting in an error.
 fn in_table(table: &str, checked: vblora::Result<()>) -> Result<()> {
     checked.map_err(|error| match error {
         vblora::Error::Setting {

@@ -1,11 +1,11 @@
-//! Blocks of a recording: framed, with a checksum, so that a reader sees where a file is cut off or damaged.
+//! Blocks of a recording. Each has a length and a checksum, so a reader detects a cut-off or damaged file.
 
 use std::ops::Range;
 
-/// Length and checksum.
+/// Bytes of length and checksum.
 const PREFIX: usize = 8;
 
-/// Kind and step.
+/// Bytes of kind and step.
 const START: usize = 9;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub(super) enum Kind {
 pub(super) struct Block {
     pub(super) kind: Kind,
     pub(super) step: u64,
-    /// Where the body lies.
+    /// The range of the body in the file.
     pub(super) body: Range<usize>,
 }
 
@@ -36,10 +36,10 @@ pub(super) fn to_bytes(kind: Kind, step: u64, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The block at `at`.
+/// Reads the block at byte `at`.
 ///
 /// # Errors
-/// The cause alone: the file ends within it, or its bytes are not those that were written.
+/// Only the cause: the file ends inside the block, or its checksum is wrong.
 pub(super) fn read(bytes: &[u8], at: usize) -> Result<Block, String> {
     let number = |at: usize| {
         let four = bytes.get(at..at + 4)?;

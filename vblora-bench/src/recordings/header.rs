@@ -1,4 +1,4 @@
-//! The first line of a recording: which run it is of.
+//! The first line of a recording, which identifies its run.
 
 use derive_new::new;
 use serde::{Deserialize, Serialize};
@@ -7,19 +7,19 @@ use vblora::{
     storage::{MAX_DIMENSION, MAX_SUB_VECTORS, strict_json},
 };
 
-/// What a file must start with, and the version of the format.
+/// The start of every file, with the version of the format.
 const FORMAT: &str = "vblora selections 1";
 
-/// A longer first line is refused; Llama-2-7B's 224 sites take 20 kB.
+/// Maximum bytes of the first line. Llama-2-7B's 224 sites take 20 kB.
 const MAX_HEADER_BYTES: usize = 16 << 20;
 
-/// A larger bank is refused: readers count per bank vector.
+/// Maximum bank vectors. Readers allocate counters per bank vector.
 const MAX_BANK: usize = 1 << 20;
 
-/// No run takes more steps.
+/// Maximum steps. Real runs take fewer.
 const MAX_STEPS: u64 = 1 << 40;
 
-/// What a recording is of.
+/// The run that a recording belongs to.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, new)]
 #[serde(deny_unknown_fields)]
 pub struct Header {
@@ -31,25 +31,25 @@ pub struct Header {
     pub task: String,
     /// The adapter's settings and sites.
     pub settings: ValidVbLora,
-    /// Optimizer steps of an epoch.
+    /// Optimizer steps per epoch.
     pub steps_per_epoch: u64,
     /// Optimizer steps of the whole run.
     pub steps: u64,
 }
 
 impl Header {
-    /// h, k and S.
+    /// The sizes `[h, k, S]`.
     pub fn sizes(&self) -> [usize; 3] {
         let config = self.settings.config();
         [config.bank, config.topk, self.settings.sub_vectors()]
     }
 
-    /// The epoch, from 1, that ends with or after this many steps; step 0 counts to the first.
+    /// The epoch, from 1, that contains the last of this many steps. Step 0 belongs to the first epoch.
     pub fn epoch(&self, step: u64) -> u64 {
         step.div_ceil(self.steps_per_epoch).max(1)
     }
 
-    /// The run's name and settings in one line: the title of pictures.
+    /// The run's name and settings in one line, used as the title of pictures.
     pub fn title(&self) -> String {
         let config = self.settings.config();
         let sites = self.settings.plan().sites().len();
@@ -63,23 +63,23 @@ impl Header {
         )
     }
 
-    /// The header as the first line of a file.
+    /// Writes the header as the first line of a file.
     pub(super) fn to_line(&self) -> Vec<u8> {
         let mut line = serde_json::to_vec(self).expect("names and numbers alone");
         line.push(b'\n');
         line
     }
 
-    /// The header of a file, and the bytes it takes.
+    /// Reads the header of a file. Returns the header and its size in bytes.
     ///
     /// # Errors
-    /// The cause alone.
+    /// Only the cause.
     pub(super) fn of_bytes(bytes: &[u8]) -> Result<(Self, usize), String> {
         let start = &bytes[..bytes.len().min(MAX_HEADER_BYTES)];
         let end = start
             .iter()
             .position(|&byte| byte == b'\n')
-            .ok_or("no first line of JSON in it")?;
+            .ok_or("it has no first line of JSON")?;
         let header: Self =
             strict_json::from_slice(&start[..end]).map_err(|e| format!("its first line: {e}"))?;
         header.check()?;
@@ -95,7 +95,9 @@ impl Header {
         }
         if self.steps_per_epoch == 0 || self.steps > MAX_STEPS {
             let (steps, all) = (self.steps_per_epoch, self.steps);
-            return Err(format!("{steps} steps per epoch, {all} in all"));
+            return Err(format!(
+                "impossible counts: {steps} steps per epoch, {all} in all"
+            ));
         }
         let (config, plan) = (self.settings.config(), self.settings.plan());
         let is_large = |site: &vblora::Site| site.d_in.max(site.d_out) > MAX_DIMENSION;

@@ -1,6 +1,6 @@
-//! Recordings of what VB-LoRA selects while it trains: which bank vectors each sub-vector mixes, every so many steps.
+//! Recordings of VB-LoRA's selections during training: the bank vectors that each sub-vector mixes, at regular steps.
 //!
-//! A file is one line of JSON, the [`Header`], and blocks after it, appended as training goes on:
+//! A file is one line of JSON, the [`Header`], and then blocks that training appends:
 //!
 //! | bytes | what |
 //! | --- | --- |
@@ -10,13 +10,13 @@
 //!
 //! | kind | body |
 //! | --- | --- |
-//! | 0, a selection | the rows that differ from the selection before ([`Picks`]) |
+//! | 0, a selection | the rows that differ from the previous selection ([`Picks`]) |
 //! | 1, the bank | `[h, b]` f32, little-endian |
-//! | 2, the end | nothing: what follows was written because the run ended or was interrupted, and goes when it is resumed |
+//! | 2, the end | empty. The blocks after it were written when the run ended or was interrupted; a resumed run removes them |
 //!
-//! A row of a selection is `2 gap + moved` as a LEB128 number (gap: unchanged rows since the row before), if `moved` its k indices as such
-//! numbers, and its k weights in one byte each, in 255ths: off by half of one, 0.002, at most. The first selection has every row.
-//! A cut-off or damaged file is read up to the damage.
+//! A row of a selection starts with the LEB128 number `2 gap + moved`, where the gap counts unchanged rows since the last stored row. If
+//! `moved`, its k indices follow as LEB128 numbers. Its k weights follow in one byte each, in 255ths, with an error of at most 0.002. The
+//! first selection has every row. A cut-off or damaged file is read up to the damage.
 
 mod block;
 mod header;

@@ -1,11 +1,11 @@
-//! A selection, and what has changed since the one before.
+//! A selection, and its difference from the previous one.
 
 use vblora::adapter::Mixture;
 
-/// What a weight of 1 is recorded as.
+/// The recorded value of a weight of 1.
 pub const FULL_WEIGHT: u8 = 255;
 
-/// Which bank vectors each sub-vector mixes, with weights in 255ths.
+/// The bank vectors that each sub-vector mixes, with weights in 255ths.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Picks {
     topk: usize,
@@ -14,7 +14,7 @@ pub struct Picks {
 }
 
 impl Picks {
-    /// A selection of `[S, k]` indices and weights; a weight is off by 1/510 at most.
+    /// Creates a selection from `[S, k]` indices and weights. Rounding changes a weight by at most 1/510.
     pub fn new(mixture: &Mixture) -> Self {
         let small = |weight: &f32| (weight * f32::from(FULL_WEIGHT)).round() as u8;
         Self {
@@ -24,30 +24,30 @@ impl Picks {
         }
     }
 
-    /// k
+    /// The number of vectors per sub-vector, k.
     pub fn topk(&self) -> usize {
         self.topk
     }
 
-    /// Per sub-vector its k indices and k weights, largest first.
+    /// The k indices and k weights of each sub-vector, largest weight first.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = (&[u32], &[u8])> {
         let indices = self.indices.chunks_exact(self.topk);
         indices.zip(self.weights.chunks_exact(self.topk))
     }
 
-    /// `[S, k]`: which vectors.
+    /// The selected bank vectors, `[S, k]`.
     pub fn indices(&self) -> &[u32] {
         &self.indices
     }
 
-    /// Every index with its weight as a number from 0 to 1, row after row.
+    /// Every index with its weight from 0 to 1, row by row.
     pub fn entries(&self) -> impl Iterator<Item = (usize, f64)> {
         let weight = |w: u8| f64::from(w) / f64::from(FULL_WEIGHT);
         let both = self.indices.iter().zip(&self.weights);
         both.map(move |(&index, &w)| (index as usize, weight(w)))
     }
 
-    /// The rows that differ from those of `before`, or all.
+    /// Encodes the rows that differ from those of `before`, or all rows.
     pub(super) fn difference(&self, before: Option<&Self>) -> Vec<u8> {
         let mut out = Vec::new();
         let mut gap = 0;
@@ -68,17 +68,17 @@ impl Picks {
         out
     }
 
-    /// The selection that comes after `before` by a difference; `[h, k, S]` are the sizes that its values must fit.
+    /// Applies a difference to the selection `before`. The values must fit the sizes `[h, k, S]`.
     ///
     /// # Errors
-    /// The cause alone.
+    /// Only the cause.
     pub(super) fn after(
         before: Option<Self>,
         body: &[u8],
         [h, k, s]: [usize; 3],
     ) -> Result<Self, String> {
         let is_first = before.is_none();
-        // Before anything is allocated: the first has k indices and k weights of every row in it.
+        // Checked before anything is allocated: the first selection has k indices and k weights for every row.
         let least = s.saturating_mul(2 * k + 1);
         if is_first && body.len() < least {
             return Err("the first selection lacks rows".into());
@@ -94,7 +94,7 @@ impl Picks {
             let (gap, is_moved) = ((head / 2) as usize, head % 2 == 1);
             row = row.saturating_add(gap);
             if row >= s || (is_first && (gap > 0 || !is_moved)) {
-                return Err(format!("row {row} where it cannot be"));
+                return Err(format!("row {row} is out of place"));
             }
             let at = row * k..(row + 1) * k;
             if is_moved {
@@ -115,7 +115,7 @@ fn read_indices(row: &mut [u32], rest: &mut &[u8], h: usize) -> Result<(), Strin
     for place in row.iter_mut() {
         let index = take(rest)?;
         if index >= h as u64 {
-            return Err(format!("index {index} into a bank of {h} vectors"));
+            return Err(format!("index {index} is outside a bank of {h} vectors"));
         }
         *place = index as u32;
     }
@@ -123,11 +123,11 @@ fn read_indices(row: &mut [u32], rest: &mut &[u8], h: usize) -> Result<(), Strin
     sorted.sort_unstable();
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
         None => Ok(()),
-        Some(pair) => Err(format!("index {} twice in a row", pair[0])),
+        Some(pair) => Err(format!("a row has index {} twice", pair[0])),
     }
 }
 
-/// Appends a number in seven bits a byte, the lowest first.
+/// Appends a number with seven bits per byte, lowest bits first.
 fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 128 {
         out.push(number as u8 | 128);
@@ -136,7 +136,7 @@ fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-/// Takes a number that [`put`] wrote; none here has more than 35 bits.
+/// Reads a number that [`put`] wrote. No number here has more than 35 bits.
 fn take(rest: &mut &[u8]) -> Result<u64, String> {
     let mut number = 0;
     for i in 0..5 {

@@ -1,4 +1,4 @@
-//! Writing a recording while a run trains.
+//! Writes a recording while a run trains.
 
 use std::{
     fs::File,
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// The recording of a run on its way.
+/// The open recording of a running run.
 #[derive(Debug)]
 pub struct Recorder {
     path: PathBuf,
@@ -27,8 +27,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Records the run `run` of the session in `dir`, which has come to `adapter` after `step` steps, every `every` steps. Where the run's
-    /// recording is there already it goes on, without what it holds of later steps.
+    /// Starts to record the run `run` of the session in `dir` every `every` steps. `adapter` is its state after `step` steps. An existing
+    /// recording of the run is continued, without its blocks of later steps.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -63,12 +63,12 @@ impl Recorder {
         Ok(recorder)
     }
 
-    /// Whether a selection is due after this many steps.
+    /// Returns true if a selection is due after this many steps.
     pub fn is_due(&self, step: u64) -> bool {
         step.is_multiple_of(self.every)
     }
 
-    /// Appends what is selected after `step` steps, unless that is in the file.
+    /// Appends the selection after `step` steps, unless the file already has it.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -94,10 +94,10 @@ impl Recorder {
         self.sync()
     }
 
-    /// Makes sure that what was written lasts.
+    /// Flushes the file to the disk.
     ///
     /// # Errors
-    /// The operating system refuses.
+    /// The operating system reports an error.
     pub fn sync(&mut self) -> Result<()> {
         let synced = self.file.sync_data();
         synced.map_err(|e| Error::write(&self.path, e))
@@ -108,7 +108,7 @@ impl Recorder {
         self.append(Kind::Bank, step, &bytes.collect::<Vec<_>>())
     }
 
-    /// One write, so that an interrupted process leaves whole blocks.
+    /// Writes a block in one call, so that an interrupted process leaves whole blocks.
     fn append(&mut self, kind: Kind, step: u64, body: &[u8]) -> Result<()> {
         let bytes = block::to_bytes(kind, step, body);
         let written = self.file.write_all(&bytes);
@@ -122,12 +122,12 @@ fn append(path: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Cuts the recording at `path` down to what a run goes on from at `step`, and says what its last selection is; `None` if there is nothing to
-/// go on from, with a warning, since the run's first steps will then be missing.
+/// Cuts the recording at `path` to the part that a run continues from at `step`, and returns its last selection. Without such a part it
+/// warns that the run's first steps will be missing, and returns `None`.
 fn keep(path: &Path, header: &Header, step: u64) -> Result<Option<(u64, Picks)>> {
     let found = match Recording::read(path) {
         Ok(found) if found.header() == header => found,
-        Ok(_) => return Ok(missing(path, step, "it is of another run")),
+        Ok(_) => return Ok(missing(path, step, "it belongs to another run")),
         Err(error) => return Ok(missing(path, step, &error.to_string())),
     };
     if let Some(damage) = found.damage() {

@@ -1,4 +1,4 @@
-//! Reading a recording.
+//! Reads a recording.
 
 use std::path::{Path, PathBuf};
 
@@ -11,19 +11,19 @@ use vblora::storage::read_file;
 
 use crate::{Error, Result, limits::MAX_RECORDING_BYTES};
 
-/// How files of recordings end.
+/// The extension of recording files.
 pub(crate) const EXTENSION: &str = "rec";
 
-/// What was selected after a number of optimizer steps.
+/// The selection after a number of optimizer steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Frame {
     /// Optimizer steps taken.
     pub step: u64,
-    /// What was selected then.
+    /// The selection at this step.
     pub picks: Picks,
 }
 
-/// A recorded run, as far as its file is sound. At least one selection.
+/// A recorded run up to the first damage in its file. It has at least one selection.
 #[derive(Debug, Clone)]
 pub struct Recording {
     header: Header,
@@ -33,10 +33,10 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// Reads a file up to its end or the first damage, which [`damage`](Self::damage) then names.
+    /// Reads a file up to its end or the first damage. [`damage`](Self::damage) describes the damage.
     ///
     /// # Errors
-    /// The file cannot be read, or not even its first line and first selection are sound.
+    /// The file cannot be read, or its first line or first selection is damaged.
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = read_file(path, MAX_RECORDING_BYTES).map_err(|e| Error::read(path, e))?;
         Self::from_bytes(bytes).map_err(|reason| Error::Recording {
@@ -48,12 +48,12 @@ impl Recording {
     /// [`read`](Self::read) from memory.
     ///
     /// # Errors
-    /// The cause alone.
+    /// Only the cause.
     pub fn from_bytes(bytes: Vec<u8>) -> std::result::Result<Self, String> {
         let (header, start) = Header::of_bytes(&bytes)?;
         let (blocks, damage) = scan(&header, &bytes, start);
         if !blocks.iter().any(|block| block.kind == Kind::Picks) {
-            return Err(damage.unwrap_or("no selection in it".into()));
+            return Err(damage.unwrap_or("it has no selection".into()));
         }
         Ok(Self {
             header,
@@ -63,10 +63,10 @@ impl Recording {
         })
     }
 
-    /// The recordings of a run directory (those in its folder `selections`), or the one that `place` is; sorted by name.
+    /// Finds the recordings of a session directory (in its folder `selections`), or the recording file `place`. They are sorted by name.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no recording.
     pub fn find(place: &Path) -> Result<Vec<PathBuf>> {
         if place.is_file() {
             return Ok(vec![place.to_owned()]);
@@ -87,17 +87,17 @@ impl Recording {
         }
     }
 
-    /// What was recorded.
+    /// The header of the recording.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// What is wrong with the rest of the file, and where; `None` for a sound one.
+    /// The place and cause of the damage in the file; `None` for a sound file.
     pub fn damage(&self) -> Option<&str> {
         self.damage.as_deref()
     }
 
-    /// The selections in the order of their steps, one after another in memory.
+    /// The selections in the order of their steps. Only one is in memory at a time.
     pub fn frames(&self) -> impl Iterator<Item = Frame> {
         let sizes = self.header.sizes();
         let blocks = self.blocks.iter().filter(|b| b.kind == Kind::Picks);
@@ -125,7 +125,7 @@ impl Recording {
         last.expect("a recording has a selection")
     }
 
-    /// The banks with the steps they were recorded after: at the start and, unless the run was cut off, at its end.
+    /// The banks, each with its step. There is one at the start and, unless the run was cut off, one at the end.
     ///
     /// # Shapes
     /// - each: `[h, b]`, row-major
@@ -139,13 +139,14 @@ impl Recording {
         blocks.map(bank).collect()
     }
 
-    /// Steps and bodies of the selections, as they lie in the file.
+    /// Steps and encoded bodies of the selections, as stored in the file.
     pub fn differences(&self) -> impl Iterator<Item = (u64, &[u8])> {
         let blocks = self.blocks.iter().filter(|b| b.kind == Kind::Picks);
         blocks.map(|block| (block.step, &self.bytes[block.body.clone()]))
     }
 
-    /// What stays when the run goes on from `step`: what lies before its end and is not of a later step; `None` without a selection.
+    /// The part of the recording that stays when the run continues from `step`: blocks before its end and not of a later step. `None`
+    /// without a selection.
     pub(super) fn until(mut self, step: u64) -> Option<Self> {
         let stays = |block: &&Block| block.kind != Kind::End && block.step <= step;
         let kept = self.blocks.iter().take_while(stays).count();
@@ -155,21 +156,21 @@ impl Recording {
         has_selection.then_some(self)
     }
 
-    /// The bytes of its file.
+    /// The bytes of the file.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
 }
 
-/// The folder of a run directory that holds recordings.
+/// The folder of a session directory that holds recordings.
 pub(crate) const FOLDER: &str = "selections";
 
-/// Where the recording of a run lies in its session's directory.
+/// The path of a run's recording in its session's directory.
 pub(super) fn place(dir: &Path, run: &str) -> PathBuf {
     dir.join(FOLDER).join(format!("{run}.{EXTENSION}"))
 }
 
-/// The sound blocks after the header, and what is wrong with the first other one.
+/// The sound blocks after the header, and the damage of the first block that is not sound.
 fn scan(header: &Header, bytes: &[u8], start: usize) -> (Vec<Block>, Option<String>) {
     let (mut blocks, mut at) = (Vec::new(), start);
     let (mut reached, mut picks) = (None, None);
@@ -189,7 +190,7 @@ fn scan(header: &Header, bytes: &[u8], start: usize) -> (Vec<Block>, Option<Stri
     (blocks, None)
 }
 
-/// Refuses a block that does not fit those before it.
+/// Refuses a block that does not fit the blocks before it.
 fn check(
     header: &Header,
     bytes: &[u8],
@@ -202,7 +203,10 @@ fn check(
         Kind::Picks => {
             let is_late = block.step > header.steps;
             if is_late || reached.is_some_and(|reached| block.step <= reached) {
-                return Err(format!("a selection of step {} out of order", block.step));
+                return Err(format!(
+                    "the selection of step {} is out of order",
+                    block.step
+                ));
             }
             *picks = Some(Picks::after(picks.take(), body, header.sizes())?);
             *reached = Some(block.step);
@@ -212,7 +216,7 @@ fn check(
             let bytes = 4 * config.bank * config.vector_length;
             let is_finite = |v: &[u8]| f32::from_le_bytes(v.try_into().expect("four bytes"));
             if body.len() != bytes || body.chunks_exact(4).any(|v| !is_finite(v).is_finite()) {
-                return Err("a bank of other values than finite [h, b]".into());
+                return Err("a bank with other values than [h, b] finite ones".into());
             }
         }
         Kind::End => {}

@@ -6,7 +6,7 @@ use super::{
     block::{self, Kind},
 };
 
-/// Two layers of two roles; with r = 1 and b = 4 each site has 2 sub-vectors in its down factor and 1 in its up factor.
+/// Two layers of two roles. With r = 1 and b = 4 each site has 2 sub-vectors in its down factor and 1 in its up factor.
 pub(crate) fn settings(h: usize, k: usize) -> ValidVbLora {
     let name = |layer: usize, role: &str| Site::new(format!("layer.{layer}.{role}"), 8, 4);
     let sites = [0, 1].map(|layer| ["query", "value"].map(|role| name(layer, role)));
@@ -63,7 +63,7 @@ pub(crate) fn file(header: &Header, frames: &[Frame], banks: [&[f32]; 2]) -> Vec
     bytes
 }
 
-/// Selections of 12 sub-vectors of which few change from one to the next.
+/// Selections of 12 sub-vectors. Few of them change from one selection to the next.
 pub(crate) fn frames(h: usize, k: usize, steps: usize, seed: u64) -> Vec<Frame> {
     let key = Key::new(seed);
     let mut logits = key.normal(12 * h, 1.0);
@@ -130,7 +130,7 @@ proptest! {
         if let Ok(found) = Recording::from_bytes(bytes) {
             let read: Vec<_> = found.frames().collect();
             prop_assert_eq!(&read[..], &frames[..read.len()]);
-            // A changed header can still be one; a changed block never is.
+            // A changed header can still be valid. A changed block never is.
             prop_assert!(found.damage().is_some() || at < header.to_line().len());
         }
     }

@@ -1,4 +1,4 @@
-//! The learning curves of a run directory as an SVG picture.
+//! The learning curves of a session as an SVG picture.
 
 use std::ops::Range;
 
@@ -8,14 +8,14 @@ use crate::{
     results::{EpochResult, Results, RunResult},
 };
 
-/// Values beyond this have no place in a picture of losses and scores, and would break the axis.
+/// Larger values are useless in a picture of losses and scores, and would break the axis.
 const DRAWABLE: f64 = 1e9;
 
-/// Draws training loss and the task's primary dev metric by epoch. Each method with its targets has a colour and a mark, each seed a line.
-/// Values that are not finite or not defined are left out.
+/// Draws training loss and the task's primary dev metric by epoch. Each method with its targets has a colour and a mark, and each seed has
+/// a line. Values that are not finite or undefined are left out.
 ///
 /// # Errors
-/// [`Error::Draw`](crate::Error::Draw) with the drawing library's words.
+/// [`Error::Draw`](crate::Error::Draw) with the drawing library's message.
 pub fn curves_svg(results: &Results) -> Result<String> {
     let runs = &results.runs;
     let losses = curves(runs, |_, epoch| Some(epoch.train_loss));
@@ -39,7 +39,7 @@ fn title(runs: &[RunResult]) -> String {
     )
 }
 
-/// The name of the lower axis; runs on tasks with different metrics share the axis, as all lie in [-1, 1].
+/// The name of the metric's axis. Runs on tasks with different metrics share the axis, because all metrics lie in [-1, 1].
 fn metric_name(runs: &[RunResult]) -> String {
     let mut names: Vec<&str> = runs
         .iter()
@@ -52,7 +52,7 @@ fn metric_name(runs: &[RunResult]) -> String {
     }
 }
 
-/// A line for each run, runs of one name alike.
+/// One line per run. Runs of one name look the same.
 fn curves(
     runs: &[RunResult],
     value: impl Fn(&RunResult, &EpochResult) -> Option<f64>,
@@ -66,7 +66,7 @@ fn curves(
     runs.iter().filter_map(curve).collect()
 }
 
-/// Names and their marks: by the runs and not by what can be drawn of them, so that both plots agree.
+/// Names and their marks. They depend on the runs and not on their drawable points, so that both plots agree.
 fn looks(runs: &[RunResult]) -> Vec<(String, Mark)> {
     let mut known: Vec<(String, &str)> = Vec::new();
     for run in runs {
@@ -79,7 +79,7 @@ fn looks(runs: &[RunResult]) -> Vec<(String, Mark)> {
     known.into_iter().map(|(name, _)| name).zip(marks).collect()
 }
 
-/// Method, targets and, where several are drawn, task.
+/// Method, targets and, if several tasks are drawn, the task.
 fn name(run: &RunResult, all: &[RunResult]) -> String {
     let task = match all.iter().all(|other| other.task == run.task) {
         true => String::new(),
@@ -88,7 +88,7 @@ fn name(run: &RunResult, all: &[RunResult]) -> String {
     printable(&format!("{} {}{task}", run.method, run.targets))
 }
 
-/// The epochs of a run whose value can be drawn.
+/// The epochs of a run with a value that can be drawn.
 fn points(
     run: &RunResult,
     value: impl Fn(&RunResult, &EpochResult) -> Option<f64>,
@@ -105,7 +105,7 @@ fn plot(series: Vec<Series>, name: &str) -> Plot {
     let last = points().map(|point| point.x).reduce(f64::max);
     let values = value_range(points().map(|point| point.y));
     Plot {
-        // From 0 to one past the last epoch, so that no point lies on the frame.
+        // The axis goes from 0 to one past the last epoch, so that no point lies on the frame.
         x: Axis {
             is_whole: true,
             ..Axis::linear("epoch", 0.0..last.unwrap_or(1.0) + 1.0)
@@ -115,7 +115,7 @@ fn plot(series: Vec<Series>, name: &str) -> Plot {
     }
 }
 
-/// The values with a margin; never empty or too narrow for the axis to be divided.
+/// The range of the values with a margin. It is never empty or too narrow to divide.
 fn value_range(values: impl Iterator<Item = f64> + Clone) -> Range<f64> {
     let (low, high) = (values.clone().reduce(f64::min), values.reduce(f64::max));
     let (Some(low), Some(high)) = (low, high) else {
@@ -170,7 +170,7 @@ mod tests {
         run_of_nan.epochs[1].train_loss = f64::INFINITY;
         run_of_nan.epochs[2].train_loss = 1e300;
         let svg = draw(vec![run_of_nan, run("lora", "qv", 1, &[0.5])]);
-        // The first run has no loss to draw, and the second keeps its own colour in both panels.
+        // The first run has no loss to draw. The second keeps its colour in both panels.
         assert_eq!(svg.matches("\nlora qv").count(), 2);
         assert_eq!(svg.matches("\nvblora all").count(), 1);
         assert!(

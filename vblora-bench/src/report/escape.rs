@@ -1,9 +1,8 @@
-//! Names and messages as Markdown that shows them as they are: they may hold anything, and must not become markup. (HTML is escaped by its
-//! templates.)
+//! Escapes names and messages for Markdown. They may hold anything and must not become markup. (HTML is escaped by its templates.)
 
 use std::fmt::Write;
 
-/// Text as a piece of a line of Markdown (CommonMark with tables) that shows it as it is: in a heading, or a table's cell.
+/// Escapes text inside a line of Markdown (CommonMark with tables), such as a heading or a table cell.
 pub fn as_markdown(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let all: Vec<char> = text.trim().chars().collect();
@@ -12,7 +11,7 @@ pub fn as_markdown(text: &str) -> String {
         let after = all.get(at + 1).copied();
         let is_markup = match c {
             '\\' | '`' | '|' | '[' | ']' | '~' => true,
-            // Between blanks it emphasises nothing, nor does the other within a word.
+            // A star between blanks emphasises nothing, and neither does an underscore inside a word.
             '*' => !(is_space(before) && is_space(after)),
             '_' => !(is_word(before) && is_word(after)),
             _ => false,
@@ -33,7 +32,7 @@ pub fn as_markdown(text: &str) -> String {
     out
 }
 
-/// [`as_markdown`] for text that starts a paragraph or an item of a list, where it could be a heading, a list or a line.
+/// Escapes text at the start of a paragraph or list item, where it could also become a heading, a list or a rule.
 pub fn as_paragraph(text: &str) -> String {
     let text = as_markdown(text);
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -54,7 +53,7 @@ fn is_word(c: Option<char>) -> bool {
     c.is_some_and(char::is_alphanumeric)
 }
 
-/// A picture in Markdown: what it shows, and its file beside the text.
+/// A picture in Markdown: its alternative text, and its file next to the text.
 pub fn picture(shows: &str, file: &str) -> String {
     let mut place = String::with_capacity(file.len());
     for byte in file.bytes() {
@@ -68,7 +67,7 @@ pub fn picture(shows: &str, file: &str) -> String {
     format!("![{}]({place})", as_markdown(shows))
 }
 
-/// Text whose control characters are written out; blanks of every kind stay.
+/// Text with control characters written out. White space of every kind stays.
 pub(super) fn visible(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

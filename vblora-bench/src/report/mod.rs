@@ -18,7 +18,7 @@ pub(crate) use template::html;
 
 use crate::{Result, results::Results, train::Drawing};
 
-/// What a session's directory shows of its results: [`summary_table`] and [`curves_svg`].
+/// The table and the picture in a session's directory: [`summary_table`] and [`curves_svg`].
 ///
 /// # Errors
 /// As [`curves_svg`].

@@ -1,6 +1,6 @@
-//! Numbers as a person reads them.
+//! Numbers formatted for people.
 
-/// A size in bytes as a person reads it: `96 B`, `101 kB`, `4.21 MB` (powers of 1000, three digits).
+/// A size in bytes for people: `96 B`, `101 kB`, `4.21 MB` (powers of 1000, three digits).
 pub fn human_bytes(bytes: u64) -> String {
     if bytes < 1000 {
         return format!("{bytes} B");
@@ -8,7 +8,7 @@ pub fn human_bytes(bytes: u64) -> String {
     let mut value = bytes as f64 / 1000.0;
     let mut units = ["kB", "MB", "GB"].into_iter().peekable();
     let mut unit = units.next().unwrap_or("kB");
-    // 999.5 would be rounded to four digits.
+    // Rounding would give 999.5 four digits.
     while value >= 999.5 {
         let Some(next) = units.next() else { break };
         (value, unit) = (value / 1000.0, next);

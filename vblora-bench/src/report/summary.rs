@@ -5,11 +5,11 @@ use super::{Align, Table, as_markdown};
 use crate::results::{Results, Spread, Stop, Summary};
 use crate::tasks::Task;
 
-/// The summary as Markdown: per task one table, one row per method and targets, and below it what has to be known to
-/// read it (how best and last were picked, runs that did not finish, rows that were cut).
+/// The summary as Markdown: one table per task, with one row per method and targets. Notes below it state how best and last were chosen,
+/// and name unfinished runs and cut rows.
 ///
-/// Where LoRA is among the methods, each row has its stored bytes as a percentage of LoRA's, of the LoRA row with the
-/// same targets, or else of the first.
+/// If LoRA is among the methods, each row shows its stored bytes as a percentage of LoRA's. It refers to the LoRA row with the same
+/// targets, or else to the first one.
 pub fn summary_table(results: &Results) -> String {
     let mut tasks: Vec<&Task> = Vec::new();
     for row in &results.summary {
@@ -34,7 +34,7 @@ pub fn summary_table(results: &Results) -> String {
 
 fn task_table(task: &Task, rows: &[&Summary]) -> Table {
     let lora = rows.iter().any(|row| row.method == "lora");
-    // Texts have a score before training and a speed, where the other tasks have a head.
+    // Texts have a score before training and a speed. The other tasks have a head instead.
     let is_text = task.is_text();
     let metric = task.primary_metric;
     let mut columns = vec![
@@ -106,7 +106,7 @@ fn percent_of_lora(row: &Summary, rows: &[&Summary]) -> String {
     }
 }
 
-/// `median ± deviation`; the median alone where one value has no deviation; `-` without a value.
+/// `median ± deviation`; only the median if a single value has no deviation; `-` without a value.
 fn shown(spread: Option<Spread>) -> String {
     match spread {
         Some(Spread { median, sd, count }) if count > 1 => format!("{median:.4} ± {sd:.4}"),

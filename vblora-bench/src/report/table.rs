@@ -6,17 +6,17 @@ use serde::Serialize;
 
 use super::as_markdown;
 
-/// On which side of its column a cell stands.
+/// The alignment of a cell in its column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Align {
-    /// Words.
+    /// For text.
     Left,
-    /// Numbers.
+    /// For numbers.
     Right,
 }
 
-/// A Markdown table, padded so that its source is readable as it is. `Display` writes it, one line per row.
+/// A Markdown table, padded to be readable as plain text. `Display` writes it, one line per row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Table {
     columns: Vec<(String, Align)>,
@@ -24,7 +24,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table of these columns and no rows. Names and cells are shown as they are, whatever they hold.
+    /// A table with these columns and no rows. Names and cells are escaped, so they show unchanged.
     pub fn new<S: Into<String>>(columns: impl IntoIterator<Item = (S, Align)>) -> Self {
         let columns = columns
             .into_iter()
@@ -36,19 +36,19 @@ impl Table {
         }
     }
 
-    /// Adds a row; missing cells are left empty, cells beyond the columns are dropped.
+    /// Adds a row. Missing cells are empty, and cells beyond the last column are dropped.
     pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
         self.markdown_row(cells.into_iter().map(|cell| as_markdown(&cell.into())));
     }
 
-    /// [`row`](Self::row) of cells that are Markdown already.
+    /// Adds a row of cells that are already Markdown, like [`row`](Self::row).
     pub(crate) fn markdown_row(&mut self, cells: impl IntoIterator<Item = String>) {
         let mut cells: Vec<String> = cells.into_iter().collect();
         cells.resize(self.columns.len(), String::new());
         self.rows.push(cells);
     }
 
-    /// The width of each column in characters; three at least, for the rule below the header.
+    /// The width of each column in characters, at least three for the rule below the header.
     fn widths(&self) -> Vec<usize> {
         let width = |(i, (name, _)): (usize, &(String, Align))| {
             let cells = self.rows.iter().map(|row| row[i].chars().count());

@@ -1,14 +1,14 @@
-//! HTML from templates, in which every name is shown as it is.
+//! HTML from templates that escape every name.
 
 use minijinja::{Environment, UndefinedBehavior, escape_formatter};
 use serde::Serialize;
 
 use super::escape::visible;
 
-/// A page of a template that is part of the program. All that the template does not call `safe` is escaped.
+/// Renders a built-in template. Every value that the template does not mark `safe` is escaped.
 ///
 /// # Panics
-/// The template and what it is given do not fit.
+/// The template and its context do not fit together.
 pub(crate) fn html(template: &str, context: impl Serialize) -> String {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -16,11 +16,11 @@ pub(crate) fn html(template: &str, context: impl Serialize) -> String {
     environment.set_lstrip_blocks(true);
     environment.set_keep_trailing_newline(true);
     environment.set_formatter(|out, state, value| match value.as_str() {
-        // HTML has no place for control characters, escaped or not.
+        // HTML does not allow control characters, even escaped.
         Some(text) if !value.is_safe() => escape_formatter(out, state, &visible(text).into()),
         _ => escape_formatter(out, state, value),
     });
-    // By the ending of its name a template is HTML, and escaped.
+    // The name's extension makes the template HTML, so values are escaped.
     let page = environment.render_named_str("page.html", template, context);
     page.expect("tests fill every template")
 }

@@ -1,4 +1,4 @@
-//! What the runs of a session came to: the types of `results.json`, and medians over seeds.
+//! The results of a session's runs: the types of `results.json`, and medians over seeds.
 
 mod run;
 mod stop;
@@ -25,14 +25,14 @@ pub struct Results {
     pub command: String,
     /// The backend's name.
     pub backend: String,
-    /// Every run, in the order they were made.
+    /// All runs, in the order in which they were made.
     pub runs: Vec<RunResult>,
     /// Medians over seeds: [`summarise`] of `runs`.
     pub summary: Vec<Summary>,
 }
 
 impl Results {
-    /// The results of these runs, with their summary.
+    /// Creates results from these runs, with their summary.
     pub fn new(
         command: impl Into<String>,
         backend: impl Into<String>,
@@ -47,7 +47,7 @@ impl Results {
         }
     }
 
-    /// The runs that went wrong.
+    /// The runs that failed.
     pub fn failed(&self) -> impl Iterator<Item = &RunResult> {
         self.runs.iter().filter(|run| run.stop.is_failure())
     }
@@ -63,10 +63,10 @@ impl Results {
         Ok(write_atomically(path, &bytes)?)
     }
 
-    /// Reads what [`Results::write`] wrote.
+    /// Reads a file that [`Results::write`] wrote.
     ///
     /// # Errors
-    /// No such file, or not a results file, with the place.
+    /// The file does not exist, or is not a results file; the error gives the position.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = read_file(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;

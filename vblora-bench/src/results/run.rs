@@ -1,4 +1,4 @@
-//! What one run came to.
+//! The result of one run.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -8,11 +8,11 @@ use crate::tasks::Task;
 
 /// One method on one task with one seed.
 ///
-/// The adapter and the head are counted apart: `trained_parameters`, `stored_parameters` and `stored_bytes` are of the
-/// adapter alone (for `full`, of the base weights that it trains; for `head`, 0).
+/// The adapter and the head are counted separately. `trained_parameters`, `stored_parameters` and `stored_bytes` count only the adapter.
+/// For `full` they count the trained base weights; for `head` they are 0.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// `vblora`, `lora`, `head` or `full`.
+    /// The method's name: `vblora`, `lora`, `head`, `full`, ...
     pub method: String,
     /// The adapted modules: `qv`, `all` or suffixes.
     pub targets: String,
@@ -20,19 +20,19 @@ pub struct RunResult {
     pub task: Task,
     /// The seed.
     pub seed: u64,
-    /// Every epoch that was ended and evaluated.
+    /// Every epoch that ended and was evaluated.
     pub epochs: Vec<EpochResult>,
     /// The epoch with the best primary metric on dev ([`best_epoch`]); `null` without an evaluated epoch.
     pub best: Option<EpochScores>,
     /// The last evaluated epoch; `null` without one.
     pub last: Option<EpochScores>,
-    /// Numbers the optimizer changes.
+    /// The number of parameters that the optimizer changes.
     pub trained_parameters: u64,
-    /// Numbers stored, as the paper counts them: in float32-equivalents, so it need not be whole.
+    /// The number of stored parameters in float32-equivalents, as the paper counts them. It need not be whole.
     pub stored_parameters: f64,
-    /// Bytes stored.
+    /// The number of stored bytes.
     pub stored_bytes: u64,
-    /// Numbers of the task head, trained and stored in full.
+    /// Parameters of the task head. All of them are trained and stored.
     pub head_parameters: u64,
     /// Bytes of the task head.
     pub head_bytes: u64,
@@ -43,21 +43,21 @@ pub struct RunResult {
     /// Rows of train and dev that were cut to the maximum length.
     #[serde(default)]
     pub truncated: u64,
-    /// The metrics on dev before training, where the base has some.
+    /// The metrics on dev before training, if the base has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<Scores>,
-    /// How fast training steps were, where that is told by tokens.
+    /// The speed of training steps, for tasks that measure it in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<Speed>,
-    /// Why the run ended.
+    /// The reason why the run ended.
     #[serde(default)]
     pub stop: Stop,
 }
 
-/// Tokens of training, and how long they took.
+/// Tokens of training, and the time for them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Speed {
-    /// Tokens that training steps saw, without padding.
+    /// Tokens in training steps, without padding.
     pub tokens: u64,
     /// Wall-clock seconds of these steps, without evaluation.
     pub seconds: f64,
@@ -78,16 +78,16 @@ pub struct EpochResult {
     /// The mean training loss; `null` in the file if it is not finite.
     #[serde(deserialize_with = "nan_for_null")]
     pub train_loss: f64,
-    /// The metrics on dev after it.
+    /// The metrics on dev after this epoch.
     pub metrics: Scores,
 }
 
-/// An epoch picked out of a run.
+/// A selected epoch of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochScores {
     /// The epoch, from 1.
     pub epoch: usize,
-    /// The metrics on dev after it.
+    /// The metrics on dev after this epoch.
     pub metrics: Scores,
 }
 
@@ -100,7 +100,7 @@ impl From<&EpochResult> for EpochScores {
     }
 }
 
-/// The epoch with the best value of the metric, the first of several; an undefined value is worse than every other.
+/// The epoch with the best value of the metric, the first of equal ones. An undefined value is worse than every other.
 pub fn best_epoch(epochs: &[EpochResult], metric: Metric) -> Option<&EpochResult> {
     let value = |epoch: &EpochResult| {
         let value = epoch.metrics.get(metric);

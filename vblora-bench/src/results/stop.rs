@@ -1,4 +1,4 @@
-//! Why a run ended.
+//! The reason why a run ended.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,32 +7,32 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Error, Result};
 
-/// Why a run ended; a sentence in the file.
+/// The reason why a run ended. The file holds it as a sentence.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Stop {
-    /// All epochs were run: `completed`.
+    /// All epochs ended: `completed`.
     #[default]
     Completed,
     /// The user stopped it: `interrupted`.
     Interrupted,
     /// The loss was not finite: `non-finite loss at step N`.
     NonFiniteLoss {
-        /// The optimizer step, from 0: as many steps were taken before it.
+        /// The optimizer step, from 0, which equals the number of steps taken before it.
         step: u64,
     },
-    /// What training made is no number, and has no score: `non-finite WHAT after step N`.
+    /// A trained value or an output is not finite and has no score: `non-finite WHAT after step N`.
     NonFinite {
-        /// The parameter by its path, or the model's output.
+        /// The path of the parameter, or the model's output.
         what: String,
         /// Optimizer steps taken.
         step: u64,
     },
 }
 
-/// How [`Stop::NonFiniteLoss`] is written, before the step.
+/// The text of [`Stop::NonFiniteLoss`] before the step.
 const NON_FINITE_LOSS: &str = "non-finite loss at step ";
 
-/// How [`Stop::NonFinite`] is written, before what is not finite and before the step.
+/// The text of [`Stop::NonFinite`] before the name and before the step.
 const NON_FINITE: [&str; 2] = ["non-finite ", " after step "];
 
 impl fmt::Display for Stop {
@@ -93,7 +93,7 @@ impl<'de> Deserialize<'de> for Stop {
 }
 
 impl Stop {
-    /// Whether the run went wrong, and is not only unfinished.
+    /// Returns true if the run failed. An unfinished run did not fail.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::NonFiniteLoss { .. } | Self::NonFinite { .. })
     }

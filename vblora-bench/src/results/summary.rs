@@ -9,7 +9,7 @@ use crate::tasks::Task;
 /// Median and standard deviation of one value over several runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
-    /// The median; of an even number of values the mean of the middle two.
+    /// The median. For an even number of values, the mean of the middle two.
     pub median: f64,
     /// The sample standard deviation (divisor n - 1); 0 for one value.
     pub sd: f64,
@@ -18,7 +18,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// The spread of the finite values among these; `None` if there are none.
+    /// The spread of the finite values; `None` if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values
             .into_iter()
@@ -52,17 +52,17 @@ pub struct Summary {
     pub method: String,
     /// The adapted modules.
     pub targets: String,
-    /// The task's primary metric, of which `best` and `last` are.
+    /// The task's primary metric, used for `best` and `last`.
     pub metric: Metric,
     /// The number of runs, one per seed.
     pub runs: usize,
-    /// How many of them did not run all their epochs; they count with what they reached.
+    /// The number of runs that did not finish all epochs. They count with their results so far.
     pub unfinished: usize,
-    /// How many of them have an undefined metric at their best or last epoch; it counts as 0 there.
+    /// The number of runs with an undefined metric at their best or last epoch. It counts as 0.
     pub undefined: usize,
-    /// Of each run's best epoch; `null` if no run reached an evaluation.
+    /// The spread over each run's best epoch; `null` if no run reached an evaluation.
     pub best: Option<Spread>,
-    /// Of each run's last epoch.
+    /// The spread over each run's last epoch.
     pub last: Option<Spread>,
     /// As in [`RunResult::trained_parameters`].
     pub trained_parameters: u64,
@@ -76,10 +76,10 @@ pub struct Summary {
     pub head_bytes: u64,
     /// The median of the runs' seconds.
     pub seconds: f64,
-    /// The primary metric before training, where the base has one.
+    /// The primary metric before training, if the base has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<f64>,
-    /// The median of the runs' training tokens per second, where speed is told so.
+    /// The median of the runs' training tokens per second, for tasks that measure speed in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
 }

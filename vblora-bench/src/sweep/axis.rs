@@ -1,4 +1,4 @@
-//! The keys that a sweep can vary: short names, the recipe's own dotted keys, and which method takes which.
+//! The keys that a sweep can vary: short names, the recipe's dotted keys, and the methods that take them.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use toml::{Table, Value};
 
 use crate::{Error, Result, recipes::Recipe, train::Method};
 
-/// The keys of a run that are not of its recipe.
+/// The keys of a run that are not part of its recipe.
 pub(super) const RUN_KEYS: [&str; 6] = ["recipe", "model", "data", "task", "method", "seed"];
 
-/// The recipe's keys that have a short name, `r` apart, which is the rank of whichever method.
+/// The recipe's keys with a short name, except `r`, which is the rank of any method.
 const SHORT: [(&str, &str); 4] = [
     ("k", "vblora.topk"),
     ("h", "vblora.bank"),
@@ -18,13 +18,13 @@ const SHORT: [(&str, &str); 4] = [
     ("selection", "vblora.selection"),
 ];
 
-/// What stands for a key that a method does not take.
+/// Written for a key that a method does not take.
 pub(crate) const NOT_TAKEN: &str = "-";
 
-/// A method by its name.
+/// Finds a method by its name.
 ///
 /// # Errors
-/// No such method, with those there are.
+/// There is no such method. The error lists all methods.
 pub(crate) fn method(name: &str) -> Result<Method> {
     let found = <Method as ValueEnum>::from_str(name, false);
     found.map_err(|_| Error::UnknownName {
@@ -34,7 +34,7 @@ pub(crate) fn method(name: &str) -> Result<Method> {
     })
 }
 
-/// The methods that fulfil a condition, with commas between.
+/// The names of the methods that fulfil a condition, separated by commas.
 fn names(fulfils: impl Fn(Method) -> bool) -> String {
     let methods = Method::value_variants().iter().copied();
     let names: Vec<_> = methods
@@ -44,7 +44,7 @@ fn names(fulfils: impl Fn(Method) -> bool) -> String {
     names.join(", ")
 }
 
-/// The recipe's key behind a short name.
+/// The recipe's key for a short name.
 pub(super) fn recipe_key(method: Method, key: &str) -> String {
     let short = SHORT.iter().find(|(short, _)| *short == key);
     match short {
@@ -58,19 +58,19 @@ fn has_adapter(method: Method) -> bool {
     !matches!(method, Method::Head | Method::Full)
 }
 
-/// The method with an adapter that a table, or a group of parameters, of this name belongs to.
+/// The method whose adapter owns a table, or a group of parameters, of this name.
 fn owner(table: &str) -> Option<Method> {
     let method = method(&table.replace('_', "-")).ok()?;
     Some(method).filter(|method| has_adapter(*method))
 }
 
-/// Whether a run of this method depends on a key of the recipe: the bank's size means nothing to LoRA.
+/// Returns true if a run of this method depends on a key of the recipe. LoRA does not depend on the bank's size, for example.
 pub(super) fn takes(method: Method, key: &str) -> bool {
     let (table, rest) = key.split_once('.').unwrap_or((key, ""));
     match (table, rest) {
         ("targets", _) => has_adapter(method),
         ("bank", _) => method == Method::VbLora,
-        // The name of the model and the list of seeds are notes beside what is really used.
+        // The model's name and the list of seeds are notes. The run uses other values.
         ("model" | "seeds" | "differs", _) => false,
         ("lr" | "weight_decay", "bank" | "logits") => method == Method::VbLora,
         ("lr" | "weight_decay", "adapter") => has_adapter(method) && method != Method::VbLora,
@@ -80,7 +80,7 @@ pub(super) fn takes(method: Method, key: &str) -> bool {
     }
 }
 
-/// Why a method cannot be given a key, with the methods that can.
+/// The reason why a method cannot have a key, with the methods that can.
 pub(super) fn not_taken(method: Method, key: &str) -> String {
     let takers = names(|method| takes(method, &recipe_key(method, key)) && has_key(method, key));
     format!(
@@ -89,20 +89,20 @@ pub(super) fn not_taken(method: Method, key: &str) -> String {
     )
 }
 
-/// `r` is nothing where there is no adapter.
+/// `r` has no meaning without an adapter.
 fn has_key(method: Method, key: &str) -> bool {
     key != "r" || has_adapter(method)
 }
 
-/// Whether a method can be given a key of a sweep file.
+/// Returns true if a method can have a key of a sweep file.
 pub(super) fn can_have(method: Method, key: &str) -> bool {
     has_key(method, key) && takes(method, &recipe_key(method, key))
 }
 
-/// The recipe with one key set, by way of its TOML form, so that what is wrong is said in the recipe's own words.
+/// Sets one key of the recipe through its TOML form, so that errors are the recipe's own.
 ///
 /// # Errors
-/// No such key, or a value of another type.
+/// There is no such key, or the value has another type.
 pub(super) fn set(
     recipe: &Recipe,
     key: &str,
@@ -119,7 +119,7 @@ pub(super) fn set(
         let entry = place.entry(part).or_insert_with(|| Table::new().into());
         place = entry
             .as_table_mut()
-            .ok_or_else(|| format!("\"{part}\" of \"{key}\" is no table"))?;
+            .ok_or_else(|| format!("\"{part}\" of \"{key}\" is not a table"))?;
     }
     let set: std::result::Result<Recipe, _> = Value::Table(table).try_into();
     set.map_err(|error| {
@@ -131,7 +131,7 @@ pub(super) fn set(
     })
 }
 
-/// The keys of a sweep file that are not the recipe's own.
+/// The keys of a sweep file that are not recipe keys.
 fn own_names() -> String {
     let short = SHORT.iter().map(|(short, _)| *short).chain(["r"]);
     RUN_KEYS
@@ -152,7 +152,7 @@ fn table(recipe: &Recipe) -> Table {
     Table::try_from(recipe).expect("a recipe is a TOML table: it is read from one")
 }
 
-/// Every key of a recipe that the method depends on, dotted, with its value as TOML.
+/// Every dotted key of a recipe that the method depends on, with its value as TOML.
 pub(crate) fn effective(recipe: &Recipe, method: Method) -> BTreeMap<String, String> {
     let mut leaves = BTreeMap::new();
     flatten(&table(recipe), "", &mut leaves);
@@ -217,7 +217,7 @@ mod tests {
             error.ends_with("method, seed, k, h, b, selection, r"),
             "{error}"
         );
-        assert!(refused("epochs.x", Value::Integer(1)).contains("no table"));
+        assert!(refused("epochs.x", Value::Integer(1)).contains("not a table"));
     }
 
     #[test]

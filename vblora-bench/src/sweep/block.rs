@@ -1,4 +1,4 @@
-//! Grids and single runs as a sweep file has them: keys with their lines and values.
+//! Grids and single runs as written in a sweep file: keys with their lines and values.
 
 use serde::Deserialize;
 use toml::{
@@ -14,11 +14,11 @@ use crate::{Error, Result};
 pub(super) struct Axis {
     /// The key, dotted.
     pub(super) key: String,
-    /// Where it stands; 0 for one from the command line.
+    /// The line of the key; 0 for a key from the command line.
     pub(super) line: usize,
-    /// At least one.
+    /// The values, at least one.
     pub(super) values: Vec<Value>,
-    /// Whether it was written as a list, and belongs into the names of runs.
+    /// True if it was written as a list. Its value is then part of the runs' names.
     pub(super) is_list: bool,
 }
 
@@ -41,27 +41,27 @@ impl Axis {
 /// A `[[grid]]`, or a `[[run]]` as a grid of one.
 #[derive(Debug, Clone)]
 pub(super) struct Block {
-    /// Where it starts.
+    /// The line where the block starts.
     pub(super) line: usize,
-    /// What the names of its runs start with.
+    /// The start of its runs' names.
     pub(super) name: Option<String>,
     /// The table that its runs belong to.
     pub(super) table: Option<String>,
-    /// In the file's order; the first varies slowest.
+    /// The axes in the file's order. The first one varies slowest.
     pub(super) axes: Vec<Axis>,
 }
 
-/// The text that is read.
+/// The text to read.
 pub(super) struct Source<'a> {
     pub(super) file: &'a str,
     pub(super) text: &'a str,
 }
 
 impl Source<'_> {
-    /// What every run starts from, and the blocks in the file's order.
+    /// Reads the settings that every run starts from, and the blocks in the file's order.
     ///
     /// # Errors
-    /// A list where one value is asked for; a list without values; a run without a name; no block.
+    /// A list stands in place of a single value; a list is empty; a run has no name; there is no block.
     pub(super) fn read(&self, document: &DeTable<'_>) -> Result<(Vec<Axis>, Vec<Block>)> {
         let mut base = Vec::new();
         if let Some(DeValue::Table(table)) = document.get("base").map(Spanned::get_ref) {
@@ -105,7 +105,7 @@ impl Source<'_> {
         })
     }
 
-    /// The keys of a table and of those in it, dotted, in the file's order.
+    /// The dotted keys of a table and of its subtables, in the file's order.
     fn axes(&self, table: &DeTable<'_>, prefix: &str, axes: &mut Vec<Axis>) -> Result<()> {
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);

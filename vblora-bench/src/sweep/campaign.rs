@@ -1,4 +1,4 @@
-//! A sweep on its way: what is left of a plan, done by workers and recorded.
+//! A sweep in progress: workers run the remaining runs of a plan, and results are recorded.
 
 use std::{
     path::PathBuf,
@@ -22,27 +22,27 @@ use super::{
 };
 use crate::{Result, train::RunDir};
 
-/// What is run, where, and how far.
+/// The runs of a sweep, their devices and their limits.
 #[derive(Debug)]
 pub struct Campaign<'a> {
     /// Every run of the sweep.
     pub plan: &'a Plan,
-    /// Where it ends although there is more to run.
+    /// Limits that end the campaign before all runs are done.
     pub budget: Budget,
     /// The device of each worker.
     pub devices: Vec<Device>,
-    /// A program that calls [`serve`](super::serve) when it is started with `worker` and a device as arguments.
+    /// A program that calls [`serve`](super::serve) when started with `worker` and a device as arguments.
     pub program: PathBuf,
-    /// See there.
+    /// The first argument of `program` for a worker.
     pub worker: String,
-    /// The commit that the program was built from, where that is known.
+    /// The commit that the program was built from, if known.
     pub commit: Option<String>,
 }
 
-/// What a campaign says while it goes on.
+/// Progress of a campaign.
 #[derive(Debug)]
 pub enum News<'a> {
-    /// So many optimizer steps of all that is to be run are taken.
+    /// The number of optimizer steps taken, out of all that will be run.
     Steps(u64),
     /// A run ended and was recorded.
     Ended(&'a Record),
@@ -51,7 +51,7 @@ pub enum News<'a> {
 /// How a campaign ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
-    /// Runs that went to their end, those of earlier campaigns among them.
+    /// Completed runs, including those of earlier campaigns.
     pub done: usize,
     /// Runs that failed, with their errors.
     pub failed: Vec<(String, String)>,
@@ -60,15 +60,16 @@ pub struct Outcome {
 }
 
 impl Campaign<'_> {
-    /// Optimizer steps of all that is left.
+    /// Optimizer steps of all remaining runs.
     pub fn steps(&self, store: &Store) -> u64 {
         self.plan.left(store).iter().map(|run| run.steps).sum()
     }
 
-    /// Does what is left, and records each run as it ends. No other process may write to the directory meanwhile.
+    /// Runs all remaining runs and records each one when it ends. No other process may write to the directory meanwhile.
     ///
     /// # Errors
-    /// The budget's hours are no time; another process has the directory; a worker cannot be started, or a result not written. A run that fails is part of the outcome.
+    /// The budget's hours are invalid; another process uses the directory; a worker cannot be started; a result cannot be written. A failed
+    /// run is part of the outcome.
     pub fn run(
         &self,
         store: Store,
@@ -103,7 +104,7 @@ impl Campaign<'_> {
         Ok(self.outcome(&store))
     }
 
-    /// Ends what a kill may have cut off after a result was added: the table for spreadsheets, and the removal of checkpoints.
+    /// Completes work that a kill may have cut off after a result was added: the CSV table, and the removal of checkpoints.
     fn tidy(&self, store: &Store) -> Result<()> {
         store.write_csv()?;
         for run in self.plan.runs.iter().filter(|run| store.is_done(&run.id)) {
@@ -120,7 +121,7 @@ impl Campaign<'_> {
         }
     }
 
-    /// Workers on the CPU share its cores.
+    /// The workers to start. Workers on the CPU share its cores.
     fn workers(&self, store: &Store) -> Vec<WorkerStart> {
         let environment = match self.on_cpu() {
             0 | 1 => Vec::new(),
@@ -141,7 +142,7 @@ impl Campaign<'_> {
         self.devices.iter().filter(is_cpu).count()
     }
 
-    /// The threads of each worker on the CPU.
+    /// The number of threads of each worker on the CPU.
     fn threads(&self) -> usize {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         (cores / self.on_cpu().max(1)).max(1)
@@ -164,7 +165,7 @@ impl Campaign<'_> {
     }
 }
 
-/// What has happened so far: the results, and the steps that each job has taken.
+/// The progress so far: the results, and the steps of each job.
 struct Progress<'a> {
     campaign: &'a Campaign<'a>,
     runs: &'a [PlannedRun],
@@ -230,7 +231,7 @@ struct Limit {
 }
 
 impl Limit {
-    /// Whether one more run may be started, which is counted.
+    /// Returns true if one more run may be started, and counts it.
     fn may_start(&self) -> bool {
         let hours = self.start.elapsed().as_secs_f64() / 3600.0;
         let in_time = self.budget.hours.is_none_or(|limit| hours < limit);

@@ -1,4 +1,4 @@
-//! What one run of a sweep is, by which it is told apart from every other.
+//! The configuration of one run of a sweep, and the id that follows from it.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -14,16 +14,16 @@ use crate::{
     train::{CheckpointSettings, DataSource, Method, Output, RunDir, Session},
 };
 
-/// Stands for the bundled model or data.
+/// The name of the bundled model or data.
 pub const BUNDLED: &str = "bundled";
 
-/// Steps between recorded selections; what figures and viewer show.
+/// Steps between recorded selections, for figures and viewer.
 const RECORD_EVERY: usize = 10;
 
-/// Hexadecimal digits of a run's name on the disk.
+/// Hexadecimal digits of a run's id, which names its directory.
 const ID_DIGITS: usize = 16;
 
-/// Everything that a run depends on, but for where it runs.
+/// Everything that a run's result depends on, except for its device.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
@@ -35,7 +35,7 @@ pub struct RunConfig {
     pub method: String,
     /// The seed.
     pub seed: u64,
-    /// Every hyperparameter, resolved.
+    /// Every hyperparameter, with defaults and overrides applied.
     pub recipe: Recipe,
 }
 
@@ -43,7 +43,7 @@ impl RunConfig {
     /// The method.
     ///
     /// # Errors
-    /// A name that stands for none.
+    /// The name is unknown.
     pub fn method(&self) -> Result<Method> {
         axis::method(&self.method)
     }
@@ -51,7 +51,7 @@ impl RunConfig {
     /// The model's files.
     ///
     /// # Errors
-    /// They are not there.
+    /// The files do not exist.
     pub fn files(&self) -> Result<ModelFiles> {
         match self.model.as_str() {
             BUNDLED => Ok(demo::model_files()),
@@ -67,7 +67,7 @@ impl RunConfig {
         }
     }
 
-    /// The value of a key of a sweep file, as text; `-` where the method does not take it.
+    /// The value of a sweep file's key as text; `-` if the method does not take it.
     pub fn value(&self, key: &str) -> String {
         let Ok(method) = self.method() else {
             return NOT_TAKEN.into();
@@ -77,13 +77,13 @@ impl RunConfig {
             "model" => self.model.clone(),
             "data" => self.data.clone(),
             "seed" => self.seed.to_string(),
-            // Nothing is picked where everything is mixed.
+            // k has no meaning if all vectors are mixed.
             "k" if self.recipe_value(method, "selection") == "select-all" => "all".into(),
             key => self.recipe_value(method, key),
         }
     }
 
-    /// The recipe's key behind a key of a sweep file.
+    /// The recipe's key for a key of a sweep file.
     pub(crate) fn recipe_key(&self, key: &str) -> String {
         let method = self.method();
         method.map_or_else(|_| key.into(), |method| axis::recipe_key(method, key))
@@ -95,7 +95,7 @@ impl RunConfig {
         found.unwrap_or_else(|| NOT_TAKEN.into())
     }
 
-    /// Every key of the recipe that the run depends on, dotted, with its value.
+    /// Every dotted key of the recipe that the run depends on, with its value.
     pub fn keys(&self) -> BTreeMap<String, String> {
         let method = self.method();
         method.map_or_else(
@@ -104,7 +104,7 @@ impl RunConfig {
         )
     }
 
-    /// The hash of the bank that the run starts from, if it has one from elsewhere.
+    /// The hash of the shared bank that the run starts from, if it has one.
     ///
     /// # Errors
     /// The bank's file cannot be read.
@@ -116,8 +116,8 @@ impl RunConfig {
         }
     }
 
-    /// What tells the run apart: the first digits of SHA-256 over a canonical form (sorted keys) of everything that its outcome depends on.
-    /// Files count by what is in them: `model`, `data` and `bank` are their hashes.
+    /// The run's id: the first digits of SHA-256 over a canonical form (sorted keys) of everything that its result depends on. Files count
+    /// by their content: `model`, `data` and `bank` are hashes.
     pub(super) fn id(&self, [model, data, bank]: [&str; 3]) -> String {
         let seed = self.seed.to_string();
         let run = [
@@ -139,15 +139,15 @@ impl RunConfig {
         id
     }
 
-    /// The run as a session of its own. A directory that holds part of the same run is gone on with; one that holds another is taken anew.
+    /// The run as a session. It continues a directory with a part of the same run, and replaces one with another run.
     ///
     /// # Errors
-    /// No such method or model; a task that is not one of encoders.
+    /// There is no such method or model; the task is not one for encoders.
     pub fn session(&self, out: Option<Output>, command: &str) -> Result<Session> {
         self.session_on(self.files()?, out, command)
     }
 
-    /// [`session`](Self::session) with the model's files at hand.
+    /// [`session`](Self::session) with the model's files.
     pub(super) fn session_on(
         &self,
         files: ModelFiles,
@@ -180,7 +180,7 @@ impl RunConfig {
         let expected = match self.data.as_str() {
             _ if task.is_text() => "a task with labels",
             BUNDLED if *task != Task::demo() => {
-                "demo with the bundled data, which is of no other task"
+                "demo with the bundled data, which has no other task"
             }
             _ => return Ok(()),
         };
@@ -220,7 +220,7 @@ mod tests {
         for other in [["n", "d", ""], ["m", "e", ""], ["m", "d", "b"]] {
             assert_ne!(first.id(other), id(&first));
         }
-        // Where a model lies, and what another method would do, changes nothing.
+        // The model's location and other methods' settings change nothing.
         let mut same = config();
         same.model = "elsewhere".into();
         same.recipe.vblora.bank = 7;

@@ -1,4 +1,4 @@
-//! How long a sweep would take, from steps that are really taken.
+//! Estimates a sweep's time from a few real steps.
 
 use std::collections::{BTreeMap, btree_map::Entry};
 
@@ -11,14 +11,14 @@ use super::{
 };
 use crate::{Result, train::Session};
 
-/// Training rows that take as long as one of the development split: there is no way back, and no dropout.
+/// The cost of a development row in training rows. It has no backward pass and no dropout.
 const DEV_ROW: f64 = 1.0 / 3.0;
 
-/// Seconds of each run that is left, by id. Steps are timed once for each model, task and method, with the first of their runs; `hear` gets
-/// what is timed next.
+/// Estimates the seconds of each remaining run, by id. Steps are timed once for each model, task and method, with the first run of each.
+/// `hear` is told what is timed next.
 ///
 /// # Errors
-/// A model or data that is not there; a device that does not work.
+/// A model or data does not exist; a device does not work.
 pub fn estimate(
     plan: &Plan,
     store: &Store,
@@ -44,7 +44,7 @@ pub fn estimate(
     Ok(seconds)
 }
 
-/// Training and evaluation of a run, in training steps.
+/// The cost of a run's training and evaluation, in training steps.
 fn in_steps(run: &PlannedRun) -> f64 {
     let [_, dev] = run.rows;
     let recipe = &run.config.recipe;

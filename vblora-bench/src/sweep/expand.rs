@@ -1,4 +1,4 @@
-//! From a sweep file to its runs.
+//! Expands a sweep file into its runs.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Wanted {
     pub(super) name: String,
     pub(super) table: Option<String>,
-    /// Where it stands in the file.
+    /// The line in the file.
     pub(super) line: usize,
     pub(super) config: RunConfig,
 }
@@ -43,8 +43,8 @@ struct Combination<'a> {
 }
 
 impl Spec {
-    /// Every run of the sweep. Seeds go one after another: a sweep that is cut short has compared everything with the seeds that it has.
-    /// `places` says where models and data of a name lie.
+    /// Expands the sweep into its runs. Seeds are the outer loop: a sweep that stops early has compared everything with the seeds done so
+    /// far. `places` maps names of models and data to directories.
     pub(super) fn expand(&self, places: &BTreeMap<String, String>) -> Result<Vec<Wanted>> {
         self.check_size()?;
         let mut wanted = Vec::new();
@@ -57,7 +57,7 @@ impl Spec {
         Ok(wanted.into_iter().map(|(_, wanted)| wanted).collect())
     }
 
-    /// Refuses more runs than any sweep has, before they are written out.
+    /// Refuses too many runs before they are created.
     fn check_size(&self) -> Result<()> {
         let mut all = 0_usize;
         for block in &self.blocks {
@@ -74,7 +74,7 @@ impl Spec {
         Ok(())
     }
 
-    /// Every choice of one value of each axis, the last axis varying fastest.
+    /// Every combination of one value per axis. The last axis varies fastest.
     fn combinations<'a>(&'a self, block: &'a Block) -> Vec<Combination<'a>> {
         let mut all: Vec<Vec<Setting<'a>>> = vec![Vec::new()];
         for axis in self.base.iter().chain(&block.axes) {
@@ -110,14 +110,14 @@ impl Spec {
 }
 
 impl Combination<'_> {
-    /// What was set last of a key.
+    /// The last setting of a key.
     fn find(&self, key: &str) -> Option<&Setting<'_>> {
         self.settings.iter().rev().find(|s| s.axis.key == key)
     }
 
     fn need(&self, key: &str) -> Result<&Setting<'_>> {
         self.find(key).ok_or_else(|| {
-            let message = format!("no \"{key}\", neither in [base] nor here");
+            let message = format!("\"{key}\" is missing here and in [base]");
             self.spec.error(self.block.line, message)
         })
     }
@@ -131,7 +131,7 @@ impl Combination<'_> {
         setting.value.as_str().ok_or_else(wrong)
     }
 
-    /// The outcome of reading the value of a key, an error with its line.
+    /// Adds the line of a key to the error, if reading its value failed.
     fn located<T>(&self, key: &str, outcome: Result<T>) -> Result<T> {
         outcome.map_err(|error| match self.find(key) {
             Some(setting) => self.spec.at(setting.axis, error),
@@ -173,7 +173,7 @@ impl Combination<'_> {
         })
     }
 
-    /// The built-in recipe of the task, or a file's with its task replaced.
+    /// The built-in recipe of the task, or a file's recipe with its task replaced.
     fn start(&self) -> Result<Recipe> {
         let name = self.text("recipe")?;
         let built_in = |size: &Size| size.name().trim_end_matches(".toml") == name;
@@ -188,7 +188,7 @@ impl Combination<'_> {
         Ok(recipe)
     }
 
-    /// The recipe with every key set. What every run starts from may mean nothing to some methods; an axis that does is a mistake.
+    /// The recipe with every key set. A key of `[base]` may be meaningless for some methods; a key of an axis may not.
     fn with_keys(&self, mut recipe: Recipe, method: Method) -> Result<Recipe> {
         for setting in &self.settings {
             let key = setting.axis.key.as_str();
@@ -224,7 +224,7 @@ impl Combination<'_> {
         })
     }
 
-    /// Which of its seeds this is.
+    /// The position of the seed in its list.
     fn round(&self) -> usize {
         let seed = self.find("seed");
         let place = |s: &Setting<'_>| s.axis.values.iter().position(|value| value == s.value);
@@ -240,7 +240,7 @@ impl Combination<'_> {
     }
 }
 
-/// A value as part of a name: a word that says what it is stands alone, and of a path the end.
+/// A value as part of a run's name. A word stays alone, and a path is shortened to its end.
 fn described(key: &str, value: &Value) -> String {
     match (key, value) {
         ("model" | "data" | "recipe", Value::String(place)) => {
@@ -399,7 +399,7 @@ seed = 9
                 "{from} -> {to}: {error}"
             );
         }
-        // A few lines of axes that would never end.
+        // A few lines of axes that would give far too many runs.
         let values: Vec<String> = (1..=64).map(|n| n.to_string()).collect();
         let axes = [
             "epochs",

@@ -1,4 +1,4 @@
-//! What tells data apart, wherever it lies.
+//! The identity of data, independent of its location.
 
 use vblora::storage::sha256_hex;
 
@@ -9,7 +9,7 @@ use crate::{
     train::DataSource,
 };
 
-/// What a task's data is, by which it is told apart and counted.
+/// The hash and the size of a task's data.
 #[derive(Debug, Clone)]
 pub(super) struct DataIdentity {
     /// SHA-256 of every sentence and label.

@@ -1,11 +1,11 @@
 //! Ablation sweeps: many runs from one TOML file.
 //!
-//! A sweep file has a `[base]` that every run starts from, `[[grid]]`s whose lists are combined with one another, single `[[run]]`s with
-//! names, `[tables]` that say how runs become a table, and a `[budget]`. A key is `recipe` (a built-in one or a file), `model`, `data`,
-//! `task`, `method`, `seed`, a short name (`k`, `h`, `b`, `r`, `selection`), or any key of the recipe, dotted.
+//! A sweep file has a `[base]` that every run starts from and `[[grid]]`s whose lists are combined. It may have single `[[run]]`s with
+//! names, `[tables]` that lay out the runs, and a `[budget]`. A key is `recipe` (a built-in one or a file), `model`, `data`, `task`,
+//! `method` or `seed`. It can also be a short name (`k`, `h`, `b`, `r`, `selection`) or any dotted key of the recipe.
 //!
-//! [`Spec`] reads it, [`Plan`] resolves every run and gives it an id that is a hash of its resolved configuration, [`Store`] holds what runs
-//! have come to, and a [`Campaign`] has worker processes ([`serve`]) do what is left.
+//! [`Spec`] reads the file. [`Plan`] resolves every run and gives it an id, the hash of its resolved configuration. [`Store`] holds the
+//! results. A [`Campaign`] runs the remaining runs in worker processes ([`serve`]).
 
 mod axis;
 mod block;

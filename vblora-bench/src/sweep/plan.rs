@@ -1,4 +1,4 @@
-//! What a sweep would do, before it is done.
+//! The plan of a sweep, made before any run.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -18,46 +18,46 @@ use crate::{
     train::{Session, model_hash},
 };
 
-/// The runs of a sweep, resolved, counted and named by what they are.
+/// The runs of a sweep, resolved, counted and identified by a hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// The sweep's name.
     pub sweep: String,
-    /// What it is for.
+    /// The sweep's purpose.
     pub about: String,
     /// Its tables by name.
     pub tables: BTreeMap<String, Layout>,
-    /// In the order in which they are started.
+    /// The runs in the order in which they are started.
     pub runs: Vec<PlannedRun>,
 }
 
 /// One run of a sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PlannedRun {
-    /// Its name, of which the sweep has no other.
+    /// The run's name, unique in the sweep.
     pub name: String,
     /// The table that it belongs to.
     pub table: Option<String>,
-    /// Which run it is: the same one in two tables is made once.
+    /// The run's hash. The same run in two tables is made once.
     pub id: String,
-    /// What is trained and stored besides the head.
+    /// Trained and stored parameters and bytes, without the head.
     pub count: Count,
     /// Parameters of the head.
     pub head: usize,
     /// Optimizer steps.
     pub steps: u64,
-    /// Rows of the training and of the development split.
+    /// Rows of the training split and of the development split.
     pub rows: [usize; 2],
-    /// What it is.
+    /// The configuration.
     pub config: RunConfig,
 }
 
 impl Plan {
-    /// Resolves every run of a sweep; `places` says where models and data of a name lie.
+    /// Resolves every run of a sweep. `places` maps names of models and data to directories.
     ///
     /// # Errors
-    /// A setting that does not fit its method, model or data; a model or data that is not there; two runs of one name, or twice the same
-    /// configuration in one table. All but the absent files come with the line of the sweep file.
+    /// A setting does not fit its method, model or data. A model or data does not exist. Two runs have the same name, or a table has the
+    /// same configuration twice. Errors give the line of the sweep file, except for missing files.
     pub fn new(spec: &Spec, places: &BTreeMap<String, String>) -> Result<Self> {
         let wanted = spec.expand(places)?;
         let mut cache = Cache::default();
@@ -98,7 +98,7 @@ impl Plan {
         })
     }
 
-    /// The runs that are still to be made, each once.
+    /// The runs that remain, each once.
     pub fn left<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
         let mut seen = HashSet::new();
         let is_left = |run: &&PlannedRun| !store.is_done(&run.id) && seen.insert(run.id.clone());
@@ -106,7 +106,7 @@ impl Plan {
     }
 }
 
-/// Seconds as a person reads them.
+/// Seconds formatted for people.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
@@ -116,11 +116,11 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
-/// Models and data, each of which many runs share.
+/// Models and data that many runs share.
 #[derive(Default)]
 struct Cache {
     models: BTreeMap<String, (ModelFiles, String)>,
-    /// By place and task.
+    /// Data by place and task.
     data: BTreeMap<[String; 2], DataIdentity>,
 }
 
@@ -207,10 +207,10 @@ seed = 1
         ];
         assert_eq!(names, expected);
         let [head, vblora, again] = [0, 1, 2].map(|i| &plan.runs[i]);
-        // The README's figures of the default run.
+        // The README shows these numbers of the default run.
         assert_eq!((head.count.trained, vblora.count.trained), (0, 101_376));
         assert_eq!(vblora.count.bytes, 24_576);
-        // 6,700 rows in batches of 16, twice.
+        // 6,700 rows in batches of 16, for two epochs.
         assert_eq!((vblora.rows, vblora.steps), ([6700, 1206], 838));
         assert_eq!(vblora.id, again.id);
         assert_ne!(head.id, vblora.id);

@@ -1,4 +1,4 @@
-//! The parent of workers: hands out jobs, hears how far they are, and outlives what crashes.
+//! The parent of workers: it hands out jobs, collects progress, and survives crashes of workers.
 
 use std::{
     collections::VecDeque,
@@ -19,16 +19,17 @@ use crate::{
     results::{RunResult, Stop},
 };
 
-/// Last bytes of a dead worker's log in which its last words are looked for.
+/// The number of bytes at the end of a dead worker's log that are searched for its last message.
 const LAST_WORDS: usize = 4096;
 
-/// What is said of a run whose worker alone was told to stop.
-const STOPPED: &str = "a signal stopped the worker; the run goes on from its checkpoint when the sweep is started again";
+/// The message for a run whose worker alone was stopped.
+const STOPPED: &str =
+    "a signal stopped the worker; start the sweep again to continue the run from its checkpoint";
 
-/// How long after its worker a sweep may see a signal that went to both.
+/// The delay after which a sweep sees a signal that was sent to it and to its worker.
 const SIGNALS_APART: Duration = Duration::from_millis(200);
 
-/// How to start a worker.
+/// The command that starts a worker.
 #[derive(Debug, Clone)]
 pub(super) struct WorkerStart {
     /// The program.
@@ -37,58 +38,58 @@ pub(super) struct WorkerStart {
     pub(super) arguments: Vec<String>,
     /// Variables of its environment.
     pub(super) environment: Vec<(String, String)>,
-    /// Where what it prints goes.
+    /// The file for its output.
     pub(super) log: PathBuf,
     /// The device that it works on.
     pub(super) device: Device,
 }
 
-/// What happens while a pool works. Jobs are told apart by their place in the list; of one that was interrupted there is no end.
+/// Progress of a pool. A job is identified by its index in the list. An interrupted job has no end.
 #[derive(Debug)]
 pub(super) enum Event<'a> {
-    /// A job has come so far.
+    /// A job took more steps.
     Steps {
-        /// Which job.
+        /// The job's index.
         job: usize,
-        /// Its optimizer steps.
+        /// Optimizer steps taken so far.
         steps: u64,
     },
-    /// A job ended, well or not.
+    /// A job ended or failed.
     Ended {
-        /// Which job.
+        /// The job's index.
         job: usize,
-        /// Where.
+        /// The worker's device.
         device: Device,
-        /// The backend's own name; empty if the job never got that far.
+        /// The backend's own name; empty if the job failed before it was known.
         backend: &'a str,
-        /// The result, or what went wrong.
+        /// The result, or the error.
         outcome: std::result::Result<Box<RunResult>, String>,
     },
 }
 
-/// Workers on a list of jobs.
+/// Workers for a list of jobs.
 pub(super) struct Pool<'a> {
-    /// One worker each.
+    /// One entry per worker.
     pub(super) workers: Vec<WorkerStart>,
-    /// Whether one more job may be started; asked before each.
+    /// Returns true if one more job may start. It is called before each job.
     pub(super) may_start: &'a (dyn Fn() -> bool + Sync),
-    /// Hears everything; an error ends the work.
+    /// Receives every event. An error ends the work.
     pub(super) hear: &'a (dyn Fn(Event<'_>) -> Result<()> + Sync),
-    /// Set when jobs on their way are to end with a checkpoint.
+    /// Set when running jobs must end with a checkpoint.
     pub(super) interrupted: &'a AtomicBool,
 }
 
 impl Pool<'_> {
-    /// Has every job done, or as many as may be started.
+    /// Runs every job, or as many as may be started.
     ///
     /// # Errors
-    /// A worker cannot be started; what `hear` says. A worker that dies is no error: its job has failed, and the next gets a new worker.
+    /// A worker cannot be started; `hear` returns an error. If a worker dies, its job has failed and the next job gets a new worker.
     pub(super) fn work(&self, jobs: &[Job]) -> Result<()> {
         let queue = Mutex::new((0..jobs.len()).collect::<VecDeque<_>>());
         let next = || {
             let mut queue = queue.lock().unwrap_or_else(PoisonError::into_inner);
             let goes_on = !self.interrupted.load(Ordering::Relaxed);
-            // Asked under the lock, so that no two workers take the last place of a budget.
+            // Checked under the lock, so that two workers do not both take the last run of a budget.
             (goes_on && !queue.is_empty() && (self.may_start)()).then(|| queue.pop_front())?
         };
         let next: &(dyn Fn() -> Option<usize> + Sync) = &next;
@@ -98,7 +99,7 @@ impl Pool<'_> {
                 scope.spawn(move || {
                     let outcome = self.drive(start, jobs, next);
                     if outcome.is_err() {
-                        // What stops one worker, a full disk say, would stop the others too.
+                        // A problem such as a full disk would stop the other workers too.
                         queue.lock().unwrap_or_else(PoisonError::into_inner).clear();
                     }
                     outcome
@@ -130,7 +131,7 @@ impl Pool<'_> {
         Ok(())
     }
 
-    /// Whether the sweep is interrupted too. A signal to all its processes may reach a worker first.
+    /// Returns true if the sweep is interrupted too. A signal to all processes may reach a worker first.
     fn is_interrupted_soon(&self) -> bool {
         let is_interrupted = || self.interrupted.load(Ordering::Relaxed);
         if !is_interrupted() {
@@ -139,7 +140,7 @@ impl Pool<'_> {
         is_interrupted()
     }
 
-    /// Has one job done; gives the worker back if it lives.
+    /// Runs one job. Returns the worker if it is still alive.
     fn run<'w>(
         &self,
         mut worker: Worker<'w>,
@@ -164,7 +165,7 @@ impl Pool<'_> {
                         worker.stop();
                     }
                 }
-                // It can be gone on with, so nothing has come of it yet.
+                // The run can be resumed, so it has no result yet.
                 Some(Reply::Ended { result, .. }) if result.stop == Stop::Interrupted => {
                     if !self.is_interrupted_soon() {
                         ended(Err(STOPPED.into()), "", device)?;
@@ -191,11 +192,11 @@ impl Pool<'_> {
     }
 }
 
-/// A worker process; it is stopped and waited for when it is dropped.
+/// A worker process. Dropping this value stops it and waits for its end.
 struct Worker<'a> {
     start: &'a WorkerStart,
     child: Child,
-    /// Taken away to stop it.
+    /// Dropped to stop the worker.
     input: Option<ChildStdin>,
     output: BufReader<ChildStdout>,
 }
@@ -231,7 +232,7 @@ impl<'a> Worker<'a> {
         })
     }
 
-    /// A worker that is dead does not take it; that it is, its missing reply says.
+    /// Sends a job. A dead worker ignores it, and its missing reply shows that.
     fn send(&mut self, job: &Job) {
         let line = serde_json::to_string(job).expect("a job is plain data");
         if let Some(input) = &mut self.input {
@@ -239,7 +240,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// The next reply; none from a worker that is dead, or not a worker.
+    /// The next reply; `None` from a process that is dead or not a worker.
     fn reply(&mut self) -> Option<Reply> {
         let mut line = String::new();
         self.output.read_line(&mut line).ok()?;
@@ -250,7 +251,7 @@ impl<'a> Worker<'a> {
         self.input = None;
     }
 
-    /// How a worker ended and the last line that it left.
+    /// The worker's exit status and its last line of output.
     fn last_words(&mut self) -> String {
         self.stop();
         let status = self.child.wait();

@@ -1,4 +1,4 @@
-//! What a run has come to: a line of the results.
+//! The record of a run: one line of the results.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,18 +8,18 @@ use crate::{
     results::{EpochScores, RunResult, Stop},
 };
 
-/// Where and with what a run was made.
+/// The place and the program of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Provenance {
-    /// `flex`, `cuda:1`.
+    /// The device, such as `flex` or `cuda:1`.
     pub device: String,
     /// The backend's own name for itself.
     pub backend: String,
-    /// Threads that a CPU backend may have had.
+    /// Threads available to a CPU backend.
     pub threads: usize,
     /// The version of this crate.
     pub version: String,
-    /// The commit it was built from, where that is known.
+    /// The commit it was built from, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// The day, in UTC.
@@ -27,7 +27,7 @@ pub struct Provenance {
 }
 
 impl Provenance {
-    /// A run made now with this build.
+    /// The provenance of a run made now with this build.
     pub fn now(device: String, backend: String, threads: usize, commit: Option<String>) -> Self {
         Self {
             device,
@@ -43,26 +43,26 @@ impl Provenance {
 /// One line of `results.jsonl`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// Which run: a hash of what its outcome depends on.
+    /// The run's id, the hash of everything that its result depends on.
     pub id: String,
-    /// The sweep that it was made for first.
+    /// The first sweep that the run was made for.
     pub sweep: String,
-    /// Its name there.
+    /// The run's name in that sweep.
     pub name: String,
-    /// What it was.
+    /// The configuration.
     pub config: RunConfig,
-    /// What it reached; absent if it never started or died.
+    /// The result; absent if the run never started or its process died.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<RunResult>,
-    /// Why it failed.
+    /// The error, if the run failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// Where and with what it was made.
+    /// The place and the program of the run.
     pub made: Provenance,
 }
 
 impl Record {
-    /// What came of a run. One whose loss left the numbers has failed, and keeps what it reached before.
+    /// Records the outcome of a run. A run with a loss that is not finite has failed, and keeps its earlier results.
     pub fn new(
         (id, sweep, name): (&str, &str, &str),
         config: &RunConfig,
@@ -88,7 +88,7 @@ impl Record {
         }
     }
 
-    /// The result of a run that went to its end.
+    /// The result of a completed run.
     pub fn completed(&self) -> Option<&RunResult> {
         self.result.as_ref().filter(|_| self.error.is_none())
     }
@@ -98,14 +98,14 @@ impl Record {
         self.config.recipe.task.primary_metric
     }
 
-    /// The main metric on dev at the best epoch and at the last; one that is undefined there (a constant prediction) counts as 0.
+    /// The main metric on dev at the best epoch and at the last. An undefined metric (a constant prediction) counts as 0.
     pub fn scores(&self) -> Option<(f64, f64)> {
         let result = self.completed()?;
         let value = |scores: &EpochScores| scores.metrics.get(self.metric()).unwrap_or(0.0);
         Some((value(result.best.as_ref()?), value(result.last.as_ref()?)))
     }
 
-    /// Seconds of an optimizer step, evaluation and files included.
+    /// Seconds per optimizer step, including evaluation and files.
     pub fn seconds_per_step(&self) -> Option<f64> {
         let result = self.result.as_ref().filter(|result| result.steps > 0)?;
         Some(result.seconds / result.steps as f64)

@@ -1,6 +1,6 @@
-//! The sweeps that come with the library.
+//! The built-in sweeps.
 
-/// Name and text of each.
+/// Name and text of each sweep.
 const SHIPPED: [(&str, &str); 11] = [
     ("table1", include_str!("table1.toml")),
     ("table5", include_str!("table5.toml")),
@@ -20,7 +20,7 @@ pub(super) fn text(name: &str) -> Option<&'static str> {
     found.map(|(_, text)| *text)
 }
 
-/// Their names, with commas between.
+/// Their names, separated by commas.
 pub(super) fn names() -> String {
     SHIPPED.map(|(name, _)| name).join(", ")
 }
@@ -57,13 +57,13 @@ mod tests {
     }
 
     #[test]
-    fn the_readmes_sweep_expands() {
-        let readme = include_str!("../../../README.md");
-        let block = readme
+    fn the_sweep_of_the_docs_expands() {
+        let page = include_str!("../../../docs/ablations.md");
+        let block = page
             .split("```toml\n")
             .find(|part| part.contains("[[grid]]"));
         let text = block.unwrap().split("```").next().unwrap();
-        let spec = Spec::parse("readme", "README.md", text).unwrap();
+        let spec = Spec::parse("page", "ablations.md", text).unwrap();
         assert_eq!(spec.expand(&BTreeMap::new()).unwrap().len(), 36);
     }
 }

@@ -1,4 +1,4 @@
-//! A sweep file: what every run starts from, grids of axes, and single runs.
+//! A sweep file: settings for every run, grids of axes, and single runs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,10 +16,10 @@ use super::{
 };
 use crate::{Error, Result, limits::MAX_TEXT_BYTES};
 
-/// The keys whose values are names of directories.
+/// The keys whose values name directories.
 const PLACES: [&str; 2] = ["model", "data"];
 
-/// How runs become a table: those that agree in `rows` and `columns` share a cell, and only their seeds may differ.
+/// The layout of a table. Runs with equal `rows` and `columns` keys share a cell and may differ only in their seeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Layout {
@@ -29,24 +29,24 @@ pub struct Layout {
     pub rows: Vec<String>,
     /// The key whose values are the columns.
     pub columns: String,
-    /// The published table that stands beside it, by its name in `report/published.toml`.
+    /// The published table to compare with, by its name in `report/published.toml`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paper: Option<String>,
 }
 
-/// Where a sweep ends although it has more runs.
+/// Limits that end a sweep early.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
-    /// So many runs are started.
+    /// Maximum number of runs to start.
     pub runs: Option<usize>,
-    /// After so many hours no run is started.
+    /// Hours after which no run is started.
     pub hours: Option<f64>,
 }
 
 impl Budget {
     /// # Errors
-    /// The hours are negative or no number: no run would ever start.
+    /// The hours are negative or not a number.
     pub(super) fn check(&self) -> Result<()> {
         match self.hours {
             Some(hours) if hours.is_nan() || hours < 0.0 => Err(Error::Setting {
@@ -59,7 +59,7 @@ impl Budget {
     }
 }
 
-/// The parts of a sweep file that say nothing of single runs.
+/// The parts of a sweep file other than runs.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Frame {
@@ -68,7 +68,7 @@ struct Frame {
     tables: BTreeMap<String, Layout>,
     #[serde(default)]
     budget: Budget,
-    /// These are read with their lines: see [`Block`].
+    /// [`Block`] reads these with their lines.
     #[serde(default, rename = "base")]
     _base: Table,
     #[serde(default, rename = "grid")]
@@ -80,13 +80,13 @@ struct Frame {
 /// A sweep file, read but not yet expanded.
 #[derive(Debug)]
 pub struct Spec {
-    /// The sweep's name: the file's, without its ending.
+    /// The sweep's name: the file's name without its extension.
     pub name: String,
-    /// What it is for.
+    /// The sweep's purpose.
     pub about: String,
     /// Its tables by name.
     pub tables: BTreeMap<String, Layout>,
-    /// Where it ends.
+    /// Its limits.
     pub budget: Budget,
     /// The file, for messages.
     pub(super) file: String,
@@ -95,10 +95,10 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// A shipped sweep by its name, or a sweep file.
+    /// Finds a built-in sweep by its name, or reads a sweep file.
     ///
     /// # Errors
-    /// Neither, with the names there are; a file that does not parse, with the line and the keys that are allowed.
+    /// There is no such sweep or file, with the known names; the file does not parse, with the line and the allowed keys.
     pub fn find(name_or_file: &str) -> Result<Self> {
         if let Some(text) = shipped::text(name_or_file) {
             return Self::parse(name_or_file, &format!("{name_or_file}.toml"), text);
@@ -149,10 +149,10 @@ impl Spec {
         Ok(())
     }
 
-    /// Sets a key of every run, in place of whatever the file says of it: `KEY=VALUE`, the value as in TOML, a list being an axis.
+    /// Sets a key of every run and overrides the file. The form is `KEY=VALUE` with a TOML value; a list is an axis.
     ///
     /// # Errors
-    /// No `=` in it.
+    /// The text has no `=`.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (key, value) = assignment.split_once('=').ok_or_else(|| Error::Setting {
             setting: "set".into(),
@@ -171,7 +171,7 @@ impl Spec {
         Ok(())
     }
 
-    /// The names of models and data that the sweep gives, in order.
+    /// The names of models and data that the sweep uses, in order.
     pub fn names(&self) -> BTreeSet<&str> {
         let axes = self
             .base

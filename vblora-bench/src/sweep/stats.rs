@@ -1,11 +1,11 @@
-//! Whether two methods differ by more than their seeds do.
+//! Tests if two methods differ by more than their seeds.
 
 use serde::{Deserialize, Serialize};
 
-/// Pairs up to which every choice of signs is tried: two to the power of it.
+/// Maximum pairs. The test tries two to the power of this many sign choices.
 const MAX_PAIRS: usize = 20;
 
-/// Differences that are this close, relative to the sum of all, count as equal: sums are taken in several orders.
+/// Differences closer than this, relative to the sum of all, count as equal. Sums are taken in several orders.
 const ROUNDING: f64 = 1e-12;
 
 /// The exact sign-flip permutation test on paired differences.
@@ -15,12 +15,12 @@ pub struct PairedTest {
     pub pairs: usize,
     /// The mean difference.
     pub difference: f64,
-    /// How often a difference this large or larger, of either sign, comes of pairs whose members are swapped by chance.
+    /// The probability of a difference this large or larger, of either sign, if the members of each pair are swapped at random.
     pub p: f64,
 }
 
 impl PairedTest {
-    /// The test on the first 20 differences; none without any.
+    /// Runs the test on the first 20 differences; `None` without any.
     pub fn of(differences: &[f64]) -> Option<Self> {
         let differences = &differences[..differences.len().min(MAX_PAIRS)];
         let pairs = differences.len();
@@ -42,7 +42,7 @@ impl PairedTest {
         })
     }
 
-    /// The smallest p that so many pairs can give.
+    /// The smallest p value that this many pairs allow.
     pub fn smallest_p(pairs: usize) -> f64 {
         2.0 / 2f64.powi(pairs.min(MAX_PAIRS) as i32)
     }
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn matches_counts_by_hand() {
-        // Of eight choices of signs only the two without a mixture are as far from zero.
+        // Only two of the eight sign choices, the unmixed ones, are as far from zero.
         assert_eq!(p(&[1.0, 2.0, 3.0]), 2.0 / 8.0);
         // 3 + 2 - 1 = 4 is reached by +++, ++- and their opposites.
         assert_eq!(p(&[3.0, 2.0, -1.0]), 4.0 / 8.0);
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn sums_in_another_order_count_as_equal() {
         let thirds = [0.1, 0.2, 0.3, -0.6];
-        // The sum is zero but for rounding: no choice of signs is nearer.
+        // The sum is zero except for rounding, so no sign choice is nearer.
         assert_eq!(p(&thirds), 1.0);
         assert_eq!(p(&[0.1, 0.1, 0.1]), 0.25);
     }

@@ -1,4 +1,4 @@
-//! The results of a sweep's directory: lines of JSON that are only ever added to, and the same as CSV.
+//! The results of a sweep's directory: JSON lines that are only appended, and the same data as CSV.
 
 use std::{
     collections::BTreeMap,
@@ -22,21 +22,21 @@ const PLANS: &str = "sweeps";
 const RUNS: &str = "runs";
 const WORKERS: &str = "workers";
 
-/// Which process has the directory.
+/// The lock of the process that uses the directory.
 const LOCK: &str = "sweep.lock";
 
-/// The directory of one sweep or several.
+/// The directory of one or several sweeps.
 ///
 /// | file | what |
 /// | --- | --- |
-/// | `sweeps/NAME.json` | the runs that a sweep asks for, with their names, tables and ids |
+/// | `sweeps/NAME.json` | the planned runs of a sweep, with their names, tables and ids |
 /// | `runs/ID/` | the directory of a run |
-/// | `results.jsonl` | a line for each run that ended, well or not; the last of an id counts |
+/// | `results.jsonl` | a line for each run that ended or failed; the last line of an id counts |
 /// | `results.csv` | the same, for spreadsheets |
-/// | `workers/N.log` | what worker N had to say |
-/// | `sweep.lock` | which process makes runs here; it goes when that ends |
+/// | `workers/N.log` | the output of worker N |
+/// | `sweep.lock` | the process that makes runs here; removed when it ends |
 ///
-/// The directory itself may be a symbolic link. Under these names in it a link is an error for whoever writes there.
+/// The directory itself may be a symbolic link. A link under one of these names is an error for a process that writes there.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
@@ -46,10 +46,10 @@ pub struct Store {
 }
 
 impl Store {
-    /// Reads what is there; a directory that is absent has no results.
+    /// Reads the directory. A missing directory has no results.
     ///
     /// # Errors
-    /// The results cannot be read. A line that is damaged is no error: see [`damaged`](Self::damaged).
+    /// The results cannot be read. A damaged line is no error: see [`damaged`](Self::damaged).
     pub fn open(dir: &Path) -> Result<Self> {
         let path = dir.join(RESULTS);
         let text = match path.exists() {
@@ -79,11 +79,11 @@ impl Store {
         Ok(store)
     }
 
-    /// The same directory, which is made if absent, for this process alone to write to. What is there is read again, since another process
-    /// may have added to it. A store that is locked stays as it is.
+    /// Locks the directory for this process, and creates it if it is missing. The results are read again, because another process may have
+    /// added some. A store that is already locked stays unchanged.
     ///
     /// # Errors
-    /// Another process has the directory; a symbolic link stands where something is written; as [`open`](Self::open).
+    /// Another process uses the directory; a symbolic link is in place of a file to write; as [`open`](Self::open).
     pub fn lock(self) -> Result<Self> {
         if self.lock.is_some() {
             return Ok(self);
@@ -130,7 +130,7 @@ impl Store {
         self.records.values()
     }
 
-    /// Whether a run went to its end.
+    /// Returns true if a run is completed.
     pub fn is_done(&self, id: &str) -> bool {
         self.get(id)
             .is_some_and(|record| record.completed().is_some())
@@ -141,12 +141,12 @@ impl Store {
         self.dir.join(RUNS).join(id)
     }
 
-    /// The file for what a worker has to say.
+    /// The file for the output of a worker.
     pub fn worker_log(&self, worker: usize) -> PathBuf {
         self.dir.join(WORKERS).join(format!("{worker}.log"))
     }
 
-    /// Adds a line, makes sure that it lasts, and writes the CSV anew.
+    /// Appends a line, flushes it to the disk, and rewrites the CSV.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -159,17 +159,17 @@ impl Store {
         self.write_csv()
     }
 
-    /// Writes down what a sweep asks for, in place of what it asked for before.
+    /// Writes the plan of a sweep and replaces its earlier plan.
     ///
     /// # Errors
-    /// The file cannot be written, or something else stands in its place.
+    /// The file cannot be written, or something else is in its place.
     pub fn save_plan(&self, plan: &Plan) -> Result<()> {
         let path = self.dir.join(PLANS).join(format!("{}.json", plan.sweep));
         is_file(&path)?;
         Ok(write_atomically(&path, json(&path, plan)?.as_bytes())?)
     }
 
-    /// What each sweep of the directory asked for, by name.
+    /// The plan of each sweep of the directory, by name.
     ///
     /// # Errors
     /// A plan cannot be read.
@@ -188,7 +188,7 @@ impl Store {
         paths.iter().map(|path| read_plan(path)).collect()
     }
 
-    /// Writes the results once more as CSV, if there are any.
+    /// Writes the results as CSV, if there are any.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -221,7 +221,7 @@ fn read_plan(path: &Path) -> Result<Plan> {
     strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))
 }
 
-/// Adds a line in one write. Behind a line that was cut off by a crash it starts a new one.
+/// Appends a line in one write. It starts a new line if a crash cut the last one off.
 fn append(path: &Path, line: &str) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;

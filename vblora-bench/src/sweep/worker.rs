@@ -1,7 +1,7 @@
-//! A worker: a process that does runs one after another, so that kernels are compiled once and a crash costs one run.
+//! A worker is a process that makes runs one after another. Kernels are compiled once, and a crash costs one run.
 //!
-//! It reads jobs from its input and writes replies to its output, one JSON object a line. The end of the input is the order to stop: a run
-//! on its way ends with a checkpoint, whether the parent asked for it or died.
+//! It reads jobs from standard input and writes replies to standard output, one JSON object per line. The end of the input tells it to
+//! stop. The current run then ends with a checkpoint, also if the parent died.
 
 use std::{
     fmt,
@@ -26,15 +26,15 @@ use crate::{
     train::{Draw, Output, RunDir, Session},
 };
 
-/// How often a worker says how far it is.
+/// The interval between progress reports.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
-/// A backend's device by number: `flex`, `cuda:1`.
+/// A backend and the index of its device: `flex`, `cuda:1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
     /// The backend.
     pub backend: BackendKind,
-    /// Its device.
+    /// The device's index.
     pub index: usize,
 }
 
@@ -51,7 +51,7 @@ impl FromStr for Device {
     type Err = Error;
 
     /// # Errors
-    /// No such backend, or one that is not compiled in; a number that is none.
+    /// There is no such backend, or it is not compiled in; the index is not a number.
     fn from_str(text: &str) -> Result<Self> {
         let (backend, index) = text.split_once(':').unwrap_or((text, "0"));
         Ok(Self {
@@ -65,10 +65,10 @@ impl FromStr for Device {
     }
 }
 
-/// One run, and where its directory is.
+/// One run and its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
-    /// What to run.
+    /// The configuration of the run.
     pub(super) config: RunConfig,
     /// The run's directory.
     pub(super) dir: PathBuf,
@@ -76,27 +76,27 @@ pub(super) struct Job {
     pub(super) command: String,
 }
 
-/// What a worker says.
+/// A message of a worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Reply {
-    /// So many optimizer steps of the job are taken.
+    /// Optimizer steps of the job taken so far.
     Steps(u64),
-    /// The run came to an end, or was interrupted.
+    /// The run ended or was interrupted.
     Ended {
         /// The backend's own name.
         backend: String,
-        /// What it reached.
+        /// The result.
         result: Box<RunResult>,
     },
-    /// The run could not be made.
+    /// The run failed with this error.
     Failed(String),
 }
 
-/// Does the jobs that come in, until the input ends or `interrupted` is set. `draw` draws what lies in their directories.
+/// Runs the jobs from the input until it ends or `interrupted` is set. `draw` draws the pictures in their directories.
 ///
 /// # Errors
-/// The output cannot be written: the parent is gone.
+/// The output cannot be written because the parent has ended.
 pub fn serve<W: Write + Send>(
     input: impl BufRead + Send + 'static,
     output: W,
@@ -117,7 +117,7 @@ pub fn serve<W: Write + Send>(
     for line in jobs {
         let reply = match serde_json::from_str::<Job>(&line) {
             Ok(job) => watched(&job, device, draw, interrupted, &output),
-            Err(error) => Reply::Failed(format!("a job that cannot be read: {error}")),
+            Err(error) => Reply::Failed(format!("the job cannot be read: {error}")),
         };
         say(&output, &reply)?;
         if interrupted.load(Ordering::Relaxed) {
@@ -127,7 +127,7 @@ pub fn serve<W: Write + Send>(
     Ok(())
 }
 
-/// Does a job, and says meanwhile how far it is.
+/// Runs a job and reports progress meanwhile.
 fn watched<W: Write + Send>(
     job: &Job,
     device: Device,
@@ -168,7 +168,7 @@ fn run(
     interrupted: &AtomicBool,
     steps: Arc<AtomicU64>,
 ) -> Reply {
-    // The worker of a sweep that was killed may be at the run's last checkpoint still.
+    // The worker of a killed sweep may still be writing the run's last checkpoint.
     let free = RunDir::wait_until_free(&job.dir, interrupted);
     let out = Output::new(&job.dir, draw);
     let session = free.and_then(|()| job.config.session(Some(out), &job.command));

@@ -1,11 +1,11 @@
-//! Examples of a task with labels, and the splits that they come in.
+//! Examples of a task with labels, and their splits.
 
 use std::path::PathBuf;
 
-/// What an example is to be predicted as.
+/// The label of an example.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Label {
-    /// The id of a class: its place in [`Task::classes`](super::Task::classes).
+    /// The id of a class: its index in [`Task::classes`](super::Task::classes).
     Class(usize),
     /// A number (regression).
     Value(f32),
@@ -14,7 +14,7 @@ pub enum Label {
 /// One row of a split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// The sentence, or the first of a pair; never empty, no blanks at its ends.
+    /// The sentence, or the first of a pair. It is not empty and has no blanks at its ends.
     pub a: String,
     /// The second sentence of a pair.
     pub b: Option<String>,
@@ -22,7 +22,7 @@ pub struct Example {
     pub label: Label,
 }
 
-/// The labelled splits. (GLUE's test splits have no labels.)
+/// The splits with labels. (GLUE's test splits have none.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SplitName {
     /// `train.tsv`
@@ -41,11 +41,11 @@ impl SplitName {
     }
 }
 
-/// The examples of one file, in its order; never empty.
+/// The examples of one file, in its order, at least one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Split {
     /// The examples.
     pub examples: Vec<Example>,
-    /// The file they were read from. Worth reporting when it is not `train.tsv`: see [`read_split`](super::read_split).
+    /// The file they were read from. Programs report a file other than `train.tsv`: see [`read_split`](super::read_split).
     pub source: PathBuf,
 }

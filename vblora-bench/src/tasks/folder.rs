@@ -1,24 +1,24 @@
-//! Where a split lies below a data directory.
+//! Finds the file of a split in a data directory.
 
 use std::path::{Path, PathBuf};
 
 use super::{example::SplitName, task::Task};
 use crate::{Error, Result};
 
-/// The file of the split: see [`super::read_split`] for what is accepted.
+/// The file of the split. [`super::read_split`] lists the accepted names.
 pub(super) fn find(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
     if task.is_text() {
-        let reason = "it is no task of GLUE, so there is nothing to look for".into();
+        let reason = "it is not a GLUE task and has no split files".into();
         return Err(no_split(task, name, dir, reason));
     }
     let folder = task_folder(dir, task, name)?;
     let exact = folder.join(format!("{}.tsv", name.name()));
-    // Whatever stands under this name: what it should be is said when it is read.
+    // Anything under this name is accepted here. Reading it reports errors.
     if exact.symlink_metadata().is_ok() {
         return Ok(exact);
     }
     if name == SplitName::Dev {
-        // A part of dev would not be comparable with any published figure, so only train has a second choice.
+        // Results on a part of dev are not comparable with published ones, so only train has a second choice.
         return Err(no_split(task, name, &folder, "no dev.tsv".into()));
     }
     let mut parts = partial_trains(&folder)?;
@@ -54,7 +54,7 @@ fn task_folder(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
         return Ok(folder);
     }
     match task_of(dir) {
-        // RTE's and MRPC's files could otherwise be read for one another's task as far as their columns go.
+        // The columns of RTE and MRPC are compatible, so one task's files could be read for the other.
         Some(other) if other != *task => Err(no_split(
             task,
             name,
@@ -71,7 +71,7 @@ fn task_folder(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
     }
 }
 
-/// The task whose folder this is by its name: case and hyphens do not count (`SST-2`, `sst2`).
+/// The task that a folder is named after. Case and hyphens do not count (`SST-2`, `sst2`).
 fn task_of(path: &Path) -> Option<Task> {
     let name = path.file_name()?.to_str()?;
     let plain: String = name.chars().filter(|c| !matches!(c, '-' | '_')).collect();

@@ -1,7 +1,7 @@
-//! The six GLUE tasks of the paper (Table 1), the demonstration set in the form of one, and the name of the task of causal models.
+//! The six GLUE tasks of the paper (Table 1), the demonstration task, which has the form of CoLA, and the task of causal models.
 //!
-//! Metrics are those by which Table 1 judges. F1 is reported only where class 1 is the one of interest, Matthews also for MRPC, whose classes
-//! are uneven.
+//! The metrics are those of Table 1. F1 is reported only if class 1 is the class of interest. Matthews is also reported for MRPC, because
+//! its classes are uneven.
 
 use super::task::{Columns, Fields, Kind, Target, Task, Written};
 use crate::metrics::Metric;
@@ -23,7 +23,7 @@ impl Task {
         )
     }
 
-    /// MRPC: do the two sentences say the same?
+    /// MRPC: do the two sentences have the same meaning?
     pub fn mrpc() -> Self {
         labelled(
             "mrpc",
@@ -33,7 +33,7 @@ impl Task {
         )
     }
 
-    /// STS-B: how alike are the two sentences, 0 to 5?
+    /// STS-B: how similar are the two sentences, from 0 to 5?
     pub fn stsb() -> Self {
         labelled(
             "stsb",
@@ -63,7 +63,7 @@ impl Task {
         acceptability("demo")
     }
 
-    /// Texts that a causal model is to continue.
+    /// Texts for a causal model to continue.
     pub fn text() -> Self {
         Self {
             name: "text".into(),
@@ -74,7 +74,7 @@ impl Task {
     }
 }
 
-/// A task in the form of CoLA, whose files have no header: source, label, the author's mark, sentence.
+/// A task in the form of CoLA. Its files have no header; the columns are source, label, author's mark, sentence.
 fn acceptability(name: &str) -> Task {
     let columns = Columns {
         first: 3,
@@ -89,7 +89,7 @@ fn acceptability(name: &str) -> Task {
     )
 }
 
-/// A task with labels; the first metric judges.
+/// A task with labels. The first metric is the primary one.
 fn labelled<const N: usize>(
     name: &str,
     fields: Fields,
@@ -113,7 +113,7 @@ fn named(first: &str, second: Option<&str>, label: &str) -> Fields {
     })
 }
 
-/// Classes that files write by their ids.
+/// Classes that files denote by ids.
 fn ids(names: [&str; 2]) -> Target {
     Target::Classes {
         names: names.map(Into::into).into(),

@@ -1,4 +1,4 @@
-//! The tasks that have a name of their own, by which command lines, recipes and results mean them.
+//! The tasks with a name, which command lines, recipes and results use.
 
 use std::str::FromStr;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::task::Task;
 use crate::{Error, Result};
 
-/// Name, what it asks, and the task.
+/// Name, question, and the task.
 type Known = (&'static str, &'static str, fn() -> Task);
 
 const KNOWN: [Known; 8] = [
@@ -18,12 +18,12 @@ const KNOWN: [Known; 8] = [
     ("sst2", "SST-2: is the film review positive?", Task::sst2),
     (
         "mrpc",
-        "MRPC: do the two sentences say the same?",
+        "MRPC: do the two sentences have the same meaning?",
         Task::mrpc,
     ),
     (
         "stsb",
-        "STS-B: how alike are the two sentences, 0 to 5?",
+        "STS-B: how similar are the two sentences, from 0 to 5?",
         Task::stsb,
     ),
     (
@@ -41,11 +41,7 @@ const KNOWN: [Known; 8] = [
         "The demonstration set: acceptability as in CoLA, built from BLiMP",
         Task::demo,
     ),
-    (
-        "text",
-        "Texts that a causal model is to continue",
-        Task::text,
-    ),
+    ("text", "Texts for a causal model to continue", Task::text),
 ];
 
 const NAMES: [&str; KNOWN.len()] = {
@@ -59,7 +55,7 @@ const NAMES: [&str; KNOWN.len()] = {
 };
 
 impl Task {
-    /// Every task that has a name of its own.
+    /// Every task with a name.
     pub fn known() -> impl Iterator<Item = Self> {
         KNOWN.iter().map(|(_, _, task)| task())
     }
@@ -74,7 +70,7 @@ impl FromStr for Task {
     type Err = Error;
 
     /// # Errors
-    /// A name that stands for no task, with those that do.
+    /// The name is unknown. The error lists the known tasks.
     fn from_str(name: &str) -> Result<Self> {
         Self::find(name).ok_or_else(|| Error::UnknownName {
             what: "task",
@@ -84,7 +80,7 @@ impl FromStr for Task {
     }
 }
 
-/// A flag takes the name of a task with labels, and its help lists them.
+/// A flag takes the name of a task with labels. Its help lists the names.
 impl ValueParserFactory for Task {
     type Parser = ValueParser;
 
@@ -96,7 +92,7 @@ impl ValueParserFactory for Task {
     }
 }
 
-/// A task is written by its name.
+/// A task is serialized as its name.
 impl Serialize for Task {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         serializer.collect_str(self)
@@ -117,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// What a flag takes a name for.
+    /// The task that a flag's value names.
     fn by_flag(name: &str) -> Option<Task> {
         let flag = Arg::new("task").value_parser(Task::value_parser());
         let found = Command::new("x")

@@ -1,4 +1,4 @@
-//! What is trained on: tasks with labels (GLUE's of the paper, the demonstration set), and texts to continue.
+//! Training tasks: tasks with labels (the paper's GLUE tasks and the demonstration task), and texts to continue.
 
 pub mod causal;
 mod example;

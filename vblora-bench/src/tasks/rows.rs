@@ -1,7 +1,7 @@
-//! Rows of a TSV text to examples.
+//! Reads rows of a TSV text as examples.
 //!
-//! Lines are split here and not by the `csv` crate, also with its quoting off: it passes over an empty line, which is an error with its
-//! number here, and it has no raw line to show in one.
+//! This module splits lines itself. The `csv` crate skips empty lines, even without quoting, but here an empty line is an error with its
+//! number. The crate also gives no raw line to show in an error.
 
 use super::{
     example::{Example, Label},
@@ -9,11 +9,11 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// How the rows of a file become examples.
+/// The way in which the rows of a file become examples.
 struct Reader<'a> {
     file: &'a str,
     columns: Columns<usize>,
-    /// Fields of every row.
+    /// The number of fields of every row.
     count: usize,
     target: &'a Target,
 }
@@ -72,7 +72,7 @@ pub(super) fn parse(text: &str, file: &str, task: &Task) -> Result<Vec<Example>>
     }
 }
 
-/// The places of columns that a header names, and the fields of a row.
+/// The indices of the columns that a header names, and the number of fields of a row.
 fn find_columns(
     header: &str,
     names: &Columns<String>,
@@ -126,7 +126,7 @@ impl Reader<'_> {
 }
 
 impl Target {
-    /// The label that a file writes so, if there is one.
+    /// The label for a field's text, if there is one.
     fn label(&self, field: &str) -> Option<Label> {
         match self {
             Self::Classes { names, written } => {
@@ -145,7 +145,7 @@ impl Target {
         }
     }
 
-    /// What a file may write, for messages.
+    /// The texts that a file may use for a label, for messages.
     fn expected(&self) -> String {
         match self {
             Self::Classes { names, written } => {
@@ -170,7 +170,7 @@ fn row_error(file: &str, line: usize, expected: &str, found: String) -> Error {
     }
 }
 
-/// Characters of a row that an error shows.
+/// The maximum number of characters of a row in an error.
 const SHOWN: usize = 80;
 
 fn shown(text: &str) -> String {

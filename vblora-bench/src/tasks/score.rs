@@ -1,15 +1,15 @@
-//! A task's predictions against its labels.
+//! Scores a task's predictions against its labels.
 
 use super::{example::Label, task::Task};
 use crate::metrics::{Metric, Scores, accuracy, f1, matthews, pearson, spearman};
 use crate::{Error, Result};
 
-/// What a model says of each row, in the rows' order.
+/// A model's prediction for each row, in the rows' order.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Predictions {
     /// Class ids.
     Classes(Vec<usize>),
-    /// Numbers (regression); they need not lie in the range of the labels.
+    /// Numbers (regression). They may lie outside the range of the labels.
     Values(Vec<f32>),
 }
 
@@ -22,13 +22,13 @@ impl Predictions {
         }
     }
 
-    /// Whether there are no rows.
+    /// Returns true if there are no rows.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// Refuses scores that the task cannot have: other metrics, or values out of their range.
+/// Refuses scores that are impossible for the task: other metrics, or values out of range.
 pub(crate) fn check_scores(task: &Task, scores: &Scores) -> std::result::Result<(), String> {
     for (metric, value) in scores.iter() {
         if !task.metrics().any(|known| known == metric) {
@@ -45,11 +45,11 @@ pub(crate) fn check_scores(task: &Task, scores: &Scores) -> std::result::Result<
     Ok(())
 }
 
-/// Every metric of the task ([`Task::metrics`]).
+/// Computes every metric of the task ([`Task::metrics`]).
 ///
 /// # Errors
-/// No rows, unequal numbers of predictions and labels, classes where the task has scores or the reverse, a class
-/// outside the task, a prediction that is not finite.
+/// There are no rows, or the numbers of predictions and labels differ. The predictions are of the wrong kind for the task (classes or
+/// numbers). A class is unknown, or a prediction is not finite.
 pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result<Scores> {
     if predictions.len() != labels.len() || labels.is_empty() {
         let found = format!(

@@ -13,12 +13,11 @@ use crate::{Error, Result, limits::MAX_DATA_BYTES};
 
 /// Reads a split from GLUE's layout, `<dir>/<task>/{train,dev}.tsv`.
 ///
-/// The task's folder may be spelled as here or as GLUE does (`SST-2`), in any case, and `dir` may be that
-/// folder itself. Where `train.tsv` is absent and exactly one `train*.tsv` is there, as in a subset
-/// (`train_10k.tsv`), that one is read, and [`Split::source`] says so.
+/// The task's folder may be spelled as here or as in GLUE (`SST-2`), in any case. `dir` may also be that folder itself. If `train.tsv` is
+/// missing and there is exactly one `train*.tsv`, such as a subset (`train_10k.tsv`), that file is read. [`Split::source`] names the file.
 ///
 /// # Errors
-/// No such directory or file; everything that [`parse_split`] refuses; text that is not UTF-8; the task of causal models.
+/// The directory or file does not exist; the text is not UTF-8; [`parse_split`] refuses it; the task is that of causal models.
 pub fn read_split(dir: &Path, task: &Task, name: SplitName) -> Result<Split> {
     let source = folder::find(dir, task, name)?;
     let bytes = read_input(&source, MAX_DATA_BYTES).map_err(|e| Error::read(&source, e))?;
@@ -28,15 +27,14 @@ pub fn read_split(dir: &Path, task: &Task, name: SplitName) -> Result<Split> {
     Ok(Split { examples, source })
 }
 
-/// Reads a split from text in the task's TSV form; `source` is the name that errors and the split carry.
+/// Reads a split from text in the task's TSV form. Errors and the split show `source` as its name.
 ///
-/// Fields are never quoted: `"` is a character like any other. A byte-order mark, CRLF line ends and a missing
-/// last newline are accepted. Columns are where the task has them ([`Fields`](super::Fields)).
-/// Blanks at the ends of a sentence (all of SST-2 has one) are dropped.
+/// Fields are never quoted: `"` is a character like any other. A byte-order mark, CRLF line ends and a missing last newline are accepted.
+/// The task defines the columns ([`Fields`](super::Fields)). Blanks at the ends of a sentence are dropped; every sentence of SST-2 has one.
 ///
 /// # Errors
-/// An empty split, a column missing from the header, and, with the line, a row of another number of fields than the
-/// header's, an empty sentence, a label outside the task.
+/// The split is empty; a column is missing from the header. A row has another number of fields than the header, an empty sentence, or an
+/// unknown label; the error gives the line.
 pub fn parse_split(text: &str, source: &str, task: &Task) -> Result<Split> {
     let examples = rows::parse(text, source, task)?;
     let source = PathBuf::from(source);

@@ -1,46 +1,46 @@
-//! What a task is: where its rows have what, what is predicted, and how predictions are judged.
+//! The definition of a task: columns, labels and metrics.
 
 use std::fmt;
 
 use crate::metrics::Metric;
 
-/// A task, as data: the six of GLUE are values of it ([`Task::mrpc`]), and so are the bundled ones.
+/// A task, defined by data. GLUE's six tasks ([`Task::mrpc`]) and the bundled ones are values of this type.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// The name on the command line, in recipes and in results.
     pub name: String,
-    /// What its examples are.
+    /// The kind of its examples.
     pub kind: Kind,
-    /// The metric that judges a model: by it the best epoch is picked.
+    /// The metric that selects the best epoch.
     pub primary_metric: Metric,
-    /// Metrics that are reported beside it.
+    /// Metrics that are reported in addition.
     pub other_metrics: Vec<Metric>,
 }
 
-/// What the examples of a task are.
+/// The kind of a task's examples.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
     /// One or two sentences with a label.
     Labelled {
-        /// Where a row of its files has what.
+        /// The columns of its files.
         fields: Fields,
-        /// What a label is.
+        /// The kind of its labels.
         target: Target,
     },
-    /// Texts to continue. A [`Form`](super::causal::Form) says where a row has prompt and response.
+    /// Texts to continue. A [`Form`](super::causal::Form) defines prompt and response.
     Texts,
 }
 
-/// Where the rows of a file have what.
+/// The positions of an example's parts in a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fields {
-    /// A header names the columns. Others may stand between them.
+    /// A header names the columns. There may be other columns.
     Named(Columns<String>),
     /// The file has no header. Columns are counted from 0, and a row has `count` fields.
     Placed {
         /// The columns.
         columns: Columns<usize>,
-        /// Fields of every row.
+        /// The number of fields of every row.
         count: usize,
     },
 }
@@ -50,32 +50,32 @@ pub enum Fields {
 pub struct Columns<C> {
     /// The first sentence.
     pub first: C,
-    /// The second sentence, where a task is about pairs.
+    /// The second sentence, for tasks on pairs.
     pub second: Option<C>,
     /// The label.
     pub label: C,
 }
 
-/// What a label is.
+/// The kind of a label.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
-    /// One of several classes; its id is the place of its name here.
+    /// One of several classes. The id of a class is the index of its name.
     Classes {
         /// The classes' names.
         names: Vec<String>,
-        /// How a file writes one.
+        /// The notation of a class in files.
         written: Written,
     },
     /// A number from `lowest` to `highest`, both included (regression).
     Number {
-        /// The smallest.
+        /// The lowest label.
         lowest: f32,
-        /// The largest.
+        /// The highest label.
         highest: f32,
     },
 }
 
-/// How a file writes a class.
+/// The notation of a class in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Written {
     /// By its id: `0`, `1`.
@@ -90,7 +90,7 @@ impl Task {
         &self.name
     }
 
-    /// The size of the head's output: the number of classes, or 1 for regression; 0 where there is no head.
+    /// The output size of the head: the number of classes, or 1 for regression; 0 for a task without a head.
     pub fn outputs(&self) -> usize {
         match self.target() {
             Some(Target::Classes { names, .. }) => names.len(),
@@ -99,7 +99,7 @@ impl Task {
         }
     }
 
-    /// What a label is; none for texts.
+    /// The kind of a label; `None` for texts.
     pub fn target(&self) -> Option<&Target> {
         match &self.kind {
             Kind::Labelled { target, .. } => Some(target),
@@ -107,7 +107,7 @@ impl Task {
         }
     }
 
-    /// The classes' names, in the order of their ids; empty where labels are no classes.
+    /// The classes' names, in the order of their ids; empty for other labels.
     pub fn classes(&self) -> &[String] {
         match self.target() {
             Some(Target::Classes { names, .. }) => names,
@@ -115,12 +115,12 @@ impl Task {
         }
     }
 
-    /// Whether the label is a number and not a class.
+    /// Returns true if the label is a number.
     pub fn is_regression(&self) -> bool {
         matches!(self.target(), Some(Target::Number { .. }))
     }
 
-    /// Whether a causal model is to continue texts.
+    /// Returns true if the examples are texts for a causal model.
     pub fn is_text(&self) -> bool {
         matches!(self.kind, Kind::Texts)
     }

@@ -1,4 +1,4 @@
-//! AdamW as torch computes it.
+//! AdamW with the arithmetic of torch.
 
 use std::collections::BTreeMap;
 
@@ -16,29 +16,29 @@ use super::{
 };
 use crate::recipes::AdamSettings;
 
-/// How one parameter is updated in one step.
+/// The update rule of one parameter in one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rule {
-    /// Learning rate, the schedule's factor included.
+    /// Learning rate, with the schedule's factor.
     pub lr: f64,
     /// Weight decay, multiplied by the learning rate.
     pub decay: f64,
-    /// Of a matrix, how many elements of a row have a gradient at most, where the others' is exactly zero. Without decay only elements
-    /// that have ever had one then have moments.
+    /// The maximum number of elements of a matrix row with a gradient, if the gradient of all others is exactly zero. Without weight decay,
+    /// only elements that once had a gradient then have moments.
     pub selected: Option<usize>,
 }
 
-/// AdamW (Loshchilov and Hutter 2019) with torch's order of operations; scalars, bias corrections among them, in f64. Burn's own computes
-/// those in f32 and is 4e-6 off after 20 steps.
+/// AdamW (Loshchilov and Hutter 2019) with torch's order of operations. Scalars, including bias corrections, are f64. Burn's AdamW computes
+/// them in f32 and deviates by 4e-6 after 20 steps.
 #[derive(Debug, new)]
 pub struct AdamW<B: VbLoraBackend> {
     settings: AdamSettings,
     #[new(default)]
     step: i32,
-    /// Of parameters that are updated by themselves.
+    /// Moments of parameters that are updated alone.
     #[new(default)]
     moments: BTreeMap<String, Moments<B>>,
-    /// Of those that are updated with others.
+    /// Moments of parameters that are updated in groups.
     #[new(default)]
     groups: Vec<Group<B>>,
 }
@@ -46,7 +46,7 @@ pub struct AdamW<B: VbLoraBackend> {
 /// Values of parameters, flat, by path.
 type Named<B> = Vec<(String, Tensor<B, 1>)>;
 
-/// Small parameters with one rule, one after the other.
+/// Small parameters with one rule, concatenated.
 #[derive(Debug, Clone)]
 struct Group<B: VbLoraBackend> {
     paths: Vec<String>,
@@ -69,9 +69,9 @@ impl<B: VbLoraBackend> Group<B> {
 /// First and second moment of a parameter.
 #[derive(Debug, Clone)]
 pub enum Moments<B: Backend> {
-    /// Of every element, flat.
+    /// Moments of every element, flat.
     Whole([Tensor<B, 1>; 2]),
-    /// Of the elements that have had a gradient.
+    /// Moments of the elements that once had a gradient.
     Touched(Touched<B>),
 }
 
@@ -94,25 +94,25 @@ impl<B: VbLoraBackend> Moments<B> {
 }
 
 impl<B: VbLoraBackend> AdamW<B> {
-    /// Steps taken, and the moments of each parameter that has had a gradient, by path.
+    /// Steps taken, and the moments of each parameter that once had a gradient, by path.
     pub fn state(&self) -> (i32, BTreeMap<String, Moments<B>>) {
         let mut moments = self.moments.clone();
         moments.extend(self.groups.iter().cloned().flat_map(Group::into_each));
         (self.step, moments)
     }
 
-    /// Goes on from another optimizer's [`state`](Self::state).
+    /// Continues from another optimizer's [`state`](Self::state).
     pub(super) fn restore(&mut self, step: i32, moments: BTreeMap<String, Moments<B>>) {
         (self.step, self.moments) = (step, moments);
         self.groups.clear();
     }
 
-    /// Starts an optimizer step; [`apply`](Self::apply) is then called once for each module.
+    /// Starts an optimizer step. Then call [`apply`](Self::apply) once for each module.
     pub fn begin_step(&mut self) {
         self.step += 1;
     }
 
-    /// Updates the parameters of `module` that have a gradient; `rule(path, number of dimensions)` says how.
+    /// Updates the parameters of `module` that have a gradient. `rule(path, number of dimensions)` gives their rule.
     pub fn apply<M: Module<Autodiff<B>>>(
         &mut self,
         prefix: &str,
@@ -148,7 +148,7 @@ impl<B: VbLoraBackend> AdamW<B> {
                     let shape = [rows, columns];
                     let touched = match known {
                         Some(Moments::Touched(touched)) => touched,
-                        // Of a run that is resumed.
+                        // These moments come from a resumed run.
                         Some(Moments::Whole(moments)) => Touched::of_whole(&moments, shape),
                         None => Touched::none(shape, &value.device()),
                     };
@@ -167,7 +167,7 @@ impl<B: VbLoraBackend> AdamW<B> {
         })
     }
 
-    /// Updates parameters with one rule as one tensor: a GPU is asked once for all of them. Gives their new values by path.
+    /// Updates parameters with one rule as one tensor, so that a GPU gets one set of launches for all. Returns their new values by path.
     fn apply_to_group(&mut self, rule: Rule, group: Named<B>, grads: &Gradients<B>) -> Named<B> {
         let sizes: Vec<_> = group.iter().map(|(_, value)| value.dims()[0]).collect();
         let (paths, values): (Vec<_>, Vec<_>) = group.into_iter().unzip();
@@ -183,8 +183,8 @@ impl<B: VbLoraBackend> AdamW<B> {
         paths.into_iter().zip(values).collect()
     }
 
-    /// The moments of a group's parameters, if any has some. They are kept together from step to step, and apart where a run was resumed or
-    /// a step had gradients for others.
+    /// The moments of a group's parameters, if any exist. They are stored together from step to step. They are stored separately after a
+    /// resumed run, or after a step with gradients for other parameters.
     fn known_of_group(
         &mut self,
         paths: &[String],

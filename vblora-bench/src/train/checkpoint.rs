@@ -1,4 +1,4 @@
-//! The progress of a run on disk: what is saved, and how it is found again.
+//! Saves the progress of a run to the disk, and restores it.
 
 use std::path::{Path, PathBuf};
 
@@ -29,15 +29,15 @@ const STATE: &str = "state.json";
 /// The file of parameters and moments.
 const TENSORS: &str = "tensors.safetensors";
 
-/// The version of [`State`]; others are refused.
+/// The version of [`State`]. Other versions are refused.
 const FORMAT: u32 = 1;
 
-/// When checkpoints are written besides after every epoch, and how many stay.
+/// When checkpoints are written, in addition to one after every epoch, and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointSettings {
-    /// Also after every so many optimizer steps.
+    /// The number of optimizer steps between checkpoints.
     pub every: Option<usize>,
-    /// How many of the last ones stay, at least 1; that of the best epoch stays besides.
+    /// The number of latest checkpoints to keep, at least 1. The best epoch's checkpoint is kept in addition.
     pub keep: usize,
 }
 
@@ -52,7 +52,7 @@ impl Default for CheckpointSettings {
 
 impl CheckpointSettings {
     /// # Errors
-    /// A setting of zero.
+    /// A setting is zero.
     pub fn validate(&self) -> Result<()> {
         for (setting, value) in [("checkpoint-every", self.every), ("keep", Some(self.keep))] {
             if value == Some(0) {
@@ -67,15 +67,15 @@ impl CheckpointSettings {
     }
 }
 
-/// How far a run has come.
+/// The progress of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Progress {
-    /// The outcome so far: the steps taken and the epochs evaluated.
+    /// The result so far: the steps taken and the epochs evaluated.
     pub(super) result: RunResult,
-    /// The sum of the losses of the present epoch's examples, or predicted tokens.
+    /// The sum of the losses of the current epoch's examples or predicted tokens.
     pub(super) loss_sum: f64,
-    /// How many that were.
+    /// The number of these examples or tokens.
     pub(super) examples: usize,
 }
 
@@ -85,24 +85,23 @@ struct State {
     format: u32,
     identity: Identity,
     optimizer_steps: i32,
-    /// Why every logit is stored, where all are.
+    /// The reason why every logit is stored, if all are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     all_logits: Option<String>,
     progress: Progress,
 }
 
-/// Whether something of this name in a run's folder of checkpoints is one.
+/// Returns true if the name is that of a checkpoint in a run's folder of checkpoints.
 pub(super) fn is_set(name: &str) -> bool {
     Checkpoints::is_set(name)
 }
 
-/// Whether a file of this name belongs to a checkpoint.
+/// Returns true if the name is that of a checkpoint's file.
 pub(super) fn is_of_set(name: &str) -> bool {
     [STATE, TENSORS, MANIFEST].contains(&name)
 }
 
-/// What the latest of a session's checkpoints is bound to, and where it lies; those that cannot be read are passed over. `folder` has a
-/// folder for each run.
+/// The identity and the path of the latest checkpoint of a session. Unreadable checkpoints are skipped. `folder` has one subfolder per run.
 pub(super) fn latest_identity(folder: &Path) -> Option<(PathBuf, Identity)> {
     #[derive(Deserialize)]
     struct Bound {
@@ -123,7 +122,7 @@ pub(super) fn latest_identity(folder: &Path) -> Option<(PathBuf, Identity)> {
     bound.max_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()))
 }
 
-/// How long a run is.
+/// The length of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Length {
     pub(super) steps_per_epoch: usize,
@@ -137,7 +136,7 @@ pub(super) struct RunCheckpoints {
     run: Run,
     settings: CheckpointSettings,
     identity: Identity,
-    /// The step of the newest set, which need not be written again.
+    /// The step of the newest checkpoint, which need not be written again.
     newest: Option<u64>,
 }
 
@@ -152,14 +151,14 @@ impl RunCheckpoints {
         })
     }
 
-    /// Whether one is due after this step, epochs apart.
+    /// Returns true if a checkpoint is due after this step. Ends of epochs are handled elsewhere.
     pub(super) fn is_due(&self, step: u64) -> bool {
         let is_multiple = |every: usize| step.is_multiple_of(every as u64);
         self.settings.every.is_some_and(is_multiple)
     }
 
-    /// Saves how far the run has come, unless that is saved already, and removes what need not stay; `best` is the step at the end of the
-    /// best epoch.
+    /// Saves the progress of the run, unless it is already saved, and removes old checkpoints. `best` is the step at the end of the best
+    /// epoch.
     ///
     /// # Errors
     /// A file cannot be written; a value is not finite.
@@ -199,11 +198,11 @@ impl RunCheckpoints {
         Ok(())
     }
 
-    /// Brings a learner to the latest sound checkpoint and says how far that was; `None` where there is none. Damaged ones are skipped with
-    /// a warning that names what is wrong. `fresh` is the result of a run before its first step.
+    /// Restores a learner from the latest sound checkpoint and returns its progress, or `None` without a checkpoint. Damaged checkpoints
+    /// are skipped with a warning that names the damage. `fresh` is the result of a run before its first step.
     ///
     /// # Errors
-    /// The checkpoint is of another run, backend, base, recipe or data; the folder cannot be read.
+    /// The checkpoint belongs to another run, backend, base, recipe or data; the folder cannot be read.
     pub(super) fn resume<B: VbLoraBackend, O: Objective<B>>(
         &mut self,
         learner: &mut Learner<B, O>,
@@ -215,7 +214,7 @@ impl RunCheckpoints {
             match self.load(step, learner, fresh, length) {
                 Ok(progress) => {
                     self.newest = Some(step);
-                    // A kill may have come before the older ones were removed. Beside damaged ones all stay.
+                    // A kill may have prevented the removal of older checkpoints. If there are damaged ones, all stay.
                     if steps.last() == Some(&step) {
                         let best = progress.result.best.as_ref();
                         let best = best.map(|best| (best.epoch * length.steps_per_epoch) as u64);
@@ -261,7 +260,7 @@ impl RunCheckpoints {
         Ok(state.progress.of(fresh))
     }
 
-    /// Refuses what another run has left, or the same with something else.
+    /// Refuses a checkpoint of another run, or of the same run with other settings.
     fn check_run(&self, place: &Path, state: &State) -> Result<()> {
         let other = |part, expected: &str, found: &str| Error::OtherRun {
             place: place.to_owned(),
@@ -282,7 +281,7 @@ impl RunCheckpoints {
 }
 
 impl State {
-    /// What is wrong with the state after `step` steps of a run.
+    /// Checks the state after `step` steps of a run.
     fn check(&self, step: u64, length: Length, task: &Task) -> std::result::Result<(), String> {
         let per_epoch = length.steps_per_epoch as u64;
         let Progress {
@@ -303,7 +302,7 @@ impl State {
                 length.steps
             ));
         }
-        // A step that is not finite ends the run and leaves no checkpoint, so that both count the same.
+        // A step that is not finite ends the run without a checkpoint, so both counts are equal.
         if u64::try_from(self.optimizer_steps) != Ok(step) {
             let found = self.optimizer_steps;
             return Err(format!(
@@ -330,7 +329,7 @@ impl State {
 }
 
 impl Progress {
-    /// Refuses numbers that no run of the task has.
+    /// Refuses numbers that are impossible for the task.
     fn check_numbers(&self, task: &Task) -> std::result::Result<(), String> {
         let RunResult {
             epochs,
@@ -355,7 +354,7 @@ impl Progress {
             .try_for_each(|epoch| check_scores(task, &epoch.metrics))
     }
 
-    /// How far the run of a fresh result has come. What the run is and counts is known without the checkpoint.
+    /// The progress of the run with this fresh result. The fresh result gives the run's identity and parameter counts.
     fn of(self, fresh: &RunResult) -> Self {
         let RunResult {
             epochs,
@@ -381,7 +380,7 @@ impl Progress {
     }
 }
 
-/// Which parameters are stored in part.
+/// Lists the parameters that are stored in part.
 fn describe(forms: &[(String, Form)]) -> String {
     let touched = |(path, form): &(String, Form)| match form {
         Form::Touched { elements, of } => Some(format!("{path}: {elements} of {of}")),

@@ -1,4 +1,4 @@
-//! Encoders with a classification head: GLUE.
+//! The objective of encoders with a classification head, for GLUE.
 
 use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::{Map, Value, json};
@@ -24,7 +24,7 @@ use crate::{
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
-/// The cross-entropy of classes, or the squared error of numbers, by a head on the first token.
+/// A head on the first token: cross-entropy for classes, squared error for numbers.
 #[derive(Debug)]
 pub struct Classification;
 
@@ -102,7 +102,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         score(&recipe.task, &predictions, split.labels())
     }
 
-    /// An untrained head says nothing.
+    /// An untrained head has no meaningful scores.
     fn before(
         _: &Roberta<B>,
         _: &EncodedSplit,
@@ -119,7 +119,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
             let tensors = whole(family, learner.plain_base().tensors(), &head);
             save_model(to.dir, to.files, settings(family, to.recipe), &tensors)?;
         }
-        // The head is RoBERTa's, whatever the encoder; PEFT has no BERT with this head that it could be part of.
+        // The head is RoBERTa's for every encoder. PEFT has no BERT model with this head.
         match to.adapter {
             Some(adapter) if family == Family::Roberta => {
                 let adapter = PeftAdapter {
@@ -139,8 +139,8 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
     }
 }
 
-/// Encoder and head under the names of transformers' model with a head for sequences. BERT's has the head's first map as the pooler, which is
-/// the same without dropout.
+/// Encoder and head with the tensor names of transformers' model for sequence classification. BERT's model has the head's first map as the
+/// pooler, which is equivalent without dropout.
 fn whole(family: Family, base: Named, head: &Named) -> Named {
     let (prefix, dense, output) = match family {
         Family::Roberta => ("roberta.", "classifier.dense.", "classifier.out_proj."),
@@ -160,7 +160,7 @@ fn whole(family: Family, base: Named, head: &Named) -> Named {
     base.chain(head).collect()
 }
 
-/// What such a model's `config.json` says of the head.
+/// The head's settings in the `config.json` of such a model.
 fn settings(family: Family, recipe: &Recipe) -> Map<String, Value> {
     let class = match family {
         Family::Roberta => "RobertaForSequenceClassification",
@@ -195,7 +195,7 @@ fn batch_loss<B: VbLoraBackend>(
 ) -> Tensor<Autodiff<B>, 1> {
     let (base, noise) = (learner.base(), factors.noise());
     let hidden = if matches!(learner.trained(), Trained::HeadOnly) {
-        // Nothing below the head is differentiated, so no graph is built there; dropout is on all the same.
+        // Nothing below the head has gradients, so no graph is built there. Dropout still applies.
         let factors = noise.map_or_else(Factors::none, |noise| Factors::none().with_noise(noise));
         let input = EncoderInput::new(&batch.inputs, base.config(), &learner.device);
         Tensor::from_inner(base.valid().forward(&input, &factors))
@@ -206,7 +206,7 @@ fn batch_loss<B: VbLoraBackend>(
     loss(learner.head().forward(hidden, noise), &batch.labels)
 }
 
-/// The predictions on a split, in the split's order; an output that is not finite is none.
+/// The predictions on a split, in the split's order. An output that is not finite is an error.
 fn predict<B: VbLoraBackend>(
     base: &Roberta<B>,
     head: &ClassificationHead<B>,
@@ -249,10 +249,10 @@ fn argmax(logits: &[f32]) -> usize {
 }
 
 impl<B: VbLoraBackend> Learner<B> {
-    /// The model's predictions on a split, in the split's order, without dropout and without a graph.
+    /// Predicts a split, in its order, without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch; an output that is not finite.
+    /// A batch has labels of two kinds; an output is not finite.
     pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
         let (base, head) = (self.base().valid(), self.head().valid());
         predict(&base, &head, &self.factors(), split, batch, &self.device)

@@ -1,4 +1,4 @@
-//! The compact file of a trained VB-LoRA beside its PEFT directory, and what its 8 bits cost: in the factors and on the dev set.
+//! Writes the compact file of a trained VB-LoRA next to its PEFT directory. Measures the cost of 8 bits in the factors and on the dev set.
 
 use burn::module::AutodiffModule;
 use serde::Serialize;
@@ -17,16 +17,16 @@ use crate::{Error, Result, metrics::Scores};
 
 const FILE: &str = "compact.safetensors";
 
-/// Bank and weights in a byte each, with a scale for every bank vector.
+/// Bank and weights in one byte per number, with a scale for every bank vector.
 const PRECISIONS: Precisions = Precisions {
     bank: Precision::Bits8,
     weights: Precision::Bits8,
 };
 
-/// What was written, and what it cost.
+/// The file's size, and the loss from its precision.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Compact {
-    /// Of the whole file.
+    /// Size of the whole file.
     pub(super) bytes: u64,
     /// The largest change of a factor's entry, and the largest entry.
     pub(super) largest_change: f32,
@@ -35,7 +35,7 @@ pub(super) struct Compact {
     pub(super) metrics: Scores,
 }
 
-/// Writes `compact.safetensors` with the recipe in it and evaluates what it holds. Only VB-LoRA has this form.
+/// Writes `compact.safetensors` with the recipe inside, and evaluates its factors. Only VB-LoRA has this form.
 ///
 /// # Errors
 /// The file cannot be written.

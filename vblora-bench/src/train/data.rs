@@ -1,4 +1,4 @@
-//! Sentences as token ids.
+//! Encodes sentences as token ids.
 
 use vblora::storage::sha256_hex;
 use vblora_models::{Encoded, Labels, PaddedBatch, TextTokenizer, pad};
@@ -8,7 +8,7 @@ use crate::{
     tasks::{Label, Split},
 };
 
-/// A split after the tokenizer.
+/// A tokenized split.
 #[derive(Debug)]
 pub struct EncodedSplit {
     encoded: Vec<Encoded>,
@@ -25,7 +25,7 @@ pub struct LabelledBatch {
 }
 
 impl EncodedSplit {
-    /// Encodes a split; longer inputs are truncated to `max_length` tokens.
+    /// Encodes a split. Inputs longer than `max_length` tokens are truncated.
     ///
     /// # Errors
     /// The tokenizer refuses a text.
@@ -47,12 +47,12 @@ impl EncodedSplit {
         self.encoded.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no examples.
     pub fn is_empty(&self) -> bool {
         self.encoded.is_empty()
     }
 
-    /// How many inputs were truncated.
+    /// The number of truncated inputs.
     pub fn truncated(&self) -> u64 {
         self.encoded.iter().filter(|e| e.truncated).count() as u64
     }
@@ -78,15 +78,15 @@ impl EncodedSplit {
         sha256_hex(self.encoded.iter().zip(&self.labels).map(example))
     }
 
-    /// Tokens of each example.
+    /// The number of tokens of each example.
     pub fn lengths(&self) -> Vec<usize> {
         self.encoded.iter().map(|e| e.ids.len()).collect()
     }
 
-    /// Pads the chosen examples to the longest of them.
+    /// Builds a batch of the chosen examples, padded to the longest of them.
     ///
     /// # Errors
-    /// The labels are of two kinds.
+    /// The labels have two kinds.
     pub fn batch(&self, rows: &[usize], pad_id: u32) -> Result<LabelledBatch> {
         let inputs = pad(
             &rows.iter().map(|&i| &self.encoded[i]).collect::<Vec<_>>(),

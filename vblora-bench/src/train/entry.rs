@@ -1,6 +1,6 @@
-//! Whole sessions on a backend that is chosen at run time.
+//! Runs whole sessions on a backend that is chosen at run time.
 //!
-//! These functions are not generic. So this crate compiles the engine for every backend, once, and programs only link it.
+//! These functions are not generic, so this crate compiles the training code once for every backend, and programs only link it.
 
 use std::sync::atomic::AtomicBool;
 
@@ -9,7 +9,7 @@ use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 use super::{causal::TextSource, session::Session, source::Source};
 use crate::{Result, results::Results};
 
-/// [`Session::run`] for an encoder, on the backend's device of this number.
+/// [`Session::run`] for an encoder, on the backend's device with this index.
 ///
 /// # Errors
 /// As [`Session::run`]; the backend is not compiled in, or its device does not work.
@@ -22,7 +22,7 @@ pub fn run_encoder(
     backend.dispatch(device, Job(session, interrupted))?
 }
 
-/// [`Session::run`] for a causal model, on the backend's device of this number.
+/// [`Session::run`] for a causal model, on the backend's device with this index.
 ///
 /// # Errors
 /// As [`run_encoder`].

@@ -1,4 +1,4 @@
-//! What a checkpoint is bound to: backend, base, data, recipe and bank. All but the first are told apart by a hash.
+//! The identity that binds a checkpoint to its backend, base, data, recipe and bank. All but the backend are hashes.
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
@@ -13,13 +13,13 @@ use vblora_models::host_tensor;
 
 use crate::{Result, recipes::Recipe};
 
-/// What a run can only go on with as it was.
+/// The properties of a run that must be unchanged when it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// The backend's name; another one rounds differently.
+    /// The backend's name. Another backend rounds differently.
     pub backend: String,
-    /// SHA-256 of the base's names and shapes and of a sample of its values.
+    /// SHA-256 of the base's parameter names, shapes, and a sample of values.
     pub base: String,
     /// SHA-256 of the encoded training and development split.
     pub data: String,
@@ -30,10 +30,10 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The identity of what a session is about to train on; `splits` are the hashes of the encoded training and development split.
+    /// Computes the identity of a session's training. `splits` are the hashes of the encoded training and development split.
     ///
     /// # Errors
-    /// The recipe cannot be written down.
+    /// The recipe cannot be serialized.
     pub fn new<B: VbLoraBackend, M: Module<B>>(
         base: &M,
         splits: [String; 2],
@@ -50,7 +50,7 @@ impl Identity {
         })
     }
 
-    /// The first part in which another identity differs, with its value there and here.
+    /// The first part in which another identity differs, with both values.
     pub(super) fn difference<'a>(
         &'a self,
         other: &'a Self,
@@ -68,8 +68,8 @@ impl Identity {
     }
 }
 
-/// Values of each parameter, at its start and at its end, that go into a hash: a model trained otherwise differs in nearly all of them, and
-/// all of RoBERTa-base would be half a gigabyte to read back.
+/// The number of values at the start and at the end of each parameter that are hashed. Differently trained models differ in nearly all
+/// values. All of RoBERTa-base would be half a gigabyte to read back.
 const SAMPLE: usize = 64;
 
 /// SHA-256 of the names, shapes and a sample of the values of a module's parameters.

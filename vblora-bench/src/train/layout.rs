@@ -1,4 +1,4 @@
-//! What sessions make in their directory, by name: what a new one must not be mixed with, and what `--overwrite` removes.
+//! The files and folders that sessions make in their directory. A new session must not mix with them, and `--overwrite` removes them.
 
 use std::{
     cell::OnceCell,
@@ -20,23 +20,23 @@ use crate::{
     recordings::{EXTENSION, FOLDER as SELECTIONS},
 };
 
-/// The recipe, which is removed last: it shows whose the rest is.
+/// The recipe. It is removed last, because it marks the other files as a session's.
 pub(super) const CONFIG: &str = "config.toml";
 /// The log of steps and epochs.
 pub(super) const LOG: &str = "log.jsonl";
-/// The outcome.
+/// The results.
 pub(super) const RESULTS: &str = "results.json";
-/// The outcome as a table, made of [`RESULTS`].
+/// The results as a table, made from [`RESULTS`].
 pub(super) const TABLE: &str = "table.md";
-/// The outcome as a picture, made of [`RESULTS`].
+/// The results as a picture, made from [`RESULTS`].
 pub(super) const CURVES: &str = "curves.svg";
 /// The folder of the runs' checkpoints.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 
-/// The files of a session; `causal_finetune` adds its answers.
+/// The files of a session. Training of causal models adds its answers.
 const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 
-/// The files of a run's folder: adapter and head, or a model that was trained in full, which has the base's [`SIDE_FILES`] as well.
+/// The files of a run's folder: adapter and head, or a fully trained model. Such a model also has the base's [`SIDE_FILES`].
 const RUN_FILES: [&str; 7] = [
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -47,26 +47,27 @@ const RUN_FILES: [&str; 7] = [
     "config.json",
 ];
 
-/// How the name of a run's folder begins that was taken away for a new one ([`vblora::storage::replace_directory`]).
+/// The prefix of a run's folder that was moved away for a new one ([`vblora::storage::replace_directory`]).
 const OLD_DIRECTORY: &str = ".vblora-old-";
 
-/// What sessions have made in a directory. Symbolic links under their names are errors, everything under other names is somebody else's.
+/// The files and folders that sessions have made in a directory. A symbolic link under one of their names is an error. Other names belong
+/// to the user.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     dir: PathBuf,
-    /// In the order in which they may be removed.
+    /// Files in the order in which they may be removed.
     files: Vec<PathBuf>,
-    /// Those within others first.
+    /// Folders, inner ones first.
     folders: Vec<PathBuf>,
-    /// What no session made, in folders that go as a whole.
+    /// Foreign files inside folders that are removed as a whole.
     foreign: Vec<PathBuf>,
 }
 
 impl Layout {
-    /// Looks through a directory that is there.
+    /// Searches an existing directory.
     ///
     /// # Errors
-    /// It cannot be read; where a file or folder of a session's would be there is something else, a symbolic link say.
+    /// The directory cannot be read; something else, such as a symbolic link, has the name of a session's file or folder.
     pub(super) fn find(dir: &Path) -> Result<Self> {
         let mut found = Self {
             dir: dir.to_owned(),
@@ -74,7 +75,7 @@ impl Layout {
         };
         let known = Known::default();
         for name in names(dir)?.iter().filter(|name| is_runs_folder(name)) {
-            // Anybody may have a folder of such a name.
+            // A user's folder may have such a name.
             let is_ours = |file: &str| is_of_run(file) && known.has(dir, name);
             found.add_folder(&dir.join(name), is_ours)?;
         }
@@ -88,7 +89,7 @@ impl Layout {
         Ok(found)
     }
 
-    /// A folder in which only certain files can be ours.
+    /// Adds a folder in which only certain files can belong to a session.
     fn add_folder(&mut self, folder: &Path, is_ours: impl Fn(&str) -> bool) -> Result<()> {
         if !is_folder(folder)? {
             return Ok(());
@@ -140,16 +141,16 @@ impl Layout {
         Ok(())
     }
 
-    /// Something that a session made, if there is anything.
+    /// One file or folder that a session made, if any.
     pub(super) fn first(&self) -> Option<&Path> {
         let mut all = self.files.iter().rev().chain(&self.folders);
         all.next().map(PathBuf::as_path)
     }
 
-    /// Refuses to go on where folders of sessions hold something else, which would be removed with them.
+    /// Refuses foreign files in a session's folders, because they would be removed too.
     ///
     /// # Errors
-    /// They do; the first is named.
+    /// There is a foreign file. The error names the first one.
     pub(super) fn require_ours(&self) -> Result<()> {
         match self.foreign.first() {
             None => Ok(()),
@@ -160,10 +161,10 @@ impl Layout {
         }
     }
 
-    /// Removes it all, the configuration last, so that a removal that was cut off can be done again.
+    /// Removes everything, the configuration last, so that an interrupted removal can be repeated.
     ///
     /// # Errors
-    /// Something cannot be removed.
+    /// A file or folder cannot be removed.
     pub(super) fn remove(self) -> Result<()> {
         let (config, files): (Vec<_>, Vec<_>) = self
             .files
@@ -175,7 +176,7 @@ impl Layout {
         for path in self.folders {
             std::fs::remove_dir(&path).map_err(|e| Error::write(&path, e))?;
         }
-        // Theirs where anything else is in them.
+        // They belong to the user if anything else is in them.
         for folder in [CHECKPOINTS, SELECTIONS] {
             let _ = std::fs::remove_dir(self.dir.join(folder));
         }
@@ -186,7 +187,7 @@ impl Layout {
     }
 }
 
-/// The folders of runs and of their recordings, in which killed processes leave temporary files.
+/// The folders of runs and of their recordings. Killed processes leave temporary files in them.
 pub(super) fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
     let names = names(dir)?;
     let runs = names.iter().filter(|name| is_run(name));
@@ -194,7 +195,7 @@ pub(super) fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(runs.chain([dir.join(SELECTIONS)]).collect())
 }
 
-/// Removes the checkpoints of a directory's runs, and nothing else.
+/// Removes the checkpoints of a directory's runs and nothing else.
 pub(super) fn remove_checkpoints(dir: &Path) -> Result<()> {
     let mut found = Layout {
         dir: dir.to_owned(),
@@ -205,14 +206,14 @@ pub(super) fn remove_checkpoints(dir: &Path) -> Result<()> {
     found.remove()
 }
 
-/// The runs that sessions in a directory have made, by name, found when they are first asked for.
+/// The names of the runs that sessions in a directory have made. They are read on the first use.
 #[derive(Default)]
 struct Known(OnceCell<BTreeSet<String>>);
 
 impl Known {
-    /// Whether a run's folder is that of a run that results, log or checkpoints know.
+    /// Returns true if results, log or checkpoints know the run of this folder.
     fn has(&self, dir: &Path, folder: &str) -> bool {
-        // No other program gives such names.
+        // No other program uses this prefix.
         if folder.starts_with(OLD_DIRECTORY) {
             return true;
         }
@@ -220,7 +221,7 @@ impl Known {
     }
 }
 
-/// What cannot be read knows of none.
+/// The runs that a directory's files name. Unreadable files name none.
 fn runs_of(dir: &Path) -> BTreeSet<String> {
     #[derive(Deserialize)]
     struct Line {
@@ -264,12 +265,12 @@ fn is_of_run(name: &str) -> bool {
         .any(|file| *file == name)
 }
 
-/// Whether a name is that of a run's folder, also of one that was taken away for a new one which never came.
+/// Returns true if the name is that of a run's folder, or of one that was moved away for a new folder that never came.
 fn is_runs_folder(name: &str) -> bool {
     is_run(name.strip_prefix(OLD_DIRECTORY).unwrap_or(name))
 }
 
-/// Whether a name is METHOD-seedN.
+/// Returns true if the name is METHOD-seedN.
 pub(super) fn is_run(name: &str) -> bool {
     let Some((method, seed)) = name.rsplit_once("-seed") else {
         return false;
@@ -303,7 +304,7 @@ mod tests {
         }
     }
 
-    /// Files of a session, among them half-removed and half-written ones.
+    /// Files of a session, including half-removed and half-written ones.
     fn session(dir: &Path) {
         for file in [
             "config.toml",
@@ -359,7 +360,7 @@ mod tests {
             "checkpoints/lora-seed1/best/state.json",
             "checkpoints/lora-seed1/step-00000003/notes.txt",
             "checkpoints/lora-seed1/step-3/state.json",
-            // Named as a run's, and no run of the session's.
+            // The name is that of a run, but the session has no such run.
             "lora-seed7/adapter_config.json",
             "vblora-seed1/adapter_model.safetensors",
         ] {

@@ -1,4 +1,4 @@
-//! A model in training: what is trained, and its evaluation.
+//! A model in training: base, trained parameters, optimizer, and evaluation.
 
 use std::collections::BTreeMap;
 
@@ -17,22 +17,22 @@ use crate::{
     recipes::{LearningRates, Recipe, WeightDecay},
 };
 
-/// From this many logits on, moments are kept of the selected ones alone: those of all take 32 MiB then. To find the selected ones takes a
-/// GPU 52 launches a step.
+/// With this many logits or more, moments are stored only for selected logits. Moments of all logits then take 32 MiB. Finding the selected
+/// ones takes 52 launches per step on a GPU.
 const MANY_LOGITS: usize = 1 << 22;
 
-/// What is trained besides the head.
+/// The part that is trained in addition to the head.
 #[derive(Debug)]
 pub enum Trained<B: VbLoraBackend> {
     /// An adapter on the frozen base.
     Adapter(Box<AnyAdapter<Autodiff<B>>>),
-    /// Nothing: the base stays as it is.
+    /// Nothing. The base stays frozen.
     HeadOnly,
     /// The base itself.
     Everything,
 }
 
-/// Base, adapter, head and optimizer of one run. [`step`](Self::step) trains it.
+/// Base, adapter, head and optimizer of one run. [`step`](Self::step) trains them.
 #[derive(Debug)]
 pub struct Learner<B: VbLoraBackend, O: Objective<B> = Classification> {
     pub(super) base: O::Base,
@@ -40,7 +40,7 @@ pub struct Learner<B: VbLoraBackend, O: Objective<B> = Classification> {
     pub(super) head: O::Head,
     objective: O,
     pub(super) optimizer: AdamW<B>,
-    /// Of the adapter's parameters, by path.
+    /// The group of each of the adapter's parameters, by path.
     pub(super) groups: BTreeMap<String, ParameterGroup>,
     pub(super) lr: LearningRates,
     pub(super) decay: WeightDecay,
@@ -51,7 +51,7 @@ pub struct Learner<B: VbLoraBackend, O: Objective<B> = Classification> {
 }
 
 impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
-    /// A run's state before its first step. The base is made to require gradients only if it is trained.
+    /// Creates a run's state before its first step. The base requires gradients only if it is trained.
     pub fn new(
         base: &O::Model,
         trained: Trained<B>,
@@ -84,7 +84,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
     }
 
-    /// Keeps moments of the selected logits alone from this many logits on. The updates are the same.
+    /// Sets the number of logits from which on moments are stored only for selected logits. The updates are the same.
     #[must_use]
     pub fn moments_of_selected_from(self, many_logits: usize) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
     }
 
-    /// The scores on a split, without dropout and without a graph.
+    /// Scores a split without dropout and without a graph.
     ///
     /// # Errors
     /// As [`Objective::evaluate`].
@@ -101,7 +101,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         self.evaluate_with(&self.factors(), split, recipe)
     }
 
-    /// [`evaluate`](Self::evaluate) with these factors in place of the adapter's own.
+    /// [`evaluate`](Self::evaluate) with these factors instead of the adapter's own.
     ///
     /// # Errors
     /// As [`Objective::evaluate`].
@@ -133,7 +133,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         self.base.valid()
     }
 
-    /// What is trained besides the head.
+    /// The part that is trained in addition to the head.
     pub fn trained(&self) -> &Trained<B> {
         &self.trained
     }
@@ -159,7 +159,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         &self.head
     }
 
-    /// What the model is trained for.
+    /// The training objective.
     pub fn objective(&self) -> &O {
         &self.objective
     }

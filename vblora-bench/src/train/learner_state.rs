@@ -1,4 +1,4 @@
-//! What training has made of a learner: everything that a checkpoint must hold of it, and back.
+//! The trained state of a learner, for checkpoints: saving and restoring.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{Error, Result};
 
-/// A learner's trained parameters and its optimizer; base, recipe and seed are what it is made of again.
+/// A learner's trained parameters and its optimizer. Everything else is rebuilt from base, recipe and seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LearnerState {
     /// Optimizer steps taken.
@@ -28,8 +28,8 @@ pub struct LearnerState {
 }
 
 impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
-    /// The state, and how much of each parameter is in it: of VB-LoRA's logits those that training has touched, unless their weight decay
-    /// moves them all.
+    /// Returns the state and the stored form of each parameter. For VB-LoRA's logits it stores only those that training has changed, unless
+    /// weight decay changes all of them.
     ///
     /// # Errors
     /// A value is not finite.
@@ -53,11 +53,10 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         Ok((LearnerState { steps, tensors }, forms))
     }
 
-    /// Goes on from the state of a learner made of the same base, recipe and seed; `file` is where it comes from, for messages. An error
-    /// changes nothing.
+    /// Restores the state of a learner with the same base, recipe and seed. Messages show `file` as its origin. An error changes nothing.
     ///
     /// # Errors
-    /// The state is of another learner, or damaged.
+    /// The state belongs to another learner, or is damaged.
     pub fn restore(&mut self, file: &Path, state: LearnerState) -> Result<()> {
         let sizes: Vec<_> = self
             .trained_values()
@@ -83,7 +82,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
         self.optimizer
             .restore(state.steps, moments.into_iter().collect());
-        // Visited in the order in which the values were asked for.
+        // The order is that in which the values were asked for.
         let mut values = values.into_iter();
         self.head = update("head", self.head.clone(), |_, _, _| values.next());
         match &mut self.trained {
@@ -98,7 +97,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         Ok(())
     }
 
-    /// The path of the first trained parameter with a value that is not finite. All of them are read back, so this is for evaluations and
+    /// The path of the first trained parameter with a value that is not finite. It reads all values back, so it is for evaluations and
     /// checkpoints, not for steps.
     pub(super) fn non_finite(&self) -> Option<String> {
         let rest = || match &self.trained {
@@ -109,7 +108,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         non_finite("head", &self.head).or_else(rest)
     }
 
-    /// Every trained parameter by path, in the order in which modules are visited.
+    /// Every trained parameter by path, in the order of the module visitor.
     fn trained_values(&self) -> Vec<(String, Vec<f32>)> {
         let mut values = trained_values("head", &self.head);
         match &self.trained {
@@ -120,7 +119,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         values
     }
 
-    /// Why a checkpoint holds every logit, where it does.
+    /// The reason why a checkpoint holds every logit, if it does.
     pub(super) fn why_whole(&self) -> Option<String> {
         self.vblora().filter(|_| self.decay.logits > 0.0).map(|_| {
             let decay = self.decay.logits;
@@ -128,9 +127,9 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         })
     }
 
-    /// The values that a parameter was drawn with, where a checkpoint can do without them: VB-LoRA's logits. A logit that was never
-    /// selected has gradients of exactly zero, so that AdamW subtracts zero from it, unless weight decay shrinks it. (Where a selection
-    /// gives every logit a gradient, all are touched and stored.)
+    /// The initial values of a parameter that a checkpoint stores in part: VB-LoRA's logits. A logit that was never selected has gradients
+    /// of exactly zero. AdamW then subtracts zero from it, unless weight decay shrinks it. (If a selection gives every logit a gradient,
+    /// all are stored.)
     fn initial(&self, path: &str) -> Option<Vec<f32>> {
         let settings = self.vblora()?.settings();
         match self.groups.get(path)? {

@@ -1,4 +1,4 @@
-//! The progress of a run: a bar for people, JSON lines for programs.
+//! The progress of a run: a progress bar for people, JSON lines for programs.
 
 use std::{
     fs::File,
@@ -22,13 +22,13 @@ use crate::{
     results::{EpochResult, RunResult},
 };
 
-/// Where the steps and epochs of runs are shown and kept.
+/// Shows and stores the steps and epochs of runs.
 #[derive(Debug)]
 pub struct StepLog {
     file: Option<(PathBuf, BufWriter<File>)>,
     quiet: bool,
     bar: ProgressBar,
-    /// Optimizer steps that the current run has taken.
+    /// Optimizer steps taken by the current run.
     steps: Arc<AtomicU64>,
 }
 
@@ -55,7 +55,7 @@ enum Line<'a> {
     },
 }
 
-/// What tells a line of an earlier process apart.
+/// The keys that identify a line of an earlier process.
 #[derive(Deserialize)]
 struct Past {
     run: String,
@@ -63,7 +63,7 @@ struct Past {
     epoch: Option<u64>,
 }
 
-/// Metrics by name, four digits each.
+/// Metrics by name, with four decimals each.
 fn text(scores: &Scores) -> String {
     let one = |(metric, value): (Metric, Option<f64>)| {
         format!(
@@ -94,14 +94,13 @@ impl StepLog {
         })
     }
 
-    /// The log, with the steps of the current run counted in `steps`.
+    /// The same log, which also counts the current run's steps in `steps`.
     #[must_use]
     pub fn counting(self, steps: Arc<AtomicU64>) -> Self {
         Self { steps, ..self }
     }
 
-    /// A run of `steps` steps starts, or goes on from where it has come to. Lines of its later steps, which it will take again, and a last
-    /// line that was cut off are removed.
+    /// Starts or resumes a run of `steps` steps. Removes lines of later steps, which the run will repeat, and a last line that was cut off.
     pub(super) fn start(&mut self, run: &Run, steps: usize, reached: &RunResult) -> Result<()> {
         self.rewind(&run.label(), reached)?;
         self.steps.store(reached.steps, Ordering::Relaxed);
@@ -208,7 +207,7 @@ impl StepLog {
         self.flush()
     }
 
-    /// A line above the bar, or in the log of the program where there is none.
+    /// Prints a line above the progress bar, or logs it without a bar.
     fn show(&self, line: impl FnOnce() -> String) {
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
@@ -222,7 +221,7 @@ impl StepLog {
         self.flush()
     }
 
-    /// Makes sure that what was written lasts.
+    /// Flushes the file to the disk.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.flush()?;
         match &mut self.file {

@@ -9,16 +9,16 @@ use crate::{Error, Result, recipes::Recipe};
 
 macro_rules! define {
     ($($method:ident $config:ident $name:literal $table:ident $title:literal;)+) => {
-        /// What is trained on top of, or instead of, the frozen base.
+        /// The part that is trained on top of, or instead of, the frozen base.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Method {
             $(
                 #[doc = concat!($title, " and the head.")]
                 $method,
             )+
-            /// The head alone, on the frozen base.
+            /// Only the head, on the frozen base.
             Head,
-            /// Base and head: full fine-tuning, the yardstick.
+            /// Base and head: full fine-tuning, the reference.
             Full,
         }
 
@@ -41,8 +41,8 @@ macro_rules! define {
             fn help(self) -> &'static str {
                 match self {
                     $(Self::$method => concat!($title, " and the head"),)+
-                    Self::Head => "The head alone, on the frozen base",
-                    Self::Full => "Base and head: full fine-tuning, the yardstick",
+                    Self::Head => "Only the head, on the frozen base",
+                    Self::Full => "Base and head: full fine-tuning, the reference",
                 }
             }
 
@@ -70,10 +70,10 @@ impl ValueEnum for Method {
 }
 
 impl Method {
-    /// What is trained and stored besides the head.
+    /// Counts trained and stored parameters and bytes, without the head.
     ///
     /// # Errors
-    /// The adapter's settings do not fit the model's sites; a base in half precision, or with recomputed blocks, is to be trained itself.
+    /// The adapter's settings do not fit the model's sites; the method trains a base in half precision or with recomputed blocks.
     pub fn count(self, recipe: &Recipe, model: &ModelSummary) -> Result<Count> {
         Ok(match self.adapter(recipe) {
             Some(adapter) => {
@@ -97,7 +97,7 @@ impl Method {
         })
     }
 
-    /// The dry run: sites, sub-vectors, trained and stored parameters and bytes, before anything is allocated.
+    /// Describes the run before anything is allocated: sites, sub-vectors, trained and stored parameters and bytes.
     ///
     /// # Errors
     /// As [`count`](Self::count).
@@ -114,26 +114,26 @@ impl Method {
     }
 }
 
-/// Small updates vanish in half-precision weights, so a base that is trained itself must be in f32.
+/// Requires f32 for a trained base, because small updates vanish in half-precision weights.
 fn full_precision(dtype: BaseDtype) -> Result<()> {
     if dtype == BaseDtype::F32 {
         return Ok(());
     }
     Err(Error::Setting {
         setting: "base_dtype".into(),
-        expected: "f32 for method full, which trains the base itself".into(),
+        expected: "f32 for method full, because it trains the base".into(),
         found: dtype.to_string(),
     })
 }
 
-/// Recomputed blocks have no gradient of what is in front of the first.
+/// Refuses recomputed blocks for a trained base. They give no gradient to the layers before the first block.
 fn whole_graph(recipe: &Recipe) -> Result<()> {
     if !recipe.text.recompute {
         return Ok(());
     }
     Err(Error::Setting {
         setting: "text.recompute".into(),
-        expected: "false for method full, which trains the embeddings too".into(),
+        expected: "false for method full, because it trains the embeddings".into(),
         found: "true".into(),
     })
 }

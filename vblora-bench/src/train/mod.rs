@@ -1,4 +1,4 @@
-//! Training: what a model is trained for, parameters by path, the optimizer, data order, one step, one run and its checkpoints, many runs.
+//! Training: objectives, parameters by path, the optimizer, data order, steps, runs with checkpoints, and sessions of many runs.
 
 mod adamw;
 pub mod causal;

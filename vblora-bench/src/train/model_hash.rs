@@ -1,4 +1,4 @@
-//! What tells models apart, wherever they lie.
+//! The hash that identifies a model, independent of its location.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -8,7 +8,7 @@ use vblora_models::ModelFiles;
 
 use crate::{Error, Result};
 
-/// The files by which a model is told apart; shards are named by the index.
+/// The files that identify a model. The index names the shards.
 const MODEL_FILES: [&str; 7] = [
     "config.json",
     "model.safetensors",
@@ -21,10 +21,10 @@ const MODEL_FILES: [&str; 7] = [
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A file is read in pieces of this size, so that weights are never held whole.
+/// Files are read in pieces of this size, so that weights are never fully in memory.
 const PIECE: usize = 1 << 22;
 
-/// SHA-256 of the files that a model is read from.
+/// Computes SHA-256 of the files that a model is read from.
 ///
 /// # Errors
 /// A file cannot be read.

@@ -1,4 +1,4 @@
-//! What a model is trained for: the one seam between the engine (steps, epochs, checkpoints, sessions) and its two kinds of work.
+//! The training objective. It is the interface between the training code (steps, epochs, checkpoints, sessions) and its two kinds of tasks.
 
 use std::{fmt::Debug, path::Path};
 
@@ -13,70 +13,70 @@ use vblora_models::ModelFiles;
 use super::learner::Learner;
 use crate::{Result, metrics::Scores, recipes::Recipe};
 
-/// A walked graph's gradients.
+/// The gradients of a graph after the backward pass.
 pub type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
 /// The head of an objective without its graph.
 pub type PlainHead<B, O> = <<O as Objective<B>>::Head as AutodiffModule<Autodiff<B>>>::InnerModule;
 
-/// Where what was trained goes, and what goes with it.
+/// The target of saving, and additional data for the files.
 #[derive(Debug)]
 pub struct Saving<'a> {
-    /// The folder.
+    /// The folder to write to.
     pub dir: &'a Path,
-    /// The adapter's form worth keeping, if there is one.
+    /// The form of the adapter to store, if there is an adapter.
     pub adapter: Option<PeftAdapter>,
     /// The base's files.
     pub files: &'a ModelFiles,
-    /// What it was trained on.
+    /// The recipe of the training.
     pub recipe: &'a Recipe,
 }
 
-/// What is read, what a batch and its loss are, and how a split is scored.
+/// Defines the data, the batches, the loss and the scores of a kind of task.
 pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// The pretrained model.
     type Model: Module<B> + BaseWeights;
-    /// The same under autodiff.
+    /// The same model under autodiff.
     type Base: AutodiffModule<Autodiff<B>, InnerModule = Self::Model>;
-    /// What is trained on top in any case; may be nothing.
+    /// The part that is always trained; may be empty.
     type Head: AutodiffModule<Autodiff<B>>;
     /// Encoded examples.
     type Split: Debug;
-    /// Which examples of a split make a batch.
+    /// The selection of a split's examples for one batch.
     type Rows;
     /// A batch on the host.
     type Batch: Debug;
 
-    /// The objective with the recipe's settings.
+    /// Creates the objective with the recipe's settings.
     fn new(recipe: &Recipe) -> Self;
 
-    /// A fresh head.
+    /// Initializes a new head.
     fn head(base: &Self::Model, recipe: &Recipe, seed: u64, device: &B::Device) -> Self::Head;
 
-    /// SHA-256 of everything in a split that training sees.
+    /// SHA-256 of everything in a split that training uses.
     fn sha256(split: &Self::Split) -> String;
 
-    /// Examples of a split that were cut to the maximum length or left out for it.
+    /// The number of examples that were cut to the maximum length or left out.
     fn truncated(split: &Self::Split) -> u64;
 
-    /// The micro-batches of an epoch, a function of (seed, epoch); their number is a function of the split and the recipe alone.
+    /// The micro-batches of an epoch, a function of (seed, epoch). Their number depends only on the split and the recipe.
     fn epoch(split: &Self::Split, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Self::Rows>;
 
     /// # Errors
-    /// Labels of two kinds.
+    /// The labels have two kinds.
     fn batch(split: &Self::Split, rows: &Self::Rows, base: &Self::Base) -> Result<Self::Batch>;
 
-    /// What the mean of a batch's loss is over: examples, or predicted tokens.
+    /// The number of items that a batch's mean loss is over: examples or predicted tokens.
     fn weight(batch: &Self::Batch) -> usize;
 
-    /// Tokens of a batch without padding, where speed is told by them.
+    /// The number of tokens of a batch without padding, for tasks that measure speed in tokens.
     fn tokens(batch: &Self::Batch) -> Option<usize>;
 
-    /// Walks the batch's mean loss times `share` backward; `collect` gets the gradients, in as many parts as there are graphs. Gives the loss
-    /// times `share`.
+    /// Runs the backward pass of the batch's mean loss times `share`. `collect` gets the gradients of each graph. Returns the loss times
+    /// `share`.
     ///
     /// # Errors
-    /// A batch that does not fit the model.
+    /// The batch does not fit the model.
     fn backward(
         learner: &Learner<B, Self>,
         batch: &Self::Batch,
@@ -88,8 +88,8 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// Scores a split without dropout and without a graph.
     ///
     /// # Errors
-    /// Labels of two kinds in a batch; a batch that does not fit the model; [`Error::NonFinite`](crate::Error::NonFinite) for outputs that
-    /// are no numbers.
+    /// A batch has labels of two kinds or does not fit the model; [`Error::NonFinite`](crate::Error::NonFinite) for outputs that are not
+    /// finite.
     fn evaluate(
         base: &Self::Model,
         head: &PlainHead<B, Self>,
@@ -99,7 +99,7 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
         device: &B::Device,
     ) -> Result<Scores>;
 
-    /// The scores of the base as it is, where that means something.
+    /// Scores the untrained base, if that is meaningful.
     ///
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
@@ -110,8 +110,8 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
         device: &B::Device,
     ) -> Result<Option<Scores>>;
 
-    /// Writes what was trained in files that other tools load: into the folder `to.dir`, an adapter in the form `to.adapter`, a base that was
-    /// trained itself with the files of `to.files` beside it.
+    /// Writes the trained parameters to the folder `to.dir`, in files that other tools load. An adapter has the form `to.adapter`. A
+    /// trained base gets the side files of `to.files`.
     ///
     /// # Errors
     /// A file cannot be written.

@@ -1,18 +1,18 @@
-//! The order of rows, which depends on (seed, epoch) alone.
+//! The order of rows. It depends only on (seed, epoch).
 
 use vblora::rng::Key;
 
-/// Batches among which rows are sorted by length (transformers: 50).
+/// Number of batches within which rows are sorted by length (transformers: 50).
 const WINDOW: usize = 50;
 
-/// The batches of a training epoch of `rows` rows: shuffled by (seed, epoch), the last one shorter.
+/// The batches of a training epoch over `rows` rows, shuffled by (seed, epoch). The last batch may be shorter.
 pub fn shuffled(rows: usize, seed: u64, epoch: usize, batch: usize) -> Vec<Vec<usize>> {
     let order = key(seed, epoch).permutation(rows);
     order.chunks(batch).map(<[usize]>::to_vec).collect()
 }
 
-/// The batches of a training epoch with rows of like length together: within each run of 50 shuffled batches rows are sorted by length, then
-/// the batches are shuffled.
+/// The batches of a training epoch that groups rows of similar length. Rows are sorted by length within windows of 50 shuffled batches, and
+/// then the batches are shuffled.
 pub fn grouped(lengths: &[usize], seed: u64, epoch: usize, batch: usize) -> Vec<Vec<usize>> {
     let mut rows = key(seed, epoch).permutation(lengths.len());
     for window in rows.chunks_mut(WINDOW * batch) {
@@ -26,16 +26,16 @@ pub fn grouped(lengths: &[usize], seed: u64, epoch: usize, batch: usize) -> Vec<
         .collect()
 }
 
-/// The batches of an evaluation: by length, so that little is padding.
+/// The batches of an evaluation, sorted by length to reduce padding.
 pub fn by_length(lengths: &[usize], batch: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..lengths.len()).collect();
     order.sort_by_key(|&i| lengths[i]);
     order.chunks(batch).map(<[usize]>::to_vec).collect()
 }
 
-/// Rows of several texts each, none longer than `capacity`, in the order of a training epoch. How many rows there are depends on the lengths
-/// alone: the longest text comes first and each goes into the first row with room for it (first-fit decreasing); (seed, epoch) decides among
-/// texts of one length and shuffles the rows.
+/// Packs texts into rows of at most `capacity` tokens, in the order of a training epoch. The algorithm is first-fit decreasing: the longest
+/// text comes first, and each goes into the first row with room. The number of rows therefore depends only on the lengths. (seed, epoch)
+/// orders texts of equal length and shuffles the rows.
 ///
 /// # Panics
 /// A text is longer than `capacity`.
@@ -134,7 +134,7 @@ mod tests {
             let mut all = rows.concat();
             all.sort_unstable();
             prop_assert_eq!(all, (0..lengths.len()).collect::<Vec<_>>());
-            // The schedule counts on it.
+            // The schedule relies on this.
             prop_assert_eq!(rows.len(), packed(&lengths, seed + 1, epoch + 1, 30).len());
         }
     }

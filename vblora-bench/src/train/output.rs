@@ -1,4 +1,4 @@
-//! Where the outcome of a session goes, and what is drawn of it by a room above this one.
+//! The directory for a session's results, and the function that draws them. A higher module supplies the function.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use derive_new::new;
 
 use crate::{Result, results::Results};
 
-/// The views of results that lie beside `results.json`. They are made of nothing else.
+/// The files drawn from `results.json` and from nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Drawing {
     /// The summary, as Markdown: `table.md`.
@@ -15,15 +15,15 @@ pub struct Drawing {
     pub curves: String,
 }
 
-/// Draws results. A session calls it whenever it has written `results.json`, and when it goes on with an older one.
+/// Draws results. A session calls it after it has written `results.json`, and when it resumes with an older one.
 pub type Draw = fn(&Results) -> Result<Drawing>;
 
-/// Where the outcome of a session goes.
+/// The directory for a session's results.
 #[derive(Debug, Clone, new)]
 pub struct Output {
-    /// The directory; it need not be there.
+    /// The directory; it need not exist.
     #[new(into)]
     pub dir: PathBuf,
-    /// Draws what lies in it ([`report::draw`](crate::report::draw)).
+    /// Draws the results ([`report::draw`](crate::report::draw)).
     pub draw: Draw,
 }

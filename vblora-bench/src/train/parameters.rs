@@ -1,4 +1,4 @@
-//! Parameters by path: gradients taken out of a graph, added up, measured and scaled; new values put back.
+//! Parameters by path: collects, adds, measures and scales gradients, and writes new values back.
 
 use std::collections::BTreeMap;
 
@@ -10,11 +10,11 @@ use burn::{
 use vblora::{backend::VbLoraBackend, ops::join_rows};
 use vblora_models::host_tensor;
 
-/// Elements that are summed in one go. Flex shares a larger sum among threads as they come free, so that its rounding differs from run to
+/// Number of elements that are summed at once. Flex splits larger sums over threads dynamically, so that rounding would differ from run to
 /// run.
 const PIECE: usize = 1 << 20;
 
-/// Elements up to which a tensor is worked on together with others.
+/// Maximum elements of a tensor that is processed together with others.
 const SMALL: usize = 1 << 17;
 
 type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
@@ -23,7 +23,7 @@ type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 #[derive(Debug)]
 pub struct Gradients<B: VbLoraBackend> {
     of: BTreeMap<String, Tensor<B, 1>>,
-    /// On all of them, and not yet in the tensors.
+    /// A factor on all gradients that is not yet multiplied into the tensors.
     factor: f64,
 }
 
@@ -34,7 +34,7 @@ impl<B: VbLoraBackend> Default for Gradients<B> {
 }
 
 impl<B: VbLoraBackend> Gradients<B> {
-    /// No gradients.
+    /// Creates an empty set of gradients.
     pub fn new() -> Self {
         Self {
             of: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl<B: VbLoraBackend> Gradients<B> {
         self.factor *= factor;
     }
 
-    /// Multiplies every gradient by a number that is still on the device, `[1]`.
+    /// Multiplies every gradient by a number on the device, `[1]`.
     pub fn scale_by(&mut self, factor: Tensor<B, 1>) {
         for grad in self.of.values_mut() {
             *grad = grad.clone() * factor.clone();
@@ -104,24 +104,24 @@ impl<B: VbLoraBackend> Gradients<B> {
         Some(times(grad, self.factor))
     }
 
-    /// The gradients of parameters that have one, one after the other.
+    /// The gradients of parameters that have one, concatenated.
     pub(super) fn joined<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Tensor<B, 1> {
         let grads = paths.map(|path| self.of[path].clone());
         times(join(grads.collect()), self.factor)
     }
 
-    /// Whether a parameter has one.
+    /// Returns true if the parameter has a gradient.
     pub(super) fn has(&self, path: &str) -> bool {
         self.of.contains_key(path)
     }
 
-    /// The paths of the parameters that have one.
+    /// The paths of the parameters that have a gradient.
     pub fn paths(&self) -> impl Iterator<Item = &str> {
         self.of.keys().map(String::as_str)
     }
 }
 
-/// A tensor times a factor, which is 1 in most steps.
+/// A tensor times a factor. The factor is 1 in most steps.
 fn times<B: VbLoraBackend>(tensor: Tensor<B, 1>, factor: f64) -> Tensor<B, 1> {
     if factor == 1.0 {
         tensor
@@ -130,12 +130,12 @@ fn times<B: VbLoraBackend>(tensor: Tensor<B, 1>, factor: f64) -> Tensor<B, 1> {
     }
 }
 
-/// Whether a tensor is worked on with others, for what it costs a GPU to be asked is more than the work.
+/// Returns true if a tensor is processed together with others. For small tensors the launch on a GPU costs more than the computation.
 pub(super) fn is_small<B: VbLoraBackend>(tensor: &Tensor<B, 1>) -> bool {
     tensor.dims()[0] <= SMALL
 }
 
-/// Tensors, at least one, one after the other.
+/// Concatenates tensors, at least one.
 pub(super) fn join<B: VbLoraBackend>(pieces: Vec<Tensor<B, 1>>) -> Tensor<B, 1> {
     let columns = pieces.into_iter().map(|piece| piece.unsqueeze_dim(1));
     join_rows(columns.collect()).squeeze_dim(1)
@@ -179,7 +179,7 @@ pub(super) fn trained_values<B: VbLoraBackend, M: Module<Autodiff<B>>>(
     read.found
 }
 
-/// The path of the first trained parameter of `module` with a value that is not finite. All values are read back, one parameter at a time.
+/// The path of the first trained parameter of `module` with a value that is not finite. It reads back all values, one parameter at a time.
 pub(super) fn non_finite<B: VbLoraBackend, M: Module<Autodiff<B>>>(
     prefix: &str,
     module: &M,
@@ -237,7 +237,7 @@ impl<B: VbLoraBackend> ModuleVisitor<Autodiff<B>> for Read {
     }
 }
 
-/// Gives every trained parameter of `module` a new value, `update(path, shape, flat value)`; `None` keeps it.
+/// Gives every trained parameter of `module` a new value: `update(path, shape, flat value)`. `None` keeps the old value.
 pub(crate) fn update<B: VbLoraBackend, M: Module<Autodiff<B>>>(
     prefix: &str,
     module: M,
@@ -286,7 +286,7 @@ where
     }
 }
 
-/// Makes every parameter of a module require gradients, or none.
+/// Makes every parameter of a module require gradients, or none of them.
 pub(crate) struct RequireGrad(pub(crate) bool);
 
 impl<B: AutodiffBackend> ModuleMapper<B> for RequireGrad {
@@ -302,7 +302,7 @@ mod tests {
 
     use super::*;
 
-    /// One sum over all of it would be shared among threads, and differ from this in the last bits, now and then from itself.
+    /// A single sum would be split over threads. Its last bits would differ from this result, and sometimes from run to run.
     #[test]
     fn the_norm_of_a_large_gradient_is_summed_in_pieces() {
         let n = 9 * PIECE + 3;
@@ -320,7 +320,7 @@ mod tests {
         assert!((f64::from(sum(&values)) - exact).abs() < 1e-5 * exact);
     }
 
-    /// As clipping scales: what is read later is scaled, one by one or together, and so is the norm.
+    /// This is the scaling of clipping. It applies to gradients read alone or together, and to the norm.
     #[test]
     fn a_scaled_gradient_is_scaled_wherever_it_is_read() {
         let mut grads = Gradients::<Flex>::new();

@@ -1,4 +1,4 @@
-//! One run: a method with a seed, from fresh parameters to its last epoch.
+//! One run: a method with a seed, from initial parameters to its last epoch.
 
 use std::sync::atomic::AtomicBool;
 
@@ -23,33 +23,33 @@ use crate::{
     results::{RunResult, Stop},
 };
 
-/// What the runs of a session share.
+/// Data that the runs of a session share.
 #[derive(Debug)]
 pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     /// The pretrained model.
     pub base: O::Model,
     /// Its files.
     pub files: ModelFiles,
-    /// What a dry run knows of it.
+    /// The model's summary, as in a dry run.
     pub summary: ModelSummary,
     /// The training split.
     pub train: O::Split,
     /// The development split.
     pub dev: O::Split,
-    /// The scores on dev before any training, where the base has some.
+    /// The scores on dev before any training, if the base has any.
     pub before: Option<Scores>,
     /// Every hyperparameter.
     pub recipe: Recipe,
-    /// Where the model runs.
+    /// The device of the model.
     pub device: B::Device,
     /// The bank that adapters start from.
     pub bank: Option<Bank>,
-    /// What checkpoints are bound to.
+    /// The identity that checkpoints are bound to.
     pub identity: Identity,
 }
 
 impl<B: VbLoraBackend, O: Objective<B>> Prepared<B, O> {
-    /// The shared bank, if it stays as it is.
+    /// The shared bank, if it is frozen.
     pub(super) fn frozen_bank(&self) -> Option<&Bank> {
         let shared = self.recipe.bank.as_ref();
         self.bank
@@ -63,7 +63,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Prepared<B, O> {
 pub struct Run {
     /// The method.
     pub method: Method,
-    /// Seeds the adapter, the head, the data's order and dropout.
+    /// Seed for the adapter, the head, the data's order and dropout.
     pub seed: u64,
 }
 
@@ -78,16 +78,16 @@ impl Run {
         format!("{}-seed{}", self.method.name(), self.seed)
     }
 
-    /// Whether a result is this run's.
+    /// Returns true if the result belongs to this run.
     pub(super) fn is_of(&self, result: &RunResult) -> bool {
         result.method == self.method.name() && result.seed == self.seed
     }
 
-    /// Trains and evaluates after each epoch, until the last one, an interruption, or a loss that is not a number. In a directory that is
-    /// resumed it goes on from the run's latest sound checkpoint.
+    /// Trains and evaluates each epoch until the last one, an interruption, or a loss that is not finite. In a resumed directory it
+    /// continues from the run's latest sound checkpoint.
     ///
     /// # Errors
-    /// The adapter's settings do not fit the model; a file cannot be written; a checkpoint is of another run, base, recipe or data.
+    /// The adapter's settings do not fit the model; a file cannot be written; a checkpoint belongs to another run, base, recipe or data.
     pub fn train<B: VbLoraBackend, O: Objective<B>>(
         &self,
         prepared: &Prepared<B, O>,
@@ -170,7 +170,7 @@ impl Run {
         })
     }
 
-    /// The learning rates of the groups that this method trains; `has_head` says whether there is a head.
+    /// The learning rates of the groups that this method trains. `has_head` is true if there is a head.
     pub(super) fn rates(
         &self,
         recipe: &Recipe,

@@ -1,4 +1,4 @@
-//! The directory of a session: what was asked for, what happened, what came out.
+//! The directory of a session: its settings, its log and its results.
 
 use std::{
     path::{Path, PathBuf},
@@ -38,19 +38,19 @@ use crate::{
     terminal::visible,
 };
 
-/// What a session is bound to; of a directory that has it the session's names are its own.
+/// The identity of a session. A directory with this file belongs to a session.
 const SESSION: &str = "session.json";
 
-/// The version of [`SESSION`]; others are refused.
+/// The version of [`SESSION`]. Other versions are refused.
 const FORMAT: u32 = 1;
 
-/// Which process has the directory.
+/// The lock of the process that uses the directory.
 const LOCK: &str = "session.lock";
 
-/// How often a directory that is waited for is looked at.
+/// The polling interval while waiting for a directory.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// What the runs of a session are of; a resumed session must be of the same.
+/// The identity of a session's runs. A resumed session must have the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct SessionIdentity {
@@ -59,7 +59,7 @@ pub(super) struct SessionIdentity {
     model_config: String,
     /// SHA-256 of all files that the model is read from.
     model: String,
-    /// What its checkpoints are bound to as well.
+    /// The identity that its checkpoints are bound to.
     identity: Identity,
 }
 
@@ -96,7 +96,7 @@ impl SessionIdentity {
         Ok(write_atomically(path, &text)?)
     }
 
-    /// Refuses another session's directory.
+    /// Refuses a directory of another session.
     fn check(&self, there: &Self, place: &Path) -> Result<()> {
         let files = [
             (
@@ -119,35 +119,35 @@ impl SessionIdentity {
     }
 }
 
-/// What a session may do with what is in its directory.
+/// The permissions of a session on an existing directory.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Permissions {
-    /// Remove what an older one has left.
+    /// Remove the files of an older session.
     pub(super) overwrite: bool,
-    /// Go on with an older one.
+    /// Continue an older session.
     pub(super) resume: bool,
 }
 
-/// A directory that a session is about to take: looked through and locked, nothing changed in it yet.
+/// A directory that a session is about to use. It is searched and locked, but nothing in it has changed yet.
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     path: &'a Path,
     draw: Draw,
     recipe: &'a Recipe,
     permissions: Permissions,
-    /// None where the directory is not there yet.
+    /// `None` if the directory does not exist yet.
     lock: Option<DirLock>,
-    /// What is there and goes.
+    /// The existing files that will be removed.
     old: Layout,
     is_resumed: bool,
 }
 
 impl<'a> Claim<'a> {
-    /// Looks through a directory, which need not be there.
+    /// Searches a directory, which need not exist.
     ///
     /// # Errors
-    /// Another process has it; it holds a session and may neither go on with it nor remove it; the session there has another recipe;
-    /// something is in the way that no session made.
+    /// Another process uses the directory. It holds a session, and the permissions neither continue nor remove it; its session has another
+    /// recipe; a foreign file is in the way.
     pub(super) fn new(
         out: &'a Output,
         recipe: &'a Recipe,
@@ -171,7 +171,7 @@ impl<'a> Claim<'a> {
 
     fn look(&mut self) -> Result<()> {
         let found = Layout::find(self.path)?;
-        // It is read and replaced.
+        // The file is read and replaced.
         is_file(&self.path.join(SESSION))?;
         if self.permissions.resume && RunDir::holds_session(self.path) {
             self.is_resumed = true;
@@ -196,36 +196,36 @@ impl<'a> Claim<'a> {
             found: name.display().to_string(),
             way: match RunDir::holds_session(self.path) {
                 true => "give --resume or --overwrite",
-                // There is nothing to go on with.
+                // There is no session to continue.
                 false => "give --overwrite",
             },
         }
     }
 
-    /// Whether a session has made what is under its names: it has left its identity or, an earlier version's, a recipe.
+    /// Returns an error unless a session made the files: it has left its identity or, in earlier versions, a recipe.
     fn check_ours(&self, found: &Path) -> Result<()> {
         if SessionIdentity::read(&self.path.join(SESSION)).is_ok() {
             return Ok(());
         }
         let reason = match RunDir::recipe(self.path) {
             Ok(_) => return Ok(()),
-            Err(_) if RunDir::holds_session(self.path) => "config.toml is no recipe",
+            Err(_) if RunDir::holds_session(self.path) => "config.toml is not a recipe",
             Err(_) => "there is no config.toml",
         };
         Err(Error::in_the_way(
             found,
             format!(
-                "it is not known to be a session's ({reason}), and --overwrite does not remove it; move it elsewhere"
+                "no session is known to have made it ({reason}), so --overwrite does not remove it; move it elsewhere"
             ),
         ))
     }
 
-    /// Takes the directory for a session, which is made if absent: as it is to go on with it, or empty of what older ones have made.
-    /// `write_config` writes down what was asked for.
+    /// Opens the directory for a session, and creates it if it is missing. A resumed session keeps its files; otherwise the files of older
+    /// sessions are removed. `write_config` writes the settings.
     ///
     /// # Errors
-    /// As [`new`](Self::new), for a directory that was not there then; a file cannot be written or removed; what is to be resumed is of
-    /// another model, other data or another backend.
+    /// As [`new`](Self::new), for a directory that did not exist then; a file cannot be written or removed; the session to resume has
+    /// another model, data or backend.
     pub(super) fn enter(
         self,
         identity: &SessionIdentity,
@@ -279,7 +279,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Refuses another recipe than the session there has; the first line that differs is named.
+/// Refuses a recipe that differs from the existing session's. The error names the first line that differs.
 fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
     let (there, here) = (RunDir::recipe(dir)?.to_toml()?, recipe.to_toml()?);
     match first_difference(&there, &here) {
@@ -297,21 +297,22 @@ fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
 ///
 /// | file | what |
 /// | --- | --- |
-/// | `session.json` | the model, data, recipe and backend that all its runs are of, by hashes |
-/// | `session.lock` | which process writes here; it goes when that ends |
+/// | `session.json` | the hashes of model, data and recipe, and the backend, shared by all its runs |
+/// | `session.lock` | the process that writes here; removed when it ends |
 /// | `config.toml` | the resolved recipe, which `--recipe` takes, under the command as a comment |
 /// | `log.jsonl` | every step and epoch |
-/// | `results.json`, `table.md`, `curves.svg` | the outcome |
-/// | `checkpoints/METHOD-seedN/step-N/` | what a run goes on from; the last few and the best |
-/// | `selections/vblora-seedN.rec` | what VB-LoRA selected while it trained, if that was recorded ([`recordings`](crate::recordings)) |
-/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory (VB-LoRA: bank and codes; all logits of `select-all`; LoRA's factors of one with a gate), with the head in it on a RoBERTa; else `head.safetensors`; of `full` a model's directory with configuration, tokenizer and side files; VB-LoRA's also as `compact.safetensors` of 8 bits, without the head; on a frozen bank also `codes.safetensors`, bound to it |
+/// | `results.json`, `table.md`, `curves.svg` | the results |
+/// | `checkpoints/METHOD-seedN/step-N/` | the checkpoints that a run continues from: the last few and the best |
+/// | `selections/vblora-seedN.rec` | VB-LoRA's selections during training, if recorded ([`recordings`](crate::recordings)) |
+/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory. VB-LoRA stores bank and codes, with `select-all` all logits, and with a gate LoRA's factors. RoBERTa's head is inside the adapter; other heads are in `head.safetensors`. VB-LoRA also writes `compact.safetensors` in 8 bits without the head. On a frozen bank it also writes `codes.safetensors`, bound to that bank. `full` writes a model directory with configuration, tokenizer and side files |
 ///
-/// The directory itself may be a symbolic link. Under these names in it a link is an error: what is written there would land elsewhere.
+/// The directory itself may be a symbolic link. A link under one of these names is an error, because writes through it would land
+/// elsewhere.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
     settings: CheckpointSettings,
-    /// Makes table and picture of results.
+    /// Draws the table and the picture of results.
     draw: Draw,
     is_resumed: bool,
     /// The steps between recorded selections.
@@ -323,7 +324,7 @@ impl RunDir {
     /// Waits until no process writes to a directory, or `interrupted` is set.
     ///
     /// # Errors
-    /// The directory cannot be looked at.
+    /// The directory cannot be read.
     pub(crate) fn wait_until_free(dir: &Path, interrupted: &AtomicBool) -> Result<()> {
         let mut is_told = false;
         while dir.is_dir() && !interrupted.load(Ordering::Relaxed) {
@@ -341,13 +342,13 @@ impl RunDir {
         Ok(())
     }
 
-    /// Refuses to go on with a session of another model, other data or another backend, also where all its runs have ended.
+    /// Refuses to resume a session of another model, other data or another backend, even if all its runs have ended.
     fn check_identity(&self, here: &SessionIdentity) -> Result<()> {
         let session = self.path.join(SESSION);
         if session.exists() {
             return here.check(&SessionIdentity::read(&session)?, &session);
         }
-        // An earlier version's directory: its checkpoints, if it has any left, know too.
+        // A directory of an earlier version: its checkpoints, if any are left, have the identity.
         match checkpoint::latest_identity(&self.path.join(CHECKPOINTS)) {
             Some((place, identity)) => {
                 let there = SessionIdentity {
@@ -366,7 +367,7 @@ impl RunDir {
         }
     }
 
-    /// Makes table and picture again, which a process that was killed may have left as they were before its last results.
+    /// Draws table and picture again, because a killed process may have left those of earlier results.
     fn renew_drawing(&self) -> Result<()> {
         match self.path.join(RESULTS).exists() {
             true => self.save_drawing(&Results::read(self.path.join(RESULTS))?),
@@ -374,12 +375,12 @@ impl RunDir {
         }
     }
 
-    /// Gives the lock of the directory away, for whoever has more to write there.
+    /// Returns the lock of the directory, for a caller that writes more files there.
     pub(super) fn into_lock(self) -> DirLock {
         self.lock
     }
 
-    /// The same directory, in which what VB-LoRA selects is recorded every so many steps.
+    /// The same directory, in which VB-LoRA's selections are recorded at this interval of steps.
     #[must_use]
     pub fn with_recording(self, record_every: Option<usize>) -> Self {
         Self {
@@ -388,7 +389,7 @@ impl RunDir {
         }
     }
 
-    /// The recording of a run that has come to `adapter` after `step` steps, if selections are recorded.
+    /// Starts or continues the recording of a run, if selections are recorded. `adapter` is the run's state after `step` steps.
     pub(super) fn recorder<B: VbLoraBackend>(
         &self,
         run: &Run,
@@ -401,46 +402,46 @@ impl RunDir {
         self.record_every.map(start).transpose()
     }
 
-    /// Whether a directory holds a session that `--resume` can go on with.
+    /// Returns true if the directory holds a session that `--resume` can continue.
     pub fn holds_session(dir: &Path) -> bool {
         dir.join(CONFIG).is_file()
     }
 
-    /// The recipe of the session in a directory.
+    /// Reads the recipe of the session in a directory.
     ///
     /// # Errors
-    /// There is none, or it cannot be read.
+    /// There is no recipe, or it cannot be read.
     pub fn recipe(dir: &Path) -> Result<Recipe> {
         Recipe::from_toml_file(dir.join(CONFIG))
     }
 
-    /// Removes the checkpoints of a session that has ended, from which nothing will go on.
+    /// Removes the checkpoints of a session that has ended and needs them no longer.
     ///
     /// # Errors
-    /// They cannot be removed, or hold something that no session made.
+    /// The checkpoints cannot be removed, or their folders hold a foreign file.
     pub fn remove_checkpoints(dir: &Path) -> Result<()> {
         layout::remove_checkpoints(dir)
     }
 
-    /// Whether runs go on from their checkpoints.
+    /// Returns true if runs continue from their checkpoints.
     pub(super) fn is_resumed(&self) -> bool {
         self.is_resumed
     }
 
-    /// When checkpoints are written.
+    /// The settings for checkpoints.
     pub(super) fn settings(&self) -> CheckpointSettings {
         self.settings
     }
 
-    /// Where the checkpoints of a run lie.
+    /// The folder of a run's checkpoints.
     pub(super) fn checkpoints(&self, run: &str) -> PathBuf {
         self.path.join(CHECKPOINTS).join(run)
     }
 
-    /// The runs in the session's results, those that were interrupted among them.
+    /// The runs in the session's results, including interrupted ones.
     ///
     /// # Errors
-    /// There are results that cannot be read.
+    /// The results cannot be read.
     pub fn past_runs(&self) -> Result<Vec<RunResult>> {
         let path = self.path.join(RESULTS);
         match self.is_resumed && path.exists() {
@@ -454,7 +455,7 @@ impl RunDir {
         self.path.join(LOG)
     }
 
-    /// Writes down what was asked for.
+    /// Writes the recipe and the command.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -465,7 +466,7 @@ impl RunDir {
         backend: &str,
         recipe: &Recipe,
     ) -> Result<()> {
-        // A comment of TOML takes no control characters, and whoever shows the file sends them to a terminal.
+        // A TOML comment allows no control characters, and a program that shows the file would send them to a terminal.
         let comment = |key: &str, text: &str| {
             let text = visible(text).replace('\n', " ");
             format!("# {key}: {text}\n")
@@ -482,7 +483,7 @@ impl RunDir {
         )?)
     }
 
-    /// Writes results, table and picture, replacing older ones.
+    /// Writes results, table and picture, and replaces older ones.
     ///
     /// # Errors
     /// A file cannot be written.
@@ -500,13 +501,13 @@ impl RunDir {
         )?)
     }
 
-    /// Where a run's adapter goes.
+    /// The folder of a run's adapter.
     pub(super) fn of(&self, run: &Run) -> PathBuf {
         self.path.join(run.file_name())
     }
 
-    /// Writes what the run has trained so far, in files that other tools load: an adapter as a PEFT directory, a base as a model's directory,
-    /// everything else under its Hugging Face names.
+    /// Writes the parameters trained so far, in files that other tools load: an adapter as a PEFT directory, a base as a model directory,
+    /// and everything else under its Hugging Face names.
     pub(super) fn save_trained<B: VbLoraBackend, O: Objective<B>>(
         &self,
         run: &Run,
@@ -542,8 +543,8 @@ fn first_difference(a: &str, b: &str) -> Option<(String, String)> {
         .find(|(a, b)| a != b)
 }
 
-/// The form worth keeping of those that PEFT has: VB-LoRA's bank and codes, other methods as they are. Where all vectors are selected the
-/// logits are smaller than indices and weights; a gate, which PEFT's VB-LoRA has not, goes into LoRA's factors.
+/// The PEFT form in which an adapter is stored: VB-LoRA as bank and codes, other methods unchanged. With `select-all`, the logits are
+/// smaller than indices and weights. PEFT's VB-LoRA has no gate, so a gated adapter is stored as LoRA's factors.
 fn stored<B: VbLoraBackend>(adapter: &AnyAdapter<Autodiff<B>>) -> Result<PeftAdapter> {
     let adapter = HostAdapter::read(&adapter.valid())?;
     Ok(PeftAdapter::new(match &adapter {
@@ -559,7 +560,7 @@ fn stored<B: VbLoraBackend>(adapter: &AnyAdapter<Autodiff<B>>) -> Result<PeftAda
     }))
 }
 
-/// The codes of an adapter on a shared bank, which the file is bound to; nothing of other methods, which have neither.
+/// Saves the codes of a VB-LoRA on a shared bank, bound to that bank. Other methods have no codes.
 fn save_codes<B: VbLoraBackend>(
     path: &Path,
     adapter: &AnyAdapter<Autodiff<B>>,

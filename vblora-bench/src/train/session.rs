@@ -26,7 +26,7 @@ use crate::{
     results::{Results, RunResult, Stop},
 };
 
-/// What a user asks for.
+/// The settings of a session.
 #[derive(Debug)]
 pub struct Session<S = DataSource> {
     /// Every hyperparameter.
@@ -37,28 +37,28 @@ pub struct Session<S = DataSource> {
     pub files: ModelFiles,
     /// The data.
     pub data: S,
-    /// Where the outcome goes; nowhere without it.
+    /// The output directory; `None` writes nothing.
     pub out: Option<Output>,
-    /// Whether `out` may hold a run already.
+    /// True if `out` may hold an earlier run.
     pub overwrite: bool,
-    /// Whether the session in `out` goes on where it was interrupted or killed; without one there it starts.
+    /// True if an interrupted or killed session in `out` continues. Without one, a new session starts.
     pub resume: bool,
-    /// When checkpoints are written to `out`, and how many stay.
+    /// The settings for checkpoints in `out`.
     pub checkpoints: CheckpointSettings,
-    /// What VB-LoRA selects is recorded in `out` every so many optimizer steps; not at all without it.
+    /// Optimizer steps between recorded VB-LoRA selections in `out`; `None` records nothing.
     pub record_every: Option<usize>,
-    /// No progress.
+    /// True if no progress is shown.
     pub quiet: bool,
     /// The command, for the record.
     pub command: String,
 }
 
-/// What a session leaves when it has ended.
+/// The outcome of a session.
 #[derive(Debug)]
 pub struct Ended<M> {
-    /// What its runs reached.
+    /// The results of its runs.
     pub results: Results,
-    /// The pretrained model, as it was before.
+    /// The pretrained model, unchanged.
     pub base: M,
     /// The lock of its directory, if it has one.
     pub lock: Option<DirLock>,
@@ -68,10 +68,10 @@ pub struct Ended<M> {
 type EndedOn<B, S> = Ended<<<S as Source>::Objective<B> as Objective<B>>::Model>;
 
 impl<S: Source> Session<S> {
-    /// The dry run, from the model's configuration alone: per method the sites, what would be trained and what stored.
+    /// The dry run, from the model's configuration alone. It lists the sites, trained parameters and stored bytes of each method.
     ///
     /// # Errors
-    /// A setting that does not fit the model.
+    /// A setting does not fit the model.
     pub fn plan(&self) -> Result<String> {
         let model = self.summary()?;
         let methods = self
@@ -95,19 +95,19 @@ impl<S: Source> Session<S> {
         ))
     }
 
-    /// What a dry run knows of the model.
+    /// The model's summary for a dry run.
     ///
     /// # Errors
-    /// A configuration that cannot be used.
+    /// The model's configuration cannot be used.
     pub fn summary(&self) -> Result<ModelSummary> {
         self.data.summary(&self.recipe, &self.files)
     }
 
-    /// Runs every method with every seed; after each run the outcome so far is saved.
+    /// Runs every method with every seed. The results are saved after each run.
     ///
     /// # Errors
-    /// Anything wrong with settings, model, data or directory is found before the first step. A run that goes wrong on its own (a loss that is not
-    /// finite) is part of the outcome, not an error.
+    /// Settings, model, data or directory are wrong; this is detected before the first step. A run that fails by itself (a loss that is not
+    /// finite) is part of the results, not an error.
     pub fn run<B: VbLoraBackend>(
         &self,
         device: &B::Device,
@@ -116,7 +116,7 @@ impl<S: Source> Session<S> {
         self.run_counted::<B>(device, interrupted, Arc::default())
     }
 
-    /// [`run`](Self::run), with the model and the lock of the directory `out`, for whoever goes on with them.
+    /// [`run`](Self::run), but also returns the model and the lock of the directory `out`, for further work.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -128,7 +128,7 @@ impl<S: Source> Session<S> {
         self.run_all::<B>(device, interrupted, Arc::default())
     }
 
-    /// [`run`](Self::run), with the optimizer steps that the current run has taken in `steps`, for whoever watches from another thread.
+    /// [`run`](Self::run), but also counts the current run's optimizer steps in `steps`, for a watcher on another thread.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -149,7 +149,7 @@ impl<S: Source> Session<S> {
     ) -> Result<EndedOn<B, S>> {
         self.validate()?;
         self.plan()?;
-        // What is wrong with the directory is known before anything is loaded.
+        // Errors of the directory are found before anything is loaded.
         let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
@@ -159,7 +159,7 @@ impl<S: Source> Session<S> {
         self.check_past(&past)?;
         let log = StepLog::new(dir.as_ref().map(RunDir::log).as_deref(), self.quiet)?;
         let mut log = log.counting(steps);
-        // In the order of methods and seeds, whichever of them have ended before.
+        // The order is that of methods and seeds, even if some runs ended earlier.
         let runs: Vec<Run> = self.runs().collect();
         let past_of = |run: &Run| past.iter().find(|past| run.is_of(past)).cloned();
         let mut reached: Vec<Option<RunResult>> = runs.iter().map(past_of).collect();
@@ -201,7 +201,7 @@ impl<S: Source> Session<S> {
         let twice = |&(i, method): &(usize, &Method)| self.methods[..i].contains(method);
         if let Some((_, method)) = self.methods.iter().enumerate().find(twice) {
             let found = format!("{} twice", method.name());
-            return setting("method", "no two equal", &found);
+            return setting("method", "all different", &found);
         }
         if self.record_every == Some(0) {
             return setting("record-every", "at least 1", "0");
@@ -217,7 +217,7 @@ impl<S: Source> Session<S> {
         self.methods.iter().flat_map(of)
     }
 
-    /// Refuses to go on with fewer runs: what the others reached would be lost from the results.
+    /// Refuses to continue with fewer runs, because the results of the others would be lost.
     fn check_past(&self, past: &[RunResult]) -> Result<()> {
         let other = |(part, expected, found)| {
             Err(Error::OtherRun {
@@ -251,14 +251,14 @@ impl<S: Source> Session<S> {
             let times = past.iter().filter(|past| run.is_of(past)).count();
             if times > 1 {
                 let there = format!("one with {} {times} times", run.label());
-                let here = "one with every run once".into();
+                let here = "a list with every run once".into();
                 return other(("list of results", there, here));
             }
         }
         Ok(())
     }
 
-    /// The directory for the outcome, which is looked through and locked.
+    /// Searches and locks the output directory.
     fn claim<'a>(&'a self, out: &'a Output) -> Result<Claim<'a>> {
         let permissions = Permissions {
             overwrite: self.overwrite,
@@ -267,7 +267,7 @@ impl<S: Source> Session<S> {
         Claim::new(out, &self.recipe, permissions)
     }
 
-    /// The directory for the outcome, as a new one or with what it holds.
+    /// Opens the output directory, new or with its existing files.
     fn enter(&self, claim: Claim<'_>, identity: &Identity, backend: &str) -> Result<RunDir> {
         let identity = SessionIdentity::new(&self.files, identity.clone())?;
         let write_config = |dir: &RunDir| {

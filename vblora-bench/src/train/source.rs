@@ -1,4 +1,4 @@
-//! Where the examples of a session come from, and which model they are for.
+//! The data of a session, and the model that it is for.
 
 use std::{fmt::Debug, path::PathBuf};
 
@@ -12,21 +12,21 @@ use crate::{
     tasks::{Split, SplitName, read_split},
 };
 
-/// What a session is about.
+/// The data of a session.
 pub trait Source: Debug {
-    /// What models are trained for on it.
+    /// The objective of training on this data.
     type Objective<B: VbLoraBackend>: Objective<B>;
 
-    /// What a dry run knows of the model, from its configuration alone.
+    /// The model's summary for a dry run, from its configuration alone.
     ///
     /// # Errors
-    /// A configuration that cannot be used, or settings that do not fit this kind of work.
+    /// The configuration cannot be used; the settings do not fit this kind of task.
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary>;
 
-    /// Reads examples and model.
+    /// Loads the examples and the model.
     ///
     /// # Errors
-    /// A file that is missing or wrong.
+    /// A file is missing or wrong.
     fn load<B: VbLoraBackend>(
         &self,
         recipe: &Recipe,
@@ -35,20 +35,20 @@ pub trait Source: Debug {
     ) -> Result<Loaded<B, Self::Objective<B>>>;
 }
 
-/// A model as a dry run sees it.
+/// The model's properties that a dry run needs.
 #[derive(Debug)]
 pub struct ModelSummary {
-    /// Its blocks.
+    /// The number of blocks.
     pub layers: usize,
-    /// Its width.
+    /// The hidden size.
     pub width: usize,
-    /// Its parameters.
+    /// The number of parameters.
     pub parameters: usize,
-    /// Those of the head that is trained beside every method.
+    /// The number of parameters of the head, which is always trained.
     pub head: usize,
-    /// Its linear maps that an adapter may act on.
+    /// The linear maps that an adapter may adapt.
     pub sites: Vec<Site>,
-    /// Which of them are adapted.
+    /// The rule that selects the adapted sites.
     pub targets: Targets,
 }
 
@@ -56,13 +56,13 @@ impl ModelSummary {
     /// The adapted maps.
     ///
     /// # Errors
-    /// The targets pick none.
+    /// The targets select no site.
     pub fn plan(&self) -> Result<SitePlan> {
         Ok(self.targets.select(&self.sites)?)
     }
 }
 
-/// A model and what it is trained and scored on.
+/// A model with its training and evaluation data.
 #[derive(Debug)]
 pub struct Loaded<B: VbLoraBackend, O: Objective<B>> {
     /// The pretrained model.
@@ -71,11 +71,11 @@ pub struct Loaded<B: VbLoraBackend, O: Objective<B>> {
     pub train: O::Split,
     /// The development split.
     pub dev: O::Split,
-    /// What a user should know of it.
+    /// Notes on the data for the user.
     pub notes: Vec<String>,
 }
 
-/// GLUE, or the bundled task of its kind.
+/// GLUE data, or the bundled task with labels.
 #[derive(Debug, Clone)]
 pub enum DataSource {
     /// The bundled demonstration set.
@@ -126,7 +126,7 @@ impl Source for DataSource {
     ) -> Result<Loaded<B, Classification>> {
         let config = config(recipe, files)?;
         let tokenizer = TextTokenizer::from_files(files)?.for_encoder(&config)?;
-        // A sentence longer than the position table is cut to it; how many were is part of the results.
+        // Sentences longer than the position table are cut to it. The results count them.
         let max_length = recipe.max_length.min(config.usable_positions());
         let encode = |name| EncodedSplit::new(&self.read(recipe, name)?, &tokenizer, max_length);
         let (train, dev) = (encode(SplitName::Train)?, encode(SplitName::Dev)?);

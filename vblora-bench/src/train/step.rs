@@ -1,7 +1,7 @@
-//! One optimizer step in three parts: compose the factors, take the gradients of each micro-batch, finish.
+//! One optimizer step in three parts: compose the factors, compute the gradients of each micro-batch, finish.
 //!
-//! The middle part is a function of the step's factors, a batch and its noise. So machines can share the micro-batches of a step.
-//! [`StepSum`] adds gradients in the order of the micro-batches' numbers, whoever computed them, and the bits stay those of one machine.
+//! The second part is a function of the step's factors, a batch and its noise, so several machines can share the micro-batches of a step.
+//! [`StepSum`] adds gradients in the order of the micro-batches' numbers. The result therefore has the same bits as on one machine.
 
 use std::collections::BTreeMap;
 
@@ -22,10 +22,10 @@ use crate::{
     recipes::{LearningRates, WeightDecay},
 };
 
-/// With more vectors to a sub-vector than this, finding those that were never selected costs more than their moments.
+/// With more vectors per sub-vector than this, finding the logits that were never selected costs more than storing their moments.
 const MANY_SELECTED: usize = 64;
 
-/// What a step shows.
+/// The report of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepReport {
     /// The mean loss of the step's examples, before the update.
@@ -35,7 +35,7 @@ pub struct StepReport {
 }
 
 impl StepReport {
-    /// Whether the step was taken: loss and gradients are numbers.
+    /// Returns true if the step was taken, that is, if loss and gradients are finite.
     pub fn is_finite(&self) -> bool {
         self.loss.is_finite() && self.norm.is_finite()
     }
@@ -44,38 +44,38 @@ impl StepReport {
 /// The loss and the gradients of one micro-batch.
 #[derive(Debug)]
 pub struct MicroGradients<B: VbLoraBackend> {
-    /// The mean loss times the micro-batch's share of the step, `[1]`, still on the device.
+    /// The mean loss times the micro-batch's share of the step, `[1]`, on the device.
     loss: Tensor<B, 1>,
-    /// Of the head, and of the base where it is trained.
+    /// Gradients of the head, and of the base if it is trained.
     parameters: Gradients<B>,
-    /// Of the step's factors.
+    /// Gradients of the step's factors.
     factors: FactorGradients<B>,
 }
 
-/// The factors of one step, and what its micro-batches add up to.
+/// The factors of one step, and the sum over its micro-batches.
 #[derive(Debug)]
 pub struct StepSum<B: VbLoraBackend> {
     composition: Option<Composition<B, AnyAdapter<Autodiff<B>>>>,
     loss: Tensor<B, 1>,
     parameters: Gradients<B>,
-    /// The micro-batch that is added next.
+    /// The number of the micro-batch to add next.
     next: usize,
-    /// Those that came before their turn.
+    /// Micro-batches that arrived before their turn.
     waiting: BTreeMap<usize, MicroGradients<B>>,
 }
 
 impl<B: VbLoraBackend> StepSum<B> {
-    /// The step's factors, each a leaf of its own; none without an adapter.
+    /// The step's factors, each as a leaf tensor; empty without an adapter.
     pub fn factors(&self) -> Factors<Autodiff<B>> {
         let composition = self.composition.as_ref();
         composition.map_or_else(Factors::none, |found| found.factors().clone())
     }
 
-    /// Takes the gradients of micro-batch `number`, counted from 0. They may come in any order; they are added in the order of their
-    /// numbers, so the sums have the same bits.
+    /// Adds the gradients of micro-batch `number`, counted from 0. Calls may come in any order. The sum is in the order of the numbers, so
+    /// its bits are always the same.
     ///
     /// # Panics
-    /// There were gradients of this number before.
+    /// The gradients of this number were already added.
     pub fn add(&mut self, number: usize, micro: MicroGradients<B>) {
         let earlier = self.waiting.insert(number, micro);
         assert!(
@@ -94,8 +94,8 @@ impl<B: VbLoraBackend> StepSum<B> {
 }
 
 impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
-    /// One optimizer step over micro-batches: gradients of the mean loss, clipped by their joint norm, then AdamW with learning rates
-    /// multiplied by `factor`. A step whose loss or gradients are not finite changes nothing.
+    /// Runs one optimizer step over micro-batches. Gradients of the mean loss are clipped by their joint norm. Then AdamW runs with
+    /// learning rates multiplied by `factor`. A step whose loss or gradients are not finite changes nothing.
     ///
     /// # Errors
     /// A site of the adapter got no gradient; a batch does not fit the model.
@@ -105,15 +105,15 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         let factors = sum.factors();
         for (number, batch) in batches.iter().enumerate() {
             let noise = Noise::new(self.seed, step as u64, number as u64);
-            // The mean over all of the step, also when micro-batches are of different sizes.
+            // The mean is over the whole step, even if micro-batches differ in size.
             let share = O::weight(batch) as f64 / whole.max(1) as f64;
             sum.add(number, self.micro_batch(&factors, batch, noise, share)?);
         }
         self.finish(sum, factor)
     }
 
-    /// The first part of a step: composes the adapter's factors once for all micro-batches. What a selection draws is a function of the
-    /// seed and the step.
+    /// The first part of a step: composes the adapter's factors once for all micro-batches. Random draws of the selection are a function of
+    /// the seed and the step.
     pub fn compose(&self, step: usize) -> StepSum<B> {
         let composition = match &self.trained {
             Trained::Adapter(adapter) => {
@@ -131,8 +131,8 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
     }
 
-    /// The second part: the gradients of one micro-batch, a function of the arguments and of the present parameters. `share` is the
-    /// micro-batch's part of the step's examples.
+    /// The second part: the gradients of one micro-batch, a function of the arguments and the current parameters. `share` is the
+    /// micro-batch's share of the step's examples.
     ///
     /// # Errors
     /// The batch does not fit the model.
@@ -158,14 +158,14 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         })
     }
 
-    /// The third part: pushes the factors' gradients back through the composition, clips all gradients by their joint norm and updates
+    /// The third part: propagates the factors' gradients back through the composition, clips all gradients by their joint norm, and updates
     /// the parameters. Nothing is updated if the loss or a gradient is not finite.
     ///
     /// # Errors
     /// A site of the adapter got no gradient.
     ///
     /// # Panics
-    /// A micro-batch is missing before one that was added.
+    /// A micro-batch with a lower number than an added one is missing.
     pub fn finish(&mut self, sum: StepSum<B>, factor: f64) -> Result<StepReport> {
         let StepSum {
             composition,
@@ -219,8 +219,8 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         }
     }
 
-    /// k of an adapter whose logits, and noise logits, get a gradient only where they are selected (once in a step, the factors being
-    /// composed once). The logits must be many, and few of them selected, or finding those costs more than the moments of all.
+    /// k of an adapter whose logits and noise logits get a gradient only where they are selected. The factors are composed once, so that is
+    /// once per step. `None` if the logits are few or many of them are selected: finding those would cost more than the moments of all.
     fn selected(&self) -> Option<usize> {
         let adapter = self.vblora()?;
         let config = adapter.settings().config();
@@ -230,7 +230,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     }
 }
 
-/// Parameters with a learning rate and a weight decay of their own.
+/// Parameters with their own learning rate and weight decay.
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Head,
@@ -238,19 +238,19 @@ enum Part {
     Adapter(ParameterGroup),
 }
 
-/// How the parameters are updated in one step.
+/// The update rules of the parameters in one step.
 #[derive(Debug, Clone, Copy)]
 struct Rules {
     lr: LearningRates,
     decay: WeightDecay,
-    /// The schedule's.
+    /// The schedule's factor.
     factor: f64,
     /// As in [`Rule`], for the parameters that are selected.
     selected: Option<usize>,
 }
 
 impl Rules {
-    /// The rule of a parameter of this rank. By default decay touches matrices only.
+    /// The rule of a parameter of this rank. By default weight decay applies only to matrices.
     fn of(self, part: Part, rank: usize) -> Rule {
         let (lr, decay, is_selected) = match part {
             Part::Head => (self.lr.head, self.decay.head, false),
@@ -269,7 +269,7 @@ impl Rules {
     }
 }
 
-/// Loss and norm with one read-back.
+/// Reads loss and norm from the device in one transfer.
 fn read<B: VbLoraBackend>(loss: Tensor<B, 1>, squared_norm: Option<Tensor<B, 1>>) -> StepReport {
     let norm = squared_norm.map_or_else(|| Tensor::zeros([1], &loss.device()), Tensor::sqrt);
     let both: Vec<f32> = Tensor::cat(vec![loss, norm], 0)

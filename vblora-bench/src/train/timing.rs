@@ -1,4 +1,4 @@
-//! How long a training step takes, before there is a run.
+//! Measures the time of a training step before a run.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use vblora::backend::VbLoraBackend;
 use super::{objective::Objective, run::Run, session::Session, source::Source};
 use crate::Result;
 
-/// Steps that are timed, spread over an epoch, whose batches may be of many lengths.
+/// Number of timed steps. They are spread over an epoch, because its batches may differ in length.
 const TIMED: usize = 3;
 
 impl<S: Source> Session<S> {
-    /// The mean seconds of an optimizer step of the first method with the first seed, after one step that is not counted; 0 without a method
-    /// or a seed. Nothing is written.
+    /// Measures the mean seconds of an optimizer step for the first method and seed, after one warm-up step. It is 0 without a method or a
+    /// seed. Nothing is written.
     ///
     /// # Errors
     /// As [`run`](Self::run).

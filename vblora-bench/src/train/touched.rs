@@ -1,33 +1,33 @@
-//! AdamW's moments of a matrix whose rows get a gradient in a few columns each: kept for the elements that have ever had one.
+//! AdamW's moments of a matrix whose rows get gradients in few columns. Moments are stored only for elements that once had a gradient.
 
 use burn::tensor::{Bool, IndexingUpdateOp, Int, Tensor, TensorData, backend::Backend};
 use vblora::backend::VbLoraBackend;
 use vblora_models::host_tensor;
 
-/// Columns that may be added to a row before the rows are looked at again, in steps.
+/// The number of steps between checks of the device for free slots.
 const STEPS_BETWEEN_LOOKS: usize = 8;
 
-/// The moments of the touched elements of an `[S, h]` matrix, in slots: row s has moments for its columns `indices[s, ..used[s]]`.
+/// The moments of the touched elements of an `[S, h]` matrix, in slots. Row s has moments for its columns `indices[s, ..used[s]]`.
 ///
-/// An element that never had a gradient has moments of zero, and AdamW without decay subtracts zero from it. So the update of the touched
-/// elements alone is AdamW's, to the bit. VB-LoRA's logits get a gradient where they were selected, at k of h columns, and a row selects
-/// few columns in all of a training (paper, Fig. 3).
+/// An element that never had a gradient has moments of zero, and AdamW without decay subtracts zero from it. Updating only the touched
+/// elements therefore gives AdamW's result, bit by bit. VB-LoRA's logits get a gradient only where they are selected, at k of h columns. A
+/// row selects few columns during a whole training (paper, Fig. 3).
 #[derive(Debug, Clone)]
 pub struct Touched<B: Backend> {
-    /// `[S, C]`; in free slots 0.
+    /// Columns, `[S, C]`; 0 in free slots.
     indices: Tensor<B, 2, Int>,
-    /// `[S, 1]`, how many of a row's slots are taken.
+    /// Number of used slots of each row, `[S, 1]`.
     used: Tensor<B, 2, Int>,
     /// First and second moment, `[S, C]`; 0 in free slots.
     pub(super) moments: [Tensor<B, 2>; 2],
     /// h
     columns: usize,
-    /// No row has more slots taken; what the host knows without asking the device.
+    /// An upper bound on the used slots of a row, known to the host without a read from the device.
     at_most: usize,
 }
 
 impl<B: VbLoraBackend> Touched<B> {
-    /// No element of an `[S, h]` matrix has moments yet.
+    /// Creates moments for an `[S, h]` matrix without touched elements.
     pub(super) fn none([rows, columns]: [usize; 2], device: &B::Device) -> Self {
         Self {
             indices: Tensor::zeros([rows, 1], device),
@@ -38,7 +38,7 @@ impl<B: VbLoraBackend> Touched<B> {
         }
     }
 
-    /// The elements of flat moments that are not zero.
+    /// Creates moments from flat ones, for the elements that are not zero.
     pub(super) fn of_whole(whole: &[Tensor<B, 1>; 2], [rows, columns]: [usize; 2]) -> Self {
         let device = whole[0].device();
         let [first, second] = whole
@@ -88,13 +88,13 @@ impl<B: VbLoraBackend> Touched<B> {
         })
     }
 
-    /// Bytes on the device, at four for each number.
+    /// Bytes on the device, with four per number.
     pub fn bytes(&self) -> usize {
         let [rows, slots] = self.indices.dims();
         4 * (3 * rows * slots + rows)
     }
 
-    /// Gives a slot to every element that has a gradient and none yet; `per_row` is how many of a row have a gradient at most.
+    /// Gives a slot to every element that has a gradient and no slot yet. At most `per_row` elements of a row have a gradient.
     ///
     /// # Shapes
     /// - grad: `[S, h]`
@@ -118,8 +118,8 @@ impl<B: VbLoraBackend> Touched<B> {
         self.at_most = self.columns.min(self.at_most + per_row);
     }
 
-    /// Slots for `per_row` more columns in every row. Whether any are missing is known on the device only, which is asked when there could
-    /// be, once in many steps.
+    /// Makes room for `per_row` more columns in every row. Only the device knows if slots are missing. It is asked once in many steps, when
+    /// slots could be missing.
     fn make_room(&mut self, per_row: usize) {
         let [rows, slots] = self.indices.dims();
         if self.columns.min(self.at_most + per_row) <= slots {
@@ -143,7 +143,7 @@ impl<B: VbLoraBackend> Touched<B> {
         });
     }
 
-    /// The numbers of the slots, `[S, C]`.
+    /// The slot numbers, `[S, C]`.
     fn slots(&self) -> Tensor<B, 2, Int> {
         let shape = self.indices.dims();
         let numbers = Tensor::<B, 1, Int>::arange(0..shape[1] as i64, &self.indices.device());
@@ -164,17 +164,17 @@ impl<B: VbLoraBackend> Touched<B> {
         found.mask_fill(self.is_taken().bool_not(), 0.0)
     }
 
-    /// A matrix less a step of the slots' elements.
+    /// Subtracts a step from the slots' elements of a matrix.
     ///
     /// # Shapes
     /// - whole and output: `[S, h]`, step: `[S, C]`, 0 in free slots
     pub(super) fn subtract(&self, whole: Tensor<B, 2>, step: Tensor<B, 2>) -> Tensor<B, 2> {
-        // Free slots add -0 to column 0, which changes no bit of it.
+        // Free slots add -0 to column 0, which leaves its bits unchanged.
         whole.scatter(1, self.indices.clone(), step.neg(), IndexingUpdateOp::Add)
     }
 }
 
-/// The values of each row's taken places, filled up to `slots` a row.
+/// The used values of each row, padded to `slots` per row.
 fn padded<T: Default>(taken: &[Vec<usize>], slots: usize, value: impl Fn(usize) -> T) -> Vec<T> {
     let mut all = Vec::with_capacity(taken.len() * slots);
     for (row, taken) in taken.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! A run on its way: steps, evaluations and checkpoints.
+//! A run in progress: steps, evaluations and checkpoints.
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},
@@ -35,12 +35,12 @@ pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     dir: Option<&'a RunDir>,
     checkpoints: Option<RunCheckpoints>,
     recorder: Option<Recorder>,
-    /// When this process took over, and the seconds that went before.
+    /// The time when this process started the run, and the seconds of earlier processes.
     started: (Instant, f64),
 }
 
 impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
-    /// A run before its first step or, in a directory that is resumed, where its latest checkpoint has it.
+    /// Starts a run before its first step or, in a resumed directory, at its latest checkpoint.
     pub(super) fn start(
         run: Run,
         prepared: &'a Prepared<B, O>,
@@ -102,7 +102,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         })
     }
 
-    /// Trains to the end, or to an interruption, which leaves a checkpoint.
+    /// Trains to the end, or to an interruption, which writes a checkpoint.
     pub(super) fn run(mut self, interrupted: &AtomicBool) -> Result<RunResult> {
         let first = self.progress.result.epochs.len() + 1;
         for epoch in first..=self.prepared.recipe.epochs {
@@ -121,7 +121,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         Ok(self.progress.result)
     }
 
-    /// What is left of an epoch, and its evaluation; the reason if the run ends before that.
+    /// Trains the rest of an epoch and evaluates it. Returns the reason if the run ends earlier.
     fn epoch(&mut self, epoch: usize, interrupted: &AtomicBool) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
         let micro_batches = O::epoch(train, recipe, self.run.seed, epoch);
@@ -165,7 +165,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
         self.progress.result.steps += 1;
         self.record()?;
-        // After an epoch's last step there is its evaluation first.
+        // The last step of an epoch is evaluated first.
         let steps = self.progress.result.steps;
         let is_due = self.checkpoints.as_ref().is_some_and(|c| c.is_due(steps));
         match is_due && !steps.is_multiple_of(self.steps_per_epoch as u64) {
@@ -174,7 +174,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
     }
 
-    /// Writes down what is selected, if that is due; nothing is read back otherwise.
+    /// Records the selection if it is due. Nothing is read back otherwise.
     fn record(&mut self) -> Result<()> {
         let step = self.progress.result.steps;
         match (&mut self.recorder, self.learner.vblora()) {
@@ -191,7 +191,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         Stop::NonFinite { what, step }
     }
 
-    /// The epoch's scores, and the files of the best; the reason if the run ends because something has no value.
+    /// Evaluates the epoch, and saves the files of the best one. Returns the reason if the run ends because a value is not finite.
     fn evaluate(&mut self, epoch: usize) -> Result<Option<Stop>> {
         let Prepared { recipe, dev, .. } = self.prepared;
         if let Some(parameter) = self.learner.non_finite() {
@@ -225,7 +225,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
     }
 
-    /// The best epoch's adapter as files, and what the compact one costs.
+    /// Writes the best epoch's adapter, and measures the loss of the compact file.
     fn save(&mut self, dir: &RunDir, epoch: usize) -> Result<()> {
         dir.save_trained(&self.run, &self.learner, self.prepared)?;
         match compact::save(dir, &self.run, &self.learner, self.prepared)? {
@@ -234,7 +234,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
     }
 
-    /// Saves how far the run has come; the reason if that is nowhere to go on from.
+    /// Saves the progress. Returns the reason if the state is not finite and cannot be resumed.
     fn checkpoint(&mut self) -> Result<Option<Stop>> {
         self.count_seconds();
         let Some(checkpoints) = &mut self.checkpoints else {
@@ -243,7 +243,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if let Some(parameter) = self.learner.non_finite() {
             return Ok(Some(self.non_finite(parameter)));
         }
-        // What the log and the recording say of these steps must last as long as the checkpoint.
+        // The log and the recording of these steps must last as long as the checkpoint.
         self.log.sync()?;
         if let Some(recorder) = &mut self.recorder {
             recorder.sync()?;

@@ -1,7 +1,7 @@
 //! The selection viewer: one HTML file that shows the recorded steps of a run. It needs no server and no network.
 //!
-//! The template `page.html` takes the title, `style.css`, `selections.js`, `viewer.js` and the data. The data is a JSON object (`Data`), with the
-//! selections in Base64 as they lie in the recording.
+//! The template `page.html` takes the title, `style.css`, `selections.js`, `viewer.js` and the data. The data is a JSON object (`Data`).
+//! The selections in it are Base64 of the recording's encoding.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::Serialize;
@@ -17,7 +17,7 @@ const STYLE: &str = include_str!("style.css");
 const SELECTIONS: &str = include_str!("selections.js");
 const SCRIPT: &str = include_str!("viewer.js");
 
-/// What the script is given.
+/// The data for the script.
 #[derive(Serialize)]
 struct Data<'a> {
     title: String,
@@ -28,13 +28,13 @@ struct Data<'a> {
     rank: usize,
     steps_per_epoch: u64,
     sites: Vec<Site<'a>>,
-    /// Of each recorded selection the steps taken, and the bytes it takes in `bodies`.
+    /// For each recorded selection, the steps taken and its bytes in `bodies`.
     steps: Vec<u64>,
     lengths: Vec<usize>,
     entropy: Vec<f64>,
     churn: Vec<f64>,
     dead: Vec<usize>,
-    /// Base64.
+    /// Encoded selections in Base64.
     bodies: String,
 }
 
@@ -43,25 +43,25 @@ struct Site<'a> {
     name: &'a str,
     layer: Option<usize>,
     role: &'a str,
-    /// The rows of A and of B: from, to.
+    /// The rows of A and of B, each from start to end.
     rows: [[usize; 2]; 2],
 }
 
-/// What the template is given.
+/// The values for the template.
 #[derive(Serialize)]
 struct Page {
     title: String,
     style: &'static str,
     selections: &'static str,
     script: &'static str,
-    /// JSON.
+    /// The data as JSON.
     data: String,
 }
 
-/// The page of a recording.
+/// Renders the page of a recording.
 pub fn viewer(recording: &Recording) -> String {
     let data = serde_json::to_string(&data(recording)).expect("names and finite numbers alone");
-    // What could end the script element, or start a comment in it.
+    // This character could end the script element, or start a comment in it.
     let data = data.replace('<', "\\u003c");
     html(
         PAGE,
@@ -168,7 +168,7 @@ mod tests {
         let recording = recording("vblora seed 1");
         let data = data_of(&viewer(&recording));
         assert_eq!(data["steps"], serde_json::json!([0, 8]));
-        // Half of all that is selected is new; two of nine vectors are used at a time.
+        // Half of all selected vectors are new. Two of nine vectors are used at a time.
         assert_eq!(data["churn"], serde_json::json!([0.0, 0.5]));
         assert_eq!(data["dead"], serde_json::json!([7, 7]));
         let entropy = 2_f64.ln() / 9_f64.ln();
@@ -211,7 +211,7 @@ mod tests {
         );
     }
 
-    /// Selections after 40 random steps; the script goes back and forth between them in Node.js, where that is installed.
+    /// Selections after 40 random steps. The script goes back and forth between them in Node.js, if that is installed.
     #[test]
     fn the_script_reads_what_was_recorded() {
         const ORDER: [usize; 9] = [0, 39, 1, 33, 32, 31, 39, 5, 38];

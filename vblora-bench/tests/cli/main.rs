@@ -1,4 +1,4 @@
-//! The command-line tool, as a shell user meets it.
+//! The command-line tool as a shell user sees it.
 #![allow(missing_docs)]
 
 #[macro_use]
@@ -128,7 +128,7 @@ fn every_form_turns_into_the_others() {
     run("convert small lora --form peft-lora --prefix net.");
     let lora = HostAdapter::TopK(small.clone()).to_lora();
     assert_eq!(read("lora").adapter, HostAdapter::Lora(lora));
-    // Codes alone, with their bank beside them.
+    // Codes alone, with their bank in another file.
     let bank = small.own_bank();
     bank.save(&dir.path().join("bank"), Precision::F32).unwrap();
     small
@@ -152,7 +152,7 @@ fn diff_measures_what_changed() {
     assert_eq!(same["codes"]["changed"], 0);
     assert_eq!(same["bank"]["same_nearest"], 10);
     assert!(same["sites"][0]["distance"].as_f64().unwrap() < 1e-6);
-    // The update of a site, doubled by doubling a bank of LoRA's A: twice the norm, half of it apart.
+    // Doubling LoRA's A doubles the update of a site. Its norm is twice as large and the distance is half of it.
     let adapter = HostAdapter::VbLora(adapter());
     let lora = adapter.to_lora();
     let doubled: Vec<_> = lora.a()[..1]
@@ -171,7 +171,7 @@ fn diff_measures_what_changed() {
     assert!((number(0, "other") / number(0, "one") - 2.0).abs() < 1e-6);
     assert!((number(0, "distance") - 0.5).abs() < 1e-6);
     assert!(number(1, "distance") < 1e-6);
-    // By hand: the first site's update as a matrix.
+    // The first site's update as a matrix, computed by hand.
     let (a, b) = (&lora.a()[0], &lora.b()[0]);
     let entry = |i: usize, o: usize| {
         (0..3)

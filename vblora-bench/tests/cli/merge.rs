@@ -1,4 +1,4 @@
-//! `vblora merge`; what is computed is tested with the library.
+//! `vblora merge`. The library's tests check the computed values.
 
 use std::path::Path;
 
@@ -6,7 +6,7 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use super::{adapter, directory, vblora};
 
-/// A base of zeros, so that what is there afterwards is the update.
+/// A base of zeros, so that the merged weights are the update.
 fn base(dir: &Path, prefix: &str, head: bool) {
     std::fs::create_dir(dir.join("base")).unwrap();
     let zeros = [0; 4 * 96];
@@ -95,7 +95,7 @@ fn what_cannot_be_merged_is_one_line_and_leaves_nothing() {
         );
     }
     assert!(!dir.path().join("merged").exists());
-    // Another prefix is another model's; without the head and its prefix it fits.
+    // Another prefix belongs to another model. Without the head and its prefix it fits.
     let convert = "convert net small --form compact --prefix net. --without-modules";
     assert_eq!(vblora(dir.path(), convert).0, 0);
     let merge = "merge base small merged --fan-in-fan-out";

@@ -27,8 +27,8 @@ fn plan(config: &str, arguments: &str) -> Value {
     serde_json::from_str(&out).unwrap()
 }
 
-/// The paper notes' worked counts, 1.9: S, what is stored with indices at their real width, and, for banks beyond 256, with each index
-/// counted as a whole float, as the paper does.
+/// The worked counts of the paper notes, 1.9: S, and stored parameters with indices at their real width. For banks beyond 256 there is also
+/// the paper's count, with each index as a whole float.
 #[test]
 fn the_papers_models_count_as_published() {
     let (h90, h256, h350, h2048) = ("--bank 90", "--bank 256", "--bank 350", "--bank 2048");
@@ -106,7 +106,7 @@ fn the_papers_models_count_as_published() {
     }
 }
 
-/// The paper notes' counts of the baselines that reproduce, 1.9.
+/// The paper notes' counts of the baselines that can be reproduced, 1.9.
 #[test]
 fn the_baselines_count_as_published() {
     let qv = "--targets query,value";
@@ -208,7 +208,7 @@ fn fixture_models_have_the_maps_that_peft_adapts() {
             .collect();
         let io = fixtures::json(&family.join("all_linear/io.json"));
         let modules = io["modules"].as_object().unwrap();
-        // Without PEFT's root and, of an encoder, the name of the bare model in the one with a head.
+        // PEFT's root is left out, and for an encoder with a head also the name of the bare model.
         let expected: BTreeMap<_, _> = modules
             .iter()
             .map(|(module, shape)| {
@@ -221,7 +221,7 @@ fn fixture_models_have_the_maps_that_peft_adapts() {
     }
 }
 
-/// The sizes that the README states, now with metadata: of the tensors they are the library's tests'.
+/// The sizes that the README states, with metadata. The library tests the sizes of the tensors.
 #[test]
 fn the_text_says_what_each_form_takes() {
     let dir = tempfile::tempdir().unwrap();
@@ -264,7 +264,7 @@ fn settings_are_found_for_a_size() {
                 );
                 plan(ROBERTA_BASE, &arguments)
             };
-            // What is promised is what the plan says, and not a vector more would fit.
+            // The plan has the promised size, and one more vector would not fit.
             let found = settings(0);
             assert_eq!(found["bytes"][form], fit["bytes"]);
             assert_eq!(found["count"]["trained"], fit["trained"]);
@@ -308,7 +308,7 @@ fn what_cannot_be_planned_is_one_line() {
             &*other,
             "",
             1,
-            "model_type \"t5\" is not known here; known are roberta, bert, gpt2",
+            "model_type \"t5\" is not supported; supported are roberta, bert, gpt2",
         ),
         ("{}", "", 1, "field \"model_type\": missing"),
         ("{", "", 1, "config.json"),
@@ -343,7 +343,7 @@ fn what_cannot_be_planned_is_one_line() {
     }
 }
 
-/// The words of `vblora train`.
+/// The names that `vblora train` uses.
 #[test]
 fn targets_and_models_are_named_as_in_training() {
     for (config, qv, all) in [

@@ -13,7 +13,7 @@ use vblora::{
 
 use crate::{sites, vblora};
 
-/// LoRA of rank 2 with tensors that take the place of the base's.
+/// LoRA of rank 2 with tensors that replace those of the base.
 fn write(dir: &Path, saved: &[(&str, &[f32])]) {
     let plan = Targets::all_linear().select(&sites()).unwrap();
     let config = LoraConfig {
@@ -72,7 +72,7 @@ fn diff_compares_saved_tensors() {
     for part in [
         "lm_head.weight  5.000e0",
         "only in the first: m.embed_tokens.weight",
-        "of other dimensions in the second: m.wte.weight",
+        "different dimensions in the second: m.wte.weight",
     ] {
         assert!(out.contains(part), "{part:?} in {out}");
     }
@@ -98,7 +98,7 @@ fn ranks_by_pattern_are_shown_and_counted() {
     let (_, out, _) = vblora(dir.path(), "inspect net --json");
     let report: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(report["patterned"], json!([[2, 8.0], [2, 1.5]]));
-    // Written again it needs no patterns.
+    // Written again, it needs no patterns.
     let (status, _, error) = vblora(dir.path(), "convert net plain --form peft-lora");
     assert_eq!(status, 0, "{error}");
     let [one, other] = ["net", "plain"].map(|name| {

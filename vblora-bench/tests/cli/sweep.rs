@@ -1,11 +1,12 @@
-//! `vblora sweep` and what comes after it; sweeps that are interrupted and killed are tested with `cargo xtask sweep`, which is the same code.
+//! `vblora sweep` and the commands for its results. `cargo xtask sweep`, which is the same code, has the tests of interrupted and killed
+//! sweeps.
 #![cfg(feature = "flex")]
 
 use std::path::Path;
 
 use super::vblora;
 
-/// One epoch of the head alone on a little of the bundled data.
+/// One epoch of only the head on a small part of the bundled data.
 const SWEEP: &str = r#"about = "a test"
 
 [base]
@@ -54,7 +55,7 @@ fn a_sweep_starts_its_own_workers_and_its_report_is_made() {
         error.contains("it holds no sweep; vblora sweep makes one"),
         "{error}"
     );
-    // What is recorded is drawn; a run of the head alone has nothing of the kind.
+    // Recorded runs are drawn. A run of only the head has no recording.
     let (status, _, error) = vblora(dir.path(), "figures out --out figures");
     assert_eq!(status, 1);
     assert!(error.contains("out"), "{error}");
@@ -85,7 +86,7 @@ fn a_place_that_no_run_uses_is_refused() {
     }
     let (status, _, error) = vblora(dir.path(), "sweep smoke --out out --place x=data");
     assert_eq!(status, 1);
-    assert!(error.contains("it uses the bundled ones alone"), "{error}");
+    assert!(error.contains("it uses only bundled ones"), "{error}");
     assert!(!dir.path().join("out").exists());
 }
 

@@ -1,4 +1,4 @@
-//! The front door itself: help, completions, output that is lost, and what is pointed at by mistake.
+//! The program's help, completions, lost output, and paths given by mistake.
 
 use std::{
     fs::File,
@@ -50,7 +50,7 @@ fn every_shell_gets_its_completions() {
     }
 }
 
-/// A full disk is a failure, a reader that leaves is none.
+/// A full disk is a failure. A closed pipe is not.
 #[cfg(target_os = "linux")]
 #[test]
 fn what_standard_output_does_not_take_is_no_success() {
@@ -170,7 +170,7 @@ fn a_directory_without_an_adapter_says_what_it_is() {
         ),
         (
             "out",
-            "it is the directory of a session, whose runs have theirs in net",
+            "it is the directory of a session; the adapters of its runs are in net",
         ),
         ("empty", "no run of it has an adapter"),
     ] {

@@ -1,4 +1,4 @@
-//! VeRA's directories, which need the model's configuration beside them.
+//! VeRA's directories, which need the model's configuration.
 
 use std::path::Path;
 
@@ -111,7 +111,7 @@ fn it_is_merged_by_the_bases_own_configuration() {
     }
 }
 
-/// Each value is finite; their products, which LoRA's factors are, are not.
+/// Each value is finite. Their products, LoRA's factors, are not.
 #[test]
 fn what_overflows_is_neither_written_nor_called_equal() {
     let dir = tempfile::tempdir().unwrap();

@@ -50,7 +50,7 @@ impl BackendJob for Write<'_> {
             vector_length: 16,
             rank: 3,
             topk: 2,
-            // Large enough to change what is generated.
+            // Large enough to change the generated text.
             bank_bound: 1.5,
             logits_std: 1.0,
             ..Default::default()
@@ -224,7 +224,7 @@ fn the_models_files_say_what_no_flag_does() {
         (of(&[]), of(&["--temperature", "3", "--seed", "1"])),
         (greedy.clone(), drawn)
     );
-    // What never comes, and what is not the model's.
+    // A suppressed token, and ids that the model does not have.
     let first = greedy.split_whitespace().next().unwrap();
     let id = WORDS.split(' ').position(|word| word == first).unwrap();
     config(

@@ -1,4 +1,4 @@
-//! What an adapter saved beside its update, adapters on the head, and bases whose ends are tied or seem so.
+//! Tensors that an adapter saved in addition to its update, adapters on the head, and bases with tied or seemingly tied embeddings.
 
 use vblora::{
     LoraConfig, Site, SitePlan, Targets,
@@ -201,7 +201,7 @@ fn on_the_head(folder: &Folder) -> HostLora {
     let lora = HostLora::new(settings, vec![draw(32), draw(32)], vec![draw(32), draw(16)]).unwrap();
     let adapter = PeftAdapter::new(HostAdapter::Lora(lora.clone()));
     adapter.write(&folder.0.path().join("head")).unwrap();
-    // The rest of it alone.
+    // The other tensors of it.
     let rest = plan(&lora.settings().plan().sites()[..1]);
     let (a, b) = (lora.a()[..1].to_vec(), lora.b()[..1].to_vec());
     let rest = HostLora::new(lora.settings().config().check(&rest).unwrap(), a, b).unwrap();
@@ -227,7 +227,7 @@ fn lora_on_the_head_is_added_to_the_head_alone() {
     let found = folder.adapted("head");
     folder.save(&other);
     assert_eq!(found, folder.adapted("rest"));
-    // A tied head: the word table stays.
+    // A tied head: the token embedding stays.
     let mut tied = base.clone();
     tied.retain(|(name, _)| name != HEAD);
     folder.save(&tied);
@@ -248,10 +248,10 @@ fn a_head_is_tied_if_the_tensors_say_so() {
     let both = folder.tensors();
     let tie = |tied: bool| folder.configure(|config| config["tie_word_embeddings"] = json!(tied));
     let untied = folder.text(&[]);
-    // Two ends, whatever is said of them.
+    // The embeddings are separate, whatever the configuration states.
     tie(true);
     assert_eq!(folder.text(&[]), untied);
-    // One end, under either name, or twice the same.
+    // The embeddings are tied: one tensor under either name, or two equal ones.
     let mut one = both.clone();
     one.retain(|(name, _)| name != HEAD);
     folder.save(&one);
@@ -265,7 +265,7 @@ fn a_head_is_tied_if_the_tensors_say_so() {
     twice.retain(|(name, _)| name != WORDS);
     folder.save(&twice);
     assert_eq!(folder.text(&[]), tied);
-    // A table of modules_to_save leaves the other end as it was, as in PEFT.
+    // An embedding in modules_to_save leaves the other one unchanged, as in PEFT.
     for (name, module, other) in [(WORDS, "embed_tokens", HEAD), (HEAD, "lm_head", WORDS)] {
         tie(true);
         folder.save(&one);

@@ -1,4 +1,4 @@
-//! Causal training, a step at a time, on a tiny random model and texts of made-up tokens.
+//! Causal training, one step at a time, on a tiny random model and texts of made-up tokens.
 
 use std::{collections::BTreeSet, marker::PhantomData};
 
@@ -77,7 +77,7 @@ fn learner<B: VbLoraBackend>(kind: Method, device: &B::Device) -> Learner<B, Cau
     learner_of(DecoderFamily::Llama, 0.0, kind, &recipe(|_| ()), device)
 }
 
-/// Texts of 4 to 9 tokens of which the last 2 to 4 are to be predicted.
+/// Texts of 4 to 9 tokens. The last 2 to 4 are predicted.
 fn texts(n: usize) -> EncodedTexts {
     let text = |i: usize| {
         let length = 4 + i % 6;
@@ -155,7 +155,7 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
     }
 }
 
-/// Micro-batches count by the tokens that they predict, not by their rows.
+/// Micro-batches are weighted by their predicted tokens, not by their rows.
 pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device) {
     let texts = texts(7);
     let batch = |rows| texts.batch(&one_a_row(rows), PAD);

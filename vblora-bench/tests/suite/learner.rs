@@ -1,4 +1,4 @@
-//! One step at a time on a tiny random model that the test makes.
+//! Training steps on a tiny random model that the test makes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -62,7 +62,7 @@ pub(super) fn recipe() -> Recipe {
     recipe
 }
 
-/// What a method trains on these sites of a base, drawn with seed 4 in any case.
+/// The trained part of a method on these sites of a base, always drawn with seed 4.
 pub(super) fn trained<B: VbLoraBackend>(
     kind: Method,
     recipe: &Recipe,
@@ -230,7 +230,7 @@ pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device
     }
 }
 
-/// As several machines would: the parts of a step computed in any order, and folded in the order of their numbers.
+/// Several machines would work like this: they compute the parts of a step in any order, and add them in the order of their numbers.
 pub(crate) fn micro_batches_of_any_order_make_the_same_step<B: VbLoraBackend>(device: &B::Device) {
     if !is_exact::<B>(device) {
         println!("skipped: {} sums in no fixed order", B::name(device));
@@ -260,7 +260,7 @@ pub(crate) fn micro_batches_of_any_order_make_the_same_step<B: VbLoraBackend>(de
     }
 }
 
-/// A gap would leave out examples in silence.
+/// A gap would silently leave out examples.
 pub(crate) fn a_missing_micro_batch_is_no_step<B: VbLoraBackend>(device: &B::Device) {
     let mut learner = learner::<B>(Method::Head, 0.0, 1, device);
     let mut sum = learner.compose(0);
@@ -277,7 +277,7 @@ pub(crate) fn a_bad_step_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
     let mut learner = learner::<B>(Method::VbLora, 0.0, 1, device);
     let good = train(&mut learner, 1);
     assert!(good[0].is_finite());
-    // A learning rate without measure makes the next loss leave the numbers; the step after that must not be taken.
+    // A huge learning rate makes the next loss not finite. The step after that must not be taken.
     let mut last = learner
         .step(1, &[batch(0, 8)], f64::from(f32::MAX))
         .unwrap();
@@ -302,7 +302,7 @@ pub(crate) fn a_bad_step_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
 
 pub(crate) fn dropout_is_on_in_training_and_repeats<B: VbLoraBackend>(device: &B::Device) {
     for kind in [Method::VbLora, Method::Head, Method::Full] {
-        // Learning rates of zero: each loss shows its step's masks and nothing else.
+        // Learning rates are zero, so each loss depends only on its step's masks.
         let losses = |seed: u64, dropout: f64| {
             let mut learner = learner::<B>(kind, dropout, seed, device);
             (0..3)
@@ -329,7 +329,7 @@ pub(crate) fn dropout_is_on_in_training_and_repeats<B: VbLoraBackend>(device: &B
     }
 }
 
-/// Without dropout and at learning rates of zero a step's loss shows what the selection draws, and nothing else.
+/// Without dropout and with learning rates of zero, a step's loss depends only on the selection's draws.
 pub(crate) fn selections_draw_by_seed_and_step<B: VbLoraBackend>(device: &B::Device) {
     for selection in Selection::ALL {
         let mut recipe = recipe();
@@ -353,7 +353,7 @@ pub(crate) fn selections_draw_by_seed_and_step<B: VbLoraBackend>(device: &B::Dev
     }
 }
 
-/// The first step moves the gate alone, to the bit; with it open the rest is trained, by every selection.
+/// The first step changes only the gate, bit by bit. Once the gate is open the rest is trained, with every selection.
 pub(crate) fn a_gate_opens_first<B: VbLoraBackend>(device: &B::Device) {
     for selection in Selection::ALL {
         let mut recipe = recipe();
@@ -382,7 +382,7 @@ pub(crate) fn a_gate_opens_first<B: VbLoraBackend>(device: &B::Device) {
         assert_eq!(gate, 0.0);
         let first = learner.step(0, &[batch(0, 8)], 1.0).unwrap();
         let (gate, after) = trained(&learner);
-        // AdamW's first step is as long as the learning rate, the bank's.
+        // AdamW's first step is as large as the bank's learning rate.
         assert_close("gate", &[gate.abs()], &[recipe.lr.bank], 1e-2);
         assert!(after == start, "{selection}");
         let later = (1..12).map(|step| learner.step(step, &[batch(0, 8)], 1.0).unwrap().loss);

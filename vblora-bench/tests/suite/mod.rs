@@ -6,7 +6,7 @@ pub(crate) mod resume;
 
 use vblora::backend::VbLoraBackend;
 
-/// Whether the backend computes the same to the bit each time.
+/// True if the backend computes the same bits each time.
 pub(crate) fn is_exact<B: VbLoraBackend>(device: &B::Device) -> bool {
     ["flex", "ndarray"].contains(&B::name(device).as_str())
 }

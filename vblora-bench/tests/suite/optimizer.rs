@@ -1,4 +1,4 @@
-//! AdamW on the elements that have had a gradient and on all, on parameters together and one by one.
+//! AdamW on all elements and on those that once had a gradient, for parameters together and one by one.
 
 use burn::{
     backend::Autodiff,
@@ -98,7 +98,7 @@ pub(crate) fn touched_elements_are_updated_as_if_all_were<B: VbLoraBackend>(devi
     }
 }
 
-/// Parameters of sizes that no vector register divides.
+/// Parameters with sizes that no vector register divides.
 #[derive(Module, Debug)]
 struct Small<B: Backend> {
     all: Vec<Param<Tensor<B, 2>>>,
@@ -152,7 +152,7 @@ impl<B: VbLoraBackend> Small<Autodiff<B>> {
     }
 }
 
-/// Also where a step has gradients for some of them only, which keep their moments.
+/// This also holds if a step has gradients only for some of them. The others keep their moments.
 pub(crate) fn parameters_are_updated_together_as_one_by_one<B: VbLoraBackend>(device: &B::Device) {
     const TOGETHER: usize = 7;
     let mut optimizer = AdamW::<B>::new(AdamSettings::default());

@@ -1,4 +1,4 @@
-//! Twenty AdamW steps recorded from torch and PEFT (shared/fixtures/train, where there).
+//! Twenty AdamW steps recorded from torch and PEFT (shared/fixtures/train, if it exists).
 
 use std::path::Path;
 
@@ -112,9 +112,9 @@ fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) 
     assert!(adapter.plan().sites().len() == end.plan.sites().len());
 }
 
-/// After 20 steps. AdamW divides by a gradient's size, so that one which is little but rounding moves its parameter by a whole step: with
-/// TF32 products single values end tenths of the largest away, and the root of their mean square is held instead. PyTorch's own bank of
-/// `qv_wd0` ends 2.6e-2 away by that measure, and single values 0.18, when each operand of a product is rounded as tensor cores round it.
+/// The largest difference after 20 steps. AdamW divides by a gradient's size, so a gradient that is mostly rounding moves its parameter by
+/// a whole step. With TF32 products single values end tenths of the largest away, so the root mean square is checked instead. PyTorch's own
+/// bank of `qv_wd0` is 2.6e-2 away by that measure, if each operand is rounded as in tensor cores. Single values are then 0.18 away.
 #[track_caller]
 fn assert_ends_close(what: &str, found: &[f64], expected: &[f64]) {
     if products(0.0) == 0.0 {
@@ -215,7 +215,7 @@ impl Saved {
         let targets = match &config["target_modules"] {
             serde_json::Value::String(all) => all.parse::<Targets>().unwrap(),
             list => {
-                // PEFT writes the whole names out, heads among them; sites have no model prefix.
+                // PEFT writes the full names, including heads. Sites have no model prefix.
                 let names = list
                     .as_array()
                     .expect("a list of names")

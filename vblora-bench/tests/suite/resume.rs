@@ -1,4 +1,4 @@
-//! A learner's state, taken and put back.
+//! Saving and restoring a learner's state.
 
 use std::path::Path;
 
@@ -14,16 +14,16 @@ use super::{
 };
 use crate::support::assert_close;
 
-/// The adapter's, so that logits can be drawn again.
+/// The adapter's seed, with which logits can be drawn again.
 const SEED: u64 = 4;
 
-/// How far losses may be apart where sums are not taken in one order each time (GPUs), as a part of the loss.
+/// The relative difference of losses that is allowed on GPUs, where the order of sums varies.
 const TOLERANCE: f64 = 1e-3;
 
-/// How many logits are many: moments are kept of the selected ones alone, or of all.
+/// The number of logits from which on moments are stored only for selected logits. With 0 they always are, with the maximum never.
 const MANY: [usize; 2] = [0, usize::MAX];
 
-/// Every method, and VB-LoRA with draws, noise logits and a gate, and with either moments.
+/// Every method, and VB-LoRA with random draws, noise logits and a gate, with both kinds of moments.
 fn cases() -> Vec<(Method, Recipe, usize)> {
     let drawing = [Selection::NoisyTopK, Selection::StraightThrough].map(|selection| {
         let mut recipe = recipe();
@@ -47,7 +47,7 @@ fn learner<B: VbLoraBackend>(kind: Method, device: &B::Device) -> Learner<B> {
     learner_of(&recipe(), kind, 0.2, SEED, device)
 }
 
-/// Two micro-batches, dropout on, the schedule's factor as it falls.
+/// Two micro-batches with dropout, and a falling factor of the schedule.
 fn step<B: VbLoraBackend>(learner: &mut Learner<B>, step: usize) -> StepReport {
     let batches = [batch(8 * (step % 3), 5), batch(8 * (step % 3) + 5, 3)];
     learner
@@ -71,7 +71,7 @@ pub(crate) fn a_restored_learner_goes_on_as_if_nothing_had_happened<B: VbLoraBac
         }
         for stop in [0, 1, 2 + Key::new(kind as u64).below(0, STEPS - 2)] {
             let mut resumed = fresh();
-            // What it was before must not matter.
+            // The state before must not matter.
             step(&mut resumed, 9);
             resumed
                 .restore(Path::new("state"), states[stop].clone())
@@ -162,7 +162,7 @@ fn check_stored_logits<B: VbLoraBackend>(many: usize, device: &B::Device) {
     assert_eq!(logits(0.1), [(Form::Whole, 0); 2]);
 }
 
-/// What a step does not choose is as it was drawn, noise logits too; where it has a gradient nonetheless, all are stored.
+/// Logits that no step selects keep their initial values, including noise logits. If they have a gradient nonetheless, all are stored.
 pub(crate) fn what_selections_touch_is_stored<B: VbLoraBackend>(device: &B::Device) {
     for (selection, many) in Selection::ALL
         .into_iter()

@@ -1,4 +1,4 @@
-//! `cargo xtask compare`: our steps against PyTorch with PEFT, in alternation in one run.
+//! `cargo xtask compare`: compares our steps with PyTorch and PEFT, alternating in one run.
 
 mod ours;
 mod reference;
@@ -23,19 +23,19 @@ pub(crate) use self::{
 };
 use crate::memory::{self, Peak};
 
-/// Times works against PyTorch with PEFT: same shapes, threads and dtype, in alternation, with random weights.
+/// Time works against PyTorch with PEFT: same shapes, threads and number type, alternating, with random weights
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// A Python interpreter with torch, transformers and peft (pip install torch transformers peft).
+    /// Python interpreter with torch, transformers and peft (pip install torch transformers peft)
     #[arg(long)]
     python: PathBuf,
-    /// Works with commas between, for example roberta-base/vblora-all/8x128 [default: a list for CPUs, one for GPUs]
+    /// Comma-separated works, for example roberta-base/vblora-all/8x128 [default: one list for CPUs, one for GPUs]
     #[arg(long, value_delimiter = ',', value_name = "WORK,...")]
     only: Vec<Work>,
-    /// flex, ndarray, wgpu or cuda; on cuda the reference runs there too, else on the CPU
+    /// Backend: flex, ndarray, wgpu or cuda. With cuda the reference also runs on the GPU, otherwise on the CPU
     #[arg(long, default_value = "flex")]
     backend: BackendKind,
-    /// Timed pairs of each work.
+    /// Number of timed pairs of each work
     #[arg(long, default_value_t = 7)]
     pairs: usize,
     /// Repetitions in each half of a pair [default: 1 on a CPU, 10 on a GPU]
@@ -44,10 +44,10 @@ pub(crate) struct Arguments {
     /// Repetitions of both sides before the first pair [default: 1 on a CPU, 3 on a GPU]
     #[arg(long)]
     warm_up: Option<usize>,
-    /// Keep the reference from multiplying f32 in TF32 on a GPU, as ours does there.
+    /// Forbid TF32 for f32 products of the reference on a GPU; ours never uses it
     #[arg(long)]
     full_precision: bool,
-    /// A file for the outcome as JSON.
+    /// File for the results as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
@@ -99,7 +99,7 @@ impl BackendJob for Comparison<'_> {
                 .compare(work)
                 .with_context(|| format!("comparing {work}"))?;
             report.rows.push(row);
-            // What was measured is kept whatever happens to the works that follow.
+            // Results so far are kept even if a later work fails.
             if let Some(file) = &arguments.json {
                 write_atomically(file, &serde_json::to_vec_pretty(&report)?)?;
             }
@@ -110,7 +110,7 @@ impl BackendJob for Comparison<'_> {
     }
 }
 
-/// Ours and the reference, and how they are measured.
+/// Ours and the reference, and the settings of the measurement.
 struct Sides<B: VbLoraBackend> {
     ours: Ours<B>,
     reference: Reference,

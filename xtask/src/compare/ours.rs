@@ -30,16 +30,16 @@ use super::work::{
     ADDED, Decoder, Dtype, Encoder, PROMPT, Pass, Shape, Shapes, Task, Work, prompts,
 };
 
-/// Does works on one device.
+/// Runs works on one device.
 pub(super) struct Ours<B: VbLoraBackend> {
     device: B::Device,
-    /// The last encoder that was built: works of one encoder follow each other, and a large one takes long to draw.
+    /// The last encoder that was built. Works of one encoder follow each other, and a large one takes long to initialize.
     built: Option<Roberta<B>>,
-    /// The same of decoders.
+    /// The last decoder that was built.
     decoder: Option<CausalLm<B>>,
 }
 
-/// A work that is set up.
+/// A work that is ready to run.
 pub(super) enum Job<B: VbLoraBackend> {
     Forward(Box<(Roberta<B>, EncoderInput<B>)>),
     Step(Box<(Learner<B>, LabelledBatch, usize)>),
@@ -59,7 +59,7 @@ impl<B: VbLoraBackend> Ours<B> {
         }
     }
 
-    /// Sets a work up. What the one before it held is given back to the device first.
+    /// Prepares a work. The device memory of the previous work is released first.
     pub(super) fn prepare(&mut self, work: Work) -> Result<Job<B>> {
         self.release(work);
         match work.task {
@@ -167,7 +167,7 @@ impl<B: VbLoraBackend> Ours<B> {
         Ok(Job::Product([draw(), draw()]))
     }
 
-    /// Milliseconds that `repetitions` of the job take, all of what they gave to the device done.
+    /// Milliseconds for `repetitions` of the job, until the device has finished.
     pub(super) fn time(&self, job: &mut Job<B>, repetitions: usize) -> Result<f64> {
         let start = Instant::now();
         for _ in 0..repetitions {
@@ -207,7 +207,7 @@ impl<B: VbLoraBackend> Job<B> {
     }
 }
 
-/// What trains on a batch of an encoder in a pass that is a step, and the batch with labels.
+/// The learner and the batch with labels for a training pass of an encoder.
 pub(crate) fn encoder_step<B: VbLoraBackend>(
     base: &Roberta<B>,
     pass: Pass,
@@ -229,7 +229,7 @@ pub(crate) fn encoder_step<B: VbLoraBackend>(
     Ok((learner, LabelledBatch { inputs, labels }))
 }
 
-/// Greedy text behind each prompt.
+/// Generates greedily after each prompt.
 fn decode<B: VbLoraBackend>(
     model: &CausalLm<B>,
     prompts: &[Vec<u32>],
@@ -248,10 +248,10 @@ fn decode<B: VbLoraBackend>(
     Ok(())
 }
 
-/// Composes all factors of an adapter and pushes given gradients back to bank and logits.
+/// Composes all factors of an adapter, and propagates given gradients back to bank and logits.
 pub(super) struct Composing<B: VbLoraBackend> {
     adapter: AnyAdapter<Autodiff<B>>,
-    /// One gradient for every down and every up factor.
+    /// One gradient for every down factor and every up factor.
     grads: Vec<(String, [Tensor<B, 2>; 2])>,
 }
 

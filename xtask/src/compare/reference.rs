@@ -1,4 +1,4 @@
-//! The other side: a Python process with torch, transformers and peft that does one work after the other as it is told.
+//! The reference: a Python process with torch, transformers and peft that runs one work after the other on request.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use super::work::{ADDED, Pass, Shapes, Task, Work, prompts};
 
 const SCRIPT: &str = include_str!("../../scripts/compare.py");
 
-/// The process, ended when this is dropped.
+/// The process. Dropping this value ends it.
 pub(super) struct Reference {
     process: Child,
     requests: ChildStdin,
@@ -71,18 +71,18 @@ impl Reference {
         Ok(reference)
     }
 
-    /// The process's number, by which its memory is asked for.
+    /// The process id, used to read its memory.
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Sets a work up.
+    /// Prepares a work.
     pub(super) fn prepare(&mut self, work: Work) -> Result<()> {
         let work = describe(work)?;
         self.ask(&Request::Prepare { work }).map(|_| ())
     }
 
-    /// Milliseconds that the repetitions took, all of what they gave to the device done.
+    /// Milliseconds for the repetitions, until the device has finished.
     pub(super) fn time(&mut self, repetitions: usize) -> Result<f64> {
         self.ask(&Request::Run { repetitions })
     }
@@ -114,7 +114,7 @@ impl Drop for Reference {
     }
 }
 
-/// A work with every size that the script needs, so that sizes are written down once.
+/// A work with every size that the script needs, so that sizes are defined only here.
 fn describe(work: Work) -> Result<Value> {
     let task = match work.task {
         Task::Encoder(encoder, pass, shape) => {
@@ -169,7 +169,7 @@ fn causal_adapter(config: &DecoderConfig, adapter: (AdapterConfig, &str)) -> Val
             let maps = layout.qkv.iter().chain([&layout.attention_output]);
             let maps = maps.chain(layout.mlp_input).chain([&layout.mlp_output]);
             let mut names: Vec<_> = maps.map(last).collect();
-            // GPT-2 calls two maps of a block by one name.
+            // GPT-2 has two maps with the same name in a block.
             let mut seen = BTreeSet::new();
             names.retain(|name| seen.insert(*name));
             names

@@ -1,4 +1,4 @@
-//! The outcome: JSON for programs, a table for people.
+//! The results: JSON for programs, a table for people.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -13,7 +13,7 @@ pub(super) struct Report {
     pub(super) rows: Vec<Row>,
 }
 
-/// One work: medians over the pairs, and ratios pair by pair (ours / reference, so below 1 is faster).
+/// One work: medians over the pairs, and ratios of each pair (ours / reference; below 1 is faster).
 #[derive(Serialize)]
 pub(super) struct Row {
     pub(super) work: String,
@@ -27,12 +27,12 @@ pub(super) struct Row {
     /// 10^12 floating-point operations per second in the base's products and attention.
     pub(super) ours_tflops: Option<f64>,
     pub(super) reference_tflops: Option<f64>,
-    /// Milliseconds from the start of the preparation to the end of the first repetition: kernels are compiled there.
+    /// Milliseconds from the start of the preparation to the end of the first repetition, including kernel compilation.
     pub(super) ours_first_ms: f64,
 }
 
 impl Row {
-    /// `pairs` are milliseconds of one repetition, ours and the reference's.
+    /// `pairs` holds milliseconds of one repetition, ours and the reference's.
     pub(super) fn new(
         work: Work,
         pairs: &[(f64, f64)],
@@ -59,7 +59,7 @@ impl Row {
     }
 }
 
-/// The middle value, or the mean of the two; 0 of nothing.
+/// The middle value, or the mean of the two middle values; 0 without values.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
@@ -72,7 +72,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 impl Report {
-    /// The table in Markdown.
+    /// The table as Markdown.
     pub(super) fn table(&self) -> String {
         let mut out = format!("{}; {}\n\n", self.machine, self.versions());
         out += "| work | ours, ms | reference, ms | ratio | min to max | TFLOP/s | peak, MiB |\n";
@@ -109,7 +109,7 @@ impl Report {
         versions.join(", ")
     }
 
-    /// What the adapter adds to a step in which gradients flow as far down.
+    /// The adapter's share of a step, compared with a step whose gradients flow equally far down.
     fn shares(&self) -> String {
         let mut out = String::new();
         for row in &self.rows {
@@ -136,7 +136,7 @@ impl Report {
     }
 }
 
-/// Four digits, more only before the point.
+/// At least four digits, with all digits before the point.
 fn significant(ms: f64) -> String {
     let digits = (3 - ms.abs().log10().floor() as i32).clamp(0, 3) as usize;
     format!("{ms:.digits$}")

@@ -1,4 +1,4 @@
-//! What is compared, by names like `roberta-base/vblora-all/8x128`.
+//! The works to compare, with names like `roberta-base/vblora-all/8x128`.
 
 use std::{fmt, str::FromStr};
 
@@ -7,29 +7,29 @@ use serde::Serialize;
 use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
 use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, roberta};
 
-/// Rules that pick the lowest site of each kind of model. Adapting it alone makes gradients flow as far down as adapting every site does.
+/// Rules that select the lowest site of each kind of model. Gradients flow as far down as if every site were adapted.
 const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,model.layers.0.self_attn.q_proj,transformer.h.0.attn.c_attn";
 
-/// One piece of work, done by both sides.
+/// One piece of work, which both sides run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Work {
     pub(super) task: Task,
-    /// What the frozen weights, or a product's operands, are kept and multiplied in.
+    /// The number type in which frozen weights, or a product's operands, are stored and multiplied.
     pub(super) dtype: Dtype,
 }
 
-/// What is done.
+/// The kind of a work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Task {
     /// An encoder on a batch.
     Encoder(Encoder, Pass, Shape),
-    /// A decoder on a batch, every next token a label.
+    /// A decoder on a batch. Every next token is a label.
     Decoder(Decoder, Pass, Shape),
-    /// A decoder that goes on from this many prompts, greedily.
+    /// A decoder that continues this many prompts, greedily.
     Decode(Decoder, usize),
-    /// Every factor of an all-linear VB-LoRA from bank and logits, and gradients back.
+    /// Composition of every factor of an all-linear VB-LoRA from bank and logits, and its backward pass.
     Compose(Shapes),
-    /// A square matrix product, ours with a frozen weight: what the machine can do.
+    /// A square matrix product, on our side with a frozen weight. It shows the machine's limit.
     Product(usize),
 }
 
@@ -47,23 +47,23 @@ pub(super) enum Decoder {
     Llama1B,
 }
 
-/// Tokens of every prompt of a decoding work, and tokens that are added to it.
+/// Tokens of every prompt of a decoding work, and tokens that are generated.
 pub(super) const PROMPT: usize = 32;
 pub(super) const ADDED: usize = 32;
 
-/// What a model does with a batch.
+/// The pass of a model over a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pass {
-    /// Forward, nothing to differentiate.
+    /// A forward pass without gradients.
     FrozenForward,
-    /// A training step whose only adapter is one of rank 1 on the lowest site.
+    /// A training step with a single adapter of rank 1 on the lowest site.
     GradientFlow,
     LoraQv,
     VbLoraQv,
     VbLoraAll,
 }
 
-/// A batch's rows and columns; with padding, rows have between a quarter and all of the columns.
+/// A batch's rows and columns. With padding, rows fill between a quarter and all of the columns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     rows: usize,
@@ -120,7 +120,7 @@ impl Decoder {
                 ..DecoderConfig::llama_2_7b()
             },
         };
-        // Without dropout, as speed is measured; random weights end no text.
+        // Speed is measured without dropout. Random weights never end a text.
         DecoderConfig {
             embedding_dropout: 0.0,
             residual_dropout: 0.0,
@@ -130,7 +130,7 @@ impl Decoder {
         }
     }
 
-    /// The adapter of a pass. A bank vector's length must divide every width, which 256 does not for SmolLM2.
+    /// The adapter of a pass. A bank vector's length must divide every dimension, and 256 does not for SmolLM2.
     pub(super) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
         let (adapter, targets) = pass.adapter()?;
         let adapter = match adapter {
@@ -146,7 +146,7 @@ impl Decoder {
     }
 }
 
-/// The prompts of a decoding work: random tokens, all of one length.
+/// The prompts of a decoding work: random tokens, all of the same length.
 pub(super) fn prompts(rows: usize) -> Vec<Vec<u32>> {
     let token = |i: usize| 5 + Key::new(3).below(i as u64, 30_000) as u32;
     let tokens: Vec<u32> = (0..rows * PROMPT).map(token).collect();
@@ -162,7 +162,7 @@ impl Pass {
         ("vblora-all", Self::VbLoraAll),
     ];
 
-    /// The adapter that is trained and its sites, as a rule for the model's `targets`; none in a forward pass.
+    /// The adapter that is trained, and its sites as a rule for the model's `targets`; `None` for a forward pass.
     pub(super) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
         let one = LoraConfig {
             rank: 1,
@@ -179,12 +179,12 @@ impl Pass {
 }
 
 impl Shape {
-    /// Whether rows have padding.
+    /// Returns true if rows have padding.
     pub(super) fn is_padded(self) -> bool {
         self.padded
     }
 
-    /// Rows of tokens alone.
+    /// Rows without padding.
     pub(crate) fn without_padding(rows: usize, columns: usize) -> Self {
         Self {
             rows,
@@ -228,7 +228,7 @@ impl Shapes {
         ("llama-2-7b", Self::Llama2At7B),
     ];
 
-    /// The sites of an all-linear adapter, and its settings in the paper's tables 7 and 9.
+    /// The sites of an all-linear adapter, and its settings from the paper's tables 7 and 9.
     pub(super) fn vblora(self) -> Result<(SitePlan, VbLoraConfig)> {
         let default = VbLoraConfig::default();
         let (sites, config) = match self {
@@ -247,7 +247,7 @@ impl Shapes {
 }
 
 impl Work {
-    /// What is compared when nothing is asked for: on a CPU, or on a GPU.
+    /// The default works, for a CPU or a GPU.
     pub(super) fn defaults(gpu: bool) -> Vec<Self> {
         let names: &[&str] = if gpu {
             &[
@@ -298,7 +298,7 @@ impl Work {
         names.iter().map(known).collect()
     }
 
-    /// Floating-point operations of the products with frozen weights and of attention; an adapter's own are below 1 % of them.
+    /// Floating-point operations of the products with frozen weights and of attention. An adapter's own operations are below 1 % of them.
     pub(super) fn operations(self) -> Option<f64> {
         match self.task {
             Task::Compose(_) | Task::Decode(..) => None,
@@ -314,7 +314,7 @@ impl Work {
                 let config = decoder.config();
                 let maps = sites(&config).into_iter();
                 let weights: usize = maps.map(|site| site.d_in * site.d_out).sum();
-                // A token sees half of the others.
+                // On average a token attends to half of the others.
                 let width = config.num_heads * config.head_size;
                 let attended = shape.columns * config.num_layers * width / 2;
                 let head = config.vocab_size * config.hidden_size;
@@ -327,7 +327,7 @@ impl Work {
 /// Operations of a pass over weights, and over the keys and values that a token attends to.
 fn of_pass(pass: Pass, shape: Shape, [weights, attended]: [usize; 2]) -> f64 {
     let (products, attention) = ((2 * weights) as f64, (4 * attended) as f64);
-    // Backwards, a frozen map costs one product, attention two for each of its own.
+    // In the backward pass, a frozen map costs one product, and attention costs two for each of its own.
     let per_token = match pass {
         Pass::FrozenForward => products + attention,
         _ => 2.0 * products + 3.0 * attention,
@@ -432,7 +432,7 @@ impl FromStr for Shape {
     }
 }
 
-/// A size that a machine may have room for.
+/// Parses a size that a machine may have memory for.
 fn size(text: &str) -> Result<usize> {
     match text.parse() {
         Ok(n @ 1..=65_536) => Ok(n),

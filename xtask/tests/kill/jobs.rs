@@ -1,4 +1,4 @@
-//! The jobs: small enough to be done hundreds of times.
+//! The jobs. They are small enough to run hundreds of times.
 
 use std::{
     io::Write,
@@ -24,7 +24,7 @@ use vblora_bench::{
 };
 use vblora_models::{EncoderConfig, Roberta, SaveDtype, roberta, save_tensors};
 
-/// What a child is to do, and where.
+/// The job of a child, and its folder.
 const JOB: &str = "VBLORA_KILL_JOB";
 const PLACE: &str = "VBLORA_KILL_PLACE";
 
@@ -55,23 +55,23 @@ seed = 1
 pub(crate) enum Job {
     /// VB-LoRA and the head alone, with checkpoints and a recording.
     Train,
-    /// The same, which has come as far as its first checkpoint.
+    /// The same, interrupted at its first checkpoint.
     Resume,
-    /// A PEFT directory in place of another.
+    /// A PEFT directory that replaces another.
     Convert,
-    /// A merged model in place of another.
+    /// A merged model that replaces another.
     Merge,
     /// A sweep by one worker.
     Sweep,
 }
 
 impl Job {
-    /// Whether its outcome takes the place of something older at once.
+    /// True if its output replaces something older in one step.
     pub(crate) fn replaces(self) -> bool {
         matches!(self, Self::Convert | Self::Merge)
     }
 
-    /// What is there before it starts.
+    /// Prepares the files that exist before the job.
     pub(crate) fn prepare(self, place: &Path) {
         let inputs = place.join("in");
         match self {
@@ -135,7 +135,7 @@ impl Job {
         }
     }
 
-    /// Writes what an adapter becomes to `work/out`, over what is there.
+    /// Writes an adapter to `work/out`, over the existing files.
     fn replace(self, place: &Path, name: &str) -> Result<(), String> {
         let (inputs, out) = (place.join("in"), place.join("work/out"));
         let sites = roberta::sites(&config());
@@ -153,7 +153,7 @@ impl Job {
     }
 }
 
-/// What a struck process does: it ends with one line where it fails.
+/// The child process. If a call fails, it ends with one line of error.
 #[test]
 #[ignore = "the child of the other tests"]
 fn child() {

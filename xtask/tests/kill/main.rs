@@ -1,11 +1,11 @@
-//! Jobs that die, or whose disk fails, at a call that changes a file, and are then started again: nothing is lost.
+//! Jobs that are killed, or whose disk fails, at a call that changes a file. They are then started again, and nothing may be lost.
 //!
-//! A preloaded library (`shim.c`) strikes at the n-th such call. The rules:
-//! - A job that was killed ends, when it is started again, with the very files of one that was not, and leaves no other.
-//! - What takes the place of something older is the older or the newer, whole, at any time.
-//! - A job whose disk is full or broken ends with one line that says so, or whole; never with a panic.
+//! A preloaded library (`shim.c`) fails the n-th such call. The rules:
+//! - A killed job that is started again ends with exactly the files of an undisturbed job.
+//! - A replaced file or folder is at any time either the older or the newer one, and complete.
+//! - A job on a full or broken disk ends with one line of error, or succeeds. It never panics.
 //!
-//! One call of each kind on each kind of file is tried; all of them where `VBLORA_KILL_ALL` is set.
+//! One call of each kind on each kind of file is tried. `VBLORA_KILL_ALL` tries all calls.
 #![allow(missing_docs, clippy::print_stdout)]
 #![cfg(all(target_os = "linux", feature = "flex"))]
 
@@ -22,13 +22,13 @@ use std::{
 use jobs::Job;
 use serde_json::Value;
 
-/// How a call goes wrong.
+/// The kind of failure of a call.
 const MODES: [&str; 3] = ["kill", "enospc", "eio"];
 
-/// Every file below a job's folder, but for what depends on the clock.
+/// Every file below a job's folder, without values that depend on the clock.
 type Outcome = BTreeMap<PathBuf, Vec<u8>>;
 
-/// The library, compiled once; none, with a printed reason, where there is no compiler.
+/// The library, compiled once. `None`, with a printed reason, without a compiler.
 static SHIM: LazyLock<Option<(tempfile::TempDir, PathBuf)>> = LazyLock::new(|| {
     let dir = tempfile::tempdir().unwrap();
     let (source, shim) = (
@@ -56,7 +56,7 @@ struct Call {
     what: String,
 }
 
-/// Processes of a job whose calls count.
+/// Processes of a job whose calls are counted.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Who {
     All,
@@ -138,7 +138,7 @@ fn collect(dir: &Path, below: &Path, found: &mut Outcome) {
         }
         let bytes = std::fs::read(&path).unwrap();
         let bytes = match name.file_name().unwrap().to_str().unwrap() {
-            // With times in them, or hashes of such; and what workers said.
+            // They contain times or hashes of times, or the output of workers.
             "table.md" | "manifest.json" | "0.log" => Vec::new(),
             "results.csv" => timeless_csv(&String::from_utf8(bytes).unwrap()),
             "results.json" | "state.json" => timeless(&bytes),
@@ -158,10 +158,10 @@ fn collect(dir: &Path, below: &Path, found: &mut Outcome) {
     }
 }
 
-/// What tells of the clock, in JSON and CSV.
+/// Keys with times, in JSON and CSV.
 const OF_THE_CLOCK: [&str; 4] = ["seconds", "seconds_per_step", "tokens_per_second", "date"];
 
-/// No cell of these has a comma in it.
+/// No cell of these columns contains a comma.
 fn timeless_csv(text: &str) -> Vec<u8> {
     let names: Vec<&str> = text.lines().next().unwrap_or("").split(',').collect();
     let row = |line: &str| {
@@ -197,7 +197,7 @@ fn is_leftover(path: &Path) -> bool {
     path.iter().any(is_one)
 }
 
-/// In what two outcomes differ, leftovers apart.
+/// The differences between two outcomes, without leftover files.
 fn difference(found: &Outcome, expected: &Outcome) -> Option<String> {
     let names: BTreeSet<_> = found.keys().chain(expected.keys()).collect();
     let differs = |name: &&PathBuf| !is_leftover(name) && found.get(*name) != expected.get(*name);
@@ -213,13 +213,13 @@ fn difference(found: &Outcome, expected: &Outcome) -> Option<String> {
     (!differing.is_empty()).then(|| differing.join(", "))
 }
 
-/// What a name is without what differs from file to file.
+/// A name without the parts that differ from file to file.
 fn kind(path: &str) -> String {
     let part = |part: &str| match part {
         _ if part.starts_with(".tmp") || part.starts_with(".vblora-") => ".tmp".to_owned(),
-        // Runs are written by the same code.
+        // The same code writes all runs.
         _ if part.contains("-seed") && !part.contains('.') => "RUN".to_owned(),
-        // A run of a sweep is named by a hash.
+        // A hash names each run of a sweep.
         _ if part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit()) => "ID".to_owned(),
         _ => part.chars().filter(|c| !c.is_ascii_digit()).collect(),
     };
@@ -234,20 +234,20 @@ fn chosen(calls: &[Call], mode: &str) -> Vec<Call> {
     let mut seen = BTreeSet::new();
     let is_new = |call: &&Call| {
         let folder = || call.what.rsplit_once('/').map_or("", |(folder, _)| folder);
-        // What meets a failing disk is one piece of code for each kind of call and each folder.
+        // Each kind of call in each folder is one piece of code that meets a failing disk.
         let kind = if mode == "kill" { &call.what } else { folder() };
         seen.insert(kind.to_owned())
     };
     let new = calls.iter().filter(is_new).cloned();
     match mode {
         "kill" => new.collect(),
-        // A full disk at every second of them, a broken one at the others.
+        // Every second call meets a full disk, the others a broken one.
         "enospc" => new.step_by(2).collect(),
         _ => new.skip(1).step_by(2).collect(),
     }
 }
 
-/// What came of a job's points.
+/// The results of a job's points.
 #[derive(Default)]
 struct Tally {
     tried: BTreeMap<&'static str, usize>,
@@ -330,7 +330,7 @@ fn try_points(job: Job, who: Who) {
     );
 }
 
-/// Why a folder is neither what it was nor what it was to become.
+/// The reason why a folder is neither in its old nor in its new state.
 fn neither(found: &Outcome, old: &Outcome, new: &Outcome) -> Option<String> {
     let (from_old, from_new) = (difference(found, old)?, difference(found, new)?);
     Some(format!(
@@ -344,20 +344,20 @@ fn said(output: &Output) -> String {
 }
 
 impl Job {
-    /// Whether a struck job ended as it may.
+    /// Returns true if a failed job ended in an allowed way.
     fn ended_well(self, output: &Output, mode: &str, has_parent: bool) -> Result<(), String> {
         let errors = String::from_utf8_lossy(&output.stderr);
         let lines: Vec<&str> = errors.lines().collect();
         match (mode, output.status.signal(), output.status.code()) {
             ("kill", Some(9), _) => Ok(()),
-            // The parent of a worker that was killed, and a call that the second time was not made.
+            // The parent of a worker was killed, or the call was not made the second time.
             ("kill", None, Some(0 | 1)) if has_parent => Ok(()),
-            // A failure that costs nothing, such as that to tidy up.
+            // A failure without consequences, such as one while tidying up.
             ("enospc" | "eio", None, Some(0)) => Ok(()),
             ("enospc" | "eio", None, Some(1)) if errors.contains("panicked") => Err(said(output)),
             ("enospc" | "eio", None, Some(1)) => match lines.len() {
                 1 => Ok(()),
-                // One for each run that failed.
+                // There is one line for each run that failed.
                 _ if has_parent && !lines.is_empty() => Ok(()),
                 _ => Err(format!("expected one line, found {}", said(output))),
             },

@@ -1,4 +1,4 @@
-//! An adapter out of whatever the user points at.
+//! Opens an adapter from the path that the user gives.
 
 use std::path::{Path, PathBuf};
 
@@ -15,30 +15,30 @@ use vblora::{
 
 use vblora_bench::commands::config::ModelConfig;
 
-/// The file that shows a PEFT directory.
+/// The file that marks a PEFT directory.
 const ADAPTER: &str = "adapter_config.json";
 
-/// Where an adapter is.
+/// The place of an adapter.
 #[derive(Args, Clone)]
 pub(crate) struct Place {
     /// A PEFT directory or a compact file
     pub(crate) path: PathBuf,
-    /// The file with the bank, for a compact file that holds codes alone
+    /// File with the bank, for a compact file that holds only codes
     #[arg(long, alias = "bank", value_name = "FILE")]
     pub(crate) bank_file: Option<PathBuf>,
-    /// The start of the sites' names in a PEFT directory, such as "roberta."; compact files leave it out
+    /// Prefix of the site names in a PEFT directory, such as "roberta."; compact files store names without it
     #[arg(long, default_value = "", value_name = "TEXT")]
     pub(crate) prefix: String,
-    /// The model, for VeRA: its files do not say how wide the inputs of its maps are
+    /// The base model. Only VeRA needs it: its files do not store the input dimensions of the linear maps
     #[arg(long, value_name = "DIR|HUB_ID|FILE")]
     pub(crate) model: Option<PathBuf>,
 }
 
-/// An adapter and how it lay on the disk.
+/// An adapter and the form in which it was stored.
 pub(crate) struct Opened {
     pub(crate) form: &'static str,
     pub(crate) adapter: PeftAdapter,
-    /// Rank and scale of each site of a LoRA where they differ; the adapter has them all at the largest rank.
+    /// Rank and scale of each site of a LoRA if they differ between sites. The adapter then has the largest rank at every site.
     pub(crate) patterned: Option<Vec<(usize, f64)>>,
 }
 
@@ -75,7 +75,7 @@ impl Place {
                 found.bind(&ModelConfig::find(model, None)?.sites())?
             }
             (PeftMethod::Vera(_), None) => {
-                let reason = "VeRA, whose files do not say how wide the inputs of its maps are; --model does";
+                let reason = "the method is VeRA, whose files lack the input dimensions of the linear maps; give --model";
                 return Err(wrong(&self.path, reason).into());
             }
             _ => PeftAdapter {
@@ -95,7 +95,7 @@ impl Place {
         })
     }
 
-    /// A directory's modules without the prefix.
+    /// The modules of a directory, with names without the prefix.
     fn named(&self, modules: &[Site]) -> Result<Vec<Site>> {
         let modules = modules.iter();
         modules
@@ -114,7 +114,7 @@ impl Place {
     }
 }
 
-/// Why there is no adapter in a directory that a session made or a model lies in; nothing about others.
+/// The reason why a directory of a session or of a model holds no adapter. `None` for all other directories.
 fn why_no_adapter(dir: &Path) -> Option<String> {
     let has = |name: &str| dir.join(name).is_file();
     if has(ADAPTER) {
@@ -133,13 +133,13 @@ fn why_no_adapter(dir: &Path) -> Option<String> {
             "no adapter: it is the directory of a session, and no run of it has an adapter".into()
         }
         runs => format!(
-            "no adapter: it is the directory of a session, whose runs have theirs in {}",
+            "no adapter: it is the directory of a session; the adapters of its runs are in {}",
             runs.join(", ")
         ),
     })
 }
 
-/// The folders of a directory that hold an adapter each, by name.
+/// The names of the subdirectories that hold an adapter, sorted.
 fn adapters_in(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let runs = entries.filter(|entry| entry.path().join(ADAPTER).is_file());
@@ -166,7 +166,7 @@ pub(crate) fn json(report: &impl Serialize) -> Result<String> {
     Ok(text?)
 }
 
-/// Something wrong with a file or directory.
+/// The error for a file or directory that cannot be used.
 pub(crate) fn wrong(path: &Path, reason: impl Into<String>) -> Error {
     Error::Format {
         path: path.to_owned(),

@@ -1,4 +1,4 @@
-//! `vblora completions`: what a shell needs to complete command lines.
+//! `vblora completions`: the script that lets a shell complete command lines.
 
 use anyhow::Result;
 use clap::{Args, Command};
@@ -6,18 +6,18 @@ use clap_complete::{Shell, generate};
 
 const NAME: &str = "vblora";
 
-/// Print the script with which a shell completes vblora's command lines
+/// Print a shell script that completes vblora's command lines
 #[derive(Args)]
 #[command(before_help = "\
 vblora completions bash > ~/.local/share/bash-completion/completions/vblora
 vblora completions fish > ~/.config/fish/completions/vblora.fish")]
 pub(crate) struct Arguments {
-    /// The shell
+    /// The shell to complete in
     shell: Shell,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
-    // Hidden subcommands would be offered too.
+    // Completions would also offer hidden subcommands.
     let command = crate::command();
     let shown = command.get_subcommands().filter(|one| !one.is_hide_set());
     let mut command = Command::new(NAME)

@@ -1,4 +1,4 @@
-//! `vblora convert`: one form of an adapter into another.
+//! `vblora convert`: writes an adapter in another form.
 
 use std::path::{Path, PathBuf};
 
@@ -23,31 +23,31 @@ vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// The directory or file to write
+    /// Directory or file to write
     to: PathBuf,
-    /// What to write
+    /// Form to write
     #[arg(long, value_enum)]
     form: Form,
-    /// The bank's precision in a compact file
+    /// Precision of the bank in a compact file
     #[arg(long, value_enum, default_value = "f32")]
     bank_precision: Bits,
-    /// The weights' precision in a compact file
+    /// Precision of the mixture weights in a compact file
     #[arg(long, value_enum, default_value = "f32")]
     weight_precision: Bits,
-    /// Write a compact file although it has no place for the tensors of modules_to_save
+    /// Write a compact file even if the adapter has tensors of modules_to_save, which are then left out
     #[arg(long)]
     without_modules: bool,
-    /// A text for the compact file to carry, such as a run's config.toml: how the adapter was made
+    /// Text file to store inside the compact file, such as a run's config.toml, to document how the adapter was made
     #[arg(long, value_name = "FILE")]
     recipe: Option<PathBuf>,
-    /// Write over what is there already
+    /// Overwrite an existing file or directory
     #[arg(long)]
     overwrite: bool,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Form {
-    /// A PEFT directory with all logits, to train on
+    /// A PEFT directory with all logits; training can continue from it
     PeftFull,
     /// A PEFT directory with codes only
     PeftTopk,
@@ -75,7 +75,7 @@ impl From<Bits> for Precision {
     }
 }
 
-/// Whether a path that is there leads to an adapter, or to one of the files that it is read from.
+/// Returns true if `path` exists and is the adapter, or one of the files that the adapter is read from.
 fn is_of(path: &Path, adapter: &Path) -> bool {
     let (Ok(path), Ok(adapter)) = (path.canonicalize(), adapter.canonicalize()) else {
         return false;
@@ -87,10 +87,10 @@ fn is_of(path: &Path, adapter: &Path) -> bool {
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let (from, to) = (&arguments.place.path, &arguments.to);
     if to.exists() && !arguments.overwrite {
-        return Err(wrong(to, "is there already; --overwrite writes over it").into());
+        return Err(wrong(to, "exists already; --overwrite replaces it").into());
     }
     if is_of(to, from) {
-        return Err(wrong(to, "the adapter itself: the original stays").into());
+        return Err(wrong(to, "is the adapter itself, which stays unchanged").into());
     }
     let found = arguments.place.open()?.adapter;
     let written = write_to(to, arguments.overwrite, |place| {
@@ -110,17 +110,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     ))
 }
 
-/// Writes the adapter in the form asked for; of a compact file, what it lost.
+/// Writes the adapter in the form asked for. For a compact file, returns its loss of precision.
 fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Result<Option<Loss>> {
     let from = &arguments.place.path;
     let stored = || {
         let stored = found.adapter.store();
-        stored.ok_or_else(|| wrong(from, "not VB-LoRA: no bank and no codes"))
+        stored.ok_or_else(|| wrong(from, "not VB-LoRA, so it has no bank and no codes"))
     };
     let adapter = match (arguments.form, &found.adapter) {
         (Form::PeftFull, HostAdapter::VbLora(_)) => found.adapter.clone(),
         (Form::PeftFull, _) => {
-            let problem = "no logits in it: they are not stored in this form";
+            let problem = "the adapter has no logits, which this form needs";
             return Err(wrong(from, problem));
         }
         (Form::PeftTopk, _) => HostAdapter::TopK(stored()?),
@@ -132,7 +132,7 @@ fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Resul
             return Err(wrong(
                 from,
                 format!(
-                    "{} tensors of modules_to_save have no place in a compact file; --without-modules leaves them out",
+                    "{} tensors of modules_to_save do not fit into a compact file; --without-modules leaves them out",
                     found.saved.len()
                 ),
             ));
@@ -162,7 +162,7 @@ fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> vblora::R
     described.save_as(to, precisions)
 }
 
-/// Bytes of a file, or of a directory's files.
+/// The size of a file, or of all files of a directory, in bytes.
 fn size(path: &Path) -> u64 {
     let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
     match std::fs::read_dir(path) {

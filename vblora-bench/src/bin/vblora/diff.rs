@@ -1,4 +1,4 @@
-//! `vblora diff`: how two adapters differ.
+//! `vblora diff`: shows the differences between two adapters.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -14,24 +14,24 @@ use crate::adapter::{Place, json, wrong};
 
 /// Compare two adapters of any method and form
 ///
-/// The command shows how far the updates of each site are apart, which codes changed, and which vectors of the banks correspond. Tensors of
-/// modules that are saved whole are compared too.
+/// The command shows the distance between the updates of each site, the codes that changed, and the bank vectors that correspond. It also
+/// compares tensors of modules that are saved whole.
 #[derive(Args)]
 #[command(before_help = "\
 vblora diff runs/mrpc/vblora-seed1 runs/mrpc/vblora-seed2
 vblora diff runs/mrpc/vblora-seed1 runs/mrpc/lora-seed1 --json")]
 pub(crate) struct Arguments {
-    /// A PEFT directory or a compact file with its bank
+    /// The first adapter: a PEFT directory, or a compact file with its bank
     one: PathBuf,
-    /// Another, of any method and form
+    /// The second adapter, of any method and form
     other: PathBuf,
-    /// The start of the sites' names in PEFT directories, such as "roberta."
+    /// Prefix of the site names in PEFT directories, such as "roberta."
     #[arg(long, default_value = "", value_name = "TEXT")]
     prefix: String,
-    /// The model, for VeRA: its files do not say how wide the inputs of its maps are
+    /// The base model. Only VeRA needs it: its files do not store the input dimensions of the linear maps
     #[arg(long, value_name = "DIR|HUB_ID|FILE")]
     model: Option<PathBuf>,
-    /// Print one JSON object in place of a text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
@@ -39,14 +39,14 @@ pub(crate) struct Arguments {
 #[derive(Serialize)]
 struct Report {
     sites: Vec<SiteDistance>,
-    /// Tensors that take the place of the base's: `modules_to_save`, embeddings and output layers.
+    /// Tensors that replace those of the base: `modules_to_save`, embeddings and output layers.
     saved: Vec<SavedDistance>,
     /// Sites and saved tensors.
     only_in_one: Vec<String>,
     only_in_other: Vec<String>,
-    /// Sites and saved tensors that have other dimensions in one than in the other: these have no distance.
+    /// Sites and saved tensors whose dimensions differ between the two adapters. They have no distance.
     other_dimensions: Vec<String>,
-    /// Where both are VB-LoRA with the same h, b, r, k and sites.
+    /// Present if both are VB-LoRA with the same h, b, r, k and sites.
     codes: Option<CodeChanges>,
     bank: Option<BankChanges>,
 }
@@ -54,38 +54,38 @@ struct Report {
 #[derive(Serialize)]
 struct SiteDistance {
     site: String,
-    /// Norms of the updates (Frobenius).
+    /// Frobenius norms of the updates.
     one: f64,
     other: f64,
-    /// The norm of their difference over the larger of the two; 0 for equal ones.
+    /// The norm of their difference divided by the larger of the two norms; 0 for equal updates.
     distance: f64,
 }
 
 #[derive(Serialize)]
 struct SavedDistance {
     tensor: String,
-    /// Norms (Frobenius).
+    /// Frobenius norms.
     one: f64,
     other: f64,
-    /// The norm of their difference over the larger of the two; 0 for equal ones.
+    /// The norm of their difference divided by the larger of the two norms; 0 for equal tensors.
     distance: f64,
 }
 
 #[derive(Serialize)]
 struct CodeChanges {
     sub_vectors: usize,
-    /// Sub-vectors that mix other vectors.
+    /// Sub-vectors that mix other bank vectors.
     changed: usize,
-    /// The mean change of a weight where the vectors are the same, in the same order.
+    /// The mean change of a weight, over sub-vectors that mix the same vectors in the same order.
     mean_weight_change: f64,
 }
 
 #[derive(Serialize)]
 struct BankChanges {
     vectors: usize,
-    /// Vectors whose nearest in the other bank, by cosine, has the same number.
+    /// Vectors whose nearest vector in the other bank, by cosine, has the same index.
     same_nearest: usize,
-    /// The cosine to the vector of the same number, least and mean.
+    /// The cosine to the vector of the same index: minimum and mean.
     least_cosine: f64,
     mean_cosine: f64,
 }
@@ -123,16 +123,16 @@ fn table(report: &Report) -> Vec<String> {
     let mut lines = only("first", &report.only_in_one);
     lines.extend(only("second", &report.only_in_other));
     let dimensions = report.other_dimensions.iter();
-    lines.extend(dimensions.map(|name| format!("of other dimensions in the second: {name}")));
+    lines.extend(dimensions.map(|name| format!("different dimensions in the second: {name}")));
     lines.extend(report.codes.as_ref().map(|codes| {
         format!(
-            "codes: {} of {} sub-vectors mix other vectors; weights of the others change by {:.1e} in the mean",
+            "codes: {} of {} sub-vectors mix other vectors; weights of the others change by {:.1e} on average",
             codes.changed, codes.sub_vectors, codes.mean_weight_change
         )
     }));
     lines.extend(report.bank.as_ref().map(|bank| {
         format!(
-            "bank: the nearest vector of the other bank has the same number for {} of {}; cosine to it at least {:.4}, in the mean {:.4}",
+            "bank: the nearest vector of the other bank has the same index for {} of {}; cosine of equal indices at least {:.4}, on average {:.4}",
             bank.same_nearest, bank.vectors, bank.least_cosine, bank.mean_cosine
         )
     }));
@@ -161,7 +161,7 @@ fn distances(head: &str, rows: &[(&str, f64, f64, f64)]) -> Vec<String> {
 }
 
 /// # Errors
-/// The name of a site or tensor whose norm is not finite.
+/// The name of the site or tensor whose norm is not finite.
 fn compare(one: &PeftAdapter, other: &PeftAdapter) -> Result<Report, String> {
     let [saved_one, saved_other] = [one, other].map(|adapter| {
         let saved = adapter.saved.iter();
@@ -244,23 +244,23 @@ fn saved_distance(
     })
 }
 
-/// Two norms, and that of the difference over the larger of them, by the squares of all three.
+/// Two norms, and the norm of the difference divided by the larger one. The arguments are the squares of all three.
 ///
 /// # Errors
-/// The name, where one is not finite.
+/// The name, if one of the norms is not finite.
 fn relative(name: &str, one: f64, other: f64, apart: f64) -> Result<(f64, f64, f64), String> {
     let squares = [one, other, apart];
     if !squares.iter().all(|square| square.is_finite()) {
         return Err(name.to_owned());
     }
-    // A difference of nothing may come out below zero.
+    // Rounding can make a zero difference negative.
     let [one, other, apart] = squares.map(|square| square.max(0.0).sqrt());
     let larger = one.max(other);
     let distance = if larger > 0.0 { apart / larger } else { 0.0 };
     Ok((one, other, distance))
 }
 
-/// Norms from products of small matrices: `<B1 A1, B2 A2>` is the sum over `(A1 A2^T) * (B1 B2^T)`; no update is formed.
+/// Norms from products of small matrices: `<B1 A1, B2 A2>` is the sum over `(A1 A2^T) * (B1 B2^T)`. The full update is never formed.
 fn distance(
     name: &str,
     one: (&HostLora, usize),

@@ -7,7 +7,7 @@ use vblora::{
     storage::{Part, Precision, Precisions},
 };
 
-/// How an adapter lies on the disk.
+/// The form in which an adapter is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Form {
     PeftFull,
@@ -24,7 +24,7 @@ pub(crate) enum Form {
 }
 
 impl Form {
-    /// Its name on the command line.
+    /// The form's name on the command line.
     pub(crate) fn name(self) -> String {
         let value = self.to_possible_value();
         value.map_or(String::new(), |value| value.get_name().to_owned())
@@ -44,7 +44,7 @@ impl Form {
         }
     }
 
-    /// Bytes of a compact file with everything in it, or of the tensors of PEFT's.
+    /// The bytes of a whole compact file, or of the tensors of a PEFT directory.
     pub(crate) fn bytes(self, settings: &ValidVbLora) -> usize {
         let config = settings.config();
         let (h, b, k, s) = (

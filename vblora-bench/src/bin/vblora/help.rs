@@ -1,4 +1,4 @@
-//! The first page of help: every subcommand in its group, on one screen.
+//! The first page of help: all subcommands by group, on one screen.
 
 use std::fmt::Write;
 
@@ -10,7 +10,7 @@ struct Group {
     commands: &'static [&'static str],
 }
 
-/// Every subcommand stands here once; a test compares.
+/// Every subcommand is listed here exactly once; a test checks it.
 const GROUPS: [Group; 4] = [
     Group {
         heading: "Train",
@@ -40,7 +40,7 @@ Options:
 
 `vblora COMMAND --help` shows examples and every option.";
 
-/// The same command, whose help lists subcommands by group.
+/// The same command with a help page that lists subcommands by group.
 pub(crate) fn grouped(command: Command) -> Command {
     let groups = listing(&command);
     command
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// What a user sees, without the command that help itself is.
+    /// The subcommands that a user sees, without `help` itself.
     fn visible() -> Vec<Command> {
         let command = command();
         let all = command.get_subcommands();
@@ -110,7 +110,7 @@ mod tests {
         }
     }
 
-    /// Two lines that can be pasted come first, and the parser takes them.
+    /// The first two lines can be pasted into a shell, and the parser accepts them.
     #[test]
     fn every_subcommand_opens_with_two_runnable_lines() {
         for mut subcommand in visible() {
@@ -125,6 +125,18 @@ mod tests {
                 assert!(parsed.is_ok(), "{line:?}: {}", parsed.unwrap_err());
             }
             assert_eq!(lines[2], "", "{help}");
+        }
+    }
+
+    #[test]
+    fn every_argument_of_every_subcommand_has_a_help_text() {
+        for subcommand in command().get_subcommands() {
+            let name = subcommand.get_name();
+            for argument in subcommand.get_arguments() {
+                let help = argument.get_help().map(ToString::to_string);
+                let id = argument.get_id();
+                assert!(help.is_some_and(|help| !help.is_empty()), "{name} {id}");
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! `vblora inspect`: what is in this file or directory.
+//! `vblora inspect`: shows the content of an adapter's file or directory.
 
 use std::collections::BTreeMap;
 
@@ -13,9 +13,9 @@ use vblora::{
 
 use crate::adapter::{Place, config, json};
 
-/// Show what is in an adapter's directory or file
+/// Show the content of an adapter's directory or file
 ///
-/// That is its method, sites, counts and bytes, and how the bank is used.
+/// The command lists method, sites, parameter counts and bytes, and the use of the bank.
 #[derive(Args)]
 #[command(before_help = "\
 vblora inspect runs/mrpc/vblora-seed1
@@ -23,7 +23,7 @@ vblora inspect runs/mrpc/vblora-seed1/compact.safetensors --json")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     place: Place,
-    /// Print one JSON object in place of a text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
@@ -33,7 +33,7 @@ struct Report<'a> {
     form: &'static str,
     method: AdapterConfig,
     sites: &'a [Site],
-    /// `[rank, scale]` of each site, where rank_pattern or alpha_pattern give them different ones.
+    /// `[rank, scale]` of each site, if rank_pattern or alpha_pattern make them differ.
     patterned: Option<&'a [(usize, f64)]>,
     count: Count,
     bank: Option<BankUse>,
@@ -43,16 +43,16 @@ struct Report<'a> {
     recipe: Option<&'a str>,
 }
 
-/// How much of the bank the codes use.
+/// The use of the bank by the codes.
 #[derive(Serialize)]
 struct BankUse {
     vectors: usize,
     /// Vectors that at least one sub-vector mixes.
     used: usize,
-    /// Sub-vectors that mix the most used vector, of all.
+    /// The number of sub-vectors that mix the most used vector.
     most_used_by: usize,
     sub_vectors: usize,
-    /// The mean of the largest weight: 1 / k mixes evenly, 1 picks one vector.
+    /// The mean of the largest weight of a sub-vector: 1 / k if all mix evenly, 1 if each picks one vector.
     mean_first_weight: f64,
     largest_entry: f32,
 }
@@ -118,7 +118,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     Ok(lines.join("\n"))
 }
 
-/// What sites of different ranks train and store.
+/// Parameter counts and bytes for sites of different ranks.
 fn patterned_count(sites: &[Site], own: &[(usize, f64)]) -> Count {
     let counts = sites
         .iter()
@@ -127,11 +127,11 @@ fn patterned_count(sites: &[Site], own: &[(usize, f64)]) -> Count {
     counts.fold(lora(0, []), |sum, count| sum + count)
 }
 
-/// How many sites have which rank and scale.
+/// The number of sites for each pair of rank and scale.
 fn by_rank(own: &[(usize, f64)]) -> String {
     let mut sites = BTreeMap::new();
     for (rank, scale) in own {
-        // As text, for floats have no order.
+        // The scale is text here because floats have no total order.
         *sites.entry((rank, scale.to_string())).or_insert(0) += 1;
     }
     let sites = sites.into_iter();

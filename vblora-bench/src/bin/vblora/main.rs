@@ -1,7 +1,7 @@
-//! `vblora`: trains and uses adapters, looks into their files, and repeats experiments.
+//! `vblora`: trains and uses adapters, inspects their files, and repeats experiments.
 //!
-//! This file parses and dispatches; each subcommand has a file of its own, here or in `vblora_bench::commands`. Exit status: 0, 1 where
-//! something went wrong, 2 for a wrong command line, and 128 and its number after a signal.
+//! This file parses the command line and calls the subcommand, which has a file of its own here or in `vblora_bench::commands`. The exit
+//! status is 0 for success, 1 for an error, and 2 for a wrong command line. After a signal it is 128 plus the signal's number.
 
 #![forbid(unsafe_code)]
 
@@ -27,7 +27,7 @@ use vblora_bench::{
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
-/// Fine-tunes transformers with VB-LoRA and other adapters, and works with what comes of it.
+/// Fine-tune transformers with VB-LoRA and other adapters, use and convert the adapters, and repeat experiments.
 #[derive(Parser)]
 #[command(name = "vblora", version)]
 struct Arguments {
@@ -68,7 +68,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Everything that can stand on the command line.
+/// The complete command line parser.
 fn command() -> clap::Command {
     help::grouped(Arguments::command())
 }
@@ -92,7 +92,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says what a command came to, without the line feeds at its end.
+/// Prints the text of a command without its final line feeds.
 fn text(text: String) {
     say(text.trim_end_matches('\n'));
 }

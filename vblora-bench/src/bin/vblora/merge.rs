@@ -1,4 +1,4 @@
-//! `vblora merge`: an adapter added into its base.
+//! `vblora merge`: adds an adapter into the weights of its base.
 
 use std::path::PathBuf;
 
@@ -10,29 +10,30 @@ use crate::adapter::{Place, json, wrong};
 
 /// Write a Hugging Face model with the adapter added into its weights
 ///
-/// Base and adapter stay as they are. Weights go through memory in small blocks; types, shards and all other files stay as they are. Sums are computed in f32 and rounded
-/// once. An adapter's vocabulary becomes the model's. Weights in other forms (pytorch_model.bin, ...) are left out.
+/// Base and adapter are not changed. The command reads and writes weights in small blocks, so large models need little memory. Number
+/// types, shards and all other files stay the same. Sums are computed in f32 and rounded once. If the adapter has a vocabulary of its own,
+/// the model gets it. Weights in other formats (pytorch_model.bin, ...) are not copied.
 #[derive(Args)]
 #[command(before_help = "\
 vblora merge roberta-base runs/mrpc/vblora-seed1 merged
 vblora merge path/to/llama small.safetensors merged --overwrite")]
 pub(crate) struct Arguments {
-    /// The base: a directory with model.safetensors, or with shards and their index
+    /// The base model: a directory with model.safetensors, or with shards and their index
     base: PathBuf,
     #[command(flatten)]
     place: Place,
-    /// The directory to write
+    /// Directory to write
     to: PathBuf,
-    /// The base stores its weights [d_in, d_out]; counts only where it has no config.json with a model_type
+    /// The base stores its weights as [d_in, d_out]. Used only if the base has no config.json with a model_type
     #[arg(long)]
     fan_in_fan_out: bool,
-    /// Leave out the tensors of modules_to_save, for a base that has no such modules
+    /// Leave out the tensors of modules_to_save, for a base without such modules
     #[arg(long)]
     without_modules: bool,
-    /// Replace a directory that is there already, if it holds only files that are written again
+    /// Replace an existing directory, if this command writes all files in it again
     #[arg(long)]
     overwrite: bool,
-    /// Print one JSON object in place of a text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }

@@ -1,4 +1,4 @@
-//! `vblora plan`: what an adapter would be, before there is one; and which settings fit a number of bytes.
+//! `vblora plan`: shows an adapter's size before training, or the settings that fit into a number of bytes.
 
 use std::{
     collections::BTreeMap,
@@ -18,57 +18,57 @@ use vblora_bench::commands::config::ModelConfig;
 
 use crate::{adapter::json, forms::Form, search};
 
-/// Show what an adapter would adapt, train and store on a model
+/// Show which linear maps an adapter adapts, and how much it trains and stores
 ///
-/// The model's config.json says enough: no weights are read or downloaded. With --at-most, the command lists the settings whose file fits
-/// into a number of bytes.
+/// The command reads only the model's config.json and downloads no weights. With --at-most, it lists the settings whose file fits into a
+/// number of bytes.
 #[derive(Args)]
 #[command(before_help = "\
 vblora plan roberta-base --targets qv --bank 90
 vblora plan path/to/llama --at-most 1MB")]
 pub(crate) struct Arguments {
-    /// A Hugging Face directory, a hub id, a config.json, bundled:roberta or bundled:llama
+    /// Hugging Face directory, hub id, config.json, bundled:roberta or bundled:llama
     #[arg(
         value_name = "DIR|HUB_ID|FILE",
         required_unless_present = "model",
         conflicts_with = "model"
     )]
     config: Option<PathBuf>,
-    /// The same, as other subcommands name it
+    /// The model, as an alternative to the argument
     #[arg(long, value_name = "DIR|HUB_ID|FILE")]
     model: Option<PathBuf>,
-    /// The hub revision: a branch, tag or commit
+    /// Hub revision: a branch, tag or commit
     #[arg(long)]
     revision: Option<String>,
-    /// The method; methods other than vblora take --rank alone
+    /// Method to plan; methods other than vblora take only --rank
     #[arg(long, value_enum, default_value = "vblora", conflicts_with_all = ["at_most"])]
     method: Method,
-    /// Adapted linear maps: qv, all, suffixes with commas between, or a pattern for the whole name
+    /// Linear maps to adapt: qv, all, a comma-separated list of suffixes, or a pattern for the whole name
     #[arg(
         long,
         default_value = "all",
         value_name = "qv|all|SUFFIX,...|regex:PATTERN"
     )]
     targets: String,
-    /// Count GPT-2's c_attn as three maps, as the paper does
+    /// Count GPT-2's c_attn as three linear maps, as the paper does
     #[arg(long)]
     split_qkv: bool,
-    /// h, the number of bank vectors [default: 90; with --at-most, any]
+    /// Number of bank vectors, h [default: 90; with --at-most, any]
     #[arg(long, value_parser = size, value_name = "H")]
     bank: Option<usize>,
-    /// b, the length of a bank vector [default: 256; with --at-most, any that divides all dimensions]
+    /// Length of a bank vector, b [default: 256; with --at-most, any that divides all dimensions]
     #[arg(long, value_parser = size, value_name = "B")]
     vector_length: Option<usize>,
-    /// r, the rank of every method [default: that of the method; with --at-most, any]
+    /// Rank, r, of any method [default: that of the method; with --at-most, any]
     #[arg(long, value_parser = size)]
     rank: Option<usize>,
-    /// k, the bank vectors mixed per sub-vector [default: 2; with --at-most, any]
+    /// Bank vectors mixed per sub-vector, k [default: 2; with --at-most, any]
     #[arg(long, value_parser = size, value_name = "K")]
     topk: Option<usize>,
     /// List the settings whose file has at most this size (30kB, 0.7MB, 64KiB, 30000), most trained parameters first
     #[arg(long, value_parser = bytes, value_name = "SIZE")]
     at_most: Option<usize>,
-    /// The form of that file
+    /// Form of the file that --at-most limits
     #[arg(
         long,
         value_enum,
@@ -76,7 +76,7 @@ pub(crate) struct Arguments {
         requires = "at_most"
     )]
     form: Form,
-    /// Print one JSON object in place of a text
+    /// Print one JSON object instead of text
     #[arg(long)]
     json: bool,
 }
@@ -91,7 +91,7 @@ enum Method {
     LoraXs,
 }
 
-/// What another method than VB-LoRA would be.
+/// The plan of a method other than VB-LoRA.
 #[derive(Serialize)]
 struct Baseline<'a> {
     architecture: &'static str,
@@ -107,7 +107,7 @@ struct Report<'a> {
     settings: &'a VbLoraConfig,
     sub_vectors: usize,
     count: Count,
-    /// By form.
+    /// Bytes by form.
     bytes: BTreeMap<String, usize>,
 }
 
@@ -134,14 +134,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
 }
 
 impl Arguments {
-    /// The model, which stands alone or behind --model.
+    /// The model, given as the argument or with --model.
     fn place(&self) -> Result<&Path> {
         let model = self.config.as_deref().or(self.model.as_deref());
         model.context("no model")
     }
 }
 
-/// The settings of another method than VB-LoRA.
+/// The settings of a method other than VB-LoRA.
 fn baseline(arguments: &Arguments) -> Result<Option<AdapterConfig>> {
     let rank = |default: usize| arguments.rank.unwrap_or(default);
     let (lora, vera) = (LoraConfig::default(), VeraConfig::default());
@@ -284,7 +284,7 @@ fn fitting(
     Ok(text)
 }
 
-/// A setting: beyond this no product of them overflows, and no adapter has such.
+/// Parses a setting. The limit is above every real adapter and keeps all products from overflow.
 fn size(text: &str) -> Result<usize, String> {
     const MOST: usize = 1 << 20;
     match text.parse() {
@@ -293,7 +293,7 @@ fn size(text: &str) -> Result<usize, String> {
     }
 }
 
-/// `30kB`, `0.7 MB`, `64KiB`, `30000`.
+/// Parses `30kB`, `0.7 MB`, `64KiB`, `30000`.
 fn bytes(text: &str) -> Result<usize, String> {
     let at = text.find(|c: char| !(c.is_ascii_digit() || c == '.'));
     let (number, unit) = text.split_at(at.unwrap_or(text.len()));

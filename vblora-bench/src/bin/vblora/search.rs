@@ -1,27 +1,27 @@
-//! Which settings of VB-LoRA fit into a number of bytes.
+//! Searches for VB-LoRA settings that fit into a number of bytes.
 
 use serde::Serialize;
 use vblora::{Result, SitePlan, ValidVbLora, VbLoraConfig};
 
 use crate::forms::Form;
 
-/// Ranks that are tried.
+/// Ranks to try.
 const RANKS: &[usize] = &[1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64];
 
-/// Mixtures that are tried. With k = 1 the logits get no gradient.
+/// Values of k to try. With k = 1 the logits get no gradient.
 const TOPK: &[usize] = &[2, 3, 4];
 
-/// The shortest vectors that the paper has results for (Table 6, where 256 does best). Shorter ones are tried only where they are pinned, or
-/// the model takes no longer ones: they would head every list, since they cut the factors into many more sub-vectors.
+/// The shortest vectors that the paper has results for (Table 6, where 256 does best). Shorter ones are tried only if the user pins them,
+/// or if the model allows no longer ones. They cut the factors into many more sub-vectors and would lead every list.
 const SHORTEST_VECTOR: usize = 128;
 
-/// The largest bank that is tried: the most that two bytes index.
+/// The largest bank to try: two bytes can index it.
 const LARGEST_BANK: usize = 1 << 16;
 
-/// How many settings are listed.
+/// The number of settings to list.
 const LISTED: usize = 10;
 
-/// Settings that are not searched for.
+/// Settings that the user fixes.
 pub(crate) struct Pinned {
     pub(crate) bank: Option<usize>,
     pub(crate) vector_length: Option<usize>,
@@ -42,12 +42,12 @@ pub(crate) struct Fit {
     pub(crate) bytes: usize,
 }
 
-/// Settings whose file in this form has at most `most` bytes. For each rank, vector length and k it is the largest bank that fits; of the
-/// k of one rank and vector length the best is kept. The first trains the most parameters, bank and logits: the number of ways in which
-/// training can move the update, and no promise that it moves it well.
+/// Returns the settings whose file in this form has at most `most` bytes, most trained parameters first. For each rank, vector length and k
+/// it takes the largest bank that fits. For each rank and vector length it keeps the best k. More trained parameters (bank and logits) give
+/// the update more freedom, but promise no better result.
 ///
 /// # Errors
-/// A pinned setting works on no model or not on this one.
+/// A pinned setting is invalid for every model or for this one.
 pub(crate) fn fits(plan: &SitePlan, pinned: &Pinned, form: Form, most: usize) -> Result<Vec<Fit>> {
     let mut lengths = plan.valid_vector_lengths();
     let longest = lengths.last().copied().unwrap_or(1);
@@ -86,7 +86,7 @@ fn or(pinned: Option<usize>, otherwise: &[usize]) -> Vec<usize> {
     pinned.map_or(otherwise.to_vec(), |setting| vec![setting])
 }
 
-/// The largest bank that fits, of more vectors than a sub-vector mixes; sizes grow with it.
+/// The largest bank that fits and has more than `topk` vectors. Sizes grow with the bank.
 fn largest_bank(
     topk: usize,
     check: impl Fn(usize) -> Result<ValidVbLora>,
@@ -94,7 +94,7 @@ fn largest_bank(
     most: usize,
 ) -> Result<Option<ValidVbLora>> {
     let (mut fits, mut too_large) = (topk, LARGEST_BANK + 1);
-    // What is wrong with any bank is said; one that has too many logits is too large.
+    // The smallest bank shows errors that every bank has. A bank with too many logits only counts as too large.
     check(fits)?;
     while too_large - fits > 1 {
         let bank = fits.midpoint(too_large);
@@ -123,7 +123,7 @@ impl Fit {
         }
     }
 
-    /// More trained parameters, then fewer bytes.
+    /// Sorts by more trained parameters, then by fewer bytes.
     fn order(&self) -> (usize, std::cmp::Reverse<usize>) {
         (self.trained, std::cmp::Reverse(self.bytes))
     }

@@ -32,19 +32,19 @@ const END: &str = "End of a text";
 #[derive(Debug, Args)]
 #[command(before_help = EXAMPLES, long_about = LONG)]
 pub struct Arguments {
-    /// A Hugging Face directory (config.json, model.safetensors, tokenizer.json), a hub id, or bundled:llama
+    /// Hugging Face directory (config.json, model.safetensors, tokenizer.json), hub id, or bundled:llama
     #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]
     pub(super) model: String,
-    /// The hub revision: a branch, tag or commit
+    /// Hub revision: a branch, tag or commit
     #[arg(long, help_heading = MODEL)]
     pub(super) revision: Option<String>,
-    /// A PEFT directory or a compact file
+    /// Adapter: a PEFT directory or a compact file
     #[arg(long, value_name = "DIR|FILE", help_heading = MODEL)]
     pub(super) adapter: Option<PathBuf>,
-    /// Add the adapter into the weights in memory first
+    /// Merge the adapter into the weights in memory before generating
     #[arg(long, requires = "adapter", help_heading = MODEL)]
     pub(super) merge: bool,
-    /// A text to continue; repeat for a batch, whose texts are printed when all have ended
+    /// Text to continue; repeat for a batch, whose texts are printed when all have ended
     #[arg(
         long = "prompt",
         value_name = "TEXT",
@@ -52,34 +52,34 @@ pub struct Arguments {
         help_heading = PROMPT
     )]
     pub(super) prompts: Vec<String>,
-    /// Put each prompt as a user's turn into the model's chat template
+    /// Format each prompt as a user message of the model's chat template
     #[arg(long, help_heading = PROMPT)]
     pub(super) chat: bool,
-    /// A system's turn before it
+    /// System message before each prompt
     #[arg(long, value_name = "TEXT", requires = "chat", help_heading = PROMPT)]
     pub(super) system: Option<String>,
-    /// The most tokens to generate [default: the model's generation_config.json, or 128]
+    /// Maximum number of tokens to generate [default: the model's generation_config.json, or 128]
     #[arg(long, value_name = "N", help_heading = END)]
     pub(super) max_tokens: Option<usize>,
-    /// End before this text; repeat for several
+    /// Stop before this text; repeat for several
     #[arg(long = "stop", value_name = "TEXT", help_heading = END)]
     pub(super) stop_strings: Vec<String>,
-    /// Draw tokens, from scores divided by T; 0 takes the best token [default: the model's generation_config.json, or the best token]
+    /// Sample from logits divided by T; 0 takes the most likely token [default: the model's generation_config.json, or 0]
     #[arg(long, value_name = "T", conflicts_with = "beams", help_heading = CHOICE)]
     pub(super) temperature: Option<f64>,
-    /// Draw from the K best tokens
+    /// Sample from the K most likely tokens
     #[arg(long, value_name = "K", conflicts_with = "beams", help_heading = CHOICE)]
     pub(super) top_k: Option<usize>,
-    /// Draw from the likeliest tokens that together have probability P
+    /// Sample from the most likely tokens that together have probability P
     #[arg(long, value_name = "P", conflicts_with = "beams", help_heading = CHOICE)]
     pub(super) top_p: Option<f64>,
-    /// The key of all draws: the same seed draws the same text
+    /// Seed of the sampling; the same seed gives the same text
     #[arg(long, default_value_t = 0, conflicts_with = "beams", help_heading = CHOICE)]
     pub(super) seed: u64,
-    /// Search for the likeliest text with N beams
+    /// Use beam search with N beams
     #[arg(long, value_name = "N", help_heading = CHOICE)]
     pub(super) beams: Option<usize>,
-    /// Above 0 the search favours long texts
+    /// Length penalty of beam search; above 0 it favours long texts
     #[arg(
         long,
         value_name = "X",
@@ -88,10 +88,10 @@ pub struct Arguments {
         help_heading = CHOICE
     )]
     pub(super) length_penalty: Option<f64>,
-    /// No N tokens come twice in the same order [default: the model's generation_config.json, or 0, which allows all]
+    /// Never repeat a sequence of N tokens [default: the model's generation_config.json, or 0, which allows repeats]
     #[arg(long, value_name = "N", help_heading = CHOICE)]
     pub(super) no_repeat_ngram_size: Option<usize>,
-    /// Divide the scores of tokens that came before by X [default: the model's generation_config.json, or 1]
+    /// Divide the logits of tokens that already occurred by X [default: the model's generation_config.json, or 1]
     #[arg(long, value_name = "X", help_heading = CHOICE)]
     pub(super) repetition_penalty: Option<f64>,
     /// Number type of the linear maps: f32, f16 or bf16
@@ -107,7 +107,7 @@ pub struct Arguments {
 }
 
 impl Arguments {
-    /// How tokens are chosen and when a text ends: as the flags say, and as the model's files say where there is no flag.
+    /// The generation settings: the flags, and the model's files for flags that are not given.
     pub(super) fn generation(&self, defaults: GenerationDefaults) -> GenerationConfig {
         let decoding = self.decoding(&defaults);
         let mut config = defaults.config;

@@ -1,4 +1,4 @@
-//! `vblora generate`: text from a causal model, with or without an adapter, as it grows on the terminal.
+//! `vblora generate`: generates text with a causal model, with or without an adapter, and prints it token by token.
 
 mod arguments;
 
@@ -24,10 +24,10 @@ use crate::{
     terminal::visible,
 };
 
-/// Generates on standard output. From here on a signal ends every text with the token at hand ([`listen`]).
+/// Generates on standard output. After this call a signal ends every text after the current token ([`listen`]).
 ///
 /// # Errors
-/// As [`write`]. A reader that leaves is none: `vblora generate .. | head`.
+/// As [`write`]. A closed pipe is no error: `vblora generate .. | head`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     listen().context("cannot listen for Ctrl-C")?;
     match write(arguments, &mut std::io::stdout()) {
@@ -36,10 +36,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// Generates into `out`: one text as it grows, several when all have ended.
+/// Generates into `out`. One text is written token by token, several are written when all have ended.
 ///
 /// # Errors
-/// Model, adapter or flags that do not go together; a device that does not work; `out` cannot be written.
+/// Model, adapter and flags do not fit together; the device does not work; `out` cannot be written.
 pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> {
     let files = models::find(&arguments.model, arguments.revision.as_deref())?;
     let model = DecoderConfig::from_files(&files).map_err(|error| match error {
@@ -82,7 +82,7 @@ pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> 
     device.backend.dispatch(device.device, job)?
 }
 
-/// The prompts' tokens: each text as a user's turn of a chat, or as it is.
+/// Encodes the prompts, as user messages of a chat or as plain text.
 fn prompts(
     arguments: &Arguments,
     files: &ModelFiles,
@@ -94,7 +94,7 @@ fn prompts(
     }
     let Some(template) = ChatTemplate::from_files(files)? else {
         bail!(
-            "{} has no chat template; leave --chat out to go on from the prompt as it is",
+            "{} has no chat template; omit --chat to continue the plain prompt",
             files.place()
         );
     };
@@ -145,7 +145,7 @@ impl BackendJob for Job<'_> {
 }
 
 impl Job<'_> {
-    /// Streams one text; several are printed when all have ended.
+    /// Streams one text. Several texts are printed when all have ended.
     fn generate<B: VbLoraBackend>(
         self,
         model: &CausalLm<B>,
@@ -194,7 +194,7 @@ fn print(rows: &[GeneratedText], out: &mut dyn Write) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What it took and why it ended, for the terminal.
+/// Prints the number of tokens, the time and the reason for each end.
 fn report(rows: &[GeneratedText], seconds: f64) {
     let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
     let rate = tokens as f64 / seconds;

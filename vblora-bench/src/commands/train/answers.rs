@@ -1,4 +1,4 @@
-//! Training, and what the models answer before and after.
+//! Training, and the models' answers before and after.
 
 use std::{
     path::Path,
@@ -30,15 +30,15 @@ use crate::{
     },
 };
 
-/// Answers that are shown in full.
+/// The number of answers shown in full.
 const SHOWN: usize = 3;
 
-/// How prompts are answered.
+/// The settings for answers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct AnswerSettings {
-    /// How many held-out prompts.
+    /// The number of held-out prompts.
     prompts: usize,
-    /// The most tokens of an answer.
+    /// The maximum number of tokens of an answer.
     max_new_tokens: usize,
     /// Sequences that beam search keeps.
     beams: usize,
@@ -69,10 +69,10 @@ impl AnswerSettings {
     }
 }
 
-/// A session, and the prompts to answer once it has ended.
+/// A session, and the prompts to answer after it.
 pub(super) struct Answered<'a> {
     pub(super) session: &'a Session<TextSource>,
-    /// All of them: a prompt is asked once and has all its references.
+    /// All held-out texts. Each prompt is asked once and has all its references.
     pub(super) held_out: &'a Texts,
     pub(super) out: &'a Path,
     pub(super) settings: AnswerSettings,
@@ -83,7 +83,7 @@ impl BackendJob for Answered<'_> {
     type Output = Result<Results>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        // The lock is kept: nobody else may change the adapters before they have answered.
+        // The lock is kept so that no other process changes the adapters before they have answered.
         let ended = self.session.run_locked::<B>(&device, self.interrupted)?;
         let Ended {
             results,
@@ -103,7 +103,7 @@ impl Answered<'_> {
         self.interrupted.load(Ordering::Relaxed)
     }
 
-    /// Answers held-out prompts with the base and with every adapter that was stored, shows some and writes all down.
+    /// Answers held-out prompts with the base and with every stored adapter. Shows some answers and writes all of them to a file.
     fn answers<B: VbLoraBackend>(
         &self,
         results: &Results,
@@ -125,13 +125,13 @@ impl Answered<'_> {
         for run in &results.runs {
             let name = format!("{}-seed{}", run.method, run.seed);
             let dir = self.out.join(&name);
-            // A model that was trained itself is no adapter.
+            // A fully trained model has no adapter.
             if dir.join("adapter_config.json").is_file() {
                 if self.is_interrupted() {
                     return Ok(());
                 }
                 let found = AdaptedConfig::open(&dir, config.clone())?;
-                // Runs train no module of the base in full, and the base at hand has none in its place.
+                // Runs train no whole module of the base, and this base has none replaced.
                 ensure!(
                     found.saved.is_empty(),
                     "{}: tensors of modules_to_save",

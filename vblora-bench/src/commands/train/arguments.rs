@@ -20,7 +20,7 @@ vblora train --model bundled:llama --out runs/texts";
 const LONG: &str = "\
 Fine-tune an encoder or a causal model, and compare methods
 
-The model's config.json says what kind of model it is. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
+The model's config.json determines the kind of model. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
 Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
 learns the bundled task in two minutes.
 
@@ -51,16 +51,18 @@ pub struct Arguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Model and data")]
 pub(super) struct ModelArguments {
-    /// A Hugging Face directory (config.json, model.safetensors, tokenizer.json), a hub id, bundled:roberta or bundled:llama [default: bundled:roberta]
+    /// Hugging Face directory (config.json, model.safetensors, tokenizer.json), hub id, bundled:roberta or bundled:llama [default:
+    /// bundled:roberta]
     #[arg(long, value_name = "DIR|HUB_ID")]
     pub(super) model: Option<String>,
-    /// The hub revision: a branch, tag or commit
+    /// Hub revision: a branch, tag or commit
     #[arg(long, requires = "model")]
     pub(super) revision: Option<String>,
-    /// Encoders: GLUE's directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts as JSON lines, .json (an array or JSON lines) or .csv [default: the bundled data, for bundled models]
+    /// Training data. Encoders: the GLUE directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts as JSON lines, .json (an array or
+    /// JSON lines) or .csv [default: the bundled data, for bundled models]
     #[arg(long, value_name = "DIR|FILE")]
     pub(super) data: Option<PathBuf>,
-    /// Tokens to which an input is cut; for causal models, tokens that a text or a packed row may have
+    /// Maximum number of tokens. Encoders cut longer inputs; for causal models it limits a text or a packed row [default: the recipe's]
     #[arg(long)]
     pub(super) max_length: Option<usize>,
     /// Number type of the frozen linear maps: f32, f16 or bf16 [default: the recipe's, f32]
@@ -71,10 +73,10 @@ pub(super) struct ModelArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Encoders only")]
 pub(super) struct EncoderArguments {
-    /// The task [default: demo, or the recipe's]
+    /// Task to learn [default: demo, or the recipe's]
     #[arg(long, value_enum)]
     pub(super) task: Option<Task>,
-    /// Learning rate of the task head
+    /// Learning rate of the task head [default: the recipe's]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_head: Option<f64>,
 }
@@ -82,43 +84,43 @@ pub(super) struct EncoderArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Causal models only")]
 pub(super) struct CausalArguments {
-    /// Texts to score on [default: every 20th prompt of --data]
+    /// File of held-out texts to evaluate on [default: every 20th prompt of --data]
     #[arg(long, value_name = "FILE", requires = "data")]
     pub(super) held_out: Option<PathBuf>,
-    /// alpaca, e2e, gsm8k, completion[:FIELD] or fields:PROMPT,RESPONSE [default: e2e]
+    /// Format of the texts: alpaca, e2e, gsm8k, completion[:FIELD] or fields:PROMPT,RESPONSE [default: e2e]
     #[arg(long)]
     pub(super) format: Option<Form>,
-    /// A Jinja template with the blocks prompt and response, in place of --format
+    /// Jinja template with the blocks prompt and response, instead of --format
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     pub(super) template: Option<PathBuf>,
-    /// Use so many of the texts, evenly spaced
+    /// Train on N of the texts, evenly spaced
     #[arg(long, value_name = "N")]
     pub(super) rows: Option<usize>,
-    /// Score on so many of the held-out texts, evenly spaced
+    /// Evaluate on N of the held-out texts, evenly spaced
     #[arg(long, value_name = "N")]
     pub(super) held_out_rows: Option<usize>,
-    /// Treatment of texts longer than --max-length
+    /// Treatment of texts longer than --max-length [default: the recipe's]
     #[arg(long, value_enum)]
     pub(super) too_long: Option<TooLong>,
-    /// Learn to predict the prompt too
+    /// Compute the loss on the prompt too
     #[arg(long)]
     pub(super) on_prompt: bool,
-    /// Put several texts into each row
+    /// Pack several texts into each row
     #[arg(long)]
     pub(super) packing: bool,
-    /// Share of the target's probability that is spread over the vocabulary, 0 to 1
+    /// Probability taken from the target token and spread over the vocabulary, 0 to 1 [default: the recipe's]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) label_smoothing: Option<f64>,
-    /// Compute activations twice instead of keeping them
+    /// Recompute activations in the backward pass to save memory
     #[arg(long)]
     pub(super) recompute: bool,
-    /// Held-out prompts to answer before and after [default: 20]
+    /// Number of held-out prompts to answer before and after training [default: 20]
     #[arg(long, value_name = "N")]
     pub(super) generate: Option<usize>,
-    /// The most tokens of an answer [default: 64]
+    /// Maximum number of tokens of an answer [default: 64]
     #[arg(long, value_name = "N")]
     pub(super) max_new_tokens: Option<usize>,
-    /// Sequences that beam search keeps; 1 is greedy [default: 1]
+    /// Number of beams of beam search; 1 is greedy [default: 1]
     #[arg(long, value_name = "N")]
     pub(super) beams: Option<usize>,
 }
@@ -126,31 +128,31 @@ pub(super) struct CausalArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Method")]
 pub(super) struct MethodArguments {
-    /// A method; repeat to compare [default: lora and vblora, and for encoders head]
+    /// Method to train; repeat to compare several [default: lora and vblora, and for encoders also head]
     #[arg(long = "method", value_enum)]
     pub(super) methods: Vec<Method>,
-    /// Adapted linear maps: qv, all, or suffixes with commas between
+    /// Linear maps to adapt: qv, all, or a comma-separated list of suffixes [default: the recipe's]
     #[arg(long, value_name = "qv|all|SUFFIX,...")]
     pub(super) targets: Option<String>,
-    /// r, the rank of every method that has one. LoRA's alpha stays for encoders, LoRA's scale for causal models
+    /// Rank, r, of every method that has one. Encoders keep LoRA's alpha, causal models keep LoRA's scale
     #[arg(long)]
     pub(super) rank: Option<usize>,
-    /// h, the number of bank vectors
+    /// Number of bank vectors, h [default: the recipe's]
     #[arg(long, value_name = "H")]
     pub(super) bank: Option<usize>,
-    /// b, the length of a bank vector
+    /// Length of a bank vector, b [default: the recipe's]
     #[arg(long, value_name = "B")]
     pub(super) vector_length: Option<usize>,
-    /// k, the bank vectors mixed per sub-vector
+    /// Bank vectors mixed per sub-vector, k [default: the recipe's]
     #[arg(long, value_name = "K")]
     pub(super) topk: Option<usize>,
-    /// How sub-vectors choose bank vectors in training: topk, select-all, noisy-topk, gumbel-softmax or straight-through
+    /// Rule by which sub-vectors select bank vectors in training: topk, select-all, noisy-topk, gumbel-softmax or straight-through
     #[arg(long, value_name = "RULE")]
     pub(super) selection: Option<Selection>,
-    /// A compact file, or a PEFT directory, whose bank VB-LoRA starts from, in place of one of its own
+    /// Compact file or PEFT directory whose bank VB-LoRA starts from, instead of a new one
     #[arg(long, value_name = "FILE|DIR")]
     pub(super) bank_file: Option<PathBuf>,
-    /// Leave the bank of --bank-file as it is: only logits and head are trained
+    /// Freeze the bank of --bank-file: only logits and head are trained
     #[arg(long, requires = "bank_file")]
     pub(super) freeze_bank: bool,
 }
@@ -158,28 +160,28 @@ pub(super) struct MethodArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Optimisation")]
 pub(super) struct OptimisationArguments {
-    /// A recipe (TOML, as config.toml of a run); other flags override its keys
+    /// Recipe file (TOML, such as config.toml of a run); other flags override its keys
     #[arg(long, value_name = "FILE")]
     pub(super) recipe: Option<PathBuf>,
-    /// Seeds with commas between; one run each
+    /// Comma-separated seeds; each gives one run [default: the recipe's]
     #[arg(long, value_delimiter = ',')]
     pub(super) seeds: Vec<u64>,
-    /// Passes over the training data
+    /// Number of passes over the training data [default: the recipe's]
     #[arg(long)]
     pub(super) epochs: Option<usize>,
-    /// Rows of a micro-batch
+    /// Number of rows in a micro-batch [default: the recipe's]
     #[arg(long)]
     pub(super) batch: Option<usize>,
-    /// Micro-batches of an optimizer step
+    /// Number of micro-batches per optimizer step [default: the recipe's]
     #[arg(long)]
     pub(super) accumulation: Option<usize>,
-    /// Learning rate of VB-LoRA's bank
+    /// Learning rate of VB-LoRA's bank [default: the recipe's]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_bank: Option<f64>,
-    /// Learning rate of VB-LoRA's logits
+    /// Learning rate of VB-LoRA's logits [default: the recipe's]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_logits: Option<f64>,
-    /// Learning rate of every adapter but VB-LoRA's [default: the recipe's, by method]
+    /// Learning rate of every adapter except VB-LoRA's [default: the recipe's, by method]
     #[arg(long, allow_negative_numbers = true)]
     pub(super) lr_adapter: Option<f64>,
 }
@@ -187,28 +189,28 @@ pub(super) struct OptimisationArguments {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub(super) struct OutputArguments {
-    /// A directory for configuration, log, results, table, picture, answers and adapters
+    /// Directory for configuration, log, results, table, picture, answers and adapters
     #[arg(long, value_name = "DIR")]
     pub(super) out: Option<PathBuf>,
     /// Use --out even if it holds a run
     #[arg(long)]
     pub(super) overwrite: bool,
-    /// Go on with the session in --out where it was interrupted or killed
+    /// Continue the interrupted session in --out
     #[arg(long, requires = "out", conflicts_with = "overwrite")]
     pub(super) resume: bool,
-    /// Write a checkpoint to --out also every N steps, not only after each epoch
+    /// Write a checkpoint to --out every N steps, in addition to one after each epoch
     #[arg(long, value_name = "N", requires = "out")]
     pub(super) checkpoint_every: Option<usize>,
-    /// How many of a run's last checkpoints stay, besides that of its best epoch
+    /// Number of latest checkpoints to keep per run, in addition to the one of the best epoch
     #[arg(long, value_name = "N", default_value_t = CheckpointSettings::default().keep)]
     pub(super) keep: usize,
-    /// Record in --out what VB-LoRA selects every N steps, for vblora figures and vblora view
+    /// Record VB-LoRA's selections in --out every N steps, for vblora figures and vblora view
     #[arg(long, value_name = "N", requires = "out")]
     pub(super) record_every: Option<usize>,
     /// Print the plan and stop
     #[arg(long)]
     pub(super) plan: bool,
-    /// No progress, only tables and answers
+    /// Print no progress, only tables and answers
     #[arg(long)]
     pub(super) quiet: bool,
 }

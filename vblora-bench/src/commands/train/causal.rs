@@ -1,4 +1,4 @@
-//! A causal model on prompts and responses.
+//! Trains a causal model on prompts and responses.
 
 use std::process::ExitCode;
 
@@ -24,10 +24,10 @@ use crate::{
     train::{Method, Output, Session, causal::TextSource},
 };
 
-/// Methods that are compared where none is named.
+/// The methods to compare if the user names none.
 const METHODS: [Method; 2] = [Method::Lora, Method::VbLora];
 
-/// Of so many prompts one is held out where no file of held-out texts is given.
+/// Without a file of held-out texts, one of so many prompts is held out.
 const HELD_OUT: usize = 20;
 
 pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> {
@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     let Work::Run(interrupted) = arguments.announce(&session)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    // Answers come from the adapters as they are stored, so there must be a place for them.
+    // Answers come from the stored adapters, so there must be a directory for them.
     let place = tempfile::tempdir()?;
     let out = session
         .out
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     Ok(super::outcome(&results))
 }
 
-/// The session with what it learns from; all of the held-out texts are for questions.
+/// The session with its training data. All held-out texts are for questions.
 fn session(
     arguments: &Arguments,
     files: ModelFiles,
@@ -77,7 +77,7 @@ fn session(
     Ok(arguments.session(recipe, methods, files, data))
 }
 
-/// The texts to learn from and those that are held out.
+/// The training texts and the held-out texts.
 fn texts(arguments: &Arguments) -> Result<(Texts, Texts)> {
     let causal = &arguments.causal;
     let form = match &causal.template {
@@ -96,7 +96,7 @@ fn texts(arguments: &Arguments) -> Result<(Texts, Texts)> {
     })
 }
 
-/// Whether the model is the bundled one, which has data of its own.
+/// Returns true if the model is the bundled one, which has bundled data.
 fn is_bundled(arguments: &Arguments) -> bool {
     let model = arguments.model.model.as_deref();
     model.is_none_or(models::is_bundled)
@@ -128,7 +128,7 @@ fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Resu
     text.on_prompt |= causal.on_prompt;
     text.recompute |= causal.recompute;
     text.packing |= causal.packing;
-    // Packed rows are all of one length.
+    // Packed rows all have the same length.
     recipe.group_by_length &= !recipe.text.packing;
     recipe.model = files.place();
     recipe.validate()?;

@@ -1,4 +1,4 @@
-//! An encoder on a task with labels.
+//! Trains an encoder on a task with labels.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ use crate::{
     train::{DataSource, Method, Session, run_encoder},
 };
 
-/// Methods that are compared where none is named.
+/// The methods to compare if the user names none.
 const METHODS: [Method; 3] = [Method::Head, Method::Lora, Method::VbLora];
 
 pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> {
@@ -63,7 +63,7 @@ fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Resu
     Ok(recipe)
 }
 
-/// The paper's recipe for roberta-base and -large, MiniLM's for its width; the demonstration's for everything else.
+/// The paper's recipe for roberta-base and -large, MiniLM's recipe for its width, and the demonstration's recipe otherwise.
 fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
     let size = match EncoderConfig::from_files(files)?.hidden_size {
         768 => Size::Base,
@@ -72,7 +72,7 @@ fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
         _ => Size::Demo,
     };
     let exact = Recipe::builtin(size, &task);
-    // A model and task that no built-in recipe pairs: the demonstration's settings on that task.
+    // No built-in recipe pairs this model and task. Use the demonstration's settings for the task.
     exact
         .or_else(|_| {
             Recipe::builtin(Size::Demo, &Task::demo()).map(|recipe| Recipe { task, ..recipe })

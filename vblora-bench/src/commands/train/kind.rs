@@ -1,4 +1,4 @@
-//! Which kind of model is trained, and which flags the other kind has alone.
+//! The kind of the model, and the flags that only one kind has.
 
 use anyhow::{Result, bail};
 use vblora_models::ModelFiles;
@@ -6,17 +6,17 @@ use vblora_models::ModelFiles;
 use super::arguments::Arguments;
 use crate::commands::config::ModelConfig;
 
-/// The two kinds of models.
+/// The kind of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Learns a task with labels.
     Encoder,
-    /// Learns to go on from a prompt.
+    /// Learns to continue a prompt.
     Causal,
 }
 
 impl Kind {
-    /// The kind of a model, by its configuration.
+    /// The kind of a model, from its configuration.
     pub(super) fn of(files: &ModelFiles) -> Result<Self> {
         Ok(match ModelConfig::of(files)? {
             ModelConfig::Encoder(_) => Self::Encoder,

@@ -1,4 +1,4 @@
-//! `vblora train`: an encoder on a task with labels, or a causal model on prompts and responses.
+//! `vblora train`: trains an encoder on a task with labels, or a causal model on prompts and responses.
 
 mod answers;
 mod arguments;
@@ -24,12 +24,12 @@ use crate::{
 };
 use kind::Kind;
 
-/// Does what the flags ask for. From here on signals end the work with a checkpoint ([`listen`]).
+/// Runs the command. After this call, signals end the work with a checkpoint ([`listen`]).
 ///
-/// The exit code is 1 if a run failed; each that did is named.
+/// The exit code is 1 if a run failed; the log names each failed run.
 ///
 /// # Errors
-/// Flags, model or data that do not go together, a file that cannot be read or written, a device that does not work.
+/// Flags, model and data do not fit together; a file cannot be read or written; the device does not work.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let named = &arguments.model;
     let model = named.model.as_deref().unwrap_or(models::ROBERTA);
@@ -42,16 +42,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     }
 }
 
-/// What is left to do once the plan is known.
+/// The work that remains after planning.
 enum Work {
-    /// Nothing: the plan was all that was asked for.
+    /// Nothing: the user asked only for the plan.
     Planned,
-    /// The session, which ends after its step, with a checkpoint, when the flag is set.
+    /// The session. When the flag is set, it ends after its current step with a checkpoint.
     Run(&'static AtomicBool),
 }
 
 impl Arguments {
-    /// The same with a model in place of the default one.
+    /// The same arguments with `model` as the default model.
     #[must_use]
     pub fn with_default_model(mut self, model: &str) -> Self {
         self.model.model.get_or_insert_with(|| model.into());
@@ -92,7 +92,7 @@ impl Arguments {
         }
     }
 
-    /// Says the plan, and listens for signals if there is more to do.
+    /// Prints the plan, and listens for signals if there is more to do.
     fn announce<S: Source>(&self, session: &Session<S>) -> Result<Work> {
         let plan = session.plan()?;
         if self.output.plan || !self.output.quiet {
@@ -106,7 +106,7 @@ impl Arguments {
     }
 }
 
-/// 1 if a run failed; each that did is named.
+/// Returns exit code 1 if a run failed, and logs the name of each failed run.
 fn outcome(results: &Results) -> ExitCode {
     for run in results.failed() {
         tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);

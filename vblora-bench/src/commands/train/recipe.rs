@@ -1,4 +1,4 @@
-//! The flags that both kinds of models have, put over a recipe's keys.
+//! Applies the flags that both kinds of models have to a recipe.
 
 use anyhow::{Result, ensure};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Arguments {
-    /// Puts the flags over the keys of a recipe; but for the rank, whose meaning for LoRA's scale depends on the kind of model.
+    /// Sets the recipe's keys from the flags. The rank is set elsewhere: its effect on LoRA's scale depends on the kind of model.
     pub(super) fn set(&self, recipe: &mut Recipe) {
         let (method, optimisation) = (&self.method, &self.optimisation);
         let set = |to: &mut usize, from: Option<usize>| *to = from.unwrap_or(*to);
@@ -42,7 +42,7 @@ impl Arguments {
     }
 }
 
-/// Gives every method its rank. LoRA's and VB-LoRA's are set in any case, as recipes of earlier sessions have them.
+/// Sets the rank of every method. LoRA's and VB-LoRA's ranks are always set, as in recipes of earlier sessions.
 pub(super) fn set_rank(recipe: &mut Recipe, methods: &[Method], rank: usize) -> Result<()> {
     let mut has_rank = false;
     for method in methods {

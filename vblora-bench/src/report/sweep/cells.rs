@@ -1,4 +1,4 @@
-//! The runs of a table, gathered into its cells.
+//! The runs of a table, grouped into its cells.
 
 use std::collections::BTreeMap;
 
@@ -8,39 +8,39 @@ use crate::{
     sweep::{Layout, Plan, PlannedRun, Record, RunConfig, Store},
 };
 
-/// What scores must have in common to be compared.
+/// Keys that scores must share to be comparable.
 const COMPARED: [&str; 3] = ["task", "model", "data"];
 
 /// The row and the column of a cell.
 pub(super) type Place = (usize, usize);
 
-/// A table of a sweep with what its runs have come to.
+/// A table of a sweep with the results of its runs.
 #[derive(Debug)]
 pub(super) struct Cells<'a> {
     pub(super) layout: &'a Layout,
     /// The values of the layout's row keys, in the plan's order.
     pub(super) rows: Vec<Vec<String>>,
-    /// The values of its column key, numbers by size.
+    /// The values of the column key, with numbers sorted by size.
     pub(super) columns: Vec<String>,
     cells: BTreeMap<Place, Cell<'a>>,
 }
 
-/// The runs that differ in their seed alone.
+/// The runs that differ only in their seed.
 #[derive(Debug)]
 pub(super) struct Cell<'a> {
-    /// One of them.
+    /// One of these runs.
     pub(super) run: &'a PlannedRun,
-    /// How many the sweep asks for.
+    /// The number of runs that the sweep asks for.
     pub(super) planned: usize,
-    /// Those that went to their end.
+    /// The records of completed runs.
     pub(super) records: Vec<&'a Record>,
 }
 
 impl<'a> Cells<'a> {
-    /// Gathers the runs of one table of a plan.
+    /// Groups the runs of one table of a plan.
     ///
     /// # Errors
-    /// Runs that do not belong into one cell, or into one column, and why.
+    /// Runs do not belong in one cell or one column. The error states why.
     pub(super) fn gather(
         plan: &'a Plan,
         name: &str,
@@ -89,7 +89,7 @@ impl<'a> Cells<'a> {
         Ok(())
     }
 
-    /// Scores of different tasks, models or data may only stand in one table where that is one of its keys.
+    /// Refuses a table with scores of different tasks, models or data, unless that is one of its keys.
     fn check_comparable(&self) -> Result<(), String> {
         let keys = COMPARED.iter().filter(|key| !self.is_key(key));
         for key in keys {
@@ -114,7 +114,7 @@ impl<'a> Cells<'a> {
         self.layout.columns == key || self.layout.rows.iter().any(|row| row == key)
     }
 
-    /// Numbers by size; anything else stays in the plan's order.
+    /// Sorts numbers by size. Anything else stays in the plan's order.
     fn sort_columns(&mut self) {
         let numbers: Option<Vec<f64>> = self.columns.iter().map(|c| c.parse().ok()).collect();
         let Some(numbers) = numbers else { return };
@@ -151,7 +151,7 @@ impl<'a> Cells<'a> {
             .map(|((row, column), cell)| (*row, *column, cell))
     }
 
-    /// The places of cells whose scores can be compared, in sets: those of one task, model and data.
+    /// The positions of cells with comparable scores, in groups: those of one task, model and data.
     pub(super) fn comparable(&self) -> Vec<Vec<Place>> {
         let mut sets: Vec<([String; 3], Vec<Place>)> = Vec::new();
         for (row, column, cell) in self.all() {
@@ -164,7 +164,7 @@ impl<'a> Cells<'a> {
         sets.into_iter().map(|(_, places)| places).collect()
     }
 
-    /// The one with the best median of these, if more than one has a score.
+    /// The position with the best median, if more than one has a score.
     pub(super) fn best(&self, places: &[Place]) -> Option<Place> {
         let merit = |&(row, column): &Place| {
             let cell = self.get(row, column)?;
@@ -175,7 +175,7 @@ impl<'a> Cells<'a> {
         best.filter(|_| scored.len() > 1).map(|(place, _)| *place)
     }
 
-    /// What a cell is in words, of all its keys but those to leave out.
+    /// A cell's description by all its keys except those in `without`.
     pub(super) fn label(&self, (row, column): Place, without: &[&str]) -> String {
         let layout = self.layout;
         let keys = layout.rows.iter().zip(&self.rows[row]);
@@ -194,30 +194,30 @@ impl<'a> Cell<'a> {
         self.run.config.recipe.task.primary_metric
     }
 
-    /// Of the best epochs, over seeds.
+    /// The scores of the best epochs, over seeds.
     pub(super) fn best(&self) -> Option<Spread> {
         Spread::of(self.scores().map(|(_, (best, _))| best))
     }
 
-    /// Of the last epochs.
+    /// The scores of the last epochs.
     pub(super) fn last(&self) -> Option<Spread> {
         Spread::of(self.scores().map(|(_, (_, last))| last))
     }
 
-    /// Seeds with the score at the best and at the last epoch.
+    /// Each seed with the score at the best and at the last epoch.
     pub(super) fn scores(&self) -> impl Iterator<Item = (u64, (f64, f64))> {
         let of = |record: &&Record| Some((record.config.seed, record.scores()?));
         self.records.iter().filter_map(of)
     }
 
-    /// Over seeds, of a number of each result.
+    /// The median over seeds of a number of each result.
     pub(super) fn median(&self, of: impl Fn(&RunResult) -> f64) -> Option<f64> {
         let results = self.records.iter().filter_map(|record| record.completed());
         Spread::of(results.map(of)).map(|spread| spread.median)
     }
 }
 
-/// The place of a value in a list, at whose end it is put if it is new.
+/// The index of a value in a list. A new value is appended.
 fn place<T: PartialEq>(list: &mut Vec<T>, value: T) -> usize {
     list.iter()
         .position(|known| *known == value)
@@ -227,7 +227,7 @@ fn place<T: PartialEq>(list: &mut Vec<T>, value: T) -> usize {
         })
 }
 
-/// The first key in which two runs differ besides their seed.
+/// The first key, other than the seed, in which two runs differ.
 fn difference(a: &RunConfig, b: &RunConfig) -> Option<String> {
     let keys = ["method", "model", "data"].map(|key| (key.to_owned(), a.value(key), b.value(key)));
     let [mut ours, theirs] = [a, b].map(RunConfig::keys);

@@ -1,4 +1,4 @@
-//! The page of a sweep's directory: tables in the paper's layout, the numbers behind them, and figures.
+//! The page of a sweep's directory: tables in the paper's layout, their numbers in detail, and figures.
 
 mod cells;
 mod notes;
@@ -24,8 +24,8 @@ use crate::{
 /// Makes the page of a sweep's directory.
 ///
 /// # Errors
-/// The directory has no sweep, no table or no finished run. Or a cell mixes runs of different settings. Or a table mixes tasks, models or data
-/// that it does not tell apart.
+/// The directory has no sweep, no table or no finished run. A cell mixes runs of different settings. A table mixes tasks, models or data
+/// without a key for them.
 pub fn sweep_report(dir: &Path) -> Result<Page> {
     let failed = |reason| Error::Report {
         dir: dir.to_owned(),
@@ -99,7 +99,7 @@ fn section(plan: &Plan, layout: &Layout, cells: &Cells<'_>) -> Result<Vec<Block>
     Ok(blocks)
 }
 
-/// Runs that failed, results that nobody asks for, and lines that could not be read.
+/// Failed runs, results that no sweep asks for, and lines that could not be read.
 fn problems(plans: &[Plan], store: &Store) -> Vec<Block> {
     let runs = || plans.iter().flat_map(|plan| &plan.runs);
     let failed = runs().filter_map(|run| {

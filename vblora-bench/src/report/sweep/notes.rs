@@ -1,4 +1,4 @@
-//! What a reader of a table must know: how the runs were made, and in what that is not the paper's way.
+//! Notes under a table: how the runs were made, and where that differs from the paper.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{
     tasks::Task,
 };
 
-/// What stands under a table.
+/// The notes under a table.
 pub(super) fn of_table(cells: &Cells<'_>, published: Option<&Published>) -> Vec<String> {
     let configs: Vec<&RunConfig> = cells.all().map(|(_, _, cell)| &cell.run.config).collect();
     let records: Vec<&Record> = cells
@@ -31,12 +31,12 @@ pub(super) fn of_table(cells: &Cells<'_>, published: Option<&Published>) -> Vec<
     notes
 }
 
-/// The values that a key has over runs.
+/// The values of a key over runs.
 fn values(configs: &[&RunConfig], key: &str) -> String {
     list(configs.iter().map(|config| config.value(key)))
 }
 
-/// Each once, in order, with commas between.
+/// Each text once, in order, separated by commas.
 fn list(values: impl IntoIterator<Item = String>) -> String {
     let mut all: Vec<String> = Vec::new();
     for value in values {
@@ -65,7 +65,7 @@ fn made(records: &[&Record]) -> String {
     )
 }
 
-/// What the paper's recipe has otherwise, a line for each key.
+/// The differences from the paper's recipe, one line per key.
 fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<String> {
     let mut differing: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut beside: Vec<String> = Vec::new();
@@ -113,7 +113,7 @@ fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<Str
     tasks.into_iter().chain([settings]).collect()
 }
 
-/// The paper's recipe of a task; for a task that it does not have, CoLA's.
+/// The paper's recipe of a task, or CoLA's for a task that the paper does not have.
 fn paper(size: Size, task: &Task) -> (Task, Recipe) {
     let own = Recipe::builtin(size, task).map(|recipe| (task.clone(), recipe));
     own.unwrap_or_else(|_| {
@@ -125,7 +125,7 @@ fn paper(size: Size, task: &Task) -> (Task, Recipe) {
     })
 }
 
-/// What recipes say of settings whose sources differ, of those that the runs depend on.
+/// The recipes' notes on settings whose sources differ, for the settings that the runs depend on.
 fn sources(configs: &[&RunConfig]) -> Option<String> {
     let notes = list(configs.iter().flat_map(|config| {
         let keys = config.keys();

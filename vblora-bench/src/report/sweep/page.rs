@@ -1,4 +1,4 @@
-//! A page of text, tables and pictures: as one HTML file that needs no other, and as Markdown.
+//! A page of text, tables and pictures, as one self-contained HTML file and as Markdown.
 
 use serde::{Serialize, Serializer};
 
@@ -9,11 +9,11 @@ const TEMPLATE: &str = include_str!("page.html");
 /// A picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Figure {
-    /// The name of its file, without an ending.
+    /// The name of its file, without an extension.
     pub name: String,
-    /// What it shows.
+    /// The subject of the picture.
     pub title: String,
-    /// How to read it.
+    /// An explanation for the reader.
     pub caption: String,
     /// The picture, as a whole SVG document.
     #[serde(serialize_with = "svg_element")]
@@ -31,7 +31,7 @@ pub(super) struct Sheet {
 pub(super) struct Entry {
     pub(super) text: String,
     pub(super) is_bold: bool,
-    /// Stands behind the text, smaller.
+    /// A note after the text, in smaller letters.
     pub(super) note: Option<String>,
 }
 
@@ -45,7 +45,7 @@ impl From<String> for Entry {
 }
 
 impl Sheet {
-    /// A table with as many columns of words as said, and then columns of numbers.
+    /// A table with `words` columns of text, followed by columns of numbers.
     pub(super) fn new(words: usize, names: impl IntoIterator<Item = String>) -> Self {
         let align = |i| if i < words { Align::Left } else { Align::Right };
         let header = names
@@ -91,7 +91,7 @@ impl Entry {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "kind", content = "value", rename_all = "lowercase")]
 pub(super) enum Block {
-    /// A heading of the second rank, or of a lower one.
+    /// A heading of level 2 or lower.
     Heading(u8, String),
     Text(String),
     List(Vec<String>),
@@ -115,7 +115,7 @@ impl Page {
         })
     }
 
-    /// Puts pictures at its end, under a heading.
+    /// Adds pictures at the end of the page, under a heading.
     pub fn add_figures(&mut self, heading: &str, figures: Vec<Figure>) {
         if figures.is_empty() {
             return;
@@ -124,12 +124,12 @@ impl Page {
         self.blocks.extend(figures.into_iter().map(Block::Figure));
     }
 
-    /// One HTML file with style and pictures in it.
+    /// The page as one HTML file with style and pictures inside.
     pub fn html(&self) -> String {
         html(TEMPLATE, self)
     }
 
-    /// Markdown, which takes its pictures from files `NAME.svg` beside it.
+    /// The page as Markdown, with pictures in files `NAME.svg` next to it.
     pub fn markdown(&self) -> String {
         let blocks = self.blocks.iter().map(Block::markdown);
         let title = format!("# {}\n", as_markdown(&self.title));
@@ -162,7 +162,7 @@ impl Block {
     }
 }
 
-/// An SVG document without what stands before its element: HTML takes the element as it is.
+/// An SVG document without the text before its element. HTML takes the element unchanged.
 fn svg_element<S: Serializer>(svg: &str, serializer: S) -> Result<S::Ok, S::Error> {
     let element = svg
         .find("<svg")
@@ -226,7 +226,7 @@ mod tests {
         );
     }
 
-    /// Every place that text comes to, with a name that would be markup in each of them.
+    /// Every place for text, with a name that would be markup in each of them.
     #[test]
     fn hostile_names_are_shown_in_every_place() {
         const NAME: &str = "a|b`c<img src=x>*d* _e_\n\n# f";

@@ -1,4 +1,4 @@
-//! A plan as a table, for who asks before anything is run.
+//! A plan as a table, shown before anything is run.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::{
     sweep::{Plan, Store, duration},
 };
 
-/// The runs of a plan, one row each, with what `store` knows of them; `seconds` has the estimated time of each run that is left, by id.
+/// The runs of a plan, one row each, with their state in `store`. `seconds` maps the id of each remaining run to its estimated time.
 pub fn plan_table(plan: &Plan, store: &Store, seconds: &BTreeMap<String, f64>) -> String {
     let right = |name| (name, Align::Right);
     let mut table = Table::new([

@@ -1,4 +1,4 @@
-//! What the paper has in a table's cells.
+//! The paper's values for a table's cells.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::{Error, Result, recipes::Size, sweep::Layout};
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Published {
-    /// What it is, in a sentence.
+    /// A description in one sentence.
     pub(super) about: String,
     /// The built-in recipe with its settings.
     recipe: String,
@@ -28,7 +28,7 @@ struct PublishedRow {
 }
 
 impl Published {
-    /// The table that a layout names, if it names one.
+    /// Finds the published table that a layout names, if it names one.
     ///
     /// # Errors
     /// There is no such table, or it has other rows and columns.
@@ -63,7 +63,7 @@ impl Published {
         }
     }
 
-    /// What a row stores, as the paper prints it.
+    /// A row's stored size, as the paper prints it.
     pub(super) fn stored(&self, row: &[String]) -> Option<&str> {
         let row = self.values.iter().find(|known| known.row == row)?;
         row.stored.as_deref()
@@ -106,7 +106,7 @@ mod tests {
                 assert!(all.clone().all(|cell| cell.len() == 1 || cell[1] < 3.0));
             }
         }
-        // The last column of Table 1, which the paper rounds in one way or the other.
+        // The last column of Table 1. The paper does not round it consistently.
         for (name, averages) in [
             (
                 "table1-base",

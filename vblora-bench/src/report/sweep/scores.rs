@@ -14,22 +14,22 @@ use crate::{
     metrics::Metric,
 };
 
-/// A method's score, times 100.
+/// A method's score, multiplied by 100.
 #[derive(Debug, Clone, PartialEq)]
 struct Point {
     method: String,
-    /// What it is besides its method.
+    /// A description without the method.
     label: String,
     stored: f64,
     score: f64,
     sd: f64,
 }
 
-/// One picture for each model and task of the tables: the median of the best epochs with its deviation, against the parameters stored beside
-/// the head.
+/// Draws one picture for each model and task of the tables. It shows the median of the best epochs with its deviation, against the stored
+/// parameters without the head.
 ///
 /// # Errors
-/// The drawing library's.
+/// The drawing library's errors.
 pub(super) fn figures<'a>(tables: impl Iterator<Item = &'a Cells<'a>>) -> Result<Vec<Figure>> {
     let mut charts: Vec<Scores> = Vec::new();
     for cells in tables {
@@ -59,7 +59,7 @@ pub(super) fn figures<'a>(tables: impl Iterator<Item = &'a Cells<'a>>) -> Result
         .collect()
 }
 
-/// What one picture shows.
+/// The content of one picture.
 struct Scores {
     model: String,
     task: String,
@@ -68,7 +68,7 @@ struct Scores {
 }
 
 impl Scores {
-    /// Adds a point; the same run may be in several tables.
+    /// Adds a point. The same run may be in several tables.
     fn add(&mut self, point: Point) {
         let place = |p: &Point| (p.method.clone(), p.stored.to_bits(), p.score.to_bits());
         if !self
@@ -110,7 +110,7 @@ fn point(cell: &Cell<'_>, label: String) -> Option<Point> {
     })
 }
 
-/// A picture of the points; `of` says what they belong to.
+/// Draws the points. `of` names their model and task.
 fn draw(points: &[Point], of: &str, metric: Metric) -> Result<String> {
     let (words, stored) = (metric_words(metric), "stored parameters");
     let title = format!(
@@ -130,7 +130,7 @@ fn draw(points: &[Point], of: &str, metric: Metric) -> Result<String> {
     draw_plots(&title, &[plot])
 }
 
-/// A metric as an axis names it.
+/// A metric's name on an axis.
 fn metric_words(metric: Metric) -> &'static str {
     match metric {
         Metric::Accuracy => "Accuracy",
@@ -142,7 +142,7 @@ fn metric_words(metric: Metric) -> &'static str {
     }
 }
 
-/// A series for each method, in the order of their first points.
+/// One series per method, in the order of their first points.
 fn series(points: &[Point]) -> Vec<Series> {
     let mut methods: Vec<&str> = Vec::new();
     for point in points {
@@ -169,12 +169,12 @@ fn one_series(method: &str, mark: Mark, points: &[Point]) -> Series {
         mark,
         points: stores.iter().map(dot).collect(),
         line: Line::None,
-        // Zero has no place on an axis of equal ratios.
+        // A logarithmic axis has no place for zero.
         across: stores_nothing.iter().map(|point| point.score).collect(),
     }
 }
 
-/// From half the least that is stored to twice the most; anything where nothing is.
+/// The range from half the smallest stored size to twice the largest. It is arbitrary if nothing is stored.
 fn stored_range(points: &[Point]) -> Range<f64> {
     let stored = || {
         points
@@ -188,7 +188,7 @@ fn stored_range(points: &[Point]) -> Range<f64> {
     }
 }
 
-/// The scores with their bars and a margin; never empty.
+/// The range of the scores with their error bars and a margin. It is never empty.
 fn score_range(points: &[Point]) -> Range<f64> {
     let lows = points.iter().map(|point| point.score - point.sd);
     let highs = points.iter().map(|point| point.score + point.sd);
@@ -235,10 +235,10 @@ mod tests {
             let of_it = |line: &&str| line.starts_with(tag) && line.contains(colour);
             svg.lines().filter(of_it).count()
         };
-        // Two points and the legend's.
+        // The circles of two points and of the legend.
         assert_eq!(shapes("<circle", "#0072B2"), 3);
         assert_eq!(shapes("<polygon", "#D55E00"), 2);
-        // Dashes across and in the legend, and no mark.
+        // Dashed lines across and in the legend, without a mark.
         assert_eq!(shapes("<polygon", "#000000"), 0);
         assert!(shapes("<polyline", "#000000") > 10);
         assert!(!svg.contains("NaN") && !svg.contains("inf"));

@@ -1,4 +1,4 @@
-//! A sweep's table as the paper has it, every number behind it, and what of it is more than chance.
+//! A sweep's table in the paper's layout, all its numbers, and the significance of its differences.
 
 use super::{
     cells::{Cell, Cells},
@@ -11,13 +11,13 @@ use crate::{
     sweep::{PairedTest, duration},
 };
 
-/// The paper's way of printing scores.
+/// The paper prints scores multiplied by this.
 const SCALE: f64 = 100.0;
 
-/// Below this, a difference is called significant.
+/// A difference with a smaller p value is called significant.
 const LEVEL: f64 = 0.05;
 
-/// A spread as the paper prints it: `63.3 ±0.7`, without a deviation for one seed.
+/// A spread as the paper prints it: `63.3 ±0.7`. One seed has no deviation.
 pub(super) fn printed(spread: Spread) -> String {
     let (median, sd) = (SCALE * spread.median, SCALE * spread.sd);
     match spread.count {
@@ -26,7 +26,7 @@ pub(super) fn printed(spread: Spread) -> String {
     }
 }
 
-/// Rows, what they store, scores, and their average where the columns are tasks.
+/// Rows with their stored size and scores, and with the average if the columns are tasks.
 pub(super) fn main_table(cells: &Cells<'_>, published: Option<&Published>) -> Sheet {
     let layout = cells.layout;
     let has_average = layout.columns == "task" && cells.columns.len() > 1;
@@ -55,7 +55,7 @@ pub(super) fn main_table(cells: &Cells<'_>, published: Option<&Published>) -> Sh
     sheet
 }
 
-/// The columns by their values and what is measured in them.
+/// The columns' headings: value and metric.
 fn columns(cells: &Cells<'_>) -> Vec<String> {
     let name = |(place, value): (usize, &String)| {
         let mut metrics: Vec<_> = cells
@@ -73,7 +73,7 @@ fn columns(cells: &Cells<'_>) -> Vec<String> {
     cells.columns.iter().enumerate().map(name).collect()
 }
 
-/// What the cells of a row store: one number, or the least and the most.
+/// The stored size of a row's cells: one number, or the smallest and the largest.
 fn stored(cells: &Cells<'_>, row: usize) -> String {
     let counts = || {
         cells
@@ -119,7 +119,7 @@ fn average(cells: &Cells<'_>, row: usize) -> String {
     })
 }
 
-/// A line for each cell: everything that is known of it.
+/// One line per cell with all its numbers.
 pub(super) fn details(cells: &Cells<'_>) -> Sheet {
     let names = cells
         .layout
@@ -168,7 +168,7 @@ fn numbers_of(cell: &Cell<'_>) -> [String; 9] {
     ]
 }
 
-/// The best of the cells that can be compared against each other one, over the seeds that both have.
+/// Tests of the best cell against each comparable cell, over the seeds that both have.
 pub(super) fn significance(cells: &Cells<'_>) -> Sheet {
     let names = ["task", "best", "against", "pairs", "mean difference", "p"];
     let mut sheet = Sheet::new(3, names.map(String::from));
@@ -208,7 +208,7 @@ fn paired(a: &Cell<'_>, b: &Cell<'_>) -> Option<PairedTest> {
     PairedTest::of(&differences)
 }
 
-/// What the p values can say with so few seeds.
+/// A statement on the smallest p value that the number of seeds allows.
 pub(super) fn power(cells: &Cells<'_>) -> String {
     let seeds = cells.all().map(|(_, _, cell)| cell.records.len()).max();
     let seeds = seeds.unwrap_or(0);

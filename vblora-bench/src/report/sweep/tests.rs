@@ -15,7 +15,7 @@ use crate::{
     tasks::Task,
 };
 
-/// A directory with the results of a sweep of LoRA and VB-LoRA, dev accuracy by method and seed.
+/// A directory with the results of a sweep of LoRA and VB-LoRA: dev accuracy by method and seed.
 struct Sweep {
     dir: TempDir,
     plan: Plan,
@@ -41,7 +41,7 @@ impl Sweep {
         Self { dir, plan, store }
     }
 
-    /// Three seeds of each method, all done.
+    /// Three seeds of each method, all finished.
     fn whole() -> Self {
         let mut sweep = Self::new();
         for (seed, lora, vblora) in [(1, 0.79, 0.80), (2, 0.80, 0.82), (3, 0.78, 0.81)] {

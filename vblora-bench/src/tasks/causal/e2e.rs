@@ -3,17 +3,17 @@
 use super::rows::{Row, shown};
 use crate::Result;
 
-/// The challenge's slot names that LoRA's data for GPT-2 writes otherwise.
+/// The challenge's slot names that are spelled differently in LoRA's data for GPT-2.
 const RENAMED: [(&str, &str); 3] = [
     ("eatType", "Type"),
     ("familyFriendly", "family friendly"),
     ("priceRange", "price"),
 ];
 
-/// `name[Alimentum], area[city centre]` as `name : Alimentum | area : city centre ||`.
+/// Writes `name[Alimentum], area[city centre]` as `name : Alimentum | area : city centre ||`.
 ///
 /// # Errors
-/// The field `mr` is missing, or no list of slots.
+/// The field `mr` is missing, or is not a list of slots.
 pub(super) fn prompt(row: &Row<'_>) -> Result<String> {
     let mr = row.text("mr")?;
     let slots = slots(mr).ok_or_else(|| {

@@ -1,4 +1,4 @@
-//! How a row becomes a prompt and a response.
+//! Turns a row into a prompt and a response.
 
 use std::str::FromStr;
 
@@ -7,26 +7,26 @@ use serde_json::Value;
 use super::{Text, TextTemplate, e2e, rows::Row};
 use crate::{Error, Result};
 
-/// Which fields a row has, and how they become a prompt and a response.
+/// The format of a row: its fields, and how they form a prompt and a response.
 #[derive(Debug, Clone)]
 pub enum Form {
-    /// Stanford Alpaca: `instruction`, `input` (may be empty, `null` or absent), `output`, in Alpaca's own words.
+    /// Stanford Alpaca: `instruction`, `input` (may be empty, `null` or absent), `output`. The prompt has Alpaca's text.
     Alpaca,
-    /// The E2E challenge: `mr`, a meaning representation, and `ref`. The prompt has it as LoRA's data for GPT-2 does:
-    /// `name : Alimentum | area : city centre ||`.
+    /// The E2E challenge: `mr`, a meaning representation, and `ref`. The prompt has the form of LoRA's data for GPT-2: `name : Alimentum |
+    /// area : city centre ||`.
     E2e,
     /// GSM8K: `question` and `answer`.
     Gsm8k,
     /// A text in one field; no prompt.
     Completion(String),
-    /// A prompt and a response in a field each, as they are.
+    /// A prompt and a response in one field each, unchanged.
     Fields {
-        /// The prompt's.
+        /// The prompt's field.
         prompt: String,
-        /// The response's.
+        /// The response's field.
         response: String,
     },
-    /// What a template makes of the fields.
+    /// A template builds the text from the fields.
     Template(TextTemplate),
 }
 
@@ -44,10 +44,10 @@ const WITH_INPUT: [&str; 3] = [
 const WITHOUT_INPUT: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n";
 
 impl Form {
-    /// The prompt and the response, which may be blank.
+    /// Builds the prompt and the response. The response may be blank.
     ///
     /// # Errors
-    /// A field that is missing or no text, a template that fails on the row.
+    /// A field is missing or not a text; the template fails on the row.
     pub(super) fn text(&self, row: &Row<'_>) -> Result<Text> {
         let (prompt, response) = match self {
             Self::Alpaca => (alpaca(row)?, row.text("output")?.to_owned()),
@@ -80,7 +80,7 @@ fn alpaca(row: &Row<'_>) -> Result<String> {
     })
 }
 
-/// Byte-level tokenizers write a word with the space before it.
+/// The text after a space, because byte-level tokenizers encode a word with the space before it.
 fn after_space(text: &str) -> String {
     format!(" {}", text.trim())
 }

@@ -1,4 +1,4 @@
-//! Texts that a causal model learns to continue: a prompt and the response to it, from JSONL, JSON or CSV.
+//! Texts that a causal model learns to continue: prompts and their responses, from JSONL, JSON or CSV.
 
 mod e2e;
 mod form;
@@ -17,12 +17,12 @@ use vblora::storage::read_input;
 
 use crate::{Error, Result, limits::MAX_DATA_BYTES};
 
-/// A prompt and how it goes on. Spaces between the two belong to one of them: the texts are put together as they are.
+/// A prompt and its response. Spaces between the two belong to one of them, because the texts are joined unchanged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Text {
-    /// What the model is given; may be empty.
+    /// The input of the model; may be empty.
     pub prompt: String,
-    /// What it is to answer; has more than blanks.
+    /// The expected answer; not blank.
     pub response: String,
 }
 
@@ -33,20 +33,20 @@ pub struct Texts {
     pub texts: Vec<Text>,
     /// The file they were read from.
     pub source: PathBuf,
-    /// Rows of it that were left out because their response is empty.
+    /// Number of rows that were left out because their response is empty.
     pub empty: usize,
 }
 
 impl Texts {
-    /// Takes every `every`-th prompt with all its responses out, the first among them: (the rest, what was taken).
+    /// Holds out every `every`-th prompt, including the first, with all its responses. Returns (the rest, the held-out texts).
     ///
     /// # Errors
-    /// All have one prompt, or there are too few to leave some in both.
+    /// All texts have the same prompt, or there are too few for both parts.
     pub fn hold_out(self, every: usize) -> Result<(Self, Self)> {
         let mut numbers = HashMap::new();
         let (mut rest, mut taken) = (Vec::new(), Vec::new());
         for (row, text) in self.texts.into_iter().enumerate() {
-            // Texts without a prompt are each their own.
+            // Each text without a prompt counts as a prompt of its own.
             let key = match text.prompt.as_str() {
                 "" => format!("{row}"),
                 prompt => format!(" {prompt}"),
@@ -72,11 +72,11 @@ impl Texts {
         Ok((with(rest), with(taken)))
     }
 
-    /// At most `most` of the texts, evenly spaced.
+    /// Keeps at most `most` of the texts, evenly spaced.
     pub fn thinned(mut self, most: usize) -> Self {
         let n = self.texts.len();
         let mut rows = 0..n;
-        // One more is taken as often as the share of rows seen reaches the next whole number.
+        // A text is kept when the share of rows seen reaches the next whole number.
         self.texts.retain(|_| {
             let row = rows.next().unwrap_or(n);
             n <= most || (row + 1) * most / n > row * most / n
@@ -84,7 +84,7 @@ impl Texts {
         self
     }
 
-    /// The prompts, each once, in order of first appearance, with all the responses to it: a test set with several references.
+    /// Each prompt once, in order of first appearance, with all its responses. This is the form of a test set with several references.
     pub fn by_prompt(&self) -> Vec<(&str, Vec<&str>)> {
         let mut places = HashMap::new();
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -99,15 +99,15 @@ impl Texts {
     }
 }
 
-/// Reads a file of texts: `.csv` has a header, `.json` is an array of objects, alone or in the field `data` of an object, or JSON lines, and
-/// anything else is JSON lines.
+/// Reads a file of texts. A `.csv` file has a header. A `.json` file is an array of objects, alone or in the field `data` of an object, or
+/// JSON lines. All other files are JSON lines.
 ///
-/// A byte-order mark and CRLF line ends are accepted, and so are empty lines between JSON lines. CSV fields may be quoted. Rows with an empty
+/// A byte-order mark, CRLF line ends, and empty lines between JSON lines are accepted. CSV fields may be quoted. Rows with an empty
 /// response are left out and counted.
 ///
 /// # Errors
-/// No such file; text that is not UTF-8; no rows; with the line (of a JSON array: the item) a row that does not parse, has a field twice, lacks
-/// one, or has something else than text in it; no row with a response.
+/// The file does not exist, is not UTF-8, has no rows, or has no row with a response. A row does not parse, repeats or lacks a field, or
+/// has a field that is not text. The error gives the line, or the item of a JSON array.
 pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
     let bytes = read_input(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
     let file = path.display().to_string();
@@ -116,7 +116,7 @@ pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
     parse_texts(text, ending.unwrap_or_default(), &file, form)
 }
 
-/// Reads texts from the contents of a file; `ending` is its name's, `source` the name that errors and the texts carry.
+/// Reads texts from the contents of a file. `ending` is the file's extension. Errors and the texts show `source` as its name.
 ///
 /// # Errors
 /// As [`read_texts`].

@@ -1,4 +1,4 @@
-//! The rows of a file as objects, each with its place.
+//! The rows of a file as objects, each with its position.
 
 use std::fmt;
 
@@ -7,15 +7,15 @@ use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-/// The most characters of a value that a message shows.
+/// The maximum number of characters of a value in a message.
 const SHOWN: usize = 60;
 
-/// Where a row stands.
+/// The position of a row.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Place {
-    /// The line it begins in, from 1.
+    /// The line where it begins, from 1.
     Line(u64),
-    /// Its number in a JSON array, from 1.
+    /// Its index in a JSON array, from 1.
     Item(usize),
 }
 
@@ -32,7 +32,7 @@ impl fmt::Display for Place {
 #[derive(Debug)]
 pub(super) struct Row<'a> {
     file: &'a str,
-    /// Where it stands.
+    /// The position in the file.
     pub(super) place: Place,
     /// Its fields.
     pub(super) values: Map<String, Value>,
@@ -60,7 +60,7 @@ impl Row<'_> {
     }
 }
 
-/// JSON lines; empty ones are passed over.
+/// Reads JSON lines and skips empty lines.
 pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let lines = (1..).zip(text.lines());
     let full = lines.filter(|(_, line)| !line.trim().is_empty());
@@ -77,14 +77,14 @@ pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     full.map(row).collect()
 }
 
-/// The rows of a `.json` file: an array, alone or wrapped in an object, or JSON lines, which are often named so.
+/// Reads the rows of a `.json` file: an array, alone or inside an object, or JSON lines, which often have this extension.
 pub(super) fn json<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     if !text.trim_start().starts_with('{') {
         return array(text, file);
     }
     let object = match serde_json::from_str::<Once>(text) {
         Ok(Once(object)) => object,
-        // More than one line, each of which is a row.
+        // The file has several lines, and each of them is a row.
         Err(_) if is_object(text.trim_start().lines().next().unwrap_or_default()) => {
             return lines(text, file);
         }
@@ -110,7 +110,7 @@ fn is_object(line: &str) -> bool {
 
 /// The field of an object that may hold the rows of a file.
 const WRAPPER: &str = "data";
-/// What a `.json` file holds.
+/// The expected content of a `.json` file.
 const ARRAY: &str = "an array of JSON objects, alone or in the field \"data\", or JSON lines";
 
 /// Rows in an object.
@@ -119,7 +119,7 @@ struct Wrapped {
     data: Vec<Item>,
 }
 
-/// What stands where a row should; an object among the others has a field twice.
+/// An item of the array. An object that is not a row has a field twice.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Item {
@@ -127,7 +127,7 @@ enum Item {
     Other(Value),
 }
 
-/// The fields of an object, each of them once.
+/// The fields of an object. Each name occurs once.
 struct Once(Map<String, Value>);
 
 struct OnceVisitor;
@@ -155,7 +155,7 @@ impl<'de> de::Visitor<'de> for OnceVisitor {
     }
 }
 
-/// A JSON array.
+/// Reads a JSON array.
 fn array<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let items =
         serde_json::from_str(text).map_err(|e| no_rows(file, "an array of JSON objects", &e))?;
@@ -192,7 +192,7 @@ impl<'de> Deserialize<'de> for Once {
     }
 }
 
-/// Comma-separated values with a header.
+/// Reads comma-separated values with a header.
 pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let mut reader = ::csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| unreadable(file, &e))?.clone();

@@ -1,4 +1,4 @@
-//! Prompt and response by a template of the user's own.
+//! Prompts and responses from a user's template.
 
 use std::path::Path;
 
@@ -12,17 +12,17 @@ use crate::{Error, Result, limits::MAX_TEXT_BYTES};
 /// The blocks that a template must have.
 const BLOCKS: [&str; 2] = ["prompt", "response"];
 
-/// A Jinja template with two blocks, which sees the fields of a row by their names:
+/// A Jinja template with two blocks. The fields of a row are variables in it:
 ///
 /// ```text
 /// {% block prompt %}{{ question }} ({{ topic }}){% endblock %}
 /// {% block response %} {{ answer }}{% endblock %}
 /// ```
 ///
-/// What stands outside the blocks is not used. A field that a row does not have is an error, unless the template asks for it by
-/// `is defined` or gives it a default.
+/// Text outside the blocks is not used. A field that a row does not have is an error, unless the template asks for it by `is defined` or
+/// gives it a default.
 ///
-/// It runs within the limits of [`vblora_models::template`].
+/// The template runs within the limits of [`vblora_models::template`].
 #[derive(Debug, Clone)]
 pub struct TextTemplate {
     template: Template,
@@ -33,13 +33,13 @@ impl TextTemplate {
     /// Reads a template file.
     ///
     /// # Errors
-    /// No such file; a template that does not parse, with the line.
+    /// The file does not exist; the template does not parse, with the line.
     pub fn read(path: &Path) -> Result<Self> {
         let text = read_text(path, MAX_TEXT_BYTES).map_err(|e| Error::read(path, e))?;
         Self::parse(&text, &path.display().to_string())
     }
 
-    /// Parses a template; `file` is the name that errors carry.
+    /// Parses a template. Errors show `file` as its name.
     ///
     /// # Errors
     /// As [`read`](Self::read).
@@ -53,7 +53,7 @@ impl TextTemplate {
         Ok(Self { template, file })
     }
 
-    /// The prompt and the response of a row.
+    /// Renders the prompt and the response of a row.
     pub(super) fn render(&self, row: &Row<'_>) -> Result<(String, String)> {
         let values = Value::from_serialize(&row.values);
         let texts = self.template.render_blocks(values, BLOCKS);
@@ -65,7 +65,7 @@ impl TextTemplate {
         Ok((prompt, response))
     }
 
-    /// The template's fields that the row does not have.
+    /// The names of the template's fields that the row lacks.
     fn missing(&self, row: &Row<'_>) -> String {
         let mut names = self.template.names();
         names.retain(|name| !row.values.contains_key(name));

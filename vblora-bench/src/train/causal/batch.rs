@@ -1,24 +1,25 @@
-//! Texts side by side, and the tokens that are to be predicted.
+//! Batches of texts, and the tokens to predict.
 
 use vblora_models::decoder::CausalBatch;
 
 use super::encode::{EncodedText, EncodedTexts};
 
-/// A batch of texts, one or several a row, and what is to be predicted where.
+/// A batch of texts, one or several per row, and the tokens to predict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TextBatch {
-    /// Ids, positions and what each token sees.
+    /// Ids, positions, and the tokens that each token attends to.
     pub inputs: CausalBatch,
     /// Tokens of the texts, without padding.
     pub tokens: usize,
-    /// The tokens whose next one is to be predicted, as places in `inputs` (row-major), rising.
+    /// The positions in `inputs` (row-major, ascending) of tokens whose next token is predicted.
     pub places: Vec<i32>,
-    /// The next token of each.
+    /// The next token at each of these positions.
     pub targets: Vec<i32>,
 }
 
 impl EncodedTexts {
-    /// Puts texts into a batch. Each row is a list of texts, padded at its end to the longest row; `pad_id` is never seen nor predicted.
+    /// Builds a batch. Each row is a list of texts, padded at its end to the longest row. `pad_id` is never attended to and never
+    /// predicted.
     pub fn batch(&self, rows: &[Vec<usize>], pad_id: u32) -> TextBatch {
         let texts = |row: &Vec<usize>| row.iter().map(|&i| &self.texts[i]).collect::<Vec<_>>();
         let rows: Vec<_> = rows.iter().map(texts).collect();
@@ -79,7 +80,7 @@ mod tests {
         encoding.encode(&texts(&pairs)).unwrap()
     }
 
-    /// What is to be predicted, as (row, column of the token before, token).
+    /// The predictions as (row, column of the token before, token).
     fn labels(batch: &TextBatch) -> Vec<(usize, usize, i32)> {
         let columns = batch.inputs.columns;
         let places = batch.places.iter().map(|&place| place as usize);

@@ -1,4 +1,4 @@
-//! Texts as token ids, and which of them are to be predicted.
+//! Encodes texts as token ids, and marks the tokens to predict.
 
 use vblora::storage::sha256_hex;
 use vblora_models::{Continued, TextTokenizer};
@@ -9,35 +9,35 @@ use crate::{
     tasks::causal::{Text, Texts},
 };
 
-/// How texts become tokens.
+/// The settings with which texts become tokens.
 #[derive(Debug, Clone, Copy)]
 pub struct Encoding<'a> {
     /// The model's tokenizer.
     pub tokenizer: &'a TextTokenizer,
     /// The token that ends a response.
     pub end: u32,
-    /// The most tokens of a text, special ones included.
+    /// The maximum number of tokens of a text, including special tokens.
     pub max_length: usize,
-    /// What becomes of longer ones.
+    /// The treatment of longer texts.
     pub too_long: TooLong,
-    /// Whether the prompt is to be predicted too.
+    /// True if the loss includes the prompt's tokens.
     pub on_prompt: bool,
 }
 
-/// One text after the tokenizer.
+/// One tokenized text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct EncodedText {
     /// Prompt, response and end.
     pub(super) ids: Vec<u32>,
-    /// The first token that is to be predicted; at least 1, since nothing is before the first.
+    /// The index of the first token to predict. It is at least 1, because the first token has no predecessor.
     pub(super) labelled_from: usize,
 }
 
-/// The texts of a split after the tokenizer; never empty.
+/// The tokenized texts of a split, at least one.
 #[derive(Debug)]
 pub struct EncodedTexts {
     pub(super) texts: Vec<EncodedText>,
-    /// The most tokens that a text may have.
+    /// The maximum number of tokens of a text.
     pub(super) max_length: usize,
     cut: u64,
     dropped: u64,
@@ -45,8 +45,8 @@ pub struct EncodedTexts {
 }
 
 impl Encoding<'_> {
-    /// The tokens of a prompt as training and generation have them: the special tokens that the tokenizer puts in front, and the text. A
-    /// text that begins with them already does not get them twice.
+    /// Encodes a prompt for training and generation: the tokenizer's special tokens in front, then the text. A text that already begins
+    /// with them does not get them twice.
     ///
     /// # Errors
     /// The tokenizer refuses the text.
@@ -59,11 +59,11 @@ impl Encoding<'_> {
         })
     }
 
-    /// Encodes the texts. Prompt and response are one text ([`TextTokenizer::encode_continued`]), as generation has them. A response that
-    /// ends with a token that ends texts gets no other, and blanks after that token are left out.
+    /// Encodes the texts. Prompt and response are encoded as one text ([`TextTokenizer::encode_continued`]), as in generation. A response
+    /// that already ends with an end token gets no second one, and blanks after that token are dropped.
     ///
     /// # Errors
-    /// A text that is too long, where that is to be refused; none that is left; a maximum that leaves no room.
+    /// A text is too long and `too_long` refuses it; no text is left; the maximum is too small.
     pub fn encode(&self, texts: &Texts) -> Result<EncodedTexts> {
         let (front, _) = self.tokenizer.frame()?;
         let pairs: Vec<(&str, &str)> = texts
@@ -84,7 +84,7 @@ impl Encoding<'_> {
         for (row, (text, prompt)) in encoded.into_iter().zip(prompts).enumerate() {
             let Continued { ids, seam } = text;
             let is_same = ids[..seam] == prompt;
-            // A text that begins with the tokenizer's tokens itself.
+            // The text itself begins with the tokenizer's special tokens.
             let (ids, seam) = match ids.strip_prefix(front.as_slice()) {
                 Some(rest) => (rest, seam.saturating_sub(front.len())),
                 None => (ids.as_slice(), seam),
@@ -113,7 +113,7 @@ impl Encoding<'_> {
         }
     }
 
-    /// A response with the token that ends it, which it may have already.
+    /// Appends the end token to a response, unless it already has one.
     fn ended(&self, response: &[u32]) -> Result<Vec<u32>> {
         let is_end = |id: &u32| *id == self.end || self.tokenizer.is_end(*id);
         if let Some(at) = response.iter().rposition(is_end) {
@@ -157,7 +157,7 @@ impl Encoding<'_> {
 }
 
 impl EncodedTexts {
-    /// Texts that are tokens already, each with the first token that is to be predicted, which is at least 1 and within the text.
+    /// Creates texts from tokens. Each comes with the index of the first token to predict, which is at least 1 and inside the text.
     pub fn from_tokens(
         texts: impl IntoIterator<Item = (Vec<u32>, usize)>,
         max_length: usize,
@@ -177,32 +177,32 @@ impl EncodedTexts {
         self.texts.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no texts.
     pub fn is_empty(&self) -> bool {
         self.texts.is_empty()
     }
 
-    /// Texts whose prompt lost tokens.
+    /// The number of texts whose prompt lost tokens.
     pub fn cut(&self) -> u64 {
         self.cut
     }
 
-    /// Texts that were left out.
+    /// The number of texts that were left out.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }
 
-    /// Texts whose prompt has other tokens where it stands alone, as generation begins with it.
+    /// The number of texts whose prompt has other tokens when encoded alone, as in generation.
     pub fn moved(&self) -> u64 {
         self.moved
     }
 
-    /// Tokens of each text.
+    /// The number of tokens of each text.
     pub fn lengths(&self) -> Vec<usize> {
         self.texts.iter().map(|text| text.ids.len()).collect()
     }
 
-    /// SHA-256 of every token and of where labels begin.
+    /// SHA-256 of every token and of the start of each text's labels.
     pub fn sha256(&self) -> String {
         let one = |text: &EncodedText| {
             let head = [text.ids.len() as u64, text.labelled_from as u64];
@@ -221,7 +221,7 @@ pub(super) mod tests {
 
     pub(in crate::train::causal) const END: u32 = 2;
 
-    /// The bundled tokenizer, which puts `<s>` (0) in front and `</s>` (2) after it.
+    /// The bundled tokenizer, which adds `<s>` (0) before a text and `</s>` (2) after it.
     pub(in crate::train::causal) fn tokenizer() -> TextTokenizer {
         TextTokenizer::from_files(&demo::model_files()).unwrap()
     }
@@ -352,7 +352,7 @@ pub(super) mod tests {
         assert_eq!(encoding.join(&[0], &[], &[7, END]).labelled_from, 1);
     }
 
-    /// Llama-2's kind of tokenizer: a blank mark in front of the text, and blanks that are marks.
+    /// A tokenizer like Llama-2's: it adds a blank mark before the text, and encodes blanks as marks.
     fn pieces() -> TextTokenizer {
         let words = [
             "<unk>", "<s>", "</s>", "▁", "a", "b", ":", "▁a", "▁b", "a:", ".", "\n",
@@ -406,7 +406,7 @@ pub(super) mod tests {
     fn a_response_has_the_tokens_that_it_has_behind_its_prompt() {
         let tokenizer = pieces();
         let encoded = encode_with(&tokenizer, &[("b:", " a.")], 64);
-        // <s> ▁b : | ▁a . </s>, where the response alone would be ▁ ▁a .
+        // <s> ▁b : | ▁a . </s>, while the response alone would be ▁ ▁a .
         assert_eq!(encoded.texts[0].ids, [1, 8, 6, 7, 10, END]);
         assert_eq!(encoded.texts[0].labelled_from, 3);
         assert_eq!(encoded.moved(), 0);
@@ -417,7 +417,7 @@ pub(super) mod tests {
     #[test]
     fn a_token_on_both_sides_of_the_seam_is_the_responses() {
         let tokenizer = pieces();
-        // <s> ▁b ▁b | a: . </s>, though the prompt alone is ▁b ▁b a.
+        // <s> ▁b ▁b | a: . </s>, while the prompt alone is ▁b ▁b a.
         let encoded = encode_with(&tokenizer, &[("b ba", ":.")], 64);
         assert_eq!(encoded.texts[0].ids, [1, 8, 8, 9, 10, END]);
         assert_eq!(encoded.texts[0].labelled_from, 3);
@@ -432,7 +432,7 @@ pub(super) mod tests {
             let marked = encode_with(&tokenizer, &[pair], 64);
             assert_eq!(marked.texts, plain.texts, "{pair:?}");
         }
-        // One inside a response is not its end, and the first token stays where the prompt is cut.
+        // An end token inside a response does not end it. The first token stays if the prompt is cut.
         let inside = encode_with(&tokenizer, &[("b:", "a</s>a")], 64);
         assert_eq!(inside.texts[0].ids.last(), Some(&END));
         assert_eq!(
@@ -446,7 +446,7 @@ pub(super) mod tests {
         );
     }
 
-    /// Default runs keep their tokens: byte-level BPE parts words before the blank that a response begins with.
+    /// Default runs keep their tokens: byte-level BPE splits words before the blank at the start of a response.
     #[test]
     fn the_bundled_texts_have_the_same_tokens_in_one_piece_and_apart() {
         let tokenizer = TextTokenizer::from_files(&demo::decoder_files()).unwrap();

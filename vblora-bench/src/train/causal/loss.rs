@@ -3,8 +3,8 @@
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use vblora::{backend::VbLoraBackend, ops::log_softmax};
 
-/// The mean negative log-likelihood of the targets, with label smoothing as torch's `CrossEntropyLoss` has it: a share of `smoothing` of each
-/// target's weight is spread evenly over the vocabulary.
+/// The mean negative log-likelihood of the targets, with label smoothing as in torch's `CrossEntropyLoss`. A share of `smoothing` of each
+/// target's probability is spread evenly over the vocabulary.
 ///
 /// # Shapes
 /// - logits: `[m, vocabulary]`, one row per target; output: `[1]`
@@ -25,6 +25,6 @@ pub fn token_loss<B: VbLoraBackend>(
 
 /// Indices on the device.
 pub(super) fn ints<B: Backend>(values: &[i32], device: &B::Device) -> Tensor<B, 1, Int> {
-    // I32 is every backend's index type or converts to it.
+    // I32 is every backend's index type, or converts to it.
     Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
 }

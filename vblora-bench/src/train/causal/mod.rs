@@ -1,4 +1,4 @@
-//! Causal models on prompts and responses.
+//! Training of causal models on prompts and responses.
 
 mod batch;
 mod encode;

@@ -1,4 +1,4 @@
-//! The likelihood of the next token, as an objective.
+//! The objective of causal models: the likelihood of the next token.
 
 use std::marker::PhantomData;
 
@@ -25,10 +25,10 @@ use crate::{
     train::{Graph, Learner, Objective, Saving, Trained, order},
 };
 
-/// Predicted tokens whose logits are computed at once in an evaluation: with a vocabulary of 50,000, 50 MB of them.
+/// Number of predicted tokens whose logits are computed at once in an evaluation. With a vocabulary of 50,000 their logits take 50 MB.
 const SCORED: usize = 256;
 
-/// The mean negative log-likelihood of the tokens to be predicted.
+/// The mean negative log-likelihood of the tokens to predict.
 #[derive(Debug)]
 pub struct Causal {
     smoothing: f64,
@@ -40,7 +40,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
     type Base = CausalLm<Autodiff<B>>;
     type Head = PhantomData<Autodiff<B>>;
     type Split = EncodedTexts;
-    /// The texts of each row.
+    /// The indices of the texts in each row.
     type Rows = Vec<Vec<usize>>;
     type Batch = TextBatch;
 
@@ -188,7 +188,7 @@ fn one_a_row(texts: Vec<usize>) -> Vec<Vec<usize>> {
     texts.into_iter().map(|text| vec![text]).collect()
 }
 
-/// The hidden states of some tokens, so that only what is to be predicted is scored.
+/// Selects the hidden states of the tokens at `places`, so that logits are computed only for predictions.
 ///
 /// # Shapes
 /// - hidden: `[n, t, d]`; output: `[places, d]`

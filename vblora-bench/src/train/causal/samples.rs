@@ -1,4 +1,4 @@
-//! What a model answers, beside what it should.
+//! A model's answers, next to the expected ones.
 
 use std::ops::ControlFlow;
 
@@ -13,21 +13,21 @@ use vblora_models::{
 use super::encode::Encoding;
 use crate::{Result, metrics::bleu};
 
-/// Prompts that are answered side by side.
+/// The number of prompts that are answered in one batch.
 const BATCH: usize = 10;
 
-/// A prompt, the responses that it has, and the model's.
+/// A prompt, its reference responses, and the model's answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sample {
     /// The prompt.
     pub prompt: String,
-    /// Its responses.
+    /// Its reference responses.
     pub references: Vec<String>,
-    /// What the model answers, without blanks at its ends.
+    /// The model's answer, without blanks at its ends.
     pub answer: String,
 }
 
-/// A prompt and its responses, of [`Texts::by_prompt`](crate::tasks::causal::Texts::by_prompt).
+/// A prompt and its responses, from [`Texts::by_prompt`](crate::tasks::causal::Texts::by_prompt).
 pub type Question<'a> = (&'a str, Vec<&'a str>);
 
 /// The questions whose prompts leave room for an answer of `room` tokens.
@@ -49,10 +49,10 @@ pub fn answerable<'a>(
     Ok(kept)
 }
 
-/// Has the model answer each question, as `settings` say.
+/// Generates an answer to each question with these settings.
 ///
 /// # Errors
-/// A prompt that is empty or leaves no room; a device that failed.
+/// A prompt is empty or leaves no room; a device failed.
 pub fn answer<B: VbLoraBackend>(
     model: &CausalLm<B>,
     factors: &Factors<B>,

@@ -1,4 +1,4 @@
-//! Texts and a causal model as what a session is about.
+//! Texts as the data of a session with a causal model.
 
 use vblora::backend::VbLoraBackend;
 use vblora_models::{
@@ -14,12 +14,12 @@ use crate::{
     train::{Loaded, ModelSummary, Source},
 };
 
-/// Texts to learn from, and texts that are held out.
+/// Texts to train on, and held-out texts.
 #[derive(Debug, Clone)]
 pub struct TextSource {
-    /// Learned from.
+    /// The texts to train on.
     pub train: Texts,
-    /// Scored after each epoch.
+    /// The texts to evaluate on after each epoch.
     pub held_out: Texts,
 }
 
@@ -34,7 +34,7 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<DecoderConfig> {
     Ok(config)
 }
 
-/// How a recipe has a model's texts encoded.
+/// The encoding of texts that a recipe sets for a model.
 ///
 /// # Errors
 /// The model's files name no token that ends a text.
