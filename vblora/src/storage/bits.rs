@@ -20,9 +20,13 @@ pub(super) fn pack(numbers: &[u32], bits: usize) -> Vec<u8> {
 /// The `n` numbers that [`pack`] wrote. The number of bytes must be [`packed_bytes`].
 pub(super) fn unpack(bytes: &[u8], bits: usize, n: usize) -> Vec<u32> {
     let mut stream = BitReader::endian(bytes, LittleEndian);
-    let next = |_| stream.read_unsigned_var(bits as u32);
-    let numbers: std::io::Result<_> = (0..n).map(next).collect();
-    numbers.expect("the caller has checked the number of bytes")
+    // A collected `Result` would grow by doubling, and take half as much again.
+    let mut numbers = Vec::with_capacity(n);
+    for _ in 0..n {
+        let number = stream.read_unsigned_var(bits as u32);
+        numbers.push(number.expect("the caller has checked the number of bytes"));
+    }
+    numbers
 }
 
 /// Rows of length `columns` in 8 signed bits, with one scale a row: its largest magnitude over 127.
