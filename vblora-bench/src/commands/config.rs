@@ -157,7 +157,7 @@ mod tests {
         for part in ["x.json", "\"t5\"", "roberta, bert, gpt2, llama"] {
             assert!(other.contains(part), "{other}");
         }
-        let lacking = error(r#"{"model_type": "gpt2", "n_embd": 8}"#).to_string();
+        let lacking = error(r#"{"model_type": "gpt2", "vocab_size": 8, "n_embd": 8}"#).to_string();
         assert!(lacking.contains("\"n_head\""), "{lacking}");
     }
 }
