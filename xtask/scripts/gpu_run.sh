@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs what `cargo xtask gpu-pack` packed, on a Linux machine with an NVIDIA GPU and Python (torch,
 # transformers, peft), without Rust: bash gpu-pack/run.sh [PART...], parts: tests, demo, compare,
-# where, task, sweep; all that were packed if none is named. Logs and JSON go to $OUT (default: gpu-pack/out);
-# $COMPARE is given to the comparison as more arguments.
+# where, task, sweep; all packed parts if none is named. Logs and JSON go to $OUT (default: gpu-pack/out);
+# $COMPARE holds additional arguments of the comparison.
 set -uo pipefail
 pack=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${OUT:-$pack/out}
@@ -13,7 +13,7 @@ mkdir -p "$out" "$work"
 python3 -c "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')" \
     "$pack/pack.tar.xz" "$work" || exit 1
 
-# CUDA's libraries: the toolkit's, else those inside Python packages.
+# CUDA's libraries: those of the toolkit, or else those in Python packages.
 libraries=$(python3 - <<'PYTHON'
 import glob, os, site
 roots = site.getsitepackages() + [site.getusersitepackages()]
@@ -24,7 +24,7 @@ PYTHON
 )
 export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
 if [[ ! -d ${CUDA_PATH:-/usr/local/cuda} ]]; then
-    # NVRTC needs CUDA's headers, which Python packages have as well.
+    # NVRTC needs CUDA's headers, which Python packages also contain.
     CUDA_PATH=$(python3 -c "import glob, site; print(next(iter(
         [p[:-len('/include/cuda_fp16.h')] for r in site.getsitepackages()
          for p in glob.glob(r + '/nvidia/*/include/cuda_fp16.h')]), ''))")
@@ -32,12 +32,12 @@ if [[ ! -d ${CUDA_PATH:-/usr/local/cuda} ]]; then
 fi
 export VBLORA_FIXTURES="$work/fixtures"
 
-# Kernels that one process compiled serve the next.
+# Later processes reuse kernels that an earlier one compiled.
 cd "$work" || exit 1
 printf '[compilation.cache]\nfile = "%s/kernels"\n' "$work" >cubecl.toml
 
 : >"$out/summary.txt"
-# step NAME COMMAND...: runs it with its output in a log, and writes down how it went.
+# step NAME COMMAND...: runs the command with its output in a log, and records its status.
 step() {
     local name=$1 start=$SECONDS status
     shift
@@ -89,7 +89,7 @@ compare() {
     grep -v "^$" "$out/compare.log" | tail -n 60
 }
 
-# Kernels of one training step by name: what a run of 11 repetitions has beyond a run of 1.
+# Kernels of one training step by name: the difference between a run of 11 repetitions and a run of 1.
 where() {
     local name=roberta-base/vblora-all/32x128 repetitions
     mkdir -p "$work/where"
@@ -112,8 +112,8 @@ task() {
     cp "$work/mrpc/results.json" "$out/task.json"
 }
 
-# Every method on the packed model, on the GPU, and beside it on the bundled one, on the processor. $MINILM and $PROOF are given to the
-# sweeps as more arguments.
+# Every method on the packed model on the GPU, and at the same time on the bundled model on the CPU. $MINILM and $PROOF hold additional
+# arguments of the sweeps.
 sweep() {
     # shellcheck disable=SC2086 # several arguments
     step proof ./xtask sweep proof --out "$work/proof" --devices flex ${PROOF:-} &

@@ -13,7 +13,7 @@ def totals(path):
     found = collections.defaultdict(lambda: [0, 0.0])
     for line in open(path, encoding="utf-8", errors="replace"):
         match = LINE.search(line)
-        # The log's own sums have a number of launches where a kernel has its name.
+        # In the log's own sums, the number of launches is in the place of a kernel's name.
         if match and not match.group(3)[0].isdigit():
             value, unit, name = match.groups()
             found[name.strip()][0] += 1

@@ -39,6 +39,7 @@ pub(crate) struct Arguments {
     /// Folder for models and adapters; its content is replaced
     #[arg(long, default_value = "target/peft-roundtrip")]
     out: PathBuf,
+    /// Backend: flex, ndarray, wgpu or cuda
     #[arg(long, default_value = "flex")]
     backend: BackendKind,
 }

@@ -117,7 +117,7 @@ impl Combination<'_> {
 
     fn need(&self, key: &str) -> Result<&Setting<'_>> {
         self.find(key).ok_or_else(|| {
-            let message = format!("\"{key}\" is missing here and in [base]");
+            let message = format!("no \"{key}\" here and none in [base]");
             self.spec.error(self.block.line, message)
         })
     }

@@ -1,9 +1,9 @@
 "use strict";
-// Recorded selections, taken apart as record/mod.rs says.
+// Decodes recorded selections. recordings/mod.rs describes the format.
 
-/** One selection at a time: `indices` and `weights` of all sub-vectors, k each, are those of recorded step number `frame`. */
+/** One selection: the k `indices` and k `weights` of each sub-vector at recorded step number `frame`. */
 class Selections {
-  /** A copy of every so many selections is kept, so that going back is quick. */
+  /** Copies of some selections are kept at regular intervals, so that going back is fast. */
   static KEPT = 32;
 
   constructor({ s, k, lengths, bodies }) {
@@ -27,7 +27,7 @@ class Selections {
     while (this.frame < target) this.next();
   }
 
-  /** Applies what changes with the next recorded step. */
+  /** Applies the changes of the next recorded step. */
   next() {
     this.frame += 1;
     const { k, bodies, indices, weights } = this;

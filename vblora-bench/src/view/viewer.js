@@ -1,4 +1,4 @@
-// The selection viewer. The data's form is described in view/mod.rs.
+// The selection viewer. view/mod.rs describes the data.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const { h, k, s, steps, sites } = data;
@@ -8,7 +8,7 @@ const byId = id => document.getElementById(id);
 const now = new Selections(data);
 const { indices, weights } = now;
 
-// --- What is looked at -----------------------------------------------------------------------------------------------------------------
+// --- Selected view ---------------------------------------------------------------------------------------------------------------------
 
 /** A row of the map: a site's A or B. */
 const all = sites.flatMap((site, number) => site.rows.map(([from, to], side) => ({ site, number, side, from, to })));
@@ -25,7 +25,7 @@ function order() {
   rows.sort((a, b) => keys[0](a) - keys[0](b) || keys[1](a) - keys[1](b) || a.side - b.side);
 }
 
-/** The part of a row's weight on each vector. */
+/** The share of a row's weight on each vector. */
 function parts(row) {
   const out = new Float32Array(h);
   for (let i = row.from * k; i < row.to * k; i++) out[indices[i]] += weights[i] / 255 / (row.to - row.from);
@@ -38,7 +38,7 @@ function countUses() {
   return uses;
 }
 
-// Once through all: one scale of colours for all steps.
+// One pass over all steps gives a common colour scale.
 let scale = 0;
 for (let target = 0; target < steps.length; target++) {
   now.goTo(target);
@@ -63,7 +63,7 @@ function sized(canvas, height) {
   return { context, width, height };
 }
 
-/** White to dark blue; the root makes small parts visible. */
+/** White to dark blue; the square root makes small shares visible. */
 function colour(part) {
   const t = Math.sqrt(Math.min(1, part / scale));
   return [255 - 247 * t, 255 - 207 * t, 255 - 148 * t];
@@ -252,7 +252,7 @@ function choose(site) {
   redraw();
 }
 
-/** The site of the next row of another one, above or below that of the chosen one. */
+/** The next site above or below that of the chosen row. */
 function neighbour(step) {
   const own = rows.flatMap((row, at) => (row.number === selected ? [at] : []));
   if (own.length === 0) return rows.at(step > 0 ? 0 : -1).number;

@@ -1,12 +1,12 @@
-// A library to preload: at one call that changes a file it kills the process, or lets the call fail.
+// A library to preload. At one call that changes a file, it kills the process or makes the call fail.
 //
-// KILL_BELOW  the folder whose files count, with a slash at its end
-// KILL_AT     the number of the call, from 1; none without it
+// KILL_BELOW  calls on files below this folder count; ends with a slash
+// KILL_AT     the number of the call to fail, from 1; unset for none
 // KILL_MODE   kill; enospc (this call and all later ones that need space fail); eio (this one fails)
 // KILL_LOG    a file that gets a line for each call: its number, its name, its path
-// KILL_ONLY, KILL_NOT  words that the command line must have, or must not have, for calls to count
+// KILL_ONLY, KILL_NOT  words that the command line must or must not contain for calls to count
 //
-// Only calls through the C library are seen. A rename that a program makes without it (the crate rustix does) lies between two that are.
+// The library sees only calls through the C library. A rename without it (by the crate rustix) is between two visible calls.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -55,7 +55,7 @@ static const char *of(int folder, const char *name, char *path) {
   return path;
 }
 
-// Whether a call is to fail; errno is set then.
+// Returns true if the call must fail, and sets errno.
 static int strikes(const char *call, const char *path, int needs_space) {
   if (!below || !path || strncmp(path, below, strlen(below))) return 0;
   long number = __sync_add_and_fetch(&calls, 1);
