@@ -242,19 +242,23 @@ impl HostAdapter {
         }
     }
 
-    /// Refuses factors for [`to_lora`](Self::to_lora) that the memory has no room for: codes are small, and what they stand for need not be.
-    ///
-    /// # Errors
-    /// [`Error::NoRoom`].
-    pub fn check_lora_room(&self) -> Result<()> {
+    /// Values of the factors that [`to_lora`](Self::to_lora) makes: codes are small, and what they stand for need not be.
+    pub fn lora_values(&self) -> u64 {
         let rank = match self {
             Self::VbLora(adapter) => adapter.settings().config().rank,
             Self::TopK(adapter) => adapter.settings().config().rank,
             Self::Lora(adapter) => adapter.settings().config().rank,
             Self::Vera(adapter) => adapter.settings().config().rank,
         };
-        let values = limits::factor_values(rank, self.plan());
-        limits::check_room("the adapter's factors", values)
+        limits::factor_values(rank, self.plan())
+    }
+
+    /// Refuses factors for [`to_lora`](Self::to_lora) that the memory has no room for.
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub fn check_lora_room(&self) -> Result<()> {
+        limits::check_room("the adapter's factors", self.lora_values())
     }
 
     /// The same update as LoRA with `alpha = r`: VB-LoRA's factors as its codes compose them, a gate in the up factors, VeRA's as it composes
