@@ -425,6 +425,48 @@ fn a_run_goes_on_from_no_other_runs_checkpoints() {
     }
 }
 
+/// Only what results, log or checkpoints know is a run's folder; one that is known is cleared where its run begins again.
+#[test]
+fn a_resumed_session_writes_into_no_folder_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = run(&session(dir.path(), &[Method::Lora]));
+    let mut session = session(dir.path(), &[Method::Lora, Method::Head]);
+    session.resume = true;
+    let out = dir.path().join("out");
+    let theirs = out.join("head-seed1");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::write(theirs.join("head.safetensors"), "mine").unwrap();
+    let before = tree(&out);
+    assert_says(&refusal(&session), &["head-seed1", "move it elsewhere"]);
+    let unlocked = |tree: Vec<(PathBuf, Vec<u8>)>| -> Vec<_> {
+        let is_lock = |path: &Path| path.ends_with("session.lock");
+        tree.into_iter()
+            .filter(|(path, _)| !is_lock(path))
+            .collect()
+    };
+    assert_eq!(unlocked(tree(&out)), unlocked(before));
+    std::fs::remove_dir_all(&theirs).unwrap();
+    // Empty, it is as good as none.
+    std::fs::create_dir(&theirs).unwrap();
+    assert_eq!(run(&session).runs[0].epochs, whole.runs[0].epochs);
+
+    // Killed before its first checkpoint, behind the first save.
+    let adapter = out.join("lora-seed1");
+    let saved = std::fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+    for file in ["results.json", "table.md", "curves.svg"] {
+        std::fs::remove_file(out.join(file)).unwrap();
+    }
+    std::fs::remove_dir_all(out.join("checkpoints/lora-seed1")).unwrap();
+    for file in ["notes.txt", "codes.safetensors"] {
+        std::fs::write(adapter.join(file), "older").unwrap();
+    }
+    let again = run(&session);
+    assert_eq!(again.runs[0].epochs, whole.runs[0].epochs);
+    let found = std::fs::read(adapter.join("adapter_model.safetensors")).unwrap();
+    assert!(found == saved && adapter.join("notes.txt").exists());
+    assert!(!adapter.join("codes.safetensors").exists());
+}
+
 /// An inconsistent checkpoint is skipped, and replaced when the run reaches its step again.
 #[test]
 fn forged_states_are_not_gone_on_with() {

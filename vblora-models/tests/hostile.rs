@@ -9,10 +9,10 @@ use std::{path::Path, time::Instant};
 
 use burn::backend::Flex;
 use corrupt::corrupt;
-use serde_json::json;
+use serde_json::{Value, json};
 use vblora_models::{
-    Checkpoint, DecoderConfig, EncoderConfig, ModelFiles, Roberta, SaveDtype, TextTokenizer,
-    decoder::CausalLm, save_safetensors,
+    Checkpoint, DecoderConfig, DecoderFamily, EncoderConfig, ModelFiles, Roberta, SaveDtype,
+    TextTokenizer, decoder::CausalLm, save_safetensors,
 };
 
 /// Reads a file in `cases` spoiled forms; gives how many were right all the same.
@@ -114,6 +114,279 @@ fn weights_and_their_index_of_arbitrary_bytes_are_read_or_refused() {
     attack(&at("two.safetensors"), 3000, read);
 }
 
+/// What a field is, and which JSON says so.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Text,
+    Count,
+    Number,
+    Flag,
+    Id,
+    Ids,
+    Texts,
+    Counts,
+    Object,
+}
+
+impl Kind {
+    fn fits(self, value: &Value) -> bool {
+        let all = |is: fn(&Value) -> bool| value.as_array().is_some_and(|v| v.iter().all(is));
+        match self {
+            Self::Text => value.is_string(),
+            Self::Count => value.is_u64(),
+            Self::Number => value.is_number(),
+            Self::Flag => value.is_boolean(),
+            Self::Id => value.is_i64(),
+            Self::Ids => value.is_i64() || all(Value::is_i64),
+            Self::Texts => all(Value::is_string),
+            Self::Counts => all(Value::is_u64),
+            Self::Object => value.is_object(),
+        }
+    }
+}
+
+/// Every field that a reader of `config.json` looks at.
+const FIELDS: &[(Kind, &[&str])] = &[
+    (
+        Kind::Text,
+        &[
+            "model_type",
+            "hidden_act",
+            "hidden_activation",
+            "activation_function",
+            "position_embedding_type",
+        ],
+    ),
+    (
+        Kind::Count,
+        &[
+            "vocab_size",
+            "hidden_size",
+            "intermediate_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "max_position_embeddings",
+            "type_vocab_size",
+            "sliding_window",
+            "max_window_layers",
+            "sliding_window_pattern",
+            "_sliding_window_pattern",
+            "no_rope_layer_interval",
+            "n_embd",
+            "n_head",
+            "n_layer",
+            "n_inner",
+            "n_positions",
+        ],
+    ),
+    (
+        Kind::Number,
+        &[
+            "rms_norm_eps",
+            "layer_norm_eps",
+            "layer_norm_epsilon",
+            "initializer_range",
+            "rope_theta",
+            "rope_local_base_freq",
+            "partial_rotary_factor",
+            "attention_dropout",
+            "hidden_dropout_prob",
+            "attention_probs_dropout_prob",
+            "classifier_dropout",
+            "embd_pdrop",
+            "resid_pdrop",
+            "attn_pdrop",
+            "embedding_multiplier",
+            "residual_multiplier",
+            "attention_multiplier",
+            "logits_scaling",
+            "query_pre_attn_scalar",
+            "attn_logit_softcapping",
+            "final_logit_softcapping",
+        ],
+    ),
+    (
+        Kind::Flag,
+        &[
+            "tie_word_embeddings",
+            "attention_bias",
+            "mlp_bias",
+            "use_sliding_window",
+            "is_decoder",
+            "is_encoder_decoder",
+            "add_cross_attention",
+            "scale_attn_weights",
+            "scale_attn_by_inverse_layer_idx",
+            "use_bidirectional_attention",
+        ],
+    ),
+    (Kind::Id, &["bos_token_id", "pad_token_id"]),
+    (Kind::Ids, &["eos_token_id"]),
+    (Kind::Texts, &["layer_types"]),
+    (Kind::Counts, &["no_rope_layers"]),
+    (
+        Kind::Object,
+        &["rope_scaling", "rope_parameters", "quantization_config"],
+    ),
+];
+
+/// The fields of `rope_scaling`, and of `rope_parameters` or an object in it.
+const ROPE_FIELDS: &[(Kind, &[&str])] = &[
+    (Kind::Text, &["rope_type", "type"]),
+    (
+        Kind::Number,
+        &[
+            "rope_theta",
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+            "partial_rotary_factor",
+        ],
+    ),
+    (Kind::Object, &["full_attention", "sliding_attention"]),
+];
+
+/// One value of each type, and the edges of numbers.
+fn values() -> Vec<Value> {
+    vec![
+        json!(null),
+        json!(true),
+        json!(false),
+        json!(0),
+        json!(7),
+        json!(-1),
+        json!(u64::MAX),
+        json!(i64::MIN),
+        json!(0.5),
+        json!(-2.5),
+        json!(4.0),
+        json!(1e300),
+        json!(""),
+        json!("7"),
+        json!("true"),
+        json!([]),
+        json!([7]),
+        json!(["x"]),
+        json!([null]),
+        json!([[7]]),
+        json!({}),
+        json!({"a": 1}),
+    ]
+}
+
+/// A small configuration of a family, without what can be left out.
+fn least(model_type: &str) -> Value {
+    let mut config = match model_type {
+        "gpt2" => gpt2(),
+        "bert" | "roberta" => bert(),
+        _ => llama(),
+    };
+    config["model_type"] = json!(model_type);
+    if model_type == "roberta" {
+        config["pad_token_id"] = json!(1);
+    }
+    config
+}
+
+/// What is read of a configuration, as a text to compare.
+fn read_config(config: &Value) -> Result<String, String> {
+    let text = config.to_string();
+    let is_encoder = matches!(config["model_type"].as_str(), Some("bert" | "roberta"));
+    let found = match is_encoder {
+        true => EncoderConfig::from_json(text.as_bytes(), "here/config.json").map(|config| {
+            assert!(config.parameters() > 0);
+            format!("{config:?}")
+        }),
+        false => DecoderConfig::from_json(text.as_bytes(), "here/config.json").map(|config| {
+            assert!(config.parameters() > 0);
+            format!("{config:?}")
+        }),
+    };
+    found.map_err(|error| error.to_string())
+}
+
+/// Puts every value in the place of every field of an object in `config`. A value of another type than the field's is an error that names
+/// the field, or changes nothing. Any other is read or refused.
+fn try_types(config: &Value, object: &str, fields: &[(Kind, &'static [&'static str])]) -> usize {
+    let mut refused = 0;
+    let named = |(kind, names): &(Kind, &'static [&'static str])| {
+        let kind = *kind;
+        names.iter().map(move |name| (kind, *name))
+    };
+    for (kind, field) in fields.iter().flat_map(named) {
+        let mut without = config.clone();
+        let place = without.pointer_mut(object).unwrap();
+        place.as_object_mut().unwrap().remove(field);
+        let absent = read_config(&without);
+        for value in values() {
+            let mut changed = config.clone();
+            changed.pointer_mut(object).unwrap()[field] = value.clone();
+            let what = format!("{}: {object}/{field} = {value}", config["model_type"]);
+            let found = read_config(&changed);
+            if let Err(error) = &found {
+                assert!(error.contains("here/config.json"), "{what}: {error}");
+                refused += 1;
+            }
+            // With `null` a file says that there is no window where the family has one by default.
+            let is_no_window = field == "sliding_window" && value.is_null();
+            if kind.fits(&value) || is_no_window {
+                continue;
+            }
+            match &found {
+                Err(error) => assert!(error.contains(field), "{what}: {error}"),
+                Ok(_) => assert_eq!(found, absent, "{what}"),
+            }
+        }
+    }
+    refused
+}
+
+#[test]
+fn a_field_of_a_wrong_type_is_named_or_as_good_as_absent() {
+    let decoders = DecoderFamily::ALL.map(DecoderFamily::name);
+    for family in decoders.into_iter().chain(["bert", "roberta"]) {
+        let config = least(family);
+        read_config(&config).unwrap_or_else(|error| panic!("{family}: {error}"));
+        let refused = try_types(&config, "", FIELDS);
+        assert!(refused > 100, "{family}: {refused}");
+        println!("{family}: {refused} refused");
+    }
+    let llama3 = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
+    });
+    let kinds = json!({"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_type": "default"}});
+    for (family, field, inner, object) in [
+        ("llama", "rope_scaling", llama3.clone(), "/rope_scaling"),
+        ("llama", "rope_parameters", llama3, "/rope_parameters"),
+        (
+            "gemma3_text",
+            "rope_parameters",
+            kinds.clone(),
+            "/rope_parameters",
+        ),
+        (
+            "gemma3_text",
+            "rope_parameters",
+            kinds.clone(),
+            "/rope_parameters/full_attention",
+        ),
+        (
+            "gemma3_text",
+            "rope_parameters",
+            kinds,
+            "/rope_parameters/sliding_attention",
+        ),
+    ] {
+        let mut config = least(family);
+        config[field] = inner;
+        read_config(&config).unwrap_or_else(|error| panic!("{family}: {error}"));
+        assert!(try_types(&config, object, ROPE_FIELDS) > 20);
+    }
+}
+
 /// What `config.json` asks for is compared with what the weights' headers say before anything is allocated for it.
 #[test]
 fn a_config_that_claims_more_than_the_weights_hold_costs_nothing() {
@@ -178,17 +451,29 @@ fn a_tokenizer_of_arbitrary_bytes_is_read_or_refused() {
         .zip(0..)
         .map(|(word, id)| (word.to_owned(), json!(id)))
         .collect();
-    let tokenizer = json!({
-        "pre_tokenizer": {"type": "Whitespace"},
-        "added_tokens": [{"id": 3, "content": "</s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
-        "model": {"type": "WordLevel", "vocab": words, "unk_token": "<unk>"},
-    });
-    std::fs::write(&path, tokenizer.to_string()).unwrap();
     std::fs::write(dir.path().join("config.json"), llama().to_string()).unwrap();
-    attack(&path, 3000, |files| {
+    let use_it = |files: &ModelFiles| {
         // What was read can be used.
         let tokenizer = TextTokenizer::from_files(files)?;
-        let _ = tokenizer.encode_batch(&[("a b c", None)], 8);
+        let _ = tokenizer.encode_batch(&[("a b c", None), ("abab", Some("a"))], 8);
+        let _ = tokenizer.decode(&[0, 1, 2, 3, u32::MAX]);
         Ok(())
-    });
+    };
+    for model in [
+        json!({"type": "WordLevel", "vocab": words, "unk_token": "<unk>"}),
+        json!({"type": "WordPiece", "vocab": words, "unk_token": "<unk>", "continuing_subword_prefix": "", "max_input_chars_per_word": 100}),
+    ] {
+        let tokenizer = json!({
+            "pre_tokenizer": {"type": "Whitespace"},
+            "added_tokens": [{"id": 3, "content": "</s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
+            "model": model,
+        });
+        std::fs::write(&path, tokenizer.to_string()).unwrap();
+        attack(&path, 3000, use_it);
+    }
+    std::fs::remove_file(&path).unwrap();
+    let words = dir.path().join("vocab.txt");
+    std::fs::write(&words, "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n##b\n").unwrap();
+    std::fs::write(dir.path().join("config.json"), bert().to_string()).unwrap();
+    attack(&words, 1000, use_it);
 }

@@ -6,6 +6,9 @@ use std::time::Instant;
 use serde_json::{Value, json};
 use vblora_models::{ModelFiles, TextTokenizer};
 
+/// The letters of the longest word that a file may have cut into pieces.
+const MAX_WORD: u64 = 4096;
+
 /// A word-level tokenizer with one more part, or with another in its place.
 fn with(part: &str, value: Value) -> Value {
     let mut tokenizer = json!({
@@ -317,4 +320,108 @@ fn no_file_makes_the_crate_panic_at_a_user() {
         )
         .is_err()
     );
+}
+
+/// Values of every type, with the edges of numbers.
+fn values() -> Vec<Value> {
+    vec![
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(u64::MAX),
+        json!(0.5),
+        json!(1e300),
+        json!(""),
+        json!("a"),
+        json!([]),
+        json!([7]),
+        json!(["a", 7]),
+        json!([["a", -1.0]]),
+        json!([null]),
+        json!({}),
+        json!({"a": "b"}),
+        json!({"a": -1}),
+        json!({"a": 4294967296u64}),
+        json!({"": 0, "a": 0, "b": 0}),
+        json!({"type": "WordPiece"}),
+    ]
+}
+
+/// Every place of a JSON value, as a pointer.
+fn places(value: &Value, at: &str, found: &mut Vec<String>) {
+    let mut add = |name: String, inner: &Value| {
+        let place = format!("{at}/{}", name.replace('~', "~0").replace('/', "~1"));
+        found.push(place.clone());
+        places(inner, &place, found);
+    };
+    match value {
+        Value::Object(fields) => fields.iter().for_each(|(name, v)| add(name.clone(), v)),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .for_each(|(i, v)| add(i.to_string(), v)),
+        _ => {}
+    }
+}
+
+/// Whatever stands in the place of whatever in a tokenizer of words or of pieces of words, it is used or refused by the file's name.
+#[test]
+fn a_part_of_a_wrong_type_is_refused_by_the_files_name() {
+    let vocab = json!({"[UNK]": 0, "a": 1, "##b": 2, "[CLS]": 3, "[SEP]": 4});
+    let bert = json!({"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true});
+    for model in [
+        json!({"type": "WordLevel", "vocab": vocab, "unk_token": "[UNK]"}),
+        json!({"type": "WordPiece", "vocab": vocab, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100}),
+    ] {
+        let mut whole = with("model", model);
+        whole["normalizer"] = bert.clone();
+        whole["pre_tokenizer"] = json!({"type": "BertPreTokenizer"});
+        whole["post_processor"] =
+            json!({"type": "BertProcessing", "sep": ["[SEP]", 4], "cls": ["[CLS]", 3]});
+        whole["decoder"] = json!({"type": "WordPiece", "prefix": "##", "cleanup": true});
+        whole["added_tokens"] = json!([{"id": 0, "content": "[UNK]", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}]);
+        use_it(&whole.to_string()).unwrap();
+        let mut found = Vec::new();
+        places(&whole, "", &mut found);
+        assert!(found.len() > 30, "{found:?}");
+        for place in found {
+            for value in values() {
+                let mut changed = whole.clone();
+                *changed.pointer_mut(&place).unwrap() = value.clone();
+                if let Err(error) = use_it(&changed.to_string()) {
+                    assert!(
+                        error.contains("tokenizer.json"),
+                        "{place} = {value}: {error}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Pieces of a word are looked for in time with the square of its length, or the cube where its letters are pieces.
+#[test]
+fn pieces_of_words_without_end_are_refused_or_found_in_time() {
+    let model = |most: u64| {
+        let vocab = json!({"[UNK]": 0, "a": 1, "##a": 2});
+        json!({"type": "WordPiece", "vocab": vocab, "unk_token": "[UNK]", "continuing_subword_prefix": "##", "max_input_chars_per_word": most})
+    };
+    for most in [MAX_WORD + 1, u64::from(u32::MAX), u64::MAX] {
+        let error = use_it(&with("model", model(most)).to_string()).unwrap_err();
+        assert!(
+            error.contains("tokenizer.json") && error.contains("max_input_chars_per_word"),
+            "{error}"
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = with("model", model(MAX_WORD)).to_string();
+    std::fs::write(dir.path().join("tokenizer.json"), file).unwrap();
+    let files = ModelFiles::open(dir.path()).unwrap();
+    let tokenizer = TextTokenizer::from_files(&files).unwrap();
+    // Longer than that it is an unknown word.
+    let long = "a".repeat(MAX_WORD as usize + 1);
+    assert_eq!(tokenizer.encode_plain(&[&long]).unwrap()[0].len(), 1);
+    let word = "a".repeat(200);
+    assert_eq!(tokenizer.encode_plain(&[&word]).unwrap()[0].len(), 200);
 }

@@ -73,7 +73,7 @@ pub enum Error {
         found: Vec<usize>,
     },
     /// The rank asked for is higher than the weight's.
-    #[error("site {site}: rank r = {rank} is above {limit}, the rank of the weight {shape:?}")]
+    #[error("site {site}: rank r = {rank} is too high for a weight {shape:?} of rank {limit}")]
     Rank {
         /// The site.
         site: String,

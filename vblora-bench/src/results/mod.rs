@@ -66,11 +66,26 @@ impl Results {
     /// Reads a file that [`Results::write`] wrote.
     ///
     /// # Errors
-    /// The file does not exist, or is not a results file; the error gives the position.
+    /// The file does not exist, or is not a results file; the error gives the position. A score that its task cannot have; the error names
+    /// the run.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = read_file(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;
-        strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))
+        let results: Self = strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))?;
+        results.check().map_err(|reason| vblora::Error::Format {
+            path: path.to_owned(),
+            reason,
+        })?;
+        Ok(results)
+    }
+
+    /// Refuses numbers that no run comes to.
+    fn check(&self) -> std::result::Result<(), String> {
+        for run in &self.runs {
+            let named = |problem| format!("{} seed {}: {problem}", run.method, run.seed);
+            run.check().map_err(named)?;
+        }
+        self.summary.iter().try_for_each(Summary::check)
     }
 }
 
@@ -149,5 +164,71 @@ mod tests {
             error.contains("results.json") && error.contains("line 1"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn scores_that_no_run_has_are_refused_by_run_and_metric() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results.json");
+        let runs = vec![
+            run("lora", "qv", 1, &[0.5, 0.75]),
+            run("vblora", "qv", 2, &[0.5]),
+        ];
+        let results = Results::new("c", "flex", runs);
+        results.write(&path).unwrap();
+        Results::read(&path).unwrap();
+        let whole = serde_json::to_value(&results).unwrap();
+        for (place, value, says) in [
+            (
+                "/runs/1/epochs/0/metrics/accuracy",
+                7.5,
+                "vblora seed 2: epoch 1: accuracy: 7.5",
+            ),
+            (
+                "/runs/0/epochs/1/metrics/f1",
+                -0.25,
+                "lora seed 1: epoch 2: f1: -0.25",
+            ),
+            (
+                "/runs/0/best/metrics/accuracy",
+                1.25,
+                "lora seed 1: best: accuracy: 1.25",
+            ),
+            (
+                "/runs/1/last/metrics/accuracy",
+                1e308,
+                "vblora seed 2: last: accuracy: 1",
+            ),
+            (
+                "/runs/0/seconds",
+                -1.0,
+                "lora seed 1: seconds: expected at least 0, found -1",
+            ),
+            (
+                "/runs/0/stored_parameters",
+                -2.0,
+                "lora seed 1: stored_parameters: ",
+            ),
+            (
+                "/summary/0/best/median",
+                3.0,
+                "summary of lora on qv: accuracy: 3 is out of its range",
+            ),
+            ("/summary/1/last/sd", -3.0, "summary of vblora on qv: sd: "),
+        ] {
+            let mut changed = whole.clone();
+            *changed.pointer_mut(place).unwrap() = value.into();
+            std::fs::write(&path, changed.to_string()).unwrap();
+            let error = Results::read(&path).unwrap_err().to_string();
+            assert!(
+                error.contains("results.json") && error.contains(says),
+                "{place}: {error}"
+            );
+        }
+        // Another task's metric.
+        let text = whole.to_string().replacen("\"f1\":0.5", "\"nll\":0.5", 1);
+        std::fs::write(&path, text).unwrap();
+        let error = Results::read(&path).unwrap_err().to_string();
+        assert!(error.contains("expected those of mrpc"), "{error}");
     }
 }

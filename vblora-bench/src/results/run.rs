@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Stop;
 use crate::metrics::{Metric, Scores};
-use crate::tasks::Task;
+use crate::tasks::{Task, check_scores};
 
 /// One method on one task with one seed.
 ///
@@ -52,6 +52,33 @@ pub struct RunResult {
     /// The reason why the run ended.
     #[serde(default)]
     pub stop: Stop,
+}
+
+impl RunResult {
+    /// Refuses numbers that no run can have.
+    pub(crate) fn check(&self) -> std::result::Result<(), String> {
+        let epochs = self.epochs.iter();
+        let epochs = epochs.map(|epoch| (format!("epoch {}", epoch.epoch), &epoch.metrics));
+        let picked = [("best", &self.best), ("last", &self.last)];
+        let picked = picked
+            .into_iter()
+            .filter_map(|(name, scores)| Some((name.to_owned(), &scores.as_ref()?.metrics)));
+        let before = self.before.iter().map(|scores| ("before".into(), scores));
+        for (name, scores) in epochs.chain(picked).chain(before) {
+            check_scores(&self.task, scores).map_err(|problem| format!("{name}: {problem}"))?;
+        }
+        check_at_least_0("seconds", self.seconds)?;
+        check_at_least_0("stored_parameters", self.stored_parameters)?;
+        check_at_least_0("speed", self.speed.map_or(0.0, |speed| speed.seconds))
+    }
+}
+
+/// A number that cannot be below 0.
+pub(super) fn check_at_least_0(field: &str, value: f64) -> std::result::Result<(), String> {
+    match value >= 0.0 {
+        true => Ok(()),
+        false => Err(format!("{field}: expected at least 0, found {value}")),
+    }
 }
 
 /// Tokens of training, and the time for them.

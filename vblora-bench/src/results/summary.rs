@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EpochScores, RunResult, Stop};
+use super::{EpochScores, RunResult, Stop, run::check_at_least_0};
 use crate::metrics::Metric;
-use crate::tasks::Task;
+use crate::tasks::{Task, check_scores};
 
 /// Median and standard deviation of one value over several runs.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -82,6 +82,24 @@ pub struct Summary {
     /// The median of the runs' training tokens per second, for tasks that measure speed in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokens_per_second: Option<f64>,
+}
+
+impl Summary {
+    /// Refuses numbers that no runs come to.
+    pub(super) fn check(&self) -> std::result::Result<(), String> {
+        let spreads = || self.best.iter().chain(&self.last);
+        let medians = spreads().map(|spread| spread.median).chain(self.before);
+        let in_range = medians.map(|median| (self.metric, Some(median)));
+        let scores = in_range.map(|score| check_scores(&self.task, &[score].into_iter().collect()));
+        let deviations = spreads().map(|spread| check_at_least_0("sd", spread.sd));
+        let seconds = check_at_least_0("seconds", self.seconds);
+        let checks = scores.chain(deviations).chain([seconds]);
+        let named = |problem| format!("summary of {} on {}: {problem}", self.method, self.targets);
+        checks
+            .into_iter()
+            .collect::<std::result::Result<(), String>>()
+            .map_err(named)
+    }
 }
 
 /// One summary per (task, method, targets), in the order of their first run.

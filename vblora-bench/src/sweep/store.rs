@@ -14,6 +14,7 @@ use crate::{
     Error, Result,
     directory::{DirLock, clear_leftovers, is_file, is_folder, names, require_no_link},
     limits::MAX_RESULTS_BYTES,
+    results::RunResult,
 };
 
 const RESULTS: &str = "results.jsonl";
@@ -66,7 +67,7 @@ impl Store {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
-            match strict_json::from_slice::<Record>(line) {
+            match read_record(line) {
                 Ok(record) => {
                     store.records.insert(record.id.clone(), record);
                 }
@@ -214,6 +215,13 @@ fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
         file: path.display().to_string(),
         cause,
     })
+}
+
+/// A line of the results, with numbers that a run can come to.
+fn read_record(line: &[u8]) -> std::result::Result<Record, String> {
+    let record: Record = strict_json::from_slice(line).map_err(|error| error.to_string())?;
+    record.result.iter().try_for_each(RunResult::check)?;
+    Ok(record)
 }
 
 fn read_plan(path: &Path) -> Result<Plan> {
@@ -391,11 +399,15 @@ mod tests {
         std::fs::write(&path, &text).unwrap();
         let mut store = Store::open(dir.path()).unwrap();
         store.add(record("c", "lora", 3, &[0.5])).unwrap();
+        // No task has such a score.
+        store.add(record("d", "lora", 4, &[5.5])).unwrap();
         let store = Store::open(dir.path()).unwrap();
-        assert!(store.is_done("a") && store.is_done("c"));
-        let [damaged] = store.damaged() else {
+        assert!(store.is_done("a") && store.is_done("c") && !store.is_done("d"));
+        let [damaged, impossible] = store.damaged() else {
             panic!("{:?}", store.damaged())
         };
         assert!(damaged.contains("results.jsonl, line 2: "), "{damaged}");
+        let says = "results.jsonl, line 4: epoch 1: accuracy: 5.5";
+        assert!(impossible.contains(says), "{impossible}");
     }
 }

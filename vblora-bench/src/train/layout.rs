@@ -61,6 +61,8 @@ pub(super) struct Layout {
     folders: Vec<PathBuf>,
     /// Foreign files inside folders that are removed as a whole.
     foreign: Vec<PathBuf>,
+    /// Folders with the names of runs that no session here has made, and with something in them.
+    strangers: Vec<PathBuf>,
 }
 
 impl Layout {
@@ -77,7 +79,11 @@ impl Layout {
         for name in names(dir)?.iter().filter(|name| is_runs_folder(name)) {
             // A user's folder may have such a name.
             let is_ours = |file: &str| is_of_run(file) && known.has(dir, name);
-            found.add_folder(&dir.join(name), is_ours)?;
+            let folder = dir.join(name);
+            found.add_folder(&folder, is_ours)?;
+            if !known.has(dir, name) && !names(&folder)?.is_empty() {
+                found.strangers.push(folder);
+            }
         }
         found.add_checkpoints(&dir.join(CHECKPOINTS))?;
         found.add_selections(&dir.join(SELECTIONS))?;
@@ -161,6 +167,20 @@ impl Layout {
         }
     }
 
+    /// Refuses to go on with a session where a folder has the name of a run and is no run of the session's: it would be written into.
+    ///
+    /// # Errors
+    /// There is one; the first is named.
+    pub(super) fn require_no_strangers(&self) -> Result<()> {
+        match self.strangers.first() {
+            None => Ok(()),
+            Some(path) => Err(Error::in_the_way(
+                path,
+                "it has the name of a run, and neither results, log nor checkpoints here know that run; move it elsewhere",
+            )),
+        }
+    }
+
     /// Removes everything, the configuration last, so that an interrupted removal can be repeated.
     ///
     /// # Errors
@@ -193,6 +213,25 @@ pub(super) fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
     let runs = names.iter().filter(|name| is_run(name));
     let runs = runs.map(|name| dir.join(name));
     Ok(runs.chain([dir.join(SELECTIONS)]).collect())
+}
+
+/// Removes what an earlier process has saved in the folder of a run that starts from its first step again, and nothing of others.
+///
+/// The log forgets such a run next. A folder without any trace of its run would be nobody's, should this process be killed then.
+pub(super) fn clear_run(folder: &Path) -> Result<()> {
+    if !is_folder(folder)? {
+        return Ok(());
+    }
+    let is_ours = |name: &&String| is_of_run(name) || is_leftover(name);
+    for name in names(folder)?.iter().filter(is_ours) {
+        let path = folder.join(name);
+        if is_file(&path)? {
+            std::fs::remove_file(&path).map_err(|e| Error::write(&path, e))?;
+        }
+    }
+    // Somebody else's where anything else is in it.
+    let _ = std::fs::remove_dir(folder);
+    Ok(())
 }
 
 /// Removes the checkpoints of a directory's runs and nothing else.
@@ -375,6 +414,33 @@ mod tests {
                 "{message}"
             );
         }
+    }
+
+    #[test]
+    fn a_run_that_begins_again_loses_its_own_files_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        session(dir.path());
+        let of = |name: &str| dir.path().join("lora-seed1").join(name);
+        clear_run(&of("")).unwrap();
+        assert!(!of("").exists());
+        write(dir.path(), "lora-seed1/compact.safetensors");
+        write(dir.path(), "lora-seed1/notes.txt");
+        clear_run(&of("")).unwrap();
+        assert_eq!(names(&of("")).unwrap(), ["notes.txt"]);
+        clear_run(&dir.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn strangers_are_folders_of_unknown_runs_with_something_in_them() {
+        let dir = tempfile::tempdir().unwrap();
+        session(dir.path());
+        std::fs::create_dir(dir.path().join("head-seed9")).unwrap();
+        write(dir.path(), "mine-seed1/model.bin");
+        let found = || Layout::find(dir.path()).unwrap();
+        found().require_no_strangers().unwrap();
+        write(dir.path(), "head-seed9/notes.txt");
+        let message = found().require_no_strangers().unwrap_err().to_string();
+        assert!(message.contains("head-seed9"), "{message}");
     }
 
     #[test]

@@ -175,7 +175,8 @@ impl<'a> Claim<'a> {
         is_file(&self.path.join(SESSION))?;
         if self.permissions.resume && RunDir::holds_session(self.path) {
             self.is_resumed = true;
-            return check_recipe(self.path, self.recipe);
+            check_recipe(self.path, self.recipe)?;
+            return found.require_no_strangers();
         }
         let Some(first) = found.first() else {
             return Ok(());
@@ -504,6 +505,17 @@ impl RunDir {
     /// The folder of a run's adapter.
     pub(super) fn of(&self, run: &Run) -> PathBuf {
         self.path.join(run.file_name())
+    }
+
+    /// Removes what an earlier process has saved of a run that starts from its first step again.
+    ///
+    /// # Errors
+    /// A file cannot be removed, or a symbolic link is in the way.
+    pub(super) fn clear(&self, run: &Run) -> Result<()> {
+        match self.is_resumed {
+            true => layout::clear_run(&self.of(run)),
+            false => Ok(()),
+        }
     }
 
     /// Writes the parameters trained so far, in files that other tools load: an adapter as a PEFT directory, a base as a model directory,

@@ -86,6 +86,9 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             }
             _ => None,
         };
+        if let (Some(dir), 0) = (dir, progress.result.steps) {
+            dir.clear(&run)?;
+        }
         log.start(&run, schedule.total_steps, &progress.result)?;
         Ok(Self {
             run,

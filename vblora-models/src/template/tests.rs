@@ -1,6 +1,7 @@
 //! What templates may not do, and what Python's operators come to.
 
-use std::time::Instant;
+use std::process::Command;
+use std::time::SystemTime;
 
 use minijinja::context;
 
@@ -65,8 +66,48 @@ fn operators_and_methods_are_pythons() {
     }
 }
 
+/// Seconds of computing that this process has taken, in whatever threads; where the system does not say, those that have passed.
+fn computed() -> f64 {
+    // Behind the name: state, ten more, and the ticks of a hundredth in the program and in the system.
+    let ticks = std::fs::read_to_string("/proc/self/stat")
+        .ok()
+        .and_then(|stat| {
+            let (_, fields) = stat.rsplit_once(')')?;
+            let ticks = fields.split_whitespace().skip(11).take(2);
+            ticks
+                .map(|ticks| ticks.parse::<f64>().ok())
+                .sum::<Option<f64>>()
+        });
+    let passed = || SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    ticks.map_or_else(passed, |ticks| ticks / 100.0)
+}
+
 #[test]
 fn limits_end_templates_that_have_none() {
+    pass_alone("limits");
+}
+
+/// Deep syntax and deep values do not overflow the stack, whatever becomes of them.
+#[test]
+fn nothing_is_too_deep_for_the_stack() {
+    pass_alone("depth");
+}
+
+/// Runs a test in a process of its own, whose computing is that of its templates alone: on a busy machine the clock says nothing of them.
+fn pass_alone(test: &str) {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", &format!("template::tests::{test}")]);
+    let output = child.args(["--ignored", "--nocapture"]).output().unwrap();
+    let [said, errors] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text));
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{said}\n{errors}"
+    );
+}
+
+#[test]
+#[ignore = "a child of another test"]
+fn limits() {
     let deep = |open: &str, close: &str, n: usize| {
         format!("{{{{ {}1{} }}}}", open.repeat(n), close.repeat(n))
     };
@@ -100,17 +141,28 @@ fn limits_end_templates_that_have_none() {
         ("{% set ns = namespace(x=1) %}{% for a in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x }}".to_owned(), "nested"),
         ("{% set ns = namespace(x=1) %}{% for a in range(100000) %}{% set ns.x = [ns.x] %}{% endfor %}{{ ns.x | tojson }}".to_owned(), "nested"),
     ] {
-        let start = Instant::now();
-        let problem = render(&source).expect_err(&source[..source.len().min(100)]);
         let shown = &source[..source.len().min(100)];
+        let start = computed();
+        let problem = end_in_time(&source).expect_err(shown);
+        let seconds = computed() - start;
         assert!(problem.text.contains(says), "{shown}: {problem:?}");
-        assert!(start.elapsed().as_secs() < 20, "{shown}: {:?}", start.elapsed());
+        assert!(seconds < 20.0, "{shown}: {seconds} s");
     }
 }
 
-/// Deep syntax and deep values do not overflow the stack, whatever becomes of them.
+/// Once more where the clock of a busy machine came before the limit that is meant.
+fn end_in_time(source: &str) -> Result<String, Problem> {
+    let is_late =
+        |text: &str| text.contains("takes longer") || text.contains("time for a template");
+    match render(source) {
+        Err(problem) if is_late(&problem.text) => render(source),
+        ended => ended,
+    }
+}
+
 #[test]
-fn nothing_is_too_deep_for_the_stack() {
+#[ignore = "a child of another test"]
+fn depth() {
     let values = "{% set ns = namespace(x=1, y=1) %}{% for a in range(60000) %}{% set ns.x = [ns.x] %}{% set ns.y = [ns.y] %}{% endfor %}";
     for source in [
         format!("{{{{ {} n }}}}", "not ".repeat(1_000)),
@@ -125,9 +177,10 @@ fn nothing_is_too_deep_for_the_stack() {
         format!("{values}{{{{ ns.x | upper | length }}}}"),
         format!("{values}{{{{ ns.x < ns.y }}}}"),
     ] {
-        let start = Instant::now();
+        let start = computed();
         let _ = render(&source);
-        assert!(start.elapsed().as_secs() < 20, "{}", &source[..40]);
+        let seconds = computed() - start;
+        assert!(seconds < 20.0, "{}: {seconds} s", &source[..40]);
     }
 }
 

@@ -6,9 +6,13 @@
 use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::Tokenizer;
+use tokenizers::models::ModelWrapper;
 
 /// How many times as long a text may become before it is split: a replacement of blanks by SentencePiece's mark makes three bytes of one.
 const MAX_GROWTH: usize = 1 << 16;
+
+/// The most letters of a word that is cut into pieces. BERT's files say 100; the crate's time grows with the cube of it.
+const MAX_WORD: usize = 1 << 12;
 
 /// What a file says of the tokens that it adds.
 #[derive(Deserialize)]
@@ -40,8 +44,16 @@ pub(super) fn added_tokens(tokenizer: &Tokenizer, file: &[u8]) -> Result<(), Str
     Ok(())
 }
 
-/// Checks the ids that the post-processor adds, the parts of its templates, and how much the text can grow.
+/// Checks the ids that the post-processor adds, the parts of its templates, how much the text can grow, and how long a word may be.
 pub(super) fn parts(tokenizer: &Tokenizer) -> Result<(), String> {
+    if let ModelWrapper::WordPiece(model) = tokenizer.get_model()
+        && model.max_input_chars_per_word > MAX_WORD
+    {
+        return Err(format!(
+            "max_input_chars_per_word: expected at most {MAX_WORD}, found {}",
+            model.max_input_chars_per_word
+        ));
+    }
     let json = |part: Result<Value, serde_json::Error>| part.map_err(|error| error.to_string());
     if let Some(processor) = tokenizer.get_post_processor() {
         post_processor(tokenizer, &json(serde_json::to_value(processor))?)?;

@@ -246,19 +246,23 @@ impl HostAdapter {
         }
     }
 
-    /// Checks that memory has room for the factors of [`to_lora`](Self::to_lora). Codes are small, but their factors need not be.
-    ///
-    /// # Errors
-    /// [`Error::NoRoom`].
-    pub fn check_lora_room(&self) -> Result<()> {
+    /// Number of values of the factors that [`to_lora`](Self::to_lora) makes. Codes are small, but their factors need not be.
+    pub fn lora_values(&self) -> u64 {
         let rank = match self {
             Self::VbLora(adapter) => adapter.settings().config().rank,
             Self::TopK(adapter) => adapter.settings().config().rank,
             Self::Lora(adapter) => adapter.settings().config().rank,
             Self::Vera(adapter) => adapter.settings().config().rank,
         };
-        let values = limits::factor_values(rank, self.plan());
-        limits::check_room("the adapter's factors", values)
+        limits::factor_values(rank, self.plan())
+    }
+
+    /// Checks that memory has room for the factors of [`to_lora`](Self::to_lora).
+    ///
+    /// # Errors
+    /// [`Error::NoRoom`].
+    pub fn check_lora_room(&self) -> Result<()> {
+        limits::check_room("the adapter's factors", self.lora_values())
     }
 
     /// The same update as LoRA with `alpha = r`. VB-LoRA's codes and VeRA's vectors are composed to factors, and a gate goes into the up

@@ -7,6 +7,7 @@ use clap::{Args, ValueEnum};
 use vblora::{
     Error, StoredVbLora,
     count::thousands,
+    limits::check_disk,
     storage::{
         HostAdapter, Loss, MAX_RECIPE_BYTES, Precision, Precisions, peft::PeftAdapter, read_text,
         write_to,
@@ -126,6 +127,7 @@ fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Resul
         (Form::PeftTopk, _) => HostAdapter::TopK(stored()?),
         (Form::PeftLora, adapter) => {
             adapter.check_lora_room()?;
+            check_disk(to, adapter.lora_values().saturating_mul(4))?;
             HostAdapter::Lora(adapter.to_lora())
         }
         (Form::Compact, _) if !found.saved.is_empty() && !arguments.without_modules => {

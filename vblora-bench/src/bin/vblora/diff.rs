@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use vblora::{
     StoredVbLora,
+    limits::check_room,
     storage::{HostAdapter, HostLora, HostTensor, peft::PeftAdapter},
 };
 
@@ -101,6 +102,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         place.open().map(|opened| opened.adapter)
     };
     let (one, other) = (open(&arguments.one)?, open(&arguments.other)?);
+    // The factors of both are there at once.
+    let values = [&one, &other].map(|found| found.adapter.lora_values());
+    check_room(
+        "the factors of both adapters",
+        values[0].saturating_add(values[1]),
+    )?;
     let report = compare(&one, &other).map_err(|name| {
         wrong(
             &arguments.other,

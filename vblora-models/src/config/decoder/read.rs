@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Activation, DecoderConfig, Error, Result,
-    config::{fields::Fields, wrong},
+    config::{MAX_LAYERS, checks, fields::Fields, wrong},
 };
 
 /// Reads what is said, and takes the family's defaults for what is not.
@@ -125,6 +125,8 @@ fn gated(fields: &Fields<'_>, template: DecoderConfig) -> Result<DecoderConfig> 
         fields.count("num_attention_heads")?,
     );
     let num_layers = fields.count("num_hidden_layers")?;
+    // Lists of layers are made before the whole is checked.
+    checks::size(fields.file, "num_hidden_layers", num_layers, MAX_LAYERS)?;
     let head_size = family.head_size().unwrap_or(d / heads.max(1));
     let rotary = template.rotary.expect("all but GPT-2 turn");
     let (rotary, local_theta) = rope::read(family, fields, rotary)?;
