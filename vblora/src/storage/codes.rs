@@ -231,7 +231,7 @@ impl StoredVbLora {
     /// The same adapter with a recipe: a text in any form that tells how it was made. Files keep the text.
     ///
     /// # Errors
-    /// It is longer than [`MAX_RECIPE_BYTES`](super::MAX_RECIPE_BYTES).
+    /// It is longer than [`MAX_RECIPE_BYTES`].
     pub fn with_recipe(mut self, recipe: Option<String>) -> Result<Self> {
         let bytes = recipe.as_ref().map_or(0, String::len);
         if bytes > MAX_RECIPE_BYTES {
