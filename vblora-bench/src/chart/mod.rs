@@ -2,7 +2,7 @@
 //! pages.
 //!
 //! A picture is an SVG of [`WIDTH`] units with large letters, readable at 400 and at 1,200 pixels. [`draw_plots`] draws points and lines.
-//! Other pictures draw on a [`Canvas`](canvas::Canvas) inside a [`Frame`](frame::Frame).
+//! Other pictures draw on a canvas inside a frame.
 
 mod axis;
 pub(crate) mod canvas;

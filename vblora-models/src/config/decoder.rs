@@ -192,7 +192,7 @@ impl DecoderConfig {
     /// Checks that the sizes fit together and are possible; `file` is named in errors.
     ///
     /// # Errors
-    /// [`Error::Config`] naming the first field at fault, as transformers calls it.
+    /// [`Error::Config`](crate::Error::Config) naming the first field at fault, as transformers calls it.
     pub fn check(&self, file: &str) -> Result<()> {
         self.check_sizes(file)?;
         self.check_heads(file)?;

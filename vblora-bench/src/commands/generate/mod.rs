@@ -27,7 +27,7 @@ use crate::{
 /// Generates on standard output. After this call a signal ends every text after the current token ([`listen`]).
 ///
 /// # Errors
-/// As [`write`]. A closed pipe is no error: `vblora generate .. | head`.
+/// As [`write()`]. A closed pipe is no error: `vblora generate .. | head`.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     listen().context("cannot listen for Ctrl-C")?;
     match write(arguments, &mut std::io::stdout()) {
