@@ -2,6 +2,7 @@
 
 mod checks;
 mod decoder;
+mod family;
 mod fields;
 mod generation;
 mod presets;
@@ -13,6 +14,7 @@ pub use decoder::{
     AttentionScale, DecoderConfig, DecoderFamily, EmbeddingScale, LayerSet, Layout, Mlp, NormForm,
     QkNorm, RopeScaling, RotaryConfig,
 };
+pub use family::{ClassifierNames, Family, Positions};
 pub use generation::GenerationDefaults;
 pub(crate) use side_files::{TokenizerClass, TokenizerSettings};
 pub use tokens::stop_tokens;
@@ -33,15 +35,6 @@ pub const MAX_LAYERS: usize = 1 << 10;
 pub const MAX_ROWS: usize = 1 << 24;
 /// Values of the largest single weight, 4 GiB in f32: a wrong size is refused before it is allocated.
 pub const MAX_WEIGHT_VALUES: usize = 1 << 30;
-
-/// Which model the settings belong to; they differ in where positions start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// RoBERTa (arXiv 1907.11692): positions start at the padding id + 1.
-    Roberta,
-    /// BERT (arXiv 1810.04805): positions start at 0.
-    Bert,
-}
 
 /// The non-linearity between the two linear maps of a feed-forward block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,31 +102,6 @@ impl Activation {
             Self::Gelu => "gelu",
             Self::GeluTanh => "gelu_new",
             Self::Relu => "relu",
-        }
-    }
-}
-
-impl Family {
-    fn from_model_type(name: &str) -> Option<Self> {
-        match name {
-            "roberta" => Some(Self::Roberta),
-            "bert" => Some(Self::Bert),
-            _ => None,
-        }
-    }
-
-    fn default_pad(self) -> u32 {
-        match self {
-            Self::Roberta => 1,
-            Self::Bert => 0,
-        }
-    }
-
-    /// Row of the position embedding that the first token gets.
-    pub fn position_offset(self, pad_token_id: u32) -> usize {
-        match self {
-            Self::Roberta => pad_token_id as usize + 1,
-            Self::Bert => 0,
         }
     }
 }
@@ -279,12 +247,8 @@ impl EncoderConfig {
 
     /// `config.json` as transformers reads it, for a masked language model with these settings.
     pub fn to_json(&self) -> String {
-        let (model_type, architecture) = match self.family {
-            Family::Roberta => ("roberta", "RobertaForMaskedLM"),
-            Family::Bert => ("bert", "BertForMaskedLM"),
-        };
         let mut fields = json!({
-            "architectures": [architecture],
+            "architectures": [self.family.masked_lm()],
             "attention_probs_dropout_prob": self.attention_dropout,
             "classifier_dropout": self.classifier_dropout,
             "hidden_act": self.activation.name(),
@@ -294,7 +258,7 @@ impl EncoderConfig {
             "intermediate_size": self.intermediate_size,
             "layer_norm_eps": self.layer_norm_eps,
             "max_position_embeddings": self.max_positions,
-            "model_type": model_type,
+            "model_type": self.family.name(),
             "num_attention_heads": self.num_heads,
             "num_hidden_layers": self.num_layers,
             "pad_token_id": self.pad_token_id,
@@ -303,7 +267,7 @@ impl EncoderConfig {
             "type_vocab_size": self.type_vocab_size,
             "vocab_size": self.vocab_size,
         });
-        if self.family == Family::Roberta {
+        if self.family.positions() == Positions::Tokens {
             // Positions are counted from it, also where it is -1.
             fields["pad_token_id"] = json!(self.position_offset as i64 - 1);
             // <s> and </s> of RoBERTa's vocabularies; transformers writes them for every RoBERTa.
@@ -340,13 +304,9 @@ fn padding(fields: &Fields<'_>, family: Family, vocab_size: usize) -> Result<(u3
         let id = family.default_pad();
         return Ok((id, family.position_offset(id)));
     };
-    let lowest = match family {
-        Family::Bert => -(vocab_size as i64),
-        Family::Roberta => -1,
-    };
     match u32::try_from(id) {
         Ok(id) => Ok((id, family.position_offset(id))),
-        Err(_) if id < 0 && id >= lowest => {
+        Err(_) if id < 0 && id >= family.lowest_pad(vocab_size) => {
             fields.ignore(field, &format!("{id} is no token"));
             Ok((0, 0))
         }

@@ -84,8 +84,9 @@ pub mod limits {
 
 pub use chat::{ChatTemplate, Message};
 pub use config::{
-    Activation, AttentionScale, DecoderConfig, DecoderFamily, EmbeddingScale, EncoderConfig,
-    Family, LayerSet, Layout, Mlp, NormForm, QkNorm, RopeScaling, RotaryConfig, stop_tokens,
+    Activation, AttentionScale, ClassifierNames, DecoderConfig, DecoderFamily, EmbeddingScale,
+    EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
+    RotaryConfig, stop_tokens,
 };
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};

@@ -18,7 +18,7 @@ use tokenizers::{Encoding, PostProcessor, Tokenizer};
 
 use crate::config::{End, TokenizerClass, TokenizerSettings, ends};
 use crate::contain::contain;
-use crate::{DecoderConfig, EncoderConfig, Error, Family, ModelFiles, Result, notice};
+use crate::{DecoderConfig, EncoderConfig, Error, ModelFiles, Result, notice};
 use backtracking::Backtracking;
 use pipeline::Pipeline;
 
@@ -172,11 +172,9 @@ impl TextTokenizer {
     /// # Errors
     /// As [`check_fits`](Self::check_fits).
     pub fn for_encoder(self, config: &EncoderConfig) -> Result<Self> {
-        let single = config.family == Family::Roberta && config.type_vocab_size == 1;
         Ok(Self {
             token_types: Some(config.type_vocab_size),
-            // RoBERTa has one type, and is given none.
-            gives_types: self.gives_types && !single,
+            gives_types: self.gives_types && config.family.takes_types(config.type_vocab_size),
             ..self.within(config.vocab_size)?
         })
     }

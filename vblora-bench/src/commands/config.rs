@@ -8,7 +8,7 @@ use vblora::{
     storage::{MAX_CONFIG_BYTES, read_file},
 };
 use vblora_models::{
-    DecoderConfig, EncoderConfig, Error, Family, ModelFiles, decoder, resolve_config, roberta,
+    DecoderConfig, EncoderConfig, Error, ModelFiles, decoder, resolve_config, roberta,
 };
 
 use super::models;
@@ -78,10 +78,7 @@ impl ModelConfig {
     /// The `model_type`.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Encoder(config) => match config.family {
-                Family::Roberta => "roberta",
-                Family::Bert => "bert",
-            },
+            Self::Encoder(config) => config.family.name(),
             Self::Decoder(config) => config.family.name(),
         }
     }

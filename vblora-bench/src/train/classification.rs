@@ -4,8 +4,8 @@ use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::{Map, Value, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    ClassificationHead, EncoderInput, Family, HeadInit, HostTensor, Labels, Roberta, SaveDtype,
-    loss, save_model, save_tensors,
+    ClassificationHead, ClassifierNames, EncoderInput, HeadInit, HostTensor, Labels, Roberta,
+    SaveDtype, loss, save_model, save_tensors,
 };
 
 use super::{
@@ -114,25 +114,25 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
 
     fn save(learner: &Learner<B>, to: Saving<'_>) -> Result<()> {
         let head = learner.head().valid().tensors();
-        let family = learner.base().config().family;
+        let names = learner.base().config().family.classifier();
         if matches!(learner.trained(), Trained::Everything) {
-            let tensors = whole(family, learner.plain_base().tensors(), &head);
-            save_model(to.dir, to.files, settings(family, to.recipe), &tensors)?;
+            let tensors = whole(&names, learner.plain_base().tensors(), &head);
+            save_model(to.dir, to.files, settings(names.class, to.recipe), &tensors)?;
         }
         // The head is RoBERTa's for every encoder. PEFT has no BERT model with this head.
-        match to.adapter {
-            Some(adapter) if family == Family::Roberta => {
+        match (to.adapter, names.module) {
+            (Some(adapter), Some(module)) => {
                 let adapter = PeftAdapter {
-                    prefix: "roberta.".into(),
-                    modules_to_save: vec!["classifier".into()],
+                    prefix: names.prefix.into(),
+                    modules_to_save: vec![module.into()],
                     saved: head,
                     task_type: Some("SEQ_CLS".into()),
                     ..adapter
                 };
                 return Ok(adapter.write(to.dir)?);
             }
-            Some(adapter) => adapter.write(to.dir)?,
-            None => {}
+            (Some(adapter), None) => adapter.write(to.dir)?,
+            (None, _) => {}
         }
         let path = to.dir.join("head.safetensors");
         Ok(save_tensors(&path, &head, SaveDtype::F32)?)
@@ -141,11 +141,13 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
 
 /// Encoder and head with the tensor names of transformers' model for sequence classification. BERT's model has the head's first map as the
 /// pooler, which is equivalent without dropout.
-fn whole(family: Family, base: Named, head: &Named) -> Named {
-    let (prefix, dense, output) = match family {
-        Family::Roberta => ("roberta.", "classifier.dense.", "classifier.out_proj."),
-        Family::Bert => ("bert.", "bert.pooler.dense.", "classifier."),
-    };
+fn whole(names: &ClassifierNames, base: Named, head: &Named) -> Named {
+    let ClassifierNames {
+        prefix,
+        dense,
+        output,
+        ..
+    } = names;
     let base = base
         .into_iter()
         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor));
@@ -161,11 +163,7 @@ fn whole(family: Family, base: Named, head: &Named) -> Named {
 }
 
 /// The head's settings in the `config.json` of such a model.
-fn settings(family: Family, recipe: &Recipe) -> Map<String, Value> {
-    let class = match family {
-        Family::Roberta => "RobertaForSequenceClassification",
-        Family::Bert => "BertForSequenceClassification",
-    };
+fn settings(class: &str, recipe: &Recipe) -> Map<String, Value> {
     let (names, problem) = match recipe.task.classes() {
         [] => (vec!["LABEL_0"], "regression"),
         classes => (
@@ -262,6 +260,7 @@ impl<B: VbLoraBackend> Learner<B> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vblora_models::Family;
 
     #[test]
     fn a_head_has_its_names_in_transformers() {
@@ -294,7 +293,10 @@ mod tests {
                 ],
             ),
         ] {
-            assert_eq!(whole(family, base.clone(), &head), named(&expected));
+            assert_eq!(
+                whole(&family.classifier(), base.clone(), &head),
+                named(&expected)
+            );
         }
     }
 }

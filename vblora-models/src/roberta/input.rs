@@ -3,7 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use vblora::{Factors, MASKED, Unpadded, backend::VbLoraBackend};
 
-use crate::{EncoderConfig, Family, PaddedBatch};
+use crate::{EncoderConfig, PaddedBatch, Positions};
 
 /// Token, type and position ids of `n` sequences of `t` tokens, and what is known of their padding.
 #[derive(Debug, Clone)]
@@ -121,7 +121,7 @@ fn type_ids(batch: &PaddedBatch, config: &EncoderConfig) -> Vec<i64> {
 
 /// BERT counts columns from 0. RoBERTa counts tokens that are not padding from pad id + 1 and leaves padding at pad id.
 fn positions(batch: &PaddedBatch, config: &EncoderConfig) -> Vec<i64> {
-    if config.family == Family::Bert {
+    if config.family.positions() == Positions::Columns {
         return (0..batch.rows)
             .flat_map(|_| 0..batch.columns as i64)
             .collect();

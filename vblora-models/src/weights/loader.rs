@@ -117,22 +117,13 @@ impl Loader {
         if !is_tied {
             return Ok(false);
         }
-        self.saved.check_one_table(&full, head)?;
-        let has = [&*full, head].map(|name| self.saved.shape(name).is_some());
-        match has {
-            [false, false] => {}
-            [true, true] => is_tied = self.saved.are_equal(&full, head),
-            [true, false] => is_tied = !self.saved.is_own(&full),
-            [false, true] => {
-                is_tied = !self.saved.is_own(head);
-                if is_tied {
+        is_tied = self.saved.keep_tie(&full, head)?;
+        match is_tied {
+            true => {
+                if self.saved.shape(&full).is_none() {
                     self.saved.rename(head, &full);
                 }
-            }
-        }
-        match is_tied {
-            // The head once more.
-            true => {
+                // The head holds the same values.
                 self.saved.discard(head);
                 self.ignore(head);
                 self.ignore(&stored);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use vblora::storage::peft::PeftAdapter;
+use vblora::storage::{Tie, peft::PeftAdapter};
 
 use super::HostTensor;
 use crate::error::Misshapen;
@@ -68,25 +68,24 @@ impl SavedTensors {
         Some(&self.tensors.get(name)?.tensor.shape)
     }
 
-    /// Whether a tensor is of a module with a copy of its own.
-    pub(super) fn is_own(&self, name: &str) -> bool {
-        self.tensors.get(name).is_some_and(|saved| saved.is_own)
-    }
-
-    /// Refuses two tensors of different values, neither of a module with a copy of its own, for what is one table in the base.
-    pub(super) fn check_one_table(&self, one: &str, other: &str) -> Result<()> {
-        let both = [one, other].map(|name| self.tensors.get(name));
-        match both {
-            [Some(a), Some(b)] if !a.is_own && !b.is_own && a.tensor != b.tensor => {
-                Err(Error::Safetensors {
-                    file: self.place.clone(),
-                    problem: format!(
-                        "tensors {one:?} and {other:?} have different values, but they are one table in the base; modules_to_save must \
-                         name the one that is the adapter's own"
-                    ),
-                })
-            }
-            _ => Ok(()),
+    /// Returns true if the token embedding and the head of a tied base stay one table.
+    ///
+    /// # Errors
+    /// The adapter saved two values of that table unasked.
+    pub(super) fn keep_tie(&self, embedding: &str, head: &str) -> Result<bool> {
+        let is_own = |name| Some(self.tensors.get(name)?.is_own);
+        match Tie::of_saved([embedding, head].map(is_own), || {
+            self.are_equal(embedding, head)
+        }) {
+            Tie::Kept => Ok(true),
+            Tie::Broken => Ok(false),
+            Tie::Contradiction => Err(Error::Safetensors {
+                file: self.place.clone(),
+                problem: format!(
+                    "tensors {embedding:?} and {head:?} have different values, but they are one table in the base; modules_to_save must \
+                     name the one that is the adapter's own"
+                ),
+            }),
         }
     }
 
@@ -103,7 +102,7 @@ impl SavedTensors {
     }
 
     /// Whether two tensors have the same values.
-    pub(super) fn are_equal(&self, one: &str, other: &str) -> bool {
+    fn are_equal(&self, one: &str, other: &str) -> bool {
         let [one, other] = [one, other].map(|name| self.tensors.get(name));
         one.is_some_and(|one| other.is_some_and(|other| one.tensor == other.tensor))
     }

@@ -17,6 +17,7 @@ pub mod peft;
 mod size;
 pub mod strict_json;
 mod tensors;
+mod tie;
 
 pub use crate::count::Precision;
 pub use atomic::{
@@ -34,3 +35,4 @@ pub use identity::{MAX_RECIPE_BYTES, sites_sha256};
 pub use merge::{Merged, merge};
 pub use size::Part;
 pub use tensors::{HostTensor, MAX_FILE_BYTES, TensorFile};
+pub use tie::Tie;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Result,
-    storage::{Entry, HostLora, HostTensor, peft::PeftAdapter},
+    storage::{Entry, HostLora, HostTensor, Tie, peft::PeftAdapter},
 };
 
 const HEAD: &str = "lm_head.weight";
@@ -184,23 +184,19 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let of = |name: &str| wanted.saved.get(name).copied();
-        if let (Some((one, false)), Some((other, false))) = (of(&words), of(HEAD))
-            && one != other
-        {
+        let ends = [of(&words), of(HEAD)];
+        let are_equal = || ends[0].map(|end| end.0) == ends[1].map(|end| end.0);
+        let tie = Tie::of_saved(ends.map(|end| Some(end?.1)), are_equal);
+        if tie == Tie::Contradiction {
             return Err(base.error(format!(
                 "the adapter saved {words:?} and {HEAD:?} with different values, but they are one table in the base; modules_to_save \
                  must name the one that is the adapter's own"
             )));
         }
-        let stays_tied = !updates_head
-            && match (of(&words), of(HEAD)) {
-                (Some(one), Some(other)) => one.0 == other.0,
-                (Some(one), None) | (None, Some(one)) => !one.1,
-                (None, None) => true,
-            };
+        let stays_tied = !updates_head && tie == Tie::Kept;
         // A tensor that was saved unasked for one of the two counts for both.
-        let shared = match (of(&words), of(HEAD)) {
-            (Some((table, false)), None) | (None, Some((table, false))) => Some(table),
+        let shared = match ends {
+            [Some((table, false)), None] | [None, Some((table, false))] => Some(table),
             _ => None,
         };
         let names = [words.as_str(), HEAD];
