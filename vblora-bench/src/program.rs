@@ -80,6 +80,26 @@ pub fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
     })
 }
 
+/// Runs a program: parses its command line as `T`, calls `run`, and turns the outcome into the exit code. An error is one line on standard
+/// error.
+pub fn run_program<T: FromArgMatches>(
+    command: Command,
+    run: impl FnOnce(T) -> anyhow::Result<ExitCode>,
+) -> ExitCode {
+    start_logging();
+    let arguments = match parse(command) {
+        Ok(arguments) => arguments,
+        Err(code) => return code,
+    };
+    match run(arguments) {
+        Ok(code) => exit_code(code),
+        Err(error) => {
+            complain(format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// Returns a flag that Ctrl-C, SIGTERM and SIGHUP set, so that the work ends with a checkpoint. A second signal, a moment later, ends the
 /// program at once. An ignored SIGHUP (`nohup`) stays ignored on Linux; other systems do not report it.
 ///

@@ -26,7 +26,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
     commands::{figures, report, sweep, view},
-    program::{complain, exit_code, parse, start_logging},
+    program::run_program,
 };
 
 #[global_allocator]
@@ -63,18 +63,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    start_logging();
-    let arguments: Arguments = match parse(Arguments::command()) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match run(arguments.command) {
-        Ok(code) => exit_code(code),
-        Err(error) => {
-            complain(format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    run_program(Arguments::command(), |arguments: Arguments| run(arguments.command))
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
     commands::{figures, generate, report, sweep, train, view},
-    program::{complain, exit_code, parse, say, start_logging},
+    program::{run_program, say},
 };
 
 #[global_allocator]
@@ -54,18 +54,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    start_logging();
-    let arguments: Arguments = match parse(command()) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match run(arguments.command) {
-        Ok(code) => exit_code(code),
-        Err(error) => {
-            complain(format!("error: {error:#}"));
-            ExitCode::FAILURE
-        }
-    }
+    run_program(command(), |arguments: Arguments| run(arguments.command))
 }
 
 /// The complete command line parser.

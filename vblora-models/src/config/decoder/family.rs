@@ -49,6 +49,15 @@ pub(super) enum WindowRule {
     Pattern(usize),
 }
 
+/// The words of a `config.json`: GPT-2's own (`n_embd`, `n_head`), or Llama's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// GPT-2's.
+    Gpt2,
+    /// Llama's.
+    Llama,
+}
+
 impl DecoderFamily {
     /// All of them.
     pub const ALL: [Self; 11] = [
@@ -163,6 +172,23 @@ impl DecoderFamily {
             | Self::Granite
             | Self::SmolLm3
             | Self::Phi3 => None,
+        }
+    }
+
+    /// The words that its files use for settings.
+    pub(super) fn keys(self) -> Keys {
+        match self {
+            Self::Gpt2 => Keys::Gpt2,
+            Self::Llama
+            | Self::Mistral
+            | Self::Gemma
+            | Self::Gemma3
+            | Self::Qwen2
+            | Self::Qwen3
+            | Self::Olmo2
+            | Self::Granite
+            | Self::SmolLm3
+            | Self::Phi3 => Keys::Llama,
         }
     }
 

@@ -3,7 +3,7 @@
 use vblora::ops::Gate;
 
 use super::{
-    family::DecoderFamily,
+    family::{DecoderFamily, Keys},
     features::{AttentionScale, EmbeddingScale, LayerSet, Mlp},
     rope, windows,
 };
@@ -17,18 +17,9 @@ pub(super) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
     let family = family(fields)?;
     refuse_other_forms(fields)?;
     let template = common(family, fields)?;
-    match family {
-        DecoderFamily::Gpt2 => gpt2(fields, template),
-        DecoderFamily::Llama
-        | DecoderFamily::Mistral
-        | DecoderFamily::Gemma
-        | DecoderFamily::Gemma3
-        | DecoderFamily::Qwen2
-        | DecoderFamily::Qwen3
-        | DecoderFamily::Olmo2
-        | DecoderFamily::Granite
-        | DecoderFamily::SmolLm3
-        | DecoderFamily::Phi3 => gated(fields, template),
+    match family.keys() {
+        Keys::Gpt2 => gpt2(fields, template),
+        Keys::Llama => gated(fields, template),
     }
 }
 

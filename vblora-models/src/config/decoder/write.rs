@@ -4,25 +4,16 @@ use serde_json::{Value, json};
 use vblora::ops::Gate;
 
 use super::{
-    family::DecoderFamily,
+    family::{DecoderFamily, Keys},
     features::{AttentionScale, EmbeddingScale, Mlp},
     rope, windows,
 };
 use crate::DecoderConfig;
 
 pub(super) fn json(config: &DecoderConfig) -> String {
-    let mut fields = match config.family {
-        DecoderFamily::Gpt2 => gpt2(config),
-        DecoderFamily::Llama
-        | DecoderFamily::Mistral
-        | DecoderFamily::Gemma
-        | DecoderFamily::Gemma3
-        | DecoderFamily::Qwen2
-        | DecoderFamily::Qwen3
-        | DecoderFamily::Olmo2
-        | DecoderFamily::Granite
-        | DecoderFamily::SmolLm3
-        | DecoderFamily::Phi3 => gated(config),
+    let mut fields = match config.family.keys() {
+        Keys::Gpt2 => gpt2(config),
+        Keys::Llama => gated(config),
     };
     fields["model_type"] = json!(config.family.name());
     fields["architectures"] = json!([config.family.class()]);
