@@ -63,7 +63,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    run_program(Arguments::command(), |arguments: Arguments| run(arguments.command))
+    run_program(Arguments::command(), |arguments: Arguments| {
+        run(arguments.command)
+    })
 }
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {

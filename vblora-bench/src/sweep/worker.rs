@@ -23,11 +23,14 @@ use super::config::RunConfig;
 use crate::{
     Error, Result,
     results::RunResult,
-    train::{Draw, Output, RunDir, Session},
+    train::{Draw, Output, Session},
 };
 
 /// The interval between progress reports.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
+
+/// The interval between two looks at a directory that another process uses.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A backend and the index of its device: `flex`, `cuda:1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,19 +171,35 @@ fn run(
     interrupted: &AtomicBool,
     steps: Arc<AtomicU64>,
 ) -> Reply {
-    // The worker of a killed sweep may still be writing the run's last checkpoint.
-    let free = RunDir::wait_until_free(&job.dir, interrupted);
-    let out = Output::new(&job.dir, draw);
-    let session = free.and_then(|()| job.config.session(Some(out), &job.command));
-    let outcome = session.and_then(|session| {
+    let outcome = once_free(interrupted, || {
+        let out = Output::new(&job.dir, draw);
+        let session = job.config.session(Some(out), &job.command)?;
         let work = Work {
             session: &session,
             interrupted,
-            steps,
+            steps: Arc::clone(&steps),
         };
         device.backend.dispatch(device.index, work)?
     });
     outcome.unwrap_or_else(|error| Reply::Failed(error.to_string()))
+}
+
+/// Repeats `work` while another process uses the run's directory, until `interrupted` is set. The worker of a killed sweep may still be
+/// writing the run's last checkpoint, and several workers may wait for it: only the lock itself tells whose turn it is.
+fn once_free<T>(interrupted: &AtomicBool, work: impl Fn() -> Result<T>) -> Result<T> {
+    let mut is_told = false;
+    loop {
+        match work() {
+            Err(Error::InUse { dir, holder }) if !interrupted.load(Ordering::Relaxed) => {
+                if !is_told {
+                    tracing::warn!("waiting for {holder}, which writes to {}", dir.display());
+                    is_told = true;
+                }
+                std::thread::sleep(LOOK_EVERY);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 struct Work<'a> {
@@ -219,6 +238,26 @@ mod tests {
         for wrong in ["flex:x", "abacus", ""] {
             assert!(wrong.parse::<Device>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_directory_in_use_is_waited_for_until_the_worker_is_to_stop() {
+        let in_use = || Error::InUse {
+            dir: "d".into(),
+            holder: "process 1".into(),
+        };
+        let (stop, tries) = (AtomicBool::new(false), AtomicU64::new(0));
+        let done = once_free(&stop, || match tries.fetch_add(1, Ordering::Relaxed) {
+            2 => Ok(7),
+            _ => Err(in_use()),
+        });
+        assert_eq!(done.unwrap(), 7);
+        assert_eq!(tries.load(Ordering::Relaxed), 3);
+        let stopped = once_free::<()>(&stop, || {
+            stop.store(true, Ordering::Relaxed);
+            Err(in_use())
+        });
+        assert!(matches!(stopped, Err(Error::InUse { .. })));
     }
 
     #[test]

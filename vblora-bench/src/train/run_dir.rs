@@ -1,10 +1,6 @@
 //! The directory of a session: its settings, its log and its results.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
 
 use burn::{backend::Autodiff, module::AutodiffModule};
 use serde::{Deserialize, Serialize};
@@ -46,9 +42,6 @@ const FORMAT: u32 = 1;
 
 /// The lock of the process that uses the directory.
 const LOCK: &str = "session.lock";
-
-/// The polling interval while waiting for a directory.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The identity of a session's runs. A resumed session must have the same one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -322,27 +315,6 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Waits until no process writes to a directory, or `interrupted` is set.
-    ///
-    /// # Errors
-    /// The directory cannot be read.
-    pub(crate) fn wait_until_free(dir: &Path, interrupted: &AtomicBool) -> Result<()> {
-        let mut is_told = false;
-        while dir.is_dir() && !interrupted.load(Ordering::Relaxed) {
-            match DirLock::take(dir, LOCK) {
-                Ok(_) => break,
-                Err(Error::InUse { holder, .. }) if !is_told => {
-                    tracing::warn!("waiting for {holder}, which writes to {}", dir.display());
-                    is_told = true;
-                }
-                Err(Error::InUse { .. }) => {}
-                Err(error) => return Err(error),
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        Ok(())
-    }
-
     /// Refuses to resume a session of another model, other data or another backend, even if all its runs have ended.
     fn check_identity(&self, here: &SessionIdentity) -> Result<()> {
         let session = self.path.join(SESSION);
