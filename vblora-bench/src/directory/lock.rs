@@ -2,15 +2,14 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Write},
     path::{Path, PathBuf},
 };
 
+use vblora::storage::lock_holder;
+
 use super::entry::is_file;
 use crate::{Error, Result};
-
-/// Longer than a process id and a host's name.
-const HOLDER_BYTES: u64 = 300;
 
 /// The lock of a directory. The operating system releases it when the value is dropped or the process ends in any way. The file that a
 /// killed process leaves blocks nobody. It names the process and its host, for messages.
@@ -37,7 +36,7 @@ impl DirLock {
                 Err(TryLockError::WouldBlock) => {
                     return Err(Error::InUse {
                         dir: dir.to_owned(),
-                        holder: holder(&file),
+                        holder: lock_holder(&file),
                     });
                 }
                 // Some network file systems have no locks. They are written to without one.
@@ -73,18 +72,6 @@ impl Drop for DirLock {
         if is_at(&self.file, &self.path) {
             let _ = std::fs::remove_file(&self.path);
         }
-    }
-}
-
-/// The holder of a lock, as named in its file.
-fn holder(file: &File) -> String {
-    let mut words = Vec::new();
-    let _ = file.take(HOLDER_BYTES).read_to_end(&mut words);
-    let words = String::from_utf8_lossy(&words);
-    let words: String = words.trim().chars().filter(|c| !c.is_control()).collect();
-    match words.is_empty() {
-        true => "another process".into(),
-        false => words,
     }
 }
 

@@ -12,6 +12,7 @@ use std::{
 
 pub use directory::replace_directory;
 pub use exclusive::{create_at, write_to};
+pub use in_use::lock_holder;
 
 use crate::{Error, Result};
 

@@ -21,7 +21,8 @@ mod tie;
 
 pub use crate::count::Precision;
 pub use atomic::{
-    clear_leftovers, create_at, is_unfinished, replace_directory, write_atomically, write_to,
+    clear_leftovers, create_at, is_unfinished, lock_holder, replace_directory, write_atomically,
+    write_to,
 };
 pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};

@@ -47,15 +47,24 @@ pub(super) fn hold(target: &Path) -> Result<Vec<File>> {
 }
 
 fn in_use(target: &Path, lock: &Path, file: &File) -> Error {
+    Error::Format {
+        path: target.to_owned(),
+        reason: format!(
+            "in use and not replaced: {} is locked by {:?}",
+            lock.display(),
+            lock_holder(file)
+        ),
+    }
+}
+
+/// The process that holds a lock file, as the file's text names it. The text has no control characters.
+pub fn lock_holder(file: &File) -> String {
     let mut words = Vec::new();
     let _ = file.take(HOLDER_BYTES).read_to_end(&mut words);
     let words = String::from_utf8_lossy(&words);
     let words: String = words.trim().chars().filter(|c| !c.is_control()).collect();
-    Error::Format {
-        path: target.to_owned(),
-        reason: format!(
-            "in use and not replaced: {} is locked by {words:?}",
-            lock.display()
-        ),
+    match words.is_empty() {
+        true => "another process".into(),
+        false => words,
     }
 }
