@@ -23,7 +23,7 @@ use vblora_bench::{
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
 
-/// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, two minutes.
+/// Fine-tune a RoBERTa on a GLUE task and compare methods. Without flags: a bundled tiny model and task, about a minute.
 #[derive(Debug, Parser)]
 #[command(
     name = "roberta_glue",

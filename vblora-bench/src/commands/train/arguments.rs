@@ -22,7 +22,7 @@ Fine-tune an encoder or a causal model, and compare methods
 
 The model's config.json determines the kind of model. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
 Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
-learns the bundled task in two minutes.
+learns the bundled task in about a minute.
 
 vblora train --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 vblora train --model path/to/llama --data alpaca.json --format alpaca --packing --method vblora --out runs/alpaca";
