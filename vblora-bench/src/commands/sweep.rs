@@ -61,7 +61,7 @@ pub struct Arguments {
     #[arg(long)]
     runs: Option<usize>,
     /// Start no run after this many hours [default: the sweep's budget, or no limit]
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     hours: Option<f64>,
 }
 

@@ -1,6 +1,9 @@
 //! Reads a recording.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
 
 use super::{
     block::{self, Block, Kind},
@@ -13,6 +16,20 @@ use crate::{Error, Result, limits::MAX_RECORDING_BYTES};
 
 /// The extension of recording files.
 pub(crate) const EXTENSION: &str = "rec";
+
+/// The error for a run directory without recordings: most often none was asked for.
+fn missing(place: &Path, folder: &Path, error: io::Error) -> Error {
+    if error.kind() != ErrorKind::NotFound {
+        return Error::read(folder, error);
+    }
+    match place.is_dir() {
+        true => Error::Recording {
+            path: place.to_owned(),
+            reason: "no recording in it; vblora train --record-every N makes one".into(),
+        },
+        false => Error::read(place, error),
+    }
+}
 
 /// The selection after a number of optimizer steps.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +89,7 @@ impl Recording {
             return Ok(vec![place.to_owned()]);
         }
         let folder = place.join(FOLDER);
-        let entries = std::fs::read_dir(&folder).map_err(|e| Error::read(&folder, e))?;
+        let entries = std::fs::read_dir(&folder).map_err(|e| missing(place, &folder, e))?;
         let mut found: Vec<PathBuf> = entries
             .filter_map(|entry| Some(entry.ok()?.path()))
             .filter(|path| path.extension().is_some_and(|end| end == EXTENSION))

@@ -383,3 +383,16 @@ fn targets_and_models_are_named_as_in_training() {
         assert!(error.contains(reason), "{error}");
     }
 }
+
+/// 256 does not divide the widths of every model; the greatest length below it that does is taken.
+#[test]
+fn a_model_of_any_width_has_a_plan_without_flags() {
+    let minilm = ROBERTA_BASE.replace("768", "384").replace("3072", "1536");
+    for (config, length) in [(ROBERTA_BASE, 256), (&minilm, 192)] {
+        assert_eq!(plan(config, "")["settings"]["vector_length"], length);
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, error) = run(dir.path(), &minilm, "--vector-length 256");
+    assert_eq!(status, 1, "{error}");
+    assert!(error.contains("b = 256 does not divide"), "{error}");
+}

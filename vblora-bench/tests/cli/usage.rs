@@ -188,3 +188,19 @@ fn a_directory_without_an_adapter_says_what_it_is() {
     let (status, _, error) = vblora(dir.path(), "inspect out/net");
     assert_eq!(status, 0, "{error}");
 }
+
+#[test]
+fn a_directory_without_recordings_says_how_one_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("run")).unwrap();
+    for command in ["view", "figures --out pictures"] {
+        for (place, reason) in [("run", "--record-every"), ("absent", "cannot read absent")] {
+            let (status, _, error) = vblora(dir.path(), &format!("{command} {place}"));
+            assert_eq!(status, 1, "{error}");
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+    let (status, _, error) = vblora(dir.path(), "sweep smoke --out s --hours -1");
+    assert_eq!(status, 1, "{error}");
+    assert!(error.contains("hours"), "{error}");
+}

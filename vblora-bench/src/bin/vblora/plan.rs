@@ -56,7 +56,7 @@ pub(crate) struct Arguments {
     /// Number of bank vectors, h [default: 90; with --at-most, any]
     #[arg(long, value_parser = size, value_name = "H")]
     bank: Option<usize>,
-    /// Length of a bank vector, b [default: 256; with --at-most, any that divides all dimensions]
+    /// Length of a bank vector, b [default: the greatest up to 256 that divides all dimensions; with --at-most, any that does]
     #[arg(long, value_parser = size, value_name = "B")]
     vector_length: Option<usize>,
     /// Rank, r, of any method [default: that of the method; with --at-most, any]
@@ -197,7 +197,9 @@ fn forward(arguments: &Arguments, architecture: &'static str, plan: &SitePlan) -
     let default = VbLoraConfig::default();
     let config = VbLoraConfig {
         bank: arguments.bank.unwrap_or(default.bank),
-        vector_length: arguments.vector_length.unwrap_or(default.vector_length),
+        vector_length: arguments
+            .vector_length
+            .unwrap_or_else(|| longest(plan, default.vector_length)),
         rank: arguments.rank.unwrap_or(default.rank),
         topk: arguments.topk.unwrap_or(default.topk),
         ..default
@@ -226,6 +228,13 @@ fn forward(arguments: &Arguments, architecture: &'static str, plan: &SitePlan) -
         );
     }
     Ok(text)
+}
+
+/// The greatest valid vector length up to the paper's, which does not divide every model's dimensions.
+fn longest(plan: &SitePlan, most: usize) -> usize {
+    let lengths = plan.valid_vector_lengths();
+    let fitting = lengths.into_iter().filter(|&length| length <= most);
+    fitting.max().unwrap_or(most)
 }
 
 fn by_form(settings: &ValidVbLora) -> impl Iterator<Item = (Form, usize)> {
