@@ -82,7 +82,7 @@ pub struct EncoderConfig {
     pub initializer_range: f64,
     /// Row of the position embedding that the first token gets: 0 for BERT, `pad_token_id + 1` for RoBERTa.
     pub position_offset: usize,
-    /// What the weights of linear maps are held and multiplied in; a setting of this program, not of `config.json`, whose `dtype` is the
+    /// The number type in which weights of linear maps are held and multiplied. It is a setting of this program; `dtype` in `config.json` is the
     /// file's.
     pub base_dtype: BaseDtype,
 }

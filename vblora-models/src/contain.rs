@@ -6,7 +6,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Whether a panic of this thread is to be an error, of which nothing is printed.
+    /// True while a panic of this thread becomes an error, and nothing is printed.
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -22,7 +22,7 @@ pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
         }));
     });
     let outer = CONTAINED.replace(true);
-    // What panicked is dropped or, like a tokenizer, was only read.
+    // The value that panicked is dropped, or was only read, like a tokenizer.
     let done = panic::catch_unwind(AssertUnwindSafe(work));
     CONTAINED.set(outer);
     done.map_err(|panic| message(&*panic))

@@ -1,4 +1,4 @@
-//! What the weights of linear maps are held and multiplied in.
+//! Number types in which weights of linear maps are held and multiplied.
 
 use std::{fmt, str::FromStr};
 

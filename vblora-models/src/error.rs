@@ -1,4 +1,4 @@
-//! What can go wrong with a model's files, said so that the reader can act on it.
+//! Errors of a model's files. Each text says enough for the reader to act.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -40,7 +40,7 @@ pub enum Error {
     /// A file name that is more than a name (a path, or `..`).
     #[error("{found_in}: {name:?} is not a plain file name")]
     NotAFileName {
-        /// Where the name was written.
+        /// The file or flag that has the name.
         found_in: String,
         /// The name.
         name: String,
@@ -148,7 +148,7 @@ pub enum Error {
         file: String,
         /// The field.
         field: String,
-        /// What was expected and found.
+        /// The expected and the found value.
         problem: String,
     },
 
@@ -272,7 +272,7 @@ pub enum Error {
     /// A text without a token where at least one is needed.
     #[error("text {row} is empty; a model needs at least one token to go on from")]
     EmptyText {
-        /// Which of the texts, from 0.
+        /// The number of the text, from 0.
         row: usize,
     },
 

@@ -1,4 +1,4 @@
-//! Where a model's files come from: a directory, or the binary itself.
+//! The source of a model's files: a directory, or the binary itself.
 
 use std::borrow::Cow;
 use std::io::{self, Read};
@@ -122,7 +122,7 @@ impl ModelFiles {
         with
     }
 
-    /// Where a file is.
+    /// The source of a file.
     fn source_of(&self, name: &str) -> Source {
         match &self.tokenizer {
             Some(dir) if TOKENIZER_FILES.contains(&name) => Source::Directory(dir.clone()),
@@ -130,7 +130,7 @@ impl ModelFiles {
         }
     }
 
-    /// Whether there is a file of this name. A directory is none; what else is no regular file is there, and cannot be read.
+    /// Returns true if there is a file of this name. A directory does not count. Other irregular files count, but cannot be read.
     pub fn contains(&self, name: &str) -> bool {
         match self.source_of(name) {
             Source::Directory(dir) => {
@@ -144,8 +144,8 @@ impl ModelFiles {
     /// The contents of a file that describes a model: none of its weights.
     ///
     /// # Errors
-    /// [`Error::NoFile`], [`Error::NotAFileName`] for a path instead of a name, or [`Error::Io`], also for a file that is larger than any of
-    /// its kind, or no regular file.
+    /// [`Error::NoFile`]; [`Error::NotAFileName`] for a path instead of a name; [`Error::Io`], also for an irregular file or one larger than
+    /// any of its kind.
     pub fn read(&self, name: &str) -> Result<Cow<'static, [u8]>> {
         let reader = self.reader(name)?;
         let (size, limit) = (reader.size(), limit(name));
@@ -203,7 +203,7 @@ impl ModelFiles {
         }
     }
 
-    /// What a run writes down as its model: "ID@COMMIT" of one from the hub, else [`place`](Self::place).
+    /// The name of the model in a run's records: "ID@COMMIT" for one from the hub, else [`place`](Self::place).
     pub fn name(&self) -> String {
         self.hub.clone().unwrap_or_else(|| self.place())
     }
@@ -280,7 +280,7 @@ fn limit(name: &str) -> u64 {
     }
 }
 
-/// Whether `name` is one plain component, so that joining it to a directory stays inside.
+/// Returns true if `name` is one plain component, so that joining it to a directory stays inside.
 pub(crate) fn is_file_name(name: &str) -> bool {
     let mut components = Path::new(name).components();
     let one = matches!(components.next(), Some(Component::Normal(part)) if part == name);

@@ -10,17 +10,19 @@ use crate::{Error, ModelFiles, Result};
 /// The hub's own limit for a name.
 const MAX_ID_LENGTH: usize = 96;
 
-/// Finds a model: an existing directory is opened; anything else is a hub id (`owner/name` or `name`), whose
-/// files are downloaded once into the hub's cache directory, with progress. `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and
-/// `HF_HUB_OFFLINE` hold, and the cache is huggingface_hub's own.
+/// Finds a model. An existing directory is opened; anything else is a hub id (`owner/name` or `name`). The files of a hub id are downloaded
+/// once into the hub's cache directory, with progress. `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` hold, and
+/// the cache is huggingface_hub's own.
 ///
 /// `revision` is a branch, tag or commit of the hub; all files come from the one commit it stands for. It
 /// means nothing for a directory. Each file has the size and the hash that the hub says, or is not kept.
 ///
 /// # Errors
-/// [`Error::NoDirectory`] for a path that is not there, [`Error::NotADirectory`] for a file,
-/// [`Error::NotAModel`] for what can be neither, [`Error::NoHubFeature`] without the feature `hub`, and
-/// [`Error::Hub`] when the hub cannot be reached or does not have the model.
+/// - [`Error::NoDirectory`]: a path that is not there
+/// - [`Error::NotADirectory`]: a file
+/// - [`Error::NotAModel`]: neither a path nor a hub id
+/// - [`Error::NoHubFeature`]: this build lacks the feature `hub`
+/// - [`Error::Hub`]: the hub cannot be reached or does not have the model
 pub fn resolve(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
     find(model, revision, download)
 }

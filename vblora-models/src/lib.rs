@@ -73,7 +73,7 @@ mod tokenizer;
 mod upload;
 mod weights;
 
-/// What `config.json`, tokenizer files and generation are held to. `docs/limits.md` lists all limits.
+/// Limits of `config.json`, tokenizer files and generation. `docs/limits.md` lists all limits.
 pub mod limits {
     pub use crate::{
         config::{MAX_LAYERS, MAX_ROWS, MAX_WEIGHT_VALUES, MAX_WIDTH},

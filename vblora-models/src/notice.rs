@@ -1,4 +1,4 @@
-//! What a user should know of a model's files, said once however often they are read.
+//! Notices about a model's files. The user sees each once, however often the files are read.
 
 use std::{
     collections::BTreeSet,

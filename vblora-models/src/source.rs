@@ -1,4 +1,4 @@
-//! Where the values of a model's tensors come from: a checkpoint, or a seed.
+//! The source of a model's tensors: a checkpoint, or a seed.
 
 use vblora::rng::Key;
 
@@ -7,8 +7,8 @@ use crate::{HostTensor, Loader};
 /// Gives a model its tensors by their Hugging Face names. Building a model and naming its tensors is then written once for loading and
 /// for fresh weights.
 pub trait WeightSource {
-    /// The tensor of this name and shape. A source that lacks it remembers that and gives a single zero of as many
-    /// dimensions, so that all faults show at once and nothing is allocated for a model that will not be.
+    /// The tensor of this name and shape. A source that lacks it remembers the fault and gives a single zero of as many dimensions. So all
+    /// faults show at once, and nothing is allocated for a model that cannot be built.
     fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor;
 
     /// [`take`](Self::take) for a tensor that stands beside the model, without its prefix: a head.

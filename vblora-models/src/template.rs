@@ -1,7 +1,7 @@
 //! Jinja templates from outside, run as Python runs them and within limits.
 //!
 //! Chat templates and templates of prompts are programs that somebody else wrote. Each runs on a thread of its own, whose stack is large
-//! enough for all that the limits allow, and ends with an error where it exceeds one:
+//! enough for all that the limits allow. A template that exceeds a limit ends with an error:
 //!
 //! | limit | |
 //! | --- | --- |
@@ -26,7 +26,7 @@ use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Va
 
 use crate::contain::contain;
 
-/// What the one template is called in its environment.
+/// The name of the only template in its environment.
 const NAME: &str = "template";
 const MAX_SOURCE: usize = 256 << 10;
 const MAX_STEPS: u64 = 1_000_000;
@@ -72,7 +72,7 @@ impl From<Error> for Problem {
 /// How a template is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
-    /// As transformers reads chat templates: line breaks behind blocks and blanks before them are dropped, and names without a value are
+    /// As transformers reads chat templates: line breaks after blocks and blanks before them are dropped, and names without a value are
     /// empty.
     Chat,
     /// As it stands; a name without a value is an error.

@@ -45,11 +45,11 @@ pub struct TextTokenizer {
     vocab_size: Option<usize>,
     /// Token types that the model has, once it is known.
     token_types: Option<usize>,
-    /// Whether token types of a pair are told to the model.
+    /// True if token types of a pair are told to the model.
     gives_types: bool,
     /// The end of long texts that is cut off.
     truncates: TruncationDirection,
-    /// Whether blanks before punctuation go when tokens become text.
+    /// True if blanks before punctuation go when tokens become text.
     cleans_up: bool,
 }
 
@@ -60,11 +60,11 @@ pub struct Encoded {
     pub ids: Vec<u32>,
     /// Token types: 1 in the second text of a BERT pair, else 0.
     pub type_ids: Vec<u32>,
-    /// Whether tokens were cut off to fit the maximum length.
+    /// True if tokens were cut off to fit the maximum length.
     pub truncated: bool,
 }
 
-/// What a token adds to a text.
+/// The effect of a token on a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TokenKind {
     /// Text.
@@ -229,7 +229,7 @@ impl TextTokenizer {
         Ok(())
     }
 
-    /// Whether the model has a token; always where the model is not known.
+    /// Returns true if the model has a token; always where the model is not known.
     pub(crate) fn has_embedding(&self, id: u32) -> bool {
         self.vocab_size.is_none_or(|size| (id as usize) < size)
     }
@@ -241,20 +241,20 @@ impl TextTokenizer {
         ends.find(|&id| self.has_embedding(id))
     }
 
-    /// Whether blanks before punctuation go when tokens become text.
+    /// Returns true if blanks before punctuation go when tokens become text.
     pub(crate) fn cleans_up(&self) -> bool {
         self.cleans_up
     }
 
-    /// Whether a token ends texts.
+    /// Returns true if a token ends texts.
     pub fn is_end(&self, id: u32) -> bool {
         self.ends.iter().any(|end| end.id == id)
     }
 
     /// Encodes texts, or pairs of texts, with special tokens, to at most `max_length` tokens each.
     ///
-    /// A pair that is too long loses tokens from the end of the longer text until both are equally long, then
-    /// from both ("longest first"; the same lengths as transformers' fast tokenizers).
+    /// A pair that is too long loses tokens from the end of the longer text until both are equally long, then from both. This is "longest
+    /// first", with the same lengths as transformers' fast tokenizers.
     ///
     /// # Errors
     /// [`Error::MaxLength`] if the special tokens alone fill `max_length`; [`Error::TokenBeyondVocabulary`] or [`Error::TokenType`] for a
@@ -331,7 +331,7 @@ impl TextTokenizer {
             .collect()
     }
 
-    /// What the crate gives, or panics at, as a result.
+    /// Calls the crate and turns its error or panic into a result.
     fn contained<T>(&self, work: impl FnOnce(&Tokenizer) -> tokenizers::Result<T>) -> Result<T> {
         match contain(|| work(&self.tokenizer)) {
             Ok(done) => done.map_err(|error| self.unusable(error)),
@@ -416,7 +416,7 @@ impl TextTokenizer {
         self.contained(|tokenizer| tokenizer.decode(ids, false))
     }
 
-    /// What `decode` makes of a token.
+    /// The effect of a token in `decode`.
     pub(crate) fn token_kind(&self, id: u32) -> TokenKind {
         let is_byte = |token: &str| {
             let digits = token.strip_prefix("<0x").and_then(|t| t.strip_suffix('>'));

@@ -114,7 +114,7 @@ fn weights_and_their_index_of_arbitrary_bytes_are_read_or_refused() {
     attack(&at("two.safetensors"), 3000, read);
 }
 
-/// What a field is, and which JSON says so.
+/// A field's type, and the JSON for it.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Text,
@@ -291,7 +291,7 @@ fn least(model_type: &str) -> Value {
     config
 }
 
-/// What is read of a configuration, as a text to compare.
+/// A configuration as read, as a text to compare.
 fn read_config(config: &Value) -> Result<String, String> {
     let text = config.to_string();
     let is_encoder = matches!(config["model_type"].as_str(), Some("bert" | "roberta"));
@@ -387,7 +387,7 @@ fn a_field_of_a_wrong_type_is_named_or_as_good_as_absent() {
     }
 }
 
-/// What `config.json` asks for is compared with what the weights' headers say before anything is allocated for it.
+/// Shapes of `config.json` are compared with those of the weights' headers before anything is allocated.
 #[test]
 fn a_config_that_claims_more_than_the_weights_hold_costs_nothing() {
     let dir = tempfile::tempdir().unwrap();
@@ -453,7 +453,7 @@ fn a_tokenizer_of_arbitrary_bytes_is_read_or_refused() {
         .collect();
     std::fs::write(dir.path().join("config.json"), llama().to_string()).unwrap();
     let use_it = |files: &ModelFiles| {
-        // What was read can be used.
+        // Files that were read can be used.
         let tokenizer = TextTokenizer::from_files(files)?;
         let _ = tokenizer.encode_batch(&[("a b c", None), ("abab", Some("a"))], 8);
         let _ = tokenizer.decode(&[0, 1, 2, 3, u32::MAX]);

@@ -81,7 +81,7 @@ impl Training {
     }
 }
 
-/// What a forward pass keeps is what was foretold, and running blocks twice takes the part of it that was foretold.
+/// A forward pass keeps the predicted bytes, and recomputation takes the predicted part of them.
 #[test]
 fn memory_is_as_foretold() {
     let training = Training::new();

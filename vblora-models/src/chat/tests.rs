@@ -45,7 +45,7 @@ fn template(text: &str, tokens: Vec<(String, String)>) -> Result<ChatTemplate> {
     ChatTemplate::with_clock(text, tokens, "file".into(), || NOW.parse().unwrap())
 }
 
-/// What differs from the record, if anything. Of errors, only the text of `raise_exception` must be the same.
+/// The difference from the record, if there is one. For errors, only the text of `raise_exception` must be the same.
 fn difference(template: &str, found: Result<String>, case: &Case) -> Option<String> {
     let raised = |expected: &str| {
         let own = expected.split(' ').next().unwrap_or_default();

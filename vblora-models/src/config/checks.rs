@@ -1,4 +1,4 @@
-//! What the fields of every architecture are held to.
+//! Bounds for the fields of every architecture.
 
 use super::{MAX_WEIGHT_VALUES, wrong};
 use crate::Result;

@@ -70,13 +70,13 @@ pub struct DecoderConfig {
     pub attention_scale: AttentionScale,
     /// The divisor of the logits.
     pub logits_divisor: f64,
-    /// Whether the head is the token embedding.
+    /// True if the head is the token embedding.
     pub tied: bool,
-    /// Whether the maps to query, key and value have biases.
+    /// True if the maps to query, key and value have biases.
     pub qkv_bias: bool,
-    /// Whether the map after the attention has a bias.
+    /// True if the map after the attention has a bias.
     pub output_bias: bool,
-    /// Whether the maps of the MLP have biases.
+    /// True if the maps of the MLP have biases.
     pub mlp_bias: bool,
     /// Dropout probability of embeddings, in [0, 1).
     pub embedding_dropout: f64,
@@ -95,8 +95,8 @@ pub struct DecoderConfig {
     /// The type that linear maps and token embeddings are held and multiplied in. This is a setting of the program: the `dtype` of
     /// `config.json` is that of the file.
     pub base_dtype: BaseDtype,
-    /// Whether one map for query, key and value is three sites, as the paper counts for GPT-2 (`c_attn.q`, `c_attn.k` and `c_attn.v`), or
-    /// one, as in PEFT. This is a setting of the program.
+    /// True if one map for query, key and value counts as three sites, as in the paper (`c_attn.q`, `c_attn.k` and `c_attn.v`). In
+    /// PEFT it is one site. This is a setting of the program.
     pub split_qkv: bool,
 }
 
@@ -104,9 +104,9 @@ impl DecoderConfig {
     /// Reads and checks `config.json`, as transformers 4 or 5 writes it.
     ///
     /// # Errors
-    /// [`Error::OtherArchitecture`](crate::Error::OtherArchitecture) for another `model_type`; [`Error::Config`](crate::Error::Config) for
-    /// a field that is missing, of the wrong type, out of range, or that asks for what is not implemented (another rope scaling, attention
-    /// in both directions, quantised weights); [`Error::Json`](crate::Error::Json), [`Error::NoFile`](crate::Error::NoFile).
+    /// [`Error::OtherArchitecture`](crate::Error::OtherArchitecture) for another `model_type`. [`Error::Config`](crate::Error::Config) for
+    /// a field that is missing, of the wrong type, out of range or not implemented, such as another rope scaling.
+    /// [`Error::Json`](crate::Error::Json) and [`Error::NoFile`](crate::Error::NoFile).
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         Self::from_json(&files.read(FILE)?, &files.describe(FILE))
     }
@@ -179,7 +179,7 @@ impl DecoderConfig {
         turns.then_some(usize::from(is_local))
     }
 
-    /// What queries are multiplied by before the products with keys are divided by the root of the head's size.
+    /// The factor of queries before their products with keys are divided by the root of the head's size.
     pub(crate) fn query_scale(&self) -> Option<f64> {
         let root = (self.head_size as f64).sqrt();
         match self.attention_scale {

@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
         self.value(field).is_some()
     }
 
-    /// Whether the field is there, be it `null`.
+    /// Returns true if the field is there, be it `null`.
     pub(super) fn mentions(&self, field: &str) -> bool {
         self.values.contains_key(field)
     }

@@ -42,21 +42,21 @@ const SAID: [(&str, f64); 8] = [
 /// How a model's makers generate, and what they would draw with.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerationDefaults {
-    /// What is generated with where nothing else is asked for.
+    /// The settings for generation without other wishes.
     pub config: GenerationConfig,
-    /// What tokens are drawn with, also where the makers do not draw.
+    /// The settings for drawing tokens, also if the makers do not draw.
     pub sampling: Sampling,
-    /// What sequences are searched with, also where the makers do not search.
+    /// The settings for beam search, also if the makers do not search.
     pub search: BeamSearch,
 }
 
 impl GenerationDefaults {
     /// Reads `generation_config.json`, or else the same fields of `config.json`, as transformers does. Fields that are not implemented and
-    /// would change what is drawn are said.
+    /// would change the draws are reported.
     ///
     /// # Errors
-    /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field that has another form, or that
-    /// would change what is generated without a draw and is not implemented.
+    /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field of another form. The same for a
+    /// field that is not implemented and would change text that is generated without draws.
     pub fn from_files(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Self> {
         let name = match files.contains(GENERATION) {
             true => GENERATION,

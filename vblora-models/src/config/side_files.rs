@@ -1,7 +1,7 @@
-//! What the files beside `tokenizer.json` and `config.json` say of a tokenizer, resolved in the order of transformers 5.
+//! Reads the files beside `tokenizer.json` and `config.json` that describe a tokenizer, in the order of transformers 5.
 //!
-//! `tokenizer_config.json` comes first. Where it has no `added_tokens_decoder`, `special_tokens_map.json` overrides its special tokens and
-//! `added_tokens.json` names further ones. What neither names, the tokenizer's class has a default for.
+//! `tokenizer_config.json` comes first. If it has no `added_tokens_decoder`, `special_tokens_map.json` overrides its special tokens and
+//! `added_tokens.json` names further ones. The tokenizer's class has a default for everything else.
 
 use std::collections::BTreeMap;
 
@@ -44,7 +44,7 @@ pub(crate) enum TokenizerClass {
     AsFile,
 }
 
-/// What the side files say of a tokenizer.
+/// The settings of a tokenizer from its side files.
 #[derive(Debug, Clone)]
 pub(crate) struct TokenizerSettings {
     /// Its class.
@@ -57,29 +57,29 @@ pub(crate) struct TokenizerSettings {
     pub(crate) extra: Vec<AddedToken>,
     /// Tokens that `added_tokens_decoder` or `added_tokens.json` lists, by their ids there.
     pub(crate) added: BTreeMap<u32, AddedToken>,
-    /// BERT: whether text is lower-cased.
+    /// BERT: true if text is lower-cased.
     pub(crate) do_lower_case: Option<bool>,
-    /// BERT: whether accents are removed; where unsaid, if text is lower-cased.
+    /// BERT: true if accents are removed. The default is that of lower-casing.
     pub(crate) strip_accents: Option<bool>,
-    /// BERT: whether each Chinese character is a word.
+    /// BERT: true if each Chinese character is a word.
     pub(crate) tokenize_chinese_chars: Option<bool>,
-    /// Whether a blank is put before the text.
+    /// True if a blank is put before the text.
     pub(crate) add_prefix_space: Option<bool>,
-    /// RoBERTa: whether offsets leave blanks out.
+    /// RoBERTa: true if offsets leave blanks out.
     pub(crate) trim_offsets: Option<bool>,
-    /// Llama: whether the blank comes before every piece of text between special tokens, not only the first.
+    /// Llama: true if the blank comes before every piece of text between special tokens, not only the first.
     pub(crate) legacy: Option<bool>,
-    /// Whether texts begin with `bos_token`.
+    /// True if texts begin with `bos_token`.
     pub(crate) add_bos_token: Option<bool>,
-    /// Whether texts end with `eos_token`.
+    /// True if texts end with `eos_token`.
     pub(crate) add_eos_token: Option<bool>,
-    /// Whether blanks before punctuation go when tokens become text.
+    /// True if blanks before punctuation go when tokens become text.
     pub(crate) clean_up: bool,
-    /// Whether special tokens in a text are text.
+    /// True if special tokens in a text are text.
     pub(crate) split_special_tokens: bool,
-    /// Whether long texts lose their beginning.
+    /// True if long texts lose their beginning.
     pub(crate) truncates_left: Option<bool>,
-    /// What the model is given, `token_type_ids` perhaps among it.
+    /// The names of the model's inputs, `token_type_ids` perhaps among them.
     pub(crate) inputs: Option<Vec<String>>,
 }
 
@@ -109,7 +109,7 @@ impl TokenizerClass {
         }
     }
 
-    /// Whether a special token is the class's own.
+    /// Returns true if a special token is the class's own.
     pub(crate) fn is_default(self, name: &str, token: &str) -> bool {
         self.defaults().contains(&(name, token))
     }
@@ -299,7 +299,7 @@ impl TokenizerClass {
     }
 }
 
-/// Whether `tokenizer.json` is of byte-level BPE.
+/// Returns true if `tokenizer.json` is of byte-level BPE.
 fn is_byte_level(files: &ModelFiles) -> bool {
     #[derive(Default, Deserialize)]
     #[serde(default)]

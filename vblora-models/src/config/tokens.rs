@@ -1,4 +1,4 @@
-//! What the files beside `config.json` say of special tokens and chats.
+//! Reads the special tokens and the chat template from the files beside `config.json`.
 
 use serde_json::Value;
 
@@ -18,8 +18,8 @@ const DEFAULT: &str = "default";
 /// The tokens that end a model's texts, the one that a text for training ends with first: the tokenizer's `eos_token`, then `eos_token_id`
 /// of `generation_config.json`. A chat model often ends its turns with one of them and texts with another.
 ///
-/// What `config.json` says counts where there is no `generation_config.json`, as in transformers, or where nothing else is said: a model that
-/// was tuned for chats often has the old end there.
+/// `config.json` counts if there is no `generation_config.json`, as in transformers, or if no other file names an end. A model tuned for
+/// chats often keeps its old end there.
 pub(crate) fn ends(
     files: &ModelFiles,
     settings: &TokenizerSettings,

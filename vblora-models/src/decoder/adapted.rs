@@ -17,7 +17,7 @@ pub struct AdaptedConfig {
     pub config: DecoderConfig,
     /// The update.
     pub adapter: HostAdapter,
-    /// What takes the place of the base's tensors.
+    /// Tensors that replace those of the base.
     pub saved: SavedTensors,
 }
 
@@ -80,7 +80,7 @@ impl AdaptedConfig {
     }
 }
 
-/// Whether the adapter is on query, key and value apart, which one map of the file holds together.
+/// Returns true if the adapter is on query, key and value apart, which one map of the file holds together.
 fn has_split(config: &DecoderConfig, on: &[Site]) -> bool {
     let Some(fused) = config.layout.fused_qkv() else {
         return false;

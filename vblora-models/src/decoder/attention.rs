@@ -36,7 +36,7 @@ pub struct Attention<B: Backend> {
     settings: Settings,
 }
 
-/// What the attention of a layer takes from the configuration.
+/// The settings of a layer's attention.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     heads: usize,

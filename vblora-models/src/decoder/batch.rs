@@ -2,8 +2,8 @@
 
 /// `rows` sequences of `columns` tokens each, padded on either side or packed; all vectors are row-major `[rows, columns]`.
 ///
-/// A token sees the tokens from `first` to itself: that says padding on the left (which nobody sees), packed texts (which do not see each
-/// other) and plain texts in one way. Padding on the right needs no mark, since nothing before it can see it.
+/// A token sees the tokens from `first` to itself. This one rule covers plain texts, padding on the left, which no token sees, and packed
+/// texts, which do not see each other. Padding on the right needs no mark, since no earlier token can see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CausalBatch {
     /// Token ids.
@@ -21,9 +21,9 @@ pub struct CausalBatch {
 /// The side of a batch on which shorter texts are padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// In front, so that all texts end in the last column: for generation.
+    /// Before the text, so that all texts end in the last column: for generation.
     Left,
-    /// Behind: for training and scoring.
+    /// After the text: for training and scoring.
     Right,
 }
 
@@ -46,7 +46,7 @@ impl CausalBatch {
         batch
     }
 
-    /// Several texts a row, one after another, padded behind to `columns`. Each text sees only itself and counts its positions from 0.
+    /// Several texts a row, one after another, padded at the end to `columns`. Each text sees only itself and counts its positions from 0.
     ///
     /// # Panics
     /// A row's texts are longer than `columns`.

@@ -37,7 +37,7 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
         }
     }
 
-    /// Reads tokens behind those remembered; gives the logits after the last column.
+    /// Reads tokens after those remembered; gives the logits after the last column.
     fn read(&mut self, batch: &CausalBatch) -> Result<Vec<f32>> {
         let cache = self.cache.as_mut().expect("started");
         let length = cache.filled + batch.columns;

@@ -1,4 +1,4 @@
-//! What training an adapter on a decoder takes in memory, by its configuration alone.
+//! The memory for training an adapter on a decoder, from its configuration alone.
 
 use vblora::SitePlan;
 
@@ -8,7 +8,7 @@ use crate::{DecoderConfig, config::Mlp};
 /// Bytes of an f32.
 const F32: usize = 4;
 
-/// Memory of training, in bytes. What a backend's allocator, its kernels and a batch of token ids take comes on top.
+/// Memory of training, in bytes. A backend's allocator, its kernels and a batch of token ids take more on top.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Footprint {
     /// The frozen base: linear maps and token embeddings in its dtype, the rest in f32.
@@ -19,11 +19,11 @@ pub struct Footprint {
     pub gradients: usize,
     /// AdamW's two moments of each.
     pub moments: usize,
-    /// What the forward pass keeps for the backward pass, per token, in sequences of the length asked for.
+    /// Bytes that the forward pass keeps for the backward pass, per token, in sequences of the given length.
     pub kept_per_token: usize,
     /// The same where every block is run once more instead of kept.
     pub recomputed_per_token: usize,
-    /// What one block keeps, once more per token: with recomputation one block at a time.
+    /// Bytes that one block keeps, once more per token: with recomputation one block at a time.
     pub block_per_token: usize,
     /// Scores and their logarithms, per token with a label.
     pub logits_per_token: usize,
@@ -73,8 +73,8 @@ fn base(config: &DecoderConfig) -> usize {
     held * in_dtype + F32 * (config.parameters() - in_dtype)
 }
 
-/// Values that the backward pass of one block needs, per token: the inputs of its normalisations, of its adapted maps and of its
-/// non-linearities, and the narrow products.
+/// Values that the backward pass of one block needs, per token. They are the narrow products and the inputs of normalisations, adapted maps
+/// and non-linearities.
 fn kept_by_block(config: &DecoderConfig, plan: &SitePlan, rank: usize, length: usize) -> usize {
     let inner = config.intermediate_size;
     let [q, k, v] = qkv_widths(config);

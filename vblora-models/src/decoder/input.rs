@@ -19,7 +19,7 @@ pub struct CausalInput<B: Backend> {
     pub(super) places: Places<B>,
 }
 
-/// What every layer needs to know of the tokens.
+/// Facts about the tokens that every layer needs.
 #[derive(Debug, Clone)]
 pub(super) struct Places<B: Backend> {
     /// `[n, t]`: position of each token in its text, where positions are looked up.

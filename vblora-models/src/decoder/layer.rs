@@ -37,7 +37,7 @@ pub struct DecoderLayer<B: Backend> {
     settings: Settings,
 }
 
-/// What a layer takes from the configuration.
+/// The settings of a layer.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     mlp: Mlp,

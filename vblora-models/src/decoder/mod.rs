@@ -59,8 +59,8 @@ impl<B: VbLoraBackend> CausalLm<B> {
     /// Loads `config.json` and the safetensors weights of a Hugging Face directory.
     ///
     /// # Errors
-    /// A file that is missing, broken or of another architecture; tensors that are missing, unexpected or misshapen, all named; a tensor
-    /// too large for the device; a device that failed.
+    /// A file is missing, broken or of another architecture. Tensors are missing, unexpected or misshapen; the error names them all. A
+    /// tensor is too large for the device, or the device failed.
     pub fn load(files: &ModelFiles, device: &B::Device) -> Result<(Self, LoadReport)> {
         Self::load_with(DecoderConfig::from_files(files)?, files, device)
     }
@@ -102,7 +102,7 @@ impl<B: VbLoraBackend> CausalLm<B> {
         ignore_buffers(&mut loader, &config);
         config.tied = loader.find_tie(config.tied, &embedding, HEAD)?;
         let model = Self::build(config, &mut loader, device);
-        // What is wrong with the file is said before what was wrong with its use.
+        // Faults of the file are reported before faults of its use.
         let report = loader.finish()?;
         let model = model?;
         sync::<B>(device, "loading the weights")?;
@@ -253,8 +253,8 @@ impl<B: VbLoraBackend> CausalLm<B> {
         self.head.as_ref().unwrap_or(&self.embedding)
     }
 
-    /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit, and what
-    /// was not adapted is shared with it: to unmerge is to drop the merged one.
+    /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit. The two
+    /// share all weights that were not adapted. To unmerge, drop the merged model.
     ///
     /// # Panics
     /// The factors are those of a multi-adapter batch.

@@ -13,10 +13,10 @@ use super::{CausalInput, CausalLm, of_layer};
 type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
 impl<B: VbLoraBackend> CausalLm<Autodiff<B>> {
-    /// A forward and a backward pass that keep only what enters each block and run every block once more, under the graph, on the way back
-    /// (gradient checkpointing, arXiv 1604.06174). `loss` is applied to the last hidden state, after the final normalisation; `collect` gets
-    /// the gradients of each part in turn, those of the last part first, and must add them up. Noise repeats by its key, so the gradients
-    /// are those of one pass over the whole model. Gives the loss.
+    /// A forward and a backward pass with gradient checkpointing (arXiv 1604.06174). They keep the input of each block, and run every block
+    /// once more, under the graph, on the way back. `loss` is applied to the last hidden state, after the final normalisation. `collect`
+    /// gets the gradients of each part in turn, those of the last part first, and must add them up. Noise repeats by its key, so the
+    /// gradients are those of one pass over the whole model. Returns the loss.
     ///
     /// # Shapes
     /// - loss: from `[n, t, d]` to `[1]`
@@ -46,7 +46,7 @@ impl<B: VbLoraBackend> CausalLm<Autodiff<B>> {
         value
     }
 
-    /// What enters each block, and what leaves the last, without a graph.
+    /// The input of each block and the output of the last, without a graph.
     fn entering(
         &self,
         input: &CausalInput<Autodiff<B>>,

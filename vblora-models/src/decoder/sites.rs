@@ -80,7 +80,7 @@ pub(super) enum Input {
 }
 
 impl BlockMaps {
-    /// What the map of this role reads.
+    /// The input of the map with this role.
     pub(super) fn input_of(&self, role: &str) -> Input {
         let has = |maps: &[Map]| maps.iter().any(|map| map.role == role);
         if has(&self.qkv) {

@@ -65,7 +65,7 @@ pub(super) fn search(
     let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
     let mut all_logits = model.start(prompts)?;
     loop {
-        // Which row of the model's batch each beam goes on from, and with what.
+        // The row of the model's batch that each beam continues, and its next token.
         let (mut parents, mut tokens) = (Vec::new(), Vec::new());
         let mut rest = all_logits.as_mut_slice();
         let mut first = 0;
@@ -93,7 +93,7 @@ pub(super) fn search(
     }
 }
 
-/// What a step made of a row.
+/// The outcome of a step for a row.
 enum Advance {
     /// It goes on: for each beam, the beam before that it continues.
     Goes(Vec<usize>),
@@ -113,7 +113,7 @@ impl Search<'_> {
                 .stops
                 .reason(self.prompt, &beam.tokens[self.prompt..])?
             {
-                // The candidates behind are there to take the place of those that end.
+                // Later candidates take the place of those that end.
                 Some(ended) if rank < self.settings.beams => self.finish(beam, ended),
                 Some(_) => {}
                 None if beams.len() < self.settings.beams => {
@@ -135,7 +135,7 @@ impl Search<'_> {
         })
     }
 
-    /// The best continuations of all beams together, best first: so many that enough are left to go on with when every stop token is among them.
+    /// The best continuations of all beams together, best first. There are enough to continue with even if every stop token is among them.
     fn candidates(&self, logits: &mut [f32]) -> Result<Vec<Candidate>> {
         let wanted = (1 + self.stops.tokens()).max(2) * self.settings.beams;
         let vocabulary = logits.len() / self.beams.len();
@@ -206,7 +206,7 @@ impl Search<'_> {
         score / (length as f64).powf(self.settings.length_penalty)
     }
 
-    /// Whether a row whose best beam is `best` has found what it can.
+    /// Returns true if a row whose best beam is `best` has found what it can.
     fn is_over(&self, best: &Beam) -> bool {
         if self.finished.len() < self.settings.beams {
             return false;

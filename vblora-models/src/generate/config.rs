@@ -24,8 +24,8 @@ pub struct GenerationConfig {
     pub stop_strings: Vec<String>,
     /// No sequence of so many tokens comes twice in a row, prompt included; 0 allows everything.
     pub no_repeat_ngram_size: usize,
-    /// What scores of tokens that a row has already, prompt included, are divided by where they are above 0, and multiplied by below: above
-    /// 1 keeps from repeating; 1 changes nothing.
+    /// The repetition penalty. Scores of tokens that a row already has, prompt included, are divided by it if above 0, else multiplied. Above
+    /// 1 avoids repetition; 1 changes nothing.
     pub repetition_penalty: f64,
     /// Tokens that never come. Ids that the model does not have change nothing.
     pub suppress_tokens: Vec<u32>,
@@ -37,7 +37,7 @@ pub struct GenerationConfig {
     pub min_total_tokens: usize,
     /// Sequences of tokens that never come.
     pub bad_words: Vec<Vec<u32>>,
-    /// The token behind a prompt of one token (transformers' `forced_bos_token_id`).
+    /// The token after a prompt of one token (transformers' `forced_bos_token_id`).
     pub forced_first: Option<u32>,
     /// The tokens of which one is a row's last where its length ends it; none forces none (transformers' `forced_eos_token_id`).
     pub forced_last: Vec<u32>,
@@ -57,17 +57,17 @@ pub enum Decoding {
     Beam(BeamSearch),
 }
 
-/// A draw from the softmax of scores, first divided by the temperature, then cut to the k best, then to the likeliest that make up p.
+/// A draw from the softmax of scores. Scores are divided by the temperature, then cut to the k best, then to the likeliest that make up p.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sampling {
-    /// What scores are divided by: below 1 sharpens, above 1 flattens.
+    /// The divisor of scores: below 1 sharpens, above 1 flattens.
     pub temperature: f64,
     /// Only tokens that score at least as high as the k-th best; 0 keeps all.
     pub top_k: usize,
     /// Only the likeliest tokens that together reach this probability; 1 keeps all.
     pub top_p: f64,
-    /// What draws are keyed by, with the row's number and the step.
+    /// The key of draws, together with the row's number and the step.
     pub seed: u64,
     /// Number of the first row. Batches of one job that go on counting get the draws of one large batch.
     pub first_row: u64,
@@ -79,7 +79,8 @@ pub struct Sampling {
 pub struct BeamSearch {
     /// Sequences kept side by side.
     pub beams: usize,
-    /// A finished sequence's score is its log-probability divided by its number of new tokens to this power: above 0 favours long ones, below 0 short ones.
+    /// The exponent of length in a finished sequence's score. The score is the log-probability divided by the number of new tokens to this
+    /// power: above 0 favours long sequences, below 0 short ones.
     pub length_penalty: f64,
     /// When a row's search ends.
     pub early_stopping: EarlyStopping,

@@ -9,7 +9,7 @@ use super::{GenerationConfig, Sampling};
 /// A token and its score.
 type Candidate = (u32, f64);
 
-/// What log-probabilities of tokens are multiplied by: the penalty where `tokens` has them, else 1.
+/// The factor of a token's log-probability: the penalty if `tokens` has it, else 1.
 pub(super) fn penalty(tokens: &[u32], penalty: f64) -> impl Fn(u32) -> f64 + use<> {
     let mut seen = match penalty {
         1.0 => Vec::new(),
@@ -41,7 +41,7 @@ pub(super) fn penalise(logits: &mut [f32], tokens: &[u32], penalty: f64) {
     }
 }
 
-/// Takes away what may not come behind `tokens`, of which the first `prompt` are given.
+/// Takes away what may not come after `tokens`, of which the first `prompt` are given.
 pub(super) fn ban(logits: &mut [f32], tokens: &[u32], prompt: usize, config: &GenerationConfig) {
     ban_repeats(logits, tokens, config.no_repeat_ngram_size);
     ban_words(logits, tokens, config);

@@ -21,7 +21,7 @@ pub use crate::config::GenerationDefaults;
 use crate::{Error, Result, TextTokenizer};
 use stop::Stops;
 
-/// What generation asks of a model: the logits of the next token of every row, step by step, over a memory of the tokens before.
+/// The model as generation sees it: the next token's logits for every row, step by step, over a memory of earlier tokens.
 pub trait NextToken {
     /// Logits per row.
     fn vocabulary(&self) -> usize;
@@ -65,7 +65,7 @@ pub struct Step {
     pub ended: Option<Ended>,
 }
 
-/// What a row was given.
+/// The input of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generated {
     /// The new tokens; a stop token is the last of them.
@@ -76,18 +76,18 @@ pub struct Generated {
 
 type OnStep<'a> = dyn FnMut(Step) -> Result<ControlFlow<()>> + 'a;
 
-/// Goes on with each prompt until all rows have ended.
+/// Continues each prompt until all rows have ended.
 ///
-/// A row gets the tokens that it would get alone: rows that end leave the batch, draws are keyed by the row's number, and a prompt's
+/// A row gets the tokens that it would get alone. Rows that end leave the batch, and draws are keyed by the row's number. A prompt's
 /// padding counts for nothing (in transformers it counts for `no_repeat_ngram_size`).
 ///
-/// `on_step` sees every token as soon as it is chosen, with beam search those of a row together when its search has ended. What it
-/// breaks off is the token's row.
+/// `on_step` sees every token as soon as it is chosen. Beam search shows the tokens of a row together, when its search has ended. A
+/// `Break` ends the token's row.
 ///
 /// # Errors
-/// Settings out of range, or stop strings, which need [`generate_text`]; an empty or too long prompt ([`Error::EmptyText`],
-/// [`Error::PromptTooLong`]) or one with a token that the model does not know ([`Error::NoSuchToken`]); a model that fails,
-/// or logits that are NaN or infinity ([`Error::Logits`]).
+/// Settings are out of range, or have stop strings, which need [`generate_text`]. A prompt is empty ([`Error::EmptyText`]), too long
+/// ([`Error::PromptTooLong`]), or has a token that the model does not know ([`Error::NoSuchToken`]). The model fails, or its logits are NaN
+/// or infinity ([`Error::Logits`]).
 pub fn generate(
     model: &mut impl NextToken,
     prompts: &[&[u32]],

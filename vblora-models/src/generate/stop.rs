@@ -1,4 +1,4 @@
-//! What ends a row.
+//! The end of a row: stop tokens and stop strings.
 
 use std::fmt;
 

@@ -7,8 +7,8 @@ use crate::{Result, TextTokenizer};
 
 use super::{Ended, GenerationConfig, NextToken, run};
 
-/// The text of tokens, piece by piece: never part of a character, nothing of a stop string, and all pieces together exactly what
-/// [`TextTokenizer::decode`] makes of all tokens, up to the first stop string.
+/// The text of tokens, piece by piece. A piece has no part of a character and nothing of a stop string. All pieces together are the text
+/// that [`TextTokenizer::decode`] makes of all tokens, up to the first stop string.
 ///
 /// Every token decodes the whole text anew, since what a token adds depends on those before it.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct TextStream<'a> {
     stop_strings: &'a [String],
     ids: Vec<u32>,
     given: String,
-    /// The last tokens are single bytes. What they mean together is settled by the token behind them (a wrong byte spoils them all).
+    /// The last tokens are single bytes. The next token settles their meaning (a wrong byte spoils them all).
     in_bytes: bool,
     stopped: bool,
 }
@@ -106,7 +106,7 @@ impl<'a> TextStream<'a> {
             return rest.len();
         }
         let rest = match self.tokenizer.cleans_up() {
-            // What is cleaned up begins with a blank and has at most one more (` ' `).
+            // Text to clean up begins with a blank and has at most one more (` ' `).
             true => rest
                 .rmatch_indices(' ')
                 .nth(1)

@@ -19,7 +19,7 @@ const TOKENIZERS: [&[&str]; 3] = [
     &["vocab.txt"],
 ];
 const WEIGHTS: [&[&str]; 2] = [&[SINGLE], &[INDEX]];
-/// What a chat, the end of a text and a tokenizer's settings need, of models that have it.
+/// Files for a chat, the end of a text and a tokenizer's settings. Not every model has them.
 const OPTIONAL: [&str; 5] = [
     "generation_config.json",
     "tokenizer_config.json",
@@ -28,7 +28,7 @@ const OPTIONAL: [&str; 5] = [
     "chat_template.jinja",
 ];
 
-/// Where the hub is, where its files go, and whether it may be asked.
+/// The hub's address, the cache directory for its files, and whether the network may be used.
 pub(super) struct Hub {
     cache: Cache,
     client: Client,
@@ -189,7 +189,7 @@ impl Repository<'_> {
         for set in sets {
             match set.iter().try_for_each(|file| self.get(file)) {
                 Ok(()) => return Ok(()),
-                // What is there and did not come whole is not made up for by another file.
+                // Another file does not replace one that is there and did not come whole.
                 Err(cause) if !cause.absent => return Err(cause.text),
                 Err(cause) => causes.push(cause.text),
             }

@@ -1,4 +1,4 @@
-//! What the ports are built of.
+//! Building blocks of the models.
 
 mod build;
 mod embedding;

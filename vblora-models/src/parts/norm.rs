@@ -28,7 +28,7 @@ pub struct FrozenLayerNorm<B: Backend> {
 /// How far beta may outweigh gamma where the input is computed from the output: that many times f32's rounding is the error then.
 const MAX_RATIO: f32 = 16.0;
 
-/// Whether the input can be computed from the output to few bits less than it has.
+/// Returns true if the input can be computed from the output to few bits less than it has.
 fn is_invertible<B: VbLoraBackend>(
     gamma: &Param<Tensor<B, 1>>,
     beta: &Param<Tensor<B, 1>>,
@@ -73,7 +73,7 @@ pub struct FrozenRmsNorm<B: Backend> {
     pub gamma: Param<Tensor<B, 1>>,
     #[module(skip)]
     epsilon: f64,
-    /// What is added to the stored weight.
+    /// The number added to the stored weight.
     #[module(skip)]
     offset: f32,
 }

@@ -14,11 +14,11 @@ pub struct EncoderInput<B: Backend> {
     pub type_ids: Tensor<B, 2, Int>,
     /// As `ids`.
     pub positions: Tensor<B, 2, Int>,
-    /// What is padding.
+    /// The padding of the batch.
     pub padding: Padding<B>,
 }
 
-/// What a batch has of padding.
+/// The padding of a batch.
 #[derive(Debug, Clone)]
 pub enum Padding<B: Backend> {
     /// Nothing.
@@ -59,7 +59,7 @@ impl<B: VbLoraBackend> EncoderInput<B> {
         unpadded.flatten().unwrap_or_else(padded)
     }
 
-    /// The tokens alone, if there is padding, and nowhere but behind at least one token of each row.
+    /// The tokens alone, if there is padding, and nowhere but after at least one token of each row.
     pub fn without_padding(
         batch: &PaddedBatch,
         config: &EncoderConfig,

@@ -40,7 +40,7 @@ pub struct EncoderLayer<B: Backend> {
     settings: Settings,
 }
 
-/// What a layer takes from the configuration.
+/// The settings of a layer.
 #[derive(Debug, Clone, Copy)]
 struct Settings {
     heads: usize,

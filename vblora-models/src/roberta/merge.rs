@@ -5,8 +5,8 @@ use vblora::{Factors, backend::VbLoraBackend};
 use super::{EncoderLayer, Roberta};
 
 impl<B: VbLoraBackend> Roberta<B> {
-    /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit, and what
-    /// was not adapted is shared with it: to unmerge is to drop the merged one.
+    /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit. The two
+    /// share all weights that were not adapted. To unmerge, drop the merged model.
     ///
     /// # Panics
     /// The factors are those of a multi-adapter batch.

@@ -54,8 +54,8 @@ impl<B: VbLoraBackend> Roberta<B> {
     /// Loads `config.json` and the safetensors weights of a Hugging Face directory.
     ///
     /// # Errors
-    /// A file that is missing, broken or of another architecture; tensors that are missing, unexpected or misshapen, all named; a tensor
-    /// too large for the device; a device that failed.
+    /// A file is missing, broken or of another architecture. Tensors are missing, unexpected or misshapen; the error names them all. A
+    /// tensor is too large for the device, or the device failed.
     pub fn load(files: &ModelFiles, device: &B::Device) -> Result<(Self, LoadReport)> {
         Self::load_with(EncoderConfig::from_files(files)?, files, device)
     }
@@ -73,7 +73,7 @@ impl<B: VbLoraBackend> Roberta<B> {
         let mut loader = Loader::new(Checkpoint::open(files)?).with_prefix(&PREFIXES, PROBE);
         NOT_USED.iter().for_each(|pattern| loader.ignore(pattern));
         let model = Self::build(config, &mut loader, device);
-        // What is wrong with the file is said before what was wrong with its use.
+        // Faults of the file are reported before faults of its use.
         let report = loader.finish()?;
         let model = model?;
         sync::<B>(device, "loading the weights")?;

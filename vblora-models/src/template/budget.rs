@@ -1,4 +1,4 @@
-//! What a template may still make. Each runs on a thread of its own, so that the thread knows.
+//! The rest of a template's budget. Each runs on a thread of its own, so that the thread knows.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -7,7 +7,7 @@ use minijinja::{Error, ErrorKind};
 
 /// Bytes of texts, and of the entries of lists, that one run may make.
 const MAX_BYTES: usize = 256 << 20;
-/// What an entry of a list takes.
+/// The size of a list's entry.
 pub(super) const ENTRY: usize = size_of::<minijinja::Value>();
 
 thread_local! {

@@ -53,7 +53,7 @@ pub(super) fn items(value: &Value) -> Result<Value, Error> {
     pairs.map(Value::from)
 }
 
-/// What the engine's collection of methods does not have, or has otherwise. None for its own.
+/// Methods that the engine's collection lacks or has otherwise. Returns `None` for its own.
 fn text_method(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>, Error> {
     let one = || from_args::<(&str,)>(args).map(|(part,)| part);
     let padding = || {

@@ -75,7 +75,7 @@ fn write(value: &Value, out: &mut String, depth: usize) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(invalid("a value is nested too deeply to be printed"));
     }
-    // What has been written is paid for when it is done; this is what one value inside another costs at least.
+    // Written text is paid for at the end; this is the least cost of one value inside another.
     spend(1)?;
     match value.kind() {
         ValueKind::Undefined => out.push_str("Undefined"),
@@ -367,7 +367,7 @@ fn slice(value: &Value, start: Value, stop: Value, step: Value) -> Result<Value,
     })
 }
 
-/// What a loop goes over.
+/// The values that a loop visits.
 fn each(values: Rest<Value>) -> Result<Value, Error> {
     match values.as_slice() {
         [one] => match one.kind() {

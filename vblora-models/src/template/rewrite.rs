@@ -30,7 +30,7 @@ pub(super) struct Rewritten {
     pub(super) longest_text: usize,
 }
 
-/// Rewrites a whole template. What does not look like one is left to the engine, which says so.
+/// Rewrites a whole template. Text that does not look like one is left to the engine, which reports it.
 pub(super) fn rewrite(source: &str) -> Result<Rewritten, Problem> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() * 2);
@@ -77,7 +77,7 @@ fn comment_end(source: &str, start: usize) -> Option<usize> {
     source[from..].find("#}").map(|end| from + end + 2)
 }
 
-/// Where a raw block that begins here ends.
+/// The end of a raw block that begins here.
 fn raw_end(source: &str, start: usize) -> Option<usize> {
     let after = start + basic_tag(&source[start..], "raw")?;
     let mut at = after;
@@ -267,7 +267,7 @@ impl<'s> Writer<'_, 's> {
         let Some(word) = self.peek() else {
             return Ok(out);
         };
-        // What transformers marks for its masks of answers; it writes what it holds.
+        // transformers marks answers with this block for its masks; the block writes its content.
         let renamed = match word.text {
             "generation" if self.tokens.len() == 1 => Some("with"),
             "endgeneration" if self.tokens.len() == 1 => Some("endwith"),

@@ -1,4 +1,4 @@
-//! What templates may not do, and what Python's operators come to.
+//! Limits of templates, and results of Python's operators.
 
 use std::process::Command;
 use std::time::SystemTime;
@@ -12,7 +12,7 @@ fn render(source: &str) -> Result<String, Problem> {
     Template::parse(source, Style::Chat)?.render(values)
 }
 
-/// What Python 3.12 with jinja2 3.1.6 gives.
+/// Results of Python 3.12 with jinja2 3.1.6.
 #[test]
 fn operators_and_methods_are_pythons() {
     for (source, expected) in [
@@ -68,7 +68,7 @@ fn operators_and_methods_are_pythons() {
 
 /// Seconds of computing that this process has taken, in whatever threads; where the system does not say, those that have passed.
 fn computed() -> f64 {
-    // Behind the name: state, ten more, and the ticks of a hundredth in the program and in the system.
+    // After the name: state, ten more, and the ticks of a hundredth in the program and in the system.
     let ticks = std::fs::read_to_string("/proc/self/stat")
         .ok()
         .and_then(|stat| {

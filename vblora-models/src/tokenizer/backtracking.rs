@@ -1,7 +1,7 @@
 //! Regular expressions of a tokenizer that would silently stop.
 //!
-//! The engine of the tokenizers crate gives up a match that takes too many steps back, and the crate then takes the rest of the text as one
-//! piece: other tokens than anywhere else, without a word. The same matches are made here first, and one that is given up is an error.
+//! The engine of the tokenizers crate gives up a match that takes too many steps back. The crate then takes the rest of the text as one
+//! piece, which gives wrong tokens without a word. The same matches are made here first, and one that is given up is an error.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ const STEPS_BACK: [&str; 12] = [
     "(?=", "(?!", "(?<=", "(?<!", "(?>", "(?(", "++", "*+", "?+", "\\k", "\\G", "(?P=",
 ];
 
-/// Patterns known to take few steps: those of GPT-2, Llama 3 (and GPT-4), Qwen 2, by what comes behind their words.
+/// Patterns known to take few steps: those of GPT-2, Llama 3 (and GPT-4), Qwen 2, by what comes after their words.
 const KNOWN: [&str; 2] = [
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}",
@@ -48,7 +48,7 @@ impl Backtracking {
                 || STEPS_BACK.iter().any(|part| pattern.contains(part))
         };
         let compiled = patterns.into_iter().filter(steps_back);
-        // What does not compile is no part of a tokenizer that was read.
+        // A pattern that does not compile is no part of a tokenizer that was read.
         Self(
             compiled
                 .filter_map(|text| Some((text.clone(), Regex::new(&text).ok()?)))

@@ -13,7 +13,7 @@ use super::{MERGES, VOCAB, unusable};
 use crate::config::TokenizerSettings;
 use crate::{Error, ModelFiles, Result};
 
-/// With `<s>` in front of texts and `</s>` behind.
+/// With `<s>` in front of texts and `</s>` after them.
 pub(super) fn roberta(files: &ModelFiles, settings: &TokenizerSettings) -> Result<Tokenizer> {
     let vocab = vocab(files)?;
     let file = files.describe(VOCAB);
@@ -37,7 +37,7 @@ pub(super) fn roberta(files: &ModelFiles, settings: &TokenizerSettings) -> Resul
     Ok(tokenizer)
 }
 
-/// With nothing in front of texts or behind.
+/// With nothing before texts or after them.
 pub(super) fn gpt2(files: &ModelFiles, settings: &TokenizerSettings) -> Result<Tokenizer> {
     assemble(files, vocab(files)?, settings)
 }

@@ -1,7 +1,7 @@
-//! What is checked of a tokenizer before its first text.
+//! Checks of a tokenizer before its first text.
 //!
-//! The tokenizers crate believes its files: an id that its vocabulary does not have goes to the model, a template's unknown token ends the
-//! process, and a chain of replacements can make a text of one letter fill the memory.
+//! The tokenizers crate believes its files. An id outside its vocabulary goes to the model, and a template's unknown token ends the process.
+//! A chain of replacements can make a text of one letter fill the memory.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -14,7 +14,7 @@ const MAX_GROWTH: usize = 1 << 16;
 /// The most letters of a word that is cut into pieces. BERT's files say 100; the crate's time grows with the cube of it.
 const MAX_WORD: usize = 1 << 12;
 
-/// What a file says of the tokens that it adds.
+/// A file's entry for a token that it adds.
 #[derive(Deserialize)]
 struct Added {
     #[serde(default)]

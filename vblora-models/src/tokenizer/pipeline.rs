@@ -22,7 +22,7 @@ use tokenizers::{AddedToken, Model, Tokenizer};
 use crate::config::{TokenizerClass, TokenizerSettings};
 use crate::notice;
 
-/// What SentencePiece writes for a blank.
+/// SentencePiece's character for a blank.
 const BLANK: &str = "▁";
 
 /// A tokenizer and the names of the files that it comes from, for messages.
@@ -31,7 +31,7 @@ pub(super) struct Pipeline<'a> {
     pub(super) settings: &'a TokenizerSettings,
     /// `tokenizer.json`, or the vocabulary.
     pub(super) file: &'a str,
-    /// Whether it is a vocabulary.
+    /// True if it is a vocabulary.
     pub(super) is_vocabulary: bool,
     /// `tokenizer_config.json`.
     pub(super) config: &'a str,
@@ -97,7 +97,7 @@ impl Pipeline<'_> {
             .with_normalizer(Some(NormalizerWrapper::BertNormalizer(new)));
     }
 
-    /// Whether a blank comes before the first word of byte-level BPE.
+    /// Puts a blank before the first word of byte-level BPE, or does not.
     fn prefix_byte_level(&mut self) {
         let wanted = self.settings.add_prefix_space.unwrap_or(false);
         let Some(old) = self.tokenizer.get_pre_tokenizer() else {
@@ -114,7 +114,7 @@ impl Pipeline<'_> {
         }
     }
 
-    /// Where the blank comes that a Llama's text begins with.
+    /// Adds the blank that a Llama's text begins with.
     fn prefix_pieces(&mut self) -> Result<(), String> {
         let normalizer = json(&self.tokenizer.get_normalizer());
         let pre_tokenizer = self.tokenizer.get_pre_tokenizer();
@@ -239,7 +239,7 @@ impl Pipeline<'_> {
         Ok(())
     }
 
-    /// The tokens in front of a text and behind it, with their ids.
+    /// The tokens before a text and after it, with their ids.
     fn frame(&self) -> Option<((String, u32), (String, u32))> {
         let token = |name| {
             let token = &self.settings.token(name)?.content;

@@ -8,17 +8,17 @@ use crate::Result;
 /// A prompt and its response, encoded as one text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Continued {
-    /// Tokens of both, without those that the tokenizer puts in front or behind.
+    /// Tokens of both, without those that the tokenizer puts before or after a text.
     pub ids: Vec<u32>,
     /// The first token with a character of the response.
     pub seam: usize,
 }
 
 impl TextTokenizer {
-    /// Encodes prompts and their responses, each as one text, as a model meets it: many tokenizers give the response's first word other tokens
-    /// where it stands alone.
+    /// Encodes prompts and their responses, each pair as one text, as a model meets it. Many tokenizers give the response's first word other
+    /// tokens if it stands alone.
     ///
-    /// The seam lies before the first token that has a character of the response, also where the token begins in the prompt. (TRL counts the
+    /// The seam lies before the first token that has a character of the response, even if the token begins in the prompt. (TRL counts the
     /// tokens of the prompt alone, which then would leave the token unlearned.)
     ///
     /// # Errors
@@ -44,8 +44,8 @@ impl TextTokenizer {
             .collect()
     }
 
-    /// Encodes prompts with their special tokens, as transformers does, but for a prompt that begins or ends with them already, as a
-    /// chat template writes it: it does not get them twice.
+    /// Encodes prompts with their special tokens, as transformers does, with one exception. A prompt that already begins or ends with them,
+    /// as a chat template writes it, does not get them twice.
     ///
     /// # Errors
     /// As [`encode_plain`](Self::encode_plain).
@@ -63,7 +63,7 @@ impl TextTokenizer {
             .collect())
     }
 
-    /// The special tokens that the tokenizer puts in front of a text and behind it.
+    /// The special tokens that the tokenizer puts before a text and after it.
     ///
     /// # Errors
     /// [`Error::Tokenizer`](crate::Error::Tokenizer) if it has a post-processor that fails.

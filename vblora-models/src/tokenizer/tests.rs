@@ -236,7 +236,7 @@ fn only_tokens_that_come_up_must_fit_the_model() {
         let expected = format!("a text becomes token \"[PAD]\" with id {pad}");
         assert!(error.to_string().contains(&expected), "{error}");
     }
-    // What the tokenizer puts in itself comes up in every text.
+    // Tokens that the tokenizer adds itself come up in every text.
     let mut framed = trained();
     framed.add_special_tokens(&[AddedToken::from("[END]", true)]);
     let end = framed.token_to_id("[END]").unwrap();

@@ -43,12 +43,12 @@ struct Index {
 }
 
 impl Checkpoint {
-    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names. Headers are
-    /// checked against the files; no tensor is converted yet.
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names. Headers are checked against the files; no tensor is
+    /// converted yet.
     ///
     /// # Errors
-    /// No such file, a file that is not valid safetensors, an index that names an absent shard, a path, or
-    /// a tensor that its shard does not hold, or a tensor that lies in two shards.
+    /// A file is missing or not valid safetensors. The index names an absent shard, a path, or a tensor that its shard does not hold. A
+    /// tensor lies in two shards.
     pub fn open(files: &ModelFiles) -> Result<Self> {
         if files.contains(SINGLE) {
             return Self::from_shards(files.describe(SINGLE), vec![Shard::open(files, SINGLE)?]);
@@ -95,7 +95,7 @@ impl Checkpoint {
         self.shard_of.keys().map(String::as_str)
     }
 
-    /// Whether there is a tensor of this name.
+    /// Returns true if there is a tensor of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.shard_of.contains_key(name)
     }
@@ -150,7 +150,7 @@ impl Checkpoint {
         self.tensor(name)
     }
 
-    /// Whether two tensors are the same to the byte.
+    /// Returns true if two tensors are the same to the byte.
     ///
     /// # Errors
     /// A file cannot be read.

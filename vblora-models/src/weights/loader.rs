@@ -11,10 +11,9 @@ const OLD_NAMES: [(&str, &str); 2] = [(".weight", ".gamma"), (".bias", ".beta")]
 
 /// Takes a model's tensors out of a [`Checkpoint`] and collects what is wrong with them.
 ///
-/// A model asks for all its tensors with [`Loader::take`], which never fails: a tensor that is missing,
-/// misshapen or unreadable is noted and a single zero of as many dimensions is given instead: the shape asked for is the word of a
-/// configuration, and nothing is allocated on it. [`Loader::finish`] then either vouches for everything that was taken or gives one error
-/// that lists every problem, so the model built from the zeros is dropped and never used.
+/// A model asks for all its tensors with [`Loader::take`], which never fails. For a tensor that is missing, misshapen or unreadable it notes
+/// the fault and gives a single zero of as many dimensions. So a false shape in a configuration allocates nothing. [`Loader::finish`] then
+/// vouches for all tensors, or gives one error that lists every fault, and the model built from zeros is dropped.
 #[derive(Debug)]
 pub struct Loader {
     checkpoint: Checkpoint,
@@ -32,7 +31,7 @@ pub struct Loader {
     unreadable: Vec<String>,
 }
 
-/// What a finished load did.
+/// The report of a finished load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadReport {
     /// The prefix of the model's tensors in the checkpoint: `"roberta."`, `"bert."` or none.
@@ -84,7 +83,7 @@ impl Loader {
         Self { saved, ..self }
     }
 
-    /// What a model's head is, by the tensors: whether it is its token embedding. `said` is what the configuration says, `words` and `head` are
+    /// Decides by the tensors whether a model's head is its token embedding. `said` is the configuration's word, `words` and `head` are
     /// the names of the two tables, the head's without a prefix. Tensors that stand for both, or for one another, are then read so.
     ///
     /// As in transformers 5 a file that holds the two with different values has two, and one that holds either has one. As in PEFT a table
@@ -128,7 +127,7 @@ impl Loader {
                 self.ignore(head);
                 self.ignore(&stored);
             }
-            // What is not saved is as it was before the two became different.
+            // An unsaved tensor is as it was before the two became different.
             false => {
                 self.read_from.insert(head.to_owned(), base.clone());
                 self.ignore(head);
@@ -143,12 +142,12 @@ impl Loader {
         &self.prefix
     }
 
-    /// Whether a tensor of the model is there, under its prefix.
+    /// Returns true if a tensor of the model is there, under its prefix.
     pub fn contains(&self, name: &str) -> bool {
         self.contains_at_root(&format!("{}{name}", self.prefix))
     }
 
-    /// Whether a tensor is there under exactly this name (heads stand beside the model, without its prefix).
+    /// Returns true if a tensor is there under exactly this name (heads stand beside the model, without its prefix).
     pub fn contains_at_root(&self, name: &str) -> bool {
         stored_name(&self.checkpoint, name).is_some()
     }

@@ -26,8 +26,8 @@ pub const SIDE_FILES: [&str; 11] = [
     "vocab.txt",
 ];
 
-/// Writes weights of `base` that were trained on, with everything else that a model's directory has: the base's configuration with
-/// `settings` in place of its own, and the base's tokenizer and side files as they are. Weights are stored in f32.
+/// Writes further trained weights of `base`, in f32, with everything else that a model's directory has. The base's configuration gets
+/// `settings` in place of its own; the base's tokenizer and side files are copied.
 ///
 /// Each file appears whole or not at all, the weights last.
 ///

@@ -8,16 +8,16 @@ use super::HostTensor;
 use crate::error::Misshapen;
 use crate::{Error, Result};
 
-/// Behind the name of an adapted module, in front of the names of its frozen tensors.
+/// The text between the name of an adapted module and the names of its frozen tensors.
 const BASE_LAYER: &str = ".base_layer.";
 
 /// The tensors of modules that an adapter saved whole: those of `modules_to_save`, and embeddings and heads that PEFT saves unasked.
 ///
-/// A model that is loaded with them has them in place of the base's tensors, or is not loaded: one that is of no module of the model is an
-/// error that names it.
+/// A model that is loaded with them has them in place of the base's tensors. A tensor that belongs to no module of the model is an error
+/// that names it.
 #[derive(Debug, Default)]
 pub struct SavedTensors {
-    /// Where they are from, for messages.
+    /// Their source, for messages.
     place: String,
     tensors: BTreeMap<String, Saved>,
     misshapen: Vec<Misshapen>,
@@ -26,7 +26,7 @@ pub struct SavedTensors {
 #[derive(Debug)]
 struct Saved {
     tensor: HostTensor,
-    /// Of `modules_to_save`: PEFT gives such a module a copy of its own, which shares nothing with the module that it was tied to.
+    /// True for `modules_to_save`: PEFT gives such a module a copy of its own, which shares nothing with the module that it was tied to.
     is_own: bool,
 }
 
@@ -58,7 +58,7 @@ impl SavedTensors {
         })
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(&self) -> bool {
         self.tensors.is_empty()
     }
@@ -101,7 +101,7 @@ impl SavedTensors {
         self.tensors.remove(name);
     }
 
-    /// Whether two tensors have the same values.
+    /// Returns true if two tensors have the same values.
     fn are_equal(&self, one: &str, other: &str) -> bool {
         let [one, other] = [one, other].map(|name| self.tensors.get(name));
         one.is_some_and(|one| other.is_some_and(|other| one.tensor == other.tensor))

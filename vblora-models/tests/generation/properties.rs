@@ -1,4 +1,4 @@
-//! What holds for any prompts and settings.
+//! Properties for any prompts and settings.
 
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -55,7 +55,7 @@ fn toy() -> Toy {
     Toy::new(VOCABULARY as usize)
 }
 
-/// Whether any sequence of `n` tokens that ends after `prompt` comes twice.
+/// Returns true if any sequence of `n` tokens that ends after `prompt` comes twice.
 fn repeats(whole: &[u32], prompt: usize, n: usize) -> bool {
     let mut seen = HashSet::new();
     let fresh = |(at, window): (usize, &[u32])| seen.insert(window.to_vec()) || at + n <= prompt;

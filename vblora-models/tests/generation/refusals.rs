@@ -1,4 +1,4 @@
-//! What cannot work is said, with the row and the numbers.
+//! Refusals name the row and the numbers.
 
 use vblora_models::generate::{Decoding, EarlyStopping, GenerationConfig, Sampling};
 

@@ -1,4 +1,4 @@
-//! What transformers makes of tokenizer files and the files beside them, and of `generation_config.json`.
+//! Results of transformers for tokenizer files, the files beside them, and `generation_config.json`.
 //!
 //! `side_files/recorded.json` was written by `side_files/record.py` with transformers 5.
 
@@ -257,7 +257,7 @@ fn wrong_fields_of_the_generation_config_are_named() {
     }
 }
 
-/// Cleaning up takes blanks away behind text that was given; nothing of it may have been given before.
+/// Cleaning up takes blanks away after text that was given; nothing of it may have been given before.
 #[test]
 fn text_that_is_cleaned_up_grows_to_the_text_of_all_tokens() {
     let words = ["a", "b", ".", "'", "n't", "'s", "do", "not", ",", "</s>"];

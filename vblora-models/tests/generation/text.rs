@@ -149,13 +149,13 @@ fn text_comes_as_soon_as_it_is_certain() {
         pieces(&bytes, &[], &euro_and_a),
         ["", "\u{20ac}", "", "a", "hello", ""]
     );
-    // Half a character, and another one begun behind it.
+    // Half a character, and another one begun after it.
     let broken = [HALF_EURO, u32::from(b'a'), HALF_EURO];
     assert_eq!(
         pieces(&bytes, &[], &broken),
         ["", "\u{fffd}a", "", "\u{fffd}"]
     );
-    // Bytes behind a whole character can take it back.
+    // Bytes after a whole character can take it back.
     let llama = sentence_pieces();
     let euro = [256, 0xe2, 0x82, 0xac, 261, 258];
     assert_eq!(
@@ -183,10 +183,10 @@ fn what_may_begin_a_stop_string_waits() {
         of(&[&[HELLO][..], &letters(" wor")].concat()).concat(),
         "hel"
     );
-    // Of several in one token the first.
+    // The first of several in one token counts.
     let several = ["lo", "el"].map(str::to_owned);
     assert_eq!(pieces(&tokenizer, &several, &[HELLO]), ["h", ""]);
-    // A stop string of single bytes needs no token behind it.
+    // A stop string of single bytes needs no token after it.
     let llama = sentence_pieces();
     let mut stream = TextStream::new(&llama, &stops);
     let given: Vec<String> = [258, 10, 10].map(|id| stream.push(id).unwrap()).to_vec();
@@ -267,7 +267,7 @@ fn a_stop_string_ends_its_row_across_tokens_and_is_not_in_the_text() {
 
 #[test]
 fn a_stop_token_is_no_text_and_a_special_token_can_be_named_as_a_stop_string() {
-    // Behind d comes the special token.
+    // After d comes the special token.
     let to_end = |_: u32, last: u32, token: u32| match last {
         100 => f32::from(u8::from(token == END)),
         _ => alphabet(0, last, token),

@@ -7,7 +7,7 @@ use vblora_models::generate::{
 };
 use vblora_models::{Error, Result};
 
-/// The score of the third token behind the first two.
+/// The score of the third token after the first two.
 pub(crate) type Score = fn(u32, u32, u32) -> f32;
 
 /// Its rows, and what was asked of it.

@@ -165,7 +165,7 @@ fn alone<B: VbLoraBackend>(
     )
 }
 
-/// Padded on either side, or packed behind each other.
+/// Padded on either side, or packed one after another.
 pub(crate) fn a_batch_is_its_rows_alone<B: VbLoraBackend>(device: &B::Device) {
     for family in FAMILIES {
         let model = model::<B>(family, device);

@@ -12,7 +12,7 @@ use crate::support::{assert_close, fixtures, models, values};
 /// Beyond every sentence of the checks.
 const MAX_LENGTH: usize = 256;
 
-/// What was recorded; it lies beside the fixtures.
+/// The recorded values; their file lies beside the fixtures.
 fn golden() -> Option<Value> {
     Some(fixtures::json(
         &fixtures::folder("../models")?.join("golden_minilm.json"),

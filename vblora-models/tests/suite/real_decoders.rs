@@ -14,10 +14,10 @@ use vblora_models::{
 
 use crate::support::{fixtures, models, values};
 
-/// What rounding the weights to f16 moved, by the notes beside them: the recorded values are of the weights before.
+/// The effect of rounding the weights to f16, by the notes beside them: the recorded values are from before rounding.
 const F16: f64 = 2e-4;
 
-/// What was recorded; it lies beside the fixtures.
+/// The recorded values; their file lies beside the fixtures.
 fn golden(file: &str) -> Option<Value> {
     Some(fixtures::json(&fixtures::folder("../models")?.join(file)))
 }

@@ -1,5 +1,5 @@
 //! Values recorded from PEFT on a small RoBERTa (shared/fixtures/models, where there): every adapter of every encoder found there, with
-//! names, shapes and settings from the files beside it. What these tests cannot interpret is a failure.
+//! names, shapes and settings from the files beside it. Anything that these tests cannot interpret is a failure.
 
 use std::path::{Path, PathBuf};
 

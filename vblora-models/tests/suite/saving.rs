@@ -57,7 +57,7 @@ pub(crate) fn saved_models_load_as_they_were<B: VbLoraBackend>(device: &B::Devic
                 tensors.iter().map(|(_, t)| t.values.len()).sum::<usize>(),
                 saved.config().parameters()
             );
-            // What checkpoints hold besides the encoder.
+            // Further tensors of checkpoints.
             let others = [
                 format!("{prefix}pooler.dense.weight"),
                 format!("{prefix}embeddings.position_ids"),

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::DecoderConfig;
 
-/// Which model a `config.json` is of. Only reading and writing that file looks at it: the model itself follows the features of
+/// The kind of model that a `config.json` describes. Only reading and writing that file looks at it: the model itself follows the features of
 /// [`DecoderConfig`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecoderFamily {
@@ -36,14 +36,14 @@ pub enum DecoderFamily {
     Phi3,
 }
 
-/// Where a family's layers have a sliding window.
+/// The rule by which a family's layers have a sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WindowRule {
     /// Nowhere.
     Never,
     /// In every layer, if `sliding_window` says so; the number is its default.
     Every(Option<usize>),
-    /// Where `use_sliding_window` asks for it, in layers from `max_window_layers` on.
+    /// Layers from `max_window_layers` on, if `use_sliding_window` asks for it.
     Asked,
     /// In all layers but every `sliding_window_pattern`-th; the number is its default.
     Pattern(usize),
@@ -192,7 +192,7 @@ impl DecoderFamily {
         }
     }
 
-    /// Where its layers have a sliding window.
+    /// The rule by which its layers have a sliding window.
     pub(super) fn window_rule(self) -> WindowRule {
         match self {
             Self::Mistral => WindowRule::Every(Some(4096)),

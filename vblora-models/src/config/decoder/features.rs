@@ -16,7 +16,7 @@ pub enum NormForm {
     },
 }
 
-/// What the RMS norms of queries and keys are taken over.
+/// The values over which the RMS norms of queries and keys are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
     /// The values of one head.
@@ -100,7 +100,7 @@ pub enum LayerSet {
 }
 
 impl NormForm {
-    /// What is added to stored weights.
+    /// The number added to stored weights.
     pub(crate) fn offset(self) -> f32 {
         match self {
             Self::Layer => 0.0,
@@ -156,7 +156,7 @@ impl LayerSet {
         }
     }
 
-    /// Whether the layer of this index is one of them.
+    /// Returns true if the layer of this index is one of them.
     pub fn has(&self, index: usize) -> bool {
         match self {
             Self::All => true,

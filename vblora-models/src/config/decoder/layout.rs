@@ -25,11 +25,11 @@ pub struct Layout {
     pub qkv: &'static [&'static str],
     /// The map after the attention.
     pub attention_output: &'static str,
-    /// What the MLP's input goes through: gate and up, one map for both, or the one map of a plain MLP.
+    /// The maps that read the MLP's input: gate and up, one map for both, or the one map of a plain MLP.
     pub mlp_input: &'static [&'static str],
     /// The last map of the MLP.
     pub mlp_output: &'static str,
-    /// Whether linear maps are stored `[d_in, d_out]` (`Conv1D` of transformers).
+    /// True if linear maps are stored `[d_in, d_out]` (`Conv1D` of transformers).
     pub conv1d: bool,
     /// Tensors of a block in old files that hold no weights.
     pub buffers: &'static [&'static str],

@@ -129,7 +129,7 @@ fn share(family: DecoderFamily, fields: &Fields<'_>, named: &str, default: f64) 
     Ok(share)
 }
 
-/// What transformers 4 and 5 read, one beside the other.
+/// Writes the fields of transformers 4 and those of transformers 5 side by side.
 pub(super) fn write(config: &DecoderConfig, rotary: &RotaryConfig, fields: &mut Value) {
     let mut parameters = match rotary.scaling {
         RopeScaling::None => json!({"rope_type": "default"}),

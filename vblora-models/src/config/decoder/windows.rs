@@ -1,4 +1,4 @@
-//! Which layers have a sliding window, by `config.json`.
+//! The layers with a sliding window, by `config.json`.
 
 use serde_json::{Value, json};
 
@@ -123,7 +123,7 @@ fn of_kinds(fields: &Fields<'_>, kinds: &[String], layers: usize) -> Result<Vec<
     kinds.iter().map(is_sliding).collect()
 }
 
-/// What the family's reader understands.
+/// Writes the fields that the family's reader understands.
 pub(super) fn write(config: &DecoderConfig, fields: &mut Value) {
     let has = |layer| config.window.is_some() && config.windowed.has(layer);
     let kinds: Vec<_> = (0..config.num_layers)

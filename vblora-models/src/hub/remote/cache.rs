@@ -187,7 +187,7 @@ fn fetch(partial: &Path, name: &str, found: &Found) -> Result<(), Failure> {
     }
     bar.finish_and_clear();
     if at < found.size {
-        // What has come is right as far as it goes; the next attempt goes on from it.
+        // The part that has come is right, and the next attempt continues from it.
         return Err(Failure::new(format!(
             "{name}: expected {} bytes, found {at}",
             found.size

@@ -1,4 +1,4 @@
-//! What is asked of the hub over HTTP, and what is believed of its answers.
+//! Requests to the hub over HTTP, and checks of its answers.
 
 use std::fmt;
 use std::io::Read;
@@ -11,7 +11,7 @@ use super::cache::is_commit;
 
 pub(super) const ENDPOINT: &str = "https://huggingface.co";
 const MAX_REDIRECTS: usize = 5;
-/// What the hub says of a revision.
+/// The largest answer about a revision, in bytes.
 const MAX_ANSWER: u64 = 16 << 20;
 const NOT_FOUND: u16 = 404;
 
@@ -133,7 +133,7 @@ impl Client {
         }
     }
 
-    /// What a file of a commit is, and where.
+    /// The size and hash of a commit's file, and its address.
     pub(super) fn find(&self, model: &str, commit: &str, file: &str) -> Result<Found<'_>, Failure> {
         let address = format!(
             "{}/{model}/resolve/{commit}/{}",

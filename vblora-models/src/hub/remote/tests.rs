@@ -226,12 +226,12 @@ fn a_whole_model_is_downloaded_once_and_then_needs_no_network() {
         .download("owner/model", None)
         .unwrap();
     assert!(files.place().ends_with(COMMIT));
-    // What is written down is the commit.
+    // The commit is written down.
     assert_eq!(files.name(), format!("owner/model@{COMMIT}"));
     assert_eq!(&*files.read("config.json").unwrap(), b"{\"a\": 1}");
     assert_eq!(&*files.read("x.safetensors").unwrap(), b"xxxx");
     assert!(files.contains("merges.txt") && files.contains("y.safetensors"));
-    // What a hub has of the rest, and what it has not.
+    // Optional files come if the hub has them.
     assert!(files.contains("tokenizer_config.json") && !files.contains("chat_template.jinja"));
     // Every file was asked of the one commit.
     for asked in served.asked.lock().unwrap().iter().skip(1) {
