@@ -1,0 +1,39 @@
+//! Published models: their configurations are read, have as many parameters as published, and can be adapted.
+//!
+//! `published.json` holds facts of each model: the numbers of its `config.json` and its number of parameters. No file of a model is copied.
+
+use serde_json::Value;
+use vblora::{SitePlan, Targets};
+use vblora_models::{DecoderConfig, EncoderConfig, decoder, roberta};
+
+const MODELS: &str = include_str!("published.json");
+
+/// The parameters of the model, where its description counts them, and the plan of an adapter on every linear map.
+fn read(name: &str, config: &Value) -> (Option<usize>, SitePlan) {
+    let json = serde_json::to_vec(config).unwrap();
+    let (parameters, sites) = match EncoderConfig::from_json(&json, name) {
+        Ok(config) => (None, roberta::sites(&config)),
+        Err(_) => {
+            let config = DecoderConfig::from_json(&json, name).unwrap();
+            (Some(config.parameters()), decoder::sites(&config))
+        }
+    };
+    (parameters, Targets::all_linear().select(&sites).unwrap())
+}
+
+#[test]
+fn every_published_model_has_its_parameters_and_a_plan() {
+    let models: Vec<Value> = serde_json::from_str(MODELS).unwrap();
+    assert!(models.len() > 30);
+    for model in models {
+        let name = model["name"].as_str().unwrap();
+        let (parameters, plan) = read(name, &model["config"]);
+        let published = model["parameters"].as_u64().map(|count| count as usize);
+        assert_eq!(parameters, published, "{name}");
+        assert!(
+            plan.valid_vector_lengths().last() >= Some(&64),
+            "{name}: {:?}",
+            plan.valid_vector_lengths()
+        );
+    }
+}
