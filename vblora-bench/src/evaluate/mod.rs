@@ -1,8 +1,9 @@
-//! Benchmarks of generated text: questions, a model's answers, and their scores.
+//! Evaluations beside training: a folder for each task, over files that other tools read and write.
 //!
 //! A benchmark makes [`Question`]s. A [`Responder`] answers them into an [`AnswerFile`], which can be scored again without a model.
 
 mod answer;
+pub mod e2e;
 mod file;
 mod respond;
 
