@@ -90,7 +90,9 @@ impl AnswerFile {
         let bytes = lines(&answers)?;
         let written = self.file.write_all(&bytes).and_then(|()| self.file.flush());
         written.map_err(|e| Error::write(&self.path, e))?;
-        let named = answers.into_iter().map(|answer| (answer.id.clone(), answer));
+        let named = answers
+            .into_iter()
+            .map(|answer| (answer.id.clone(), answer));
         self.answers.extend(named);
         Ok(())
     }

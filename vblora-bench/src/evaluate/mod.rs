@@ -5,6 +5,7 @@
 mod answer;
 pub mod e2e;
 mod file;
+pub mod math;
 mod respond;
 
 pub use answer::{Answer, Question, StopReason};
