@@ -16,6 +16,7 @@ pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
+pub(crate) use model::adapter_hash;
 pub use model::{AnswerJob, AnsweringModel};
 pub use respond::{Asking, Responder};
 pub use tally::{Score, Tally, named};
