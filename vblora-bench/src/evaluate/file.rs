@@ -222,3 +222,132 @@ fn entry(path: &Path, line: usize, expected: &str, found: &str) -> Error {
         found: found.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::evaluate::StopReason;
+
+    fn questions(count: usize) -> Vec<Question> {
+        let question = |i: usize| Question {
+            id: format!("q-{i}"),
+            prompt: format!("{i}?"),
+            references: vec![i.to_string()],
+        };
+        (0..count).map(question).collect()
+    }
+
+    fn answer(question: &Question) -> Answer {
+        Answer {
+            id: question.id.clone(),
+            prompt: question.prompt.clone(),
+            references: question.references.clone(),
+            answer: " so \u{2028} it is\n".into(),
+            tokens: 3,
+            stop: StopReason::StopText,
+        }
+    }
+
+    fn origin(model: &str) -> Origin {
+        Origin::from([("model".into(), model.into())])
+    }
+
+    #[test]
+    fn a_cut_line_is_dropped_and_the_whole_file_has_the_order_of_the_questions() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new/answers.jsonl");
+        let questions = questions(3);
+        let open = || AnswerFile::open(&path, &questions, &origin("a"), false).unwrap();
+        let mut file = open();
+        file.append(vec![answer(&questions[2])]).unwrap();
+        assert_eq!(file.finish(&questions).unwrap(), None);
+        let mut cut = std::fs::read(&path).unwrap();
+        cut.extend(&b"{\"id\":\"q-0\",\"pro"[..]);
+        std::fs::write(&path, cut).unwrap();
+        let mut file = open();
+        assert_eq!(
+            (file.count(), file.has("q-2"), file.has("q-0")),
+            (1, true, false)
+        );
+        file.append(questions[..2].iter().map(answer).collect())
+            .unwrap();
+        let all = file.finish(&questions).unwrap().unwrap();
+        let expected: Vec<Answer> = questions.iter().map(answer).collect();
+        assert_eq!(all, expected);
+        assert_eq!(read_answers(&path).unwrap(), expected);
+        let names: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
+        assert_eq!(names.len(), 2, "the lock is gone: {names:?}");
+    }
+
+    #[test]
+    fn answers_of_other_settings_are_refused_by_the_setting_and_replaced_on_demand() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("answers.jsonl");
+        let questions = questions(1);
+        let open =
+            |model, overwrite| AnswerFile::open(&path, &questions, &origin(model), overwrite);
+        let mut file = open("a", false).unwrap();
+        file.append(vec![answer(&questions[0])]).unwrap();
+        let in_use = open("a", false).unwrap_err().to_string();
+        assert!(in_use.contains("in use"), "{in_use}");
+        drop(file);
+        let error = open("b", false).unwrap_err().to_string();
+        assert!(error.contains("their model is a, now it is b"), "{error}");
+        assert_eq!(open("b", true).unwrap().count(), 0);
+        std::fs::remove_file(dir.path().join("answers.jsonl.origin.json")).unwrap();
+        let error = open("b", false).unwrap_err().to_string();
+        assert!(error.contains("in the way"), "{error}");
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("answers.jsonl");
+        let two = questions(2);
+        let line = |question: &Question| serde_json::to_string(&answer(question)).unwrap();
+        let other = line(&Question {
+            prompt: "else?".into(),
+            ..two[0].clone()
+        });
+        for (text, resumed, scored) in [
+            (
+                "",
+                None,
+                Some("line 1: expected an answer, found an empty file"),
+            ),
+            (
+                "{}\n",
+                Some("line 1: expected an answer"),
+                Some("line 1: expected an answer"),
+            ),
+            (
+                &*format!("{}\n", other),
+                Some("line 1: expected prompt and references"),
+                None,
+            ),
+            (
+                &*format!("{0}\n\n{0}\n", line(&two[0])),
+                Some("line 3: expected an id that is not there yet, found \"q-0\" as in line 1"),
+                Some("line 3"),
+            ),
+            (
+                &*format!("{}\n", line(&questions(9)[8])),
+                Some("line 1: expected the id of a question, found \"q-8\""),
+                None,
+            ),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            std::fs::write(dir.path().join("answers.jsonl.origin.json"), "{}").unwrap();
+            let found = AnswerFile::open(&path, &two, &Origin::new(), false);
+            let says = |found: Option<String>, expected: Option<&str>| match (found, expected) {
+                (Some(error), Some(words)) => assert!(error.contains(words), "{text}: {error}"),
+                (found, expected) => assert_eq!(found.as_deref(), expected, "{text}"),
+            };
+            says(found.err().map(|error| error.to_string()), resumed);
+            says(
+                read_answers(&path).err().map(|error| error.to_string()),
+                scored,
+            );
+        }
+    }
+}
