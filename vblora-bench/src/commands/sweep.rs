@@ -15,6 +15,7 @@ use crate::{
     commands::progress,
     program::{complain, listen, say},
     report::{draw, human_bytes, plan_table},
+    results::RunResult,
     sweep::{
         Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
         serve,
@@ -36,7 +37,7 @@ pub const WORKER: &str = "sweep-worker";
 vblora sweep smoke --out sweeps/smoke --dry-run
 vblora sweep mine.toml --out sweeps/mine --set epochs=3 --runs 20")]
 pub struct Arguments {
-    /// A built-in sweep (table1, table5, table6, k, h, r, learning-rates, targets, smoke, proof, minilm) or a sweep file
+    /// A built-in sweep (table1 to table6, k, h, r, learning-rates, targets, smoke, proof, minilm, smollm2-e2e, smollm2-alpaca, smollm2-gsm8k) or a sweep file
     #[arg(value_name = "NAME|FILE")]
     sweep: String,
     /// Directory for runs and results; several sweeps may share one
@@ -216,13 +217,20 @@ fn line(record: &Record) -> String {
     match (&record.result, &record.error, record.scores()) {
         (_, Some(error), _) => format!("{name}: FAILED: {error}"),
         (Some(result), _, Some((best, last))) => format!(
-            "{name}: {} {best:.4} at best, {last:.4} at last, {} stored, {}",
+            "{name}: {} {best:.4} at best, {last:.4} at last, {}{} stored, {}",
             record.metric(),
+            answers(result),
             human_bytes(result.stored_bytes),
             duration(result.seconds)
         ),
         _ => format!("{name}: no epoch was evaluated"),
     }
+}
+
+/// The scores of generated answers, if the run has any.
+fn answers(result: &RunResult) -> String {
+    let one = |(name, score): (&String, &f64)| format!("{name} {score:.4}, ");
+    result.scores.iter().map(one).collect()
 }
 
 /// Prints the outcome. The exit code is 1 if a run failed.

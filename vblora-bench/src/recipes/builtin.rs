@@ -19,16 +19,37 @@ pub enum Size {
     Demo,
     /// Causal models of any size on texts: the paper's settings for GPT-2 on E2E, as far as they fit other models.
     Decoder,
+    /// The paper's Table 8 for GPT-2 medium on E2E.
+    Gpt2Medium,
+    /// The paper's Table 8 for GPT-2 large on E2E.
+    Gpt2Large,
+    /// The paper's Table 9 for Llama-2 7B on Alpaca.
+    Llama2With7B,
+    /// The paper's Table 9 for Llama-2 13B on Alpaca.
+    Llama2With13B,
+    /// The settings of the paper's Table 4 for Mistral 7B on MetaMathQA.
+    Mistral,
+    /// The settings of the paper's Table 4 for Gemma 7B on MetaMathQA.
+    Gemma,
+    /// SmolLM2-135M on texts, for runs of minutes.
+    Smollm2,
 }
 
 impl Size {
     /// Every built-in file.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 12] = [
         Self::Base,
         Self::Large,
         Self::Minilm,
         Self::Demo,
         Self::Decoder,
+        Self::Gpt2Medium,
+        Self::Gpt2Large,
+        Self::Llama2With7B,
+        Self::Llama2With13B,
+        Self::Mistral,
+        Self::Gemma,
+        Self::Smollm2,
     ];
 
     /// The file's name.
@@ -39,6 +60,13 @@ impl Size {
             Self::Minilm => "minilm.toml",
             Self::Demo => "demo.toml",
             Self::Decoder => "decoder.toml",
+            Self::Gpt2Medium => "gpt2_medium.toml",
+            Self::Gpt2Large => "gpt2_large.toml",
+            Self::Llama2With7B => "llama2_7b.toml",
+            Self::Llama2With13B => "llama2_13b.toml",
+            Self::Mistral => "mistral_7b.toml",
+            Self::Gemma => "gemma_7b.toml",
+            Self::Smollm2 => "smollm2.toml",
         }
     }
 
@@ -49,6 +77,13 @@ impl Size {
             Self::Minilm => include_str!("minilm.toml"),
             Self::Demo => include_str!("demo.toml"),
             Self::Decoder => include_str!("decoder.toml"),
+            Self::Gpt2Medium => include_str!("gpt2_medium.toml"),
+            Self::Gpt2Large => include_str!("gpt2_large.toml"),
+            Self::Llama2With7B => include_str!("llama2_7b.toml"),
+            Self::Llama2With13B => include_str!("llama2_13b.toml"),
+            Self::Mistral => include_str!("mistral_7b.toml"),
+            Self::Gemma => include_str!("gemma_7b.toml"),
+            Self::Smollm2 => include_str!("smollm2.toml"),
         }
     }
 }

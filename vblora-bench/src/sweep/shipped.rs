@@ -1,8 +1,11 @@
 //! The built-in sweeps.
 
 /// Name and text of each sweep.
-const SHIPPED: [(&str, &str); 11] = [
+const SHIPPED: [(&str, &str); 17] = [
     ("table1", include_str!("table1.toml")),
+    ("table2", include_str!("table2.toml")),
+    ("table3", include_str!("table3.toml")),
+    ("table4", include_str!("table4.toml")),
     ("table5", include_str!("table5.toml")),
     ("table6", include_str!("table6.toml")),
     ("k", include_str!("k.toml")),
@@ -11,6 +14,9 @@ const SHIPPED: [(&str, &str); 11] = [
     ("learning-rates", include_str!("learning-rates.toml")),
     ("targets", include_str!("targets.toml")),
     ("minilm", include_str!("minilm.toml")),
+    ("smollm2-e2e", include_str!("smollm2-e2e.toml")),
+    ("smollm2-alpaca", include_str!("smollm2-alpaca.toml")),
+    ("smollm2-gsm8k", include_str!("smollm2-gsm8k.toml")),
     ("proof", include_str!("proof.toml")),
     ("smoke", include_str!("smoke.toml")),
 ];
@@ -36,6 +42,9 @@ mod tests {
     fn every_shipped_sweep_expands_to_runs_with_tables() {
         for (name, runs) in [
             ("table1", 450),
+            ("table2", 24),
+            ("table3", 6),
+            ("table4", 8),
             ("table5", 55),
             ("table6", 20),
             ("k", 24),
@@ -44,6 +53,9 @@ mod tests {
             ("learning-rates", 36),
             ("targets", 30),
             ("minilm", 42),
+            ("smollm2-e2e", 4),
+            ("smollm2-alpaca", 4),
+            ("smollm2-gsm8k", 4),
             ("proof", 60),
             ("smoke", 14),
         ] {

@@ -87,7 +87,7 @@ pub(super) struct CausalArguments {
     /// File of held-out texts to evaluate on [default: every 20th prompt of --data]
     #[arg(long, value_name = "FILE", requires = "data")]
     pub(super) held_out: Option<PathBuf>,
-    /// Format of the texts: alpaca, e2e, gsm8k, completion[:FIELD] or fields:PROMPT,RESPONSE [default: e2e]
+    /// Format of the texts: alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion[:FIELD] or fields:PROMPT,RESPONSE [default: e2e]
     #[arg(long)]
     pub(super) format: Option<Form>,
     /// Jinja template with the blocks prompt and response, instead of --format

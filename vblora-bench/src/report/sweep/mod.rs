@@ -1,5 +1,6 @@
 //! The page of a sweep's directory: tables in the paper's layout, their numbers in detail, and figures.
 
+mod answers;
 mod cells;
 mod notes;
 mod page;
@@ -64,6 +65,9 @@ pub fn sweep_report(dir: &Path) -> Result<Page> {
 const INTRODUCTION: &str = "Scores on dev times 100: the median over seeds of each run's best epoch ± the sample standard deviation; the best of \
 all that can be compared is bold. Stored parameters are in float32 equivalents and without the task head, which is trained and stored beside every method. (2 of 3) marks cells of which seeds are missing.";
 
+const ANSWERS: &str = "Scores of answers that the adapters of the best epochs generate: medians over seeds ± the sample standard deviation, shares \
+times 100. A dash marks what was not computed.";
+
 /// A plan's tables in the order of their first runs.
 fn in_order(plan: &Plan) -> Vec<(&String, &Layout)> {
     let mut tables: Vec<_> = plan.tables.iter().collect();
@@ -88,6 +92,11 @@ fn section(plan: &Plan, layout: &Layout, cells: &Cells<'_>) -> Result<Vec<Block>
         Block::Sheet(tables::main_table(cells, published)),
         Block::List(notes::of_table(cells, published)),
     ];
+    if let Some(sheet) = answers::sheet(cells, published) {
+        blocks.push(Block::Heading(3, "Generated answers".into()));
+        blocks.push(Block::Text(ANSWERS.into()));
+        blocks.push(Block::Sheet(sheet));
+    }
     let significance = tables::significance(cells);
     if !significance.is_empty() {
         blocks.push(Block::Heading(3, "More than chance?".into()));

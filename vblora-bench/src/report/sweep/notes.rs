@@ -26,7 +26,11 @@ pub(super) fn of_table(cells: &Cells<'_>, published: Option<&Published>) -> Vec<
     ];
     notes.extend(published.map(|table| format!("In brackets: {}.", table.about)));
     let size = published.map_or(Size::Base, Published::size);
-    notes.extend(differences(cells, &configs, size));
+    let is_text = configs.iter().any(|config| config.text.is_some());
+    // Without a published table there is no recipe of the paper to compare texts with.
+    if published.is_some() || !is_text {
+        notes.extend(differences(cells, &configs, size));
+    }
     notes.extend(sources(&configs));
     notes
 }
@@ -95,8 +99,10 @@ fn differences(cells: &Cells<'_>, configs: &[&RunConfig], size: Size) -> Vec<Str
         }
     }
     let model = match size {
-        Size::Large => "RoBERTa-large",
-        _ => "RoBERTa-base",
+        Size::Large => "RoBERTa-large".to_owned(),
+        Size::Base => "RoBERTa-base".to_owned(),
+        other => Recipe::builtin(other, &configs[0].recipe.task)
+            .map_or_else(|_| other.name().to_owned(), |recipe| recipe.model),
     };
     let tasks = (!beside.is_empty()).then(|| format!("Task: {}.", list(beside)));
     let keys = differing

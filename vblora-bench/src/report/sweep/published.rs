@@ -37,6 +37,7 @@ impl Published {
             return Ok(None);
         };
         let mut tables = all();
+        tables.extend(answers());
         let names = tables.keys().cloned().collect::<Vec<_>>().join(", ");
         let table = tables.remove(name).ok_or_else(|| Error::UnknownName {
             what: "published table",
@@ -69,17 +70,32 @@ impl Published {
         row.stored.as_deref()
     }
 
+    /// A score of generated answers, as the paper prints it.
+    pub(super) fn score(&self, row: &[String], name: &str) -> Option<String> {
+        let row = self.values.iter().find(|known| known.row == row)?;
+        Some(row.cells.get(name)?.first()?.to_string())
+    }
+
+    /// The names of scores of generated answers. A name has a full stop, which no value of a column key here has.
+    pub(super) fn scores(&self) -> impl Iterator<Item = String> {
+        let names = self.values.iter().flat_map(|row| row.cells.keys());
+        names.filter(|name| name.contains('.')).cloned()
+    }
+
     /// The built-in recipe with the table's settings.
     pub(super) fn size(&self) -> Size {
-        match self.recipe.as_str() {
-            "roberta_large" => Size::Large,
-            _ => Size::Base,
-        }
+        let is_it = |size: &Size| size.name().trim_end_matches(".toml") == self.recipe;
+        Size::ALL.into_iter().find(is_it).unwrap_or(Size::Base)
     }
 }
 
 fn all() -> BTreeMap<String, Published> {
     toml::from_str(include_str!("published.toml")).expect("a test reads the bundled tables")
+}
+
+/// The tables of generated answers.
+fn answers() -> BTreeMap<String, Published> {
+    toml::from_str(include_str!("published_answers.toml")).expect("a test reads the bundled tables")
 }
 
 #[cfg(test)]
@@ -120,6 +136,22 @@ mod tests {
                 assert!((average - printed).abs() < 0.06, "{row:?}: {average}");
             }
         }
+    }
+
+    #[test]
+    fn tables_of_answers_have_the_papers_best_rows_and_their_recipes() {
+        for (name, table) in answers() {
+            assert!(table.scores().count() > 0, "{name}");
+            let recipe = format!("{}.toml", table.recipe);
+            assert!(Size::ALL.iter().any(|size| size.name() == recipe), "{name}");
+            for row in &table.values {
+                assert_eq!(row.row.len(), table.rows.len(), "{name}");
+                assert!(row.cells.values().all(|cell| cell.len() == 1), "{name}");
+            }
+        }
+        let gemma = &answers()["table4-gemma"];
+        let row = ["vblora".to_owned()];
+        assert_eq!(gemma.score(&row, "gsm8k.paper").as_deref(), Some("75.96"));
     }
 
     #[test]

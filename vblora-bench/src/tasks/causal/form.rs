@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
-use super::{Text, TextTemplate, e2e, rows::Row};
+use super::{Text, TextTemplate, e2e, metamath, rows::Row};
 use crate::{Error, Result};
 
 /// The format of a row: its fields, and how they form a prompt and a response.
@@ -17,6 +17,10 @@ pub enum Form {
     E2e,
     /// GSM8K: `question` and `answer`.
     Gsm8k,
+    /// MetaMathQA: `query` and `response`. The prompt is Alpaca's text, and the response follows without a blank.
+    Metamath,
+    /// GSM8K in MetaMathQA's form, with its last line "The answer is: N".
+    Gsm8kMetamath,
     /// A text in one field; no prompt.
     Completion(String),
     /// A prompt and a response in one field each, unchanged.
@@ -30,8 +34,7 @@ pub enum Form {
     Template(TextTemplate),
 }
 
-const NAMES: &str =
-    "alpaca, e2e, gsm8k, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
+const NAMES: &str = "alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
 
 /// tatsu-lab/stanford_alpaca, train.py.
 const WITH_INPUT: [&str; 3] = [
@@ -57,6 +60,8 @@ impl Form {
                 let prompt = format!("Question: {question}\nAnswer:");
                 (prompt, after_space(row.text("answer")?))
             }
+            Self::Metamath => metamath::metamath(row)?,
+            Self::Gsm8kMetamath => metamath::gsm8k(row)?,
             Self::Completion(field) => (String::new(), row.text(field)?.to_owned()),
             Self::Fields { prompt, response } => {
                 (row.text(prompt)?.to_owned(), row.text(response)?.to_owned())
@@ -75,9 +80,15 @@ fn alpaca(row: &Row<'_>) -> Result<String> {
     };
     let [begin, between, end] = WITH_INPUT;
     Ok(match input {
-        "" => format!("{WITHOUT_INPUT}{instruction}{end}"),
+        "" => without_input(instruction),
         input => format!("{begin}{instruction}{between}{input}{end}"),
     })
+}
+
+/// Alpaca's prompt for an instruction without an input.
+pub(super) fn without_input(instruction: &str) -> String {
+    let [_, _, end] = WITH_INPUT;
+    format!("{WITHOUT_INPUT}{instruction}{end}")
 }
 
 /// The text after a space, because byte-level tokenizers encode a word with the space before it.
@@ -98,6 +109,8 @@ impl FromStr for Form {
             ("alpaca", _) => Self::Alpaca,
             ("e2e", _) => Self::E2e,
             ("gsm8k", _) => Self::Gsm8k,
+            ("metamath", _) => Self::Metamath,
+            ("gsm8k-metamath", _) => Self::Gsm8kMetamath,
             ("completion", _) => Self::Completion("text".into()),
             (_, Some(("completion", field))) if !field.is_empty() => Self::Completion(field.into()),
             (_, Some(("fields", fields))) => match fields.split_once(',') {

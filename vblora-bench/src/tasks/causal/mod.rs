@@ -2,6 +2,7 @@
 
 mod e2e;
 mod form;
+mod metamath;
 mod rows;
 mod template;
 
