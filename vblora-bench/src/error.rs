@@ -205,6 +205,18 @@ pub enum Error {
         /// The present value.
         found: String,
     },
+    /// A file of answers comes from other settings than those that should continue it.
+    #[error("the answers in {} cannot be continued: their {part} is {expected}, now it is {found}; choose another file, or overwrite it", path.display())]
+    OtherAnswers {
+        /// The file.
+        path: PathBuf,
+        /// The setting that differs.
+        part: String,
+        /// The stored value.
+        expected: String,
+        /// The present value.
+        found: String,
+    },
     /// A recording of selections cannot be used.
     #[error("recording {}: {reason}", path.display())]
     Recording {

@@ -1,4 +1,23 @@
 //! Evaluations beside training: a folder for each task, over files that other tools read and write.
+//!
+//! A [`Benchmark`] makes [`Question`]s. A [`Responder`] answers them into an [`AnswerFile`], which can be scored again without a model.
 
+mod answer;
+mod benchmark;
 pub mod e2e;
+mod file;
+mod generated;
+pub mod math;
+mod model;
 pub mod mtbench;
+mod respond;
+mod tally;
+
+pub use answer::{Answer, Question, StopReason};
+pub use benchmark::{Benchmark, Evaluation, asked};
+pub use file::{AnswerFile, Origin, read_answers};
+pub use generated::output;
+pub(crate) use model::adapter_hash;
+pub use model::{AnswerJob, AnsweringModel};
+pub use respond::{Asking, Responder};
+pub use tally::{Score, Tally, named};

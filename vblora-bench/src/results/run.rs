@@ -1,5 +1,7 @@
 //! The result of one run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Stop;
@@ -49,6 +51,9 @@ pub struct RunResult {
     /// The speed of training steps, for tasks that measure it in tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub speed: Option<Speed>,
+    /// Scores of generated answers after training, by `BENCHMARK.NAME`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub scores: BTreeMap<String, f64>,
     /// The reason why the run ended.
     #[serde(default)]
     pub stop: Stop,
@@ -66,6 +71,9 @@ impl RunResult {
         let before = self.before.iter().map(|scores| ("before".into(), scores));
         for (name, scores) in epochs.chain(picked).chain(before) {
             check_scores(&self.task, scores).map_err(|problem| format!("{name}: {problem}"))?;
+        }
+        for (name, score) in &self.scores {
+            check_at_least_0(name, *score)?;
         }
         check_at_least_0("seconds", self.seconds)?;
         check_at_least_0("stored_parameters", self.stored_parameters)?;
@@ -178,6 +186,7 @@ pub(crate) mod tests {
             truncated: 0,
             before: None,
             speed: None,
+            scores: BTreeMap::new(),
             stop: Stop::Completed,
         }
     }

@@ -10,6 +10,17 @@ use crate::{Error, Result, recipes::Recipe, train::Method};
 /// The keys of a run that are not part of its recipe.
 pub(super) const RUN_KEYS: [&str; 6] = ["recipe", "model", "data", "task", "method", "seed"];
 
+/// The keys of a run on texts that are not part of its recipe, beside those of benchmarks.
+pub(super) const TEXT_KEYS: [&str; 4] = ["format", "held_out", "rows", "held_out_rows"];
+
+/// The start of a benchmark's keys: `evaluate.gsm8k.limit`.
+pub(super) const EVALUATE: &str = "evaluate.";
+
+/// Returns true if a key is one of a run on texts and not of its recipe.
+pub(super) fn is_text_key(key: &str) -> bool {
+    TEXT_KEYS.contains(&key) || key.starts_with(EVALUATE)
+}
+
 /// The recipe's keys with a short name, except `r`, which is the rank of any method.
 const SHORT: [(&str, &str); 4] = [
     ("k", "vblora.topk"),

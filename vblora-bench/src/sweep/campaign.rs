@@ -117,6 +117,7 @@ impl Campaign<'_> {
         Job {
             config: run.config.clone(),
             dir: store.run_dir(&run.id),
+            answers: store.answers_dir(&run.id),
             command: format!("sweep {}: {}", self.plan.sweep, run.name),
         }
     }

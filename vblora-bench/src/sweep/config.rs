@@ -3,15 +3,21 @@
 use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
-use vblora::storage::sha256_hex;
+use vblora::{backend::VbLoraBackend, storage::sha256_hex};
 use vblora_models::{ModelFiles, resolve};
 
-use super::axis::{self, NOT_TAKEN};
+use super::{
+    axis::{self, NOT_TAKEN},
+    text::TextRun,
+};
 use crate::{
     Error, Result, demo,
     recipes::Recipe,
     tasks::Task,
-    train::{CheckpointSettings, DataSource, Method, Output, RunDir, Session},
+    train::{
+        CheckpointSettings, DataSource, Method, ModelSummary, Output, RunDir, Session,
+        causal::TextSource,
+    },
 };
 
 /// The name of the bundled model or data.
@@ -29,14 +35,50 @@ const ID_DIGITS: usize = 16;
 pub struct RunConfig {
     /// A directory, a hub id, or [`BUNDLED`].
     pub model: String,
-    /// A directory in GLUE's layout, or [`BUNDLED`].
+    /// A directory in GLUE's layout, a file of texts, or [`BUNDLED`].
     pub data: String,
+    /// The texts and the benchmarks of a causal model; absent for a task with labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<TextRun>,
     /// The method's name.
     pub method: String,
     /// The seed.
     pub seed: u64,
     /// Every hyperparameter, with defaults and overrides applied.
     pub recipe: Recipe,
+}
+
+/// A run as a session, by the kind of its data.
+#[derive(Debug)]
+pub enum AnySession {
+    /// Examples with labels, for an encoder.
+    Labels(Session),
+    /// Texts, for a causal model.
+    Texts(Session<TextSource>),
+}
+
+impl AnySession {
+    /// [`Session::summary`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn summary(&self) -> Result<ModelSummary> {
+        match self {
+            Self::Labels(session) => session.summary(),
+            Self::Texts(session) => session.summary(),
+        }
+    }
+
+    /// [`Session::step_seconds`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn step_seconds<B: VbLoraBackend>(&self, device: &B::Device) -> Result<f64> {
+        match self {
+            Self::Labels(session) => session.step_seconds::<B>(device),
+            Self::Texts(session) => session.step_seconds::<B>(device),
+        }
+    }
 }
 
 impl RunConfig {
@@ -54,6 +96,7 @@ impl RunConfig {
     /// The files do not exist.
     pub fn files(&self) -> Result<ModelFiles> {
         match self.model.as_str() {
+            BUNDLED if self.recipe.task.is_text() => Ok(demo::decoder_files()),
             BUNDLED => Ok(demo::model_files()),
             place => Ok(resolve(place, None)?),
         }
@@ -79,6 +122,10 @@ impl RunConfig {
             "seed" => self.seed.to_string(),
             // k has no meaning if all vectors are mixed.
             "k" if self.recipe_value(method, "selection") == "select-all" => "all".into(),
+            key if axis::is_text_key(key) => {
+                let value = self.text.as_ref().and_then(|text| text.value(key));
+                value.unwrap_or_else(|| NOT_TAKEN.into())
+            }
             key => self.recipe_value(method, key),
         }
     }
@@ -95,13 +142,15 @@ impl RunConfig {
         found.unwrap_or_else(|| NOT_TAKEN.into())
     }
 
-    /// Every dotted key of the recipe that the run depends on, with its value.
+    /// Every dotted key that the run depends on, with its value: those of the recipe, and those of texts and benchmarks.
     pub fn keys(&self) -> BTreeMap<String, String> {
         let method = self.method();
-        method.map_or_else(
+        let mut keys = method.map_or_else(
             |_| BTreeMap::new(),
             |method| axis::effective(&self.recipe, method),
-        )
+        );
+        keys.extend(self.text.iter().flat_map(TextRun::keys));
+        keys
     }
 
     /// The hash of the shared bank that the run starts from, if it has one.
@@ -142,8 +191,8 @@ impl RunConfig {
     /// The run as a session. It continues a directory with a part of the same run, and replaces one with another run.
     ///
     /// # Errors
-    /// There is no such method or model; the task is not one for encoders.
-    pub fn session(&self, out: Option<Output>, command: &str) -> Result<Session> {
+    /// There is no such method, model or text; the task is not one of the data.
+    pub fn session(&self, out: Option<Output>, command: &str) -> Result<AnySession> {
         self.session_on(self.files()?, out, command)
     }
 
@@ -153,14 +202,30 @@ impl RunConfig {
         files: ModelFiles,
         out: Option<Output>,
         command: &str,
-    ) -> Result<Session> {
+    ) -> Result<AnySession> {
         self.check_task()?;
+        Ok(match &self.text {
+            None => AnySession::Labels(self.session_with(self.source(), files, out, command)?),
+            Some(text) => {
+                let source = text.source(&self.data)?;
+                AnySession::Texts(self.session_with(source, files, out, command)?)
+            }
+        })
+    }
+
+    fn session_with<S>(
+        &self,
+        data: S,
+        files: ModelFiles,
+        out: Option<Output>,
+        command: &str,
+    ) -> Result<Session<S>> {
         let resume = out.as_ref().is_some_and(|out| self.is_in(&out.dir));
         Ok(Session {
             recipe: self.recipe.clone(),
             methods: vec![self.method()?],
             files,
-            data: self.source(),
+            data,
             out,
             overwrite: !resume,
             resume,
@@ -178,7 +243,9 @@ impl RunConfig {
     fn check_task(&self) -> Result<()> {
         let task = &self.recipe.task;
         let expected = match self.data.as_str() {
-            _ if task.is_text() => "a task with labels",
+            _ if task.is_text() && self.text.is_none() => "a task with labels",
+            _ if !task.is_text() && self.text.is_some() => "text, since the run has texts",
+            BUNDLED if task.is_text() => return Ok(()),
             BUNDLED if *task != Task::demo() => {
                 "demo with the bundled data, which has no other task"
             }
@@ -206,6 +273,7 @@ mod tests {
         RunConfig {
             model: BUNDLED.into(),
             data: BUNDLED.into(),
+            text: None,
             method: "lora".into(),
             seed: 3,
             recipe: Recipe::builtin(Size::Demo, &Task::demo()).unwrap(),

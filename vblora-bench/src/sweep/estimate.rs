@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use vblora::backend::{BackendJob, VbLoraBackend};
 
 use super::{
+    config::AnySession,
     plan::{Plan, PlannedRun},
     store::Store,
     worker::Device,
 };
-use crate::{Result, train::Session};
+use crate::Result;
 
 /// The cost of a development row in training rows. It has no backward pass and no dropout.
 const DEV_ROW: f64 = 1.0 / 3.0;
@@ -52,7 +53,7 @@ fn in_steps(run: &PlannedRun) -> f64 {
     run.steps as f64 + recipe.epochs as f64 * evaluation
 }
 
-struct Step<'a>(&'a Session);
+struct Step<'a>(&'a AnySession);
 
 impl BackendJob for Step<'_> {
     type Output = Result<f64>;

@@ -2,19 +2,21 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use toml::Value;
+use toml::{Table, Value};
 
 use super::{
-    axis::{self, RUN_KEYS},
+    axis::{self, EVALUATE, RUN_KEYS},
     block::{Axis, Block},
     config::{BUNDLED, RunConfig},
     spec::Spec,
+    text::TextRun,
 };
 use crate::{
     Error, Result,
+    evaluate::{Benchmark, Evaluation},
     limits::MAX_SWEEP_RUNS,
     recipes::{Recipe, Size},
-    tasks::Task,
+    tasks::{Task, causal::Form},
     train::Method,
 };
 
@@ -147,8 +149,9 @@ impl Combination<'_> {
         self.validate(&recipe, method)?;
         let place = |key| {
             let named = self.find(key).map_or(Ok(BUNDLED), |_| self.text(key))?;
-            Ok::<_, Error>(places.get(named).map_or(named, String::as_str).to_owned())
+            Ok::<_, Error>(located_at(places, named))
         };
+        let text = self.text_run(&recipe, places)?;
         Ok(Wanted {
             name: self.name(),
             table: self.block.table.clone(),
@@ -156,6 +159,7 @@ impl Combination<'_> {
             config: RunConfig {
                 model: place("model")?,
                 data: place("data")?,
+                text,
                 method: method.name().into(),
                 seed,
                 recipe,
@@ -164,13 +168,91 @@ impl Combination<'_> {
     }
 
     fn seed(&self) -> Result<u64> {
-        let setting = self.need("seed")?;
-        let seed = setting.value.as_integer();
-        let seed = seed.and_then(|seed| u64::try_from(seed).ok());
-        seed.ok_or_else(|| {
-            let message = format!("\"seed\": expected a whole number, found {}", setting.value);
+        self.whole(self.need("seed")?)
+    }
+
+    fn whole<N: TryFrom<i64>>(&self, setting: &Setting<'_>) -> Result<N> {
+        let number = setting.value.as_integer();
+        let number = number.and_then(|number| N::try_from(number).ok());
+        number.ok_or_else(|| {
+            let (key, value) = (&setting.axis.key, setting.value);
+            let message = format!("\"{key}\": expected a whole number, found {value}");
             self.spec.at(setting.axis, message)
         })
+    }
+
+    /// The texts and the benchmarks of a run on texts. Another task has none of their keys.
+    fn text_run(
+        &self,
+        recipe: &Recipe,
+        places: &BTreeMap<String, String>,
+    ) -> Result<Option<TextRun>> {
+        if !recipe.task.is_text() {
+            let mut keys = self.settings.iter();
+            return match keys.find(|setting| axis::is_text_key(&setting.axis.key)) {
+                None => Ok(None),
+                Some(setting) => {
+                    let message = format!(
+                        "only task text takes \"{}\", found task {}",
+                        setting.axis.key, recipe.task
+                    );
+                    Err(self.spec.at(setting.axis, message))
+                }
+            };
+        }
+        let is_bundled = self.find("data").is_none();
+        let format = match self.find("format") {
+            None if is_bundled => "e2e",
+            _ => self.text("format")?,
+        };
+        self.located("format", format.parse::<Form>())?;
+        let number = |key| {
+            self.find(key)
+                .map(|setting| self.whole(setting))
+                .transpose()
+        };
+        let held_out = self.find("held_out").map(|_| self.text("held_out"));
+        Ok(Some(TextRun {
+            format: format.into(),
+            held_out: held_out.transpose()?.map(|named| located_at(places, named)),
+            rows: number("rows")?,
+            held_out_rows: number("held_out_rows")?,
+            evaluate: self.evaluations(places)?,
+        }))
+    }
+
+    /// The benchmarks, from keys such as `evaluate.gsm8k.limit`.
+    fn evaluations(
+        &self,
+        places: &BTreeMap<String, String>,
+    ) -> Result<BTreeMap<Benchmark, Evaluation>> {
+        let mut tables: BTreeMap<Benchmark, (&Axis, Table)> = BTreeMap::new();
+        for Setting { axis, value } in &self.settings {
+            let Some(key) = axis.key.strip_prefix(EVALUATE) else {
+                continue;
+            };
+            let (name, key) = key.split_once('.').unwrap_or((key, ""));
+            let benchmark = self.located(&axis.key, name.parse::<Benchmark>())?;
+            let value = match (key, value) {
+                ("data", Value::String(named)) => located_at(places, named).into(),
+                (_, value) => (*value).clone(),
+            };
+            let (_, table) = tables
+                .entry(benchmark)
+                .or_insert_with(|| (axis, Table::new()));
+            table.insert(key.into(), value);
+        }
+        let read = |(benchmark, (axis, table)): (Benchmark, (&Axis, Table))| {
+            let settings: std::result::Result<Evaluation, _> = Value::Table(table).try_into();
+            let settings = settings.map_err(|error| {
+                let message = format!("evaluate.{benchmark}: {}", axis::one_line(&error));
+                self.spec.at(axis, message)
+            })?;
+            let checked = settings.check(benchmark);
+            checked.map_err(|error| self.spec.at(axis, error))?;
+            Ok((benchmark, settings))
+        };
+        tables.into_iter().map(read).collect()
     }
 
     /// The built-in recipe of the task, or a file's recipe with its task replaced.
@@ -192,7 +274,7 @@ impl Combination<'_> {
     fn with_keys(&self, mut recipe: Recipe, method: Method) -> Result<Recipe> {
         for setting in &self.settings {
             let key = setting.axis.key.as_str();
-            if RUN_KEYS.contains(&key) {
+            if RUN_KEYS.contains(&key) || axis::is_text_key(key) {
                 continue;
             }
             let is_own = self.block.axes.iter().any(|axis| axis.key == key);
@@ -238,6 +320,18 @@ impl Combination<'_> {
         let name = self.block.name.clone().into_iter();
         name.chain(values).collect::<Vec<_>>().join(" ")
     }
+}
+
+/// The place of a named model or data set: the name's own directory, or a path under the directory of its first part.
+fn located_at(places: &BTreeMap<String, String>, named: &str) -> String {
+    if let Some(place) = places.get(named) {
+        return place.clone();
+    }
+    let under = named.split_once('/').and_then(|(name, path)| {
+        let place = places.get(name)?;
+        Some(Path::new(place).join(path).display().to_string())
+    });
+    under.unwrap_or_else(|| named.into())
 }
 
 /// A value as part of a run's name. A word stays alone, and a path is shortened to its end.

@@ -1,12 +1,15 @@
 //! The identity of data, independent of its location.
 
 use vblora::storage::sha256_hex;
+use vblora_models::ModelFiles;
+
+use super::text::{TextRun, texts_hash};
 
 use crate::{
     Result,
     recipes::Recipe,
     tasks::{Label, Split, SplitName},
-    train::DataSource,
+    train::{DataSource, causal::TextSource},
 };
 
 /// The hash and the size of a task's data.
@@ -28,6 +31,25 @@ impl DataIdentity {
             hash: sha256_hex([split_hash(&train), split_hash(&dev)]),
             train: train.examples.len(),
             dev: dev.examples.len(),
+        })
+    }
+}
+
+impl DataIdentity {
+    /// The identity of texts and of a run's questions.
+    pub(super) fn of_texts(
+        source: &TextSource,
+        text: Option<&TextRun>,
+        files: &ModelFiles,
+    ) -> Result<Self> {
+        let mut hashes = vec![texts_hash(&source.train), texts_hash(&source.held_out)];
+        if let Some(text) = text.filter(|text| !text.evaluate.is_empty()) {
+            hashes.push(text.questions_hash(files)?);
+        }
+        Ok(Self {
+            hash: sha256_hex(hashes),
+            train: source.train.texts.len(),
+            dev: source.held_out.texts.len(),
         })
     }
 }

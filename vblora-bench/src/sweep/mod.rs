@@ -21,16 +21,18 @@ mod shipped;
 mod spec;
 mod stats;
 mod store;
+mod text;
 mod worker;
 
 pub use campaign::{Campaign, News, Outcome};
-pub use config::{BUNDLED, RunConfig};
+pub use config::{AnySession, BUNDLED, RunConfig};
 pub use estimate::estimate;
 pub use plan::{Plan, PlannedRun, duration};
 pub use record::{Provenance, Record};
 pub use spec::{Budget, Layout, Spec};
 pub use stats::PairedTest;
 pub use store::Store;
+pub use text::TextRun;
 pub use worker::{Device, serve};
 
 #[cfg(test)]

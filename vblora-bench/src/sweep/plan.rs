@@ -7,16 +7,13 @@ use vblora::count::Count;
 use vblora_models::ModelFiles;
 
 use super::{
-    config::RunConfig,
+    config::{AnySession, RunConfig},
     expand::Wanted,
     identity::DataIdentity,
     spec::{Layout, Spec},
     store::Store,
 };
-use crate::{
-    Result,
-    train::{Session, model_hash},
-};
+use crate::{Result, train::model_hash};
 
 /// The runs of a sweep, resolved, counted and identified by a hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,16 +117,16 @@ pub fn duration(seconds: f64) -> String {
 #[derive(Default)]
 struct Cache {
     models: BTreeMap<String, (ModelFiles, String)>,
-    /// Data by place and task.
-    data: BTreeMap<[String; 2], DataIdentity>,
+    /// Data by place, task, model and texts.
+    data: BTreeMap<[String; 4], DataIdentity>,
 }
 
 impl Cache {
     fn planned(&mut self, wanted: &Wanted) -> Result<PlannedRun> {
         let config = &wanted.config;
         let (files, model) = self.model(config)?;
-        let session = config.session_on(files, None, "a plan")?;
-        let data = self.data(config, &session)?;
+        let session = config.session_on(files.clone(), None, "a plan")?;
+        let data = self.data(config, &files, &session)?;
         let summary = session.summary()?;
         let count = config.method()?.count(&config.recipe, &summary)?;
         let recipe = &config.recipe;
@@ -157,12 +154,29 @@ impl Cache {
         Ok(entry.or_insert((files, hash)).clone())
     }
 
-    fn data(&mut self, config: &RunConfig, session: &Session) -> Result<DataIdentity> {
-        let key = [config.data.clone(), config.recipe.task.name().to_owned()];
+    fn data(
+        &mut self,
+        config: &RunConfig,
+        files: &ModelFiles,
+        session: &AnySession,
+    ) -> Result<DataIdentity> {
+        let text = serde_json::to_string(&config.text).unwrap_or_default();
+        let key = [
+            &config.data,
+            config.recipe.task.name(),
+            &config.model,
+            &text,
+        ]
+        .map(str::to_owned);
         if let Some(known) = self.data.get(&key) {
             return Ok(known.clone());
         }
-        let identity = DataIdentity::of(&session.data, &config.recipe)?;
+        let identity = match (session, &config.text) {
+            (AnySession::Labels(session), _) => DataIdentity::of(&session.data, &config.recipe)?,
+            (AnySession::Texts(session), text) => {
+                DataIdentity::of_texts(&session.data, text.as_ref(), files)?
+            }
+        };
         Ok(self.data.entry(key).or_insert(identity).clone())
     }
 }

@@ -140,6 +140,7 @@ pub(crate) mod tests {
         let config = RunConfig {
             model: BUNDLED.into(),
             data: "glue".into(),
+            text: None,
             method: method.into(),
             seed,
             recipe,

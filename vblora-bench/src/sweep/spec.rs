@@ -10,14 +10,14 @@ use toml::{Table, Value, de::DeTable};
 use vblora::storage::read_text;
 
 use super::{
-    axis::one_line,
+    axis::{EVALUATE, one_line},
     block::{Axis, Block},
     shipped,
 };
 use crate::{Error, Result, limits::MAX_TEXT_BYTES};
 
-/// The keys whose values name directories.
-const PLACES: [&str; 2] = ["model", "data"];
+/// The keys whose values name directories or files, beside those of benchmarks.
+const PLACES: [&str; 3] = ["model", "data", "held_out"];
 
 /// The layout of a table. Runs with equal `rows` and `columns` keys share a cell and may differ only in their seeds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -177,9 +177,15 @@ impl Spec {
             .base
             .iter()
             .chain(self.blocks.iter().flat_map(|block| &block.axes));
-        axes.filter(|axis| PLACES.contains(&axis.key.as_str()))
+        let is_place = |axis: &&Axis| {
+            let is_questions = axis.key.starts_with(EVALUATE) && axis.key.ends_with(".data");
+            is_questions || PLACES.contains(&axis.key.as_str())
+        };
+        axes.filter(is_place)
             .flat_map(|axis| &axis.values)
             .filter_map(Value::as_str)
+            .flat_map(|name| [Some(name), folder(name)])
+            .flatten()
             .collect()
     }
 
@@ -190,6 +196,14 @@ impl Spec {
             message: message.into(),
         }
     }
+}
+
+/// The first part of a file's name, such as `e2e` of `e2e/testset.csv`, which may be placed too. A hub id has no such part.
+fn folder(name: &str) -> Option<&str> {
+    let (folder, rest) = name.split_once('/')?;
+    let is_file = Path::new(rest).extension().is_some();
+    let is_name = !folder.is_empty() && !folder.starts_with('.');
+    (is_file && is_name).then_some(folder)
 }
 
 /// The line, from 1, of a byte of a text.

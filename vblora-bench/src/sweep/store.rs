@@ -22,6 +22,7 @@ const CSV: &str = "results.csv";
 const PLANS: &str = "sweeps";
 const RUNS: &str = "runs";
 const WORKERS: &str = "workers";
+const ANSWERS: &str = "answers";
 
 /// The lock of the process that uses the directory.
 const LOCK: &str = "sweep.lock";
@@ -32,6 +33,7 @@ const LOCK: &str = "sweep.lock";
 /// | --- | --- |
 /// | `sweeps/NAME.json` | the planned runs of a sweep, with their names, tables and ids |
 /// | `runs/ID/` | the directory of a run |
+/// | `answers/ID/` | a run's answers to each benchmark |
 /// | `results.jsonl` | a line for each run that ended or failed; the last line of an id counts |
 /// | `results.csv` | the same, for spreadsheets |
 /// | `workers/N.log` | the output of worker N |
@@ -95,7 +97,7 @@ impl Store {
         for name in [RESULTS, CSV] {
             is_file(&dir.join(name))?;
         }
-        for name in [PLANS, RUNS, WORKERS] {
+        for name in [PLANS, RUNS, WORKERS, ANSWERS] {
             let folder = dir.join(name);
             let within = if is_folder(&folder)? {
                 names(&folder)?
@@ -140,6 +142,11 @@ impl Store {
     /// The directory of a run.
     pub fn run_dir(&self, id: &str) -> PathBuf {
         self.dir.join(RUNS).join(id)
+    }
+
+    /// The directory of a run's answers.
+    pub fn answers_dir(&self, id: &str) -> PathBuf {
+        self.dir.join(ANSWERS).join(id)
     }
 
     /// The file for the output of a worker.

@@ -19,11 +19,14 @@ use std::{
 use serde::{Deserialize, Serialize};
 use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 
-use super::config::RunConfig;
+use super::{
+    config::{AnySession, RunConfig},
+    text::Evaluated,
+};
 use crate::{
     Error, Result,
     results::RunResult,
-    train::{Draw, Output, Session},
+    train::{Draw, Output},
 };
 
 /// The interval between progress reports.
@@ -75,6 +78,8 @@ pub(super) struct Job {
     pub(super) config: RunConfig,
     /// The run's directory.
     pub(super) dir: PathBuf,
+    /// The directory of the run's answers.
+    pub(super) answers: PathBuf,
     /// The command, for the record.
     pub(super) command: String,
 }
@@ -175,6 +180,7 @@ fn run(
         let out = Output::new(&job.dir, draw);
         let session = job.config.session(Some(out), &job.command)?;
         let work = Work {
+            job,
             session: &session,
             interrupted,
             steps: Arc::clone(&steps),
@@ -203,7 +209,8 @@ fn once_free<T>(interrupted: &AtomicBool, work: impl Fn() -> Result<T>) -> Resul
 }
 
 struct Work<'a> {
-    session: &'a Session,
+    job: &'a Job,
+    session: &'a AnySession,
     interrupted: &'a AtomicBool,
     steps: Arc<AtomicU64>,
 }
@@ -212,9 +219,23 @@ impl BackendJob for Work<'_> {
     type Output = Result<Reply>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        let results = self
-            .session
-            .run_counted::<B>(&device, self.interrupted, self.steps)?;
+        let results = match (self.session, &self.job.config.text) {
+            (AnySession::Labels(session), _) => {
+                session.run_counted::<B>(&device, self.interrupted, self.steps)?
+            }
+            (AnySession::Texts(session), None) => {
+                session.run_counted::<B>(&device, self.interrupted, self.steps)?
+            }
+            (AnySession::Texts(session), Some(text)) => {
+                let evaluated = Evaluated {
+                    session,
+                    text,
+                    answers: &self.job.answers,
+                    interrupted: self.interrupted,
+                };
+                evaluated.run::<B>(&device, self.steps)?
+            }
+        };
         let result = results.runs.into_iter().next();
         Ok(match result {
             Some(result) => Reply::Ended {

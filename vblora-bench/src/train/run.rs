@@ -1,6 +1,6 @@
 //! One run: a method with a seed, from initial parameters to its last epoch.
 
-use std::sync::atomic::AtomicBool;
+use std::{collections::BTreeMap, sync::atomic::AtomicBool};
 
 use vblora::{AdapterConfig, AnyAdapter, backend::VbLoraBackend, storage::Bank};
 use vblora_models::ModelFiles;
@@ -166,6 +166,7 @@ impl Run {
             truncated: O::truncated(train) + O::truncated(dev),
             before: prepared.before.clone(),
             speed: None,
+            scores: BTreeMap::new(),
             stop: Stop::Completed,
         })
     }

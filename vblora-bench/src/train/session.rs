@@ -141,7 +141,8 @@ impl<S: Source> Session<S> {
         Ok(self.run_all::<B>(device, interrupted, steps)?.results)
     }
 
-    fn run_all<B: VbLoraBackend>(
+    /// [`run_counted`](Self::run_counted) with the model and the lock of [`run_locked`](Self::run_locked).
+    pub(crate) fn run_all<B: VbLoraBackend>(
         &self,
         device: &B::Device,
         interrupted: &AtomicBool,

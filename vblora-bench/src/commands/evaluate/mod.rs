@@ -1,6 +1,8 @@
 //! `vblora evaluate`: scores files of outputs, a subcommand for each task.
 
+mod answers;
 mod e2e;
+mod mathematics;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ pub struct Arguments {
 enum Task {
     #[command(name = "e2e")]
     E2e(e2e::Arguments),
+    Gsm8k(mathematics::Gsm8kArguments),
+    Math(mathematics::MathArguments),
 }
 
 /// Runs the evaluation of a task.
@@ -38,6 +42,8 @@ enum Task {
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match &arguments.task {
         Task::E2e(arguments) => e2e::run(arguments)?,
+        Task::Gsm8k(arguments) => mathematics::gsm8k(arguments)?,
+        Task::Math(arguments) => mathematics::math(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,201 @@
+//! The flags and the work that evaluations with generated answers share.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use vblora_models::BaseDtype;
+
+use crate::{
+    commands::{device::DeviceArguments, models, progress},
+    evaluate::{
+        Answer, AnswerFile, AnswerJob, AnsweringModel, Asking, Benchmark, Evaluation, Question,
+        Score, asked, read_answers,
+    },
+    program::{complain, listen},
+    report::{Align, Table},
+};
+
+// Headings of the help.
+const MODEL: &str = "Model and adapter";
+pub(super) const ANSWERS: &str = "Answers";
+pub(super) const SCORES: &str = "Scores";
+
+// Plain comments: a doc comment on flattened flags would become the command's description.
+#[derive(Debug, Args)]
+pub(super) struct AnswerArguments {
+    /// Hugging Face directory, hub id, or bundled:llama
+    #[arg(long, value_name = "DIR|HUB_ID", requires_all = ["data", "out"], help_heading = MODEL)]
+    pub(super) model: Option<String>,
+    /// Hub revision: a branch, tag or commit
+    #[arg(long, requires = "model", help_heading = MODEL)]
+    revision: Option<String>,
+    /// Adapter: a PEFT directory or a compact file; without one the base answers
+    #[arg(long, value_name = "DIR|FILE", requires = "model", help_heading = MODEL)]
+    adapter: Option<PathBuf>,
+    /// Merge the adapter into the weights in memory before answering
+    #[arg(long, requires = "adapter", help_heading = MODEL)]
+    merge: bool,
+    /// Number type of the linear maps: f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", default_value_t = BaseDtype::F32, help_heading = MODEL)]
+    base_dtype: BaseDtype,
+    /// File of questions
+    #[arg(long, value_name = "FILE", requires = "model", help_heading = ANSWERS)]
+    data: Option<PathBuf>,
+    /// File for the answers, as JSON lines; a killed command goes on where it stopped
+    #[arg(long, value_name = "FILE", requires = "model", help_heading = ANSWERS)]
+    out: Option<PathBuf>,
+    /// Replace the file of answers
+    #[arg(long, requires = "out", help_heading = ANSWERS)]
+    overwrite: bool,
+    /// Ask only N questions, evenly spaced over the file
+    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    limit: Option<usize>,
+    /// Maximum number of tokens of an answer [default: as the authors allow]
+    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    max_tokens: Option<usize>,
+    /// Prompts in a batch [default: 16]
+    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    batch: Option<usize>,
+    /// Score a file of answers again, without a model
+    #[arg(long, value_name = "FILE", conflicts_with = "model", help_heading = SCORES)]
+    pub(super) score: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+/// Answers with their scores, and a note if they are a part of the questions.
+pub(super) struct Scored {
+    pub(super) answers: Vec<Answer>,
+    pub(super) scores: Vec<Score>,
+    subset: Option<String>,
+}
+
+impl AnswerArguments {
+    /// Answers the questions and scores the answers, or scores a file. `None` after a signal: the file keeps what was answered.
+    pub(super) fn scored(
+        &self,
+        benchmark: Benchmark,
+        settings: Evaluation,
+    ) -> Result<Option<Scored>> {
+        let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
+            (Some(file), ..) => (read_answers(file)?, None),
+            (None, Some(model), Some(data), Some(out)) => {
+                match self.answered(benchmark, settings, model, data, out)? {
+                    Some(answered) => answered,
+                    None => return Ok(None),
+                }
+            }
+            _ => bail!("expected --model, --data and --out to answer, or --score FILE"),
+        };
+        let scores = benchmark.score(&answers)?;
+        Ok(Some(Scored {
+            answers,
+            scores,
+            subset,
+        }))
+    }
+
+    fn answered(
+        &self,
+        benchmark: Benchmark,
+        settings: Evaluation,
+        model: &str,
+        data: &Path,
+        out: &Path,
+    ) -> Result<Option<(Vec<Answer>, Option<String>)>> {
+        let settings = Evaluation {
+            data: data.display().to_string(),
+            limit: self.limit,
+            max_new_tokens: self.max_tokens,
+            batch: self.batch,
+            ..settings
+        };
+        settings.check(benchmark)?;
+        let files = models::find(model, self.revision.as_deref())?;
+        let adapter = self.adapter.as_deref();
+        let model = AnsweringModel::open(files, self.base_dtype, adapter, self.merge)?;
+        let (questions, all) = settings.questions(benchmark, model.files())?;
+        let asking = settings.asking(benchmark, model.files(), model.tokenizer())?;
+        let interrupted = listen().context("cannot listen for Ctrl-C")?;
+        let mut origin = model.origin()?;
+        origin.extend(asked(benchmark, &asking)?);
+        let mut file = AnswerFile::open(out, &questions, &origin, self.overwrite)?;
+        self.ask(model, &questions, &asking, &mut file, interrupted)?;
+        let count = file.count();
+        let Some(answers) = file.finish(&questions)? else {
+            let left = questions.len() - count;
+            complain(format!(
+                "{count} answered, {left} left; the same command goes on"
+            ));
+            return Ok(None);
+        };
+        let subset = (questions.len() < all)
+            .then(|| format!("{} of {all} questions, evenly spaced", questions.len()));
+        Ok(Some((answers, subset)))
+    }
+
+    fn ask(
+        &self,
+        model: AnsweringModel,
+        questions: &[Question],
+        asking: &Asking,
+        file: &mut AnswerFile,
+        interrupted: &AtomicBool,
+    ) -> Result<()> {
+        if file.count() == questions.len() {
+            return Ok(());
+        }
+        let bar = progress::bar(questions.len() as u64, "answers");
+        let mut hear = |count: usize| match bar.is_hidden() {
+            true => complain(format!("{count} of {} answered", questions.len())),
+            false => bar.set_position(count as u64),
+        };
+        let job = AnswerJob {
+            model,
+            questions,
+            asking,
+            file,
+            hear: &mut hear,
+            interrupted,
+        };
+        let device = &self.device;
+        let done = device.backend.dispatch(device.device, job)?;
+        bar.finish_and_clear();
+        Ok(done?)
+    }
+}
+
+impl Scored {
+    /// A table of accuracies, with the headline first.
+    pub(super) fn accuracies(&self) -> String {
+        let right = |name| (name, Align::Right);
+        let mut table = Table::new([
+            ("scorer", Align::Left),
+            right("right"),
+            right("accuracy"),
+            right("95 % interval"),
+            right("no answer"),
+        ]);
+        for score in &self.scores {
+            let Some(tally) = score.tally else { continue };
+            let (low, high) = tally.interval();
+            table.row([
+                score.name.clone(),
+                format!("{} of {}", tally.correct, tally.count),
+                format!("{:.2} %", 100.0 * tally.accuracy()),
+                format!("{:.2} to {:.2}", 100.0 * low, 100.0 * high),
+                tally.invalid.to_string(),
+            ]);
+        }
+        let mut text = table.to_string();
+        if let Some(subset) = &self.subset {
+            let _ = write!(text, "\n{subset}.\n");
+        }
+        text
+    }
+}

@@ -1,0 +1,62 @@
+//! A question of a benchmark, and an answer as a line of a file.
+
+use serde::{Deserialize, Serialize};
+use vblora_models::generate::Ended;
+
+/// A question of a benchmark.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The name in files of answers, unique in the benchmark.
+    pub id: String,
+    /// The text that the model continues.
+    pub prompt: String,
+    /// The expected answers; a scorer knows their form.
+    pub references: Vec<String>,
+}
+
+/// A model's answer: one line of a file of answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The question's id.
+    pub id: String,
+    /// The question's prompt.
+    pub prompt: String,
+    /// The expected answers.
+    pub references: Vec<String>,
+    /// The generated text, up to the first stop text. Blanks at its ends are kept.
+    pub answer: String,
+    /// The number of generated tokens, with those of the stop.
+    pub tokens: usize,
+    /// The reason why the answer ended.
+    pub stop: StopReason,
+}
+
+/// The reason why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StopReason {
+    /// A token that ends a text.
+    StopToken,
+    /// One of the benchmark's stop texts.
+    StopText,
+    /// The maximum number of new tokens.
+    Length,
+    /// Prompt and answer fill the model's positions.
+    Capacity,
+    /// Every next token was forbidden.
+    NothingLeft,
+}
+
+impl StopReason {
+    /// The reason of a generated row; `None` for a row that was broken off and has no answer.
+    pub(super) fn of(ended: Ended) -> Option<Self> {
+        match ended {
+            Ended::StopToken => Some(Self::StopToken),
+            Ended::StopString => Some(Self::StopText),
+            Ended::Length => Some(Self::Length),
+            Ended::Capacity => Some(Self::Capacity),
+            Ended::NothingLeft => Some(Self::NothingLeft),
+            Ended::BrokenOff => None,
+        }
+    }
+}

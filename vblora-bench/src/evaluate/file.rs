@@ -1,0 +1,224 @@
+//! A file of answers: JSON lines that grow, and the settings that they come from.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use vblora::storage::{read_file, strict_json, write_atomically};
+
+use super::answer::{Answer, Question};
+use crate::{
+    Error, Result,
+    directory::{DirLock, is_file},
+    limits::MAX_DATA_BYTES,
+};
+
+/// The settings that a file's answers depend on, by name. A file is continued only under equal settings.
+pub type Origin = BTreeMap<String, String>;
+
+/// Answers to the questions of a benchmark, in a file that grows. A killed process leaves whole lines and at most one cut line, which the
+/// next process drops.
+///
+/// | file | content |
+/// | --- | --- |
+/// | `NAME.jsonl` | a line for each [`Answer`], at the end in the order of the questions |
+/// | `NAME.jsonl.origin.json` | the [`Origin`] of the answers |
+/// | `NAME.jsonl.lock` | the process that writes; removed when it ends |
+#[derive(Debug)]
+pub struct AnswerFile {
+    path: PathBuf,
+    answers: HashMap<String, Answer>,
+    file: File,
+    _lock: DirLock,
+}
+
+impl AnswerFile {
+    /// Opens a file for answers to these questions. An existing file with the same origin is continued; `overwrite` replaces any file.
+    ///
+    /// # Errors
+    /// The existing answers have another origin or other questions; a line is damaged; another process writes to the file; a file cannot be
+    /// read or written.
+    pub fn open(
+        path: &Path,
+        questions: &[Question],
+        origin: &Origin,
+        overwrite: bool,
+    ) -> Result<Self> {
+        let (dir, name) = place(path)?;
+        std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
+        let lock = DirLock::take(dir, &format!("{name}.lock"))?;
+        let beside = dir.join(format!("{name}.origin.json"));
+        let known = is_file(path)? && !overwrite;
+        let answers = match known {
+            true => {
+                check_origin(&beside, path, origin)?;
+                past(path, questions)?
+            }
+            false => Vec::new(),
+        };
+        let origin = serde_json::to_vec_pretty(origin).map_err(|e| Error::json(&beside, e))?;
+        write_atomically(&beside, &origin)?;
+        // A cut line goes here.
+        write_atomically(path, &lines(&answers)?)?;
+        let file = File::options().append(true).open(path);
+        Ok(Self {
+            path: path.to_owned(),
+            answers: answers.into_iter().map(|a| (a.id.clone(), a)).collect(),
+            file: file.map_err(|e| Error::write(path, e))?,
+            _lock: lock,
+        })
+    }
+
+    /// The number of answers.
+    pub fn count(&self) -> usize {
+        self.answers.len()
+    }
+
+    /// Returns true if the file has the answer to a question.
+    pub fn has(&self, id: &str) -> bool {
+        self.answers.contains_key(id)
+    }
+
+    /// Appends answers.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn append(&mut self, answers: Vec<Answer>) -> Result<()> {
+        let bytes = lines(&answers)?;
+        let written = self.file.write_all(&bytes).and_then(|()| self.file.flush());
+        written.map_err(|e| Error::write(&self.path, e))?;
+        let named = answers
+            .into_iter()
+            .map(|answer| (answer.id.clone(), answer));
+        self.answers.extend(named);
+        Ok(())
+    }
+
+    /// The answers in the order of the questions; `None` if some are missing. A complete file is brought into that order.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn finish(self, questions: &[Question]) -> Result<Option<Vec<Answer>>> {
+        let found = questions.iter().map(|q| self.answers.get(&q.id).cloned());
+        let Some(answers) = found.collect::<Option<Vec<Answer>>>() else {
+            return Ok(None);
+        };
+        write_atomically(&self.path, &lines(&answers)?)?;
+        Ok(Some(answers))
+    }
+}
+
+/// Reads a whole file of answers, to score them again.
+///
+/// # Errors
+/// The file cannot be read or has no answer; a line is not an answer, or repeats an id.
+pub fn read_answers(path: &Path) -> Result<Vec<Answer>> {
+    let bytes = read_file(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
+    let answers = parsed(path, &bytes)?;
+    match answers.is_empty() {
+        true => Err(entry(path, 1, "an answer", "an empty file")),
+        false => Ok(answers),
+    }
+}
+
+/// The directory and the name of a file.
+fn place(path: &Path) -> Result<(&Path, String)> {
+    let name = path.file_name().ok_or_else(|| Error::Setting {
+        setting: "out".into(),
+        expected: "a file for answers".into(),
+        found: path.display().to_string(),
+    })?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.unwrap_or(Path::new("."));
+    Ok((dir, name.to_string_lossy().into_owned()))
+}
+
+/// Refuses a file whose answers come from other settings.
+fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Result<()> {
+    if !is_file(beside)? {
+        return Err(Error::in_the_way(
+            path,
+            "nothing says where its answers come from; choose another file, or overwrite it",
+        ));
+    }
+    let bytes = read_file(beside, MAX_DATA_BYTES).map_err(|e| Error::read(beside, e))?;
+    let there: Origin = strict_json::from_slice(&bytes).map_err(|e| Error::json(beside, e))?;
+    let keys = origin.keys().chain(there.keys());
+    let value = |origin: &Origin, key: &str| match origin.get(key) {
+        Some(value) => value.clone(),
+        None => "not set".into(),
+    };
+    for key in keys {
+        let (expected, found) = (value(&there, key), value(origin, key));
+        if expected != found {
+            return Err(Error::OtherAnswers {
+                path: path.to_owned(),
+                part: key.clone(),
+                expected,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The answers of an interrupted process, without a line that a kill cut off.
+fn past(path: &Path, questions: &[Question]) -> Result<Vec<Answer>> {
+    let bytes = read_file(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
+    let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+    let whole = whole.map_or(0, |end| end + 1);
+    let answers = parsed(path, &bytes[..whole])?;
+    let asked: HashMap<&str, &Question> = questions.iter().map(|q| (&*q.id, q)).collect();
+    for (i, answer) in answers.iter().enumerate() {
+        let is_same = |question: &&Question| {
+            (&question.prompt, &question.references) == (&answer.prompt, &answer.references)
+        };
+        let question = asked.get(answer.id.as_str()).ok_or_else(|| {
+            let found = format!("\"{}\"", answer.id);
+            entry(path, i + 1, "the id of a question", &found)
+        })?;
+        if !is_same(question) {
+            let expected = format!("prompt and references of question \"{}\"", answer.id);
+            return Err(entry(path, i + 1, &expected, "others"));
+        }
+    }
+    Ok(answers)
+}
+
+fn parsed(path: &Path, bytes: &[u8]) -> Result<Vec<Answer>> {
+    let mut answers: Vec<Answer> = Vec::new();
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
+    for (number, line) in lines.filter(|(_, line)| !line.trim_ascii().is_empty()) {
+        let answer: Answer = strict_json::from_slice(line)
+            .map_err(|e| entry(path, number, "an answer", &e.to_string()))?;
+        if let Some(first) = seen.insert(answer.id.clone(), number) {
+            let found = format!("\"{}\" as in line {first}", answer.id);
+            return Err(entry(path, number, "an id that is not there yet", &found));
+        }
+        answers.push(answer);
+    }
+    Ok(answers)
+}
+
+fn lines(answers: &[Answer]) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for answer in answers {
+        serde_json::to_writer(&mut bytes, answer)
+            .map_err(|e| Error::json(Path::new("answers"), e))?;
+        bytes.push(b'\n');
+    }
+    Ok(bytes)
+}
+
+fn entry(path: &Path, line: usize, expected: &str, found: &str) -> Error {
+    Error::Entry {
+        file: path.display().to_string(),
+        place: format!("line {line}"),
+        expected: expected.into(),
+        found: found.into(),
+    }
+}

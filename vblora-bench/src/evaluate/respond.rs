@@ -1,0 +1,131 @@
+//! Answers from a resident model: batches by length, on any backend.
+
+use std::{
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use vblora::{Factors, backend::VbLoraBackend};
+use vblora_models::{
+    TextTokenizer,
+    decoder::{CachedLm, CausalLm},
+    generate::{GeneratedText, GenerationConfig, generate_text},
+};
+
+use super::{
+    answer::{Answer, Question, StopReason},
+    file::AnswerFile,
+};
+use crate::{Error, Result};
+
+/// A model in memory, in its own number type, with an adapter or without one.
+#[derive(Debug)]
+pub struct Responder<'a, B: VbLoraBackend> {
+    /// The model.
+    pub model: &'a CausalLm<B>,
+    /// The adapter's factors; [`Factors::none`] for the base alone.
+    pub factors: Factors<B>,
+    /// The model's tokenizer.
+    pub tokenizer: &'a TextTokenizer,
+    /// The model's device.
+    pub device: &'a B::Device,
+}
+
+/// The settings for answers.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asking {
+    /// The choice of tokens, stop texts and maximum length. Stop texts are found wherever tokens part them.
+    pub generation: GenerationConfig,
+    /// The maximum number of prompts in a batch.
+    pub batch: usize,
+}
+
+impl<B: VbLoraBackend> Responder<'_, B> {
+    /// Answers the questions that the file does not have yet. Each batch is appended to the file when it ends. After `interrupted` is set,
+    /// the answers that have ended are kept and the others are asked again by the next call.
+    ///
+    /// `hear` is told the number of answers in the file.
+    ///
+    /// # Errors
+    /// A prompt is empty or leaves no room for an answer; the error names the question. The file cannot be written; the device failed.
+    pub fn answer(
+        &self,
+        questions: &[Question],
+        asking: &Asking,
+        file: &mut AnswerFile,
+        hear: &mut dyn FnMut(usize),
+        interrupted: &AtomicBool,
+    ) -> Result<()> {
+        let left: Vec<&Question> = questions.iter().filter(|q| !file.has(&q.id)).collect();
+        let prompts: Vec<&str> = left.iter().map(|q| q.prompt.as_str()).collect();
+        let prompts = self.tokenizer.encode_prompts(&prompts)?;
+        self.check_room(&left, &prompts)?;
+        hear(file.count());
+        let mut keep = |rows: &[usize], texts: Vec<GeneratedText>| {
+            let answers = rows.iter().zip(texts).filter_map(|(&row, text)| {
+                let question = left[row];
+                Some(Answer {
+                    id: question.id.clone(),
+                    prompt: question.prompt.clone(),
+                    references: question.references.clone(),
+                    answer: text.text,
+                    tokens: text.tokens.len(),
+                    stop: StopReason::of(text.ended)?,
+                })
+            });
+            file.append(answers.collect())?;
+            hear(file.count());
+            Ok(())
+        };
+        self.respond(&prompts, asking, &mut keep, interrupted)
+    }
+
+    /// Continues encoded prompts in batches of similar length, the longest first. `keep` gets the indices of a batch's prompts with their
+    /// texts. After `interrupted` is set, the rows of the current batch are broken off and no further batch is started.
+    ///
+    /// # Errors
+    /// A prompt is empty or fills the model's positions; the device failed; `keep` fails.
+    pub fn respond(
+        &self,
+        prompts: &[Vec<u32>],
+        asking: &Asking,
+        keep: &mut dyn FnMut(&[usize], Vec<GeneratedText>) -> Result<()>,
+        interrupted: &AtomicBool,
+    ) -> Result<()> {
+        let is_interrupted = || interrupted.load(Ordering::Relaxed);
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&row| std::cmp::Reverse(prompts[row].len()));
+        for rows in order.chunks(asking.batch.max(1)) {
+            if is_interrupted() {
+                return Ok(());
+            }
+            let batch: Vec<&[u32]> = rows.iter().map(|&row| prompts[row].as_slice()).collect();
+            let longest = batch.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+            let capacity = longest.saturating_add(asking.generation.max_new_tokens);
+            let factors = self.factors.clone();
+            let mut model = CachedLm::new(self.model, factors, capacity, self.device);
+            let go_on = |_: usize, _: &str| match is_interrupted() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let settings = &asking.generation;
+            let texts = generate_text(&mut model, self.tokenizer, &batch, settings, go_on)?;
+            keep(rows, texts)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a prompt without room for an answer, by its question.
+    fn check_room(&self, questions: &[&Question], prompts: &[Vec<u32>]) -> Result<()> {
+        let most = self.model.config().max_positions;
+        let fits = |prompt: &Vec<u32>| !prompt.is_empty() && prompt.len() < most;
+        match prompts.iter().position(|prompt| !fits(prompt)) {
+            None => Ok(()),
+            Some(row) => Err(Error::Setting {
+                setting: format!("the prompt of question {}", questions[row].id),
+                expected: format!("1 to {} tokens", most - 1),
+                found: prompts[row].len().to_string(),
+            }),
+        }
+    }
+}
