@@ -15,6 +15,7 @@ mod tally;
 
 pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
+pub(crate) use file::check_origin;
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
 pub(crate) use model::adapter_hash;

@@ -188,6 +188,30 @@ fn check(path: &Path, line: &Line<Answer>, questions: &Questions) -> Result<()> 
     Ok(())
 }
 
+/// The file of a model's answers in a folder of the benchmark.
+///
+/// # Errors
+/// The name is not that of a file.
+pub fn answer_file(out: &Path, model_id: &str) -> Result<PathBuf> {
+    let is_name = !model_id.is_empty() && !model_id.contains(['/', '\\', '\0']);
+    match is_name && !model_id.starts_with('.') {
+        true => Ok(out
+            .join("model_answer")
+            .join(format!("{model_id}.{ENDING}"))),
+        false => Err(Error::Setting {
+            setting: "model-id".into(),
+            expected: "a name for the answers, which names a file as well".into(),
+            found: format!("{model_id:?}"),
+        }),
+    }
+}
+
+/// The file of reference answers that a judge has in a folder of the benchmark.
+pub fn reference_file(out: &Path, judge: &str) -> PathBuf {
+    out.join("reference_answer")
+        .join(format!("{judge}.{ENDING}"))
+}
+
 /// The models with a file of answers in a folder, sorted by name.
 ///
 /// # Errors

@@ -54,6 +54,14 @@ pub fn judgment_file(out: &Path, judge: &str) -> Result<PathBuf> {
         .join(format!("{judge}_single.{ENDING}")))
 }
 
+/// The requests without a judgment. With `again` a judgment without a rating does not count.
+pub fn left<'a>(judgments: &[Judgment], requests: &'a [Request], again: bool) -> Vec<&'a Request> {
+    let counts = |judgment: &&Judgment| !again || judgment.rated().is_some();
+    let there: HashSet<Key> = judgments.iter().filter(counts).map(Judgment::key).collect();
+    let is_left = |request: &&Request| !there.contains(&request.key);
+    requests.iter().filter(is_left).collect()
+}
+
 /// One judgment that a worker asks for.
 #[derive(Debug, Clone, Copy)]
 struct Job<'a> {
@@ -134,14 +142,9 @@ impl Desk {
         }
     }
 
-    /// The requests without a judgment.
-    pub fn left<'a>(&self, requests: &'a [Request]) -> Vec<&'a Request> {
-        let again = self.judging.again;
-        let counts = |judgment: &&Judgment| !again || judgment.rated().is_some();
-        let there = self.file.judgments().iter().filter(counts);
-        let there: HashSet<Key> = there.map(Judgment::key).collect();
-        let is_left = |request: &&Request| !there.contains(&request.key);
-        requests.iter().filter(is_left).collect()
+    /// The number of answers without a judgment.
+    pub fn left(&self, requests: &[Request]) -> usize {
+        left(self.file.judgments(), requests, self.judging.again).len()
     }
 
     /// Asks for all judgments that are left. Each is in the file as soon as it is made. After `interrupted` is set, no more are asked for.
@@ -180,9 +183,9 @@ impl Desk {
     /// The single judgments to ask for, those of an answer one after the other. Medians that a killed process did not write are written.
     fn jobs<'a>(&mut self, requests: &'a [Request]) -> Result<Vec<Job<'a>>> {
         let mut jobs = Vec::new();
-        for request in self.left(requests) {
+        let again = self.judging.again;
+        for request in left(self.file.judgments(), requests, again) {
             let there = self.runs_of(&request.key);
-            let again = self.judging.again;
             let is_there = |run: &usize| {
                 let found = there.iter().find(|judgment| judgment.run == Some(*run));
                 found.is_some_and(|judgment| !again || judgment.rated().is_some())

@@ -11,6 +11,7 @@
 mod answers;
 mod client;
 mod conversation;
+mod dialogue;
 mod judge;
 mod judgments;
 mod lines;
@@ -20,13 +21,16 @@ mod questions;
 mod rating;
 mod requests;
 mod scores;
+mod templates;
 
-pub use answers::{Answer, AnswerFile, Choice, models};
+pub use answers::{Answer, AnswerFile, Choice, answer_file, models, reference_file};
 pub use client::{ApiKey, Endpoint, Failure, OPENAI, Patience};
 pub use conversation::{CONVERSATIONS, Conversation};
-pub use judge::{Desk, Judging, Outcome, judgment_file};
+pub use dialogue::{Answered, Interview, InterviewJob, NO_ANSWER};
+pub use judge::{Desk, Judging, Outcome, judgment_file, left};
 pub use judgments::{FAILED, Judgment, JudgmentFile};
 pub use questions::{Question, Questions};
 pub use rating::{NO_RATING, Rating, is_on_scale, rating};
 pub use requests::{Body, JudgePrompts, Key, Material, Message, Request};
 pub use scores::{CategoryScores, Doubt, ModelScores, Summary, TurnScores, summarise};
+pub use templates::{Template, TemplateName};

@@ -219,7 +219,7 @@ impl Material<'_> {
             expected: format!("a reference answer to question {question_id} ({category})"),
             found: match self.references {
                 Some(references) => format!("none in {}", references.path().display()),
-                None => "no file of references".into(),
+                None => "none; --references names a file of them".into(),
             },
         })
     }

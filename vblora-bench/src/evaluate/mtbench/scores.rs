@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{FAILED, Judgment, Questions, is_on_scale, pandas::frame, rating::rating};
 
@@ -22,7 +22,15 @@ pub struct ModelScores {
     /// Of those that failed: the endpoint gave no judgment.
     pub refused: usize,
     /// Means by category, in the order of the questions; empty if the categories are not known.
+    #[serde(serialize_with = "as_object")]
     pub categories: Vec<(String, CategoryScores)>,
+}
+
+fn as_object<S: Serializer>(
+    categories: &[(String, CategoryScores)],
+    to: S,
+) -> Result<S::Ok, S::Error> {
+    to.collect_map(categories.iter().map(|(name, scores)| (name, scores)))
 }
 
 /// The scores of one category.
@@ -63,6 +71,10 @@ pub struct Summary {
     pub models: BTreeMap<String, ModelScores>,
     /// Judges, each with the number of its judgments.
     pub judges: BTreeMap<String, usize>,
+    /// The most judgments that a score is the median of.
+    pub runs: usize,
+    /// Seconds since 1970 of the first and the last judgment.
+    pub times: Option<[f64; 2]>,
     /// Ratings outside 1 to 10. They count.
     pub off_scale: Vec<Doubt>,
     /// Ratings found as `[7]`, where the judge was asked for `[[7]]`. They count.
@@ -99,6 +111,10 @@ pub fn summarise(judgments: &[Judgment], questions: Option<&Questions>) -> Summa
         };
         found.map(doubt).collect()
     };
+    let runs = judgments
+        .iter()
+        .filter_map(|j| Some(j.scores.as_ref()?.len()));
+    let mut times = judgments.iter().map(|judgment| judgment.tstamp);
     let models = names.into_keys().map(|model| {
         let rated: Vec<_> = rated.iter().filter(|j| j.model == model).collect();
         let failed: Vec<_> = failed.values().filter(|j| j.model == model).collect();
@@ -131,6 +147,10 @@ pub fn summarise(judgments: &[Judgment], questions: Option<&Questions>) -> Summa
     Summary {
         models: models.collect(),
         judges,
+        runs: runs.max().unwrap_or(1),
+        times: times
+            .next()
+            .map(|first| times.fold([first; 2], |[first, last], t| [first.min(t), last.max(t)])),
         off_scale: doubts(&|_, score| !is_on_scale(score)),
         by_backup: doubts(&|j, _| rating(&j.judgment).is_some_and(|r| r.by_backup)),
         repeated: rated.len() - keys.len(),
