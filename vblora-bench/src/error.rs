@@ -225,6 +225,14 @@ pub enum Error {
         /// The reason.
         reason: String,
     },
+    /// An endpoint gives no answers.
+    #[error("{address}: {reason}")]
+    Endpoint {
+        /// Its address.
+        address: String,
+        /// The reason of the last failure.
+        reason: String,
+    },
     /// A picture cannot be drawn.
     #[error("cannot draw {what}: {message}")]
     Draw {

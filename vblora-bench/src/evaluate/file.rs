@@ -136,8 +136,8 @@ fn place(path: &Path) -> Result<(&Path, String)> {
     Ok((dir, name.to_string_lossy().into_owned()))
 }
 
-/// Refuses a file whose answers come from other settings.
-fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Result<()> {
+/// Refuses a file whose answers come from other settings than those in the file `beside` it.
+pub(crate) fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Result<()> {
     if !is_file(beside)? {
         return Err(Error::in_the_way(
             path,

@@ -9,11 +9,13 @@ mod file;
 mod generated;
 pub mod math;
 mod model;
+pub mod mtbench;
 mod respond;
 mod tally;
 
 pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
+pub(crate) use file::check_origin;
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
 pub(crate) use model::adapter_hash;

@@ -33,6 +33,14 @@ pub struct AnsweringModel {
     merge: bool,
 }
 
+/// A model on a device.
+#[derive(Debug)]
+pub(super) struct LoadedModel<B: VbLoraBackend> {
+    pub(super) model: CausalLm<B>,
+    pub(super) factors: Factors<B>,
+    pub(super) tokenizer: TextTokenizer,
+}
+
 impl AnsweringModel {
     /// Opens a model's configuration and tokenizer, and an adapter. `dtype` is the number type of the base's linear maps; with `merge` the
     /// adapter is merged into them on the device.
@@ -78,6 +86,33 @@ impl AnsweringModel {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
+    }
+
+    /// The model's configuration, with the adapter's changes to it.
+    pub fn config(&self) -> &DecoderConfig {
+        &self.config
+    }
+
+    /// Loads the weights onto a device. After a merge there are no factors.
+    ///
+    /// # Errors
+    /// The weights cannot be read or do not fit the configuration.
+    pub(super) fn load<B: VbLoraBackend>(self, device: &B::Device) -> Result<LoadedModel<B>> {
+        let (mut model, _) =
+            CausalLm::<B>::load_adapted(self.config, self.saved, &self.files, device)?;
+        let mut factors = match &self.adapter {
+            Some((_, adapter)) => adapter.factors(device),
+            None => Factors::none(),
+        };
+        if self.merge {
+            model = model.merged(&factors);
+            factors = Factors::none();
+        }
+        Ok(LoadedModel {
+            model,
+            factors,
+            tokenizer: self.tokenizer,
+        })
     }
 
     /// What the answers of this model depend on, beside questions and settings.
@@ -136,27 +171,11 @@ impl BackendJob for AnswerJob<'_> {
     type Output = Result<()>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Result<()> {
-        let AnsweringModel {
-            files,
-            config,
-            adapter,
-            saved,
-            tokenizer,
-            merge,
-        } = self.model;
-        let (mut model, _) = CausalLm::<B>::load_adapted(config, saved, &files, &device)?;
-        let mut factors = match &adapter {
-            Some((_, adapter)) => adapter.factors(&device),
-            None => Factors::none(),
-        };
-        if merge {
-            model = model.merged(&factors);
-            factors = Factors::none();
-        }
+        let loaded = self.model.load::<B>(&device)?;
         let responder = Responder {
-            model: &model,
-            factors,
-            tokenizer: &tokenizer,
+            model: &loaded.model,
+            factors: loaded.factors,
+            tokenizer: &loaded.tokenizer,
             device: &device,
         };
         responder.answer(

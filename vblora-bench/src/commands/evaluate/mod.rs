@@ -3,6 +3,7 @@
 mod answers;
 mod e2e;
 mod mathematics;
+mod mtbench;
 
 use std::process::ExitCode;
 
@@ -33,6 +34,7 @@ enum Task {
     E2e(e2e::Arguments),
     Gsm8k(mathematics::Gsm8kArguments),
     Math(mathematics::MathArguments),
+    Mtbench(mtbench::Arguments),
 }
 
 /// Runs the evaluation of a task.
@@ -44,6 +46,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Task::E2e(arguments) => e2e::run(arguments)?,
         Task::Gsm8k(arguments) => mathematics::gsm8k(arguments)?,
         Task::Math(arguments) => mathematics::math(arguments)?,
+        Task::Mtbench(arguments) => mtbench::run(arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }

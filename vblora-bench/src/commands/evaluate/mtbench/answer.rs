@@ -1,0 +1,214 @@
+//! `vblora evaluate mtbench answer`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use vblora::storage::{read_file, sha256_hex, write_atomically};
+use vblora_models::{BaseDtype, generate::GenerationDefaults};
+
+use super::question_file;
+use crate::{
+    Error,
+    commands::{device::DeviceArguments, models, progress},
+    directory::DirLock,
+    evaluate::{
+        AnsweringModel, Origin, check_origin,
+        mtbench::{
+            AnswerFile, Answered, Interview, InterviewJob, NO_ANSWER, Questions, Template,
+            TemplateName, answer_file,
+        },
+    },
+    limits::MAX_DATA_BYTES,
+    program::{complain, is_interrupted, listen, say},
+};
+
+// Headings of the help.
+const MODEL: &str = "Model and adapter";
+const ANSWERS: &str = "Answers";
+
+/// Answer MT-Bench's questions with a model, both turns
+///
+/// Writes OUT/model_answer/MODEL_ID.jsonl, and beside it MODEL_ID.json with the settings that the answers depend on. A killed command goes
+/// on where it stopped and loses at most the batch in work. Temperatures are FastChat's: 0.7 for writing and roleplay, 0.1 for stem and
+/// humanities, greedy for the others.
+#[derive(Debug, Args)]
+#[command(before_help = "\
+vblora evaluate mtbench answer --model path/to/model --adapter runs/alpaca/vblora-seed0 --model-id vb --out data/mt_bench
+vblora evaluate mtbench answer --model path/to/SmolLM2-135M-Instruct --template chat --model-id smollm2 --out data/mt_bench")]
+pub(super) struct Arguments {
+    /// Hugging Face directory, hub id, or bundled:llama
+    #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]
+    model: String,
+    /// Hub revision: a branch, tag or commit
+    #[arg(long, help_heading = MODEL)]
+    revision: Option<String>,
+    /// Adapter: a PEFT directory or a compact file; without one the base answers
+    #[arg(long, value_name = "DIR|FILE", help_heading = MODEL)]
+    adapter: Option<PathBuf>,
+    /// Merge the adapter into the weights in memory before answering
+    #[arg(long, requires = "adapter", help_heading = MODEL)]
+    merge: bool,
+    /// Number type of the linear maps: f32, f16 or bf16
+    #[arg(long, value_name = "DTYPE", default_value_t = BaseDtype::F32, help_heading = MODEL)]
+    base_dtype: BaseDtype,
+    /// Name of the model in all files
+    #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
+    model_id: String,
+    /// Folder of the benchmark, like FastChat's data/mt_bench
+    #[arg(long, value_name = "DIR", help_heading = ANSWERS)]
+    out: PathBuf,
+    /// File of questions [default: OUT/question.jsonl]
+    #[arg(long, value_name = "FILE", help_heading = ANSWERS)]
+    questions: Option<PathBuf>,
+    /// Prompts: alpaca, llama-2, mistral, vicuna_v1.1, gemma, zero_shot, one_shot or raw of FastChat; chat (the model's chat template); or
+    /// training (the form of the adapter's training) [default: training]
+    #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
+    template: Option<TemplateName>,
+    /// Maximum number of tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = ANSWERS)]
+    max_tokens: usize,
+    /// Seed of the draws; the same seed gives the same answers
+    #[arg(long, default_value_t = 0, help_heading = ANSWERS)]
+    seed: u64,
+    /// Questions in a batch
+    #[arg(long, value_name = "N", default_value_t = 8, help_heading = ANSWERS)]
+    batch: usize,
+    /// Answer only N questions, evenly spaced over the file
+    #[arg(long, value_name = "N", help_heading = ANSWERS)]
+    limit: Option<usize>,
+    /// Replace the file of answers
+    #[arg(long, help_heading = ANSWERS)]
+    overwrite: bool,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+/// Answers the questions that have no answer yet.
+///
+/// # Errors
+/// Model, adapter, template and questions do not fit together; the file has answers of other settings; the device failed.
+pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    ensure!(arguments.batch > 0, "--batch 0 answers nothing");
+    ensure!(arguments.limit != Some(0), "--limit 0 answers nothing");
+    let questions_path = question_file(arguments.questions.as_ref(), &arguments.out);
+    let questions = Questions::read(&questions_path)?;
+    let path = answer_file(&arguments.out, &arguments.model_id)?;
+    let files = models::find(&arguments.model, arguments.revision.as_deref())?;
+    let adapter = arguments.adapter.as_deref();
+    let model = AnsweringModel::open(files, arguments.base_dtype, adapter, arguments.merge)?;
+    let template = Template::find(arguments.template.as_ref(), adapter, model.files())?;
+    let interview = Interview {
+        questions: &questions,
+        model_id: &arguments.model_id,
+        template: &template,
+        defaults: GenerationDefaults::from_files(model.files(), model.tokenizer())?,
+        max_new_tokens: arguments.max_tokens,
+        seed: arguments.seed,
+        batch: arguments.batch,
+        limit: arguments.limit.unwrap_or(questions.all.len()),
+    };
+    let origin = origin(&interview, &model, &questions_path)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
+    let _lock = DirLock::take(dir, &format!("{}.lock", arguments.model_id))?;
+    let mut file = open(&path, &questions, &origin, arguments.overwrite)?;
+    let asked = interview.asked();
+    let answered = |file: &AnswerFile| asked.iter().filter(|id| file.get(**id).is_some()).count();
+    let done = match answered(&file) == asked.len() {
+        true => Answered::default(),
+        false => ask(arguments, model, &interview, &mut file)?,
+    };
+    report(&done);
+    let answered = answered(&file);
+    say(format!(
+        "{answered} of {} questions answered with template {}: {}",
+        asked.len(),
+        template.name(),
+        path.display()
+    ));
+    if is_interrupted() {
+        complain("interrupted; the same command goes on");
+    }
+    Ok(())
+}
+
+/// The settings that answers depend on.
+fn origin(interview: &Interview<'_>, model: &AnsweringModel, questions: &Path) -> Result<Origin> {
+    let bytes = read_file(questions, MAX_DATA_BYTES).map_err(|e| Error::read(questions, e))?;
+    let mut origin = model.origin()?;
+    origin.extend([
+        ("benchmark".into(), "mtbench".into()),
+        ("questions".into(), sha256_hex([bytes])),
+        ("template".into(), interview.template.name()),
+        ("settings".into(), interview.settings_for_record()?),
+    ]);
+    Ok(origin)
+}
+
+/// The answers of an earlier command with the same settings, or an empty file.
+fn open(
+    path: &Path,
+    questions: &Questions,
+    origin: &Origin,
+    overwrite: bool,
+) -> Result<AnswerFile> {
+    let beside = path.with_extension("json");
+    let file = match path.exists() && !overwrite {
+        true => {
+            check_origin(&beside, path, origin)?;
+            AnswerFile::read(path, questions)?
+        }
+        false => AnswerFile::new(path.to_owned()),
+    };
+    let mut file = file;
+    write_atomically(&beside, &serde_json::to_vec_pretty(origin)?)?;
+    // The older answers of a file that is replaced go here.
+    file.add([])?;
+    Ok(file)
+}
+
+fn ask(
+    arguments: &Arguments,
+    model: AnsweringModel,
+    interview: &Interview<'_>,
+    file: &mut AnswerFile,
+) -> Result<Answered> {
+    let interrupted = listen().context("cannot listen for Ctrl-C")?;
+    let all = interview.asked().len();
+    let bar = progress::bar(all as u64, "questions");
+    let mut hear = |count: usize| match bar.is_hidden() {
+        true => complain(format!("{count} of {all} questions answered")),
+        false => bar.set_position(count as u64),
+    };
+    let job = InterviewJob {
+        model,
+        interview,
+        file,
+        hear: &mut hear,
+        interrupted,
+    };
+    let device = &arguments.device;
+    let done = device.backend.dispatch(device.device, job)?;
+    bar.finish_and_clear();
+    Ok(done?)
+}
+
+fn report(done: &Answered) {
+    let Answered {
+        questions,
+        tokens,
+        cut,
+        without_room,
+    } = done;
+    if *questions > 0 {
+        complain(format!(
+            "[{tokens} tokens; {cut} answers ended at the maximum length]"
+        ));
+    }
+    if *without_room > 0 {
+        complain(format!(
+            "{without_room} prompts fill the model's positions; their answer is {NO_ANSWER}, as in FastChat"
+        ));
+    }
+}
