@@ -19,7 +19,7 @@ use crate::{
     Error, Result,
     limits::MAX_LOG_BYTES,
     metrics::{Metric, Scores},
-    results::{EpochResult, RunResult},
+    results::{EpochResult, EpochScores, RunResult},
 };
 
 /// Shows and stores the steps and epochs of runs.
@@ -50,17 +50,32 @@ enum Line<'a> {
     Compact {
         run: &'a str,
         epoch: usize,
+        step: Option<u64>,
         #[serde(flatten)]
         compact: &'a Compact,
     },
 }
 
-/// The keys that identify a line of an earlier process.
+/// The keys that place a line of an earlier process in its run.
 #[derive(Deserialize)]
 struct Past {
+    event: String,
     run: String,
     step: Option<u64>,
     epoch: Option<u64>,
+}
+
+impl Past {
+    /// Returns true if the line is of the part of the run that was reached. A step's line has the number of steps before it. Other lines
+    /// have the number of steps taken, or in earlier versions only the epoch.
+    fn is_of(&self, reached: &RunResult) -> bool {
+        match (self.event.as_str(), self.step, self.epoch) {
+            ("step", Some(step), _) => step < reached.steps,
+            (_, Some(step), _) => step <= reached.steps,
+            (_, None, Some(epoch)) => epoch <= reached.epochs.len() as u64,
+            (_, None, None) => false,
+        }
+    }
 }
 
 /// Metrics by name, with four decimals each.
@@ -125,13 +140,8 @@ impl StepLog {
             return Ok(());
         };
         let text = read_file(path, MAX_LOG_BYTES).map_err(|e| Error::read(path, e))?;
-        let epochs = reached.epochs.len() as u64;
         let stays = |line: &&[u8]| match serde_json::from_slice::<Past>(line) {
-            Ok(line) if line.run != run => true,
-            Ok(Past { step, epoch, .. }) => {
-                step.is_some_and(|step| step < reached.steps)
-                    || epoch.is_some_and(|epoch| epoch <= epochs)
-            }
+            Ok(line) => line.run != run || line.is_of(reached),
             Err(_) => false,
         };
         let kept: Vec<u8> = text
@@ -158,24 +168,31 @@ impl StepLog {
             .iter()
             .map(|(group, lr)| format!("{group} {lr:.1e}"))
             .collect();
+        let StepReport { loss, norm } = report;
+        let rates = rates.join(" ");
         self.bar
-            .set_message(format!("loss {:.4}  lr {}", report.loss, rates.join(" ")));
+            .set_message(format!("loss {loss:.4}  norm {norm:.2}  lr {rates}"));
         self.bar.inc(1);
         self.steps.fetch_add(1, Ordering::Relaxed);
         let label = run.label();
         self.write(&Line::Step {
             run: &label,
             step,
-            loss: report.loss,
-            gradient_norm: report.norm,
+            loss,
+            gradient_norm: norm,
             lr,
         })
     }
 
-    pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult) -> Result<()> {
+    /// An evaluation. `ends_epoch` is true if the epoch ended with it.
+    pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult, ends_epoch: bool) -> Result<()> {
         self.show(|| {
+            let within = match epoch.step {
+                Some(step) if !ends_epoch => format!("  step {step:>6}"),
+                Some(_) | None => String::new(),
+            };
             format!(
-                "{:<18} epoch {:>3}  loss {:.4}  {}",
+                "{:<18} epoch {:>3}{within}  loss {:.4}  {}",
                 run.label(),
                 epoch.epoch,
                 epoch.train_loss,
@@ -187,7 +204,12 @@ impl StepLog {
         self.flush()
     }
 
-    pub(super) fn compact(&mut self, run: &Run, epoch: usize, compact: &Compact) -> Result<()> {
+    pub(super) fn compact(
+        &mut self,
+        run: &Run,
+        evaluation: &EpochScores,
+        compact: &Compact,
+    ) -> Result<()> {
         self.show(|| {
             format!(
                 "{:<18} as a compact file of 8 bits: {} bytes, factors off by {:.1e} of {:.1e} at most, {}",
@@ -201,7 +223,8 @@ impl StepLog {
         let label = run.label();
         self.write(&Line::Compact {
             run: &label,
-            epoch,
+            epoch: evaluation.epoch,
+            step: evaluation.step,
             compact,
         })?;
         self.flush()

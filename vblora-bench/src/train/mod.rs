@@ -11,6 +11,7 @@ mod identity;
 mod layout;
 mod learner;
 mod learner_state;
+mod length;
 mod log;
 mod method;
 mod model_hash;

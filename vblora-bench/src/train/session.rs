@@ -11,6 +11,7 @@ use vblora_models::ModelFiles;
 use super::{
     checkpoint::CheckpointSettings,
     identity::Identity,
+    length::Length,
     log::StepLog,
     method::Method,
     objective::Objective,
@@ -311,6 +312,9 @@ impl<S: Source> Session<S> {
         let hash = <S::Objective<B> as Objective<B>>::sha256;
         let splits = [hash(&train), hash(&dev)];
         let identity = Identity::new(&base, splits, recipe, bank.as_ref(), device)?;
+        let seed = recipe.seeds.first().copied().unwrap_or_default();
+        let epoch = <S::Objective<B> as Objective<B>>::epoch(&train, recipe, seed, 1);
+        let length = Length::new(recipe, epoch.len().div_ceil(recipe.accumulation))?;
         let before = <S::Objective<B> as Objective<B>>::before(&base, &dev, recipe, device)?;
         Ok(Prepared {
             base,
@@ -323,6 +327,7 @@ impl<S: Source> Session<S> {
             before,
             recipe: recipe.clone(),
             device: device.clone(),
+            length,
         })
     }
 }
