@@ -20,6 +20,7 @@ use crate::{
     limits::MAX_LOG_BYTES,
     metrics::{Metric, Scores},
     results::{EpochResult, EpochScores, RunResult},
+    tensorboard::EventFile,
 };
 
 /// Shows and stores the steps and epochs of runs.
@@ -28,6 +29,10 @@ pub struct StepLog {
     file: Option<(PathBuf, BufWriter<File>)>,
     quiet: bool,
     bar: ProgressBar,
+    /// The folder of TensorBoard's event files, if they are wanted.
+    events_folder: Option<PathBuf>,
+    /// The event file of the current run.
+    events: Option<EventFile>,
     /// Optimizer steps taken by the current run.
     steps: Arc<AtomicU64>,
 }
@@ -105,6 +110,8 @@ impl StepLog {
             file: file.map(open).transpose()?,
             quiet,
             bar: ProgressBar::hidden(),
+            events_folder: None,
+            events: None,
             steps: Arc::default(),
         })
     }
@@ -115,9 +122,21 @@ impl StepLog {
         Self { steps, ..self }
     }
 
+    /// The same log, which also writes TensorBoard's event files in this folder.
+    #[must_use]
+    pub(super) fn with_events(self, events_folder: Option<PathBuf>) -> Self {
+        Self {
+            events_folder,
+            ..self
+        }
+    }
+
     /// Starts or resumes a run of `steps` steps. Removes lines of later steps, which the run will repeat, and a last line that was cut off.
     pub(super) fn start(&mut self, run: &Run, steps: usize, reached: &RunResult) -> Result<()> {
         self.rewind(&run.label(), reached)?;
+        let folder = self.events_folder.as_ref();
+        let open = |folder: &PathBuf| EventFile::open(&folder.join(run.file_name()), reached.steps);
+        self.events = folder.map(open).transpose()?;
         self.steps.store(reached.steps, Ordering::Relaxed);
         let target = if self.quiet {
             ProgressDrawTarget::hidden()
@@ -174,6 +193,14 @@ impl StepLog {
             .set_message(format!("loss {loss:.4}  norm {norm:.2}  lr {rates}"));
         self.bar.inc(1);
         self.steps.fetch_add(1, Ordering::Relaxed);
+        if let Some(events) = &mut self.events {
+            let curves = [("train/loss", loss), ("train/gradient_norm", norm)];
+            let curves = curves.map(|(tag, value)| (tag.to_owned(), value));
+            let rates = lr
+                .iter()
+                .map(|(group, rate)| (format!("lr/{group}"), *rate));
+            events.add(step as u64 + 1, curves.into_iter().chain(rates))?;
+        }
         let label = run.label();
         self.write(&Line::Step {
             run: &label,
@@ -199,6 +226,13 @@ impl StepLog {
                 text(&epoch.metrics)
             )
         });
+        if let (Some(events), Some(step)) = (&mut self.events, epoch.step) {
+            let metric =
+                |(metric, value): (Metric, Option<f64>)| Some((format!("dev/{metric}"), value?));
+            let loss = ("train/mean_loss".to_owned(), epoch.train_loss);
+            let metrics = epoch.metrics.iter().filter_map(metric);
+            events.add(step, metrics.chain([loss]))?;
+        }
         let label = run.label();
         self.write(&Line::Epoch { run: &label, epoch })?;
         self.flush()
@@ -247,6 +281,9 @@ impl StepLog {
     /// Flushes the file to the disk.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.flush()?;
+        if let Some(events) = &mut self.events {
+            events.sync()?;
+        }
         match &mut self.file {
             Some((path, file)) => {
                 let synced = file.get_ref().sync_data();
@@ -270,6 +307,9 @@ impl StepLog {
     }
 
     fn flush(&mut self) -> Result<()> {
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
         match &mut self.file {
             Some((path, file)) => file.flush().map_err(|e| Error::write(path, e)),
             None => Ok(()),

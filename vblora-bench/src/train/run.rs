@@ -49,6 +49,8 @@ pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     pub identity: Identity,
     /// The length of every run.
     pub(super) length: Length,
+    /// The hashes of the encoded training and development split.
+    pub(super) splits: [String; 2],
 }
 
 impl<B: VbLoraBackend, O: Objective<B>> Prepared<B, O> {

@@ -11,7 +11,7 @@ use vblora::backend::VbLoraBackend;
 use super::{
     checkpoint::{Progress, RunCheckpoints},
     compact,
-    learner::Learner,
+    learner::{Learner, Trained},
     length::Length,
     log::StepLog,
     objective::Objective,
@@ -253,6 +253,9 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
     /// Writes the adapter of the best evaluation, and measures the loss of the compact file.
     fn save(&mut self, dir: &RunDir) -> Result<()> {
         dir.save_trained(&self.run, &self.learner, self.prepared)?;
+        if matches!(self.learner.trained(), Trained::Adapter(_)) {
+            dir.save_card(&self.run, self.prepared, &self.progress.result)?;
+        }
         let compact = compact::save(dir, &self.run, &self.learner, self.prepared)?;
         match (compact, &self.progress.result.last) {
             (Some(compact), Some(evaluation)) => self.log.compact(&self.run, evaluation, &compact),

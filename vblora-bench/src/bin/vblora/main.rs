@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{figures, generate, report, sweep, train, view},
+    commands::{figures, generate, report, sweep, train, verify, view},
     program::{run_program, say},
 };
 
@@ -50,6 +50,7 @@ enum Command {
     #[command(name = sweep::WORKER, hide = true)]
     SweepWorker(sweep::WorkerArguments),
     Train(Box<train::Arguments>),
+    Verify(verify::Arguments),
     View(view::Arguments),
 }
 
@@ -76,6 +77,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),
         Command::Train(arguments) => return train::run(&arguments),
+        Command::Verify(arguments) => return verify::run(&arguments),
         Command::View(arguments) => view::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

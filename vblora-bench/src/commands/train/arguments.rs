@@ -210,6 +210,12 @@ pub(super) struct OutputArguments {
     /// Record VB-LoRA's selections in --out every N steps, for vblora figures and vblora view
     #[arg(long, value_name = "N", requires = "out")]
     pub(super) record_every: Option<usize>,
+    /// Write TensorBoard's event files to --out, next to the log
+    #[arg(long, requires = "out")]
+    pub(super) tensorboard: bool,
+    // The directory of the session to repeat, for `vblora verify`.
+    #[arg(skip)]
+    pub(super) repeats: Option<PathBuf>,
     /// Print the plan and stop
     #[arg(long)]
     pub(super) plan: bool,
