@@ -217,6 +217,18 @@ pub enum Error {
         /// The present value.
         found: String,
     },
+    /// A run that is to be repeated differs from the run that would repeat it.
+    #[error("{} cannot be repeated: its {part} is {expected}, now it is {found}", place.display())]
+    OtherRepetition {
+        /// The file that says so.
+        place: PathBuf,
+        /// The part that differs: backend, base model, data, recipe, threads.
+        part: &'static str,
+        /// The recorded value.
+        expected: String,
+        /// The present value.
+        found: String,
+    },
     /// A recording of selections cannot be used.
     #[error("recording {}: {reason}", path.display())]
     Recording {

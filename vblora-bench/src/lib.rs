@@ -45,6 +45,7 @@
 //! | [`metrics`] | accuracy, F1, Matthews, Pearson, Spearman, BLEU in double precision |
 //! | [`results`] | the results of runs (`results.json`), with medians over seeds |
 //! | [`recordings`] | VB-LoRA's selections during training, in a file that stays readable if it is cut off |
+//! | [`tensorboard`] | event files that TensorBoard reads |
 //! | [`program`], [`terminal`] | signals, exit codes and terminal output; escaping of untrusted text for the terminal |
 //! | [`limits`], [`error`] | size limits of readers; the errors of this crate |
 //!
@@ -63,6 +64,7 @@
 pub mod analysis;
 #[cfg(test)]
 mod browser;
+mod card;
 pub mod chart;
 pub mod commands;
 pub mod demo;
@@ -81,6 +83,7 @@ pub mod results;
 pub mod schedule;
 pub mod sweep;
 pub mod tasks;
+pub mod tensorboard;
 pub mod terminal;
 pub mod train;
 pub mod view;

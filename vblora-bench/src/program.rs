@@ -33,9 +33,13 @@ static LOST: OnceLock<io::Error> = OnceLock::new();
 
 /// The arguments that the program was started with, for the record. Invalid UTF-8 is replaced.
 pub fn arguments() -> String {
+    words().join(" ")
+}
+
+/// [`arguments`] as a list.
+pub fn words() -> Vec<String> {
     let words = std::env::args_os().skip(1);
-    let words: Vec<_> = words.map(|w| w.to_string_lossy().into_owned()).collect();
-    words.join(" ")
+    words.map(|w| w.to_string_lossy().into_owned()).collect()
 }
 
 /// The program's name and its arguments, for the record.

@@ -1,24 +1,34 @@
-//! The learning-rate factor of each step: warm-up, then constant, linear or cosine.
+//! The learning-rate factor of each step: warm-up, then the shape that the schedule is named by.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// The learning rate after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+/// The learning rate after the warm-up. The names are those of transformers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum ScheduleKind {
-    /// It stays at its full value.
+    /// It stays at its full value. The warm-up applies too, so `constant-with-warmup` is the same
+    #[serde(alias = "constant-with-warmup", alias = "constant_with_warmup")]
+    #[value(aliases = ["constant-with-warmup", "constant_with_warmup"])]
     Constant,
-    /// It falls linearly to zero at the last step.
+    /// It falls linearly to zero at the last step
     Linear,
-    /// It falls to zero along half a cosine.
+    /// It falls to zero along half a cosine
     Cosine,
+    /// It falls with the inverse square root of the step, and reaches half its value after four warm-ups
+    #[serde(alias = "inverse_sqrt")]
+    #[value(alias = "inverse_sqrt")]
+    InverseSqrt,
 }
+
+/// The length that an inverse square root falls by if there is no warm-up, as in transformers.
+const TIMESCALE: usize = 10_000;
 
 /// A factor in [0, 1] for every step. Each group's learning rate is multiplied by it.
 ///
-/// The values are those of transformers' `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup` and
-/// `get_cosine_schedule_with_warmup` (half a cycle). One difference: from `total_steps` on, the cosine stays at zero, while theirs rises
-/// again.
+/// The values are those of transformers' `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup`,
+/// `get_cosine_schedule_with_warmup` (half a cycle) and `get_inverse_sqrt_schedule`. One difference: from `total_steps` on, the cosine stays
+/// at zero, while theirs rises again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// The shape after the warm-up.
@@ -55,6 +65,14 @@ impl Schedule {
             ScheduleKind::Linear => 1.0 - self.progress(step),
             ScheduleKind::Cosine => {
                 0.5 * (1.0 + (std::f64::consts::PI * self.progress(step)).cos())
+            }
+            ScheduleKind::InverseSqrt => {
+                let timescale = match self.warmup_steps {
+                    0 => TIMESCALE,
+                    steps => steps,
+                };
+                let passed = step - self.warmup_steps + timescale;
+                1.0 / (passed as f64 / timescale as f64).sqrt()
             }
         }
     }
@@ -137,6 +155,53 @@ mod tests {
         close(schedule.factor(700), 1.0);
     }
 
+    /// The values of transformers' `get_inverse_sqrt_schedule`.
+    #[test]
+    fn the_inverse_square_root_falls_by_the_warm_up_or_by_ten_thousand_steps() {
+        let factor = |warmup_steps, step| {
+            let kind = ScheduleKind::InverseSqrt;
+            let total_steps = 100;
+            Schedule {
+                kind,
+                warmup_steps,
+                total_steps,
+            }
+            .factor(step)
+        };
+        for (warmup, step, expected) in [
+            (4, 1, 0.25),
+            (4, 4, 1.0),
+            (4, 16, 0.5),
+            (4, 99, 0.201_007_563_051_842_42),
+            (0, 0, 1.0),
+            (0, 10_000, 0.707_106_781_186_547_5),
+            (0, 30_000, 0.5),
+        ] {
+            close(factor(warmup, step), expected);
+        }
+    }
+
+    #[test]
+    fn schedules_have_the_names_of_transformers_in_files_and_on_the_command_line() {
+        #[derive(Deserialize)]
+        struct File {
+            kind: ScheduleKind,
+        }
+        for (name, kind) in [
+            ("constant", ScheduleKind::Constant),
+            ("constant-with-warmup", ScheduleKind::Constant),
+            ("constant_with_warmup", ScheduleKind::Constant),
+            ("linear", ScheduleKind::Linear),
+            ("cosine", ScheduleKind::Cosine),
+            ("inverse-sqrt", ScheduleKind::InverseSqrt),
+            ("inverse_sqrt", ScheduleKind::InverseSqrt),
+        ] {
+            let file: File = toml::from_str(&format!("kind = \"{name}\"")).unwrap();
+            let flag = ScheduleKind::from_str(name, false).unwrap();
+            assert_eq!((file.kind, flag), (kind, kind), "{name}");
+        }
+    }
+
     #[test]
     fn the_warm_up_is_rounded_up() {
         let warmup =
@@ -151,11 +216,7 @@ mod tests {
 
     #[test]
     fn degenerate_lengths_stay_finite() {
-        for kind in [
-            ScheduleKind::Constant,
-            ScheduleKind::Linear,
-            ScheduleKind::Cosine,
-        ] {
+        for &kind in ScheduleKind::value_variants() {
             for (warmup_steps, total_steps) in [(0, 0), (0, 1), (1, 1), (3, 0), (5, 2)] {
                 let schedule = Schedule {
                     kind,

@@ -27,6 +27,7 @@ const BENCH: Layers = &[
         "signals and output; knows nothing of training",
     ),
     (&["directory"], "locks and leftovers of a folder"),
+    (&["tensorboard"], "curves in a file that grows"),
     (&["schedule"], "a factor for each step"),
     (&["metrics"], "numbers from predictions and labels"),
     (&["tasks"], "examples, and the metrics that judge them"),
@@ -34,6 +35,7 @@ const BENCH: Layers = &[
     (&["recipes"], "hyperparameters of a task"),
     (&["recordings"], "what an adapter selects, step by step"),
     (&["results"], "what runs came to: numbers, no pictures"),
+    (&["card"], "what an adapter is, for those who find it"),
     (&["train"], "makes results of a recipe and examples"),
     (
         &["pretrain"],

@@ -17,6 +17,7 @@ use vblora_bench::{
     recipes::{Recipe, Size},
     report::draw,
     results::{Results, Stop},
+    schedule::ScheduleKind,
     tasks::{Label, SplitName, Task},
     train::{CheckpointSettings, DataSource, Method, Output as RunOutput, Session, run_encoder},
 };
@@ -57,6 +58,9 @@ fn data(dir: &Path) {
 /// A file in the session's directory that names a selection other than top-k, with noise logits and a gate.
 const SELECTION: &str = "selection";
 
+/// A file in the session's directory that sets evaluations by steps and early stopping.
+const STEPWISE: &str = "stepwise";
+
 /// Two epochs of three steps each with VB-LoRA, then with LoRA. Each step has two micro-batches, the last one shorter, and dropout is on
 /// everywhere. Selections are recorded at steps of which some are not checkpoints.
 fn session(dir: &Path) -> Session {
@@ -67,6 +71,12 @@ fn session(dir: &Path) -> Session {
     if let Ok(selection) = std::fs::read_to_string(dir.join(SELECTION)) {
         let selection = selection.parse().unwrap();
         (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
+    }
+    if dir.join(STEPWISE).exists() {
+        (recipe.epochs, recipe.max_steps) = (6, Some(17));
+        (recipe.evaluation.every, recipe.evaluation.patience) = (Some(2), Some(3));
+        (recipe.schedule.warmup_ratio, recipe.schedule.warmup_steps) = (0.0, Some(2));
+        recipe.schedule.kind = ScheduleKind::InverseSqrt;
     }
     Session {
         recipe,
@@ -134,11 +144,25 @@ fn finish(dir: &Path, backend: BackendKind) -> Output {
 
 /// A directory with data, and the files of an uninterrupted session that ran in its own process.
 fn uninterrupted(backend: BackendKind) -> (tempfile::TempDir, Outcome) {
-    let dir = tempfile::tempdir().unwrap();
-    data(&dir.path().join("data"));
+    uninterrupted_with(backend, None)
+}
+
+/// As [`uninterrupted`], with a file that sets more.
+fn uninterrupted_with(backend: BackendKind, file: Option<&str>) -> (tempfile::TempDir, Outcome) {
+    let dir = directory(file);
     finish(dir.path(), backend);
     let outcome = outcome(dir.path());
     (dir, outcome)
+}
+
+/// A directory with data, and an empty file of this name.
+fn directory(file: Option<&str>) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    data(&dir.path().join("data"));
+    if let Some(file) = file {
+        std::fs::write(dir.path().join(file), "").unwrap();
+    }
+    dir
 }
 
 /// Every file of a session, without the times in it.
@@ -239,11 +263,16 @@ fn two_processes_make_the_same_files_to_the_bit() {
 
 /// The state of a session that was killed when its last checkpoint was `step` of `run`. The log has later lines, and one that was cut off.
 fn cut_back(dir: &Path, run: &str, step: u64) {
+    cut_back_from(dir, run, step, 2 * STEPS_PER_EPOCH);
+}
+
+/// As [`cut_back`], of a run that ended with step `last`.
+fn cut_back_from(dir: &Path, run: &str, step: u64, last: u64) {
     let out = dir.join("out");
     for file in ["results.json", "table.md", "curves.svg"] {
         std::fs::remove_file(out.join(file)).unwrap();
     }
-    for later in step + 1..=2 * STEPS_PER_EPOCH {
+    for later in step + 1..=last {
         std::fs::remove_dir_all(set(dir, run, later)).unwrap();
     }
     if run.starts_with("vblora") {
@@ -279,6 +308,41 @@ fn a_session_goes_on_from_any_step_and_ends_the_same_to_the_bit() {
     }
 }
 
+/// Each cut is right after, right before or between evaluations, or where patience has just run out.
+#[test]
+fn a_session_that_stops_early_goes_on_from_any_step_and_ends_the_same_to_the_bit() {
+    let backend = backends().next().unwrap();
+    let (whole, expected) = uninterrupted_with(backend, Some(STEPWISE));
+    let results = Results::read(whole.path().join("out/results.json")).unwrap();
+    let stops: Vec<_> = results.runs.iter().map(|run| run.stop.clone()).collect();
+    let [Stop::Early { step: vblora }, lora] = stops.as_slice() else {
+        panic!("{stops:?}")
+    };
+    assert!(lora.is_finished() && (6..17).contains(vblora), "{stops:?}");
+    for run in &results.runs {
+        let steps: Vec<u64> = run.epochs.iter().map(|at| at.step.unwrap()).collect();
+        let expected = (1..=run.steps).filter(|step| step % 2 == 0 || *step == 17);
+        assert_eq!(steps, expected.collect::<Vec<_>>());
+        let epochs: Vec<usize> = run.epochs.iter().map(|at| at.epoch).collect();
+        let of = |step: &u64| step.div_ceil(STEPS_PER_EPOCH) as usize;
+        assert_eq!(epochs, steps.iter().map(of).collect::<Vec<_>>());
+    }
+    let last = results.runs[1].steps;
+    for (run, step, last) in [
+        ("vblora-seed1", 1, *vblora),
+        ("vblora-seed1", *vblora - 1, *vblora),
+        ("vblora-seed1", *vblora, *vblora),
+        ("lora-seed1", 3, last),
+        ("lora-seed1", last, last),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        copy(whole.path(), dir.path());
+        cut_back_from(dir.path(), run, step, last);
+        finish(dir.path(), backend);
+        assert_same(&outcome(dir.path()), &expected, &format!("{run} {step}"));
+    }
+}
+
 #[test]
 fn a_session_whose_selection_draws_goes_on_and_ends_the_same_to_the_bit() {
     let backend = backends().next().unwrap();
@@ -304,14 +368,23 @@ fn a_session_whose_selection_draws_goes_on_and_ends_the_same_to_the_bit() {
 
 #[test]
 fn a_session_killed_again_and_again_ends_the_same_to_the_bit() {
+    killed_again_and_again(None);
+}
+
+/// Evaluations within epochs, a last step within an epoch, and early stopping: all of it follows from the checkpoint.
+#[test]
+fn a_session_with_evaluations_by_steps_and_patience_is_killed_and_ends_the_same_to_the_bit() {
+    killed_again_and_again(Some(STEPWISE));
+}
+
+fn killed_again_and_again(file: Option<&str>) {
     let seed = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64;
     println!("seed {seed}");
     for backend in backends() {
         let start = Instant::now();
-        let (_whole, expected) = uninterrupted(backend);
+        let (_whole, expected) = uninterrupted_with(backend, file);
         let usual = start.elapsed().as_millis() as usize;
-        let dir = tempfile::tempdir().unwrap();
-        data(&dir.path().join("data"));
+        let dir = directory(file);
         let mut killed_on_the_way = 0;
         let attempts = if is_slow(backend) { 3 } else { 6 };
         for attempt in 0..attempts {

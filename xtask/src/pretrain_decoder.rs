@@ -166,6 +166,7 @@ fn recipe(arguments: &Arguments) -> Result<Recipe> {
         schedule: ScheduleSettings {
             kind: ScheduleKind::Cosine,
             warmup_ratio: 0.05,
+            warmup_steps: None,
         },
         ..Recipe::builtin(Size::Demo, &Task::text())?
     };

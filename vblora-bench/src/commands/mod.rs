@@ -10,4 +10,5 @@ pub mod progress;
 pub mod report;
 pub mod sweep;
 pub mod train;
+pub mod verify;
 pub mod view;

@@ -11,7 +11,7 @@ use vblora::{
 };
 use vblora_models::BaseDtype;
 
-use super::TextSettings;
+use super::{EvaluationSettings, TextSettings};
 use crate::limits::MAX_TEXT_BYTES;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::tasks::Task;
@@ -29,6 +29,9 @@ pub struct Recipe {
     pub targets: String,
     /// Passes over the training split.
     pub epochs: usize,
+    /// Optimizer steps after which the run ends, at most those of `epochs`. The schedule ends there too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<usize>,
     /// Rows of a micro-batch.
     pub batch: usize,
     /// Micro-batches of an optimizer step.
@@ -53,6 +56,9 @@ pub struct Recipe {
     pub base_dtype: BaseDtype,
     /// The learning-rate schedule, shared by all groups.
     pub schedule: ScheduleSettings,
+    /// The evaluations during training, and early stopping.
+    #[serde(default, skip_serializing_if = "EvaluationSettings::is_default")]
+    pub evaluation: EvaluationSettings,
     /// Learning rates by parameter group.
     pub lr: LearningRates,
     /// Weight decay by parameter group. Biases and norms have none by default.
@@ -92,10 +98,14 @@ pub struct Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScheduleSettings {
-    /// `constant`, `linear` or `cosine`.
+    /// `constant`, `linear`, `cosine` or `inverse-sqrt`.
     pub kind: ScheduleKind,
     /// The share of all steps over which the rate rises, in 0..=1, rounded up to whole steps.
+    #[serde(default)]
     pub warmup_ratio: f64,
+    /// The steps over which the rate rises, instead of a share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<usize>,
 }
 
 /// Learning rates by parameter group, before the schedule's factor.
@@ -334,7 +344,25 @@ impl Recipe {
 
     /// The schedule over `total_steps` optimizer steps.
     pub fn schedule(&self, total_steps: usize) -> Schedule {
-        Schedule::with_ratio(self.schedule.kind, self.schedule.warmup_ratio, total_steps)
+        let ScheduleSettings {
+            kind,
+            warmup_ratio,
+            warmup_steps,
+        } = self.schedule;
+        match warmup_steps {
+            None => Schedule::with_ratio(kind, warmup_ratio, total_steps),
+            Some(warmup_steps) => Schedule {
+                kind,
+                warmup_steps,
+                total_steps,
+            },
+        }
+    }
+
+    /// The optimizer steps of a run whose epochs have `steps_per_epoch` steps.
+    pub fn steps(&self, steps_per_epoch: usize) -> usize {
+        let all = steps_per_epoch.saturating_mul(self.epochs);
+        self.max_steps.map_or(all, |most| most.min(all))
     }
 }
 
@@ -401,6 +429,26 @@ lora = { rank = 2, alpha = 4, dropout = 0.05 }
             (schedule.warmup_steps, schedule.kind),
             (11, ScheduleKind::Cosine)
         );
+        assert_eq!((recipe.max_steps, recipe.steps(40)), (None, 120));
+        assert!(recipe.evaluation.is_default());
+        // Keys that are absent stay absent, so recipes keep their hashes.
+        let text = recipe.to_toml().unwrap();
+        for key in ["max_steps", "evaluation", "warmup_steps"] {
+            assert!(!text.contains(key), "{text}");
+        }
+    }
+
+    #[test]
+    fn steps_of_a_run_and_of_its_warm_up_go_round() {
+        let text = SHORT.replace("warmup_ratio = 0.1", "warmup_steps = 7");
+        let text = format!("max_steps = 50\n{text}evaluation = {{ every = 10, patience = 2 }}\n");
+        let recipe = Recipe::from_toml(&text, "").unwrap();
+        assert_eq!((recipe.steps(40), recipe.steps(10)), (50, 30));
+        assert_eq!(recipe.schedule(50).warmup_steps, 7);
+        let EvaluationSettings { every, patience } = recipe.evaluation;
+        assert_eq!((every, patience), (Some(10), Some(2)));
+        let text = recipe.to_toml().unwrap();
+        assert_eq!(Recipe::from_toml(&text, "again").unwrap(), recipe, "{text}");
     }
 
     #[test]

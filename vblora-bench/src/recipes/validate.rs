@@ -26,6 +26,9 @@ impl Recipe {
 
     fn validate_run(&self) -> Result<()> {
         within("epochs", self.epochs, 1..=MAX_EPOCHS)?;
+        at_least_1("max_steps", self.max_steps)?;
+        at_least_1("evaluation.every", self.evaluation.every)?;
+        at_least_1("evaluation.patience", self.evaluation.patience)?;
         within("batch", self.batch, 1..=MAX_BATCH)?;
         within("accumulation", self.accumulation, 1..=MAX_ACCUMULATION)?;
         within("max_length", self.max_length, SHORTEST..=MAX_LENGTH)?;
@@ -88,6 +91,10 @@ impl Recipe {
             (0.0..=1.0).contains(&ratio),
             "a number in 0..=1",
         )?;
+        if let (Some(steps), true) = (self.schedule.warmup_steps, ratio > 0.0) {
+            let expected = "none beside schedule.warmup_ratio";
+            return Err(setting("schedule.warmup_steps", expected, steps));
+        }
         probability("adam.beta1", adam.beta1)?;
         probability("adam.beta2", adam.beta2)?;
         positive("adam.eps", adam.eps)
@@ -133,6 +140,10 @@ fn within(name: &str, value: usize, range: RangeInclusive<usize>) -> Result<()> 
         false => format!("at most {most}"),
     };
     Err(setting(name, &expected, value))
+}
+
+fn at_least_1(name: &str, value: Option<usize>) -> Result<()> {
+    value.map_or(Ok(()), |value| within(name, value, 1..=usize::MAX))
 }
 
 fn positive(name: &str, value: f64) -> Result<()> {
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn each_bad_setting_is_named() {
-        let cases: [(&str, Spoil); 49] = [
+        let cases: [(&str, Spoil); 53] = [
             ("vblora.topk", |r| r.vblora.topk = r.vblora.bank + 1),
             ("vblora.topk", |r| r.vblora.topk = 0),
             ("vblora.bank", |r| r.vblora.bank = 0),
@@ -203,6 +214,12 @@ mod tests {
             ("lr.tied_lora", |r| r.lr.tied_lora = Some(f64::NAN)),
             ("lr.lora_xs", |r| r.lr.lora_xs = Some(f64::NAN)),
             ("epochs", |r| r.epochs = 0),
+            ("max_steps", |r| r.max_steps = Some(0)),
+            ("evaluation.every", |r| r.evaluation.every = Some(0)),
+            ("evaluation.patience", |r| r.evaluation.patience = Some(0)),
+            ("schedule.warmup_steps", |r| {
+                r.schedule.warmup_steps = Some(9);
+            }),
             ("batch", |r| r.batch = 0),
             ("accumulation", |r| r.accumulation = 0),
             ("max_length", |r| r.max_length = 3),

@@ -11,7 +11,7 @@ use crate::{
 /// Larger values are useless in a picture of losses and scores, and would break the axis.
 const DRAWABLE: f64 = 1e9;
 
-/// Draws training loss and the task's primary dev metric by epoch. Each method with its targets has a colour and a mark, and each seed has
+/// Draws training loss and the task's primary dev metric by epoch, or by step if a run was evaluated within epochs. Each method with its targets has a colour and a mark, and each seed has
 /// a line. Values that are not finite or undefined are left out.
 ///
 /// # Errors
@@ -23,10 +23,18 @@ pub fn curves_svg(results: &Results) -> Result<String> {
         epoch.metrics.get(run.task.primary_metric)
     });
     let plots = [
-        plot(losses, "training loss"),
-        plot(scores, &metric_name(runs)),
+        plot(runs, losses, "training loss"),
+        plot(runs, scores, &metric_name(runs)),
     ];
     draw_plots(&title(runs), &plots)
+}
+
+/// The unit in which evaluations are placed.
+fn unit(runs: &[RunResult]) -> &'static str {
+    match runs.iter().all(RunResult::is_by_epoch) {
+        true => "epoch",
+        false => "step",
+    }
 }
 
 fn title(runs: &[RunResult]) -> String {
@@ -34,7 +42,8 @@ fn title(runs: &[RunResult]) -> String {
     tasks.dedup();
     let word = if tasks.len() == 1 { "Task" } else { "Tasks" };
     format!(
-        "Training loss and score by epoch. {word} {}, one line a seed",
+        "Training loss and score by {}. {word} {}, one line a seed",
+        unit(runs),
         tasks.join(", ")
     )
 }
@@ -57,11 +66,11 @@ fn curves(
     runs: &[RunResult],
     value: impl Fn(&RunResult, &EpochResult) -> Option<f64>,
 ) -> Vec<Series> {
-    let looks = looks(runs);
+    let (looks, unit) = (looks(runs), unit(runs));
     let curve = |run: &RunResult| {
         let name = name(run, runs);
         let mark = looks.iter().find(|(known, _)| *known == name);
-        mark.map(|(_, mark)| Series::line(name.as_str(), *mark, points(run, &value)))
+        mark.map(|(_, mark)| Series::line(name.as_str(), *mark, points(run, unit, &value)))
     };
     runs.iter().filter_map(curve).collect()
 }
@@ -88,19 +97,24 @@ fn name(run: &RunResult, all: &[RunResult]) -> String {
     printable(&format!("{} {}{task}", run.method, run.targets))
 }
 
-/// The epochs of a run with a value that can be drawn.
+/// The evaluations of a run with a value that can be drawn.
 fn points(
     run: &RunResult,
+    unit: &str,
     value: impl Fn(&RunResult, &EpochResult) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     let point = |epoch: &EpochResult| {
         let value = value(run, epoch).filter(|value| value.abs() <= DRAWABLE)?;
-        Some((f64::from(u32::try_from(epoch.epoch).ok()?), value))
+        let at = match unit {
+            "epoch" => u32::try_from(epoch.epoch).ok()?,
+            _ => u32::try_from(epoch.step?).ok()?,
+        };
+        Some((f64::from(at), value))
     };
     run.epochs.iter().filter_map(point).collect()
 }
 
-fn plot(series: Vec<Series>, name: &str) -> Plot {
+fn plot(runs: &[RunResult], series: Vec<Series>, name: &str) -> Plot {
     let points = || series.iter().flat_map(|series| &series.points);
     let last = points().map(|point| point.x).reduce(f64::max);
     let values = value_range(points().map(|point| point.y));
@@ -108,7 +122,7 @@ fn plot(series: Vec<Series>, name: &str) -> Plot {
         // The axis goes from 0 to one past the last epoch, so that no point lies on the frame.
         x: Axis {
             is_whole: true,
-            ..Axis::linear("epoch", 0.0..last.unwrap_or(1.0) + 1.0)
+            ..Axis::linear(unit(runs), 0.0..last.unwrap_or(1.0) + 1.0)
         },
         y: Axis::linear(name, values),
         series,
@@ -161,6 +175,17 @@ mod tests {
             svg.lines().filter(line).count()
         };
         assert_eq!((strokes("#0072B2"), strokes("#D55E00")), (6, 4), "{svg}");
+    }
+
+    #[test]
+    fn evaluations_within_epochs_are_placed_by_step() {
+        let mut fine = run("lora", "qv", 1, &[0.5, 0.6, 0.7]);
+        for (at, epoch) in fine.epochs.iter_mut().enumerate() {
+            (epoch.epoch, epoch.step) = (1, Some(10 * (at as u64 + 1)));
+        }
+        let svg = draw(vec![fine]);
+        assert!(svg.contains("score by step") && svg.contains("30"), "{svg}");
+        assert!(!svg.contains("epoch"), "{svg}");
     }
 
     #[test]

@@ -138,13 +138,22 @@ fn notes(task: &Task, results: &Results, rows: &[&Summary]) -> String {
     }
     for run in results.runs.iter().filter(|run| run.task == *task) {
         let name = format!("{} {} seed {}", run.method, run.targets, run.seed);
-        if run.stop != Stop::Completed {
-            notes.push(format!(
-                "{} did not finish: {} ({} epochs evaluated).",
-                as_markdown(&name),
-                as_markdown(&run.stop.to_string()),
-                run.epochs.len()
-            ));
+        let evaluated = match run.is_by_epoch() {
+            true => format!("{} epochs evaluated", run.epochs.len()),
+            false => format!("{} evaluations", run.epochs.len()),
+        };
+        match &run.stop {
+            Stop::Completed => {}
+            early @ Stop::Early { .. } => {
+                notes.push(format!("{} {early} ({evaluated}).", as_markdown(&name)));
+            }
+            stop @ (Stop::Interrupted | Stop::NonFiniteLoss { .. } | Stop::NonFinite { .. }) => {
+                notes.push(format!(
+                    "{} did not finish: {} ({evaluated}).",
+                    as_markdown(&name),
+                    as_markdown(&stop.to_string()),
+                ));
+            }
         }
     }
     let truncated = results
@@ -220,6 +229,7 @@ mod tests {
         let nll = |value| [(Metric::Nll, Some(value))].into_iter().collect();
         let scores = EpochScores {
             epoch: 1,
+            step: None,
             metrics: nll(1.5),
         };
         (text.before, text.best, text.last) = (Some(nll(3.25)), Some(scores.clone()), Some(scores));

@@ -22,11 +22,11 @@ pub struct RunResult {
     pub task: Task,
     /// The seed.
     pub seed: u64,
-    /// Every epoch that ended and was evaluated.
+    /// Every evaluation, after an epoch or, with [`EvaluationSettings::every`](crate::recipes::EvaluationSettings::every), within one.
     pub epochs: Vec<EpochResult>,
-    /// The epoch with the best primary metric on dev ([`best_epoch`]); `null` without an evaluated epoch.
+    /// The evaluation with the best primary metric on dev ([`best_epoch`]); `null` without an evaluation.
     pub best: Option<EpochScores>,
-    /// The last evaluated epoch; `null` without one.
+    /// The last evaluation; `null` without one.
     pub last: Option<EpochScores>,
     /// The number of parameters that the optimizer changes.
     pub trained_parameters: u64,
@@ -60,6 +60,12 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// Returns true if every epoch was evaluated at its end and nothing else was.
+    pub fn is_by_epoch(&self) -> bool {
+        let numbers = self.epochs.iter().map(|epoch| epoch.epoch);
+        numbers.eq(1..=self.epochs.len())
+    }
+
     /// Refuses numbers that no run can have.
     pub(crate) fn check(&self) -> std::result::Result<(), String> {
         let epochs = self.epochs.iter();
@@ -105,24 +111,30 @@ impl Speed {
     }
 }
 
-/// One epoch of a run.
+/// One evaluation of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochResult {
-    /// The epoch, from 1.
+    /// The epoch that ended or was under way, from 1.
     pub epoch: usize,
-    /// The mean training loss; `null` in the file if it is not finite.
+    /// Optimizer steps taken. Files of earlier versions lack it; these versions evaluated at the ends of epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// The mean training loss since the evaluation before; `null` in the file if it is not finite.
     #[serde(deserialize_with = "nan_for_null")]
     pub train_loss: f64,
-    /// The metrics on dev after this epoch.
+    /// The metrics on dev.
     pub metrics: Scores,
 }
 
-/// A selected epoch of a run.
+/// A selected evaluation of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct EpochScores {
-    /// The epoch, from 1.
+    /// The epoch that ended or was under way, from 1.
     pub epoch: usize,
-    /// The metrics on dev after this epoch.
+    /// As in [`EpochResult::step`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<u64>,
+    /// The metrics on dev.
     pub metrics: Scores,
 }
 
@@ -130,12 +142,20 @@ impl From<&EpochResult> for EpochScores {
     fn from(epoch: &EpochResult) -> Self {
         Self {
             epoch: epoch.epoch,
+            step: epoch.step,
             metrics: epoch.metrics.clone(),
         }
     }
 }
 
-/// The epoch with the best value of the metric, the first of equal ones. An undefined value is worse than every other.
+/// The number of evaluations after the one with the best value of the metric.
+pub fn since_best(epochs: &[EpochResult], metric: Metric) -> usize {
+    let best = best_epoch(epochs, metric);
+    let is_later = |epoch: &&EpochResult| !best.is_some_and(|best| std::ptr::eq(*epoch, best));
+    epochs.iter().rev().take_while(is_later).count()
+}
+
+/// The evaluation with the best value of the metric, the first of equal ones. An undefined value is worse than every other.
 pub fn best_epoch(epochs: &[EpochResult], metric: Metric) -> Option<&EpochResult> {
     let value = |epoch: &EpochResult| {
         let value = epoch.metrics.get(metric);
@@ -162,6 +182,7 @@ pub(crate) mod tests {
     pub(crate) fn run(method: &str, targets: &str, seed: u64, accuracies: &[f64]) -> RunResult {
         let epoch = |(i, accuracy): (usize, &f64)| EpochResult {
             epoch: i + 1,
+            step: None,
             train_loss: 0.7 / (i + 1) as f64,
             metrics: [(Metric::Accuracy, Some(*accuracy)), (Metric::F1, Some(0.5))]
                 .into_iter()
@@ -200,5 +221,28 @@ pub(crate) mod tests {
         assert_eq!(best_epoch(&epochs, Metric::Accuracy).unwrap().epoch, 2);
         assert_eq!(best_epoch(&epochs[..1], Metric::Accuracy).unwrap().epoch, 1);
         assert!(best_epoch(&[], Metric::Accuracy).is_none());
+    }
+
+    #[test]
+    fn evaluations_since_the_best_are_counted_from_the_first_of_equal_ones() {
+        let since = |accuracies: &[f64]| {
+            since_best(&run("head", "none", 1, accuracies).epochs, Metric::Accuracy)
+        };
+        assert_eq!(
+            [
+                since(&[]),
+                since(&[0.5]),
+                since(&[0.5, 0.6]),
+                since(&[0.6, 0.6, 0.5]),
+                since(&[0.7, 0.6, 0.8, 0.5])
+            ],
+            [0, 0, 0, 2, 1]
+        );
+        // Smaller is better for the log-likelihood, and an undefined value is never better.
+        let mut epochs = run("head", "none", 1, &[0.0; 3]).epochs;
+        for (epoch, nll) in epochs.iter_mut().zip([Some(2.0), Some(1.0), None]) {
+            epoch.metrics = [(Metric::Nll, nll)].into_iter().collect();
+        }
+        assert_eq!(since_best(&epochs, Metric::Nll), 1);
     }
 }

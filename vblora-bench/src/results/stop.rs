@@ -13,6 +13,12 @@ pub enum Stop {
     /// All epochs ended: `completed`.
     #[default]
     Completed,
+    /// The evaluations did not get better ([`EvaluationSettings::patience`](crate::recipes::EvaluationSettings::patience)): `stopped early
+    /// after step N`.
+    Early {
+        /// Optimizer steps taken.
+        step: u64,
+    },
     /// The user stopped it: `interrupted`.
     Interrupted,
     /// The loss was not finite: `non-finite loss at step N`.
@@ -29,6 +35,9 @@ pub enum Stop {
     },
 }
 
+/// The text of [`Stop::Early`] before the step.
+const EARLY: &str = "stopped early after step ";
+
 /// The text of [`Stop::NonFiniteLoss`] before the step.
 const NON_FINITE_LOSS: &str = "non-finite loss at step ";
 
@@ -39,6 +48,7 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed => f.pad("completed"),
+            Self::Early { step } => write!(f, "{EARLY}{step}"),
             Self::Interrupted => f.pad("interrupted"),
             Self::NonFiniteLoss { step } => write!(f, "{NON_FINITE_LOSS}{step}"),
             Self::NonFinite { what, step } => {
@@ -63,15 +73,23 @@ impl FromStr for Stop {
             let step = text.strip_prefix(NON_FINITE_LOSS)?.parse().ok()?;
             Some(Self::NonFiniteLoss { step })
         };
+        let early = |text: &str| {
+            let step = text.strip_prefix(EARLY)?.parse().ok()?;
+            Some(Self::Early { step })
+        };
         match text {
             "completed" => Some(Self::Completed),
             "interrupted" => Some(Self::Interrupted),
-            other => non_finite_loss(other).or_else(|| non_finite(other)),
+            other => early(other)
+                .or_else(|| non_finite_loss(other))
+                .or_else(|| non_finite(other)),
         }
         .ok_or_else(|| Error::UnknownName {
             what: "stop",
             name: text.to_string(),
-            expected: format!("completed, interrupted, {NON_FINITE_LOSS}N, {before}WHAT{between}N"),
+            expected: format!(
+                "completed, {EARLY}N, interrupted, {NON_FINITE_LOSS}N, {before}WHAT{between}N"
+            ),
         })
     }
 }
@@ -93,6 +111,11 @@ impl<'de> Deserialize<'de> for Stop {
 }
 
 impl Stop {
+    /// Returns true if the run ended as its recipe says: after all its steps, or early.
+    pub fn is_finished(&self) -> bool {
+        matches!(self, Self::Completed | Self::Early { .. })
+    }
+
     /// Returns true if the run failed. An unfinished run did not fail.
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::NonFiniteLoss { .. } | Self::NonFinite { .. })
@@ -107,6 +130,7 @@ mod tests {
     fn stops_go_round() {
         for stop in [
             Stop::Completed,
+            Stop::Early { step: 40 },
             Stop::Interrupted,
             Stop::NonFiniteLoss { step: 12 },
             Stop::NonFinite {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{EpochScores, RunResult, Stop, run::check_at_least_0};
+use super::{EpochScores, RunResult, run::check_at_least_0};
 use crate::metrics::Metric;
 use crate::tasks::{Task, check_scores};
 
@@ -56,7 +56,7 @@ pub struct Summary {
     pub metric: Metric,
     /// The number of runs, one per seed.
     pub runs: usize,
-    /// The number of runs that did not finish all epochs. They count with their results so far.
+    /// The number of runs that did not finish. They count with their results so far.
     pub unfinished: usize,
     /// The number of runs with an undefined metric at their best or last epoch. It counts as 0.
     pub undefined: usize,
@@ -138,10 +138,7 @@ fn summary(first: &RunResult, group: &[&RunResult]) -> Summary {
         targets: first.targets.clone(),
         metric,
         runs: group.len(),
-        unfinished: group
-            .iter()
-            .filter(|run| run.stop != Stop::Completed)
-            .count(),
+        unfinished: group.iter().filter(|run| !run.stop.is_finished()).count(),
         undefined: ends()
             .filter(|(best, last)| undefined(*best) || undefined(*last))
             .count(),

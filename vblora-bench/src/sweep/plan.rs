@@ -131,7 +131,7 @@ impl Cache {
         let count = config.method()?.count(&config.recipe, &summary)?;
         let recipe = &config.recipe;
         let batches = data.train.div_ceil(recipe.batch);
-        let steps = recipe.epochs * batches.div_ceil(recipe.accumulation);
+        let steps = recipe.steps(batches.div_ceil(recipe.accumulation));
         Ok(PlannedRun {
             name: wanted.name.clone(),
             table: wanted.table.clone(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::config::RunConfig;
 use crate::{
     metrics::Metric,
-    results::{EpochScores, RunResult, Stop},
+    results::{EpochScores, RunResult},
 };
 
 /// The place and the program of a run.
@@ -70,7 +70,7 @@ impl Record {
         made: Provenance,
     ) -> Self {
         let (result, error) = match outcome {
-            Ok(result) if result.stop == Stop::Completed => (Some(result), None),
+            Ok(result) if result.stop.is_finished() => (Some(result), None),
             Ok(result) => {
                 let error = result.stop.to_string();
                 (Some(result), Some(error))
@@ -159,7 +159,7 @@ pub(crate) mod tests {
         let whole = record("a", "lora", 1, &[0.7, 0.8, 0.75]);
         assert_eq!(whole.scores(), Some((0.8, 0.75)));
         let mut result = whole.result.clone().unwrap();
-        result.stop = Stop::NonFiniteLoss { step: 9 };
+        result.stop = crate::results::Stop::NonFiniteLoss { step: 9 };
         let failed = Record::new(("a", "s", "n"), &whole.config, Ok(result), made());
         assert!(failed.error.as_deref().unwrap().contains("step 9"));
         assert!(failed.completed().is_none() && failed.scores().is_none());

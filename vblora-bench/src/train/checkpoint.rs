@@ -13,7 +13,7 @@ use vblora::{
 
 use super::{
     identity::Identity, layout::is_run, learner::Learner, learner_state::LearnerState,
-    objective::Objective, run::Run, run_dir::RunDir,
+    length::Length, objective::Objective, run::Run, run_dir::RunDir,
 };
 use crate::{
     Error, Result,
@@ -32,12 +32,12 @@ const TENSORS: &str = "tensors.safetensors";
 /// The version of [`State`]. Other versions are refused.
 const FORMAT: u32 = 1;
 
-/// When checkpoints are written, in addition to one after every epoch, and how many are kept.
+/// When checkpoints are written, in addition to one after every epoch and every evaluation, and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointSettings {
     /// The number of optimizer steps between checkpoints.
     pub every: Option<usize>,
-    /// The number of latest checkpoints to keep, at least 1. The best epoch's checkpoint is kept in addition.
+    /// The number of latest checkpoints to keep, at least 1. The checkpoint of the best evaluation is kept in addition.
     pub keep: usize,
 }
 
@@ -71,9 +71,9 @@ impl CheckpointSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Progress {
-    /// The result so far: the steps taken and the epochs evaluated.
+    /// The result so far: the steps taken and the evaluations, from which early stopping follows.
     pub(super) result: RunResult,
-    /// The sum of the losses of the current epoch's examples or predicted tokens.
+    /// The sum of the losses of the examples or predicted tokens since the last evaluation.
     pub(super) loss_sum: f64,
     /// The number of these examples or tokens.
     pub(super) examples: usize,
@@ -122,13 +122,6 @@ pub(super) fn latest_identity(folder: &Path) -> Option<(PathBuf, Identity)> {
     bound.max_by(|(a, _), (b, _)| a.file_name().cmp(&b.file_name()))
 }
 
-/// The length of a run.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Length {
-    pub(super) steps_per_epoch: usize,
-    pub(super) steps: usize,
-}
-
 /// The checkpoints of one run.
 #[derive(Debug)]
 pub(super) struct RunCheckpoints {
@@ -151,14 +144,13 @@ impl RunCheckpoints {
         })
     }
 
-    /// Returns true if a checkpoint is due after this step. Ends of epochs are handled elsewhere.
+    /// Returns true if a checkpoint is due after this step. Evaluations and ends of epochs are handled elsewhere.
     pub(super) fn is_due(&self, step: u64) -> bool {
         let is_multiple = |every: usize| step.is_multiple_of(every as u64);
         self.settings.every.is_some_and(is_multiple)
     }
 
-    /// Saves the progress of the run, unless it is already saved, and removes old checkpoints. `best` is the step at the end of the best
-    /// epoch.
+    /// Saves the progress of the run, unless it is already saved, and removes old checkpoints.
     ///
     /// # Errors
     /// A file cannot be written; a value is not finite.
@@ -166,7 +158,6 @@ impl RunCheckpoints {
         &mut self,
         learner: &Learner<B, O>,
         progress: &Progress,
-        best: Option<u64>,
     ) -> Result<()> {
         let step = progress.result.steps;
         if self.newest == Some(step) {
@@ -193,7 +184,7 @@ impl RunCheckpoints {
             describe(&forms)
         );
         self.store.save(step, &set)?;
-        self.store.keep(self.settings.keep, best)?;
+        self.store.keep(self.settings.keep, progress.best_step())?;
         self.newest = Some(step);
         Ok(())
     }
@@ -216,8 +207,7 @@ impl RunCheckpoints {
                     self.newest = Some(step);
                     // A kill may have prevented the removal of older checkpoints. If there are damaged ones, all stay.
                     if steps.last() == Some(&step) {
-                        let best = progress.result.best.as_ref();
-                        let best = best.map(|best| (best.epoch * length.steps_per_epoch) as u64);
+                        let best = progress.best_step();
                         self.store.keep(self.settings.keep, best)?;
                     }
                     return Ok(Some(progress));
@@ -244,13 +234,14 @@ impl RunCheckpoints {
         };
         let missing = |file: &str| damaged(file, "not in the set".into());
         let state = set.get(STATE).ok_or_else(|| missing(STATE))?;
-        let state: State =
+        let mut state: State =
             strict_json::from_slice(state).map_err(|reason| damaged(STATE, reason))?;
         if state.format != FORMAT {
             let reason = format!("format {}, but this version reads {FORMAT}", state.format);
             return Err(damaged(STATE, reason));
         }
         self.check_run(&place, &state)?;
+        state.progress.add_steps(length);
         state
             .check(step, length, &fresh.task)
             .map_err(|reason| damaged(STATE, reason))?;
@@ -283,17 +274,16 @@ impl RunCheckpoints {
 impl State {
     /// Checks the state after `step` steps of a run.
     fn check(&self, step: u64, length: Length, task: &Task) -> std::result::Result<(), String> {
-        let per_epoch = length.steps_per_epoch as u64;
         let Progress {
             result,
             loss_sum,
             examples,
         } = &self.progress;
         let epochs = result.epochs.len() as u64;
-        if result.steps != step || epochs != step / per_epoch {
+        if result.steps != step || epochs != length.evaluations(step) {
             let steps = result.steps;
             return Err(format!(
-                "{steps} steps and {epochs} epochs do not belong at step {step}"
+                "{steps} steps and {epochs} evaluations do not belong at step {step}"
             ));
         }
         if step > length.steps as u64 {
@@ -309,19 +299,20 @@ impl State {
                 "optimizer_steps: expected {step}, as many as the run has taken, found {found}"
             ));
         }
-        let numbers = result.epochs.iter().map(|epoch| epoch.epoch);
-        if !numbers.eq(1..=result.epochs.len()) {
-            return Err("its epochs are not numbered from 1".into());
+        let places = result.epochs.iter().map(|at| (at.epoch, at.step));
+        let expected = (1..=step).filter(|&at| length.is_evaluated(at));
+        if !places.eq(expected.map(|at| (length.epoch(at), Some(at)))) {
+            return Err("its evaluations are not where its recipe sets them".into());
         }
-        let begins = step.is_multiple_of(per_epoch);
+        let begins = length.is_evaluated(step);
         if begins && (*examples, *loss_sum) != (0, 0.0) {
             return Err(format!(
-                "an epoch begins at step {step}, but {examples} of its examples are counted"
+                "step {step} was evaluated, but {examples} examples are counted since then"
             ));
         }
         if !begins && *examples == 0 {
             return Err(format!(
-                "step {step} is within an epoch, but none of its examples is counted"
+                "step {step} comes after an evaluation, but no example is counted since then"
             ));
         }
         self.progress.check_numbers(task)
@@ -329,6 +320,19 @@ impl State {
 }
 
 impl Progress {
+    /// The step of the best evaluation.
+    fn best_step(&self) -> Option<u64> {
+        self.result.best.as_ref()?.step
+    }
+
+    /// Adds the steps of evaluations that an earlier version has saved without them. It evaluated at the ends of epochs.
+    fn add_steps(&mut self, length: Length) {
+        for at in &mut self.result.epochs {
+            let end = at.epoch.saturating_mul(length.steps_per_epoch) as u64;
+            at.step.get_or_insert(end);
+        }
+    }
+
     /// Refuses numbers that are impossible for the task.
     fn check_numbers(&self, task: &Task) -> std::result::Result<(), String> {
         let RunResult {
@@ -398,15 +402,15 @@ mod tests {
     use super::*;
     use crate::{
         metrics::{Metric, Scores},
+        recipes::{Recipe, Size},
         results::{EpochResult, test_run},
     };
 
     #[test]
     fn a_state_that_disagrees_with_itself_says_in_what() {
-        let length = Length {
-            steps_per_epoch: 3,
-            steps: 6,
-        };
+        let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
+        recipe.epochs = 2;
+        let length = Length::new(&recipe, 3).unwrap();
         let state = |edit: &dyn Fn(&mut State)| {
             let mut result = test_run("lora", "all", 1, &[0.5]);
             result.steps = 4;
@@ -428,6 +432,7 @@ mod tests {
                 },
             };
             edit(&mut state);
+            state.progress.add_steps(length);
             let step = state.progress.result.steps;
             let task = state.progress.result.task.clone();
             state.check(step, length, &task).err().unwrap_or_default()
@@ -446,10 +451,21 @@ mod tests {
             }
         };
         assert!(state(&longer(2, 7)).contains("beyond the 6 steps"));
-        assert!(state(&longer(1, 7)).contains("7 steps and 1 epochs"));
-        assert!(state(&longer(1, 3)).contains("2 of its examples"));
-        assert!(state(&|s| s.progress.result.epochs[0].epoch = 7).contains("numbered from 1"));
-        assert!(state(&|s| s.progress.examples = 0).contains("none of its examples"));
+        assert!(state(&longer(1, 7)).contains("7 steps and 1 evaluations"));
+        assert!(state(&longer(1, 3)).contains("2 examples are counted"));
+        for epoch in [7, usize::MAX] {
+            let forged = state(&|s| s.progress.result.epochs[0].epoch = epoch);
+            assert!(
+                forged.contains("not where its recipe sets them"),
+                "{forged}"
+            );
+        }
+        let forged = state(&|s| s.progress.result.epochs[0].step = Some(2));
+        assert!(
+            forged.contains("not where its recipe sets them"),
+            "{forged}"
+        );
+        assert!(state(&|s| s.progress.examples = 0).contains("no example is counted"));
         let first = |s: &mut State, change: &dyn Fn(&mut EpochResult)| {
             change(&mut s.progress.result.epochs[0]);
         };

@@ -18,6 +18,7 @@ use crate::{
     directory::{is_file, is_folder, is_leftover, names},
     limits::MAX_RESULTS_BYTES,
     recordings::{EXTENSION, FOLDER as SELECTIONS},
+    tensorboard::FILE_NAME as EVENTS,
 };
 
 /// The recipe. It is removed last, because it marks the other files as a session's.
@@ -30,6 +31,10 @@ pub(super) const RESULTS: &str = "results.json";
 pub(super) const TABLE: &str = "table.md";
 /// The results as a picture, made from [`RESULTS`].
 pub(super) const CURVES: &str = "curves.svg";
+/// The model card of an adapter.
+pub(super) const CARD: &str = "README.md";
+/// The folder of TensorBoard's event files.
+pub(super) const TENSORBOARD: &str = "tensorboard";
 /// The folder of the runs' checkpoints.
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 
@@ -37,7 +42,8 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 
 /// The files of a run's folder: adapter and head, or a fully trained model. Such a model also has the base's [`SIDE_FILES`].
-const RUN_FILES: [&str; 7] = [
+const RUN_FILES: [&str; 8] = [
+    CARD,
     "adapter_config.json",
     "adapter_model.safetensors",
     "compact.safetensors",
@@ -87,6 +93,7 @@ impl Layout {
         }
         found.add_checkpoints(&dir.join(CHECKPOINTS))?;
         found.add_selections(&dir.join(SELECTIONS))?;
+        found.add_events(&dir.join(TENSORBOARD))?;
         for path in FILES.map(|name| dir.join(name)) {
             if is_file(&path)? {
                 found.files.push(path);
@@ -127,6 +134,16 @@ impl Layout {
                 }
             }
             self.folders.push(run);
+        }
+        Ok(())
+    }
+
+    fn add_events(&mut self, folder: &Path) -> Result<()> {
+        if !is_folder(folder)? {
+            return Ok(());
+        }
+        for run in names(folder)?.iter().filter(|name| is_run(name)) {
+            self.add_folder(&folder.join(run), |name| name == EVENTS)?;
         }
         Ok(())
     }
@@ -197,7 +214,7 @@ impl Layout {
             std::fs::remove_dir(&path).map_err(|e| Error::write(&path, e))?;
         }
         // They belong to the user if anything else is in them.
-        for folder in [CHECKPOINTS, SELECTIONS] {
+        for folder in [CHECKPOINTS, SELECTIONS, TENSORBOARD] {
             let _ = std::fs::remove_dir(self.dir.join(folder));
         }
         for path in config {
@@ -207,12 +224,25 @@ impl Layout {
     }
 }
 
-/// The folders of runs and of their recordings. Killed processes leave temporary files in them.
+/// The folders of runs, of their recordings and of their event files. Killed processes leave temporary files in them.
 pub(super) fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
-    let names = names(dir)?;
-    let runs = names.iter().filter(|name| is_run(name));
-    let runs = runs.map(|name| dir.join(name));
-    Ok(runs.chain([dir.join(SELECTIONS)]).collect())
+    let runs_of = |dir: PathBuf| {
+        let runs = names(&dir)?.into_iter().filter(|name| is_run(name));
+        Ok::<_, Error>(runs.map(|name| dir.join(name)).collect::<Vec<_>>())
+    };
+    let mut folders = runs_of(dir.to_owned())?;
+    let events = dir.join(TENSORBOARD);
+    if events.is_dir() {
+        folders.extend(runs_of(events)?);
+    }
+    folders.push(dir.join(SELECTIONS));
+    Ok(folders)
+}
+
+/// The files that training makes in a run's folder, without the card.
+pub(super) fn trained_files(folder: &Path) -> Result<Vec<String>> {
+    let is_trained = |name: &String| is_of_run(name) && name != CARD;
+    Ok(names(folder)?.into_iter().filter(is_trained).collect())
 }
 
 /// Removes what an earlier process has saved in the folder of a run that starts from its first step again, and nothing of others.
@@ -357,6 +387,8 @@ mod tests {
             "checkpoints/lora-seed1/step-00000003/state.json",
             "checkpoints/lora-seed1/.unfinished-xyz/state.json",
             "selections/vblora-seed1.rec",
+            "tensorboard/lora-seed1/events.out.tfevents.vblora",
+            "lora-seed1/README.md",
         ] {
             write(dir, file);
         }
@@ -378,6 +410,7 @@ mod tests {
             "checkpoints/theirs/model.bin",
             "lora-seed01/adapter_config.json",
             "selections/mine.txt",
+            "tensorboard/theirs/events.out.tfevents.1.host",
             "notes.txt",
         ];
         others.iter().for_each(|file| write(dir.path(), file));
@@ -385,7 +418,13 @@ mod tests {
         assert_eq!(found.first(), Some(&*dir.path().join("config.toml")));
         found.require_ours().unwrap();
         found.remove().unwrap();
-        let left = ["checkpoints", "lora-seed01", "notes.txt", "selections"];
+        let left = [
+            "checkpoints",
+            "lora-seed01",
+            "notes.txt",
+            "selections",
+            "tensorboard",
+        ];
         assert_eq!(names(dir.path()).unwrap(), left);
         assert!(others.iter().all(|file| dir.path().join(file).is_file()));
         assert!(Layout::find(dir.path()).unwrap().first().is_none());
@@ -469,6 +508,9 @@ mod tests {
             "checkpoints/lora-seed1/step-00000003/tensors.safetensors",
             "selections",
             "selections/vblora-seed2.rec",
+            "tensorboard",
+            "tensorboard/lora-seed1",
+            "tensorboard/lora-seed1/events.out.tfevents.vblora",
         ] {
             let dir = tempfile::tempdir().unwrap();
             session(dir.path());

@@ -19,7 +19,8 @@ use crate::{
     Error, Result,
     limits::MAX_LOG_BYTES,
     metrics::{Metric, Scores},
-    results::{EpochResult, RunResult},
+    results::{EpochResult, EpochScores, RunResult},
+    tensorboard::EventFile,
 };
 
 /// Shows and stores the steps and epochs of runs.
@@ -28,6 +29,10 @@ pub struct StepLog {
     file: Option<(PathBuf, BufWriter<File>)>,
     quiet: bool,
     bar: ProgressBar,
+    /// The folder of TensorBoard's event files, if they are wanted.
+    events_folder: Option<PathBuf>,
+    /// The event file of the current run.
+    events: Option<EventFile>,
     /// Optimizer steps taken by the current run.
     steps: Arc<AtomicU64>,
 }
@@ -50,17 +55,32 @@ enum Line<'a> {
     Compact {
         run: &'a str,
         epoch: usize,
+        step: Option<u64>,
         #[serde(flatten)]
         compact: &'a Compact,
     },
 }
 
-/// The keys that identify a line of an earlier process.
+/// The keys that place a line of an earlier process in its run.
 #[derive(Deserialize)]
 struct Past {
+    event: String,
     run: String,
     step: Option<u64>,
     epoch: Option<u64>,
+}
+
+impl Past {
+    /// Returns true if the line is of the part of the run that was reached. A step's line has the number of steps before it. Other lines
+    /// have the number of steps taken, or in earlier versions only the epoch.
+    fn is_of(&self, reached: &RunResult) -> bool {
+        match (self.event.as_str(), self.step, self.epoch) {
+            ("step", Some(step), _) => step < reached.steps,
+            (_, Some(step), _) => step <= reached.steps,
+            (_, None, Some(epoch)) => epoch <= reached.epochs.len() as u64,
+            (_, None, None) => false,
+        }
+    }
 }
 
 /// Metrics by name, with four decimals each.
@@ -90,6 +110,8 @@ impl StepLog {
             file: file.map(open).transpose()?,
             quiet,
             bar: ProgressBar::hidden(),
+            events_folder: None,
+            events: None,
             steps: Arc::default(),
         })
     }
@@ -100,9 +122,21 @@ impl StepLog {
         Self { steps, ..self }
     }
 
+    /// The same log, which also writes TensorBoard's event files in this folder.
+    #[must_use]
+    pub(super) fn with_events(self, events_folder: Option<PathBuf>) -> Self {
+        Self {
+            events_folder,
+            ..self
+        }
+    }
+
     /// Starts or resumes a run of `steps` steps. Removes lines of later steps, which the run will repeat, and a last line that was cut off.
     pub(super) fn start(&mut self, run: &Run, steps: usize, reached: &RunResult) -> Result<()> {
         self.rewind(&run.label(), reached)?;
+        let folder = self.events_folder.as_ref();
+        let open = |folder: &PathBuf| EventFile::open(&folder.join(run.file_name()), reached.steps);
+        self.events = folder.map(open).transpose()?;
         self.steps.store(reached.steps, Ordering::Relaxed);
         let target = if self.quiet {
             ProgressDrawTarget::hidden()
@@ -125,13 +159,8 @@ impl StepLog {
             return Ok(());
         };
         let text = read_file(path, MAX_LOG_BYTES).map_err(|e| Error::read(path, e))?;
-        let epochs = reached.epochs.len() as u64;
         let stays = |line: &&[u8]| match serde_json::from_slice::<Past>(line) {
-            Ok(line) if line.run != run => true,
-            Ok(Past { step, epoch, .. }) => {
-                step.is_some_and(|step| step < reached.steps)
-                    || epoch.is_some_and(|epoch| epoch <= epochs)
-            }
+            Ok(line) => line.run != run || line.is_of(reached),
             Err(_) => false,
         };
         let kept: Vec<u8> = text
@@ -158,36 +187,63 @@ impl StepLog {
             .iter()
             .map(|(group, lr)| format!("{group} {lr:.1e}"))
             .collect();
+        let StepReport { loss, norm } = report;
+        let rates = rates.join(" ");
         self.bar
-            .set_message(format!("loss {:.4}  lr {}", report.loss, rates.join(" ")));
+            .set_message(format!("loss {loss:.4}  norm {norm:.2}  lr {rates}"));
         self.bar.inc(1);
         self.steps.fetch_add(1, Ordering::Relaxed);
+        if let Some(events) = &mut self.events {
+            let curves = [("train/loss", loss), ("train/gradient_norm", norm)];
+            let curves = curves.map(|(tag, value)| (tag.to_owned(), value));
+            let rates = lr
+                .iter()
+                .map(|(group, rate)| (format!("lr/{group}"), *rate));
+            events.add(step as u64 + 1, curves.into_iter().chain(rates))?;
+        }
         let label = run.label();
         self.write(&Line::Step {
             run: &label,
             step,
-            loss: report.loss,
-            gradient_norm: report.norm,
+            loss,
+            gradient_norm: norm,
             lr,
         })
     }
 
-    pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult) -> Result<()> {
+    /// An evaluation. `ends_epoch` is true if the epoch ended with it.
+    pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult, ends_epoch: bool) -> Result<()> {
         self.show(|| {
+            let within = match epoch.step {
+                Some(step) if !ends_epoch => format!("  step {step:>6}"),
+                Some(_) | None => String::new(),
+            };
             format!(
-                "{:<18} epoch {:>3}  loss {:.4}  {}",
+                "{:<18} epoch {:>3}{within}  loss {:.4}  {}",
                 run.label(),
                 epoch.epoch,
                 epoch.train_loss,
                 text(&epoch.metrics)
             )
         });
+        if let (Some(events), Some(step)) = (&mut self.events, epoch.step) {
+            let metric =
+                |(metric, value): (Metric, Option<f64>)| Some((format!("dev/{metric}"), value?));
+            let loss = ("train/mean_loss".to_owned(), epoch.train_loss);
+            let metrics = epoch.metrics.iter().filter_map(metric);
+            events.add(step, metrics.chain([loss]))?;
+        }
         let label = run.label();
         self.write(&Line::Epoch { run: &label, epoch })?;
         self.flush()
     }
 
-    pub(super) fn compact(&mut self, run: &Run, epoch: usize, compact: &Compact) -> Result<()> {
+    pub(super) fn compact(
+        &mut self,
+        run: &Run,
+        evaluation: &EpochScores,
+        compact: &Compact,
+    ) -> Result<()> {
         self.show(|| {
             format!(
                 "{:<18} as a compact file of 8 bits: {} bytes, factors off by {:.1e} of {:.1e} at most, {}",
@@ -201,7 +257,8 @@ impl StepLog {
         let label = run.label();
         self.write(&Line::Compact {
             run: &label,
-            epoch,
+            epoch: evaluation.epoch,
+            step: evaluation.step,
             compact,
         })?;
         self.flush()
@@ -224,6 +281,9 @@ impl StepLog {
     /// Flushes the file to the disk.
     pub(super) fn sync(&mut self) -> Result<()> {
         self.flush()?;
+        if let Some(events) = &mut self.events {
+            events.sync()?;
+        }
         match &mut self.file {
             Some((path, file)) => {
                 let synced = file.get_ref().sync_data();
@@ -247,6 +307,9 @@ impl StepLog {
     }
 
     fn flush(&mut self) -> Result<()> {
+        if let Some(events) = &mut self.events {
+            events.flush()?;
+        }
         match &mut self.file {
             Some((path, file)) => file.flush().map_err(|e| Error::write(path, e)),
             None => Ok(()),

@@ -26,4 +26,13 @@ pub struct Output {
     pub dir: PathBuf,
     /// Draws the results ([`report::draw`](crate::report::draw)).
     pub draw: Draw,
+    /// True if the runs' curves are also written as TensorBoard's event files.
+    #[new(default)]
+    pub tensorboard: bool,
+    /// The arguments of `vblora train` that the session was made with; empty if another program made it.
+    #[new(default)]
+    pub arguments: Vec<String>,
+    /// The directory of a session that this one repeats. It must have the same model, data, recipe and backend.
+    #[new(default)]
+    pub repeats: Option<PathBuf>,
 }

@@ -9,6 +9,7 @@ use super::{
     classification::Classification,
     identity::Identity,
     learner::{Learner, Trained},
+    length::Length,
     log::StepLog,
     method::Method,
     objective::Objective,
@@ -46,6 +47,10 @@ pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     pub bank: Option<Bank>,
     /// The identity that checkpoints are bound to.
     pub identity: Identity,
+    /// The length of every run.
+    pub(super) length: Length,
+    /// The hashes of the encoded training and development split.
+    pub(super) splits: [String; 2],
 }
 
 impl<B: VbLoraBackend, O: Objective<B>> Prepared<B, O> {
@@ -83,7 +88,7 @@ impl Run {
         result.method == self.method.name() && result.seed == self.seed
     }
 
-    /// Trains and evaluates each epoch until the last one, an interruption, or a loss that is not finite. In a resumed directory it
+    /// Trains and evaluates until the last step, an early stop, an interruption, or a loss that is not finite. In a resumed directory it
     /// continues from the run's latest sound checkpoint.
     ///
     /// # Errors

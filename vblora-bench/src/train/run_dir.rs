@@ -18,8 +18,9 @@ use vblora_models::ModelFiles;
 use super::{
     checkpoint::{self, CheckpointSettings},
     identity::Identity,
-    layout::{self, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE},
+    layout::{self, CARD, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE, TENSORBOARD},
     learner::{Learner, Trained},
+    made::Made,
     model_hash::model_hash,
     objective::{Objective, Saving},
     output::{Draw, Drawing, Output},
@@ -27,6 +28,7 @@ use super::{
 };
 use crate::{
     Error, Result,
+    card::{Base, Card, Hashes},
     directory::{DirLock, clear_leftovers, is_file},
     recipes::Recipe,
     recordings::{Header, Recorder},
@@ -37,8 +39,11 @@ use crate::{
 /// The identity of a session. A directory with this file belongs to a session.
 const SESSION: &str = "session.json";
 
-/// The version of [`SESSION`]. Other versions are refused.
-const FORMAT: u32 = 1;
+/// The version of [`SESSION`]. Other versions are refused, except [`EARLIER`].
+const FORMAT: u32 = 2;
+
+/// The version that does not say what made the session.
+const EARLIER: u32 = 1;
 
 /// The lock of the process that uses the directory.
 const LOCK: &str = "session.lock";
@@ -54,25 +59,34 @@ pub(super) struct SessionIdentity {
     model: String,
     /// The identity that its checkpoints are bound to.
     identity: Identity,
+    /// What made it. Earlier versions did not record that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) made: Option<Made>,
 }
 
 impl SessionIdentity {
     /// # Errors
     /// A file of the model cannot be read.
-    pub(super) fn new(files: &ModelFiles, identity: Identity) -> Result<Self> {
+    pub(super) fn new(files: &ModelFiles, identity: Identity, made: Made) -> Result<Self> {
         Ok(Self {
             format: FORMAT,
             model_config: sha256_hex([files.read("config.json")?]),
             model: model_hash(files)?,
             identity,
+            made: Some(made),
         })
+    }
+
+    /// The identity of the session in a directory.
+    pub(super) fn of(dir: &Path) -> Result<Self> {
+        Self::read(&dir.join(SESSION))
     }
 
     fn read(path: &Path) -> Result<Self> {
         let bytes = read_file(path, MAX_CONFIG_BYTES).map_err(|e| Error::read(path, e))?;
         let found: Self = strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))?;
         match found.format {
-            FORMAT => Ok(found),
+            FORMAT | EARLIER => Ok(found),
             other => Err(Error::Adapter(vblora::Error::Format {
                 path: path.to_owned(),
                 reason: format!("format {other}, but this version reads {FORMAT}"),
@@ -87,6 +101,26 @@ impl SessionIdentity {
         })?;
         text.push(b'\n');
         Ok(write_atomically(path, &text)?)
+    }
+
+    /// Refuses to repeat the session in `dir` with another model, other data, another recipe or backend.
+    pub(super) fn check_repeats(&self, dir: &Path) -> Result<()> {
+        let place = dir.join(SESSION);
+        self.check(&Self::read(&place)?, &place)
+            .map_err(|error| match error {
+                Error::OtherRun {
+                    place,
+                    part,
+                    expected,
+                    found,
+                } => Error::OtherRepetition {
+                    place,
+                    part,
+                    expected,
+                    found,
+                },
+                other => other,
+            })
     }
 
     /// Refuses a directory of another session.
@@ -125,7 +159,7 @@ pub(super) struct Permissions {
 #[derive(Debug)]
 pub(super) struct Claim<'a> {
     path: &'a Path,
-    draw: Draw,
+    out: &'a Output,
     recipe: &'a Recipe,
     permissions: Permissions,
     /// `None` if the directory does not exist yet.
@@ -148,7 +182,7 @@ impl<'a> Claim<'a> {
     ) -> Result<Self> {
         let mut claim = Self {
             path: &out.dir,
-            draw: out.draw,
+            out,
             recipe,
             permissions,
             lock: None,
@@ -160,6 +194,11 @@ impl<'a> Claim<'a> {
             claim.look()?;
         }
         Ok(claim)
+    }
+
+    /// The arguments of the session's command.
+    pub(super) fn arguments(&self) -> &[String] {
+        &self.out.arguments
     }
 
     fn look(&mut self) -> Result<()> {
@@ -228,7 +267,7 @@ impl<'a> Claim<'a> {
     ) -> Result<RunDir> {
         let Self {
             path,
-            draw,
+            out,
             recipe,
             permissions,
             lock,
@@ -237,23 +276,27 @@ impl<'a> Claim<'a> {
         } = self;
         let Some(lock) = lock else {
             std::fs::create_dir_all(path).map_err(|e| Error::write(path, e))?;
-            let out = Output::new(path, draw);
-            let claim = Claim::new(&out, recipe, permissions)?;
+            let claim = Claim::new(out, recipe, permissions)?;
             return claim.enter(identity, settings, write_config);
-        };
-        let dir = RunDir {
-            path: path.to_owned(),
-            settings,
-            draw,
-            is_resumed,
-            record_every: None,
-            lock,
         };
         let session = path.join(SESSION);
         let has_identity = session.exists();
+        let mut dir = RunDir {
+            path: path.to_owned(),
+            settings,
+            draw: out.draw,
+            is_resumed,
+            record_every: None,
+            has_events: out.tensorboard || is_resumed && path.join(TENSORBOARD).is_dir(),
+            identity: identity.clone(),
+            lock,
+        };
         let is_ours = is_resumed || has_identity || old.first().is_some();
         if is_resumed {
             dir.check_identity(identity)?;
+            if has_identity {
+                dir.identity = SessionIdentity::read(&session)?;
+            }
         } else {
             old.remove()?;
         }
@@ -291,14 +334,15 @@ fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
 ///
 /// | file | what |
 /// | --- | --- |
-/// | `session.json` | the hashes of model, data and recipe, and the backend, shared by all its runs |
+/// | `session.json` | the hashes of model, data and recipe, and the backend, shared by all its runs; the program, threads and arguments that made it |
 /// | `session.lock` | the process that writes here; removed when it ends |
 /// | `config.toml` | the resolved recipe, which `--recipe` takes, under the command as a comment |
 /// | `log.jsonl` | every step and epoch |
+/// | `tensorboard/METHOD-seedN/` | TensorBoard's event file of a run, if asked for |
 /// | `results.json`, `table.md`, `curves.svg` | the results |
 /// | `checkpoints/METHOD-seedN/step-N/` | the checkpoints that a run continues from: the last few and the best |
 /// | `selections/vblora-seedN.rec` | VB-LoRA's selections during training, if recorded ([`recordings`](crate::recordings)) |
-/// | `METHOD-seedN/` | the best epoch's adapter as a PEFT directory. VB-LoRA stores bank and codes, with `select-all` all logits, and with a gate LoRA's factors. RoBERTa's head is inside the adapter; other heads are in `head.safetensors`. VB-LoRA also writes `compact.safetensors` in 8 bits without the head. On a frozen bank it also writes `codes.safetensors`, bound to that bank. `full` writes a model directory with configuration, tokenizer and side files |
+/// | `METHOD-seedN/` | the best evaluation's adapter as a PEFT directory with a model card. VB-LoRA stores bank and codes, with `select-all` all logits, and with a gate LoRA's factors. RoBERTa's head is inside the adapter; other heads are in `head.safetensors`. VB-LoRA also writes `compact.safetensors` in 8 bits without the head. On a frozen bank it also writes `codes.safetensors`, bound to that bank. `full` writes a model directory with configuration, tokenizer and side files |
 ///
 /// The directory itself may be a symbolic link. A link under one of these names is an error, because writes through it would land
 /// elsewhere.
@@ -311,10 +355,58 @@ pub struct RunDir {
     is_resumed: bool,
     /// The steps between recorded selections.
     record_every: Option<usize>,
+    /// True if there are TensorBoard's event files.
+    has_events: bool,
+    /// The identity of the session, as its first process recorded it.
+    identity: SessionIdentity,
     lock: DirLock,
 }
 
 impl RunDir {
+    /// The folder of TensorBoard's event files, if the session writes them.
+    pub(super) fn tensorboard(&self) -> Option<PathBuf> {
+        self.has_events.then(|| self.path.join(TENSORBOARD))
+    }
+
+    /// The files of a run's folder that training makes, without the model card, which has the command in it.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn trained_files(folder: &Path) -> Result<Vec<String>> {
+        layout::trained_files(folder)
+    }
+
+    /// Writes the card of an adapter, with the scores of the last evaluation.
+    pub(super) fn save_card<B: VbLoraBackend, O: Objective<B>>(
+        &self,
+        run: &Run,
+        prepared: &Prepared<B, O>,
+        result: &RunResult,
+    ) -> Result<()> {
+        let dir = self.of(run);
+        let adapter = dir.join("adapter_model.safetensors");
+        let size = std::fs::metadata(&adapter).map_err(|e| Error::read(&adapter, e))?;
+        let SessionIdentity {
+            model,
+            made,
+            identity,
+            ..
+        } = &self.identity;
+        let [train, dev] = &prepared.splits;
+        let card = Card {
+            result,
+            recipe: &prepared.recipe,
+            base: Base::new(&prepared.files),
+            hashes: Hashes { model, train, dev },
+            adapter_bytes: size.len(),
+            backend: &identity.backend,
+            threads: made.as_ref().map(|made| made.threads),
+            arguments: made.as_ref().map_or(&[], |made| &made.arguments),
+        };
+        let text = card.text()?;
+        Ok(write_atomically(&dir.join(CARD), text.as_bytes())?)
+    }
+
     /// Refuses to resume a session of another model, other data or another backend, even if all its runs have ended.
     fn check_identity(&self, here: &SessionIdentity) -> Result<()> {
         let session = self.path.join(SESSION);

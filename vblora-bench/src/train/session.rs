@@ -11,7 +11,9 @@ use vblora_models::ModelFiles;
 use super::{
     checkpoint::CheckpointSettings,
     identity::Identity,
+    length::Length,
     log::StepLog,
+    made::Made,
     method::Method,
     objective::Objective,
     output::Output,
@@ -159,7 +161,8 @@ impl<S: Source> Session<S> {
         let past = dir.as_ref().map_or(Ok(Vec::new()), RunDir::past_runs)?;
         self.check_past(&past)?;
         let log = StepLog::new(dir.as_ref().map(RunDir::log).as_deref(), self.quiet)?;
-        let mut log = log.counting(steps);
+        let events = dir.as_ref().and_then(RunDir::tensorboard);
+        let mut log = log.counting(steps).with_events(events);
         // The order is that of methods and seeds, even if some runs ended earlier.
         let runs: Vec<Run> = self.runs().collect();
         let past_of = |run: &Run| past.iter().find(|past| run.is_of(past)).cloned();
@@ -270,7 +273,11 @@ impl<S: Source> Session<S> {
 
     /// Opens the output directory, new or with its existing files.
     fn enter(&self, claim: Claim<'_>, identity: &Identity, backend: &str) -> Result<RunDir> {
-        let identity = SessionIdentity::new(&self.files, identity.clone())?;
+        let made = Made::here(claim.arguments().to_vec());
+        let identity = SessionIdentity::new(&self.files, identity.clone(), made)?;
+        if let Some(repeated) = self.out.as_ref().and_then(|out| out.repeats.as_ref()) {
+            identity.check_repeats(repeated)?;
+        }
         let write_config = |dir: &RunDir| {
             dir.save_config(&self.command, &self.files.name(), backend, &self.recipe)
         };
@@ -311,7 +318,10 @@ impl<S: Source> Session<S> {
         }
         let hash = <S::Objective<B> as Objective<B>>::sha256;
         let splits = [hash(&train), hash(&dev)];
-        let identity = Identity::new(&base, splits, recipe, bank.as_ref(), device)?;
+        let identity = Identity::new(&base, splits.clone(), recipe, bank.as_ref(), device)?;
+        let seed = recipe.seeds.first().copied().unwrap_or_default();
+        let epoch = <S::Objective<B> as Objective<B>>::epoch(&train, recipe, seed, 1);
+        let length = Length::new(recipe, epoch.len().div_ceil(recipe.accumulation))?;
         let before = <S::Objective<B> as Objective<B>>::before(&base, &dev, recipe, device)?;
         Ok(Prepared {
             base,
@@ -324,6 +334,8 @@ impl<S: Source> Session<S> {
             before,
             recipe: recipe.clone(),
             device: device.clone(),
+            length,
+            splits,
         })
     }
 }

@@ -9,9 +9,10 @@ use burn::module::AutodiffModule;
 use vblora::backend::VbLoraBackend;
 
 use super::{
-    checkpoint::{Length, Progress, RunCheckpoints},
+    checkpoint::{Progress, RunCheckpoints},
     compact,
-    learner::Learner,
+    learner::{Learner, Trained},
+    length::Length,
     log::StepLog,
     objective::Objective,
     run::{Prepared, Run},
@@ -20,7 +21,7 @@ use super::{
 use crate::{
     Error, Result,
     recordings::{Header, Recorder},
-    results::{EpochResult, EpochScores, RunResult, Stop, best_epoch},
+    results::{EpochResult, EpochScores, RunResult, Stop, best_epoch, since_best},
     schedule::Schedule,
 };
 
@@ -30,7 +31,7 @@ pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     learner: Learner<B, O>,
     progress: Progress,
     schedule: Schedule,
-    steps_per_epoch: usize,
+    length: Length,
     log: &'a mut StepLog,
     dir: Option<&'a RunDir>,
     checkpoints: Option<RunCheckpoints>,
@@ -49,21 +50,15 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         log: &'a mut StepLog,
         dir: Option<&'a RunDir>,
     ) -> Result<Self> {
-        let recipe = &prepared.recipe;
-        let micro_batches = O::epoch(&prepared.train, recipe, run.seed, 1).len();
-        let steps_per_epoch = micro_batches.div_ceil(recipe.accumulation);
+        let (recipe, length) = (&prepared.recipe, prepared.length);
         if let (Some(reason), Some(_)) = (learner.why_whole(), dir) {
             tracing::warn!("checkpoints will hold all logits: {reason}");
         }
-        let schedule = recipe.schedule(steps_per_epoch * recipe.epochs);
+        let schedule = recipe.schedule(length.steps);
         let open = |dir| RunCheckpoints::open(dir, run, &prepared.identity);
         let mut checkpoints = dir.map(open).transpose()?;
         let reached = match &mut checkpoints {
             Some(found) if dir.is_some_and(RunDir::is_resumed) => {
-                let length = Length {
-                    steps_per_epoch,
-                    steps: schedule.total_steps,
-                };
                 found.resume(&mut learner, &fresh, length)?
             }
             _ => None,
@@ -79,8 +74,8 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
                     run.label(),
                     recipe.task.to_string(),
                     adapter.settings().clone(),
-                    steps_per_epoch as u64,
-                    schedule.total_steps as u64,
+                    length.steps_per_epoch as u64,
+                    length.steps as u64,
                 );
                 dir.recorder(&run, &header, progress.result.steps, &adapter.valid())?
             }
@@ -89,7 +84,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if let (Some(dir), 0) = (dir, progress.result.steps) {
             dir.clear(&run)?;
         }
-        log.start(&run, schedule.total_steps, &progress.result)?;
+        log.start(&run, length.steps, &progress.result)?;
         Ok(Self {
             run,
             prepared,
@@ -97,7 +92,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             started: (Instant::now(), progress.result.seconds),
             progress,
             schedule,
-            steps_per_epoch,
+            length,
             log,
             dir,
             checkpoints,
@@ -107,7 +102,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
 
     /// Trains to the end, or to an interruption, which writes a checkpoint.
     pub(super) fn run(mut self, interrupted: &AtomicBool) -> Result<RunResult> {
-        let first = self.progress.result.epochs.len() + 1;
+        let first = self.progress.result.steps as usize / self.length.steps_per_epoch + 1;
         for epoch in first..=self.prepared.recipe.epochs {
             if let Some(stop) = self.epoch(epoch, interrupted)? {
                 self.progress.result.stop = stop;
@@ -124,22 +119,52 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         Ok(self.progress.result)
     }
 
-    /// Trains the rest of an epoch and evaluates it. Returns the reason if the run ends earlier.
+    /// Trains the rest of an epoch. Returns the reason if the run ends in it.
     fn epoch(&mut self, epoch: usize, interrupted: &AtomicBool) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
         let micro_batches = O::epoch(train, recipe, self.run.seed, epoch);
-        let done = self.progress.result.steps as usize - (epoch - 1) * self.steps_per_epoch;
+        let done = self.progress.result.steps as usize - (epoch - 1) * self.length.steps_per_epoch;
         for rows in micro_batches.chunks(recipe.accumulation).skip(done) {
+            if let Some(stop) = self.end() {
+                return Ok(Some(stop));
+            }
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(self.checkpoint()?.or(Some(Stop::Interrupted)));
             }
-            if let Some(stop) = self.step(rows)? {
-                return Ok(Some(stop));
+            let stop = match self.step(rows)? {
+                None => self.evaluate_and_save()?,
+                stop => stop,
+            };
+            if stop.is_some() {
+                return Ok(stop);
             }
         }
-        match self.evaluate(epoch)? {
-            Some(stop) => Ok(Some(stop)),
-            None => self.checkpoint(),
+        Ok(None)
+    }
+
+    /// The end that the recipe sets, once the run has reached it. It is a function of the progress, so a resumed run ends there too.
+    fn end(&self) -> Option<Stop> {
+        let RunResult { steps, epochs, .. } = &self.progress.result;
+        if *steps == self.length.steps as u64 {
+            return Some(Stop::Completed);
+        }
+        let recipe = &self.prepared.recipe;
+        let patience = recipe.evaluation.patience?;
+        let waited = since_best(epochs, recipe.task.primary_metric);
+        (waited >= patience).then_some(Stop::Early { step: *steps })
+    }
+
+    /// Evaluates and writes a checkpoint, each if it is due after this step. Returns the reason if the run ends because a value is not finite.
+    fn evaluate_and_save(&mut self) -> Result<Option<Stop>> {
+        let step = self.progress.result.steps;
+        let is_evaluated = self.length.is_evaluated(step);
+        if is_evaluated && let Some(stop) = self.evaluate()? {
+            return Ok(Some(stop));
+        }
+        let is_due = self.checkpoints.as_ref().is_some_and(|c| c.is_due(step));
+        match is_evaluated || is_due || self.length.ends_epoch(step) {
+            true => self.checkpoint(),
+            false => Ok(None),
         }
     }
 
@@ -168,13 +193,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
         self.progress.result.steps += 1;
         self.record()?;
-        // The last step of an epoch is evaluated first.
-        let steps = self.progress.result.steps;
-        let is_due = self.checkpoints.as_ref().is_some_and(|c| c.is_due(steps));
-        match is_due && !steps.is_multiple_of(self.steps_per_epoch as u64) {
-            true => self.checkpoint(),
-            false => Ok(None),
-        }
+        Ok(None)
     }
 
     /// Records the selection if it is due. Nothing is read back otherwise.
@@ -194,8 +213,8 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         Stop::NonFinite { what, step }
     }
 
-    /// Evaluates the epoch, and saves the files of the best one. Returns the reason if the run ends because a value is not finite.
-    fn evaluate(&mut self, epoch: usize) -> Result<Option<Stop>> {
+    /// Evaluates, and saves the files of the best evaluation. Returns the reason if the run ends because a value is not finite.
+    fn evaluate(&mut self) -> Result<Option<Stop>> {
         let Prepared { recipe, dev, .. } = self.prepared;
         if let Some(parameter) = self.learner.non_finite() {
             return Ok(Some(self.non_finite(parameter)));
@@ -204,23 +223,26 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             Err(Error::NonFinite { what }) => return Ok(Some(self.non_finite(what))),
             metrics => metrics?,
         };
+        let step = self.progress.result.steps;
         let scores = EpochResult {
-            epoch,
+            epoch: self.length.epoch(step),
+            step: Some(step),
             train_loss: self.progress.loss_sum / self.progress.examples as f64,
             metrics,
         };
         (self.progress.loss_sum, self.progress.examples) = (0.0, 0);
-        self.log.epoch(&self.run, &scores)?;
+        let ends_epoch = self.length.ends_epoch(step);
+        self.log.epoch(&self.run, &scores, ends_epoch)?;
         let result = &mut self.progress.result;
         result.epochs.push(scores);
         result.last = result.epochs.last().map(EpochScores::from);
         let best = best_epoch(&result.epochs, recipe.task.primary_metric);
         result.best = best.map(EpochScores::from);
-        let is_best = best.is_some_and(|best| best.epoch == epoch);
+        let is_best = best.is_some_and(|best| best.step == Some(step));
         let Some(dir) = self.dir.filter(|_| is_best) else {
             return Ok(None);
         };
-        match self.save(dir, epoch) {
+        match self.save(dir) {
             Err(Error::NonFinite { what }) => {
                 Ok(Some(self.non_finite(format!("{what} of 8 bits"))))
             }
@@ -228,12 +250,16 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
     }
 
-    /// Writes the best epoch's adapter, and measures the loss of the compact file.
-    fn save(&mut self, dir: &RunDir, epoch: usize) -> Result<()> {
+    /// Writes the adapter of the best evaluation, and measures the loss of the compact file.
+    fn save(&mut self, dir: &RunDir) -> Result<()> {
         dir.save_trained(&self.run, &self.learner, self.prepared)?;
-        match compact::save(dir, &self.run, &self.learner, self.prepared)? {
-            Some(compact) => self.log.compact(&self.run, epoch, &compact),
-            None => Ok(()),
+        if matches!(self.learner.trained(), Trained::Adapter(_)) {
+            dir.save_card(&self.run, self.prepared, &self.progress.result)?;
+        }
+        let compact = compact::save(dir, &self.run, &self.learner, self.prepared)?;
+        match (compact, &self.progress.result.last) {
+            (Some(compact), Some(evaluation)) => self.log.compact(&self.run, evaluation, &compact),
+            _ => Ok(()),
         }
     }
 
@@ -251,9 +277,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if let Some(recorder) = &mut self.recorder {
             recorder.sync()?;
         }
-        let best = self.progress.result.best.as_ref();
-        let best = best.map(|best| (best.epoch * self.steps_per_epoch) as u64);
-        checkpoints.save(&self.learner, &self.progress, best)?;
+        checkpoints.save(&self.learner, &self.progress)?;
         Ok(None)
     }
 

@@ -14,7 +14,7 @@ struct Group {
 const GROUPS: [Group; 4] = [
     Group {
         heading: "Train",
-        commands: &["train", "plan"],
+        commands: &["train", "plan", "verify"],
     },
     Group {
         heading: "Use",

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{evaluate, figures, generate, report, sweep, train, view},
+    commands::{evaluate, figures, generate, report, sweep, train, verify, view},
     program::{run_program, say},
 };
 
@@ -51,6 +51,7 @@ enum Command {
     #[command(name = sweep::WORKER, hide = true)]
     SweepWorker(sweep::WorkerArguments),
     Train(Box<train::Arguments>),
+    Verify(verify::Arguments),
     View(view::Arguments),
 }
 
@@ -78,6 +79,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),
         Command::Train(arguments) => return train::run(&arguments),
+        Command::Verify(arguments) => return verify::run(&arguments),
         Command::View(arguments) => view::run(&arguments)?,
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ use clap::Args;
 use vblora::Selection;
 use vblora_models::BaseDtype;
 
+use super::schedule::ScheduleArguments;
 use crate::{
     commands::device::DeviceArguments,
     recipes::TooLong,
@@ -41,6 +42,8 @@ pub struct Arguments {
     pub(super) method: MethodArguments,
     #[command(flatten)]
     pub(super) optimisation: OptimisationArguments,
+    #[command(flatten)]
+    pub(super) schedule: ScheduleArguments,
     #[command(flatten)]
     pub(super) output: OutputArguments,
     #[command(flatten)]
@@ -198,15 +201,21 @@ pub(super) struct OutputArguments {
     /// Continue the interrupted session in --out
     #[arg(long, requires = "out", conflicts_with = "overwrite")]
     pub(super) resume: bool,
-    /// Write a checkpoint to --out every N steps, in addition to one after each epoch
+    /// Write a checkpoint to --out every N steps, in addition to one after each epoch and each evaluation
     #[arg(long, value_name = "N", requires = "out")]
     pub(super) checkpoint_every: Option<usize>,
-    /// Number of latest checkpoints to keep per run, in addition to the one of the best epoch
+    /// Number of latest checkpoints to keep per run, in addition to that of the best evaluation
     #[arg(long, value_name = "N", default_value_t = CheckpointSettings::default().keep)]
     pub(super) keep: usize,
     /// Record VB-LoRA's selections in --out every N steps, for vblora figures and vblora view
     #[arg(long, value_name = "N", requires = "out")]
     pub(super) record_every: Option<usize>,
+    /// Write TensorBoard's event files to --out, next to the log
+    #[arg(long, requires = "out")]
+    pub(super) tensorboard: bool,
+    // The directory of the session to repeat, for `vblora verify`.
+    #[arg(skip)]
+    pub(super) repeats: Option<PathBuf>,
     /// Print the plan and stop
     #[arg(long)]
     pub(super) plan: bool,

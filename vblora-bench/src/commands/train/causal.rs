@@ -51,7 +51,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     };
     let device = &arguments.device;
     let results = device.backend.dispatch(device.device, work)??;
-    if arguments.output.out.is_some() {
+    if arguments.output.out.is_some() && arguments.output.repeats.is_none() {
         say(format!("Written to {}.", out.display()));
     }
     Ok(super::outcome(&results))

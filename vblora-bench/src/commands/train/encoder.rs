@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     let device = &arguments.device;
     let results = run_encoder(device.backend, device.device, &session, interrupted)?;
     say(summary_table(&results));
-    if let Some(out) = &session.out {
+    if let Some(out) = session.out.iter().find(|out| out.repeats.is_none()) {
         say(format!("Written to {}.", out.dir.display()));
     }
     Ok(super::outcome(&results))

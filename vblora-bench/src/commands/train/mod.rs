@@ -6,6 +6,8 @@ mod causal;
 mod encoder;
 mod kind;
 mod recipe;
+pub(super) mod repeat;
+mod schedule;
 
 use std::{process::ExitCode, sync::atomic::AtomicBool};
 
@@ -79,7 +81,12 @@ impl Arguments {
             methods,
             files,
             data,
-            out: output.out.as_ref().map(|dir| Output::new(dir, draw)),
+            out: output.out.as_ref().map(|dir| Output {
+                tensorboard: output.tensorboard,
+                arguments: self.words(),
+                repeats: output.repeats.clone(),
+                ..Output::new(dir, draw)
+            }),
             overwrite: output.overwrite,
             resume: output.resume,
             checkpoints: CheckpointSettings {

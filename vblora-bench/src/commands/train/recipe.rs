@@ -36,6 +36,7 @@ impl Arguments {
         if let Some(targets) = &method.targets {
             recipe.targets.clone_from(targets);
         }
+        self.schedule.set(recipe);
         if !optimisation.seeds.is_empty() {
             recipe.seeds.clone_from(&optimisation.seeds);
         }

@@ -1,0 +1,357 @@
+//! The model card of an adapter: `README.md`, with the block of metadata that the hub reads.
+
+mod base;
+mod escape;
+
+use std::path::Path;
+
+use crate::{
+    Result,
+    metrics::Metric,
+    recipes::Recipe,
+    results::{EpochScores, RunResult},
+};
+
+pub(crate) use base::Base;
+use escape::{code, fenced, quoted};
+
+/// The hashes of a run's inputs.
+#[derive(Debug)]
+pub(crate) struct Hashes<'a> {
+    /// SHA-256 of the model's files.
+    pub(crate) model: &'a str,
+    /// SHA-256 of the encoded training split.
+    pub(crate) train: &'a str,
+    /// SHA-256 of the encoded development split.
+    pub(crate) dev: &'a str,
+}
+
+/// An adapter and where it comes from.
+#[derive(Debug)]
+pub(crate) struct Card<'a> {
+    /// The run so far. Its best evaluation is that of the adapter.
+    pub(crate) result: &'a RunResult,
+    pub(crate) recipe: &'a Recipe,
+    pub(crate) base: Base,
+    pub(crate) hashes: Hashes<'a>,
+    /// Bytes of `adapter_model.safetensors`.
+    pub(crate) adapter_bytes: u64,
+    pub(crate) backend: &'a str,
+    pub(crate) threads: Option<usize>,
+    /// The arguments of `vblora train`; empty if another program made the session.
+    pub(crate) arguments: &'a [String],
+}
+
+impl Card<'_> {
+    /// The card as Markdown.
+    ///
+    /// # Errors
+    /// The recipe cannot be written as TOML.
+    pub(crate) fn text(&self) -> Result<String> {
+        let parts = [
+            self.metadata(),
+            self.introduction(),
+            self.scores(),
+            self.sizes(),
+            self.data(),
+            self.repetition(),
+            self.settings()?,
+        ];
+        Ok(parts.concat())
+    }
+
+    fn name(&self) -> String {
+        format!("{}-seed{}", self.result.method, self.result.seed)
+    }
+
+    /// The defined metrics of the adapter's evaluation.
+    fn metrics(&self) -> Vec<(Metric, f64)> {
+        let best = self.result.best.iter();
+        let all = best.flat_map(|best| best.metrics.iter());
+        all.filter_map(|(metric, value)| Some((metric, value?)))
+            .collect()
+    }
+
+    fn metadata(&self) -> String {
+        let task = &self.result.task;
+        let pipeline = match task.is_text() {
+            true => "text-generation",
+            false => "text-classification",
+        };
+        let mut lines = vec!["---".to_owned()];
+        lines.extend(
+            self.base
+                .hub_name()
+                .map(|id| format!("base_model: {}", quoted(id))),
+        );
+        lines.push("library_name: peft".into());
+        lines.push(format!("pipeline_tag: {pipeline}"));
+        lines.push("tags:".into());
+        lines.extend(self.base.id().map(|id| {
+            let tag = format!("base_model:adapter:{id}");
+            format!("- {}", quoted(&tag))
+        }));
+        lines.push(format!("- {}", quoted(&self.result.method)));
+        lines.push("- burn".into());
+        let metrics = self.metrics();
+        if !metrics.is_empty() {
+            let name = quoted(task.name());
+            lines.push("metrics:".into());
+            lines.extend(metrics.iter().map(|(metric, _)| format!("- {metric}")));
+            lines.push("model-index:".into());
+            lines.push(format!("- name: {}", quoted(&self.name())));
+            lines.push("  results:".into());
+            lines.push("  - task:".into());
+            lines.push(format!("      type: {pipeline}"));
+            lines.push("    dataset:".into());
+            lines.push(format!("      name: {name}"));
+            lines.push(format!("      type: {name}"));
+            lines.push("      split: dev".into());
+            lines.push("    metrics:".into());
+            for (metric, value) in metrics {
+                lines.push(format!("    - type: {metric}"));
+                lines.push(format!("      value: {value:?}"));
+            }
+        }
+        lines.push("---\n\n".into());
+        lines.join("\n")
+    }
+
+    fn introduction(&self) -> String {
+        let RunResult {
+            method,
+            task,
+            seed,
+            targets,
+            ..
+        } = self.result;
+        let revision = match self.base.revision() {
+            Some(revision) => format!(" at revision {}", code(revision)),
+            None => String::new(),
+        };
+        let base = code(self.base.name());
+        format!(
+            "# {} for {}\n\n\
+             An adapter of {base}{revision} by the method {}, trained on the task {} with seed {seed} on the linear maps {}. \
+             `vblora` {} made it. PEFT loads this directory.\n\n",
+            code(method),
+            code(task.name()),
+            code(method),
+            code(task.name()),
+            code(targets),
+            env!("CARGO_PKG_VERSION"),
+        )
+    }
+
+    fn scores(&self) -> String {
+        let Some(EpochScores { epoch, step, .. }) = &self.result.best else {
+            return String::new();
+        };
+        let step = step.map_or(String::new(), |step| format!(", step {step}"));
+        let mut text =
+            format!("## Scores\n\nOn the development split, in epoch {epoch}{step}:\n\n");
+        for (metric, value) in self.metrics() {
+            text += &format!("- {metric}: {value}\n");
+        }
+        if let Some(before) = &self.result.before {
+            for (metric, value) in before.iter() {
+                let value = value.map_or("undefined".into(), |value| value.to_string());
+                text += &format!("- {metric} of the base without the adapter: {value}\n");
+            }
+        }
+        text + "\n"
+    }
+
+    fn sizes(&self) -> String {
+        let RunResult {
+            trained_parameters,
+            stored_parameters,
+            head_parameters,
+            ..
+        } = self.result;
+        format!(
+            "## Sizes\n\n\
+             - trained parameters of the adapter: {trained_parameters}\n\
+             - stored parameters of the adapter, in float32-equivalents: {stored_parameters}\n\
+             - trained and stored parameters of the head: {head_parameters}\n\
+             - bytes of `adapter_model.safetensors`: {}\n\n",
+            self.adapter_bytes
+        )
+    }
+
+    fn data(&self) -> String {
+        let Hashes { model, train, dev } = self.hashes;
+        format!(
+            "## Hashes\n\n\
+             SHA-256 of what the adapter was trained on. A split is hashed as tokens and labels.\n\n\
+             - files of the base: `{model}`\n\
+             - training split: `{train}`\n\
+             - development split: `{dev}`\n\n"
+        )
+    }
+
+    fn repetition(&self) -> String {
+        if self.arguments.is_empty() {
+            return String::new();
+        }
+        let kept = |word: &&String| !["--resume", "--overwrite"].contains(&word.as_str());
+        let words = self
+            .arguments
+            .iter()
+            .filter(kept)
+            .map(|word| shortened(word));
+        let words: Vec<String> = ["vblora", "train"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain(words)
+            .collect();
+        let command = words.iter().map(|word| shell(word));
+        let command = command.collect::<Vec<_>>().join(" ");
+        let threads = self
+            .threads
+            .map_or(String::new(), |threads| format!(" with {threads} threads"));
+        let note = match words[2..].iter().eq(self.arguments.iter().filter(kept)) {
+            true => "",
+            false => " Absolute paths are shortened to their last names.",
+        };
+        format!(
+            "## The command that repeats it\n\n\
+             It ran on the backend {}{threads}.{note}\n\n{}\n",
+            code(self.backend),
+            fenced("sh", &command)
+        )
+    }
+
+    fn settings(&self) -> Result<String> {
+        let mut recipe = self.recipe.clone();
+        self.base.name().clone_into(&mut recipe.model);
+        if let Some(bank) = &mut recipe.bank {
+            bank.file = shortened(&bank.file.to_string_lossy()).into();
+        }
+        let text = fenced("toml", &recipe.to_toml()?);
+        Ok(format!("## Recipe\n\n{text}"))
+    }
+}
+
+/// The word without the folders of an absolute path in it, which tell a stranger nothing but the names of this machine.
+fn shortened(word: &str) -> String {
+    let last = |path: &str| {
+        let path = Path::new(path);
+        let name = path.is_absolute().then(|| path.file_name()).flatten();
+        name.map(|name| name.to_string_lossy().into_owned())
+    };
+    if let Some(name) = last(word) {
+        return name;
+    }
+    match word.split_once('=') {
+        Some((flag, value)) if flag.starts_with("--") => match last(value) {
+            Some(name) => format!("{flag}={name}"),
+            None => word.to_owned(),
+        },
+        _ => word.to_owned(),
+    }
+}
+
+/// The word as a shell takes it.
+fn shell(word: &str) -> String {
+    // The system passes no word with a NUL, the only character that cannot be quoted.
+    shlex::try_quote(word).map_or_else(|_| String::new(), |word| word.into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{recipes::Size, results::test_run, tasks::Task};
+
+    fn text(base: Base, task: &str, arguments: &[&str]) -> String {
+        let mut result = test_run("vblora", "all", 1, &[0.5, 0.75]);
+        result.task.name = task.into();
+        let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
+        recipe.model = "/home/me/secret/model".into();
+        let arguments: Vec<String> = arguments.iter().map(|word| (*word).into()).collect();
+        let card = Card {
+            result: &result,
+            recipe: &recipe,
+            base,
+            hashes: Hashes {
+                model: "m5",
+                train: "t5",
+                dev: "d5",
+            },
+            adapter_bytes: 1234,
+            backend: "flex",
+            threads: Some(2),
+            arguments: &arguments,
+        };
+        card.text().unwrap()
+    }
+
+    #[test]
+    fn a_card_says_what_the_adapter_is_and_how_to_repeat_it() {
+        let arguments = ["--data", "my data.tsv", "--seeds", "1", "--resume"];
+        let text = text(Base::hub("org/name@abc123"), "mrpc", &arguments);
+        for part in [
+            "---\nbase_model: \"org/name\"\nlibrary_name: peft\npipeline_tag: text-classification\n",
+            "- \"base_model:adapter:org/name\"\n- \"vblora\"\n",
+            "    - type: accuracy\n      value: 0.75\n    - type: f1\n      value: 0.5\n",
+            "at revision `abc123`",
+            "in epoch 2:\n\n- accuracy: 0.75\n",
+            "- bytes of `adapter_model.safetensors`: 1234\n",
+            "- training split: `t5`\n",
+            "flex` with 2 threads.\n\n```sh\nvblora train --data 'my data.tsv' --seeds 1\n```\n",
+            "```toml\ntask = \"demo\"\nmodel = \"org/name\"\n",
+        ] {
+            assert!(text.contains(part), "{part:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn names_of_this_machine_stay_here() {
+        let arguments = [
+            "--model",
+            "/home/me/secret/model",
+            "--data=/home/me/secret/a.csv",
+        ];
+        let text = text(Base::directory("model"), "mrpc", &arguments);
+        assert!(
+            !text.contains("/home") && !text.contains("secret"),
+            "{text}"
+        );
+        assert!(
+            text.contains("vblora train --model model --data=a.csv\n"),
+            "{text}"
+        );
+        assert!(text.contains("shortened") && text.contains("base_model: \"model\"\n"));
+        assert!(
+            !text.contains("base_model:adapter"),
+            "a directory is no id of the hub"
+        );
+    }
+
+    #[test]
+    fn names_become_neither_yaml_nor_markdown() {
+        let task = "a\": [x]\n---\n# b `c` <b>";
+        let text = text(
+            Base::directory("the `bundled` model"),
+            task,
+            &["--text", "```\n# x"],
+        );
+        let (metadata, rest) = text[4..].split_once("\n---\n").unwrap();
+        assert!(
+            metadata.contains(r#"name: "a\": [x]\n---\n# b `c` <b>""#),
+            "{metadata}"
+        );
+        assert!(
+            !metadata.contains("base_model:"),
+            "no name that the hub could have"
+        );
+        assert!(
+            rest.contains("for ``a\": [x] --- # b `c` <b>``\n"),
+            "{rest}"
+        );
+        assert!(
+            rest.contains("\n````sh\nvblora train --text '```\n# x'\n````\n"),
+            "{rest}"
+        );
+    }
+}

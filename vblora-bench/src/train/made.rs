@@ -1,0 +1,42 @@
+//! The program, its threads and its arguments that made a session, for those who repeat it.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::run_dir::SessionIdentity;
+use crate::Result;
+
+/// What made a session. On flex and ndarray, the bits of its adapters depend on the numbers of threads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Made {
+    /// The version of this library.
+    pub version: String,
+    /// Threads of rayon's pool.
+    pub threads: usize,
+    /// The value of `MATMUL_NUM_THREADS`, which ndarray's products obey.
+    pub matmul_threads: Option<String>,
+    /// The arguments of `vblora train`; empty if another program made the session.
+    pub arguments: Vec<String>,
+}
+
+impl Made {
+    /// What makes a session here, with these arguments.
+    pub(crate) fn here(arguments: Vec<String>) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION").into(),
+            threads: rayon::current_num_threads(),
+            matmul_threads: std::env::var("MATMUL_NUM_THREADS").ok(),
+            arguments,
+        }
+    }
+
+    /// Reads what made the session in a directory; `None` if an earlier version did, which did not record it.
+    ///
+    /// # Errors
+    /// The directory holds no session, or its file cannot be read.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        Ok(SessionIdentity::of(dir)?.made)
+    }
+}
