@@ -66,7 +66,7 @@ fn a_session_reports_likelihoods_and_speed_and_stores_what_answers_as_it_did() {
     let tokenizer = TextTokenizer::from_files(files).unwrap();
     let config = DecoderConfig::from_files(files).unwrap();
     let encoding = encoding(&session.recipe, &config, &tokenizer).unwrap();
-    let questions = answerable(session.data.held_out.by_prompt(), &encoding, 40).unwrap();
+    let questions = answerable(session.data.held_out.questions(), &encoding, 40).unwrap();
     let settings = GenerationConfig {
         max_new_tokens: 40,
         stop_tokens: config.eos_token_ids.clone(),

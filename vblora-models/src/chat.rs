@@ -1,5 +1,9 @@
 //! Chat templates: messages to the text of a prompt, as the model's authors wrote it down.
 
+mod answers;
+
+use std::ops::Range;
+
 use jiff::civil::DateTime;
 use jiff::fmt::strtime;
 use minijinja::value::Value;
@@ -9,6 +13,8 @@ use serde::Serialize;
 use crate::config::{chat_template, special_tokens};
 use crate::template::{Problem, Style, Template};
 use crate::{Error, ModelFiles, Result};
+
+pub use answers::{Answer, Rendered};
 
 const TEMPLATE: &str = "chat_template.jinja";
 /// One turn of a conversation.
@@ -95,7 +101,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::ChatTemplate`] if the template refuses the messages (roles that do not alternate, for example), fails, or exceeds a limit.
     pub fn apply(&self, messages: &[Message], answer: bool) -> Result<String> {
-        let arguments = [("add_generation_prompt".to_owned(), Value::from(answer))];
+        let arguments = [(answers::PROMPT.to_owned(), Value::from(answer))];
         self.render(Value::from_serialize(messages), arguments)
     }
 
@@ -105,13 +111,23 @@ impl ChatTemplate {
         messages: Value,
         arguments: impl IntoIterator<Item = (String, Value)>,
     ) -> Result<String> {
+        self.render_marked(messages, arguments)
+            .map(|(text, _)| text)
+    }
+
+    /// The text, and the byte ranges that `{% generation %}` blocks wrote.
+    fn render_marked(
+        &self,
+        messages: Value,
+        arguments: impl IntoIterator<Item = (String, Value)>,
+    ) -> Result<(String, Vec<Range<usize>>)> {
         // As transformers passes them: nobody gave tools or documents, and that is not the same as undefined.
         let none = ["tools", "documents"].map(|name| (name.to_owned(), Value::from(())));
         let tokens = self.tokens.iter();
         let tokens = tokens.map(|(name, token)| (name.clone(), Value::from(token.as_str())));
         let values = none.into_iter().chain(tokens).chain(arguments);
         let values: Value = values.chain([("messages".to_owned(), messages)]).collect();
-        let text = self.template.render(values);
+        let text = self.template.render_marked(values);
         text.map_err(|problem| refused(&self.file, problem))
     }
 }

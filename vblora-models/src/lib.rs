@@ -82,7 +82,7 @@ pub mod limits {
     };
 }
 
-pub use chat::{ChatTemplate, Message};
+pub use chat::{Answer, ChatTemplate, Message, Rendered};
 pub use config::{
     Activation, AttentionScale, ClassifierNames, DecoderConfig, DecoderFamily, EmbeddingScale,
     EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
@@ -97,7 +97,7 @@ pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};
 pub use roberta::{EncoderInput, Padding, Roberta};
 pub use source::{RandomWeights, WeightSource};
-pub use tokenizer::{Continued, Encoded, PaddedBatch, TextTokenizer, pad};
+pub use tokenizer::{Continued, Encoded, Marked, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
 pub use weights::{
     Checkpoint, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype, SavedTensors, save_model,

@@ -15,10 +15,12 @@
 mod budget;
 mod filters;
 mod json;
+mod marks;
 mod methods;
 mod python;
 mod rewrite;
 
+use std::ops::Range;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -81,7 +83,10 @@ pub enum Style {
 
 /// A template that parsed. Clones share it.
 #[derive(Debug, Clone)]
-pub struct Template(Arc<Environment<'static>>);
+pub struct Template {
+    environment: Arc<Environment<'static>>,
+    marks: bool,
+}
 
 impl Template {
     /// Parses a template.
@@ -111,7 +116,10 @@ impl Template {
             let texts = MAX_TEXT / rewritten.longest_text.max(1) as u64;
             environment.set_fuel(Some(texts.min(MAX_STEPS)));
             environment.add_template_owned(NAME, rewritten.source)?;
-            Ok(Self(Arc::new(environment)))
+            Ok(Self {
+                environment: Arc::new(environment),
+                marks: rewritten.marks,
+            })
         })
     }
 
@@ -120,13 +128,27 @@ impl Template {
     /// # Errors
     /// What the template refuses, what it uses that is not there, and limits, with the line when known.
     pub fn render(&self, values: Value) -> Result<String, Problem> {
-        let environment = Arc::clone(&self.0);
+        self.render_marked(values).map(|(text, _)| text)
+    }
+
+    /// The text for these values, and the byte ranges that its `{% generation %}` blocks wrote, ascending. A block that wrote nothing has
+    /// none; so has one inside a macro or a captured text, whose place is not known.
+    pub(crate) fn render_marked(
+        &self,
+        values: Value,
+    ) -> Result<(String, Vec<Range<usize>>), Problem> {
+        let environment = Arc::clone(&self.environment);
         on_own_stack(move || {
             let mut out = Written::default();
             let template = environment.get_template(NAME)?;
             template.render_captured_to(values, &mut out)?;
-            out.text()
+            Ok((out.text()?, marks::take()))
         })
+    }
+
+    /// Whether it has `{% generation %}` blocks.
+    pub(crate) fn marks(&self) -> bool {
+        self.marks
     }
 
     /// The texts of blocks by their names, in the order of the names.
@@ -138,7 +160,7 @@ impl Template {
         values: Value,
         blocks: [&'static str; N],
     ) -> Result<[String; N], Problem> {
-        let environment = Arc::clone(&self.0);
+        let environment = Arc::clone(&self.environment);
         on_own_stack(move || {
             let template = environment.get_template(NAME)?;
             let mut whole = template.render_captured_to(values, Written::default())?;
@@ -154,7 +176,7 @@ impl Template {
 
     /// Names that the template uses and does not set itself, sorted.
     pub fn names(&self) -> Vec<String> {
-        let environment = Arc::clone(&self.0);
+        let environment = Arc::clone(&self.environment);
         let names = on_own_stack(move || {
             let names = environment.get_template(NAME)?.undeclared_variables(false);
             let known = |name: &String| environment.globals().any(|(global, _)| global == name);
@@ -181,6 +203,7 @@ fn environment(style: Style) -> Environment<'static> {
     environment.remove_global("debug");
     minijinja_contrib::add_to_environment(&mut environment);
     python::add_operators(&mut environment);
+    marks::add(&mut environment);
     filters::add(&mut environment);
     environment
 }
@@ -222,6 +245,7 @@ impl std::io::Write for Written {
             return Err(std::io::ErrorKind::FileTooLarge.into());
         }
         self.0.extend_from_slice(bytes);
+        marks::written(self.0.len());
         Ok(bytes.len())
     }
 

@@ -9,7 +9,7 @@ mod seam;
 mod word_piece;
 
 pub use batch::{PaddedBatch, pad};
-pub use seam::Continued;
+pub use seam::{Continued, Marked};
 
 use rayon::prelude::*;
 use tokenizers::models::ModelWrapper;

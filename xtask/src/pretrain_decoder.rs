@@ -188,11 +188,12 @@ fn stories(
     let story = |line: &str| Text {
         prompt: String::new(),
         response: line.to_owned(),
+        ..Text::default()
     };
     let texts = Texts {
         texts: text.lines().map(story).collect(),
         source: path.clone(),
-        empty: 0,
+        ..Texts::default()
     };
     let (train, held_out) = texts.hold_out(HELD_OUT)?;
     let encoding = Encoding {

@@ -5,6 +5,7 @@
 //! `__tuple(a, b)`. Lines stay where they are, so that errors name the author's own.
 
 use super::Problem;
+use super::marks::{BEGIN, END};
 
 /// Operators by precedence, the weakest first. Each has one letter for `__math`.
 const LEVELS: [&[(&str, char)]; 4] = [
@@ -17,6 +18,8 @@ const LEVELS: [&[(&str, char)]; 4] = [
 const KEYWORDS: [&str; 7] = ["and", "or", "not", "in", "if", "else", "is"];
 /// Statements that would read another template.
 const OTHER_TEMPLATES: [&str; 4] = ["include", "import", "from", "extends"];
+/// The variable that takes what a mark returns.
+const MARK: &str = "__generation";
 /// The engine's own limit for nested expressions.
 const MAX_DEPTH: usize = 150;
 
@@ -28,6 +31,8 @@ pub(super) struct Rewritten {
     pub(super) source: String,
     /// Bytes of the longest text between two tags.
     pub(super) longest_text: usize,
+    /// True if it has `{% generation %}` blocks.
+    pub(super) marks: bool,
 }
 
 /// Rewrites a whole template. Text that does not look like one is left to the engine, which reports it.
@@ -35,6 +40,7 @@ pub(super) fn rewrite(source: &str) -> Result<Rewritten, Problem> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut out = String::with_capacity(source.len() * 2);
     let mut longest_text = 0;
+    let mut marks = false;
     let mut at = 0;
     while let Some(start) = find_tag(&source, at) {
         out.push_str(&source[at..start]);
@@ -49,7 +55,7 @@ pub(super) fn rewrite(source: &str) -> Result<Rewritten, Problem> {
                 out.push_str(&source[start..end]);
                 Some(end)
             }
-            None => code(&source, start, &mut out)?,
+            None => code(&source, start, &mut out, &mut marks)?,
         };
         let Some(end) = end else {
             at = start;
@@ -62,6 +68,7 @@ pub(super) fn rewrite(source: &str) -> Result<Rewritten, Problem> {
     Ok(Rewritten {
         source: out,
         longest_text,
+        marks,
     })
 }
 
@@ -117,7 +124,12 @@ struct Token<'s> {
 }
 
 /// Writes one `{{ }}` or `{% %}`; gives its end, or none if it has none.
-fn code(source: &str, start: usize, out: &mut String) -> Result<Option<usize>, Problem> {
+fn code(
+    source: &str,
+    start: usize,
+    out: &mut String,
+    marks: &mut bool,
+) -> Result<Option<usize>, Problem> {
     if source.as_bytes()[start + 1] == b'#' {
         return Ok(None);
     }
@@ -153,10 +165,44 @@ fn code(source: &str, start: usize, out: &mut String) -> Result<Option<usize>, P
         ..problem
     })?;
     let written: usize = tokens.iter().map(|t| t.space.len() + t.text.len()).sum();
+    let closing = &source[from + written..end];
     out.push_str(&source[start..from]);
-    out.push_str(&text);
-    out.push_str(&source[from + written..end]);
+    match mark(&tokens).filter(|_| block) {
+        // The second tag closes as the first, for the white space behind it.
+        Some(Mark::Begin) => {
+            *marks = true;
+            out.push_str(&format!(
+                " with{closing}{{% set {MARK} = {BEGIN}() {}",
+                closing.trim_start()
+            ));
+        }
+        Some(Mark::End) => out.push_str(&format!(" set {MARK} = {END}() %}}{{% endwith{closing}")),
+        None => out.extend([text.as_str(), closing]),
+    }
     Ok(Some(end))
+}
+
+/// An end of a block whose text transformers marks for its masks of answers.
+enum Mark {
+    Begin,
+    End,
+}
+
+fn mark(tokens: &[Token<'_>]) -> Option<Mark> {
+    match tokens {
+        [
+            Token {
+                text: "generation", ..
+            },
+        ] => Some(Mark::Begin),
+        [
+            Token {
+                text: "endgeneration",
+                ..
+            },
+        ] => Some(Mark::End),
+        _ => None,
+    }
 }
 
 /// The tokens of a tag and where the tag ends.
@@ -267,18 +313,12 @@ impl<'s> Writer<'_, 's> {
         let Some(word) = self.peek() else {
             return Ok(out);
         };
-        // transformers marks answers with this block for its masks; the block writes its content.
-        let renamed = match word.text {
-            "generation" if self.tokens.len() == 1 => Some("with"),
-            "endgeneration" if self.tokens.len() == 1 => Some("endwith"),
-            _ => None,
-        };
         if OTHER_TEMPLATES.contains(&word.text) {
             let problem = format!("{:?} needs another template, and there is none", word.text);
             return Err(Problem::new(Some(line()), problem));
         }
         out.push_str(word.space);
-        out.push_str(renamed.unwrap_or(word.text));
+        out.push_str(word.text);
         self.at += 1;
         match word.text {
             "for" => {

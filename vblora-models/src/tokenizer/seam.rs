@@ -1,4 +1,6 @@
-//! A prompt and its response as one text.
+//! A prompt and its response as one text, and parts of a text as tokens.
+
+use std::ops::Range;
 
 use tokenizers::{Encoding, Token};
 
@@ -14,7 +16,59 @@ pub struct Continued {
     pub seam: usize,
 }
 
+/// A text as tokens, and where parts of it are among them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marked {
+    /// Tokens of the text, without those that the tokenizer puts before or after a text.
+    pub ids: Vec<u32>,
+    /// The byte range of each token.
+    pub offsets: Vec<Range<usize>>,
+}
+
+impl Marked {
+    /// The tokens that have a character of a part, also those that begin before it or end after it.
+    pub fn tokens(&self, part: &Range<usize>) -> Range<usize> {
+        let start = self.offsets.iter().position(|at| at.end > part.start);
+        let start = start.unwrap_or(self.ids.len());
+        let inside = self.offsets[start..].iter();
+        start..start + inside.take_while(|at| at.start < part.end).count()
+    }
+}
+
 impl TextTokenizer {
+    /// Encodes texts with the byte range of each token, without special tokens before or after.
+    ///
+    /// # Errors
+    /// As [`encode_plain`](Self::encode_plain).
+    pub fn encode_marked(&self, texts: &[&str]) -> Result<Vec<Marked>> {
+        let encoded = self.encode_all(texts.to_vec(), |tokenizer, text| {
+            tokenizer.encode(text, false)
+        })?;
+        let marked = |encoding: &Encoding| {
+            let offsets = encoding.get_offsets().iter();
+            Ok(Marked {
+                ids: self.known(encoding.get_ids().to_vec())?,
+                offsets: offsets.map(|&(start, end)| start..end).collect(),
+            })
+        };
+        encoded.iter().map(marked).collect()
+    }
+
+    /// The special tokens, longest first.
+    pub fn special_texts(&self) -> Vec<String> {
+        let added = self.tokenizer.get_added_tokens_decoder();
+        let special = added.into_values().filter(|token| token.special);
+        let mut texts: Vec<String> = special.map(|token| token.content).collect();
+        texts.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        texts
+    }
+
+    /// Returns true if an id is that of a special token.
+    pub fn is_special_id(&self, id: u32) -> bool {
+        let token = self.tokenizer.id_to_token(id);
+        token.is_some_and(|token| self.is_special(&token))
+    }
+
     /// Encodes prompts and their responses, each pair as one text, as a model meets it. Many tokenizers give the response's first word other
     /// tokens if it stands alone.
     ///

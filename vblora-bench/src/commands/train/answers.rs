@@ -115,7 +115,7 @@ impl Answered<'_> {
         let tokenizer = TextTokenizer::from_files(files)?.for_decoder(config)?;
         let settings = self.settings.generation(stop_tokens(files, &tokenizer)?);
         let encoding = causal::encoding(recipe, config, &tokenizer)?;
-        let questions = self.held_out.by_prompt();
+        let questions = self.held_out.questions();
         let mut questions = causal::answerable(questions, &encoding, settings.max_new_tokens)?;
         questions.truncate(self.settings.prompts);
         let answer = |factors: &Factors<B>| {

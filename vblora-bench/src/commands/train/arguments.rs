@@ -10,7 +10,7 @@ use super::schedule::ScheduleArguments;
 use crate::{
     commands::device::DeviceArguments,
     recipes::TooLong,
-    tasks::{Task, causal::Form},
+    tasks::{Task, causal::Format},
     train::{CheckpointSettings, Method},
 };
 
@@ -61,8 +61,8 @@ pub(super) struct ModelArguments {
     /// Hub revision: a branch, tag or commit
     #[arg(long, requires = "model")]
     pub(super) revision: Option<String>,
-    /// Training data. Encoders: the GLUE directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts as JSON lines, .json (an array or
-    /// JSON lines) or .csv [default: the bundled data, for bundled models]
+    /// Training data. Encoders: the GLUE directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts or conversations as JSON lines, .json
+    /// (an array or JSON lines) or .csv, or a .txt document [default: the bundled data, for bundled models]
     #[arg(long, value_name = "DIR|FILE")]
     pub(super) data: Option<PathBuf>,
     /// Maximum number of tokens. Encoders cut longer inputs; for causal models it limits a text or a packed row [default: the recipe's]
@@ -90,9 +90,10 @@ pub(super) struct CausalArguments {
     /// File of held-out texts to evaluate on [default: every 20th prompt of --data]
     #[arg(long, value_name = "FILE", requires = "data")]
     pub(super) held_out: Option<PathBuf>,
-    /// Format of the texts: alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion[:FIELD] or fields:PROMPT,RESPONSE [default: e2e]
+    /// Format of --data: chat (messages, or ShareGPT's conversations), text[:FIELD] (documents, .txt or rows), alpaca, e2e, gsm8k, metamath,
+    /// gsm8k-metamath, completion[:FIELD] or fields:PROMPT,RESPONSE [default: by the fields of the first row]
     #[arg(long)]
-    pub(super) format: Option<Form>,
+    pub(super) format: Option<Format>,
     /// Jinja template with the blocks prompt and response, instead of --format
     #[arg(long, value_name = "FILE", conflicts_with = "format")]
     pub(super) template: Option<PathBuf>,

@@ -1,8 +1,8 @@
-//! Trains a causal model on prompts and responses.
+//! Trains a causal model on prompts and responses, conversations, or documents.
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
 
 use super::{
@@ -19,7 +19,7 @@ use crate::{
     report::draw,
     tasks::{
         SplitName, Task,
-        causal::{Form, TextTemplate, Texts, read_texts},
+        causal::{Form, Format, TextTemplate, Texts},
     },
     train::{Method, Output, Session, causal::TextSource},
 };
@@ -31,7 +31,7 @@ const METHODS: [Method; 2] = [Method::Lora, Method::VbLora];
 const HELD_OUT: usize = 20;
 
 pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> {
-    let (train, held_out) = texts(arguments)?;
+    let (train, held_out) = texts(arguments, &files)?;
     let mut session = session(arguments, files, train, &held_out)?;
     let Work::Run(interrupted) = arguments.announce(&session)? else {
         return Ok(ExitCode::SUCCESS);
@@ -78,21 +78,32 @@ fn session(
 }
 
 /// The training texts and the held-out texts.
-fn texts(arguments: &Arguments) -> Result<(Texts, Texts)> {
+fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
     let causal = &arguments.causal;
-    let form = match &causal.template {
-        Some(file) => Form::Template(TextTemplate::read(file)?),
-        None => causal.format.clone().unwrap_or(Form::E2e),
-    };
     let is_empty = causal.rows == Some(0) || causal.held_out_rows == Some(0);
     ensure!(!is_empty, "0 rows leave nothing to train or score on");
-    Ok(match (&arguments.model.data, &causal.held_out) {
-        (None, _) if !is_bundled(arguments) => {
-            bail!("a causal model needs --data FILE with prompts and responses")
+    let Some(data) = &arguments.model.data else {
+        ensure!(
+            is_bundled(arguments),
+            "a causal model needs --data FILE with prompts and responses, conversations, or documents"
+        );
+        return Ok((demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?));
+    };
+    let format = match (&causal.template, &causal.format) {
+        (Some(file), _) => Format::Rows(Form::Template(TextTemplate::read(file)?)),
+        (None, Some(format)) => format.clone(),
+        (None, None) => {
+            let found = Format::detect(data)?;
+            if arguments.output.plan || !arguments.output.quiet {
+                say(format!("{}: format {}", data.display(), found.describe()));
+            }
+            found
         }
-        (None, _) => (demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?),
-        (Some(data), Some(held_out)) => (read_texts(data, &form)?, read_texts(held_out, &form)?),
-        (Some(data), None) => read_texts(data, &form)?.hold_out(HELD_OUT)?,
+    };
+    let train = format.read(data, files)?;
+    Ok(match &causal.held_out {
+        Some(held_out) => (train, format.read(held_out, files)?),
+        None => train.hold_out(HELD_OUT)?,
     })
 }
 

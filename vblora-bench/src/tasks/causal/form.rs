@@ -1,10 +1,10 @@
 //! Turns a row into a prompt and a response.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use serde_json::Value;
 
-use super::{Text, TextTemplate, e2e, metamath, rows::Row};
+use super::{ChatForm, Text, TextTemplate, e2e, metamath, rows::Row};
 use crate::{Error, Result};
 
 /// The format of a row: its fields, and how they form a prompt and a response.
@@ -32,9 +32,13 @@ pub enum Form {
     },
     /// A template builds the text from the fields.
     Template(TextTemplate),
+    /// A conversation, written with a model's chat template.
+    Chat(ChatForm),
 }
 
-const NAMES: &str = "alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
+/// The names of the forms that a name describes.
+pub(super) const NAMES: &str =
+    "alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
 
 /// tatsu-lab/stanford_alpaca, train.py.
 const WITH_INPUT: [&str; 3] = [
@@ -67,8 +71,13 @@ impl Form {
                 (row.text(prompt)?.to_owned(), row.text(response)?.to_owned())
             }
             Self::Template(template) => template.render(row)?,
+            Self::Chat(chat) => return chat.text(row),
         };
-        Ok(Text { prompt, response })
+        Ok(Text {
+            prompt,
+            response,
+            turns: None,
+        })
     }
 }
 
@@ -94,6 +103,20 @@ pub(super) fn without_input(instruction: &str) -> String {
 /// The text after a space, because byte-level tokenizers encode a word with the space before it.
 fn after_space(text: &str) -> String {
     format!(" {}", text.trim())
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alpaca => f.write_str("alpaca"),
+            Self::E2e => f.write_str("e2e"),
+            Self::Gsm8k => f.write_str("gsm8k"),
+            Self::Completion(field) => write!(f, "completion:{field}"),
+            Self::Fields { prompt, response } => write!(f, "fields:{prompt},{response}"),
+            Self::Template(_) => f.write_str("a template"),
+            Self::Chat(_) => f.write_str("chat"),
+        }
+    }
 }
 
 impl FromStr for Form {
@@ -140,7 +163,9 @@ mod tests {
     #[test]
     fn alpaca_has_its_own_words_with_and_without_input() {
         let row = r#"{"instruction": "Add.", "input": "1 and 2", "output": "3"}"#;
-        let Text { prompt, response } = text("alpaca", row);
+        let Text {
+            prompt, response, ..
+        } = text("alpaca", row);
         let expected = "Below is an instruction that describes a task, paired with an input that provides further context. \
             Write a response that appropriately completes the request.\n\n\
             ### Instruction:\nAdd.\n\n### Input:\n1 and 2\n\n### Response:";

@@ -1,7 +1,10 @@
-//! Texts that a causal model learns to continue: prompts and their responses, from JSONL, JSON or CSV.
+//! Texts that a causal model learns from: prompts and their responses, conversations, and whole documents.
 
+mod chat;
+mod conversation;
 mod e2e;
 mod form;
+mod format;
 mod metamath;
 mod rows;
 mod template;
@@ -11,7 +14,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use chat::{ChatForm, Turns};
 pub use form::Form;
+pub use format::Format;
+use rayon::prelude::*;
 pub use template::TextTemplate;
 
 use vblora::storage::read_input;
@@ -19,16 +25,39 @@ use vblora::storage::read_input;
 use crate::{Error, Result, limits::MAX_DATA_BYTES};
 
 /// A prompt and its response. Spaces between the two belong to one of them, because the texts are joined unchanged.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Text {
     /// The input of the model; may be empty.
     pub prompt: String,
-    /// The expected answer; not blank.
+    /// The expected answer; not blank. For a conversation, its text from the assistant's first turn on.
     pub response: String,
+    /// The parts of the response that are learned, for a conversation. None for a response that is learned as a whole.
+    pub turns: Option<Turns>,
+}
+
+/// How texts become what a model reads at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layout {
+    /// Each text is an example.
+    #[default]
+    Examples,
+    /// The texts are documents. They are joined, with end tokens between, and cut into blocks of the same length.
+    Blocks,
+}
+
+/// A prompt to answer, and the responses that are known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question<'a> {
+    /// The prompt.
+    pub prompt: &'a str,
+    /// Its responses. For a conversation, the content of the assistant's first turn.
+    pub references: Vec<&'a str>,
+    /// Whether a chat template wrote the prompt, with all its special tokens.
+    pub is_rendered: bool,
 }
 
 /// The texts of one file, in its order; never empty.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts {
     /// The texts.
     pub texts: Vec<Text>,
@@ -36,14 +65,24 @@ pub struct Texts {
     pub source: PathBuf,
     /// Number of rows that were left out because their response is empty.
     pub empty: usize,
+    /// Whether the texts are examples or documents.
+    pub layout: Layout,
 }
 
+/// A single document is held out from its last part on: one in so many of its bytes.
+const TAIL: usize = 20;
+
 impl Texts {
-    /// Holds out every `every`-th prompt, including the first, with all its responses. Returns (the rest, the held-out texts).
+    /// Holds out every `every`-th prompt, including the first, with all its responses. Returns (the rest, the held-out texts). Documents are
+    /// prompts here; a single document is cut, and its last twentieth is held out.
     ///
     /// # Errors
     /// All texts have the same prompt, or there are too few for both parts.
     pub fn hold_out(self, every: usize) -> Result<(Self, Self)> {
+        let layout = self.layout;
+        if layout == Layout::Blocks && self.texts.len() == 1 {
+            return Ok(self.hold_out_tail());
+        }
         let mut numbers = HashMap::new();
         let (mut rest, mut taken) = (Vec::new(), Vec::new());
         for (row, text) in self.texts.into_iter().enumerate() {
@@ -69,8 +108,25 @@ impl Texts {
             texts,
             source: self.source.clone(),
             empty: self.empty,
+            layout,
         };
         Ok((with(rest), with(taken)))
+    }
+
+    /// Cuts the only document in two, before a blank if there is one.
+    fn hold_out_tail(mut self) -> (Self, Self) {
+        let whole = std::mem::take(&mut self.texts).remove(0).response;
+        let near = whole.floor_char_boundary(whole.len() - whole.len() / TAIL);
+        let blank = whole[..near].rfind(char::is_whitespace);
+        let (rest, tail) = whole.split_at(blank.filter(|at| *at > near / 2).unwrap_or(near));
+        let with = |response: &str| Self {
+            texts: vec![Text {
+                response: response.to_owned(),
+                ..Text::default()
+            }],
+            ..self.clone()
+        };
+        (with(rest), with(tail))
     }
 
     /// Keeps at most `most` of the texts, evenly spaced.
@@ -89,7 +145,10 @@ impl Texts {
     pub fn by_prompt(&self) -> Vec<(&str, Vec<&str>)> {
         let mut places = HashMap::new();
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-        for Text { prompt, response } in &self.texts {
+        for Text {
+            prompt, response, ..
+        } in &self.texts
+        {
             let place = *places.entry(prompt.as_str()).or_insert(groups.len());
             match groups.get_mut(place) {
                 Some((_, responses)) => responses.push(response),
@@ -97,6 +156,30 @@ impl Texts {
             }
         }
         groups
+    }
+
+    /// The prompts to answer, each once in order of first appearance. Documents have none.
+    pub fn questions(&self) -> Vec<Question<'_>> {
+        if self.layout == Layout::Blocks {
+            return Vec::new();
+        }
+        let mut places = HashMap::new();
+        let mut questions: Vec<Question<'_>> = Vec::new();
+        for text in &self.texts {
+            let reference = text.turns.as_ref().map(|turns| turns.first.clone());
+            let reference = reference.map_or(text.response.as_str(), |at| &text.response[at]);
+            let next = questions.len();
+            let place = *places.entry(text.prompt.as_str()).or_insert(next);
+            match questions.get_mut(place) {
+                Some(question) => question.references.push(reference),
+                None => questions.push(Question {
+                    prompt: &text.prompt,
+                    references: vec![reference],
+                    is_rendered: text.turns.is_some(),
+                }),
+            }
+        }
+        questions
     }
 }
 
@@ -123,15 +206,13 @@ pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
 /// As [`read_texts`].
 pub fn parse_texts(text: &str, ending: &str, source: &str, form: &Form) -> Result<Texts> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let rows = match ending.to_ascii_lowercase().as_str() {
-        "json" => rows::json(text, source),
-        "csv" => rows::csv(text, source),
-        _ => rows::lines(text, source),
-    }?;
+    let rows = rows::read(text, &ending.to_ascii_lowercase(), source)?;
     let mut texts = Vec::with_capacity(rows.len());
     let mut first_empty = None;
-    for row in &rows {
-        let text = form.text(row)?;
+    // A chat template takes some tenths of a millisecond a row. The first error in order of rows is the one to tell.
+    let found: Vec<Result<Text>> = rows.par_iter().map(|row| form.text(row)).collect();
+    for (row, text) in rows.iter().zip(found) {
+        let text = text?;
         if text.response.trim().is_empty() {
             first_empty.get_or_insert(row);
         } else {
@@ -156,6 +237,7 @@ pub fn parse_texts(text: &str, ending: &str, source: &str, form: &Form) -> Resul
         texts,
         source: PathBuf::from(source),
         empty,
+        layout: Layout::Examples,
     })
 }
 
@@ -362,11 +444,12 @@ mod tests {
                 _ => format!("{}", i % prompts),
             },
             response: format!("{i}"),
+            ..Text::default()
         };
         Texts {
             texts: (0..n).map(text).collect(),
             source: "made".into(),
-            empty: 0,
+            ..Texts::default()
         }
     }
 

@@ -47,17 +47,42 @@ impl Row<'_> {
                 format!("text in field \"{field}\""),
                 shown(&other.to_string()),
             )),
-            None => {
-                let mut names: Vec<_> = self.values.keys().map(String::as_str).collect();
-                names.sort_unstable();
-                Err(self.error(format!("a field \"{field}\""), shown(&names.join(", "))))
-            }
+            None => Err(self.error(format!("a field \"{field}\""), self.names())),
         }
+    }
+
+    /// The names of its fields, for messages.
+    pub(super) fn names(&self) -> String {
+        let mut names: Vec<_> = self.values.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        shown(&names.join(", "))
     }
 
     pub(super) fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
         error(self.file, self.place, expected, found)
     }
+}
+
+/// Reads the rows of a file with this ending, in lower case.
+pub(super) fn read<'a>(text: &str, ending: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
+    match ending {
+        "json" => json(text, file),
+        "csv" => csv(text, file),
+        _ => lines(text, file),
+    }
+}
+
+/// Reads the first row. None if there is none.
+pub(super) fn first<'a>(text: &str, ending: &str, file: &'a str) -> Result<Option<Row<'a>>> {
+    let text = match ending {
+        "json" | "csv" => text,
+        _ => {
+            let start = text.len() - text.trim_start().len();
+            let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
+            &text[..end]
+        }
+    };
+    Ok(read(text, ending, file)?.into_iter().next())
 }
 
 /// Reads JSON lines and skips empty lines.

@@ -34,7 +34,7 @@ impl EncodedTexts {
         for (row, texts) in rows.iter().enumerate() {
             let mut start = row * columns;
             for text in texts {
-                for at in text.labelled_from..text.ids.len() {
+                for at in text.labels.iter().cloned().flatten() {
                     places.push((start + at - 1) as i32);
                     targets.push(text.ids[at] as i32);
                 }
@@ -101,7 +101,8 @@ mod tests {
             let expected: usize = split
                 .texts
                 .iter()
-                .map(|t| t.ids.len() - t.labelled_from)
+                .flat_map(|t| &t.labels)
+                .map(ExactSizeIterator::len)
                 .sum();
             for batch in batches {
                 let inputs = &batch.inputs;

@@ -1,12 +1,15 @@
 //! Encodes texts as token ids, and marks the tokens to predict.
 
+use std::ops::Range;
+
 use vblora::storage::sha256_hex;
 use vblora_models::{Continued, TextTokenizer};
 
+use super::turns::Conversation;
 use crate::{
     Error, Result,
     recipes::TooLong,
-    tasks::causal::{Text, Texts},
+    tasks::causal::{Layout, Question, Texts},
 };
 
 /// The settings with which texts become tokens.
@@ -29,8 +32,20 @@ pub struct Encoding<'a> {
 pub(super) struct EncodedText {
     /// Prompt, response and end.
     pub(super) ids: Vec<u32>,
-    /// The index of the first token to predict. It is at least 1, because the first token has no predecessor.
-    pub(super) labelled_from: usize,
+    /// The tokens to predict, ascending and apart. They start at 1 at least, because the first token has no predecessor.
+    pub(super) labels: Vec<Range<usize>>,
+}
+
+/// A text with all its tokens, and what is left of it within the maximum length.
+struct Found {
+    /// The number of all its tokens.
+    length: usize,
+    /// The text, as far as it fits.
+    text: Option<EncodedText>,
+    /// Whether the prompt has other tokens alone.
+    is_moved: bool,
+    /// Whether the text has its special tokens already, without being a conversation.
+    is_rendered: bool,
 }
 
 /// The tokenized texts of a split, at least one.
@@ -42,6 +57,7 @@ pub struct EncodedTexts {
     cut: u64,
     dropped: u64,
     moved: u64,
+    pub(super) rendered: u64,
 }
 
 impl Encoding<'_> {
@@ -59,64 +75,115 @@ impl Encoding<'_> {
         })
     }
 
+    /// Encodes the prompt of a question. A prompt that a chat template wrote has all its special tokens.
+    ///
+    /// # Errors
+    /// The tokenizer refuses the text.
+    pub fn question(&self, question: &Question<'_>) -> Result<Vec<u32>> {
+        match question.is_rendered {
+            true => Ok(self.tokenizer.encode_plain(&[question.prompt])?.concat()),
+            false => self.prompt(question.prompt),
+        }
+    }
+
     /// Encodes the texts. Prompt and response are encoded as one text ([`TextTokenizer::encode_continued`]), as in generation. A response
     /// that already ends with an end token gets no second one, and blanks after that token are dropped.
+    ///
+    /// A conversation has the tokens that its chat template wrote, up to the end of its last answer. Documents are cut into blocks.
     ///
     /// # Errors
     /// A text is too long and `too_long` refuses it; no text is left; the maximum is too small.
     pub fn encode(&self, texts: &Texts) -> Result<EncodedTexts> {
-        let (front, _) = self.tokenizer.frame()?;
-        let pairs: Vec<(&str, &str)> = texts
-            .texts
-            .iter()
-            .map(|Text { prompt, response }| (prompt.as_str(), response.as_str()))
-            .collect();
-        let encoded = self.tokenizer.encode_continued(&pairs)?;
-        let prompts: Vec<_> = pairs.iter().map(|(prompt, _)| *prompt).collect();
-        let prompts = self.tokenizer.encode_plain(&prompts)?;
-        let mut split = EncodedTexts {
-            texts: Vec::with_capacity(encoded.len()),
-            max_length: self.max_length,
-            cut: 0,
-            dropped: 0,
-            moved: 0,
+        let split = match texts.layout {
+            Layout::Examples => self.examples(texts)?,
+            Layout::Blocks => self.blocks(texts)?,
         };
-        for (row, (text, prompt)) in encoded.into_iter().zip(prompts).enumerate() {
-            let Continued { ids, seam } = text;
-            let is_same = ids[..seam] == prompt;
-            // The text itself begins with the tokenizer's special tokens.
-            let (ids, seam) = match ids.strip_prefix(front.as_slice()) {
-                Some(rest) => (rest, seam.saturating_sub(front.len())),
-                None => (ids.as_slice(), seam),
-            };
-            let (prompt, response) = ids.split_at(seam);
-            let response = self.ended(response)?;
-            let length = front.len() + prompt.len() + response.len();
-            let over = length.saturating_sub(self.max_length);
-            if over > 0 && self.too_long == TooLong::Refuse {
-                return Err(self.refuse(texts, row, length));
-            }
-            let is_kept = over == 0 || (self.too_long == TooLong::Cut && over <= prompt.len());
-            if !is_kept {
-                split.dropped += 1;
-                continue;
-            }
-            split.cut += u64::from(over > 0);
-            split.moved += u64::from(!is_same);
-            split
-                .texts
-                .push(self.join(&front, &prompt[over..], &response));
-        }
         match split.texts.is_empty() {
             true => Err(self.nothing(texts)),
             false => Ok(split),
         }
     }
 
+    fn examples(&self, texts: &Texts) -> Result<EncodedTexts> {
+        let (front, _) = self.tokenizer.frame()?;
+        let pairs = texts.texts.iter().filter(|text| text.turns.is_none());
+        let pairs: Vec<(&str, &str)> = pairs
+            .map(|text| (text.prompt.as_str(), text.response.as_str()))
+            .collect();
+        let mut pairs = self.tokenizer.encode_continued(&pairs)?.into_iter();
+        let mut conversations = self.conversations(&texts.texts)?.into_iter();
+        let prompts: Vec<_> = texts
+            .texts
+            .iter()
+            .map(|text| text.prompt.as_str())
+            .collect();
+        let prompts = self.tokenizer.encode_plain(&prompts)?;
+        let mut split = EncodedTexts::new(self.max_length);
+        for (row, (text, prompt)) in texts.texts.iter().zip(prompts).enumerate() {
+            let found = match text.turns {
+                None => pairs.next().map(|pair| self.pair(pair, &front, &prompt)),
+                Some(_) => conversations
+                    .next()
+                    .map(|turns| Ok(self.turns(&turns, &prompt))),
+            };
+            // Each text has its tokens.
+            if let Some(found) = found {
+                let found = found?;
+                if found.length > self.max_length && self.too_long == TooLong::Refuse {
+                    return Err(self.refuse(texts, row, found.length));
+                }
+                split.add(found, self.too_long);
+            }
+        }
+        Ok(split)
+    }
+
+    /// A prompt and its response. Tokens go from the left of the prompt if they do not all fit.
+    fn pair(&self, text: Continued, front: &[u32], prompt: &[u32]) -> Result<Found> {
+        let Continued { ids, seam } = text;
+        let is_moved = ids[..seam] != *prompt;
+        // The text itself begins with the tokenizer's special tokens.
+        let framed = ids.strip_prefix(front).filter(|_| !front.is_empty());
+        let (ids, seam) = match framed {
+            Some(rest) => (rest, seam.saturating_sub(front.len())),
+            None => (ids.as_slice(), seam),
+        };
+        let (prompt, response) = ids.split_at(seam);
+        let ended = self.ended(response)?;
+        let is_rendered = framed.is_some()
+            || ended.len() <= response.len()
+            || ids
+                .first()
+                .is_some_and(|&id| self.tokenizer.is_special_id(id));
+        let length = front.len() + prompt.len() + ended.len();
+        let over = length.saturating_sub(self.max_length);
+        let text = (over <= prompt.len()).then(|| self.join(front, &prompt[over..], &ended));
+        Ok(Found {
+            length,
+            text,
+            is_moved,
+            is_rendered,
+        })
+    }
+
+    /// A conversation. Turns go from its end if they do not all fit.
+    fn turns(&self, turns: &Conversation, prompt: &[u32]) -> Found {
+        let whole = self.until(turns, turns.answers.len());
+        let length = whole.ids.len();
+        let seam = turns.answers.first().map_or(0, |answer| answer.start);
+        let texts = (1..turns.answers.len()).rev().map(|n| self.until(turns, n));
+        let mut texts = std::iter::once(whole).chain(texts);
+        Found {
+            length,
+            text: texts.find(|text| text.ids.len() <= self.max_length),
+            is_moved: turns.ids[..seam] != *prompt,
+            is_rendered: false,
+        }
+    }
+
     /// Appends the end token to a response, unless it already has one.
-    fn ended(&self, response: &[u32]) -> Result<Vec<u32>> {
-        let is_end = |id: &u32| *id == self.end || self.tokenizer.is_end(*id);
-        if let Some(at) = response.iter().rposition(is_end) {
+    pub(super) fn ended(&self, response: &[u32]) -> Result<Vec<u32>> {
+        if let Some(at) = response.iter().rposition(|&id| self.is_end(id)) {
             let (text, after) = response.split_at(at + 1);
             let after = self.tokenizer.decode_with_special_tokens(after)?;
             if after.trim().is_empty() {
@@ -126,12 +193,16 @@ impl Encoding<'_> {
         Ok([response, &[self.end]].concat())
     }
 
+    pub(super) fn is_end(&self, id: u32) -> bool {
+        id == self.end || self.tokenizer.is_end(id)
+    }
+
     fn join(&self, front: &[u32], prompt: &[u32], response: &[u32]) -> EncodedText {
         let before = front.len() + prompt.len();
-        EncodedText {
-            ids: [front, prompt, response].concat(),
-            labelled_from: if self.on_prompt { 1 } else { before.max(1) },
-        }
+        let ids = [front, prompt, response].concat();
+        let from = if self.on_prompt { 1 } else { before.max(1) };
+        let labels = vec![from..ids.len()];
+        EncodedText { ids, labels }
     }
 
     fn refuse(&self, texts: &Texts, row: usize, length: usize) -> Error {
@@ -162,13 +233,38 @@ impl EncodedTexts {
         texts: impl IntoIterator<Item = (Vec<u32>, usize)>,
         max_length: usize,
     ) -> Self {
-        let text = |(ids, labelled_from)| EncodedText { ids, labelled_from };
+        let text = |(ids, from): (Vec<u32>, usize)| {
+            let labels = vec![from..ids.len()];
+            EncodedText { ids, labels }
+        };
         Self {
             texts: texts.into_iter().map(text).collect(),
+            ..Self::new(max_length)
+        }
+    }
+
+    pub(super) fn new(max_length: usize) -> Self {
+        Self {
+            texts: Vec::new(),
             max_length,
             cut: 0,
             dropped: 0,
             moved: 0,
+            rendered: 0,
+        }
+    }
+
+    /// Takes a text that is not refused.
+    fn add(&mut self, found: Found, too_long: TooLong) {
+        let is_over = found.length > self.max_length;
+        match found.text.filter(|_| !is_over || too_long == TooLong::Cut) {
+            None => self.dropped += 1,
+            Some(text) => {
+                self.texts.push(text);
+                self.cut += u64::from(is_over);
+                self.moved += u64::from(found.is_moved);
+                self.rendered += u64::from(found.is_rendered);
+            }
         }
     }
 
@@ -182,7 +278,7 @@ impl EncodedTexts {
         self.texts.is_empty()
     }
 
-    /// The number of texts whose prompt lost tokens.
+    /// The number of texts whose prompt lost tokens, and of conversations that lost turns.
     pub fn cut(&self) -> u64 {
         self.cut
     }
@@ -197,15 +293,31 @@ impl EncodedTexts {
         self.moved
     }
 
+    /// The number of texts that begin or end with special tokens of the model already, and did not get these twice. Conversations are not
+    /// counted.
+    pub fn rendered(&self) -> u64 {
+        self.rendered
+    }
+
     /// The number of tokens of each text.
     pub fn lengths(&self) -> Vec<usize> {
         self.texts.iter().map(|text| text.ids.len()).collect()
     }
 
-    /// SHA-256 of every token and of the start of each text's labels.
+    /// SHA-256 of every token and of the places of each text's labels.
     pub fn sha256(&self) -> String {
         let one = |text: &EncodedText| {
-            let head = [text.ids.len() as u64, text.labelled_from as u64];
+            let (length, labels) = (text.ids.len() as u64, &text.labels);
+            let head = match labels.as_slice() {
+                // One number for labels up to the end, as sessions before conversations had it.
+                [Range { start, end }] if *end == text.ids.len() => vec![length, *start as u64],
+                labels => {
+                    let places = labels.iter().flat_map(|range| [range.start, range.end]);
+                    let places = places.map(|place| place as u64);
+                    let head = [length, u64::MAX, labels.len() as u64];
+                    head.into_iter().chain(places).collect()
+                }
+            };
             let head = head.iter().flat_map(|n| n.to_le_bytes());
             let ids = text.ids.iter().flat_map(|id| id.to_le_bytes());
             head.chain(ids).collect::<Vec<u8>>()
@@ -217,7 +329,7 @@ impl EncodedTexts {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::demo;
+    use crate::{demo, tasks::causal::Text};
 
     pub(in crate::train::causal) const END: u32 = 2;
 
@@ -230,12 +342,20 @@ pub(super) mod tests {
         let text = |&(prompt, response): &(&str, &str)| Text {
             prompt: prompt.into(),
             response: response.into(),
+            ..Text::default()
         };
         Texts {
             texts: pairs.iter().map(text).collect(),
             source: "made".into(),
-            empty: 0,
+            ..Texts::default()
         }
+    }
+
+    /// The first token to predict of a text whose labels go to its end.
+    fn labelled_from(text: &EncodedText) -> usize {
+        assert_eq!(text.labels.len(), 1);
+        assert_eq!(text.labels[0].end, text.ids.len());
+        text.labels[0].start
     }
 
     fn encode(
@@ -270,7 +390,7 @@ pub(super) mod tests {
         let encoded = encoding.encode(&pairs).unwrap();
         let expected = [&[0], &prompt[..], &response[..], &[END]].concat();
         assert_eq!(encoded.texts[0].ids, expected);
-        assert_eq!(encoded.texts[0].labelled_from, 1 + prompt.len());
+        assert_eq!(labelled_from(&encoded.texts[0]), 1 + prompt.len());
         let alone = encoding.prompt("How many cats are there?").unwrap();
         assert_eq!(
             alone,
@@ -284,7 +404,7 @@ pub(super) mod tests {
         .encode(&pairs)
         .unwrap();
         assert_eq!(
-            (all.texts[0].labelled_from, &all.texts[0].ids),
+            (labelled_from(&all.texts[0]), &all.texts[0].ids),
             (1, &expected)
         );
         assert_ne!(all.sha256(), encoded.sha256());
@@ -313,7 +433,10 @@ pub(super) mod tests {
             [&ids[..1], &ids[2..]].concat(),
             "`<s>` stays"
         );
-        assert_eq!(cut.texts[0].labelled_from, whole.texts[0].labelled_from - 1);
+        assert_eq!(
+            labelled_from(&cut.texts[0]),
+            labelled_from(&whole.texts[0]) - 1
+        );
         assert_eq!(cut.texts[1], whole.texts[1]);
         let dropped = encode(&pairs, max, TooLong::Drop).unwrap();
         assert_eq!((dropped.len(), dropped.cut(), dropped.dropped()), (1, 0, 2));
@@ -338,7 +461,7 @@ pub(super) mod tests {
     fn without_anything_in_front_the_first_token_is_no_label() {
         let text = EncodedText {
             ids: vec![7, END],
-            labelled_from: 1,
+            labels: vec![1..2],
         };
         let tokenizer = tokenizer();
         let encoding = Encoding {
@@ -349,7 +472,7 @@ pub(super) mod tests {
             on_prompt: false,
         };
         assert_eq!(encoding.join(&[], &[], &[7, END]), text);
-        assert_eq!(encoding.join(&[0], &[], &[7, END]).labelled_from, 1);
+        assert_eq!(labelled_from(&encoding.join(&[0], &[], &[7, END])), 1);
     }
 
     /// A tokenizer like Llama-2's: it adds a blank mark before the text, and encodes blanks as marks.
@@ -408,7 +531,7 @@ pub(super) mod tests {
         let encoded = encode_with(&tokenizer, &[("b:", " a.")], 64);
         // <s> ▁b : | ▁a . </s>, while the response alone would be ▁ ▁a .
         assert_eq!(encoded.texts[0].ids, [1, 8, 6, 7, 10, END]);
-        assert_eq!(encoded.texts[0].labelled_from, 3);
+        assert_eq!(labelled_from(&encoded.texts[0]), 3);
         assert_eq!(encoded.moved(), 0);
         let alone = tokenizer.encode_plain(&[" a."]).unwrap().concat();
         assert_eq!(alone, [3, 7, 10]);
@@ -420,7 +543,7 @@ pub(super) mod tests {
         // <s> ▁b ▁b | a: . </s>, while the prompt alone is ▁b ▁b a.
         let encoded = encode_with(&tokenizer, &[("b ba", ":.")], 64);
         assert_eq!(encoded.texts[0].ids, [1, 8, 8, 9, 10, END]);
-        assert_eq!(encoded.texts[0].labelled_from, 3);
+        assert_eq!(labelled_from(&encoded.texts[0]), 3);
         assert_eq!(encoded.moved(), 1);
     }
 
@@ -466,7 +589,7 @@ pub(super) mod tests {
                 .unwrap();
             let apart = [&[0], &parts[0][..], &parts[1], &[END]].concat();
             assert_eq!(encoded.ids, apart, "{text:?}");
-            assert_eq!(encoded.labelled_from, 1 + parts[0].len());
+            assert_eq!(labelled_from(&encoded), 1 + parts[0].len());
         }
     }
 }

@@ -11,7 +11,7 @@ use vblora_models::{
 };
 
 use super::encode::Encoding;
-use crate::{Result, metrics::bleu};
+use crate::{Result, metrics::bleu, tasks::causal::Question};
 
 /// The number of prompts that are answered in one batch.
 const BATCH: usize = 10;
@@ -27,9 +27,6 @@ pub struct Sample {
     pub answer: String,
 }
 
-/// A prompt and its responses, from [`Texts::by_prompt`](crate::tasks::causal::Texts::by_prompt).
-pub type Question<'a> = (&'a str, Vec<&'a str>);
-
 /// The questions whose prompts leave room for an answer of `room` tokens.
 ///
 /// # Errors
@@ -41,7 +38,7 @@ pub fn answerable<'a>(
 ) -> Result<Vec<Question<'a>>> {
     let mut kept = Vec::new();
     for question in questions {
-        let length = encoding.prompt(question.0)?.len();
+        let length = encoding.question(&question)?.len();
         if length > 0 && length + room <= encoding.max_length {
             kept.push(question);
         }
@@ -63,7 +60,7 @@ pub fn answer<B: VbLoraBackend>(
 ) -> Result<Vec<Sample>> {
     let mut samples = Vec::with_capacity(questions.len());
     for questions in questions.chunks(BATCH) {
-        let prompts = questions.iter().map(|(prompt, _)| encoding.prompt(prompt));
+        let prompts = questions.iter().map(|question| encoding.question(question));
         let prompts: Vec<Vec<u32>> = prompts.collect::<Result<_>>()?;
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest + settings.max_new_tokens;
@@ -72,9 +69,13 @@ pub fn answer<B: VbLoraBackend>(
         let prompts: Vec<&[u32]> = prompts.iter().map(Vec::as_slice).collect();
         let go_on = |_: usize, _: &str| ControlFlow::Continue(());
         let texts = generate_text(&mut decoding, tokenizer, &prompts, settings, go_on)?;
-        let sample = |((prompt, references), text): (&Question<'_>, String)| Sample {
-            prompt: (*prompt).to_owned(),
-            references: references.iter().map(|r| r.trim().to_owned()).collect(),
+        let sample = |(question, text): (&Question<'_>, String)| Sample {
+            prompt: question.prompt.to_owned(),
+            references: question
+                .references
+                .iter()
+                .map(|r| r.trim().to_owned())
+                .collect(),
             answer: text.trim().to_owned(),
         };
         let texts = texts.into_iter().map(|generated| generated.text);

@@ -92,18 +92,26 @@ impl Source for TextSource {
                 split.moved()
             )
         });
+        let rendered = splits.into_iter().filter(|(_, split)| split.rendered() > 0);
+        let rendered = rendered.map(|(name, split)| {
+            format!(
+                "{} {name} texts begin or end with special tokens of the model already, as from a chat template, and do not get these twice",
+                split.rendered()
+            )
+        });
         let notes = splits
             .into_iter()
             .filter(|(_, split)| split.cut() + split.dropped() > 0)
             .map(|(name, split)| {
                 format!(
-                    "{} prompts of {name} texts were cut to fit {} tokens, {} texts left out",
+                    "{} {name} texts were cut to fit {} tokens (prompts from their left, conversations by their last turns), {} left out",
                     split.cut(),
                     encoding.max_length,
                     split.dropped()
                 )
             })
             .chain(moved)
+            .chain(rendered)
             .collect();
         let (base, _) = CausalLm::load_with(config, files, device)?;
         Ok(Loaded {
