@@ -233,7 +233,10 @@ mod tests {
                     .map(|code| (code * scale - value).abs())
                     .fold(f32::MAX, f32::min);
                 let off = (found - value).abs();
-                assert!(off <= least * 1.000_01 + 1e-9, "{shape:?} {i}: {off} {least}");
+                assert!(
+                    off <= least * 1.000_01 + 1e-9,
+                    "{shape:?} {i}: {off} {least}"
+                );
             }
         }
     }
@@ -299,15 +302,42 @@ mod tests {
         let mut broken = NF4;
         broken[3] = f32::NAN;
         let cases = [
-            (made([4, 64], 48, packed(), NF4, nested.clone(), 0.0), "blocks of 48"),
-            (made([4, 65], 64, packed(), NF4, nested.clone(), 0.0), "128 elements"),
-            (made([usize::MAX, 2], 64, packed(), NF4, nested.clone(), 0.0), "no possible size"),
-            (made([4, 64], 128, packed(), NF4, nested.clone(), 0.0), "absmax has 4"),
-            (made([4, 64], 64, packed(), broken, nested.clone(), 0.0), "quant_map: value 3"),
-            (made([4, 64], 64, packed(), NF4, vec![], 0.0), "nested_absmax has 0"),
-            (made([4, 64], 64, packed(), NF4, vec![f32::INFINITY], 0.0), "nested_absmax: value 0"),
-            (made([4, 64], 64, packed(), NF4, nested.clone(), f32::NAN), "nested_offset"),
-            (made([4, 64], 64, packed(), NF4, vec![f32::MAX], f32::MAX), "restored absmax"),
+            (
+                made([4, 64], 48, packed(), NF4, nested.clone(), 0.0),
+                "blocks of 48",
+            ),
+            (
+                made([4, 65], 64, packed(), NF4, nested.clone(), 0.0),
+                "128 elements",
+            ),
+            (
+                made([usize::MAX, 2], 64, packed(), NF4, nested.clone(), 0.0),
+                "no possible size",
+            ),
+            (
+                made([4, 64], 128, packed(), NF4, nested.clone(), 0.0),
+                "absmax has 4",
+            ),
+            (
+                made([4, 64], 64, packed(), broken, nested.clone(), 0.0),
+                "quant_map: value 3",
+            ),
+            (
+                made([4, 64], 64, packed(), NF4, vec![], 0.0),
+                "nested_absmax has 0",
+            ),
+            (
+                made([4, 64], 64, packed(), NF4, vec![f32::INFINITY], 0.0),
+                "nested_absmax: value 0",
+            ),
+            (
+                made([4, 64], 64, packed(), NF4, nested.clone(), f32::NAN),
+                "nested_offset",
+            ),
+            (
+                made([4, 64], 64, packed(), NF4, vec![f32::MAX], f32::MAX),
+                "restored absmax",
+            ),
         ];
         for (found, expected) in cases {
             assert!(found.contains(expected), "{found}");
