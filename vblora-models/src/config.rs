@@ -6,6 +6,7 @@ mod family;
 mod fields;
 mod generation;
 mod presets;
+mod quantization;
 mod side_files;
 mod tokens;
 
@@ -150,7 +151,7 @@ impl EncoderConfig {
             pad_token_id,
             initializer_range: fields.number_or("initializer_range", 0.02)?,
             position_offset,
-            base_dtype: BaseDtype::F32,
+            base_dtype: quantization::read(&fields)?,
         };
         config.check(file)?;
         Ok(config)

@@ -88,7 +88,7 @@ pub use config::{
     EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
     RotaryConfig, stop_tokens,
 };
-pub use dtype::BaseDtype;
+pub use dtype::{BaseDtype, ComputeDtype, Nf4Settings};
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
 pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
@@ -96,10 +96,10 @@ pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};
 pub use roberta::{EncoderInput, Padding, Roberta};
-pub use source::{RandomWeights, WeightSource};
+pub use source::{MapWeight, RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, Marked, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
 pub use weights::{
-    Checkpoint, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype, SavedTensors, save_model,
-    save_safetensors, save_tensors,
+    Checkpoint, Converted, DecodedDtype, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype,
+    SavedTensors, dequantize, quantize, save_model, save_safetensors, save_tensors,
 };

@@ -32,7 +32,7 @@ impl<B: VbLoraBackend> LmHead<B> {
     /// A tensor too large for the device.
     pub fn random(config: &EncoderConfig, seed: u64, device: &B::Device) -> Result<Self> {
         let mut source = RandomWeights::new(seed, config.initializer_range);
-        let mut builder = Builder::<B, _>::new(&mut source, config.base_dtype, device);
+        let mut builder = Builder::<B, _>::new(&mut source, config.base_dtype.dense(), device);
         let d = config.hidden_size;
         Ok(Self {
             dense: builder.linear("lm_head.dense", d, d)?,

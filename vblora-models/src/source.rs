@@ -1,8 +1,17 @@
 //! The source of a model's tensors: a checkpoint, or a seed.
 
-use vblora::rng::Key;
+use vblora::{nf4::Nf4Host, rng::Key};
 
 use crate::{HostTensor, Loader};
+
+/// The weight of a linear map as its source has it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MapWeight {
+    /// Floats, in the shape that was asked for.
+    Dense(HostTensor),
+    /// 4 bits, always `[d_out, d_in]`.
+    Nf4(Nf4Host),
+}
 
 /// Gives a model its tensors by their Hugging Face names. Building a model and naming its tensors is then written once for loading and
 /// for fresh weights.
@@ -14,6 +23,13 @@ pub trait WeightSource {
     /// [`take`](Self::take) for a tensor that stands beside the model, without its prefix: a head.
     fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         self.take(name, shape)
+    }
+
+    /// [`take`](Self::take) for the weight of a linear map, which may be in 4 bits. `shape` is that of a dense tensor, and `out_in` is
+    /// `[d_out, d_in]`.
+    fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
+        let _ = out_in;
+        MapWeight::Dense(self.take(name, shape))
     }
 
     /// [`take`](Self::take) for the weight of a normalisation, which is `neutral` when fresh.
@@ -29,6 +45,10 @@ impl WeightSource for Loader {
 
     fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         Loader::take_at_root(self, name, shape)
+    }
+
+    fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
+        Loader::take_map(self, name, shape, out_in)
     }
 }
 

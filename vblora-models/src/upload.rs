@@ -1,7 +1,7 @@
 //! Host tensors onto a device, in its compute dtype, none of them larger than the device can hold, and back.
 
 use burn::tensor::{DType, Tensor, TensorData};
-use vblora::backend::VbLoraBackend;
+use vblora::{FrozenLinear, backend::VbLoraBackend, nf4::Nf4Host};
 
 use crate::{BaseDtype, HostTensor, Result};
 
@@ -38,22 +38,56 @@ fn upload_within<B: VbLoraBackend, const D: usize>(
     device: &B::Device,
 ) -> Result<Tensor<B, D>> {
     let dtype = DType::from(dtype.dtype());
-    let bytes = dtype.size() * tensor.values.len();
-    match limit {
-        Some(limit) if bytes > limit => {
-            let backend = B::name(device);
-            Err(vblora::Error::TooLarge {
-                tensor: name.into(),
-                bytes,
-                limit,
-                backend,
+    check_size::<B>(name, dtype.size() * tensor.values.len(), limit, device)?;
+    Ok(Tensor::from_data(
+        TensorData::new(tensor.values, tensor.shape).convert_dtype(dtype),
+        (device, dtype),
+    ))
+}
+
+/// Moves a weight in 4 bits onto the device, as the map of a site. Products with it are computed in the dtype.
+///
+/// # Errors
+/// It is larger than the device can hold in one piece; the base is to be dense in half precision.
+pub(crate) fn upload_nf4<B: VbLoraBackend>(
+    site: &str,
+    name: &str,
+    weight: &Nf4Host,
+    bias: Option<Tensor<B, 1>>,
+    dtype: BaseDtype,
+    device: &B::Device,
+) -> Result<FrozenLinear<B>> {
+    match dtype {
+        BaseDtype::F32 | BaseDtype::Nf4(_) | BaseDtype::Stored4Bit(_) => {}
+        BaseDtype::F16 | BaseDtype::Bf16 => {
+            return Err(vblora::Error::Setting {
+                setting: "base_dtype",
+                expected: format!("nf4, or none: {name} is stored in 4 bits"),
+                found: dtype.name().into(),
             }
-            .into())
+            .into());
         }
-        _ => Ok(Tensor::from_data(
-            TensorData::new(tensor.values, tensor.shape).convert_dtype(dtype),
-            (device, dtype),
-        )),
+    }
+    check_size::<B>(name, weight.bytes(), B::max_tensor_bytes(device), device)?;
+    let compute = dtype.dtype();
+    Ok(FrozenLinear::from_nf4(site, weight, bias, compute, device))
+}
+
+fn check_size<B: VbLoraBackend>(
+    name: &str,
+    bytes: usize,
+    limit: Option<usize>,
+    device: &B::Device,
+) -> Result<()> {
+    match limit {
+        Some(limit) if bytes > limit => Err(vblora::Error::TooLarge {
+            tensor: name.into(),
+            bytes,
+            limit,
+            backend: B::name(device),
+        }
+        .into()),
+        _ => Ok(()),
     }
 }
 

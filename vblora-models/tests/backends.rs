@@ -63,6 +63,12 @@ mod recorded_decoders {
     on_every_backend!(tests: fixture_gpt2, fixture_llama, fixture_mistral, fixture_gemma, fixture_further_families);
 }
 
+mod recorded_4_bit {
+    use super::suite::recorded_4_bit as tests;
+    on_every_backend!(tests: fixture_bnb_llama, fixture_quantised_while_loading, fixture_converted_directories,
+        fixture_broken_parts_are_named);
+}
+
 /// Half a gigabyte of real weights: on the fastest CPU backend alone.
 #[cfg(feature = "flex")]
 mod real_decoders {

@@ -73,6 +73,7 @@ mod error;
 mod factors;
 pub mod limits;
 mod linear;
+pub mod nf4;
 pub mod noise;
 pub mod ops;
 mod pattern;

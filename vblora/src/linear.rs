@@ -12,6 +12,7 @@ pub use weight::FrozenWeight;
 use crate::{
     Factors, LowRank, Site,
     backend::{FrozenMap, GeluForm, Update, VbLoraBackend, matmul, primitive},
+    nf4::Nf4Host,
 };
 
 /// The layout in which a checkpoint stores the weight of a linear map.
@@ -25,7 +26,8 @@ pub enum WeightLayout {
 
 /// `y = x W + b`, plus `s (x A) B` if [`Factors`] hold a pair for this site (paper, Algorithm 1). The update is never formed.
 ///
-/// Weight and bias require no gradient and get none. The weight may be in half precision; input, bias, adapter and output are in f32.
+/// Weight and bias require no gradient and get none. The weight may be in half precision or in 4 bits; input, bias, adapter and output are
+/// in f32.
 #[derive(Module, Debug)]
 pub struct FrozenLinear<B: Backend> {
     /// `[d_in, d_out]`
@@ -59,6 +61,24 @@ impl<B: Backend> FrozenLinear<B> {
         }
     }
 
+    /// Freezes a weight in 4 bits under the site's name. Products with it are computed in `compute`.
+    ///
+    /// # Shapes
+    /// - weight: `[d_out, d_in]`, as files store it; bias: `[d_out]`
+    pub fn from_nf4(
+        site: impl Into<String>,
+        weight: &Nf4Host,
+        bias: Option<Tensor<B, 1>>,
+        compute: FloatDType,
+        device: &B::Device,
+    ) -> Self {
+        Self {
+            weight: FrozenWeight::from_nf4(weight, compute, device),
+            bias: bias.map(|bias| Param::from_tensor(bias).set_require_grad(false)),
+            site: site.into(),
+        }
+    }
+
     /// This map as a site.
     pub fn site(&self) -> Site {
         let [d_in, d_out] = self.weight.dims();
@@ -67,6 +87,8 @@ impl<B: Backend> FrozenLinear<B> {
 
     /// The map with its update added into a dense weight: one matrix product, without an adapter. This map keeps every bit, so dropping the
     /// merged map undoes the merge.
+    ///
+    /// The merged weight of one in 4 bits is dense, in its compute dtype: eight times the memory in f32, four times in half precision.
     ///
     /// # Panics
     /// The factors belong to a multi-adapter batch ([`Stack`](crate::Stack)), whose rows have no weight in common.

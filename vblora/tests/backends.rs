@@ -43,6 +43,12 @@ mod decoder_operations {
         rotation_and_its_gradient, causal_attention_and_its_gradients, remembered_keys_are_seen);
 }
 
+mod nf4 {
+    use super::suite::nf4 as tests;
+    on_every_backend!(tests: maps_in_4_bits_are_the_maps_of_their_values, a_weight_in_4_bits_decodes_to_its_values,
+        a_weight_in_4_bits_is_held_in_4_bits);
+}
+
 mod serving {
     use super::suite::serving as tests;
     on_every_backend!(tests: rows_take_their_own_adapter, a_set_switches_adapters_and_shares_their_bank, merging_keeps_the_base_to_the_bit,

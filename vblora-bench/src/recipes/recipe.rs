@@ -9,7 +9,7 @@ use vblora::{
     LoraConfig, LoraXsConfig, ParameterGroup, TiedLoraConfig, VbLoraConfig, VeraConfig,
     storage::{Bank, peft::PeftDirectory, read_text},
 };
-use vblora_models::BaseDtype;
+use vblora_models::{BaseDtype, Nf4Settings};
 
 use super::{EvaluationSettings, TextSettings};
 use crate::limits::MAX_TEXT_BYTES;
@@ -51,7 +51,8 @@ pub struct Recipe {
     /// Dropout probability inside the base. If absent, the model's own applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base_dropout: Option<f64>,
-    /// Number type of the base's linear maps: f32, f16 or bf16. Adapter, head and all operations between the linear maps are f32.
+    /// Form of the base's linear maps: f32, f16, bf16 or nf4. Adapter, head and all operations between the linear maps are f32. With f32, a
+    /// model whose files are in 4 bits stays so.
     #[serde(default)]
     pub base_dtype: BaseDtype,
     /// The learning-rate schedule, shared by all groups.
@@ -86,6 +87,9 @@ pub struct Recipe {
     /// The task head's settings. Tasks of texts have no head.
     #[serde(default)]
     pub head: HeadSettings,
+    /// The settings of a base in 4 bits.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub nf4: Nf4Settings,
     /// The settings for causal models.
     #[serde(default, skip_serializing_if = "TextSettings::is_default")]
     pub text: TextSettings,
@@ -342,6 +346,27 @@ impl Recipe {
         toml::to_string(self).map_err(|e| syntax("to be written", e))
     }
 
+    /// The form in which the base is held, given the form of its files, with the settings of 4 bits.
+    ///
+    /// # Errors
+    /// The files are in 4 bits, and half precision is asked for; there are settings of 4 bits, and nothing is in 4 bits.
+    pub fn held_as(&self, files: BaseDtype) -> Result<BaseDtype> {
+        let asked = match self.base_dtype {
+            BaseDtype::Nf4(_) => BaseDtype::Nf4(self.nf4),
+            other => other,
+        };
+        match asked.settle(files)? {
+            BaseDtype::Stored4Bit(_) => Ok(BaseDtype::Stored4Bit(self.nf4.compute)),
+            nf4 @ BaseDtype::Nf4(_) => Ok(nf4),
+            dense if is_default(&self.nf4) => Ok(dense),
+            dense => Err(Error::Setting {
+                setting: "nf4".into(),
+                expected: "no such table unless base_dtype is nf4".into(),
+                found: format!("base_dtype {dense}"),
+            }),
+        }
+    }
+
     /// The schedule over `total_steps` optimizer steps.
     pub fn schedule(&self, total_steps: usize) -> Schedule {
         let ScheduleSettings {
@@ -371,6 +396,10 @@ pub(super) fn syntax(file: &str, error: impl std::fmt::Display) -> Error {
         file: file.to_string(),
         message: error.to_string().trim_end().to_string(),
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn one() -> usize {

@@ -2,10 +2,11 @@
 
 use burn::{
     module::{Module, ModuleVisitor, Param},
-    tensor::Tensor,
+    tensor::{Int, Tensor},
 };
 use serde::{Deserialize, Serialize};
 use vblora::{
+    FrozenWeight,
     backend::VbLoraBackend,
     storage::{Bank, sha256_hex},
 };
@@ -76,6 +77,7 @@ const SAMPLE: usize = 64;
 fn module_hash<B: VbLoraBackend, M: Module<B>>(module: &M) -> String {
     let mut sample = Sample {
         path: Vec::new(),
+        is_whole: false,
         pieces: Vec::new(),
     };
     module.visit(&mut sample);
@@ -84,16 +86,29 @@ fn module_hash<B: VbLoraBackend, M: Module<B>>(module: &M) -> String {
 
 struct Sample {
     path: Vec<String>,
+    /// True inside a weight in 4 bits, of which every byte is hashed: the same values may be quantised in several ways.
+    is_whole: bool,
     pieces: Vec<Vec<u8>>,
 }
 
 impl<B: VbLoraBackend> ModuleVisitor<B> for Sample {
-    fn enter_module(&mut self, name: &str, _: &str) {
+    fn enter_module(&mut self, name: &str, kind: &str) {
         self.path.push(name.to_owned());
+        self.is_whole |= kind == FrozenWeight::<B>::NF4_MODULE;
     }
 
     fn exit_module(&mut self, _: &str, _: &str) {
         self.path.pop();
+        self.is_whole = false;
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<B, D, Int>>) {
+        let value = param.val();
+        let described = format!("{} {:?};", self.path.join("."), value.dims());
+        let words = value.into_data().convert::<i32>().into_vec::<i32>();
+        let words = words.expect("converted to i32 just above");
+        let bytes = words.iter().flat_map(|v| v.to_le_bytes()).collect();
+        self.pieces.extend([described.into_bytes(), bytes]);
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<B, D>>) {
@@ -102,7 +117,7 @@ impl<B: VbLoraBackend> ModuleVisitor<B> for Sample {
         self.pieces.push(described.into_bytes());
         let n = value.shape().num_elements();
         let flat = value.reshape([n]);
-        let few = SAMPLE.min(n);
+        let few = if self.is_whole { n } else { SAMPLE.min(n) };
         for range in [0..few, n - few..n] {
             let values = host_tensor(flat.clone().slice([range])).values;
             let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();

@@ -88,7 +88,7 @@ impl Method {
                 }
             }
             None if self == Self::Full => {
-                full_precision(recipe.base_dtype)?;
+                full_precision(model.base_dtype)?;
                 whole_graph(recipe)?;
                 count::dense(model.parameters)
             }

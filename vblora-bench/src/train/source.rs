@@ -3,7 +3,7 @@
 use std::{fmt::Debug, path::PathBuf};
 
 use vblora::{Site, SitePlan, Targets, backend::VbLoraBackend};
-use vblora_models::{EncoderConfig, ModelFiles, Roberta, TextTokenizer, roberta};
+use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, Roberta, TextTokenizer, roberta};
 
 use super::{classification::Classification, data::EncodedSplit, objective::Objective};
 use crate::{
@@ -44,6 +44,8 @@ pub struct ModelSummary {
     pub width: usize,
     /// The number of parameters.
     pub parameters: usize,
+    /// The form in which the linear maps are held.
+    pub base_dtype: BaseDtype,
     /// The number of parameters of the head, which is always trained.
     pub head: usize,
     /// The linear maps that an adapter may adapt.
@@ -99,7 +101,7 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<EncoderConfig> {
     if let Some(p) = recipe.base_dropout {
         (config.hidden_dropout, config.attention_dropout) = (p, p);
     }
-    config.base_dtype = recipe.base_dtype;
+    config.base_dtype = recipe.held_as(config.base_dtype)?;
     Ok(config)
 }
 
@@ -112,6 +114,7 @@ impl Source for DataSource {
             layers: config.num_layers,
             width: config.hidden_size,
             parameters: config.parameters(),
+            base_dtype: config.base_dtype,
             head: vblora_models::head_parameters(config.hidden_size, recipe.task.outputs()),
             sites: roberta::sites(&config),
             targets: roberta::targets(&recipe.targets)?,

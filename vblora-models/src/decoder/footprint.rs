@@ -1,6 +1,6 @@
 //! The memory for training an adapter on a decoder, from its configuration alone.
 
-use vblora::SitePlan;
+use vblora::{Site, SitePlan};
 
 use super::sites::{BlockMaps, qkv_widths};
 use crate::{DecoderConfig, config::Mlp};
@@ -65,12 +65,15 @@ impl Footprint {
 }
 
 fn base(config: &DecoderConfig) -> usize {
-    let held = config.base_dtype.bytes();
+    let held = config.base_dtype;
     let tables = if config.tied { 1 } else { 2 };
     let sites = super::sites(config);
-    let maps: usize = sites.iter().map(|site| site.d_in * site.d_out).sum();
-    let in_dtype = maps + tables * config.vocab_size * config.hidden_size;
-    held * in_dtype + F32 * (config.parameters() - in_dtype)
+    let values = |site: &Site| site.d_in * site.d_out;
+    let maps: usize = sites.iter().map(values).sum();
+    let of_maps: usize = sites.iter().map(|site| held.map_bytes(values(site))).sum();
+    let of_tables = tables * config.vocab_size * config.hidden_size;
+    let rest = config.parameters() - maps - of_tables;
+    of_maps + held.bytes() * of_tables + F32 * rest
 }
 
 /// Values that the backward pass of one block needs, per token. They are the narrow products and the inputs of normalisations, adapted maps

@@ -4,7 +4,9 @@ use vblora::{FrozenLinear, backend::VbLoraBackend};
 
 use super::sites::{Map, name};
 use crate::{
-    DecoderConfig, HostTensor, Result, parts::Builder, source::WeightSource, upload::transposed,
+    DecoderConfig, Error, HostTensor, Result,
+    parts::Builder,
+    source::{MapWeight, WeightSource},
 };
 
 /// Builds the maps of one block.
@@ -14,8 +16,8 @@ pub(super) struct MapBuilder<'a, 'b, B: VbLoraBackend, S> {
     index: usize,
 }
 
-/// The weight `[d_in, d_out]` and the bias of a map.
-type Values = (HostTensor, Option<HostTensor>);
+/// The weight and the bias of a map.
+type Values = (MapWeight, Option<HostTensor>);
 
 impl<'a, 'b, B: VbLoraBackend, S: WeightSource> MapBuilder<'a, 'b, B, S> {
     pub(super) fn new(
@@ -52,7 +54,7 @@ impl<'a, 'b, B: VbLoraBackend, S: WeightSource> MapBuilder<'a, 'b, B, S> {
         let parts = maps.iter().map(|map| {
             let part = [start, map.d_out];
             start += map.d_out;
-            let weight = columns(&weight, &widths, part);
+            let weight = outputs(&weight, &widths, part, fused)?;
             let bias = bias.as_ref().map(|bias| columns(bias, &widths, part));
             self.built(&map.role, weight, bias)
         });
@@ -62,12 +64,10 @@ impl<'a, 'b, B: VbLoraBackend, S: WeightSource> MapBuilder<'a, 'b, B, S> {
     fn take(&mut self, map: &Map) -> Values {
         let (d_in, d_out) = (map.d_in, map.d_out);
         let stored = self.config.layout.in_block(self.index, &map.role);
-        let source = &mut *self.builder.source;
         let weight = format!("{stored}.weight");
-        let weight = match self.config.layout.conv1d {
-            true => source.take(&weight, [d_in, d_out]),
-            false => transposed(source.take(&weight, [d_out, d_in])),
-        };
+        let is_conv1d = self.config.layout.conv1d;
+        let weight = self.builder.take_map(&weight, [d_in, d_out], is_conv1d);
+        let source = &mut *self.builder.source;
         let bias = map
             .has_bias
             .then(|| source.take(&format!("{stored}.bias"), [d_out]));
@@ -77,12 +77,37 @@ impl<'a, 'b, B: VbLoraBackend, S: WeightSource> MapBuilder<'a, 'b, B, S> {
     fn built(
         &self,
         role: &str,
-        weight: HostTensor,
+        weight: MapWeight,
         bias: Option<HostTensor>,
     ) -> Result<FrozenLinear<B>> {
         let site = name(self.config, self.index, role);
         self.builder.map(&site, weight, bias)
     }
+}
+
+/// Some outputs of a map whose outputs have these widths together. Those of a map in 4 bits must be whole blocks.
+fn outputs(of: &MapWeight, widths: &[usize], part: [usize; 2], name: &str) -> Result<MapWeight> {
+    let of = match of {
+        MapWeight::Dense(of) => return Ok(MapWeight::Dense(columns(of, widths, part))),
+        MapWeight::Nf4(of) => of,
+    };
+    // A tensor that the checkpoint lacks comes as one value, whatever was asked for.
+    if of.shape()[0] < widths.iter().sum::<usize>() {
+        return Ok(MapWeight::Nf4(of.clone()));
+    }
+    let [start, width] = part;
+    let rows = of.rows(start..start + width).ok_or_else(|| {
+        Error::Adapter(vblora::Error::Setting {
+            setting: "base_dtype",
+            expected: format!(
+                "f32, f16 or bf16, since {name} is to be several maps whose {width} x {} weights are no whole blocks of {}",
+                of.shape()[1],
+                of.block()
+            ),
+            found: "nf4".into(),
+        })
+    })?;
+    Ok(MapWeight::Nf4(rows))
 }
 
 /// Some columns of a tensor whose columns have these widths together.

@@ -6,12 +6,12 @@ use burn::{
     module::Param,
     tensor::{Tensor, backend::Backend},
 };
-use vblora::{FrozenLinear, WeightLayout, backend::VbLoraBackend};
+use vblora::{FrozenLinear, WeightLayout, backend::VbLoraBackend, nf4::Nf4Host};
 
 use crate::{
     BaseDtype, HostTensor, Result,
-    source::WeightSource,
-    upload::{transposed, upload, upload_as},
+    source::{MapWeight, WeightSource},
+    upload::{transposed, upload, upload_as, upload_nf4},
 };
 
 /// A source of weights, the device they go to, and what linear maps are held in there.
@@ -74,7 +74,7 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
         has_bias: bool,
     ) -> Result<FrozenLinear<B>> {
         let name = format!("{stored}.weight");
-        let weight = transposed(self.source.take(&name, [d_out, d_in]));
+        let weight = self.take_map(&name, [d_in, d_out], false);
         let bias = match has_bias {
             true => Some(self.source.take(&format!("{stored}.bias"), [d_out])),
             false => None,
@@ -82,20 +82,58 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
         self.map(site, weight, bias)
     }
 
-    /// A linear map of values `[d_in, d_out]` that were taken before.
+    /// The weight of a linear map: floats `[d_in, d_out]`, or 4 bits, quantised here if the base is to be. A `Conv1D` is stored
+    /// `[d_in, d_out]`.
+    pub(crate) fn take_map(
+        &mut self,
+        name: &str,
+        [d_in, d_out]: [usize; 2],
+        is_conv1d: bool,
+    ) -> MapWeight {
+        let out_in = [d_out, d_in];
+        let shape = if is_conv1d { [d_in, d_out] } else { out_in };
+        let values = match self.source.take_map(name, shape, out_in) {
+            MapWeight::Dense(values) => values,
+            quantised @ MapWeight::Nf4(_) => return quantised,
+        };
+        // Dense maps are held as `[d_in, d_out]`, and quantised by the rows of `[d_out, d_in]`.
+        let turned = |is_turned| {
+            if is_turned {
+                transposed(values)
+            } else {
+                values
+            }
+        };
+        match self.dtype {
+            BaseDtype::F32 | BaseDtype::F16 | BaseDtype::Bf16 | BaseDtype::Stored4Bit(_) => {
+                MapWeight::Dense(turned(!is_conv1d))
+            }
+            BaseDtype::Nf4(settings) => {
+                let HostTensor { shape, values } = turned(is_conv1d);
+                let shape = [shape[0], shape[1]];
+                MapWeight::Nf4(Nf4Host::quantise(&values, shape, settings.double_quant))
+            }
+        }
+    }
+
+    /// A linear map of a weight that was taken before.
     pub(crate) fn map(
         &self,
         site: &str,
-        weight: HostTensor,
+        weight: MapWeight,
         bias: Option<HostTensor>,
     ) -> Result<FrozenLinear<B>> {
-        let weight = upload_as(&format!("{site}.weight"), weight, self.dtype, self.device)?;
+        let name = format!("{site}.weight");
         let bias = bias.map(|bias| upload(&format!("{site}.bias"), bias, self.device));
-        Ok(FrozenLinear::new(
-            site,
-            weight,
-            bias.transpose()?,
-            WeightLayout::InOut,
-        ))
+        let bias = bias.transpose()?;
+        match weight {
+            MapWeight::Dense(weight) => {
+                let weight = upload_as(&name, weight, self.dtype, self.device)?;
+                Ok(FrozenLinear::new(site, weight, bias, WeightLayout::InOut))
+            }
+            MapWeight::Nf4(weight) => {
+                upload_nf4(site, &name, &weight, bias, self.dtype, self.device)
+            }
+        }
     }
 }

@@ -1,12 +1,19 @@
 //! A model's safetensors file, or its shards, opened and checked.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 
+use safetensors::Dtype;
 use serde::Deserialize;
 
-use vblora::storage::{Entry, Header, strict_json, to_f32};
+use vblora::{
+    nf4::Nf4Host,
+    storage::{Entry, Header, strict_json, to_f32},
+};
 
-use super::HostTensor;
+use super::{HostTensor, four_bit};
 use crate::error::Misshapen;
 use crate::files::{FileReader, is_file_name};
 use crate::{Error, ModelFiles, Result};
@@ -28,10 +35,12 @@ pub struct Checkpoint {
     /// Tensor name to position in `shards`.
     shard_of: BTreeMap<String, usize>,
     used: BTreeSet<String>,
+    /// Tensors in 4 bits, each with the name of the text that describes it.
+    four_bit: BTreeMap<String, String>,
 }
 
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shard {
     file: String,
     reader: FileReader,
     entries: BTreeMap<String, Entry>,
@@ -77,11 +86,13 @@ impl Checkpoint {
                 }
             }
         }
+        let four_bit = four_bit::find(shard_of.keys());
         Ok(Self {
             file,
             shards,
             shard_of,
             used: BTreeSet::new(),
+            four_bit,
         })
     }
 
@@ -106,28 +117,84 @@ impl Checkpoint {
         Some(&entry.shape)
     }
 
-    /// Reads a tensor as f32 and marks it as used.
+    /// Whether a tensor is stored in 4 bits, as bitsandbytes stores it.
+    pub fn is_4_bit(&self, name: &str) -> bool {
+        self.four_bit.contains_key(name) && self.contains(name)
+    }
+
+    /// Whether any tensor is stored in 4 bits.
+    pub fn has_4_bit(&self) -> bool {
+        !self.four_bit.is_empty()
+    }
+
+    /// Reads a tensor that is stored in 4 bits and marks it as used.
+    ///
+    /// # Errors
+    /// [`Error::Shape`]; [`Error::Tensor`] that names the part at fault; [`Error::NoTensor`].
+    pub fn nf4(&mut self, name: &str, out_in: &[usize]) -> Result<Nf4Host> {
+        let weight = self.read_nf4(name, out_in)?;
+        self.mark_used(name);
+        Ok(weight)
+    }
+
+    pub(super) fn read_nf4(&self, name: &str, out_in: &[usize]) -> Result<Nf4Host> {
+        four_bit::read(self, name, self.state(name)?, out_in)
+    }
+
+    /// The shape of a tensor in 4 bits, and the type that it was quantised from.
+    pub(super) fn described(&self, name: &str) -> Result<(Vec<usize>, Dtype)> {
+        four_bit::described(self, name, self.state(name)?)
+    }
+
+    /// The name of the text that describes a tensor in 4 bits.
+    fn state(&self, name: &str) -> Result<&str> {
+        let state = self.four_bit.get(name).map(String::as_str);
+        state.ok_or_else(|| self.no_tensor(name))
+    }
+
+    fn no_tensor(&self, name: &str) -> Error {
+        Error::NoTensor {
+            file: self.file.clone(),
+            tensor: name.to_owned(),
+        }
+    }
+
+    /// Whether a tensor is a part of one in 4 bits.
+    pub(super) fn is_part(&self, name: &str) -> bool {
+        four_bit::whole_of(name).is_some_and(|whole| self.is_4_bit(whole))
+    }
+
+    /// Reads a tensor as f32 and marks it as used. One in 4 bits is decoded.
     ///
     /// # Errors
     /// [`Error::NoTensor`]; [`Error::Tensor`] if it is not of a float type or has a value that is not finite.
     pub fn tensor(&mut self, name: &str) -> Result<HostTensor> {
-        let (shard, entry) = self.find(name).ok_or_else(|| Error::NoTensor {
-            file: self.file.clone(),
-            tensor: name.to_owned(),
-        })?;
-        let read = shard.reader.read(entry.bytes.clone());
-        let bytes = read.map_err(|cause| Error::Io {
-            file: shard.file.clone(),
-            cause,
-        })?;
+        if self.is_4_bit(name) {
+            let (shape, _) = self.described(name)?;
+            let values = self.nf4(name, &shape)?.dequantise();
+            return Ok(HostTensor { shape, values });
+        }
+        let tensor = self.read_floats(name)?;
+        self.mark_used(name);
+        Ok(tensor)
+    }
+
+    fn read_floats(&self, name: &str) -> Result<HostTensor> {
+        let (shard, entry) = self.find(name).ok_or_else(|| self.no_tensor(name))?;
+        let bytes = shard.bytes(entry)?;
         let values = to_f32(entry.dtype, &bytes).map_err(|problem| Error::Tensor {
             file: shard.file.clone(),
             tensor: name.to_owned(),
             problem,
         })?;
         let shape = entry.shape.clone();
-        self.used.insert(name.to_owned());
         Ok(HostTensor { shape, values })
+    }
+
+    /// The values of a dense tensor that must have this shape.
+    pub(super) fn values(&self, name: &str, expected: &[usize]) -> Result<HostTensor> {
+        self.check_shape(name, expected)?;
+        self.read_floats(name)
     }
 
     /// As [`Checkpoint::tensor`], for a tensor that must have this shape.
@@ -135,6 +202,16 @@ impl Checkpoint {
     /// # Errors
     /// Those of [`Checkpoint::tensor`], and [`Error::Shape`].
     pub fn tensor_shaped(&mut self, name: &str, expected: &[usize]) -> Result<HostTensor> {
+        if self.is_4_bit(name) {
+            let values = self.nf4(name, expected)?.dequantise();
+            let shape = expected.to_vec();
+            return Ok(HostTensor { shape, values });
+        }
+        self.check_shape(name, expected)?;
+        self.tensor(name)
+    }
+
+    fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
         if let Some((shard, entry)) = self.find(name)
             && entry.shape != expected
         {
@@ -147,7 +224,7 @@ impl Checkpoint {
                 },
             });
         }
-        self.tensor(name)
+        Ok(())
     }
 
     /// Returns true if two tensors are the same to the byte.
@@ -182,21 +259,49 @@ impl Checkpoint {
         self.used.insert(name.to_owned());
     }
 
-    /// Names of the tensors that were not read, sorted.
+    /// Names of the tensors that were not read, sorted. Parts of a tensor in 4 bits go with it.
     pub fn unused(&self) -> Vec<String> {
         self.names()
-            .filter(|name| !self.used.contains(*name))
+            .filter(|name| !self.used.contains(*name) && !self.is_part(name))
             .map(str::to_owned)
             .collect()
     }
 
-    fn find(&self, name: &str) -> Option<(&Shard, &Entry)> {
+    pub(super) fn shards(&self) -> &[Shard] {
+        &self.shards
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<(&Shard, &Entry)> {
         let shard = &self.shards[*self.shard_of.get(name)?];
         Some((shard, shard.entries.get(name)?))
     }
 }
 
 impl Shard {
+    /// The file's name, for messages.
+    pub(super) fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// The names of its tensors.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.entries.keys().cloned().collect()
+    }
+
+    /// The bytes of all its tensors.
+    pub(super) fn data_bytes(&self) -> usize {
+        self.entries.values().map(|entry| entry.bytes.len()).sum()
+    }
+
+    /// The bytes of one of its tensors.
+    pub(super) fn bytes(&self, entry: &Entry) -> Result<Cow<'static, [u8]>> {
+        let read = self.reader.read(entry.bytes.clone());
+        read.map_err(|cause| Error::Io {
+            file: self.file.clone(),
+            cause,
+        })
+    }
+
     fn open(files: &ModelFiles, name: &str) -> Result<Self> {
         let reader = files.reader(name)?;
         let file = files.describe(name);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Checkpoint, HostTensor, SavedTensors};
 use crate::error::Misshapen;
+use crate::source::MapWeight;
 use crate::{Error, Result};
 
 /// Old checkpoints call a layer norm's weight and bias by these names.
@@ -164,6 +165,31 @@ impl Loader {
         self.take_as(name, name, shape)
     }
 
+    /// As [`Loader::take`], for the weight of a linear map, which the file may hold in 4 bits. `out_in` is its shape then; a dense one has
+    /// `shape`.
+    pub fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
+        let full = format!("{}{name}", self.full_prefix);
+        let stored = format!("{}{name}", self.prefix);
+        let is_4_bit = self.saved.shape(&full).is_none() && self.checkpoint.is_4_bit(&stored);
+        if !is_4_bit {
+            return MapWeight::Dense(self.take(name, shape));
+        }
+        match self.checkpoint.nf4(&stored, &out_in) {
+            Ok(weight) => {
+                self.taken += 1;
+                self.values += out_in[0] * out_in[1];
+                MapWeight::Nf4(weight)
+            }
+            Err(error) => {
+                self.note(&stored, error);
+                MapWeight::Dense(HostTensor {
+                    shape: vec![1; 2],
+                    values: vec![0.0],
+                })
+            }
+        }
+    }
+
     /// The tensor that an adapter names `full` and the file `name`.
     fn take_as<const D: usize>(&mut self, name: &str, full: &str, shape: [usize; D]) -> HostTensor {
         let name = self
@@ -197,17 +223,25 @@ impl Loader {
             Ok(tensor) => {
                 self.taken += 1;
                 self.values += tensor.values.len();
-                return Some(tensor);
+                Some(tensor)
             }
-            Err(Error::Shape { tensor, .. }) => self.misshapen.push(tensor),
-            Err(Error::Tensor {
-                tensor, problem, ..
-            }) => self.unreadable.push(format!("{tensor}: {problem}")),
-            Err(other) => self.unreadable.push(other.to_string()),
+            Err(error) => {
+                self.note(&stored, error);
+                None
+            }
         }
-        // Known by name, so it must not be listed as unexpected as well.
-        self.checkpoint.mark_used(&stored);
-        None
+    }
+
+    /// Notes what is wrong with a tensor. It is known by name, so it must not be listed as unexpected as well.
+    fn note(&mut self, stored: &str, error: Error) {
+        match error {
+            Error::Shape { tensor, .. } => self.misshapen.push(tensor),
+            Error::Tensor {
+                tensor, problem, ..
+            } => self.unreadable.push(format!("{tensor}: {problem}")),
+            other => self.unreadable.push(other.to_string()),
+        }
+        self.checkpoint.mark_used(stored);
     }
 
     /// Lets tensors of this name stay unused; a pattern ending in `*` matches every name that starts so.

@@ -1,6 +1,8 @@
 //! Hugging Face safetensors on the host: read tensor by tensor as f32, every tensor used or reported.
 
 mod checkpoint;
+mod convert;
+mod four_bit;
 mod loader;
 mod model;
 mod save;
@@ -9,6 +11,7 @@ mod saved;
 pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
 pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
+pub use convert::{Converted, DecodedDtype, dequantize, quantize};
 pub use loader::{LoadReport, Loader};
 pub use model::{SIDE_FILES, save_model};
 pub use save::{SaveDtype, save_safetensors, save_tensors};

@@ -6,6 +6,7 @@ pub(crate) mod minilm;
 pub(crate) mod plain;
 pub(crate) mod real_decoders;
 pub(crate) mod recorded;
+pub(crate) mod recorded_4_bit;
 pub(crate) mod recorded_baselines;
 pub(crate) mod recorded_decoders;
 pub(crate) mod saving;

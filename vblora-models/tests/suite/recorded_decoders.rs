@@ -33,15 +33,15 @@ use crate::support::{
 type Ad<B> = Autodiff<B>;
 
 /// One recorded adapter on one base.
-struct Case<B: VbLoraBackend> {
-    path: PathBuf,
-    io: Value,
-    recorded: Tensors,
-    model: CausalLm<Ad<B>>,
+pub(super) struct Case<B: VbLoraBackend> {
+    pub(super) path: PathBuf,
+    pub(super) io: Value,
+    pub(super) recorded: Tensors,
+    pub(super) model: CausalLm<Ad<B>>,
 }
 
 /// The tokens in front of each label, and the label, where there is one.
-struct Labelled {
+pub(super) struct Labelled {
     places: Vec<usize>,
     labels: Vec<usize>,
 }
@@ -153,7 +153,7 @@ impl<B: VbLoraBackend> Case<B> {
     }
 
     /// The texts without their padding.
-    fn batch(&self) -> CausalBatch {
+    pub(super) fn batch(&self) -> CausalBatch {
         let (ids, mask) = (self.whole("input_ids"), self.whole("attention_mask"));
         let [_, columns] = *self.recorded.shape("input_ids") else {
             panic!("input_ids")
@@ -173,7 +173,7 @@ impl<B: VbLoraBackend> Case<B> {
     }
 
     /// Labels as the loss shifts them.
-    fn labelled(&self) -> Labelled {
+    pub(super) fn labelled(&self) -> Labelled {
         let labels = self.whole("labels");
         let columns = self.recorded.shape("labels")[1];
         let (mut places, mut found) = (Vec::new(), Vec::new());
@@ -203,7 +203,7 @@ impl<B: VbLoraBackend> Case<B> {
             .collect()
     }
 
-    fn assert_tokens(&self, name: &str, found: &[f64]) {
+    pub(super) fn assert_tokens(&self, name: &str, found: &[f64]) {
         let (found, expected) = (
             self.of_tokens(found),
             self.of_tokens(self.recorded.get(name)),
@@ -214,7 +214,7 @@ impl<B: VbLoraBackend> Case<B> {
 
 /// Holds values to an absolute tolerance, or, where products are less exact than that, to theirs of the largest value.
 #[track_caller]
-fn assert_within(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
+pub(super) fn assert_within(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
     let largest = expected.iter().fold(0.0_f64, |m, v| m.max(v.abs()));
     let tolerance = match products(tolerance) {
         exact if exact == tolerance => tolerance,
@@ -230,7 +230,7 @@ fn assert_within(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
 }
 
 /// The mean negative log-likelihood of the labels.
-fn nll<B: VbLoraBackend>(scores: Tensor<B, 2>, at: &Labelled) -> Tensor<B, 1> {
+pub(super) fn nll<B: VbLoraBackend>(scores: Tensor<B, 2>, at: &Labelled) -> Tensor<B, 1> {
     let device = scores.device();
     let ints = |values: &[usize]| {
         let values: Vec<i32> = values.iter().map(|&v| v as i32).collect();
@@ -243,7 +243,10 @@ fn nll<B: VbLoraBackend>(scores: Tensor<B, 2>, at: &Labelled) -> Tensor<B, 1> {
         .neg()
 }
 
-fn logits_of<B: VbLoraBackend>(model: &CausalLm<B>, hidden: Tensor<B, 3>) -> Tensor<B, 2> {
+pub(super) fn logits_of<B: VbLoraBackend>(
+    model: &CausalLm<B>,
+    hidden: Tensor<B, 3>,
+) -> Tensor<B, 2> {
     let [n, t, d] = hidden.dims();
     model.logits(hidden.reshape([n * t, d]))
 }

@@ -41,7 +41,7 @@ pub use attention::{AttentionOps, AttentionSettings, CausalSettings, HeadForm, H
 pub(crate) use autodiff::seed;
 pub use choice::{BackendJob, BackendKind, DEFAULT_BACKEND};
 pub use dropout::DropoutOps;
-pub use linear::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update};
+pub use linear::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update};
 pub use mix::MixOps;
 pub use norm::{NormGradients, NormOps};
 

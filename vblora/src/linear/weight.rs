@@ -3,15 +3,18 @@
 use burn::{
     module::{
         AutodiffModule, Content, Devices, HasAutodiffModule, Module, ModuleDisplay,
-        ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
+        ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
     },
     tensor::{
-        DType, Tensor,
+        DType, FloatDType, Tensor, TensorPrimitive,
         backend::{AutodiffBackend, Backend},
     },
 };
 
-use crate::backend::{HeldWeight, primitive};
+use crate::{
+    backend::{HeldWeight, Nf4Weight, primitive},
+    nf4::Nf4Host,
+};
 
 /// The weight of a [`FrozenLinear`](crate::FrozenLinear), `[d_in, d_out]`, in the form that the model holds.
 ///
@@ -19,11 +22,16 @@ use crate::backend::{HeldWeight, primitive};
 ///
 /// The parameter of a dense weight has the path of the weight itself, without a level for the variant. Burn's derive would add one, and the
 /// names of parameters in checkpoints would change.
+///
+/// A weight in 4 bits is no parameter: nothing trains or replaces it. Visitors see its tensors below its path, in a module of the type
+/// [`NF4_MODULE`](Self::NF4_MODULE). A record of it holds the values in floats.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum FrozenWeight<B: Backend> {
     /// A matrix of floats, perhaps in half precision.
     Dense(Param<Tensor<B, 2>>),
+    /// A matrix in 4 bits.
+    Nf4(Nf4Weight<B>),
 }
 
 impl<B: Backend> FrozenWeight<B> {
@@ -35,10 +43,19 @@ impl<B: Backend> FrozenWeight<B> {
         Self::Dense(Param::from_tensor(weight).set_require_grad(false))
     }
 
+    /// The type under which visitors enter a weight in 4 bits.
+    pub const NF4_MODULE: &'static str = "Nf4Weight";
+
+    /// A matrix in 4 bits, whose products are computed in `compute`.
+    pub fn from_nf4(weight: &Nf4Host, compute: FloatDType, device: &B::Device) -> Self {
+        Self::Nf4(Nf4Weight::from_host(weight, compute, device))
+    }
+
     /// `[d_in, d_out]`
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.dims(),
+            Self::Nf4(weight) => weight.dims(),
         }
     }
 
@@ -46,6 +63,7 @@ impl<B: Backend> FrozenWeight<B> {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Dense(weight) => weight.dtype(),
+            Self::Nf4(weight) => weight.dtype(),
         }
     }
 
@@ -53,16 +71,21 @@ impl<B: Backend> FrozenWeight<B> {
     pub fn device(&self) -> B::Device {
         match self {
             Self::Dense(weight) => weight.device(),
+            Self::Nf4(weight) => weight.device(),
         }
     }
 
-    /// The weight as a matrix of floats. A dense weight is shared, not copied.
+    /// The weight as a matrix of floats. A dense weight is shared, not copied. One in 4 bits is decoded into its compute dtype, which takes
+    /// eight times its memory in f32.
     ///
     /// # Shapes
     /// - output: `[d_in, d_out]`
     pub fn dense(&self) -> Tensor<B, 2> {
         match self {
             Self::Dense(weight) => weight.val(),
+            Self::Nf4(weight) => {
+                Tensor::from_primitive(TensorPrimitive::Float(weight.dequantised()))
+            }
         }
     }
 
@@ -70,6 +93,7 @@ impl<B: Backend> FrozenWeight<B> {
     pub(super) fn held(&self) -> HeldWeight<B> {
         match self {
             Self::Dense(weight) => HeldWeight::Dense(primitive(weight.val())),
+            Self::Nf4(weight) => HeldWeight::Nf4(weight.clone()),
         }
     }
 }
@@ -80,43 +104,73 @@ impl<B: Backend> Module<B> for FrozenWeight<B> {
     fn collect_devices(&self, devices: Devices<B>) -> Devices<B> {
         match self {
             Self::Dense(weight) => weight.collect_devices(devices),
+            Self::Nf4(weight) => {
+                let (device, mut devices) = (weight.device(), devices);
+                if !devices.contains(&device) {
+                    devices.push(device);
+                }
+                devices
+            }
         }
     }
 
     fn fork(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(weight.fork(device)),
+            Self::Nf4(weight) => Self::Nf4(weight.to_device(device)),
         }
     }
 
     fn to_device(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(weight.to_device(device)),
+            Self::Nf4(weight) => Self::Nf4(weight.to_device(device)),
         }
     }
 
     fn visit<Visitor: ModuleVisitor<B>>(&self, visitor: &mut Visitor) {
         match self {
             Self::Dense(weight) => weight.visit(visitor),
+            Self::Nf4(weight) => visit(weight, visitor),
         }
     }
 
     fn map<Mapper: ModuleMapper<B>>(self, mapper: &mut Mapper) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(Module::map(weight, mapper)),
+            Self::Nf4(weight) => Self::Nf4(weight),
         }
     }
 
     fn load_record(self, record: Self::Record) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(weight.load_record(record)),
+            Self::Nf4(_) => Self::from_dense(record.val()),
         }
     }
 
     fn into_record(self) -> Self::Record {
         match self {
             Self::Dense(weight) => weight.into_record(),
+            Self::Nf4(_) => Param::from_tensor(self.dense()).set_require_grad(false),
         }
+    }
+}
+
+/// Shows a visitor the tensors of a weight in 4 bits.
+fn visit<B: Backend, V: ModuleVisitor<B>>(weight: &Nf4Weight<B>, visitor: &mut V) {
+    let module = FrozenWeight::<B>::NF4_MODULE;
+    let id = || ParamId::from(0);
+    let (ints, floats) = weight.parts();
+    for (name, tensor) in ints {
+        visitor.enter_module(name, module);
+        visitor.visit_int(&Param::initialized(id(), tensor));
+        visitor.exit_module(name, module);
+    }
+    for (name, tensor) in floats {
+        visitor.enter_module(name, module);
+        visitor.visit_float(&Param::initialized(id(), tensor));
+        visitor.exit_module(name, module);
     }
 }
 
@@ -126,12 +180,14 @@ impl<B: AutodiffBackend> AutodiffModule<B> for FrozenWeight<B> {
     fn valid(&self) -> Self::InnerModule {
         match self {
             Self::Dense(weight) => FrozenWeight::Dense(weight.valid()),
+            Self::Nf4(weight) => FrozenWeight::Nf4(weight.clone().inner()),
         }
     }
 
     fn from_inner(module: Self::InnerModule) -> Self {
         match module {
             FrozenWeight::Dense(weight) => Self::Dense(Param::from_inner(weight)),
+            FrozenWeight::Nf4(weight) => Self::Nf4(Nf4Weight::from_inner(weight)),
         }
     }
 }
@@ -144,6 +200,7 @@ impl<B: Backend> ModuleDisplayDefault for FrozenWeight<B> {
     fn content(&self, content: Content) -> Option<Content> {
         match self {
             Self::Dense(weight) => weight.content(content),
+            Self::Nf4(weight) => Some(content.add("nf4", &format!("{:?}", weight.dims()))),
         }
     }
 }

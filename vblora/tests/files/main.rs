@@ -10,6 +10,7 @@ mod compact;
 mod corpus;
 mod hostile;
 mod merge;
+mod nf4;
 mod peft;
 mod peft_fields;
 mod peft_names;

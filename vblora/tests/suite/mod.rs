@@ -2,6 +2,7 @@ pub(crate) mod adapters;
 pub(crate) mod admixture;
 pub(crate) mod baselines;
 pub(crate) mod decoder_operations;
+pub(crate) mod nf4;
 pub(crate) mod operations;
 pub(crate) mod recorded;
 pub(crate) mod recorded_baselines;

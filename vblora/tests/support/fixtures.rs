@@ -6,6 +6,7 @@ use std::{
 };
 
 use safetensors::{Dtype, SafeTensors};
+use vblora::storage::to_f32;
 
 /// The fixtures' folder of one kind; `None`, with a printed reason, where there are none.
 pub fn folder(kind: &str) -> Option<PathBuf> {
@@ -113,6 +114,10 @@ fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f64> {
         Dtype::I32 => read!(i32),
         Dtype::I16 => read!(i16),
         Dtype::U8 => read!(u8),
+        Dtype::F16 | Dtype::BF16 => {
+            let values = to_f32(dtype, bytes).expect("finite values");
+            values.into_iter().map(f64::from).collect()
+        }
         other => panic!("dtype {other:?} in a fixture"),
     }
 }

@@ -22,7 +22,14 @@ const GROUPS: [Group; 4] = [
     },
     Group {
         heading: "Files",
-        commands: &["inspect", "convert", "merge", "diff"],
+        commands: &[
+            "inspect",
+            "convert",
+            "merge",
+            "diff",
+            "quantize",
+            "dequantize",
+        ],
     },
     Group {
         heading: "Research",

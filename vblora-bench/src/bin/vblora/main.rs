@@ -8,12 +8,14 @@
 mod adapter;
 mod completions;
 mod convert;
+mod dequantize;
 mod diff;
 mod forms;
 mod help;
 mod inspect;
 mod merge;
 mod plan;
+mod quantize;
 mod search;
 
 use std::process::ExitCode;
@@ -39,6 +41,7 @@ struct Arguments {
 enum Command {
     Completions(completions::Arguments),
     Convert(convert::Arguments),
+    Dequantize(dequantize::Arguments),
     Diff(diff::Arguments),
     Evaluate(evaluate::Arguments),
     Figures(figures::Arguments),
@@ -46,6 +49,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Merge(merge::Arguments),
     Plan(plan::Arguments),
+    Quantize(quantize::Arguments),
     Report(report::Arguments),
     Sweep(sweep::Arguments),
     #[command(name = sweep::WORKER, hide = true)]
@@ -68,6 +72,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Completions(arguments) => text(completions::run(&arguments)?),
         Command::Convert(arguments) => text(convert::run(&arguments)?),
+        Command::Dequantize(arguments) => text(dequantize::run(&arguments)?),
         Command::Diff(arguments) => text(diff::run(&arguments)?),
         Command::Evaluate(arguments) => return evaluate::run(&arguments),
         Command::Figures(arguments) => figures::run(&arguments)?,
@@ -75,6 +80,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(arguments) => text(inspect::run(&arguments)?),
         Command::Merge(arguments) => text(merge::run(&arguments)?),
         Command::Plan(arguments) => text(plan::run(&arguments)?),
+        Command::Quantize(arguments) => text(quantize::run(&arguments)?),
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),

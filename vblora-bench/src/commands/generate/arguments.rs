@@ -94,14 +94,9 @@ pub struct Arguments {
     /// Divide the logits of tokens that already occurred by X [default: the model's generation_config.json, or 1]
     #[arg(long, value_name = "X", help_heading = CHOICE)]
     pub(super) repetition_penalty: Option<f64>,
-    /// Number type of the linear maps: f32, f16 or bf16
-    #[arg(
-        long,
-        value_name = "DTYPE",
-        default_value_t = BaseDtype::F32,
-        help_heading = MODEL
-    )]
-    pub(super) base_dtype: BaseDtype,
+    /// Form of the linear maps: f32, f16, bf16 or nf4 (4 bits) [default: f32; nf4 if the files are in 4 bits]
+    #[arg(long, value_name = "DTYPE", help_heading = MODEL)]
+    pub(super) base_dtype: Option<BaseDtype>,
     #[command(flatten)]
     pub(super) device: DeviceArguments,
 }

@@ -49,7 +49,10 @@ pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> 
         other => other.into(),
     })?;
     let mut model = DecoderConfig {
-        base_dtype: arguments.base_dtype,
+        base_dtype: match arguments.base_dtype {
+            Some(asked) => asked.settle_named(model.base_dtype)?,
+            None => model.base_dtype,
+        },
         ..model
     };
     let mut files = files;

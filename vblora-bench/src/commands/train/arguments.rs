@@ -68,7 +68,7 @@ pub(super) struct ModelArguments {
     /// Maximum number of tokens. Encoders cut longer inputs; for causal models it limits a text or a packed row [default: the recipe's]
     #[arg(long)]
     pub(super) max_length: Option<usize>,
-    /// Number type of the frozen linear maps: f32, f16 or bf16 [default: the recipe's, f32]
+    /// Form of the frozen linear maps: f32, f16, bf16 or nf4 (4 bits) [default: the recipe's, f32; nf4 if the files are in 4 bits]
     #[arg(long, value_name = "DTYPE")]
     pub(super) base_dtype: Option<BaseDtype>,
 }

@@ -101,6 +101,9 @@ impl Arguments {
 
     /// Prints the plan, and listens for signals if there is more to do.
     fn announce<S: Source>(&self, session: &Session<S>) -> Result<Work> {
+        if let Some(asked) = self.model.base_dtype {
+            asked.settle_named(session.summary()?.base_dtype)?;
+        }
         let plan = session.plan()?;
         if self.output.plan || !self.output.quiet {
             say(plan);

@@ -30,7 +30,7 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<DecoderConfig> {
         config.embedding_dropout = p;
         (config.residual_dropout, config.attention_dropout) = (p, p);
     }
-    config.base_dtype = recipe.base_dtype;
+    config.base_dtype = recipe.held_as(config.base_dtype)?;
     Ok(config)
 }
 
@@ -67,6 +67,7 @@ impl Source for TextSource {
             layers: config.num_layers,
             width: config.hidden_size,
             parameters: config.parameters(),
+            base_dtype: config.base_dtype,
             head: 0,
             sites: decoder::sites(&config),
             targets: decoder::targets(&recipe.targets)?,

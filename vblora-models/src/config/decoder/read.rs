@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     Activation, DecoderConfig, Error, Result,
-    config::{MAX_LAYERS, checks, fields::Fields, wrong},
+    config::{MAX_LAYERS, checks, fields::Fields, quantization, wrong},
 };
 
 /// Reads what is said, and takes the family's defaults for what is not.
@@ -61,10 +61,6 @@ fn refuse_other_forms(fields: &Fields<'_>) -> Result<()> {
         let problem = "expected true, found false (not implemented)".to_owned();
         return Err(wrong(fields.file, "scale_attn_weights", problem));
     }
-    if fields.has("quantization_config") {
-        let problem = "quantised weights are not read; save the model in f32, f16 or bf16";
-        return Err(wrong(fields.file, "quantization_config", problem.into()));
-    }
     Ok(())
 }
 
@@ -73,6 +69,7 @@ fn common(family: DecoderFamily, fields: &Fields<'_>) -> Result<DecoderConfig> {
     let template = family.template();
     let vocab_size = fields.count("vocab_size")?;
     Ok(DecoderConfig {
+        base_dtype: quantization::read(fields)?,
         vocab_size,
         tied: fields.flag_or("tie_word_embeddings", template.tied)?,
         bos_token_id: fields.id_below("bos_token_id", vocab_size)?,

@@ -11,12 +11,20 @@ use burn::{
 };
 
 use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
-use crate::backend::{GeluForm, autodiff::register};
+use crate::backend::{GeluForm, autodiff::register, float, primitive};
 
 impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
         let map = match frozen::<B, C>(map) {
             Ok(map) => map,
+            // The graph then keeps the 4 bits, not their values.
+            Err(FrozenMap {
+                weight: weight @ HeldWeight::Nf4(_),
+                bias: Some(bias),
+            }) => {
+                let y = Self::frozen_linear(x, FrozenMap { weight, bias: None });
+                return primitive(float::<Self, 2>(y) + float::<Self, 1>(bias).unsqueeze());
+            }
             Err(map) => return default::frozen_linear::<Self>(x, map),
         };
         match FrozenLinear
@@ -70,6 +78,7 @@ fn inner_weight<B: LinearOps, C: CheckpointStrategy>(
 ) -> HeldWeight<B> {
     match weight {
         HeldWeight::Dense(weight) => HeldWeight::Dense(weight.primitive),
+        HeldWeight::Nf4(weight) => HeldWeight::Nf4(weight.inner()),
     }
 }
 
@@ -93,7 +102,7 @@ impl<B: LinearOps> Backward<B, 1> for FrozenLinear {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, default::through_map::<B>(grad, ops.state));
+            grads.register::<B>(node.id, B::frozen_linear_backward(grad, ops.state));
         }
     }
 }

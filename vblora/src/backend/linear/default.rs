@@ -85,7 +85,7 @@ pub(in crate::backend) fn adapted_linear_backward<B: LinearOps>(
     let d_narrow = scaled(matmul(grad.clone(), up.transpose()), update.scale);
     let d_down = matmul(x.transpose(), d_narrow.clone());
     let dx = needs_x.then(|| {
-        let through_map = float::<B, 2>(through_map::<B>(primitive(grad), weight));
+        let through_map = float::<B, 2>(B::frozen_linear_backward(primitive(grad), weight));
         primitive(through_map + matmul(d_narrow, down.transpose()))
     });
     AdaptedGradients {

@@ -3,21 +3,24 @@
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
-    tensor::{Shape, TensorMetadata, ops::FloatTensor},
+    tensor::{DType, Shape, TensorMetadata, ops::FloatTensor},
 };
 
 use super::{
     AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default,
     kernels::{
-        Added, Matrix, input_gradient, input_gradient_through, narrow_product, output_gradients,
-        product,
+        Added, FEW_ROWS, Matrix, Quantised, input_gradient, input_gradient_through, narrow_product,
+        output_gradients, product,
     },
 };
-use crate::backend::{
-    GeluForm,
-    activation::flex::{gelu_both, tanh_gelu_both},
-    flex::{is_f32, tensor},
-    kernels::zeros,
+use crate::{
+    backend::{
+        GeluForm,
+        activation::flex::{gelu_both, tanh_gelu_both},
+        flex::{is_f32, tensor},
+        kernels::zeros,
+    },
+    nf4::Nf4View,
 };
 
 impl LinearOps for Flex {
@@ -31,7 +34,19 @@ impl LinearOps for Flex {
             bias: bias.as_ref().map(|bias| bias.storage::<f32>()),
             narrow: None,
         };
-        multiplied(x.storage(), rows, weight, added)
+        multiplied(x.storage(), rows, &weight, added)
+    }
+
+    fn frozen_linear_backward(
+        grad: FloatTensor<Self>,
+        weight: HeldWeight<Self>,
+    ) -> FloatTensor<Self> {
+        let Some(held) = weight_in_f32(&weight).filter(|_| is_f32(&[&grad])) else {
+            return default::through_map::<Self>(grad, weight);
+        };
+        let [rows, _] = grad.shape().dims::<2>();
+        let grad = grad.to_contiguous();
+        multiplied(grad.storage(), rows, &held.turned(), Added::default())
     }
 
     fn adapted_linear(
@@ -54,7 +69,7 @@ impl LinearOps for Flex {
             bias: bias.as_ref().map(|bias| bias.storage::<f32>()),
             narrow: Some((&narrow, Matrix::rows(up.storage(), [rank, d_out]))),
         };
-        let y = multiplied(x, rows, weight, added);
+        let y = multiplied(x, rows, &weight, added);
         (y, tensor(narrow, Shape::new([rows, rank])))
     }
 
@@ -77,7 +92,7 @@ impl LinearOps for Flex {
         let x = x.to_contiguous();
         let mut d_narrow = side.d_narrow;
         let d_down = input_gradient(x.storage(), &mut d_narrow, [side.rank, d_in]);
-        let x = needs_x.then(|| through(&side.grad, held, &update.down, &d_narrow));
+        let x = needs_x.then(|| through(&side.grad, &held, &update.down, &d_narrow));
         AdaptedGradients {
             x,
             down: tensor(d_down, Shape::new([side.rank, d_in])).transpose(0, 1),
@@ -104,7 +119,7 @@ impl LinearOps for Flex {
         };
         let side = OutputSide::new(&update, narrow, grad);
         let ([_, d_in], h) = (h.shape().dims::<2>(), h.to_contiguous());
-        let mut dh = through(&side.grad, held, &update.down, &side.d_narrow);
+        let mut dh = through(&side.grad, &held, &update.down, &side.d_narrow);
         let sizes = [side.rank, d_in];
         let (values, d_narrow) = (h.storage::<f32>(), &side.d_narrow);
         let into = dh.storage_mut::<f32>();
@@ -132,33 +147,110 @@ fn matrix(x: &FlexTensor) -> Option<Matrix<'_>> {
     })
 }
 
-/// `x w + added` for a matrix of any strides.
-fn multiplied(x: &[f32], rows: usize, w: &FlexTensor, added: Added<'_>) -> FlexTensor {
-    let [_, d_out] = w.shape().dims::<2>();
+/// `x w + added`.
+fn multiplied(x: &[f32], rows: usize, w: &Weight<'_>, added: Added<'_>) -> FlexTensor {
+    let [_, d_out] = w.dims();
     let mut out = zeros(rows * d_out);
-    match matrix(w) {
-        Some(w) => product(x, w, added, &mut out),
-        None => {
-            let w = w.to_contiguous();
-            let [inner, columns] = w.shape().dims::<2>();
-            let w = Matrix::rows(w.storage(), [inner, columns]);
-            product(x, w, added, &mut out);
+    match w {
+        Weight::Dense(w) => dense(x, w, added, &mut out),
+        Weight::Turned(w) => dense(x, &w.transpose(0, 1), added, &mut out),
+        Weight::Nf4 { view, is_turned } => {
+            let w = Quantised {
+                view,
+                is_turned: *is_turned,
+            };
+            let is_plain = added.bias.is_none() && added.narrow.is_none();
+            match *is_turned && is_plain && rows <= FEW_ROWS {
+                true => few_rows(x, view, &mut out),
+                false => product(x, w, added, &mut out),
+            }
         }
     }
     tensor(out, Shape::new([rows, d_out]))
 }
 
+/// [`multiplied`] by a matrix of any strides.
+fn dense(x: &[f32], w: &FlexTensor, added: Added<'_>, out: &mut [f32]) {
+    match matrix(w) {
+        Some(w) => product(x, w, added, out),
+        None => {
+            let w = w.to_contiguous();
+            let shape = w.shape().dims::<2>();
+            product(x, Matrix::rows(w.storage(), shape), added, out);
+        }
+    }
+}
+
+/// The product of a few rows with a transposed weight in 4 bits. A dense weight's is made of dot products there, whose sums have an order of
+/// their own; so the values are laid out as that weight lies.
+fn few_rows(x: &[f32], view: &Nf4View<'_>, out: &mut [f32]) {
+    let [d_out, d_in] = view.shape;
+    let values = view.turned();
+    let w = Matrix {
+        values: &values,
+        shape: [d_out, d_in],
+        strides: [1, d_out],
+    };
+    product(x, w, Added::default(), out);
+}
+
+/// A weight whose products are computed in f32 here.
+enum Weight<'a> {
+    Dense(&'a FlexTensor),
+    /// The transpose of one.
+    Turned(&'a FlexTensor),
+    Nf4 {
+        view: Nf4View<'a>,
+        is_turned: bool,
+    },
+}
+
+impl Weight<'_> {
+    /// The number of rows and columns.
+    fn dims(&self) -> [usize; 2] {
+        let (dims, is_turned) = match self {
+            Self::Dense(weight) => (weight.shape().dims(), false),
+            Self::Turned(weight) => (weight.shape().dims(), true),
+            Self::Nf4 { view, is_turned } => (view.shape, !is_turned),
+        };
+        match (dims, is_turned) {
+            ([rows, columns], true) => [columns, rows],
+            (dims, false) => dims,
+        }
+    }
+
+    fn turned(&self) -> Self {
+        match self {
+            Self::Dense(weight) => Self::Turned(weight),
+            Self::Turned(weight) => Self::Dense(weight),
+            Self::Nf4 { view, is_turned } => Self::Nf4 {
+                view: view.clone(),
+                is_turned: !is_turned,
+            },
+        }
+    }
+}
+
 /// The tensors of a map, if all of them are f32.
-fn in_f32(map: &FrozenMap<Flex>) -> Option<(&FlexTensor, Option<&FlexTensor>)> {
+fn in_f32(map: &FrozenMap<Flex>) -> Option<(Weight<'_>, Option<&FlexTensor>)> {
     let weight = weight_in_f32(&map.weight)?;
     let bias = map.bias.as_ref();
     bias.is_none_or(|bias| is_f32(&[bias]))
         .then_some((weight, bias))
 }
 
-/// The matrix of a weight, if it is dense and f32.
-fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<&FlexTensor> {
-    weight.as_dense().filter(|weight| is_f32(&[weight]))
+/// The weight, if products with it are computed in f32.
+fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<Weight<'_>> {
+    if weight.dtype() != DType::F32 {
+        return None;
+    }
+    Some(match weight {
+        HeldWeight::Dense(weight) => Weight::Dense(weight),
+        HeldWeight::Nf4(weight) => Weight::Nf4 {
+            view: weight.view(),
+            is_turned: false,
+        },
+    })
 }
 
 /// The gradients that need the output's gradient, but neither the map nor its input.
@@ -192,7 +284,7 @@ impl OutputSide {
 /// The gradient of the input, through map and update.
 fn through(
     grad: &FlexTensor,
-    weight: &FlexTensor,
+    weight: &Weight<'_>,
     down: &FlexTensor,
     d_narrow: &[f32],
 ) -> FlexTensor {
@@ -203,5 +295,5 @@ fn through(
         bias: None,
         narrow: Some((d_narrow, Matrix::rows(turned.storage(), shape))),
     };
-    multiplied(grad.storage(), rows, &weight.transpose(0, 1), added)
+    multiplied(grad.storage(), rows, &weight.turned(), added)
 }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{DType, TensorMetadata, backend::Backend, ops::FloatTensor};
 
+use super::Nf4Weight;
+
 /// A frozen linear map.
 #[derive(Debug, Clone)]
 pub struct FrozenMap<B: Backend> {
@@ -34,6 +36,8 @@ impl<B: Backend> FrozenMap<B> {
 pub enum HeldWeight<B: Backend> {
     /// A matrix of floats, perhaps in half precision.
     Dense(FloatTensor<B>),
+    /// A matrix in 4 bits.
+    Nf4(Nf4Weight<B>),
 }
 
 impl<B: Backend> HeldWeight<B> {
@@ -41,13 +45,16 @@ impl<B: Backend> HeldWeight<B> {
     pub fn as_dense(&self) -> Option<&FloatTensor<B>> {
         match self {
             Self::Dense(weight) => Some(weight),
+            Self::Nf4(_) => None,
         }
     }
 
-    /// The weight as a matrix of floats. A dense weight is returned unchanged.
+    /// The weight as a matrix of floats in its dtype. A dense weight is returned unchanged; one in 4 bits is decoded, and should be let go
+    /// after one product.
     pub fn into_dense(self) -> FloatTensor<B> {
         match self {
             Self::Dense(weight) => weight,
+            Self::Nf4(weight) => weight.dequantised(),
         }
     }
 
@@ -55,6 +62,7 @@ impl<B: Backend> HeldWeight<B> {
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(weight) => weight.shape().dims(),
+            Self::Nf4(weight) => weight.dims(),
         }
     }
 
@@ -62,6 +70,7 @@ impl<B: Backend> HeldWeight<B> {
     pub fn dtype(&self) -> DType {
         match self {
             Self::Dense(weight) => weight.dtype(),
+            Self::Nf4(weight) => weight.dtype(),
         }
     }
 }

@@ -9,12 +9,14 @@ mod gpu;
 #[cfg(feature = "flex")]
 mod kernels;
 mod map;
+mod nf4;
 
 use burn::tensor::ops::FloatTensor;
 
 use super::{ActivationOps, GeluForm};
 
 pub use map::{AdaptedGradients, FrozenMap, HeldWeight, Update};
+pub use nf4::Nf4Weight;
 
 /// Linear maps whose weight and bias get no gradient.
 pub trait LinearOps: ActivationOps {
@@ -33,6 +35,17 @@ pub trait LinearOps: ActivationOps {
     /// - x: `[n, d_in]`; output: `[n, d_out]`
     fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
         default::frozen_linear::<Self>(x, map)
+    }
+
+    /// The gradient of [`frozen_linear`](Self::frozen_linear) to x, `grad W^T`. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - grad: `[n, d_out]`, weight: `[d_in, d_out]`; output: `[n, d_in]`
+    fn frozen_linear_backward(
+        grad: FloatTensor<Self>,
+        weight: HeldWeight<Self>,
+    ) -> FloatTensor<Self> {
+        default::through_map::<Self>(grad, weight)
     }
 
     /// A frozen linear map with its update, `x W + b + (s x A) B`. The second output is `s x A`, which the backward pass needs; it is not

@@ -17,6 +17,9 @@ use crate::{
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
 
+/// In the names of texts that describe tensors in 4 bits.
+const FOUR_BIT: &str = ".quant_state.bitsandbytes__";
+
 /// Tensors are compared in pieces of this many bytes.
 const COMPARED_BYTES: usize = 1 << 16;
 
@@ -54,6 +57,12 @@ impl Base {
             dir: dir.to_owned(),
             shards: shards.collect::<Result<_>>()?,
         };
+        if let Some(name) = base.names().find(|name| name.contains(FOUR_BIT)) {
+            let (weight, _) = name.split_once(FOUR_BIT).unwrap_or((name, ""));
+            return Err(base.error(format!(
+                "tensor {weight:?} is stored in 4 bits, to which no update can be added; write the base in floats with `vblora dequantize` first"
+            )));
+        }
         let mut seen = BTreeMap::new();
         for shard in &base.shards {
             for tensor in shard.header.tensors.keys() {

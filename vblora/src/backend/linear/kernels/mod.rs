@@ -2,7 +2,10 @@
 
 mod narrow;
 mod product;
+mod right;
 mod thin;
 
 pub(super) use narrow::{input_gradient, input_gradient_through, narrow_product, output_gradients};
-pub(super) use product::{Added, Matrix, product};
+pub(super) use product::{Added, product};
+pub(super) use right::{Matrix, Quantised};
+pub(super) use thin::ROWS as FEW_ROWS;

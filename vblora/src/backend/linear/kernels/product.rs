@@ -6,7 +6,10 @@ use std::{cell::Cell, ops::Range};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::thin;
+use super::{
+    right::{Matrix, RightHand},
+    thin,
+};
 use crate::backend::kernels::{
     Aligned,
     tile::{ROWS, Sums, accumulate, load, load_part, store},
@@ -18,67 +21,11 @@ const INNER: usize = 768;
 /// Elements of the right-hand side that are laid out at once.
 const PACKED: usize = 3 << 20;
 
-/// Rows of a panel that are laid out at once from a matrix that lies transposed.
-const TURNED: usize = 64;
-
 /// The most rows that one thread takes at once.
 const CHUNK: usize = 120;
 
 /// Products with fewer multiplications are left to one thread.
 const PARALLEL_FROM: usize = 1 << 18;
-
-/// A matrix in memory, by its strides: a weight, or its transpose.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::backend::linear) struct Matrix<'a> {
-    /// The memory from the matrix's first element on.
-    pub(in crate::backend::linear) values: &'a [f32],
-    pub(in crate::backend::linear) shape: [usize; 2],
-    pub(in crate::backend::linear) strides: [usize; 2],
-}
-
-impl<'a> Matrix<'a> {
-    /// A row-major matrix.
-    pub(in crate::backend::linear) fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
-        Self {
-            values,
-            shape,
-            strides: [shape[1], 1],
-        }
-    }
-
-    /// Writes columns `range` as one panel, with its rows `width` apart. Columns that the matrix does not have are zero.
-    #[inline(always)]
-    pub(super) fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
-        let columns = range.len().min(self.shape[1] - range.start);
-        let from = &self.values[range.start * self.strides[1]..];
-        if self.strides[1] == 1 {
-            for (i, to) in to.chunks_exact_mut(width).enumerate() {
-                to[..columns].copy_from_slice(&from[i * self.strides[0]..][..columns]);
-                to[columns..].fill(0.0);
-            }
-            return;
-        }
-        if columns < width {
-            to.fill(0.0);
-        }
-        // A block of `TURNED` rows of the panel stays in the first-level cache. As many elements of a row of memory are read at once.
-        for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
-            let rows = to.len() / width;
-            for j in 0..columns {
-                let at = j * self.strides[1] + block * TURNED * self.strides[0];
-                if self.strides[0] == 1 {
-                    for (&value, to) in from[at..][..rows].iter().zip(to.chunks_exact_mut(width)) {
-                        to[j] = value;
-                    }
-                } else {
-                    for (i, to) in to.chunks_exact_mut(width).enumerate() {
-                        to[j] = from[at + i * self.strides[0]];
-                    }
-                }
-            }
-        }
-    }
-}
 
 /// The terms that a product adds to `x w`.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,15 +42,17 @@ pub(in crate::backend::linear) struct Added<'a> {
 /// - x: `[rows, inner]`, w: `[inner, columns]`, out: `[rows, columns]`
 pub(in crate::backend::linear) fn product(
     x: &[f32],
-    w: Matrix<'_>,
+    w: impl RightHand,
     added: Added<'_>,
     out: &mut [f32],
 ) {
-    let [inner, columns] = w.shape;
+    let [inner, columns] = w.shape();
     if out.is_empty() {
         return;
     }
-    if thin::product(x, w, added, out) {
+    if let Some(w) = w.matrix()
+        && thin::product(x, w, added, out)
+    {
         return;
     }
     let rows = out.len() / columns;
@@ -154,18 +103,18 @@ thread_local! {
 /// Lays out columns `range` of both right-hand sides in panels.
 fn lay_out<'p>(
     scratch: &'p mut Aligned,
-    w: Matrix<'_>,
+    w: impl RightHand,
     added: Added<'_>,
     range: Range<usize>,
     parallel: bool,
 ) -> (&'p [f32], &'p [f32]) {
     let room = range.len().next_multiple_of(width());
     let rank = added.narrow.map_or(0, |(_, up)| up.shape[0]);
-    let len = room * (w.shape[0] + rank);
+    let len = room * (w.shape()[0] + rank);
     if scratch.len() < len {
         *scratch = Aligned::zeros(len);
     }
-    let (first, second) = scratch[..len].split_at_mut(room * w.shape[0]);
+    let (first, second) = scratch[..len].split_at_mut(room * w.shape()[0]);
     if let Some((_, up)) = added.narrow {
         pack_panels(up, range.start, width(), parallel, second);
     }
@@ -174,8 +123,8 @@ fn lay_out<'p>(
 }
 
 /// Lays out a matrix's columns from `start` on as panels of one width, as many as `to` has room for.
-fn pack_panels(matrix: Matrix<'_>, start: usize, width: usize, parallel: bool, to: &mut [f32]) {
-    let size = width * matrix.shape[0];
+fn pack_panels(matrix: impl RightHand, start: usize, width: usize, parallel: bool, to: &mut [f32]) {
+    let size = width * matrix.shape()[0];
     let panel = |(i, to): (usize, &mut [f32])| {
         let at = start + i * width;
         Arch::new().dispatch(|| matrix.pack(at..at + width, width, to));

@@ -1,0 +1,38 @@
+//! `vblora dequantize`: writes a model whose maps are in 4 bits with those maps in floats.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::Args;
+use vblora_models::{DecodedDtype, ModelFiles, dequantize};
+
+/// Write a causal model whose maps are in 4 bits with those maps in floats
+///
+/// Reads what transformers and bitsandbytes store (NF4 and FP4). `vblora merge` needs such a base. Values are decoded in f32 and rounded
+/// once. All other tensors stay as they are, shards and index are kept, and tokenizer files are copied.
+#[derive(Args)]
+#[command(before_help = "\
+vblora dequantize path/to/llama-nf4 path/to/llama
+vblora dequantize path/to/llama-nf4 path/to/llama --dtype f32")]
+pub(crate) struct Arguments {
+    /// The model: a directory with config.json and model.safetensors, or with shards and their index
+    from: PathBuf,
+    /// Directory to write; it must not exist
+    to: PathBuf,
+    /// Number type of the decoded maps: f32, f16 or bf16 [default: the one that they were quantised from]
+    #[arg(long)]
+    dtype: Option<DecodedDtype>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<String> {
+    let files = ModelFiles::open(&arguments.from)?;
+    let done = dequantize(&files, &arguments.to, arguments.dtype)?;
+    Ok(format!(
+        "{} maps in floats; {} bytes of tensors became {}\n{} -> {}",
+        done.maps,
+        done.before,
+        done.after,
+        arguments.from.display(),
+        arguments.to.display()
+    ))
+}

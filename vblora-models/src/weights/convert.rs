@@ -1,0 +1,499 @@
+//! A model's directory written again with its maps in 4 bits, or with maps in 4 bits written as floats.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io::{self, BufWriter, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    str::FromStr,
+};
+
+use half::{bf16, f16};
+use safetensors::Dtype;
+use serde_json::{Map, Value, json};
+use vblora::{
+    nf4::Nf4Host,
+    storage::{replace_directory, strict_json},
+};
+
+use super::{
+    Checkpoint, HostTensor, SIDE_FILES,
+    checkpoint::{INDEX, SINGLE, Shard},
+    four_bit,
+};
+use crate::{DecoderConfig, Error, ModelFiles, Result, decoder::sites, upload::transposed};
+
+const CONFIG: &str = "config.json";
+const QUANTIZATION: &str = "quantization_config";
+
+/// Bytes of a tensor's line in a header beside its name, at most.
+const LINE: usize = 200;
+
+/// The number type of decoded maps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodedDtype {
+    /// Exact.
+    F32,
+    /// Rounded once; a value over 65,504 is an error.
+    F16,
+    /// Rounded once.
+    Bf16,
+}
+
+impl FromStr for DecodedDtype {
+    type Err = vblora::Error;
+
+    fn from_str(text: &str) -> vblora::Result<Self> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            other => Err(vblora::Error::Setting {
+                setting: "dtype",
+                expected: "one of f32, f16, bf16".into(),
+                found: other.into(),
+            }),
+        }
+    }
+}
+
+impl DecodedDtype {
+    fn stored(self) -> Dtype {
+        match self {
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::Bf16 => Dtype::BF16,
+        }
+    }
+}
+
+/// A directory that was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Converted {
+    /// Maps that have another form now.
+    pub maps: usize,
+    /// Bytes of all tensors before.
+    pub before: usize,
+    /// Bytes of all tensors after.
+    pub after: usize,
+}
+
+/// Writes a causal model with the maps of its blocks in 4 bits, as transformers and bitsandbytes store and load them. Embeddings, norms and
+/// head stay as they are, and so do maps whose module's name ends in one of `keep`. Shards and index are kept.
+///
+/// One tensor is in memory at a time, and the directory appears whole or not at all.
+///
+/// # Errors
+/// The model is no causal model, or is in 4 bits already; a file cannot be read or written; `to` exists; `keep` has a name that no map has.
+pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> Result<Converted> {
+    let config = DecoderConfig::from_files(from)?;
+    let checkpoint = Checkpoint::open(from)?;
+    if checkpoint.has_4_bit() {
+        return Err(refused(from, "its maps are in 4 bits already"));
+    }
+    let maps = maps(&config, &checkpoint, keep)?;
+    if maps.is_empty() {
+        return Err(refused(from, "no map is left to be quantised"));
+    }
+    let mut fields = fields(from)?;
+    let stored = maps.keys().find_map(|name| checkpoint.find(name));
+    let compute = stored.map_or("float32", |(_, entry)| torch_name(entry.dtype));
+    let skipped = match keep {
+        [] => Value::Null,
+        keep => ["lm_head"]
+            .into_iter()
+            .chain(keep.iter().map(String::as_str))
+            .collect(),
+    };
+    fields.insert(QUANTIZATION.into(), quantization(compute, double, skipped));
+    let change = Change::Quantise {
+        maps,
+        double,
+        is_conv1d: config.layout.conv1d,
+    };
+    write(from, &checkpoint, &change, &fields, to)
+}
+
+/// Writes a causal model whose maps are in 4 bits with those maps as floats, in the type that they had before, or in another one. All other
+/// tensors stay as they are. Shards and index are kept.
+///
+/// One tensor is in memory at a time, and the directory appears whole or not at all.
+///
+/// # Errors
+/// No tensor is in 4 bits; a file cannot be read or written; `to` exists; a value does not fit the type.
+pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> Result<Converted> {
+    let config = DecoderConfig::from_files(from)?;
+    let checkpoint = Checkpoint::open(from)?;
+    if !checkpoint.has_4_bit() {
+        return Err(refused(from, "no tensor is in 4 bits"));
+    }
+    let mut fields = fields(from)?;
+    fields.remove(QUANTIZATION);
+    if let Some(dtype) = dtype {
+        for name in ["dtype", "torch_dtype"] {
+            if fields.contains_key(name) {
+                fields.insert(name.into(), torch_name(dtype.stored()).into());
+            }
+        }
+    }
+    let change = Change::Decode {
+        dtype,
+        is_conv1d: config.layout.conv1d,
+    };
+    write(from, &checkpoint, &change, &fields, to)
+}
+
+fn refused(from: &ModelFiles, problem: &str) -> Error {
+    Error::Config {
+        file: from.describe(CONFIG),
+        field: QUANTIZATION.into(),
+        problem: problem.into(),
+    }
+}
+
+/// The weights of the blocks' maps by their names in the file, each with `[d_out, d_in]`.
+fn maps(
+    config: &DecoderConfig,
+    checkpoint: &Checkpoint,
+    keep: &[String],
+) -> Result<BTreeMap<String, [usize; 2]>> {
+    let is_kept = |site: &str, end: &String| site == end || site.ends_with(&format!(".{end}"));
+    let all = sites(config);
+    for end in keep {
+        if !all.iter().any(|site| is_kept(&site.name, end)) {
+            return Err(vblora::Error::Setting {
+                setting: "keep",
+                expected: "the end of a map's name, such as down_proj".into(),
+                found: end.clone(),
+            }
+            .into());
+        }
+    }
+    let prefix = config.layout.prefix;
+    let wanted = all
+        .into_iter()
+        .filter(|site| !keep.iter().any(|end| is_kept(&site.name, end)));
+    let named = wanted.map(|site| {
+        let full = format!("{}.weight", site.name);
+        let bare = full.strip_prefix(prefix).unwrap_or(&full);
+        let found = [full.as_str(), bare];
+        let found = found.into_iter().find(|name| checkpoint.contains(name));
+        let name = found.ok_or_else(|| Error::NoTensor {
+            file: checkpoint.file().to_owned(),
+            tensor: full.clone(),
+        })?;
+        Ok((name.to_owned(), [site.d_out, site.d_in]))
+    });
+    named.collect()
+}
+
+fn fields(from: &ModelFiles) -> Result<Map<String, Value>> {
+    strict_json::from_slice(&from.read(CONFIG)?).map_err(|problem| Error::Json {
+        file: from.describe(CONFIG),
+        problem,
+    })
+}
+
+/// As transformers writes it.
+fn quantization(compute: &str, double: bool, skipped: Value) -> Value {
+    json!({
+        "_load_in_4bit": true,
+        "_load_in_8bit": false,
+        "bnb_4bit_compute_dtype": compute,
+        "bnb_4bit_quant_storage": "uint8",
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": double,
+        "llm_int8_enable_fp32_cpu_offload": false,
+        "llm_int8_has_fp16_weight": false,
+        "llm_int8_skip_modules": skipped,
+        "llm_int8_threshold": 6.0,
+        "load_in_4bit": true,
+        "load_in_8bit": false,
+        "quant_method": "bitsandbytes",
+    })
+}
+
+fn torch_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::BF16 => "bfloat16",
+        Dtype::F16 => "float16",
+        _ => "float32",
+    }
+}
+
+/// The change to a directory's tensors.
+enum Change {
+    Quantise {
+        maps: BTreeMap<String, [usize; 2]>,
+        double: bool,
+        is_conv1d: bool,
+    },
+    Decode {
+        dtype: Option<DecodedDtype>,
+        is_conv1d: bool,
+    },
+}
+
+/// A tensor to write.
+struct Part {
+    name: String,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Change {
+    /// The tensors in place of one of the file's, of elements of `size` bytes alone. Larger elements come first in a file, so that all are
+    /// aligned.
+    fn parts(&self, checkpoint: &Checkpoint, name: &str, size: usize) -> Result<Vec<Part>> {
+        let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
+        let bits = 8 * size;
+        match self {
+            Self::Quantise {
+                maps,
+                double,
+                is_conv1d,
+            } if maps.contains_key(name) => {
+                if ![1, 4].contains(&size) {
+                    return Ok(Vec::new());
+                }
+                let out_in = maps[name];
+                let [d_out, d_in] = out_in;
+                let shape = if *is_conv1d { [d_in, d_out] } else { out_in };
+                let values = checkpoint.values(name, &shape)?;
+                let values = if *is_conv1d {
+                    transposed(values)
+                } else {
+                    values
+                };
+                let host = Nf4Host::quantise(&values.values, out_in, *double);
+                let all = four_bit::parts(name, &host, torch_name(entry.dtype)).into_iter();
+                let all = all.map(|(name, dtype, shape, bytes)| Part {
+                    name,
+                    dtype,
+                    shape,
+                    bytes,
+                });
+                Ok(all.filter(|part| part.dtype.bitsize() == bits).collect())
+            }
+            Self::Decode { dtype, is_conv1d } if checkpoint.is_4_bit(name) => {
+                let (shape, said) = checkpoint.described(name)?;
+                let stored = dtype.map_or(said, DecodedDtype::stored);
+                if stored.bitsize() != bits {
+                    return Ok(Vec::new());
+                }
+                let values = HostTensor {
+                    values: checkpoint.read_nf4(name, &shape)?.dequantise(),
+                    shape,
+                };
+                let values = if *is_conv1d {
+                    transposed(values)
+                } else {
+                    values
+                };
+                let bytes = stored_bytes(&values.values, stored)
+                    .map_err(|problem| error(shard, name, problem))?;
+                Ok(vec![Part {
+                    name: name.to_owned(),
+                    dtype: stored,
+                    shape: values.shape,
+                    bytes,
+                }])
+            }
+            Self::Decode { .. } if checkpoint.is_part(name) => Ok(Vec::new()),
+            Self::Quantise { .. } | Self::Decode { .. } => {
+                if entry.dtype.bitsize() != bits {
+                    return Ok(Vec::new());
+                }
+                Ok(vec![Part {
+                    name: name.to_owned(),
+                    dtype: entry.dtype,
+                    shape: entry.shape.clone(),
+                    bytes: shard.bytes(entry)?.into_owned(),
+                }])
+            }
+        }
+    }
+}
+
+fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
+    Error::Tensor {
+        file: shard.file().to_owned(),
+        tensor: tensor.to_owned(),
+        problem,
+    }
+}
+
+fn stored_bytes(values: &[f32], dtype: Dtype) -> std::result::Result<Vec<u8>, String> {
+    match dtype {
+        Dtype::F16 => {
+            if let Some(at) = values.iter().position(|&v| !f16::from_f32(v).is_finite()) {
+                return Err(format!("value {at} is over f16's range ({})", values[at]));
+            }
+            let halves = values.iter().map(|&v| f16::from_f32(v).to_le_bytes());
+            Ok(halves.flatten().collect())
+        }
+        Dtype::BF16 => {
+            let halves = values.iter().map(|&v| bf16::from_f32(v).to_le_bytes());
+            Ok(halves.flatten().collect())
+        }
+        _ => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+    }
+}
+
+fn write(
+    from: &ModelFiles,
+    checkpoint: &Checkpoint,
+    change: &Change,
+    fields: &Map<String, Value>,
+    to: &Path,
+) -> Result<Converted> {
+    if std::fs::symlink_metadata(to).is_ok() {
+        return Err(vblora::Error::Io {
+            path: to.to_owned(),
+            cause: io::Error::new(io::ErrorKind::AlreadyExists, "it exists already"),
+        }
+        .into());
+    }
+    replace_directory(to, |dir| {
+        for name in SIDE_FILES {
+            if from.contains(name) {
+                put(&dir.join(name), &from.read(name)?)?;
+            }
+        }
+        let config = format!("{:#}\n", Value::Object(fields.clone()));
+        put(&dir.join(CONFIG), config.as_bytes())?;
+        let mut done = Converted {
+            maps: 0,
+            before: 0,
+            after: 0,
+        };
+        let mut weight_map = BTreeMap::new();
+        for shard in checkpoint.shards() {
+            let path = Path::new(shard.file());
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or(SINGLE);
+            let names = shard.names();
+            done.before += shard.data_bytes();
+            let is_changed = |tensor: &&String| match change {
+                Change::Quantise { maps, .. } => maps.contains_key(*tensor),
+                Change::Decode { .. } => checkpoint.is_4_bit(tensor),
+            };
+            done.maps += names.iter().filter(is_changed).count();
+            let written = ShardWriter::write(&dir.join(name), checkpoint, change, &names)?;
+            done.after += written.bytes;
+            weight_map.extend(
+                written
+                    .names
+                    .into_iter()
+                    .map(|tensor| (tensor, name.to_owned())),
+            );
+        }
+        if from.contains(INDEX) && !from.contains(SINGLE) {
+            let mut index: Map<String, Value> = strict_json::from_slice(&from.read(INDEX)?)
+                .map_err(|problem| Error::Json {
+                    file: from.describe(INDEX),
+                    problem,
+                })?;
+            let metadata = index.entry("metadata").or_insert_with(|| json!({}));
+            if let Value::Object(metadata) = metadata {
+                metadata.insert("total_size".into(), done.after.into());
+                metadata.remove("total_parameters");
+            }
+            index.insert("weight_map".into(), json!(weight_map));
+            let text = format!("{:#}\n", Value::Object(index));
+            put(&dir.join(INDEX), text.as_bytes())?;
+        }
+        Ok(done)
+    })
+}
+
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|cause| io_error(path, cause))
+}
+
+fn io_error(path: &Path, cause: io::Error) -> Error {
+    vblora::Error::Io {
+        path: path.to_owned(),
+        cause,
+    }
+    .into()
+}
+
+/// A safetensors file that is written tensor by tensor. Room for its header is left in front, and filled at the end.
+struct ShardWriter {
+    path: PathBuf,
+    out: BufWriter<File>,
+    header: Map<String, Value>,
+    bytes: usize,
+}
+
+struct Written {
+    names: BTreeSet<String>,
+    bytes: usize,
+}
+
+impl ShardWriter {
+    fn write(
+        path: &Path,
+        checkpoint: &Checkpoint,
+        change: &Change,
+        names: &[String],
+    ) -> Result<Written> {
+        // A map becomes six tensors at most.
+        let per_name = |name: &String| 6 * (name.len() + LINE);
+        let room = (LINE + names.iter().map(per_name).sum::<usize>()).next_multiple_of(8);
+        let file = File::create_new(path).map_err(|cause| io_error(path, cause))?;
+        let mut writer = Self {
+            path: path.to_owned(),
+            out: BufWriter::new(file),
+            // transformers refuses a file without this entry.
+            header: Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]),
+            bytes: 0,
+        };
+        writer.put(&vec![b' '; 8 + room])?;
+        for size in [8, 4, 2, 1] {
+            for name in names {
+                for part in change.parts(checkpoint, name, size)? {
+                    writer.part(part)?;
+                }
+            }
+        }
+        writer.finish(room)
+    }
+
+    fn part(&mut self, part: Part) -> Result<()> {
+        let end = self.bytes + part.bytes.len();
+        let dtype = serde_json::to_value(part.dtype).expect("a dtype is a text");
+        let line = json!({
+            "dtype": dtype, "shape": part.shape, "data_offsets": [self.bytes, end],
+        });
+        self.header.insert(part.name, line);
+        self.bytes = end;
+        self.put(&part.bytes)
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        let done = self.out.write_all(bytes);
+        done.map_err(|cause| io_error(&self.path, cause))
+    }
+
+    fn finish(mut self, room: usize) -> Result<Written> {
+        let mut text = serde_json::to_vec(&self.header).expect("texts and numbers");
+        assert!(text.len() <= room, "room for the header");
+        text.resize(room, b' ');
+        let start = self.out.seek(SeekFrom::Start(0));
+        start.map_err(|cause| io_error(&self.path, cause))?;
+        self.put(&(room as u64).to_le_bytes())?;
+        self.put(&text)?;
+        let flushed = self.out.flush();
+        flushed.map_err(|cause| io_error(&self.path, cause))?;
+        self.header.remove("__metadata__");
+        Ok(Written {
+            names: self.header.into_iter().map(|(name, _)| name).collect(),
+            bytes: self.bytes,
+        })
+    }
+}

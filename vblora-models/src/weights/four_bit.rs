@@ -1,0 +1,272 @@
+//! Tensors in 4 bits as bitsandbytes stores them: packed bytes under the tensor's name, and beside them its maps and a text that describes
+//! it. They may lie in other shards, and the packed bytes in a tensor of any type.
+
+use std::{borrow::Cow, collections::BTreeMap};
+
+use safetensors::Dtype;
+use serde::Deserialize;
+use vblora::{
+    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales},
+    storage::{Entry, strict_json, to_f32},
+};
+
+use super::{Checkpoint, checkpoint::Shard};
+use crate::{Error, Result, error::Misshapen};
+
+/// Between a tensor's name and its type in the name of the text.
+const STATE: &str = ".quant_state.bitsandbytes__";
+
+/// The types that are read. Their codes differ, and each tensor brings its own.
+const TYPES: [&str; 2] = ["nf4", "fp4"];
+
+/// Parts beside a tensor.
+const PARTS: [&str; 4] = [
+    ".absmax",
+    ".quant_map",
+    ".nested_absmax",
+    ".nested_quant_map",
+];
+
+/// A longer text is refused. Real ones have 200 bytes.
+const MAX_STATE_BYTES: usize = 4 << 10;
+
+/// The text beside a tensor.
+#[derive(Debug, Deserialize)]
+struct State {
+    quant_type: String,
+    blocksize: usize,
+    dtype: Option<String>,
+    shape: Vec<usize>,
+    nested_blocksize: Option<usize>,
+    nested_dtype: Option<String>,
+    nested_offset: Option<f64>,
+}
+
+/// Tensors with such a text, by name. Of two texts of one tensor the first counts, and the other is a tensor that nobody asks for.
+pub(super) fn find<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for name in names {
+        if let Some((whole, _)) = name.split_once(STATE) {
+            found
+                .entry(whole.to_owned())
+                .or_insert_with(|| name.clone());
+        }
+    }
+    found
+}
+
+/// The tensor that a tensor of this name is a part of, if it has a part's name.
+pub(super) fn whole_of(name: &str) -> Option<&str> {
+    let whole = name.split_once(STATE).map(|(whole, _)| whole);
+    whole.or_else(|| PARTS.iter().find_map(|part| name.strip_suffix(part)))
+}
+
+/// The shape of a tensor in 4 bits, and the type that it was quantised from.
+pub(super) fn described(
+    checkpoint: &Checkpoint,
+    name: &str,
+    state: &str,
+) -> Result<(Vec<usize>, Dtype)> {
+    let state = Parts::new(checkpoint, name, state)?.state;
+    let dtype = match state.dtype.as_deref() {
+        Some("float16") => Dtype::F16,
+        Some("bfloat16") => Dtype::BF16,
+        Some(_) | None => Dtype::F32,
+    };
+    Ok((state.shape, dtype))
+}
+
+/// The tensors of a matrix in 4 bits: name, type, shape and bytes. `dtype` is torch's name of the type that it was quantised from.
+pub(super) fn parts(
+    name: &str,
+    host: &Nf4Host,
+    dtype: &str,
+) -> Vec<(String, Dtype, Vec<usize>, Vec<u8>)> {
+    let floats = |part: &str, values: &[f32]| {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
+        let name = format!("{name}{part}");
+        (name, Dtype::F32, vec![values.len()], bytes.collect())
+    };
+    let packed = host.packed().to_vec();
+    let shape = vec![packed.len(), 1];
+    let mut all = vec![(name.to_owned(), Dtype::U8, shape, packed)];
+    all.push(floats(".quant_map", host.code()));
+    let [d_out, d_in] = host.shape();
+    let block = host.block();
+    let mut text = format!(
+        r#"{{"quant_type": "nf4", "blocksize": {block}, "dtype": "{dtype}", "shape": [{d_out}, {d_in}]"#
+    );
+    match host.scales() {
+        Nf4Scales::Single(absmax) => all.push(floats(".absmax", absmax)),
+        Nf4Scales::Double {
+            codes,
+            map,
+            nested,
+            offset,
+        } => {
+            let absmax = format!("{name}.absmax");
+            all.push((absmax, Dtype::U8, vec![codes.len()], codes.clone()));
+            all.push(floats(".nested_absmax", nested));
+            all.push(floats(".nested_quant_map", &map[..]));
+            let offset = f64::from(*offset);
+            text += &format!(
+                r#", "nested_blocksize": {NESTED_BLOCK}, "nested_dtype": "float32", "nested_offset": {offset:?}"#
+            );
+        }
+    }
+    text.push('}');
+    let name = format!("{name}{STATE}nf4");
+    all.push((name, Dtype::U8, vec![text.len()], text.into_bytes()));
+    all
+}
+
+/// Reads a tensor in 4 bits. Every part's type and size are checked before it is read.
+pub(super) fn read(
+    checkpoint: &Checkpoint,
+    name: &str,
+    state: &str,
+    out_in: &[usize],
+) -> Result<Nf4Host> {
+    Parts::new(checkpoint, name, state)?.read(out_in)
+}
+
+/// A tensor's parts and their description.
+struct Parts<'a> {
+    checkpoint: &'a Checkpoint,
+    name: &'a str,
+    state: State,
+}
+
+impl<'a> Parts<'a> {
+    fn new(checkpoint: &'a Checkpoint, name: &'a str, text: &str) -> Result<Self> {
+        let (shard, entry) = find_part(checkpoint, text)?;
+        let fail = |problem: String| error(shard, text, problem);
+        if entry.dtype != Dtype::U8 || entry.bytes.len() > MAX_STATE_BYTES {
+            return Err(fail(format!(
+                "expected a text of at most {MAX_STATE_BYTES} bytes in U8, found {} bytes of {}",
+                entry.bytes.len(),
+                entry.dtype
+            )));
+        }
+        let state: State = strict_json::from_slice(&shard.bytes(entry)?).map_err(fail)?;
+        let said = text.split_once(STATE).map_or("", |(_, said)| said);
+        for found in [said, state.quant_type.as_str()] {
+            if !TYPES.contains(&found) {
+                return Err(fail(format!("type {found:?}; read are nf4 and fp4")));
+            }
+        }
+        Ok(Self {
+            checkpoint,
+            name,
+            state,
+        })
+    }
+
+    fn read(self, out_in: &[usize]) -> Result<Nf4Host> {
+        let state = &self.state;
+        let (shard, entry) = find_part(self.checkpoint, self.name)?;
+        if state.shape != out_in {
+            return Err(Error::Shape {
+                file: shard.file().to_owned(),
+                tensor: Misshapen {
+                    tensor: self.name.to_owned(),
+                    expected: out_in.to_vec(),
+                    found: state.shape.clone(),
+                },
+            });
+        }
+        let fail = |problem| error(shard, self.name, problem);
+        let &[d_out, d_in] = out_in else {
+            return Err(fail(format!(
+                "shape {out_in:?} in 4 bits; expected two dimensions"
+            )));
+        };
+        let block = state.blocksize;
+        if block == 0 {
+            return Err(fail("blocks of 0 values".into()));
+        }
+        let values = d_out
+            .checked_mul(d_in)
+            .ok_or_else(|| fail(format!("shape {out_in:?} has no possible size")))?;
+        let blocks = values.div_ceil(block);
+        if entry.bytes.len() != values.div_ceil(2) {
+            return Err(fail(format!(
+                "shape {out_in:?} in 4 bits needs {} bytes, found {}",
+                values.div_ceil(2),
+                entry.bytes.len()
+            )));
+        }
+        let code = self.floats(".quant_map", 16)?;
+        let scales = self.scales(blocks)?;
+        let packed = shard.bytes(entry)?.into_owned();
+        let code = code.try_into().expect("checked to be 16 values");
+        Nf4Host::new([d_out, d_in], block, packed, code, scales).map_err(fail)
+    }
+
+    fn scales(&self, blocks: usize) -> Result<Nf4Scales> {
+        let state = &self.state;
+        let Some(offset) = state.nested_offset else {
+            return Ok(Nf4Scales::Single(self.floats(".absmax", blocks)?));
+        };
+        let (shard, _) = find_part(self.checkpoint, self.name)?;
+        let fail = |problem| error(shard, self.name, problem);
+        if state.nested_blocksize != Some(NESTED_BLOCK) {
+            return Err(fail(format!(
+                "nested_blocksize {:?}; expected {NESTED_BLOCK}",
+                state.nested_blocksize
+            )));
+        }
+        if state.nested_dtype.as_deref() != Some("float32") {
+            return Err(fail(format!(
+                "nested_dtype {:?}; expected \"float32\"",
+                state.nested_dtype
+            )));
+        }
+        let map = self.floats(".nested_quant_map", 256)?;
+        Ok(Nf4Scales::Double {
+            codes: self.part(".absmax", Dtype::U8, blocks)?.1.into_owned(),
+            map: Box::new(map.try_into().expect("checked to be 256 values")),
+            nested: self.floats(".nested_absmax", blocks.div_ceil(NESTED_BLOCK))?,
+            offset: offset as f32,
+        })
+    }
+
+    fn floats(&self, part: &str, len: usize) -> Result<Vec<f32>> {
+        let (shard, bytes) = self.part(part, Dtype::F32, len)?;
+        let name = format!("{}{part}", self.name);
+        to_f32(Dtype::F32, &bytes).map_err(|problem| error(shard, &name, problem))
+    }
+
+    fn part(
+        &self,
+        part: &str,
+        dtype: Dtype,
+        len: usize,
+    ) -> Result<(&'a Shard, Cow<'static, [u8]>)> {
+        let name = format!("{}{part}", self.name);
+        let (shard, entry) = find_part(self.checkpoint, &name)?;
+        if entry.dtype != dtype || entry.shape != [len] {
+            let problem = format!(
+                "expected {dtype} of shape [{len}], found {} of shape {:?}",
+                entry.dtype, entry.shape
+            );
+            return Err(error(shard, &name, problem));
+        }
+        Ok((shard, shard.bytes(entry)?))
+    }
+}
+
+fn find_part<'a>(checkpoint: &'a Checkpoint, name: &str) -> Result<(&'a Shard, &'a Entry)> {
+    checkpoint.find(name).ok_or_else(|| Error::NoTensor {
+        file: checkpoint.file().to_owned(),
+        tensor: name.to_owned(),
+    })
+}
+
+fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
+    Error::Tensor {
+        file: shard.file().to_owned(),
+        tensor: tensor.to_owned(),
+        problem,
+    }
+}

@@ -1,0 +1,133 @@
+//! The right-hand side of a product: floats in memory, or 4 bits that are decoded while they are laid out.
+
+use std::ops::Range;
+
+use crate::nf4::Nf4View;
+
+/// Rows of a panel that are laid out at once from a matrix that lies transposed.
+const TURNED: usize = 64;
+
+/// A matrix that a product can lay out in panels.
+pub(in crate::backend::linear) trait RightHand: Copy + Sync {
+    /// `[inner, columns]`
+    fn shape(&self) -> [usize; 2];
+
+    /// The matrix in memory, if its values lie there.
+    fn matrix(&self) -> Option<Matrix<'_>>;
+
+    /// Writes columns `range` as one panel, with its rows `width` apart. Columns that the matrix does not have are zero.
+    fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]);
+}
+
+/// A matrix in memory, by its strides: a weight, or its transpose.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend::linear) struct Matrix<'a> {
+    /// The memory from the matrix's first element on.
+    pub(in crate::backend::linear) values: &'a [f32],
+    pub(in crate::backend::linear) shape: [usize; 2],
+    pub(in crate::backend::linear) strides: [usize; 2],
+}
+
+impl<'a> Matrix<'a> {
+    /// A row-major matrix.
+    pub(in crate::backend::linear) fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
+        Self {
+            values,
+            shape,
+            strides: [shape[1], 1],
+        }
+    }
+}
+
+impl RightHand for Matrix<'_> {
+    fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    fn matrix(&self) -> Option<Matrix<'_>> {
+        Some(*self)
+    }
+
+    #[inline(always)]
+    fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
+        let columns = range.len().min(self.shape[1] - range.start);
+        let from = &self.values[range.start * self.strides[1]..];
+        if self.strides[1] == 1 {
+            for (i, to) in to.chunks_exact_mut(width).enumerate() {
+                to[..columns].copy_from_slice(&from[i * self.strides[0]..][..columns]);
+                to[columns..].fill(0.0);
+            }
+            return;
+        }
+        if columns < width {
+            to.fill(0.0);
+        }
+        // A block of `TURNED` rows of the panel stays in the first-level cache. As many elements of a row of memory are read at once.
+        for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
+            let rows = to.len() / width;
+            for j in 0..columns {
+                let at = j * self.strides[1] + block * TURNED * self.strides[0];
+                if self.strides[0] == 1 {
+                    for (&value, to) in from[at..][..rows].iter().zip(to.chunks_exact_mut(width)) {
+                        to[j] = value;
+                    }
+                } else {
+                    for (i, to) in to.chunks_exact_mut(width).enumerate() {
+                        to[j] = from[at + i * self.strides[0]];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A weight `[d_in, d_out]` in 4 bits, or its transpose.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend::linear) struct Quantised<'a> {
+    /// The weight by the rows of `[d_out, d_in]`.
+    pub(in crate::backend::linear) view: &'a Nf4View<'a>,
+    /// True for the transpose, `[d_out, d_in]`.
+    pub(in crate::backend::linear) is_turned: bool,
+}
+
+impl RightHand for Quantised<'_> {
+    fn shape(&self) -> [usize; 2] {
+        let [d_out, d_in] = self.view.shape;
+        match self.is_turned {
+            true => [d_out, d_in],
+            false => [d_in, d_out],
+        }
+    }
+
+    fn matrix(&self) -> Option<Matrix<'_>> {
+        None
+    }
+
+    #[inline(always)]
+    fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
+        let [_, d_in] = self.view.shape;
+        let columns = range.len().min(self.shape()[1] - range.start);
+        if self.is_turned {
+            for (i, to) in to.chunks_exact_mut(width).enumerate() {
+                let (values, rest) = to.split_at_mut(columns);
+                self.view.decode(i * d_in + range.start, values);
+                rest.fill(0.0);
+            }
+            return;
+        }
+        if columns < width {
+            to.fill(0.0);
+        }
+        let mut values = [0.0; TURNED];
+        for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
+            let values = &mut values[..to.len() / width];
+            for j in 0..columns {
+                let at = (range.start + j) * d_in + block * TURNED;
+                self.view.decode(at, values);
+                for (&value, to) in values.iter().zip(to.chunks_exact_mut(width)) {
+                    to[j] = value;
+                }
+            }
+        }
+    }
+}

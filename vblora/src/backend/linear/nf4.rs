@@ -1,0 +1,285 @@
+//! A weight in 4 bits on a device, and its plain decoding in tensor operations.
+
+use burn::tensor::{
+    DType, ElementConversion, FloatDType, Int, Tensor, TensorData, TensorMetadata,
+    backend::{AutodiffBackend, Backend},
+    ops::{FloatTensor, IntTensor},
+};
+
+use crate::{
+    backend::{float, primitive},
+    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales},
+};
+
+/// Half bytes of a word.
+const HALVES: usize = 8;
+
+/// A weight `[d_in, d_out]` in 4 bits, as the device holds it: by the rows of `[d_out, d_in]`, in whole blocks.
+#[derive(Debug, Clone)]
+pub struct Nf4Weight<B: Backend> {
+    /// `[d_out, d_in]`
+    shape: [usize; 2],
+    block: usize,
+    compute: FloatDType,
+    /// Words of 32 bits, the bytes of [`Nf4Host`] in little-endian order.
+    packed: IntTensor<B>,
+    /// `[16]`
+    code: FloatTensor<B>,
+    scales: DeviceScales<B>,
+}
+
+/// The scales of the blocks. Words are as in [`Nf4Weight`].
+#[derive(Debug, Clone)]
+pub(super) enum DeviceScales<B: Backend> {
+    Single(FloatTensor<B>),
+    Double {
+        codes: IntTensor<B>,
+        map: FloatTensor<B>,
+        nested: FloatTensor<B>,
+        offset: f32,
+    },
+}
+
+impl<B: Backend> Nf4Weight<B> {
+    /// Moves a weight to the device. Products with it are computed in `compute`.
+    pub fn from_host(host: &Nf4Host, compute: FloatDType, device: &B::Device) -> Self {
+        let blocks = host.scales().len();
+        let packed = words::<B>(host.packed(), blocks * host.block() / 2, device);
+        let scales = match host.scales() {
+            Nf4Scales::Single(absmax) => DeviceScales::Single(floats::<B>(absmax, device)),
+            Nf4Scales::Double {
+                codes,
+                map,
+                nested,
+                offset,
+            } => DeviceScales::Double {
+                codes: words::<B>(codes, blocks.next_multiple_of(4), device),
+                map: floats::<B>(&map[..], device),
+                nested: floats::<B>(nested, device),
+                offset: *offset,
+            },
+        };
+        Self {
+            shape: host.shape(),
+            block: host.block(),
+            compute,
+            packed,
+            code: floats::<B>(host.code(), device),
+            scales,
+        }
+    }
+
+    /// `[d_in, d_out]`
+    pub fn dims(&self) -> [usize; 2] {
+        let [d_out, d_in] = self.shape;
+        [d_in, d_out]
+    }
+
+    /// The dtype that products with the weight are computed in.
+    pub fn dtype(&self) -> DType {
+        self.compute.into()
+    }
+
+    /// The device that holds the weight.
+    pub fn device(&self) -> B::Device {
+        B::int_device(&self.packed)
+    }
+
+    /// Calls a function on each tensor of integers and of floats, with its name. The offset of the scales comes as a tensor of one value.
+    pub(crate) fn parts(
+        &self,
+    ) -> (
+        Vec<(&'static str, Tensor<B, 1, Int>)>,
+        Vec<(&'static str, Tensor<B, 1>)>,
+    ) {
+        let int = |tensor: &IntTensor<B>| Tensor::from_primitive(tensor.clone());
+        let of = |tensor: &FloatTensor<B>| float::<B, 1>(tensor.clone());
+        let mut ints = vec![("packed", int(&self.packed))];
+        let mut floats = vec![("code", of(&self.code))];
+        match &self.scales {
+            DeviceScales::Single(absmax) => floats.push(("absmax", of(absmax))),
+            DeviceScales::Double {
+                codes,
+                map,
+                nested,
+                offset,
+            } => {
+                ints.push(("absmax", int(codes)));
+                let offset = Tensor::from_floats([*offset], &self.device());
+                let named = [("map", of(map)), ("nested", of(nested)), ("offset", offset)];
+                floats.extend(named);
+            }
+        }
+        (ints, floats)
+    }
+
+    /// The same weight with each of its tensors replaced.
+    pub(crate) fn map<T: Backend>(
+        self,
+        ints: impl Fn(IntTensor<B>) -> IntTensor<T>,
+        floats: impl Fn(FloatTensor<B>) -> FloatTensor<T>,
+    ) -> Nf4Weight<T> {
+        Nf4Weight {
+            shape: self.shape,
+            block: self.block,
+            compute: self.compute,
+            packed: ints(self.packed),
+            code: floats(self.code),
+            scales: match self.scales {
+                DeviceScales::Single(absmax) => DeviceScales::Single(floats(absmax)),
+                DeviceScales::Double {
+                    codes,
+                    map,
+                    nested,
+                    offset,
+                } => DeviceScales::Double {
+                    codes: ints(codes),
+                    map: floats(map),
+                    nested: floats(nested),
+                    offset,
+                },
+            },
+        }
+    }
+
+    pub(crate) fn to_device(self, device: &B::Device) -> Self {
+        self.map(
+            |tensor| B::int_to_device(tensor, device),
+            |tensor| B::float_to_device(tensor, device),
+        )
+    }
+
+    /// The values, rounded once to the compute dtype. Nothing keeps them.
+    ///
+    /// # Shapes
+    /// - output: `[d_in, d_out]`
+    pub fn dequantised(&self) -> FloatTensor<B> {
+        let [d_out, d_in] = self.shape;
+        let blocks = self.blocks();
+        let absmax = self.absmax().reshape([blocks, 1]);
+        let codes = bits::<B, HALVES>(&self.packed, 4, |half| 8 * (half / 2) + 4 * (1 - half % 2));
+        let values = float::<B, 1>(self.code.clone()).select(0, codes);
+        let values = values.reshape([blocks, self.block]) * absmax;
+        let values = values.reshape([blocks * self.block]);
+        let values = values.slice([0..d_out * d_in]).reshape([d_out, d_in]);
+        let values = match self.compute {
+            FloatDType::F32 => values,
+            other => values.cast(other),
+        };
+        primitive(values.transpose())
+    }
+
+    fn blocks(&self) -> usize {
+        (self.shape[0] * self.shape[1]).div_ceil(self.block)
+    }
+
+    /// The scale of every block, in the order of operations of the format.
+    fn absmax(&self) -> Tensor<B, 1> {
+        let blocks = self.blocks();
+        match &self.scales {
+            DeviceScales::Single(absmax) => float(absmax.clone()),
+            DeviceScales::Double {
+                codes,
+                map,
+                nested,
+                offset,
+            } => {
+                let codes = bits::<B, 4>(codes, 8, |byte| 8 * byte).slice([0..blocks]);
+                let within = float::<B, 1>(map.clone()).select(0, codes);
+                let nested = float::<B, 1>(nested.clone());
+                let groups = nested.dims()[0];
+                let nested = nested
+                    .reshape([groups, 1])
+                    .expand([groups, NESTED_BLOCK])
+                    .reshape([groups * NESTED_BLOCK])
+                    .slice([0..blocks]);
+                (within * nested).add_scalar(*offset)
+            }
+        }
+    }
+}
+
+impl<B: AutodiffBackend> Nf4Weight<B> {
+    /// The weight without a graph.
+    pub(crate) fn inner(self) -> Nf4Weight<B::InnerBackend> {
+        self.map(B::int_inner, B::inner)
+    }
+
+    /// The weight as a constant of a graph.
+    pub(crate) fn from_inner(weight: Nf4Weight<B::InnerBackend>) -> Self {
+        weight.map(B::int_from_inner, B::from_inner)
+    }
+}
+
+#[cfg(feature = "flex")]
+mod flex {
+    use burn::backend::Flex;
+
+    use super::{DeviceScales, Nf4Weight};
+    use crate::nf4::{Nf4View, ScalesView};
+
+    // Flex's memory then has the bytes of the words in the order of the format.
+    const _: () = assert!(cfg!(target_endian = "little"));
+
+    impl Nf4Weight<Flex> {
+        /// The weight in flex's memory.
+        pub(in crate::backend::linear) fn view(&self) -> Nf4View<'_> {
+            let scales = match &self.scales {
+                DeviceScales::Single(absmax) => ScalesView::Single(absmax.storage()),
+                DeviceScales::Double {
+                    codes,
+                    map,
+                    nested,
+                    offset,
+                } => ScalesView::Double {
+                    codes: codes.bytes(),
+                    map: map.storage(),
+                    nested: nested.storage(),
+                    offset: *offset,
+                },
+            };
+            Nf4View::new(
+                self.shape,
+                self.block,
+                self.packed.bytes(),
+                self.code.storage(),
+                scales,
+            )
+        }
+    }
+}
+
+/// Bytes as words of 32 bits, with zeros up to `len` bytes.
+fn words<B: Backend>(bytes: &[u8], len: usize, device: &B::Device) -> IntTensor<B> {
+    let word = |at: usize| {
+        let byte = |i: usize| bytes.get(at + i).copied().unwrap_or(0);
+        i32::from_le_bytes(std::array::from_fn(byte))
+    };
+    let words: Vec<i32> = (0..len).step_by(4).map(word).collect();
+    let data = TensorData::new(words, [len.div_ceil(4)]);
+    Tensor::<B, 1, Int>::from_data(data, (device, DType::I32)).into_primitive()
+}
+
+fn floats<B: Backend>(values: &[f32], device: &B::Device) -> FloatTensor<B> {
+    let data = TensorData::new(values.to_vec(), [values.len()]);
+    primitive(Tensor::<B, 1>::from_data(data, (device, DType::F32)))
+}
+
+/// The `PARTS` numbers of `width` bits in each word, the one numbered `i` from bit `place(i)` on, in one row.
+fn bits<B: Backend, const PARTS: usize>(
+    words: &IntTensor<B>,
+    width: u32,
+    place: impl Fn(usize) -> usize,
+) -> Tensor<B, 1, Int> {
+    let n = words.shape().num_elements();
+    let words = Tensor::<B, 1, Int>::from_primitive(words.clone());
+    let mask = (1i32 << width) - 1;
+    let part = |i: usize| {
+        let moved = words
+            .clone()
+            .bitwise_right_shift_scalar((place(i) as i32).elem());
+        moved.bitwise_and_scalar(mask.elem())
+    };
+    let parts: [_; PARTS] = std::array::from_fn(part);
+    Tensor::stack::<2>(parts.to_vec(), 1).reshape([PARTS * n])
+}
