@@ -1,7 +1,10 @@
 //! Scores a task's predictions against its labels.
 
 use super::{example::Label, task::Task};
-use crate::metrics::{Metric, Scores, accuracy, f1, matthews, pearson, spearman};
+use crate::metrics::{
+    Metric, Scores, accuracy, balanced_accuracy, f1, f1_macro, f1_micro, f1_weighted, mae,
+    matthews, mse, pearson, r2, spearman,
+};
 use crate::{Error, Result};
 
 /// A model's prediction for each row, in the rows' order.
@@ -94,7 +97,18 @@ fn classified(metric: Metric, prediction: &[usize], gold: &[usize]) -> Option<f6
         Metric::Accuracy => Some(accuracy(prediction, gold)),
         Metric::F1 => Some(f1(prediction, gold)),
         Metric::Matthews => Some(matthews(prediction, gold)),
-        Metric::Pearson | Metric::Spearman | Metric::Nll => None,
+        Metric::F1Macro => Some(f1_macro(prediction, gold)),
+        Metric::F1Micro => Some(f1_micro(prediction, gold)),
+        Metric::F1Weighted => Some(f1_weighted(prediction, gold)),
+        Metric::BalancedAccuracy => Some(balanced_accuracy(prediction, gold)),
+        // The whole set of a row with one class is that class.
+        Metric::SubsetAccuracy => Some(accuracy(prediction, gold)),
+        Metric::Pearson
+        | Metric::Spearman
+        | Metric::Nll
+        | Metric::Mse
+        | Metric::Mae
+        | Metric::R2 => None,
     }
 }
 
@@ -102,7 +116,18 @@ fn correlated(metric: Metric, prediction: &[f64], gold: &[f64]) -> Option<f64> {
     match metric {
         Metric::Pearson => pearson(prediction, gold),
         Metric::Spearman => spearman(prediction, gold),
-        Metric::Accuracy | Metric::F1 | Metric::Matthews | Metric::Nll => None,
+        Metric::Mse => mse(prediction, gold),
+        Metric::Mae => mae(prediction, gold),
+        Metric::R2 => r2(prediction, gold),
+        Metric::Accuracy
+        | Metric::F1
+        | Metric::Matthews
+        | Metric::Nll
+        | Metric::F1Macro
+        | Metric::F1Micro
+        | Metric::F1Weighted
+        | Metric::BalancedAccuracy
+        | Metric::SubsetAccuracy => None,
     }
 }
 
