@@ -50,6 +50,7 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
+//! | [`evaluate`] | the paper's evaluations of texts, over files |
 //! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
 //! | [`report`] | a session's table and curves; a sweep's page with the paper's tables |
 //! | [`analysis`], [`figures`] | statistics of recorded selections, and the paper's figures of them |
@@ -67,6 +68,7 @@ pub mod commands;
 pub mod demo;
 mod directory;
 pub mod error;
+pub mod evaluate;
 pub mod figures;
 pub mod limits;
 pub mod metrics;

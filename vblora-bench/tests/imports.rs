@@ -39,6 +39,7 @@ const BENCH: Layers = &[
         &["pretrain"],
         "a base made from nothing, with the pieces of training",
     ),
+    (&["evaluate"], "scores of answers and texts"),
     (&["sweep"], "many runs of training"),
     (&["analysis"], "what recordings say"),
     (&["chart"], "axes, marks and colours of pictures"),
