@@ -1,6 +1,6 @@
 //! What predictions come to for each class: counts, scikit-learn's scores of them, and the confusion matrix.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Counts of one class. Scores that divide by 0 are 0, as with scikit-learn's `zero_division=0`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct ClassCounts {
 }
 
 /// The scores of one class, in the form in which files hold them.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct ClassScores {
     /// The share of the rows predicted to be of the class that are of it.
     pub precision: f64,
