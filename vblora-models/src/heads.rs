@@ -205,7 +205,8 @@ fn draw<B: Backend>(
     }
 }
 
-/// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids, or the squared error of `[n, 1]` against scores.
+/// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids, binary cross-entropy of `[n, classes]` against sets of class
+/// ids (the mean over all n times classes outputs, as torch's `BCEWithLogitsLoss`), or the squared error of `[n, 1]` against scores.
 pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B, 1> {
     let device = output.device();
     match labels {
@@ -214,6 +215,7 @@ pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B
             let ids = Tensor::from_data(TensorData::new(ids, [classes.len(), 1]), &device);
             log_softmax(output).gather(1, ids).mean().neg()
         }
+        Labels::Sets(sets) => binary_cross_entropy(output, sets),
         Labels::Scores(scores) => {
             let scores = Tensor::<B, 2>::from_data(
                 TensorData::new(scores.clone(), [scores.len(), 1]),
@@ -224,11 +226,30 @@ pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B
     }
 }
 
+/// Binary cross-entropy of logits, in the form that does not overflow: `max(x, 0) - x y + ln(1 + exp(-|x|))`.
+fn binary_cross_entropy<B: VbLoraBackend>(
+    output: Tensor<B, 2>,
+    sets: &[Vec<usize>],
+) -> Tensor<B, 1> {
+    let [n, classes] = output.dims();
+    let mut targets = vec![0.0f32; n * classes];
+    for (row, set) in sets.iter().enumerate() {
+        for class in set {
+            targets[row * classes + class] = 1.0;
+        }
+    }
+    let targets = Tensor::from_data(TensorData::new(targets, [n, classes]), &output.device());
+    let tail = output.clone().abs().neg().exp().log1p();
+    (output.clone().clamp_min(0.0) - output * targets + tail).mean()
+}
+
 /// The labels of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Labels {
     /// Class ids, below the head's number of outputs.
     Classes(Vec<usize>),
+    /// For each row, class ids below the head's number of outputs (multi-label).
+    Sets(Vec<Vec<usize>>),
     /// Real values.
     Scores(Vec<f32>),
 }

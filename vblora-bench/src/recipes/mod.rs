@@ -4,11 +4,13 @@
 //! ([`Recipe::from_toml_file`]) is one whole recipe, as written by [`Recipe::to_toml`].
 
 mod builtin;
+mod class_weights;
 mod recipe;
 mod text;
 mod validate;
 
 pub use builtin::Size;
+pub use class_weights::{ClassWeights, WeightRule};
 pub use recipe::{
     AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, SharedBank,
     WeightDecay,

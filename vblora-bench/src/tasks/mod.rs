@@ -5,8 +5,10 @@ mod example;
 mod folder;
 mod glue;
 mod known;
+mod own;
 mod rows;
 mod score;
+mod sets;
 mod split;
 mod task;
 

@@ -1,6 +1,9 @@
 //! Scores a task's predictions against its labels.
 
-use super::{example::Label, task::Task};
+use super::{
+    example::Label,
+    task::{Target, Task},
+};
 use crate::metrics::{Metric, Scores, accuracy, f1, matthews, pearson, spearman};
 use crate::{Error, Result};
 
@@ -9,6 +12,8 @@ use crate::{Error, Result};
 pub enum Predictions {
     /// Class ids.
     Classes(Vec<usize>),
+    /// The class ids of each row, ascending and each once (multi-label).
+    Sets(Vec<Vec<usize>>),
     /// Numbers (regression). They may lie outside the range of the labels.
     Values(Vec<f32>),
 }
@@ -18,6 +23,7 @@ impl Predictions {
     pub fn len(&self) -> usize {
         match self {
             Self::Classes(classes) => classes.len(),
+            Self::Sets(sets) => sets.len(),
             Self::Values(values) => values.len(),
         }
     }
@@ -64,12 +70,20 @@ pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result
         ));
     }
     match predictions {
-        Predictions::Classes(classes) if !task.is_regression() => {
+        Predictions::Classes(classes) if !task.is_regression() && !task.is_multi_label() => {
             let gold = gold_classes(task, labels)?;
             check_classes(task, classes)?;
             Ok(task
                 .metrics()
                 .map(|metric| (metric, classified(metric, classes, &gold)))
+                .collect())
+        }
+        Predictions::Sets(sets) if task.is_multi_label() => {
+            let gold = gold_sets(task, labels)?;
+            sets.iter().try_for_each(|set| check_classes(task, set))?;
+            Ok(task
+                .metrics()
+                .map(|metric| (metric, of_sets(metric, sets, &gold)))
                 .collect())
         }
         Predictions::Values(values) if task.is_regression() => {
@@ -84,8 +98,9 @@ pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result
                 .map(|metric| (metric, correlated(metric, &values, &gold)))
                 .collect())
         }
-        Predictions::Classes(_) => Err(error(task, "scores", "class ids".into())),
-        Predictions::Values(_) => Err(error(task, "class ids", "scores".into())),
+        Predictions::Classes(_) => Err(error(task, expected(task), "class ids".into())),
+        Predictions::Sets(_) => Err(error(task, expected(task), "sets of class ids".into())),
+        Predictions::Values(_) => Err(error(task, expected(task), "scores".into())),
     }
 }
 
@@ -95,6 +110,28 @@ fn classified(metric: Metric, prediction: &[usize], gold: &[usize]) -> Option<f6
         Metric::F1 => Some(f1(prediction, gold)),
         Metric::Matthews => Some(matthews(prediction, gold)),
         Metric::Pearson | Metric::Spearman | Metric::Nll => None,
+    }
+}
+
+/// The kind of predictions that a task has.
+fn expected(task: &Task) -> &'static str {
+    match task.target() {
+        Some(Target::Classes { .. }) => "class ids",
+        Some(Target::Sets { .. }) => "sets of class ids",
+        Some(Target::Number { .. }) => "scores",
+        None => "a task with labels",
+    }
+}
+
+/// A metric of sets. Accuracy is the share of rows whose whole set is right, as in scikit-learn.
+fn of_sets(metric: Metric, prediction: &[Vec<usize>], gold: &[Vec<usize>]) -> Option<f64> {
+    let right = || {
+        let pairs = prediction.iter().zip(gold);
+        pairs.filter(|(p, g)| p == g).count()
+    };
+    match metric {
+        Metric::Accuracy => Some(right() as f64 / gold.len() as f64),
+        Metric::F1 | Metric::Matthews | Metric::Pearson | Metric::Spearman | Metric::Nll => None,
     }
 }
 
@@ -111,7 +148,7 @@ fn gold_classes(task: &Task, labels: &[Label]) -> Result<Vec<usize>> {
         .iter()
         .map(|label| match label {
             Label::Class(class) => Some(*class),
-            Label::Value(_) => None,
+            Label::Classes(_) | Label::Value(_) => None,
         })
         .collect();
     let classes = classes.ok_or_else(|| error(task, "classes as labels", "a score".into()))?;
@@ -119,12 +156,23 @@ fn gold_classes(task: &Task, labels: &[Label]) -> Result<Vec<usize>> {
     Ok(classes)
 }
 
+fn gold_sets(task: &Task, labels: &[Label]) -> Result<Vec<Vec<usize>>> {
+    let sets = labels.iter().map(|label| match label {
+        Label::Classes(set) => Some(set.clone()),
+        Label::Class(_) | Label::Value(_) => None,
+    });
+    let sets: Option<Vec<Vec<usize>>> = sets.collect();
+    let sets = sets.ok_or_else(|| error(task, "sets of classes as labels", "another".into()))?;
+    sets.iter().try_for_each(|set| check_classes(task, set))?;
+    Ok(sets)
+}
+
 fn gold_values(task: &Task, labels: &[Label]) -> Result<Vec<f64>> {
     let values: Option<Vec<f64>> = labels
         .iter()
         .map(|label| match label {
             Label::Value(value) => Some(f64::from(*value)),
-            Label::Class(_) => None,
+            Label::Class(_) | Label::Classes(_) => None,
         })
         .collect();
     values.ok_or_else(|| error(task, "scores as labels", "a class".into()))

@@ -18,13 +18,13 @@ use crate::{
     Error, Result,
     metrics::Scores,
     recipes::{self, Recipe},
-    tasks::{Predictions, score},
+    tasks::{Predictions, Target, score},
 };
 
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
-/// A head on the first token: cross-entropy for classes, squared error for numbers.
+/// A head on the first token: cross-entropy for classes, binary cross-entropy for sets of classes, squared error for numbers.
 #[derive(Debug)]
 pub struct Classification;
 
@@ -164,12 +164,11 @@ fn whole(names: &ClassifierNames, base: Named, head: &Named) -> Named {
 
 /// The head's settings in the `config.json` of such a model.
 fn settings(class: &str, recipe: &Recipe) -> Map<String, Value> {
-    let (names, problem) = match recipe.task.classes() {
-        [] => (vec!["LABEL_0"], "regression"),
-        classes => (
-            classes.iter().map(String::as_str).collect(),
-            "single_label_classification",
-        ),
+    let classes = || recipe.task.classes().iter().map(String::as_str).collect();
+    let (names, problem) = match recipe.task.target() {
+        Some(Target::Classes { .. }) => (classes(), "single_label_classification"),
+        Some(Target::Sets { .. }) => (classes(), "multi_label_classification"),
+        Some(Target::Number { .. }) | None => (vec!["LABEL_0"], "regression"),
     };
     let ids = names.iter().enumerate();
     let id2label: Map<_, _> = ids
@@ -215,10 +214,9 @@ fn predict<B: VbLoraBackend>(
 ) -> Result<Predictions> {
     let pad_id = base.config().pad_token_id;
     let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); split.len()];
-    let mut regression = false;
+    let mut kind = None;
     for rows in order::by_length(&split.lengths(), batch) {
         let batch = split.batch(&rows, pad_id)?;
-        regression = matches!(batch.labels, Labels::Scores(_));
         let input = EncoderInput::new(&batch.inputs, base.config(), device);
         let output = head.forward(base.forward(&input, factors), None);
         let [_, labels] = output.dims();
@@ -234,12 +232,20 @@ fn predict<B: VbLoraBackend>(
             }
             outputs[row] = logits.to_vec();
         }
+        kind = Some(batch.labels);
     }
-    Ok(if regression {
-        Predictions::Values(outputs.into_iter().map(|o| o[0]).collect())
-    } else {
-        Predictions::Classes(outputs.iter().map(|o| argmax(o)).collect())
+    Ok(match kind {
+        Some(Labels::Scores(_)) => Predictions::Values(outputs.into_iter().map(|o| o[0]).collect()),
+        Some(Labels::Sets(_)) => Predictions::Sets(outputs.iter().map(|o| chosen(o)).collect()),
+        Some(Labels::Classes(_)) | None => {
+            Predictions::Classes(outputs.iter().map(|o| argmax(o)).collect())
+        }
     })
+}
+
+/// The classes with a probability above one half.
+fn chosen(logits: &[f32]) -> Vec<usize> {
+    (0..logits.len()).filter(|&i| logits[i] > 0.0).collect()
 }
 
 fn argmax(logits: &[f32]) -> usize {
