@@ -5,8 +5,7 @@ use vblora_models::{Encoded, Labels, PaddedBatch, TextTokenizer, pad};
 
 use crate::{
     Error, Result,
-    recipes::Recipe,
-    tasks::{Label, Split, Target},
+    tasks::{Label, Split},
 };
 
 /// A tokenized split.
@@ -53,31 +52,6 @@ impl EncodedSplit {
             class_weights,
             ..self
         }
-    }
-
-    /// The same split with the class weights of a recipe, if it has any.
-    ///
-    /// # Errors
-    /// The task has no classes, or a row may have several of them; a weight has a name that is no class.
-    pub(super) fn with_weights_of(self, recipe: &Recipe) -> Result<Self> {
-        let Some(weights) = &recipe.class_weights else {
-            return Ok(self);
-        };
-        if !matches!(recipe.task.target(), Some(Target::Classes { .. })) {
-            return Err(Error::Setting {
-                setting: "class_weights".into(),
-                expected: "a task whose rows have one class each".into(),
-                found: format!("task {}", recipe.task),
-            });
-        }
-        let mut counts = vec![0; recipe.task.outputs()];
-        for label in &self.labels {
-            if let Label::Class(class) = label {
-                counts[*class] += 1;
-            }
-        }
-        let weights = weights.resolve(recipe.task.classes(), &counts)?;
-        Ok(self.with_class_weights(weights))
     }
 
     /// The tokens in the split's order.

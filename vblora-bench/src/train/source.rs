@@ -129,8 +129,7 @@ impl Source for DataSource {
         // Sentences longer than the position table are cut to it. The results count them.
         let max_length = recipe.max_length.min(config.usable_positions());
         let encode = |name| EncodedSplit::new(&self.read(recipe, name)?, &tokenizer, max_length);
-        let train = encode(SplitName::Train)?.with_weights_of(recipe)?;
-        let dev = encode(SplitName::Dev)?;
+        let (train, dev) = (encode(SplitName::Train)?, encode(SplitName::Dev)?);
         let notes = match (train.truncated(), dev.truncated()) {
             (0, 0) => Vec::new(),
             (train, dev) => vec![format!(
