@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use vblora::{MethodConfig, for_each_method};
 
-use super::recipe::Recipe;
+use super::{ClassWeights, recipe::Recipe};
 use crate::{
     Error, Result,
     limits::{MAX_ACCUMULATION, MAX_BATCH, MAX_EPOCHS, MAX_LENGTH},
@@ -33,6 +33,9 @@ impl Recipe {
         within("accumulation", self.accumulation, 1..=MAX_ACCUMULATION)?;
         within("max_length", self.max_length, SHORTEST..=MAX_LENGTH)?;
         probability("head.dropout", self.head.dropout)?;
+        self.class_weights
+            .as_ref()
+            .map_or(Ok(()), ClassWeights::check)?;
         probability("text.label_smoothing", self.text.label_smoothing)?;
         if self.text.packing && self.group_by_length {
             let expected = "false with text.packing, because packed rows have equal length";

@@ -121,7 +121,7 @@ mod tests {
             let split = read_split(&dir.join("stsb"), &Task::stsb(), name).unwrap();
             let scores = split.examples.iter().map(|e| match e.label {
                 Label::Value(score) => f64::from(score),
-                Label::Class(class) => panic!("class {class} in STS-B"),
+                Label::Class(_) | Label::Classes(_) => panic!("{:?} in STS-B", e.label),
             });
             let found = scores.sum::<f64>() / rows as f64;
             assert_eq!(split.examples.len(), rows);

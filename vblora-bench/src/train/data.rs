@@ -13,6 +13,8 @@ use crate::{
 pub struct EncodedSplit {
     encoded: Vec<Encoded>,
     labels: Vec<Label>,
+    /// The weight of each class in the loss; all weigh the same if empty.
+    class_weights: Vec<f32>,
 }
 
 /// A padded batch and its labels.
@@ -38,8 +40,23 @@ impl EncodedSplit {
         let encoded = tokenizer.encode_batch(&texts, max_length)?;
         Ok(Self {
             encoded,
-            labels: split.examples.iter().map(|e| e.label).collect(),
+            labels: split.examples.iter().map(|e| e.label.clone()).collect(),
+            class_weights: Vec::new(),
         })
+    }
+
+    /// The same split with a weight for each class in the loss, by class id.
+    #[must_use]
+    pub fn with_class_weights(self, class_weights: Vec<f32>) -> Self {
+        Self {
+            class_weights,
+            ..self
+        }
+    }
+
+    /// The tokens in the split's order.
+    pub(super) fn encoded(&self) -> &[Encoded] {
+        &self.encoded
     }
 
     /// The number of examples.
@@ -65,14 +82,10 @@ impl EncodedSplit {
     /// SHA-256 of every token and label.
     pub fn sha256(&self) -> String {
         let example = |(encoded, label): (&Encoded, &Label)| {
-            let label = match label {
-                Label::Class(class) => *class as u64,
-                Label::Value(score) => u64::from(score.to_bits()),
-            };
             let words = encoded.ids.iter().chain(&encoded.type_ids);
             let mut bytes = (encoded.ids.len() as u64).to_le_bytes().to_vec();
             bytes.extend(words.flat_map(|word| word.to_le_bytes()));
-            bytes.extend(label.to_le_bytes());
+            bytes.extend(label_words(label).flat_map(u64::to_le_bytes));
             bytes
         };
         sha256_hex(self.encoded.iter().zip(&self.labels).map(example))
@@ -94,32 +107,67 @@ impl EncodedSplit {
         );
         Ok(LabelledBatch {
             inputs,
-            labels: labels(rows.iter().map(|&i| self.labels[i]))?,
+            labels: self.weighted(labels(rows.iter().map(|&i| &self.labels[i]))?),
         })
     }
 }
 
-fn labels(all: impl Iterator<Item = Label>) -> Result<Labels> {
-    let (mut classes, mut values) = (Vec::new(), Vec::new());
-    for label in all {
-        match label {
-            Label::Class(class) => classes.push(class),
-            Label::Value(value) => values.push(value),
+impl EncodedSplit {
+    /// The labels with the weights of their classes, if the split has weights.
+    fn weighted(&self, labels: Labels) -> Labels {
+        match labels {
+            Labels::Classes(classes) if !self.class_weights.is_empty() => {
+                let weights = classes.iter().map(|&class| self.class_weights[class]);
+                Labels::Weighted {
+                    weights: weights.collect(),
+                    classes,
+                }
+            }
+            labels => labels,
         }
     }
-    match (classes.is_empty(), values.is_empty()) {
-        (false, true) => Ok(Labels::Classes(classes)),
-        (true, false) => Ok(Labels::Scores(values)),
+}
+
+/// A label as numbers, for hashes. A set begins with its size.
+fn label_words(label: &Label) -> impl Iterator<Item = u64> {
+    let words = match label {
+        Label::Class(class) => vec![*class as u64],
+        Label::Classes(set) => {
+            let size = std::iter::once(set.len() as u64);
+            size.chain(set.iter().map(|class| *class as u64)).collect()
+        }
+        Label::Value(score) => vec![u64::from(score.to_bits())],
+    };
+    words.into_iter()
+}
+
+fn labels<'a>(all: impl Iterator<Item = &'a Label>) -> Result<Labels> {
+    let (mut classes, mut sets, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for label in all {
+        match label {
+            Label::Class(class) => classes.push(*class),
+            Label::Classes(set) => sets.push(set.clone()),
+            Label::Value(value) => values.push(*value),
+        }
+    }
+    match (classes.is_empty(), sets.is_empty(), values.is_empty()) {
+        (false, true, true) => Ok(Labels::Classes(classes)),
+        (true, false, true) => Ok(Labels::Sets(sets)),
+        (true, true, false) => Ok(Labels::Scores(values)),
         _ => Err(Error::Setting {
             setting: "labels".into(),
-            expected: "classes or scores".into(),
-            found: format!(
-                "{} classes and {} scores in one batch",
-                classes.len(),
-                values.len()
-            ),
+            expected: "classes, sets of classes or scores".into(),
+            found: found(classes.len(), sets.len(), values.len()),
         }),
     }
+}
+
+fn found(classes: usize, sets: usize, values: usize) -> String {
+    let sets = match sets {
+        0 => String::new(),
+        sets => format!(", {sets} sets of classes"),
+    };
+    format!("{classes} classes{sets} and {values} scores in one batch")
 }
 
 #[cfg(test)]
@@ -135,6 +183,7 @@ mod tests {
         EncodedSplit {
             encoded: (0..n).map(one).collect(),
             labels: vec![Label::Class(1); n],
+            class_weights: Vec::new(),
         }
     }
 
