@@ -37,8 +37,7 @@ pub enum Form {
 }
 
 /// The names of the forms that a name describes.
-pub(super) const NAMES: &str =
-    "alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
+pub(super) const NAMES: &str = "alpaca, e2e, gsm8k, metamath, gsm8k-metamath, completion (of field text), completion:FIELD, fields:PROMPT,RESPONSE";
 
 /// tatsu-lab/stanford_alpaca, train.py.
 const WITH_INPUT: [&str; 3] = [
@@ -111,6 +110,8 @@ impl fmt::Display for Form {
             Self::Alpaca => f.write_str("alpaca"),
             Self::E2e => f.write_str("e2e"),
             Self::Gsm8k => f.write_str("gsm8k"),
+            Self::Metamath => f.write_str("metamath"),
+            Self::Gsm8kMetamath => f.write_str("gsm8k-metamath"),
             Self::Completion(field) => write!(f, "completion:{field}"),
             Self::Fields { prompt, response } => write!(f, "fields:{prompt},{response}"),
             Self::Template(_) => f.write_str("a template"),
