@@ -6,6 +6,7 @@ mod causal;
 mod encoder;
 mod kind;
 mod recipe;
+mod table;
 
 use std::{process::ExitCode, sync::atomic::AtomicBool};
 
