@@ -88,6 +88,7 @@ pub use config::{
     EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
     RotaryConfig, stop_tokens,
 };
+pub use contain::contain;
 pub use dtype::{BaseDtype, ComputeDtype, Nf4Settings};
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
@@ -101,5 +102,5 @@ pub use tokenizer::{Continued, Encoded, Marked, PaddedBatch, TextTokenizer, pad}
 pub use upload::host_tensor;
 pub use weights::{
     Checkpoint, Converted, DecodedDtype, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype,
-    SavedTensors, dequantize, quantize, save_model, save_safetensors, save_tensors,
+    SavedTensors, dequantize, quantize, save_config, save_model, save_safetensors, save_tensors,
 };

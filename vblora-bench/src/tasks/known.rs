@@ -10,7 +10,7 @@ use serde::{
     de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
-use super::{own::Definition, task::Task};
+use super::{own_task::Definition, task::Task};
 use crate::{Error, Result};
 
 /// Name, question, and the task.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
     ClassificationHead, ClassifierNames, Encoded, EncoderInput, HeadInit, HostTensor, Labels,
-    Roberta, SaveDtype, loss, pad, save_model, save_tensors,
+    Roberta, SaveDtype, loss, pad, save_config, save_model, save_tensors,
 };
 
 use super::{
@@ -106,19 +106,10 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         recipe: &Recipe,
         device: &B::Device,
     ) -> Result<Evaluation> {
-        let encoded = split.encoded();
         let batch = HeadSettings::new(recipe).evaluation_batch();
-        let outputs = outputs(
-            base,
-            head,
-            factors,
-            encoded,
-            (batch, 0),
-            device,
-            &mut |_| true,
-        )?;
-        let predictions = predictions(&recipe.task, &outputs.unwrap_or_default());
-        evaluate(&recipe.task, &predictions, split.labels())
+        let outputs = outputs_of_split(base, head, factors, split, batch, device)?;
+        let predictions = predictions(&recipe.task, &outputs);
+        evaluate(&recipe.task, &predictions, &split.labels())
     }
 
     /// An untrained head has no meaningful scores.
@@ -135,6 +126,8 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         HeadSettings::new(to.recipe).write(to.dir)?;
         let head = learner.head().valid().tensors();
         let names = learner.base().config().family.classifier();
+        // transformers' configuration of the whole model, which names the classes.
+        save_config(to.dir, to.files, settings(names.class, to.recipe))?;
         if matches!(learner.trained(), Trained::Everything) {
             let tensors = whole(&names, learner.plain_base().tensors(), &head);
             save_model(to.dir, to.files, settings(names.class, to.recipe), &tensors)?;
@@ -266,6 +259,25 @@ pub fn outputs<B: VbLoraBackend>(
     Ok(Some(all))
 }
 
+/// [`outputs`] of a split, chunk by chunk.
+fn outputs_of_split<B: VbLoraBackend>(
+    base: &Roberta<B>,
+    head: &ClassificationHead<B>,
+    factors: &Factors<B>,
+    split: &EncodedSplit,
+    batch: usize,
+    device: &B::Device,
+) -> Result<Vec<Vec<f32>>> {
+    let mut all = Vec::with_capacity(split.len());
+    for chunk in split.chunks() {
+        let (texts, batch) = (chunk?, (batch, all.len()));
+        let go_on = &mut |_| true;
+        let some = outputs(base, head, factors, &texts, batch, device, go_on)?;
+        all.extend(some.unwrap_or_default());
+    }
+    Ok(all)
+}
+
 /// The predictions that a task makes of outputs: the most likely class, the classes more likely than not, or the number.
 pub fn predictions(task: &Task, outputs: &[Vec<f32>]) -> Predictions {
     let rows = outputs.iter();
@@ -294,17 +306,7 @@ impl<B: VbLoraBackend> Learner<B> {
     /// An output is not finite.
     pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Vec<Vec<f32>>> {
         let (base, head, factors) = (self.base().valid(), self.head().valid(), self.factors());
-        let (texts, batch) = (split.encoded(), (batch, 0));
-        let all = outputs(
-            &base,
-            &head,
-            &factors,
-            texts,
-            batch,
-            &self.device,
-            &mut |_| true,
-        )?;
-        Ok(all.unwrap_or_default())
+        outputs_of_split(&base, &head, &factors, split, batch, &self.device)
     }
 }
 

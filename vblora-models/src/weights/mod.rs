@@ -13,7 +13,7 @@ pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
 pub use convert::{Converted, DecodedDtype, dequantize, quantize};
 pub use loader::{LoadReport, Loader};
-pub use model::{SIDE_FILES, save_model};
+pub use model::{SIDE_FILES, save_config, save_model};
 pub use save::{SaveDtype, save_safetensors, save_tensors};
 pub use saved::SavedTensors;
 pub use vblora::storage::HostTensor;

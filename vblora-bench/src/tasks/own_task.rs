@@ -57,15 +57,34 @@ impl Task {
 
 /// The primary metric and the others of a kind of labels.
 fn metrics(target: &Target) -> (Metric, Vec<Metric>) {
-    match target {
-        // F1 is that of class 1, so it is for two classes only.
-        Target::Classes { names, .. } if names.len() == 2 => {
-            (Metric::Accuracy, vec![Metric::F1, Metric::Matthews])
-        }
-        Target::Classes { .. } => (Metric::Accuracy, vec![Metric::Matthews]),
-        Target::Sets { .. } => (Metric::Accuracy, Vec::new()),
-        Target::Number { .. } => (Metric::Pearson, vec![Metric::Spearman]),
-    }
+    let all: &[Metric] = match target {
+        Target::Classes { names, .. } => match names.len() {
+            // F1 is that of class 1, so it is for two classes only.
+            2 => &[
+                Metric::Accuracy,
+                Metric::F1,
+                Metric::F1Macro,
+                Metric::BalancedAccuracy,
+                Metric::Matthews,
+            ],
+            _ => &[
+                Metric::Accuracy,
+                Metric::F1Macro,
+                Metric::F1Weighted,
+                Metric::BalancedAccuracy,
+                Metric::Matthews,
+            ],
+        },
+        Target::Sets { .. } => &[Metric::F1Micro, Metric::F1Macro, Metric::SubsetAccuracy],
+        Target::Number { .. } => &[
+            Metric::Pearson,
+            Metric::Spearman,
+            Metric::Mse,
+            Metric::Mae,
+            Metric::R2,
+        ],
+    };
+    (all[0], all[1..].to_vec())
 }
 
 impl Definition {
