@@ -212,3 +212,6 @@ fn places(text: &str, content: &str, from: usize) -> impl Iterator<Item = Range<
         Some(start..start + content.len())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,6 +50,19 @@ const WITH_INPUT: [&str; 3] = [
 const WITHOUT_INPUT: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n### Instruction:\n";
 
 impl Form {
+    /// The content that a row with a blank response lacks, and what it has, for messages.
+    pub(super) fn nothing(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Alpaca
+            | Self::E2e
+            | Self::Gsm8k
+            | Self::Completion(_)
+            | Self::Fields { .. }
+            | Self::Template(_) => ("a response", "one that is empty"),
+            Self::Chat(_) => ("an answer to learn", "none, or a blank turn"),
+        }
+    }
+
     /// Builds the prompt and the response. The response may be blank.
     ///
     /// # Errors

@@ -221,15 +221,20 @@ pub fn parse_texts(text: &str, ending: &str, source: &str, form: &Form) -> Resul
     }
     let empty = rows.len() - texts.len();
     match (texts.is_empty(), first_empty) {
-        (true, Some(row)) => return Err(row.error("a response", "one that is empty")),
+        (true, Some(row)) => {
+            let (expected, found) = form.nothing();
+            return Err(row.error(expected, found));
+        }
         (true, None) => {
             let file = source.to_owned();
             return Err(Error::EmptySplit { file });
         }
         (false, Some(row)) => tracing::warn!(
-            "{source}: {empty} of {} rows have an empty response and are left out, the first in {}",
+            "{source}: {empty} of {} rows are left out, the first in {}: expected {}, found {}",
             rows.len(),
-            row.place
+            row.place,
+            form.nothing().0,
+            form.nothing().1
         ),
         (false, None) => {}
     }

@@ -41,15 +41,17 @@ impl Encoding<'_> {
                 let from = text.prompt.len();
                 let tokens = marked.tokens(&(range.start + from..range.end + from));
                 let content_end = content_end.map(|end| end + from);
-                let is_end = |at: usize| marked.ids.get(at).is_some_and(|&id| self.is_end(id));
-                let ends_turn = |at: &usize| {
-                    let behind = content_end.is_some_and(|end| marked.offsets[*at].start >= end);
-                    behind && is_end(*at)
-                };
-                let end = match tokens.clone().find(ends_turn) {
-                    Some(at) => at + 1,
-                    None if tokens.is_empty() || is_end(tokens.end - 1) => tokens.end,
-                    None => tokens.end + usize::from(is_end(tokens.end)),
+                let ends: Vec<usize> = tokens
+                    .clone()
+                    .filter(|&at| self.is_end(marked.ids[at]))
+                    .collect();
+                let behind =
+                    |at: &&usize| content_end.is_some_and(|end| marked.offsets[**at].start >= end);
+                let next = marked.ids.get(tokens.end);
+                let end = match (ends.iter().find(behind), ends.is_empty()) {
+                    (Some(at), _) => at + 1,
+                    (None, true) if next.is_some_and(|&id| self.is_end(id)) => tokens.end + 1,
+                    (None, _) => tokens.end,
                 };
                 let start = answers.last().map_or(0, |last| last.end);
                 answers.push(tokens.start.max(start)..end.max(start));
@@ -66,10 +68,9 @@ impl Encoding<'_> {
         let mut labels = turns.answers[..answers].to_vec();
         let end = labels.last().map_or(0, |last| last.end);
         let mut ids = turns.ids[..end].to_vec();
-        if let (Some(last), false) = (
-            labels.last_mut(),
-            ids.last().is_some_and(|&id| self.is_end(id)),
-        ) {
+        let last = labels.last_mut();
+        let unended = last.filter(|last| !ids[(*last).clone()].iter().any(|&id| self.is_end(id)));
+        if let Some(last) = unended {
             ids.push(self.end);
             last.end += 1;
         }
