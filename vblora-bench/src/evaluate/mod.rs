@@ -11,12 +11,13 @@ pub mod math;
 mod model;
 mod respond;
 mod tally;
+mod trained;
 
 pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
-pub(crate) use model::adapter_hash;
 pub use model::{AnswerJob, AnsweringModel};
 pub use respond::{Asking, Responder};
 pub use tally::{Score, Tally, named};
+pub use trained::Trained;
