@@ -12,13 +12,14 @@ mod model;
 pub mod mtbench;
 mod respond;
 mod tally;
+mod trained;
 
 pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
 pub(crate) use file::check_origin;
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
-pub(crate) use model::adapter_hash;
 pub use model::{AnswerJob, AnsweringModel};
 pub use respond::{Asking, Responder};
 pub use tally::{Score, Tally, named};
+pub use trained::Trained;

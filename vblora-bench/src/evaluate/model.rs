@@ -134,7 +134,7 @@ impl AnsweringModel {
 }
 
 /// SHA-256 over the files of an adapter.
-pub(crate) fn adapter_hash(path: &Path) -> Result<String> {
+pub(super) fn adapter_hash(path: &Path) -> Result<String> {
     let files = match path.is_dir() {
         false => vec![path.to_owned()],
         true => {

@@ -69,13 +69,17 @@ mod tests {
     }
 
     #[test]
-    fn the_sweep_of_the_docs_expands() {
-        let page = include_str!("../../../docs/ablations.md");
-        let block = page
-            .split("```toml\n")
-            .find(|part| part.contains("[[grid]]"));
-        let text = block.unwrap().split("```").next().unwrap();
-        let spec = Spec::parse("page", "ablations.md", text).unwrap();
-        assert_eq!(spec.expand(&BTreeMap::new()).unwrap().len(), 36);
+    fn the_sweeps_of_the_docs_expand() {
+        for (page, runs) in [
+            (include_str!("../../../docs/ablations.md"), 36),
+            (include_str!("../../../docs/mathematics.md"), 6),
+        ] {
+            let block = page
+                .split("```toml\n")
+                .find(|part| part.contains("[[grid]]"));
+            let text = block.unwrap().split("```").next().unwrap();
+            let spec = Spec::parse("page", "page.md", text).unwrap();
+            assert_eq!(spec.expand(&BTreeMap::new()).unwrap().len(), runs);
+        }
     }
 }

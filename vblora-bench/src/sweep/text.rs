@@ -10,21 +10,14 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use vblora::{Factors, backend::VbLoraBackend, storage::sha256_hex};
-use vblora_models::{
-    ModelFiles, TextTokenizer,
-    decoder::{AdaptedConfig, CausalLm},
-    resolve,
-};
+use vblora::{backend::VbLoraBackend, storage::sha256_hex};
+use vblora_models::ModelFiles;
 
 use super::config::BUNDLED;
 use crate::{
     Error, Result, demo,
-    evaluate::{
-        Answer, AnswerFile, Benchmark, Evaluation, Origin, Question, Responder, adapter_hash,
-        asked, named,
-    },
-    results::{Results, RunResult, Stop},
+    evaluate::{Benchmark, Evaluation, Question, Trained},
+    results::{Results, Stop},
     tasks::{
         SplitName,
         causal::{Form, Texts, read_texts},
@@ -167,9 +160,15 @@ impl Evaluated<'_> {
             base,
             lock: _lock,
         } = ended;
+        let trained = Trained {
+            session: self.session,
+            base: &base,
+            device,
+            evaluations: &self.text.evaluate,
+            interrupted: self.interrupted,
+        };
         for run in &mut results.runs {
-            let has_ended = run.stop != Stop::Interrupted && !run.stop.is_failure();
-            if has_ended && !self.evaluate(run, &base, device)? {
+            if !trained.evaluate(run, self.answers)? {
                 run.stop = Stop::Interrupted;
                 return Ok(results);
             }
@@ -179,94 +178,5 @@ impl Evaluated<'_> {
             results.write(out.dir.join("results.json"))?;
         }
         Ok(results)
-    }
-
-    /// Adds the scores of every benchmark. Returns false after an interruption.
-    fn evaluate<B: VbLoraBackend>(
-        &self,
-        run: &mut RunResult,
-        base: &CausalLm<B>,
-        device: &B::Device,
-    ) -> Result<bool> {
-        let Some(out) = self
-            .session
-            .out
-            .as_ref()
-            .filter(|_| !self.text.evaluate.is_empty())
-        else {
-            return Ok(true);
-        };
-        let files = &self.session.files;
-        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(base.config())?;
-        let dir = out.dir.join(format!("{}-seed{}", run.method, run.seed));
-        let has_adapter = dir.join("adapter_config.json").is_file();
-        // A fully trained model has no adapter; it is a model of its own.
-        let whole = match has_adapter {
-            true => None,
-            false => {
-                let config = base.config().clone();
-                let files = resolve(&dir.display().to_string(), None)?;
-                Some(CausalLm::<B>::load_with(config, &files, device)?.0)
-            }
-        };
-        let factors = match has_adapter {
-            true => {
-                let found = AdaptedConfig::open(&dir, base.config().clone())?;
-                found.adapter.factors(device)
-            }
-            false => Factors::none(),
-        };
-        let responder = Responder {
-            model: whole.as_ref().unwrap_or(base),
-            factors,
-            tokenizer: &tokenizer,
-            device,
-        };
-        let from = match has_adapter {
-            true => adapter_hash(&dir)?,
-            false => crate::train::model_hash(&resolve(&dir.display().to_string(), None)?)?,
-        };
-        for (&benchmark, settings) in &self.text.evaluate {
-            match self.answers(&responder, benchmark, settings, &from)? {
-                Some(answers) => {
-                    let scores = benchmark.score(&answers)?;
-                    run.scores.extend(named(benchmark.name(), &scores));
-                }
-                None => return Ok(false),
-            }
-        }
-        Ok(true)
-    }
-
-    /// The answers to a benchmark; `None` after an interruption.
-    fn answers<B: VbLoraBackend>(
-        &self,
-        responder: &Responder<'_, B>,
-        benchmark: Benchmark,
-        settings: &Evaluation,
-        from: &str,
-    ) -> Result<Option<Vec<Answer>>> {
-        let files = &self.session.files;
-        let (questions, _) = settings.questions(benchmark, files)?;
-        let asking = settings.asking(benchmark, files, responder.tokenizer)?;
-        let mut origin = Origin::from([
-            ("trained".into(), from.into()),
-            (
-                "base_dtype".into(),
-                self.session.recipe.base_dtype.to_string(),
-            ),
-        ]);
-        origin.extend(asked(benchmark, &asking)?);
-        let path = self.answers.join(format!("{benchmark}.jsonl"));
-        let mut file = match AnswerFile::open(&path, &questions, &origin, false) {
-            // The run was made anew, so these answers are of an earlier adapter.
-            Err(Error::OtherAnswers { .. }) => AnswerFile::open(&path, &questions, &origin, true)?,
-            opened => opened?,
-        };
-        let mut hear = |count: usize| {
-            tracing::info!("{benchmark}: {count} of {} answered", questions.len());
-        };
-        responder.answer(&questions, &asking, &mut file, &mut hear, self.interrupted)?;
-        file.finish(&questions)
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 /// The first row of the table is the rule of the paper's authors. `--scorer` chooses another headline.
 #[derive(Debug, Args)]
 #[command(before_help = "\
-vblora evaluate gsm8k --model path/to/model --adapter runs/math/vblora-seed0 --data gsm8k/test.jsonl --out answers.jsonl
+vblora evaluate gsm8k --model path/to/model --data gsm8k/test.jsonl --out answers.jsonl
 vblora evaluate gsm8k --score answers.jsonl")]
 pub(super) struct Gsm8kArguments {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(super) struct Gsm8kArguments {
 /// right unseen.
 #[derive(Debug, Args)]
 #[command(before_help = "\
-vblora evaluate math --model path/to/model --adapter runs/math/vblora-seed0 --data math/test.jsonl --out answers.jsonl --limit 500
+vblora evaluate math --model path/to/model --data math/test.jsonl --out answers.jsonl --limit 500
 vblora evaluate math --score answers.jsonl")]
 pub(super) struct MathArguments {
     #[command(flatten)]

@@ -7,7 +7,16 @@ pub(super) fn strip(text: &str) -> &str {
 
 /// `float(text)`: blanks around, digits of any script, and single underscores between digits.
 pub(super) fn float(text: &str) -> Option<f64> {
-    let digits: String = strip(text).chars().map(ascii_digit).collect();
+    // `float` strips the spaces of C and those beyond ASCII, but not the control characters that `str.strip` takes.
+    let is_space = |c: char| match c.is_ascii() {
+        true => matches!(c, ' ' | '\t'..='\r'),
+        false => c.is_whitespace(),
+    };
+    let digits: String = text
+        .trim_matches(is_space)
+        .chars()
+        .map(ascii_digit)
+        .collect();
     let chars: Vec<char> = digits.chars().collect();
     let is_digit =
         |at: Option<usize>| at.is_some_and(|at| chars.get(at).is_some_and(char::is_ascii_digit));
@@ -61,6 +70,8 @@ mod tests {
             ("", None),
             (".", None),
             ("1 0", None),
+            ("\u{a0}1\t", Some(1.0)),
+            ("\u{1c}1", None),
         ] {
             assert_eq!(float(text), value, "{text}");
         }
