@@ -97,12 +97,20 @@ impl Interview<'_> {
         kept.map(|(_, question)| question.question_id).collect()
     }
 
+    /// The number of questions to answer that have an answer in the file.
+    pub fn answered(&self, file: &AnswerFile) -> usize {
+        let asked = self.asked().into_iter();
+        asked.filter(|id| file.get(*id).is_some()).count()
+    }
+
     /// The batches of the questions that the file lacks. The numbers of a batch are consecutive.
     fn batches<'a>(&self, rows: &[Row<'a>], file: &AnswerFile) -> Vec<Vec<Row<'a>>> {
         let mut batches: Vec<Vec<Row<'a>>> = Vec::new();
-        let left = rows
-            .iter()
-            .filter(|row| file.get(row.question.question_id).is_none());
+        let asked = self.asked();
+        let left = rows.iter().filter(|row| {
+            let id = row.question.question_id;
+            asked.contains(&id) && file.get(id).is_none()
+        });
         for row in left {
             let goes_on = |batch: &&mut Vec<Row<'_>>| {
                 batch.last().is_some_and(|last| {
@@ -177,7 +185,7 @@ pub struct InterviewJob<'a> {
     pub interview: &'a Interview<'a>,
     /// The file of answers.
     pub file: &'a mut AnswerFile,
-    /// Hears the number of answered questions in the file.
+    /// Hears [`Interview::answered`].
     pub hear: &'a mut (dyn FnMut(usize) + Send),
     /// Set when the work must end. The batch in work is then lost.
     pub interrupted: &'a AtomicBool,
@@ -196,7 +204,7 @@ impl BackendJob for InterviewJob<'_> {
             interrupted: self.interrupted,
         };
         let mut done = Answered::default();
-        (self.hear)(self.file.len());
+        (self.hear)(self.interview.answered(self.file));
         for batch in self.interview.batches(&rows, self.file) {
             let answers = asking.answer(&batch, &mut done)?;
             if asking.is_interrupted() {
@@ -204,7 +212,7 @@ impl BackendJob for InterviewJob<'_> {
             }
             self.file.add(answers)?;
             done.questions += batch.len();
-            (self.hear)(self.file.len());
+            (self.hear)(self.interview.answered(self.file));
         }
         Ok(done)
     }

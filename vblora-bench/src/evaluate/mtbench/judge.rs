@@ -166,8 +166,8 @@ impl Desk {
         let made = thread::scope(|scope| {
             let (sender, heard) = channel();
             for _ in 0..self.judging.parallel.max(1) {
-                let (sender, queue, is_over) = (sender.clone(), &queue, &is_over);
-                scope.spawn(move || work(queue, endpoint, &sender, is_over));
+                let (sender, queue, is_over, stop) = (sender.clone(), &queue, &is_over, &stop);
+                scope.spawn(move || work(queue, endpoint, &sender, is_over, stop));
             }
             drop(sender);
             self.collect(heard, endpoint, hear, &stop)
@@ -225,7 +225,6 @@ impl Desk {
                 Ok(text) => (text, None),
                 Err(Failure::This(reason)) => (FAILED.to_owned(), Some(reason)),
                 Err(Failure::All(reason)) => {
-                    stop.store(true, Ordering::Relaxed);
                     outcome = outcome.and(Err(failed(endpoint, reason)));
                     continue;
                 }
@@ -291,12 +290,13 @@ fn failed(endpoint: &Endpoint, reason: String) -> Error {
     }
 }
 
-/// Asks for one judgment after the other until none is left.
+/// Asks for one judgment after the other until none is left, or until it is known that no other would succeed.
 fn work<'a>(
     queue: &Mutex<impl Iterator<Item = Job<'a>>>,
     endpoint: &Endpoint,
     to: &Sender<Heard<'a>>,
     is_over: &dyn Fn() -> bool,
+    stop: &AtomicBool,
 ) {
     while !is_over() {
         // A worker that panicked has left the queue whole.
@@ -305,6 +305,9 @@ fn work<'a>(
             return;
         };
         let judgment = endpoint.ask(&job.request.body(), is_over);
+        if matches!(judgment, Err(Failure::All(_))) {
+            stop.store(true, Ordering::Relaxed);
+        }
         if to.send(Heard { job, judgment }).is_err() {
             return;
         }

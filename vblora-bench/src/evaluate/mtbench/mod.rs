@@ -29,6 +29,7 @@ pub use conversation::{CONVERSATIONS, Conversation};
 pub use dialogue::{Answered, Interview, InterviewJob, NO_ANSWER};
 pub use judge::{Desk, Judging, Outcome, judgment_file, left};
 pub use judgments::{FAILED, Judgment, JudgmentFile};
+pub(crate) use python::json_line;
 pub use questions::{Question, Questions};
 pub use rating::{NO_RATING, Rating, is_on_scale, rating};
 pub use requests::{Body, JudgePrompts, Key, Material, Message, Request};

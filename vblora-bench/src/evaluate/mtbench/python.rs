@@ -49,7 +49,7 @@ fn value<'a>(name: &str, values: &[(&str, &'a str)]) -> Result<&'a str, String> 
 ///
 /// # Errors
 /// The value cannot be written as JSON.
-pub(super) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+pub(crate) fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     let mut bytes = Vec::new();
     value.serialize(&mut Serializer::with_formatter(&mut bytes, Python))?;
     Ok(String::from_utf8(bytes).expect("only ASCII is written"))

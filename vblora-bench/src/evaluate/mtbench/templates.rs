@@ -289,3 +289,94 @@ fn trained_with(adapter: &Path) -> Result<Option<(&'static str, String)>> {
     let found = ["--format", "--template"].into_iter();
     Ok(found.filter_map(|flag| Some((flag, value(flag)?))).next())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::decoder_files;
+
+    fn tokenizer() -> TextTokenizer {
+        TextTokenizer::from_files(&decoder_files()).unwrap()
+    }
+
+    /// The template of an adapter that this command trained.
+    fn trained_by(command: &str) -> Result<Template> {
+        let dir = tempfile::tempdir().unwrap();
+        let adapter = dir.path().join("vblora-seed0");
+        std::fs::create_dir(&adapter).unwrap();
+        Results::new(command, "flex", Vec::new())
+            .write(dir.path().join(RESULTS))
+            .unwrap();
+        Template::find(None, Some(&adapter), &decoder_files())
+    }
+
+    #[test]
+    fn the_form_of_training_is_that_of_the_record() {
+        let template = trained_by("vblora train --data a.json --format alpaca --out runs").unwrap();
+        assert_eq!(template.name(), "training (format alpaca)");
+        let Template::Training { form, name } = &template else {
+            panic!("{template:?}");
+        };
+        let turns = ["Add 1 {and} 2.", "And 3?"].map(str::to_owned);
+        let tokenizer = tokenizer();
+        let end = tokenizer
+            .decode_with_special_tokens(&[tokenizer.end().unwrap()])
+            .unwrap();
+        let begin = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n";
+        let first = format!("{begin}### Instruction:\nAdd 1 {{and}} 2.\n\n### Response:");
+        let second = format!("{begin}### Instruction:\nAnd 3?\n\n### Response:");
+        let answers = ["3".to_owned()];
+        let prompt = |user: &[String], answers: &[String]| {
+            in_form(form, name, user, answers, &tokenizer).unwrap()
+        };
+        assert_eq!(prompt(&turns[..1], &[]), first);
+        assert_eq!(prompt(&turns, &answers), format!("{first}3{end}{second}"));
+        assert_eq!(
+            prompt(&turns, &[String::new()]),
+            format!("{first}{end}{second}")
+        );
+        let gsm8k = trained_by("vblora train --format=gsm8k").unwrap();
+        assert_eq!(gsm8k.name(), "training (format gsm8k)");
+        let fields = trained_by("vblora train --format fields:ask,reply").unwrap();
+        assert_eq!(fields.name(), "training (format fields:ask,reply)");
+    }
+
+    #[test]
+    fn without_a_record_or_an_instruction_a_template_is_asked_for() {
+        for (command, message) in [
+            (
+                "vblora train --out runs",
+                "says with which --format it was trained",
+            ),
+            ("vblora train --format e2e", "a form with an instruction"),
+            ("vblora train --format completion", "which has none"),
+            ("vblora train --format chat", "has no chat template"),
+        ] {
+            let error = trained_by(command).unwrap_err().to_string();
+            assert!(
+                error.contains(message) && error.contains("alpaca, llama-2"),
+                "{error}"
+            );
+        }
+        let error = Template::find(None, None, &decoder_files()).unwrap_err();
+        assert!(error.to_string().contains("without an adapter"), "{error}");
+        let error = "llama".parse::<TemplateName>().unwrap_err().to_string();
+        assert!(error.ends_with("one_shot, raw, chat, training"), "{error}");
+    }
+
+    #[test]
+    fn a_template_of_fastchat_is_encoded_with_its_text() {
+        let name = "zero_shot".parse().unwrap();
+        let template = Template::find(Some(&name), None, &decoder_files()).unwrap();
+        assert_eq!(
+            (template.name(), template.stop()),
+            ("zero_shot".into(), Some("###"))
+        );
+        let tokenizer = tokenizer();
+        let turns = ["Why?".to_owned()];
+        let ids = template.encode(&turns, &[], &tokenizer).unwrap();
+        let known = Conversation::named("zero_shot").unwrap();
+        let text = known.prompt(&turns, &[]);
+        assert_eq!(ids, tokenizer.encode_prompts(&[&text]).unwrap()[0]);
+    }
+}

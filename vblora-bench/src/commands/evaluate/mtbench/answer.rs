@@ -113,17 +113,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
     let _lock = DirLock::take(dir, &format!("{}.lock", arguments.model_id))?;
     let mut file = open(&path, &questions, &origin, arguments.overwrite)?;
-    let asked = interview.asked();
-    let answered = |file: &AnswerFile| asked.iter().filter(|id| file.get(**id).is_some()).count();
-    let done = match answered(&file) == asked.len() {
+    let asked = interview.asked().len();
+    let done = match interview.answered(&file) == asked {
         true => Answered::default(),
         false => ask(arguments, model, &interview, &mut file)?,
     };
     report(&done);
-    let answered = answered(&file);
+    let answered = interview.answered(&file);
     say(format!(
-        "{answered} of {} questions answered with template {}: {}",
-        asked.len(),
+        "{answered} of {asked} questions answered with template {}: {}",
         template.name(),
         path.display()
     ));

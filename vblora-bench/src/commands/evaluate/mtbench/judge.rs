@@ -15,8 +15,8 @@ use crate::{
     commands::progress,
     evaluate::mtbench::{
         AnswerFile, ApiKey, Desk, Endpoint, JudgePrompts, Judging, Judgment, JudgmentFile,
-        Material, OPENAI, Outcome, Patience, Questions, Request, answer_file, judgment_file, left,
-        models, reference_file,
+        Material, OPENAI, Outcome, Patience, Questions, Request, answer_file, json_line,
+        judgment_file, left, models, reference_file,
     },
     program::{complain, is_interrupted, listen, say},
 };
@@ -259,7 +259,7 @@ impl Arguments {
                 "prompt": key.judge[1],
                 "body": request.body(),
             });
-            say(line);
+            say(json_line(&line)?);
         }
         complain(format!(
             "{} of {} judgments would be asked for, {} times each: {letters} characters",
