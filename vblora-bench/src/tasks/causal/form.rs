@@ -56,6 +56,8 @@ impl Form {
             Self::Alpaca
             | Self::E2e
             | Self::Gsm8k
+            | Self::Metamath
+            | Self::Gsm8kMetamath
             | Self::Completion(_)
             | Self::Fields { .. }
             | Self::Template(_) => ("a response", "one that is empty"),

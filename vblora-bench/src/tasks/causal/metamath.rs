@@ -65,14 +65,18 @@ mod tests {
     #[test]
     fn metamath_joins_prompt_and_response_without_a_blank() {
         let row = r#"{"query": "How many?", "response": "Two. The answer is: 2"}"#;
-        let Text { prompt, response, .. } = text("metamath", row).unwrap();
+        let Text {
+            prompt, response, ..
+        } = text("metamath", row).unwrap();
         assert_eq!((&*prompt, &*response), (PROMPT, "Two. The answer is: 2"));
     }
 
     #[test]
     fn gsm8k_gets_metamaths_last_line_and_loses_its_marks() {
         let row = r#"{"question": "How many?", "answer": "2+1=<<2+1=3>>3 << in all\n#### 3"}"#;
-        let Text { prompt, response, .. } = text("gsm8k-metamath", row).unwrap();
+        let Text {
+            prompt, response, ..
+        } = text("gsm8k-metamath", row).unwrap();
         assert_eq!(prompt, PROMPT);
         assert_eq!(response, "2+1=3 << in all\n#### 3\nThe answer is: 3");
         for wrong in ["3", "#### "] {
