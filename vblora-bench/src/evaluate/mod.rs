@@ -18,6 +18,6 @@ pub use benchmark::{Benchmark, Evaluation, asked};
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
 pub use model::{AnswerJob, AnsweringModel};
-pub use respond::{Asking, Responder};
+pub use respond::{Asking, Keep, Responder};
 pub use tally::{Score, Tally, named};
 pub use trained::Trained;
