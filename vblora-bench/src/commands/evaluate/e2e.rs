@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use vblora::storage::write_atomically;
 
+use super::generated::GeneratedArguments;
 use crate::{
     evaluate::e2e::{Corpus, E2eScores, HOW_TO_GET_METEOR, JavaMetrics, References, Scored},
     program::{complain, say},
@@ -25,10 +26,17 @@ vblora evaluate e2e --refs testset_w_refs.csv --outputs a.txt b.tsv --java-metri
 #[command(before_help = EXAMPLES)]
 pub(super) struct Arguments {
     /// File of references: text, .csv or .tsv
-    #[arg(long, value_name = "FILE")]
-    refs: PathBuf,
+    #[arg(long, value_name = "FILE", requires = "outputs")]
+    refs: Option<PathBuf>,
     /// Files of outputs, each the outputs of one system: text, .csv or .tsv
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 1..,
+        requires = "refs",
+        required_unless_present_any = ["model", "score"],
+        conflicts_with_all = ["model", "score"]
+    )]
     outputs: Vec<PathBuf>,
     /// Folder with meteor-1.5.jar and data/paraphrase-en.gz for METEOR, such as that of the Python package pycocoevalcap
     ///
@@ -36,11 +44,13 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "DIR")]
     java_metrics: Option<PathBuf>,
     /// Write the scores of each output to a TSV file; for one file of outputs
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "outputs")]
     segments: Option<PathBuf>,
     /// Print one JSON object instead of the table, with all digits
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    generated: GeneratedArguments,
 }
 
 /// Prints the scores of each file of outputs.
@@ -48,6 +58,9 @@ pub(super) struct Arguments {
 /// # Errors
 /// A file cannot be read, or does not fit the references. A Java program fails. The file of segments cannot be written.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
+    let Some(refs) = &arguments.refs else {
+        return generated(arguments);
+    };
     ensure!(
         arguments.segments.is_none() || arguments.outputs.len() == 1,
         "--segments is for one file of outputs, found {}",
@@ -58,7 +71,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         .as_deref()
         .map(JavaMetrics::open)
         .transpose()?;
-    let references = References::read(&arguments.refs)?;
+    let references = References::read(refs)?;
     // All files are read before the first is scored, so that a wrong one costs no time.
     let corpora = arguments
         .outputs
@@ -76,13 +89,45 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         let systems = arguments.outputs.iter().zip(&corpora).zip(&scores);
         let systems = systems.map(|((path, corpus), scores)| system(path, corpus, scores));
-        let all = json!({ "references": arguments.refs, "systems": systems.collect::<Vec<_>>() });
+        let all = json!({ "references": refs, "systems": systems.collect::<Vec<_>>() });
         say(serde_json::to_string_pretty(&all)?);
     } else {
         say(table(&arguments.outputs, &scores));
         if java.is_none() {
             complain(HOW_TO_GET_METEOR);
         }
+    }
+    Ok(())
+}
+
+/// Prints the scores of a model's texts, or of a file of answers.
+fn generated(arguments: &Arguments) -> Result<()> {
+    let java = arguments.java_metrics.as_deref();
+    let Some(found) = arguments.generated.run(java)? else {
+        return Ok(());
+    };
+    let columns = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
+    if arguments.json {
+        let scores = columns.iter().zip(&found.scores);
+        let mut all: Map<String, Value> = scores
+            .map(|(name, score)| ((*name).to_owned(), json!(score.value)))
+            .collect();
+        all.insert("file".into(), json!(found.file));
+        all.insert("outputs".into(), found.answers.len().into());
+        say(serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    let file = found.file.display().to_string();
+    let values = found.scores.iter().map(|score| digits(score.value));
+    let values: Vec<String> = values.collect();
+    say(format!(
+        "File\t{}\n{}\t{}",
+        columns.join("\t"),
+        visible(&file),
+        values.join("\t")
+    ));
+    if java.is_none() {
+        complain(HOW_TO_GET_METEOR);
     }
     Ok(())
 }

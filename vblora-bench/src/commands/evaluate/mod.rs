@@ -2,6 +2,7 @@
 
 mod answers;
 mod e2e;
+mod generated;
 mod mathematics;
 
 use std::process::ExitCode;
