@@ -171,6 +171,14 @@ pub enum Error {
         /// The parser's or serializer's message.
         cause: serde_json::Error,
     },
+    /// A program that a metric needs is missing or fails.
+    #[error("{program}: {reason}")]
+    Program {
+        /// The metric.
+        program: &'static str,
+        /// The reason, with the program's own words.
+        reason: String,
+    },
     /// The adapter library's error.
     #[error(transparent)]
     Adapter(#[from] vblora::Error),

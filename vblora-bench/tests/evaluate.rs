@@ -79,6 +79,57 @@ fn answers_are_written_resumed_and_scored_again_without_a_model() {
     assert!(exported.contains(r#""gold":"\\boxed{2}""#), "{exported}");
 }
 
+const WRITE: &str =
+    "evaluate e2e --model bundled:llama --data t.csv --out e.jsonl --beams 2 --max-tokens 9";
+
+#[test]
+fn texts_for_meaning_representations_get_the_scores_of_the_same_outputs() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let rows = [
+        "mr,ref",
+        "\"name[A], area[riverside]\",A is by the river.",
+        "\"name[A], area[riverside]\",There is A.",
+        "\"name[B], area[city centre]\",B is in the centre.",
+    ];
+    fs::write(dir.join("t.csv"), rows.join("\n")).unwrap();
+    let table = succeeds(dir, &format!("{WRITE} --export o.txt"));
+    assert!(
+        table.starts_with("File\tBLEU\tNIST\tMETEOR\tROUGE_L\tCIDEr\ne.jsonl\t"),
+        "{table}"
+    );
+    let again = succeeds(dir, "evaluate e2e --score e.jsonl");
+    assert_eq!(again, table);
+    let outputs = fs::read_to_string(dir.join("o.txt")).unwrap();
+    assert_eq!(outputs.lines().count(), 2, "{outputs}");
+    let theirs = succeeds(dir, "evaluate e2e --refs t.csv --outputs o.txt");
+    let scores = |table: &str| {
+        table
+            .trim_end()
+            .rsplit('\n')
+            .next()
+            .unwrap()
+            .split_once('\t')
+            .unwrap()
+            .1
+            .to_owned()
+    };
+    assert_eq!(scores(&theirs), scores(&table));
+    for (line, says) in [
+        ("evaluate e2e".to_owned(), "--outputs"),
+        (
+            format!("{WRITE} --refs t.csv --outputs o.txt"),
+            "cannot be used with",
+        ),
+        (format!("{WRITE} --java-metrics none"), "none"),
+        ("evaluate e2e --model bundled:llama".into(), "--data"),
+        ("evaluate e2e --refs t.csv".into(), "--outputs"),
+    ] {
+        let error = fails(dir, &line);
+        assert!(error.contains(says), "{line}: {error}");
+    }
+}
+
 #[test]
 fn wrong_uses_are_one_clear_line() {
     let dir = tempfile::tempdir().unwrap();

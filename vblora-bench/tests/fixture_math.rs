@@ -10,6 +10,7 @@ use vblora_bench::evaluate::math::{
     GSM8K, Judgement, MATH, Scorer, authors_text, is_equivalent, last_box, normal_form,
 };
 
+#[expect(clippy::print_stdout, reason = "a skipped test says why")]
 fn fixture<T: DeserializeOwned>(name: &str) -> Option<T> {
     let given = std::env::var_os("VBLORA_FIXTURES").map(PathBuf::from);
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/fixtures");
@@ -84,6 +85,10 @@ struct Math {
     minerva_correct: bool,
 }
 
+#[expect(
+    clippy::print_stdout,
+    reason = "where the authors' rule differs is worth a look"
+)]
 #[test]
 fn fixture_math_texts_are_scored_as_by_the_authors_without_their_mistake() {
     let Some(cases) = fixture::<Vec<Math>>("math_eval/math.json") else {

@@ -11,6 +11,7 @@ use vblora_models::{
 
 use super::{
     Answer, Asking, Origin, Question,
+    e2e::JavaMetrics,
     generated::score_answers,
     math::{GSM8K, MATH, PromptForm, gsm8k_questions, math_questions},
     tally::{Score, tallies},
@@ -51,34 +52,6 @@ impl Benchmark {
             Self::E2e => 64,
             Self::Gsm8k => 1024,
             Self::Math => 2048,
-        }
-    }
-
-    /// Scores answers by every metric or scorer of the benchmark. The first is the headline.
-    ///
-    /// # Errors
-    /// An answer has no reference, or one that the benchmark cannot have.
-    pub fn score(self, answers: &[Answer]) -> Result<Vec<Score>> {
-        if let Some(answer) = answers.iter().find(|answer| answer.references.is_empty()) {
-            return Err(Error::Score {
-                task: self.to_string(),
-                expected: "references in every answer".into(),
-                found: format!("none for {}", answer.id),
-            });
-        }
-        if self != Self::E2e
-            && let Some(answer) = answers.iter().find(|a| a.references.len() > 1)
-        {
-            return Err(Error::Score {
-                task: self.to_string(),
-                expected: "one reference in every answer".into(),
-                found: format!("{} for {}", answer.references.len(), answer.id),
-            });
-        }
-        match self {
-            Self::E2e => Ok(score_answers(answers)),
-            Self::Gsm8k => Ok(tallies(&GSM8K, answers)),
-            Self::Math => Ok(tallies(&MATH, answers)),
         }
     }
 }
@@ -129,6 +102,9 @@ pub struct Evaluation {
     /// The size of word groups that never come twice in an answer; 0 allows all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_repeat_ngram_size: Option<usize>,
+    /// The folder of METEOR's program, which needs Java; only for E2E. METEOR has no score without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub java_metrics: Option<String>,
 }
 
 /// The default number of prompts in a batch.
@@ -157,6 +133,13 @@ impl Evaluation {
                 prompt.to_string(),
             );
         }
+        if let (Benchmark::Gsm8k | Benchmark::Math, Some(dir)) = (benchmark, &self.java_metrics) {
+            return refused("java_metrics", "none, which only E2E has", dir.clone());
+        }
+        // METEOR's program is looked for before a model works for hours.
+        if let Some(dir) = &self.java_metrics {
+            JavaMetrics::open(Path::new(dir))?;
+        }
         if self.limit == Some(0) {
             return refused("limit", "at least 1", "0".into());
         }
@@ -164,6 +147,34 @@ impl Evaluation {
             return refused("batch", "at least 1", "0".into());
         }
         Ok(())
+    }
+
+    /// Scores answers by every metric or scorer of the benchmark. The first is the headline.
+    ///
+    /// # Errors
+    /// An answer has no reference, or several where the benchmark has one; METEOR's program fails.
+    pub fn score(&self, benchmark: Benchmark, answers: &[Answer]) -> Result<Vec<Score>> {
+        if let Some(answer) = answers.iter().find(|answer| answer.references.is_empty()) {
+            return Err(Error::Score {
+                task: benchmark.to_string(),
+                expected: "references in every answer".into(),
+                found: format!("none for {}", answer.id),
+            });
+        }
+        if benchmark != Benchmark::E2e
+            && let Some(answer) = answers.iter().find(|a| a.references.len() > 1)
+        {
+            return Err(Error::Score {
+                task: benchmark.to_string(),
+                expected: "one reference in every answer".into(),
+                found: format!("{} for {}", answer.references.len(), answer.id),
+            });
+        }
+        match benchmark {
+            Benchmark::E2e => score_answers(answers, self.java_metrics.as_deref().map(Path::new)),
+            Benchmark::Gsm8k => Ok(tallies(&GSM8K, answers)),
+            Benchmark::Math => Ok(tallies(&MATH, answers)),
+        }
     }
 
     /// The questions, evenly spaced where there is a limit, and the number of all questions of the file.

@@ -1,26 +1,37 @@
 //! Scores of answers to E2E's meaning representations.
 
-use super::{Answer, tally::Score};
-use crate::metrics::bleu;
+use std::path::Path;
 
-/// The metrics over trimmed answers. A line break in an answer counts as a blank.
-pub(super) fn score_answers(answers: &[Answer]) -> Vec<Score> {
+use super::{
+    Answer,
+    e2e::{JavaMetrics, Scored},
+    tally::Score,
+};
+use crate::Result;
+
+/// The metrics of e2e-metrics. METEOR has a value only with the folder of its program.
+pub(super) fn score_answers(answers: &[Answer], java: Option<&Path>) -> Result<Vec<Score>> {
+    let java = java.map(JavaMetrics::open).transpose()?;
     let outputs: Vec<String> = answers.iter().map(output).collect();
-    let corpus = outputs.iter().zip(answers);
-    let value =
-        bleu(corpus.map(|(output, answer)| (output.as_str(), answer.references.as_slice())));
-    vec![Score {
-        name: "bleu".into(),
-        value: Some(value),
+    let references: Vec<Vec<String>> = answers.iter().map(|a| a.references.clone()).collect();
+    let scores = Scored::new(&outputs, &references, java.as_ref())?.scores();
+    let values = [
+        ("bleu", Some(scores.text.bleu)),
+        ("nist", scores.text.nist),
+        ("meteor", scores.meteor),
+        ("rouge_l", Some(scores.text.rouge_l)),
+        ("cider", Some(scores.text.cider)),
+    ];
+    let score = |(name, value): (&str, Option<f64>)| Score {
+        name: name.into(),
+        value,
         tally: None,
-    }]
+    };
+    Ok(values.into_iter().map(score).collect())
 }
 
-/// An answer as one line of a file of outputs.
+/// An answer as one line of a file of outputs: without blanks at its ends, and a line break counts as a blank.
 pub fn output(answer: &Answer) -> String {
-    answer
-        .answer
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let words = answer.answer.split_whitespace();
+    words.collect::<Vec<_>>().join(" ")
 }

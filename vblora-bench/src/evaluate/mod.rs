@@ -20,6 +20,6 @@ pub(crate) use file::check_origin;
 pub use file::{AnswerFile, Origin, read_answers};
 pub use generated::output;
 pub use model::{AnswerJob, AnsweringModel};
-pub use respond::{Asking, Responder};
+pub use respond::{Asking, Keep, Responder};
 pub use tally::{Score, Tally, named};
 pub use trained::Trained;

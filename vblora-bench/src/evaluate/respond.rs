@@ -40,6 +40,9 @@ pub struct Asking {
     pub batch: usize,
 }
 
+/// Takes a batch: the indices of its prompts, and their texts.
+pub type Keep<'a> = dyn FnMut(&[usize], Vec<GeneratedText>) -> Result<()> + 'a;
+
 impl<B: VbLoraBackend> Responder<'_, B> {
     /// Answers the questions that the file does not have yet. Each batch is appended to the file when it ends. After `interrupted` is set,
     /// the answers that have ended are kept and the others are asked again by the next call.
@@ -89,7 +92,7 @@ impl<B: VbLoraBackend> Responder<'_, B> {
         &self,
         prompts: &[Vec<u32>],
         asking: &Asking,
-        keep: &mut dyn FnMut(&[usize], Vec<GeneratedText>) -> Result<()>,
+        keep: &mut Keep<'_>,
         interrupted: &AtomicBool,
     ) -> Result<()> {
         let is_interrupted = || interrupted.load(Ordering::Relaxed);

@@ -72,7 +72,7 @@ impl<B: VbLoraBackend> Trained<'_, B> {
             let Some(found) = found else {
                 return Ok(false);
             };
-            let scores = benchmark.score(&found)?;
+            let scores = settings.score(benchmark, &found)?;
             run.scores.extend(named(benchmark.name(), &scores));
         }
         Ok(true)

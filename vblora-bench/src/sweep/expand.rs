@@ -234,7 +234,7 @@ impl Combination<'_> {
             let (name, key) = key.split_once('.').unwrap_or((key, ""));
             let benchmark = self.located(&axis.key, name.parse::<Benchmark>())?;
             let value = match (key, value) {
-                ("data", Value::String(named)) => located_at(places, named).into(),
+                ("data" | "java_metrics", Value::String(named)) => located_at(places, named).into(),
                 (_, value) => (*value).clone(),
             };
             let (_, table) = tables

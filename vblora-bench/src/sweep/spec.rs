@@ -178,7 +178,8 @@ impl Spec {
             .iter()
             .chain(self.blocks.iter().flat_map(|block| &block.axes));
         let is_place = |axis: &&Axis| {
-            let is_questions = axis.key.starts_with(EVALUATE) && axis.key.ends_with(".data");
+            let is_questions = axis.key.starts_with(EVALUATE)
+                && (axis.key.ends_with(".data") || axis.key.ends_with(".java_metrics"));
             is_questions || PLACES.contains(&axis.key.as_str())
         };
         axes.filter(is_place)

@@ -79,6 +79,7 @@ impl TextRun {
             let settings = Evaluation {
                 data: String::new(),
                 batch: None,
+                java_metrics: None,
                 ..settings.clone()
             };
             let settings = serde_json::to_string(&settings).unwrap_or_default();

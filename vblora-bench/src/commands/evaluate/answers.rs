@@ -30,7 +30,7 @@ pub(super) const SCORES: &str = "Scores";
 pub(super) struct AnswerArguments {
     /// Hugging Face directory, hub id, or bundled:llama
     #[arg(long, value_name = "DIR|HUB_ID", requires_all = ["data", "out"], help_heading = MODEL)]
-    pub(super) model: Option<String>,
+    model: Option<String>,
     /// Hub revision: a branch, tag or commit
     #[arg(long, requires = "model", help_heading = MODEL)]
     revision: Option<String>,
@@ -63,7 +63,7 @@ pub(super) struct AnswerArguments {
     batch: Option<usize>,
     /// Score a file of answers again, without a model
     #[arg(long, value_name = "FILE", conflicts_with = "model", help_heading = SCORES)]
-    pub(super) score: Option<PathBuf>,
+    score: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
 }
@@ -72,16 +72,22 @@ pub(super) struct AnswerArguments {
 pub(super) struct Scored {
     pub(super) answers: Vec<Answer>,
     pub(super) scores: Vec<Score>,
-    subset: Option<String>,
+    pub(super) subset: Option<String>,
 }
 
 impl AnswerArguments {
+    /// The file of answers: that to write, or that to score again.
+    pub(super) fn file(&self) -> Option<&PathBuf> {
+        self.out.as_ref().or(self.score.as_ref())
+    }
+
     /// Answers the questions and scores the answers, or scores a file. `None` after a signal: the file keeps what was answered.
     pub(super) fn scored(
         &self,
         benchmark: Benchmark,
         settings: Evaluation,
     ) -> Result<Option<Scored>> {
+        let scoring = settings.clone();
         let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
             (Some(file), ..) => (read_answers(file)?, None),
             (None, Some(model), Some(data), Some(out)) => {
@@ -92,7 +98,7 @@ impl AnswerArguments {
             }
             _ => bail!("expected --model, --data and --out to answer, or --score FILE"),
         };
-        let scores = benchmark.score(&answers)?;
+        let scores = scoring.score(benchmark, &answers)?;
         Ok(Some(Scored {
             answers,
             scores,

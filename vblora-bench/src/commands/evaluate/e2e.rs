@@ -1,55 +1,193 @@
 //! `vblora evaluate e2e`: scores outputs with the metrics of the E2E NLG challenge.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use serde_json::{Map, Value, json};
+use vblora::storage::write_atomically;
 
+use super::generated::GeneratedArguments;
 use crate::{
-    evaluate::e2e::{read_outputs, read_references},
-    metrics::bleu,
-    program::say,
+    evaluate::e2e::{Corpus, E2eScores, HOW_TO_GET_METEOR, JavaMetrics, References, Scored},
+    program::{complain, say},
     terminal::visible,
 };
 
-/// Score texts against references with the metrics of the E2E NLG challenge
-///
-/// The scores are those of e2e-metrics.
-#[derive(Debug, Args)]
-#[command(before_help = "\
+const EXAMPLES: &str = "\
 vblora evaluate e2e --refs references.txt --outputs outputs.txt
-vblora evaluate e2e --refs references.txt --outputs system-a.txt system-b.txt")]
+vblora evaluate e2e --refs testset_w_refs.csv --outputs a.txt b.tsv --java-metrics pycocoevalcap";
+
+/// Score texts by BLEU, NIST, METEOR, ROUGE-L and CIDEr, as for the E2E NLG challenge
+///
+/// The scores are those of e2e-metrics (measure_scores.py). Text files hold one output a line, and an empty line between the references of
+/// different instances. CSV and TSV files hold a meaning representation and a text in each row.
+#[derive(Debug, Args)]
+#[command(before_help = EXAMPLES)]
 pub(super) struct Arguments {
-    /// File of references, with an empty line between instances
-    #[arg(long, value_name = "FILE")]
-    refs: PathBuf,
-    /// File of outputs, one a line
-    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    /// File of references: text, .csv or .tsv
+    #[arg(long, value_name = "FILE", requires = "outputs")]
+    refs: Option<PathBuf>,
+    /// Files of outputs, each the outputs of one system: text, .csv or .tsv
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 1..,
+        requires = "refs",
+        required_unless_present_any = ["model", "score"],
+        conflicts_with_all = ["model", "score"]
+    )]
     outputs: Vec<PathBuf>,
+    /// Folder with meteor-1.5.jar and data/paraphrase-en.gz for METEOR, such as that of the Python package pycocoevalcap
+    ///
+    /// With stanford-corenlp-3.4.1.jar in the folder, that program makes the tokens. METEOR needs Java.
+    #[arg(long, value_name = "DIR")]
+    java_metrics: Option<PathBuf>,
+    /// Write the scores of each output to a TSV file; for one file of outputs
+    #[arg(long, value_name = "FILE", requires = "outputs")]
+    segments: Option<PathBuf>,
+    /// Print one JSON object instead of the table, with all digits
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    generated: GeneratedArguments,
 }
 
-/// Prints a table with a line for each file of outputs.
+/// Prints the scores of each file of outputs.
 ///
 /// # Errors
-/// A file cannot be read; the numbers of references and outputs differ.
+/// A file cannot be read, or does not fit the references. A Java program fails. The file of segments cannot be written.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
-    let references = read_references(&arguments.refs)?;
-    let mut lines = vec!["File\tBLEU".to_owned()];
-    for path in &arguments.outputs {
-        let outputs = read_outputs(path)?;
-        ensure!(
-            outputs.len() == references.len(),
-            "{}: {} outputs, expected {}, the number of instances in {}",
-            path.display(),
-            outputs.len(),
-            references.len(),
-            arguments.refs.display()
-        );
-        let corpus = outputs.iter().zip(&references);
-        let score = bleu(corpus.map(|(output, of)| (output.as_str(), of.as_slice())));
-        let name = path.display().to_string();
-        lines.push(format!("{}\t{score:.4}", visible(&name)));
+    let Some(refs) = &arguments.refs else {
+        return generated(arguments);
+    };
+    ensure!(
+        arguments.segments.is_none() || arguments.outputs.len() == 1,
+        "--segments is for one file of outputs, found {}",
+        arguments.outputs.len()
+    );
+    let java = arguments
+        .java_metrics
+        .as_deref()
+        .map(JavaMetrics::open)
+        .transpose()?;
+    let references = References::read(refs)?;
+    // All files are read before the first is scored, so that a wrong one costs no time.
+    let corpora = arguments
+        .outputs
+        .iter()
+        .map(|path| references.with_outputs(path));
+    let corpora: Vec<_> = corpora.collect::<Result<_, _>>()?;
+    let mut scores = Vec::new();
+    for corpus in &corpora {
+        let scored = Scored::new(&corpus.outputs, &corpus.references, java.as_ref())?;
+        scores.push(scored.scores());
+        if let Some(path) = &arguments.segments {
+            write_atomically(path, segments(corpus, &scored).as_bytes())?;
+        }
     }
-    say(lines.join("\n"));
+    if arguments.json {
+        let systems = arguments.outputs.iter().zip(&corpora).zip(&scores);
+        let systems = systems.map(|((path, corpus), scores)| system(path, corpus, scores));
+        let all = json!({ "references": refs, "systems": systems.collect::<Vec<_>>() });
+        say(serde_json::to_string_pretty(&all)?);
+    } else {
+        say(table(&arguments.outputs, &scores));
+        if java.is_none() {
+            complain(HOW_TO_GET_METEOR);
+        }
+    }
     Ok(())
+}
+
+/// Prints the scores of a model's texts, or of a file of answers.
+fn generated(arguments: &Arguments) -> Result<()> {
+    let java = arguments.java_metrics.as_deref();
+    let Some(found) = arguments.generated.run(java)? else {
+        return Ok(());
+    };
+    let columns = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
+    if arguments.json {
+        let scores = columns.iter().zip(&found.scores);
+        let mut all: Map<String, Value> = scores
+            .map(|(name, score)| ((*name).to_owned(), json!(score.value)))
+            .collect();
+        all.insert("file".into(), json!(found.file));
+        all.insert("outputs".into(), found.answers.len().into());
+        say(serde_json::to_string_pretty(&all)?);
+        return Ok(());
+    }
+    let file = found.file.display().to_string();
+    let values = found.scores.iter().map(|score| digits(score.value));
+    let values: Vec<String> = values.collect();
+    say(format!(
+        "File\t{}\n{}\t{}",
+        columns.join("\t"),
+        visible(&file),
+        values.join("\t")
+    ));
+    if java.is_none() {
+        complain(HOW_TO_GET_METEOR);
+    }
+    Ok(())
+}
+
+/// The table of `measure_scores.py -t -H`.
+fn table(files: &[PathBuf], scores: &[E2eScores]) -> String {
+    let mut lines = vec!["File\tBLEU\tNIST\tMETEOR\tROUGE_L\tCIDEr".to_owned()];
+    for (file, scores) in files.iter().zip(scores) {
+        let file = file.display().to_string();
+        let text = scores.text;
+        let columns = [
+            visible(&file).into_owned(),
+            digits(Some(text.bleu)),
+            digits(text.nist),
+            digits(scores.meteor),
+            digits(Some(text.rouge_l)),
+            digits(Some(text.cider)),
+        ];
+        lines.push(columns.join("\t"));
+    }
+    lines.join("\n")
+}
+
+/// Four digits after the point, or `-` for a metric without a score.
+fn digits(score: Option<f64>) -> String {
+    score.map_or_else(|| "-".to_owned(), |score| format!("{score:.4}"))
+}
+
+fn system(file: &Path, corpus: &Corpus, scores: &E2eScores) -> Value {
+    let empty = corpus.outputs.iter().filter(|output| output.is_empty());
+    json!({
+        "file": file,
+        "outputs": corpus.outputs.len(),
+        "empty_outputs": empty.count(),
+        "references": corpus.references.iter().map(Vec::len).sum::<usize>(),
+        "BLEU": scores.text.bleu,
+        "NIST": scores.text.nist,
+        "METEOR": scores.meteor,
+        "ROUGE_L": scores.text.rouge_l,
+        "CIDEr": scores.text.cider,
+    })
+}
+
+/// The file of `measure_scores.py -l`: a row for each output.
+fn segments(corpus: &Corpus, scored: &Scored<'_>) -> String {
+    let mut lines = vec!["src\tsys_out\tBLEU\tsentBLEU\tNIST\tMETEOR\tROUGE_L\tCIDEr".to_owned()];
+    let texts = corpus.sources.iter().zip(&corpus.outputs);
+    for ((source, output), scores) in texts.zip(scored.segments()) {
+        let columns = [
+            source.replace('\t', " "),
+            output.replace('\t', " "),
+            digits(Some(scores.bleu)),
+            digits(Some(scores.smoothed_bleu)),
+            digits(scores.nist),
+            digits(scores.meteor),
+            digits(Some(scores.rouge_l)),
+            digits(Some(scores.cider)),
+        ];
+        lines.push(columns.join("\t"));
+    }
+    lines.push(String::new());
+    lines.join("\n")
 }

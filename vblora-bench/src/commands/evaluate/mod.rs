@@ -2,6 +2,7 @@
 
 mod answers;
 mod e2e;
+mod generated;
 mod mathematics;
 mod mtbench;
 

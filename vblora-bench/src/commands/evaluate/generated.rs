@@ -1,0 +1,74 @@
+//! `vblora evaluate e2e` with a model: texts for meaning representations, or a file of answers.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::Args;
+use vblora::storage::write_atomically;
+
+use super::answers::{ANSWERS, AnswerArguments, SCORES};
+use crate::{
+    evaluate::{Answer, Benchmark, Evaluation, Score, output},
+    program::say,
+};
+
+// Plain comments: a doc comment on flattened flags would become the command's description.
+#[derive(Debug, Args)]
+pub(super) struct GeneratedArguments {
+    #[command(flatten)]
+    answers: AnswerArguments,
+    /// Width of beam search; 1 is greedy [default: 10, as in LoRA's paper]
+    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    beams: Option<usize>,
+    /// Length penalty of beam search; above 0 it favours long texts [default: 0.9]
+    #[arg(
+        long,
+        value_name = "X",
+        requires = "model",
+        allow_negative_numbers = true,
+        help_heading = ANSWERS
+    )]
+    length_penalty: Option<f64>,
+    /// Never repeat a sequence of N tokens; 0 allows repeats [default: 4]
+    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    no_repeat_ngram_size: Option<usize>,
+    /// Write the answers one a line, as other programs read outputs
+    #[arg(long, value_name = "FILE", help_heading = SCORES)]
+    export: Option<PathBuf>,
+}
+
+/// Answers with their scores.
+pub(super) struct Generated {
+    /// The file of answers.
+    pub(super) file: PathBuf,
+    pub(super) answers: Vec<Answer>,
+    pub(super) scores: Vec<Score>,
+}
+
+impl GeneratedArguments {
+    /// Answers and scores. `None` after a signal.
+    pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Generated>> {
+        let settings = Evaluation {
+            beams: self.beams,
+            length_penalty: self.length_penalty,
+            no_repeat_ngram_size: self.no_repeat_ngram_size,
+            java_metrics: java.map(|dir| dir.display().to_string()),
+            ..Evaluation::default()
+        };
+        let Some(scored) = self.answers.scored(Benchmark::E2e, settings)? else {
+            return Ok(None);
+        };
+        if let Some(file) = &self.export {
+            let lines = scored.answers.iter().map(|answer| output(answer) + "\n");
+            write_atomically(file, lines.collect::<String>().as_bytes())?;
+        }
+        if let Some(subset) = &scored.subset {
+            say(format!("{subset}."));
+        }
+        Ok(Some(Generated {
+            file: self.answers.file().cloned().unwrap_or_default(),
+            answers: scored.answers,
+            scores: scored.scores,
+        }))
+    }
+}

@@ -1,0 +1,301 @@
+//! METEOR 1.5 and the Stanford tokenizer, as programs of their own.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use crate::{
+    Error, Result,
+    metrics::text::{Segment, Tokenized},
+};
+
+/// Where METEOR is to be had.
+pub const HOW_TO_GET_METEOR: &str = "METEOR needs Java and --java-metrics DIR with meteor-1.5.jar and data/paraphrase-en.gz: \
+`pip download --no-deps pycocoevalcap==1.2`, then unzip the file and give its folder pycocoevalcap";
+
+/// How long a program may take for its next line, the start included.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Bytes of a program's error output that an error shows.
+const LAST_WORDS: usize = 400;
+
+/// The jars of METEOR and, if it is there, of the Stanford tokenizer.
+#[derive(Debug, Clone)]
+pub struct JavaMetrics {
+    meteor: PathBuf,
+    tokenizer: Option<PathBuf>,
+    /// How long a program may take for its next line.
+    patience: Duration,
+    /// The program that runs jars.
+    java: PathBuf,
+}
+
+/// METEOR of a corpus.
+#[derive(Debug)]
+pub(super) struct Meteor {
+    pub(super) corpus: f64,
+    pub(super) segments: Vec<f64>,
+}
+
+impl JavaMetrics {
+    /// Finds the jars in a folder, or in `meteor` and `tokenizer` below it, as the package pycocoevalcap has them.
+    ///
+    /// # Errors
+    /// The folder has no `meteor-1.5.jar`, or no `data/paraphrase-en.gz` beside it.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let find = |folder: &str, name: &str| {
+            let places = [dir.join(name), dir.join(folder).join(name)];
+            places.into_iter().find(|place| place.is_file())
+        };
+        let missing = |name: &str| {
+            failed(
+                "METEOR",
+                format!("no {name} in {}; {HOW_TO_GET_METEOR}", dir.display()),
+            )
+        };
+        let meteor = find("meteor", "meteor-1.5.jar").ok_or_else(|| missing("meteor-1.5.jar"))?;
+        // METEOR scores without its paraphrases where they are missing, and lower.
+        if !meteor
+            .with_file_name("data")
+            .join("paraphrase-en.gz")
+            .is_file()
+        {
+            return Err(missing("data/paraphrase-en.gz beside meteor-1.5.jar"));
+        }
+        Ok(Self {
+            meteor,
+            tokenizer: find("tokenizer", "stanford-corenlp-3.4.1.jar"),
+            patience: PATIENCE,
+            java: "java".into(),
+        })
+    }
+
+    /// Tokenizes a corpus with the Stanford tokenizer, or with this crate's own without its jar.
+    pub(super) fn tokenize(&self, corpus: &[Segment<'_>]) -> Result<Tokenized> {
+        let Some(jar) = &self.tokenizer else {
+            return Ok(Tokenized::new(corpus));
+        };
+        Tokenized::with(corpus, |lines| {
+            let program = "edu.stanford.nlp.process.PTBTokenizer";
+            let arguments = [program, "-preserveLines", "-lowerCase"];
+            let mut java = self.start("the Stanford tokenizer", &["-cp"], jar, &arguments)?;
+            java.send(lines.join("\n"));
+            java.all_lines(lines.len())
+        })
+    }
+
+    /// Scores a corpus with METEOR.
+    pub(super) fn meteor(&self, corpus: &Tokenized) -> Result<Meteor> {
+        let mut java = self.start(
+            "METEOR",
+            &["-Xmx2G", "-jar"],
+            &self.meteor,
+            &["-", "-", "-stdio", "-l", "en", "-norm"],
+        )?;
+        let mut stats = Vec::new();
+        for (output, references) in corpus.outputs.iter().zip(&corpus.references) {
+            let output = output.replace("|||", "").replace("  ", " ");
+            java.send(format!(
+                "SCORE ||| {} ||| {output}\n",
+                references.join(" ||| ")
+            ));
+            stats.push(java.stats()?);
+        }
+        java.send(format!("EVAL ||| {}\n", stats.join(" ||| ")));
+        let segments: Result<Vec<_>> = stats.iter().map(|_| java.score()).collect();
+        let meteor = Meteor {
+            segments: segments?,
+            corpus: java.score()?,
+        };
+        Ok(meteor)
+    }
+
+    fn start(
+        &self,
+        name: &'static str,
+        options: &[&str],
+        jar: &Path,
+        arguments: &[&str],
+    ) -> Result<Running> {
+        let mut command = Command::new(&self.java);
+        // Numbers have a decimal point in English alone of many languages.
+        command.args(["-Duser.language=en", "-Dfile.encoding=UTF-8"]);
+        command.args(options).arg(jar).args(arguments);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(|error| {
+            failed(
+                name,
+                format!(
+                    "cannot start {}: {error}; it needs a Java runtime",
+                    self.java.display()
+                ),
+            )
+        })?;
+        let (Some(input), Some(output), Some(mut error)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        else {
+            return Err(failed(name, "java has no pipes".to_owned()));
+        };
+        let (to_program, texts) = channel();
+        let (to_us, lines) = channel();
+        thread::spawn(move || write(input, &texts));
+        thread::spawn(move || {
+            // The receiver is gone once the program is no longer needed.
+            let lines = BufReader::new(output).lines();
+            lines.map_while(|line| to_us.send(line).ok()).for_each(drop);
+        });
+        let said = thread::spawn(move || {
+            let mut said = Vec::new();
+            // What cannot be read is not shown.
+            let _ = error.read_to_end(&mut said);
+            String::from_utf8_lossy(&said).into_owned()
+        });
+        Ok(Running {
+            name,
+            child,
+            input: Some(to_program),
+            lines,
+            said: Some(said),
+            patience: self.patience,
+        })
+    }
+}
+
+/// Writes texts as they come. A program that does not take them is found out by its missing answer.
+fn write(mut input: ChildStdin, texts: &Receiver<String>) {
+    for text in texts {
+        if input
+            .write_all(text.as_bytes())
+            .and_then(|()| input.flush())
+            .is_err()
+        {
+            return;
+        }
+    }
+}
+
+fn failed(program: &'static str, reason: String) -> Error {
+    Error::Program { program, reason }
+}
+
+/// A program that answers lines. It ends with this value.
+struct Running {
+    name: &'static str,
+    child: Child,
+    input: Option<std::sync::mpsc::Sender<String>>,
+    lines: Receiver<std::io::Result<String>>,
+    said: Option<JoinHandle<String>>,
+    patience: Duration,
+}
+
+impl Running {
+    fn send(&self, text: String) {
+        if let Some(input) = &self.input {
+            // A dead program is found out by its missing answer.
+            let _ = input.send(text);
+        }
+    }
+
+    /// The next line of the answer.
+    fn line(&mut self) -> Result<String> {
+        match self.lines.recv_timeout(self.patience) {
+            Ok(Ok(line)) => Ok(line),
+            Ok(Err(error)) => Err(self.failed(&format!("java's answer cannot be read: {error}"))),
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = self.patience.as_secs_f64();
+                Err(self.failed(&format!("java gave no answer for {seconds} s")))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(self.failed("java ended early")),
+        }
+    }
+
+    /// The counts of a segment, from which scores are made.
+    fn stats(&mut self) -> Result<String> {
+        let line = self.line()?;
+        let numbers = line.split_whitespace().map(str::parse::<f64>);
+        match numbers.collect::<std::result::Result<Vec<_>, _>>() {
+            Ok(numbers) if numbers.len() > 1 => Ok(line.trim().to_owned()),
+            Ok(_) | Err(_) => Err(self.failed(&format!(
+                "expected the counts of a segment, java said {line:?}"
+            ))),
+        }
+    }
+
+    fn score(&mut self) -> Result<f64> {
+        let line = self.line()?;
+        let score = line
+            .trim()
+            .parse()
+            .ok()
+            .filter(|score: &f64| (0.0..=1.0).contains(score));
+        score.ok_or_else(|| self.failed(&format!("expected a score in 0..=1, java said {line:?}")))
+    }
+
+    /// All lines of an answer that ends the program: `count` of them, of which the last may be left out where they are empty.
+    fn all_lines(&mut self, count: usize) -> Result<Vec<String>> {
+        self.input = None;
+        let mut lines = Vec::new();
+        loop {
+            match self.lines.recv_timeout(self.patience) {
+                Ok(Ok(line)) => lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Ok(Err(_)) | Err(RecvTimeoutError::Timeout) => {
+                    return Err(self.failed("java did not end"));
+                }
+            }
+        }
+        let succeeded = self.child.wait().is_ok_and(|status| status.success());
+        if !succeeded {
+            return Err(self.failed("java failed"));
+        }
+        let is_empty = lines.iter().skip(count).all(String::is_empty);
+        if !is_empty {
+            let reason = format!("expected {count} lines of tokens, found {}", lines.len());
+            return Err(self.failed(&reason));
+        }
+        lines.resize(count, String::new());
+        Ok(lines)
+    }
+
+    /// The error with the end of what the program wrote to its error output.
+    fn failed(&mut self, reason: &str) -> Error {
+        // A second kill or wait has nothing left to do.
+        let _ = self.child.kill();
+        let status = self.child.wait();
+        let said = self
+            .said
+            .take()
+            .and_then(|said| said.join().ok())
+            .unwrap_or_default();
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        let start = said.len().saturating_sub(LAST_WORDS);
+        let start = (start..=said.len())
+            .find(|&at| said.is_char_boundary(at))
+            .unwrap_or(0);
+        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let said = if said.is_empty() {
+            "nothing"
+        } else {
+            &said[start..]
+        };
+        failed(
+            self.name,
+            format!("{reason} ({status}); its error output: {said}"),
+        )
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,174 @@
+//! N-grams as numbers, which are cheaper to count and compare than words.
+
+use std::collections::HashMap;
+
+use super::{Segment, mteval};
+
+/// N-grams of one length with their counts, in ascending order.
+pub(super) type Counts = Vec<(u32, u32)>;
+
+/// The n-grams of a text in their order, for each n: `[n - 1][position]`.
+pub(super) type Ngrams = Vec<Vec<u32>>;
+
+/// The n-grams of an output and of its references.
+pub(super) struct SegmentNgrams {
+    pub(super) output: Ngrams,
+    pub(super) references: Vec<Ngrams>,
+}
+
+/// The n-grams of a corpus.
+#[derive(Default)]
+pub(super) struct CorpusNgrams {
+    pub(super) numbering: Numbering,
+    pub(super) segments: Vec<SegmentNgrams>,
+}
+
+impl CorpusNgrams {
+    /// Adds an output and its references, each as words, with n-grams up to `longest`.
+    pub(super) fn push<W: AsRef<str>>(
+        &mut self,
+        output: &[W],
+        references: impl IntoIterator<Item = Vec<W>>,
+        longest: usize,
+    ) {
+        let numbering = &mut self.numbering;
+        self.segments.push(SegmentNgrams {
+            output: numbering.ngrams(output, longest),
+            references: references
+                .into_iter()
+                .map(|words| numbering.ngrams(&words, longest))
+                .collect(),
+        });
+    }
+
+    /// Adds an output and its references with n-grams of mteval's words.
+    pub(super) fn push_mteval(&mut self, segment: Segment<'_>, longest: usize) {
+        let references = segment.references.iter().map(|text| mteval::words(text));
+        self.push(&mteval::words(segment.output), references, longest);
+    }
+}
+
+/// Gives equal n-grams of a corpus equal numbers. An n-gram is the n-gram of all its words but the last, and its last word.
+#[derive(Default)]
+pub(super) struct Numbering {
+    words: HashMap<String, u32>,
+    longer: HashMap<(u32, u32), u32>,
+    /// The n-gram without its last word, by number; a word has none.
+    shorter: Vec<Option<u32>>,
+}
+
+impl Numbering {
+    /// The n-grams of a text for each n from 1 to `longest`.
+    fn ngrams<W: AsRef<str>>(&mut self, words: &[W], longest: usize) -> Ngrams {
+        let words: Vec<u32> = words.iter().map(|word| self.word(word.as_ref())).collect();
+        let mut all = vec![words.clone()];
+        for n in 1..longest {
+            let last = words.iter().skip(n);
+            let pairs = all[n - 1].iter().zip(last);
+            all.push(
+                pairs
+                    .map(|(&start, &last)| self.longer(start, last))
+                    .collect(),
+            );
+        }
+        all
+    }
+
+    fn word(&mut self, word: &str) -> u32 {
+        if let Some(&number) = self.words.get(word) {
+            return number;
+        }
+        let number = self.new_number(None);
+        self.words.insert(word.to_owned(), number);
+        number
+    }
+
+    fn longer(&mut self, start: u32, last: u32) -> u32 {
+        if let Some(&number) = self.longer.get(&(start, last)) {
+            return number;
+        }
+        let number = self.new_number(Some(start));
+        self.longer.insert((start, last), number);
+        number
+    }
+
+    fn new_number(&mut self, shorter: Option<u32>) -> u32 {
+        let number = self.len() as u32;
+        self.shorter.push(shorter);
+        number
+    }
+
+    /// The n-gram without its last word, or `None` for a word.
+    pub(super) fn shorter(&self, ngram: u32) -> Option<u32> {
+        self.shorter[ngram as usize]
+    }
+
+    /// How many different n-grams there are. All their numbers are less.
+    pub(super) fn len(&self) -> usize {
+        self.shorter.len()
+    }
+}
+
+/// Counts n-grams.
+pub(super) fn count(ngrams: &[u32]) -> Counts {
+    let mut sorted = ngrams.to_vec();
+    sorted.sort_unstable();
+    let runs = sorted.chunk_by(|a, b| a == b);
+    runs.map(|run| (run[0], run.len() as u32)).collect()
+}
+
+/// The largest count of each n-gram in one of several texts.
+pub(super) fn largest<'a>(texts: impl Iterator<Item = &'a [u32]>) -> Counts {
+    let mut all: Counts = texts.flat_map(count).collect();
+    all.sort_unstable();
+    let runs = all.chunk_by(|a, b| a.0 == b.0);
+    runs.filter_map(|run| run.last().copied()).collect()
+}
+
+/// The n-grams that are in both, with both counts.
+pub(super) fn common<'a>(
+    one: &'a Counts,
+    other: &'a Counts,
+) -> impl Iterator<Item = (u32, u32, u32)> + 'a {
+    let mut rest = &other[..];
+    one.iter().filter_map(move |&(ngram, count)| {
+        while rest.first().is_some_and(|&(first, _)| first < ngram) {
+            rest = &rest[1..];
+        }
+        let &(first, other) = rest.first()?;
+        (first == ngram).then_some((ngram, count, other))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_ngrams_have_equal_numbers() {
+        let mut numbering = Numbering::default();
+        let one = numbering.ngrams(&["a", "b", "a", "b"], 3);
+        let other = numbering.ngrams(&["b", "a", "b"], 3);
+        assert_eq!(one[0][0], one[0][2]);
+        assert_eq!(one[1][1..], other[1][..]);
+        assert_eq!(one[2][1..], other[2][..]);
+        assert_eq!(numbering.shorter(other[2][0]), Some(other[1][0]));
+        assert_eq!(numbering.shorter(other[0][0]), None);
+        // a, b; ab, ba; aba, bab
+        assert_eq!(numbering.len(), 6);
+        assert_eq!(
+            numbering.ngrams(&["a"], 3),
+            [vec![one[0][0]], vec![], vec![]]
+        );
+    }
+
+    #[test]
+    fn counts_are_clipped_by_the_text_that_has_most() {
+        assert_eq!(count(&[3, 1, 3]), [(1, 1), (3, 2)]);
+        let texts: [&[u32]; 2] = [&[3, 1, 3], &[3, 2, 2, 2]];
+        let most = largest(texts.into_iter());
+        assert_eq!(most, [(1, 1), (2, 3), (3, 2)]);
+        let found: Vec<_> = common(&count(&[0, 3, 3, 3, 9]), &most).collect();
+        assert_eq!(found, [(3, 3, 2)]);
+    }
+}
