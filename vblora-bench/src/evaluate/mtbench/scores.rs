@@ -79,6 +79,8 @@ pub struct Summary {
     pub off_scale: Vec<Doubt>,
     /// Ratings found as `[7]`, where the judge was asked for `[[7]]`. They count.
     pub by_backup: Vec<Doubt>,
+    /// Judgments of questions that are not in the file of questions. They count, and are in no category.
+    pub unknown: usize,
     /// Judgments of something that the file has a rating of already. They count again.
     pub repeated: usize,
 }
@@ -153,6 +155,10 @@ pub fn summarise(judgments: &[Judgment], questions: Option<&Questions>) -> Summa
             .map(|first| times.fold([first; 2], |[first, last], t| [first.min(t), last.max(t)])),
         off_scale: doubts(&|_, score| !is_on_scale(score)),
         by_backup: doubts(&|j, _| rating(&j.judgment).is_some_and(|r| r.by_backup)),
+        unknown: questions.map_or(0, |questions| {
+            let is_unknown = |judgment: &&&Judgment| questions.get(judgment.question_id).is_none();
+            rated.iter().filter(is_unknown).count()
+        }),
         repeated: rated.len() - keys.len(),
     }
 }
