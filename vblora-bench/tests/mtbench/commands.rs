@@ -79,7 +79,7 @@ fn a_model_answers_is_judged_and_shown() {
     assert_eq!(turns(&read()), turns(&all));
     let error = bench.fails(&format!("{answer} --seed 1"));
     assert!(
-        error.contains("tiny.jsonl") && error.contains("settings"),
+        error.contains("tiny.jsonl") && error.contains("draws"),
         "{error}"
     );
 

@@ -294,6 +294,24 @@ fn an_endpoint_that_never_works_ends_the_work_with_one_line() {
 }
 
 #[test]
+fn an_endpoint_that_is_not_there_is_named_at_once() {
+    let bench = Bench::new();
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let base = format!("http://{}/v1", free.local_addr().unwrap());
+    drop(free);
+    let client = Client::new(&base, None, patience()).unwrap();
+    let mut desk = Desk::open(&bench.file(), ONE_AT_A_TIME).unwrap();
+    let never = AtomicBool::new(false);
+    let judged = desk.judge(&bench.requests(), &client, &mut |_| (), &never);
+    let error = judged.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&base) && error.contains("refused"),
+        "{error}"
+    );
+    assert!(bench.judgments().is_empty());
+}
+
+#[test]
 fn several_failures_in_a_row_end_the_work_and_stay_in_the_file() {
     let bench = Bench::new();
     let questions: Vec<_> = (11..20)

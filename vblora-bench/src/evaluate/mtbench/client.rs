@@ -3,6 +3,7 @@
 use std::{
     fmt,
     io::Read,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,9 @@ const SHOWN: usize = 200;
 /// The unit of time in which a wait is given up after a signal.
 const PULSE: Duration = Duration::from_millis(50);
 
+/// How many of our longest waits an endpoint can ask for.
+pub const GRACE: u32 = 10;
+
 /// How long an endpoint may take, and how often it is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Patience {
@@ -32,7 +36,7 @@ pub struct Patience {
     pub tries: usize,
     /// The wait before the second try. It doubles with each further one.
     pub first_wait: Duration,
-    /// The longest wait, also where the endpoint asks for a longer one.
+    /// The longest wait. Where the endpoint asks for a longer one, it gets up to [`GRACE`] times as much.
     pub longest_wait: Duration,
 }
 
@@ -51,8 +55,12 @@ impl Patience {
     /// The wait after a number of failed tries. A wait that the endpoint asks for counts where it is longer than ours.
     fn wait(&self, failed: usize, asked: Option<Duration>) -> Duration {
         let doublings = failed.saturating_sub(1).min(16) as u32;
-        let ours = self.first_wait.saturating_mul(1 << doublings);
-        asked.unwrap_or(ours).max(ours).min(self.longest_wait)
+        let ours = self
+            .first_wait
+            .saturating_mul(1 << doublings)
+            .min(self.longest_wait);
+        let most = self.longest_wait.saturating_mul(GRACE);
+        asked.map_or(ours, |asked| asked.min(most).max(ours))
     }
 }
 
@@ -109,12 +117,14 @@ enum Trouble {
 }
 
 /// An endpoint that speaks OpenAI's chat completions.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Endpoint {
     agent: Agent,
     address: String,
     key: Option<ApiKey>,
     patience: Patience,
+    /// It has been reached once.
+    was_there: AtomicBool,
 }
 
 impl Endpoint {
@@ -138,7 +148,7 @@ impl Endpoint {
             });
         }
         let agent = AgentBuilder::new()
-            .try_proxy_from_env(true)
+            .try_proxy_from_env(!is_local(base))
             // A key must not follow a redirection to another host.
             .redirects(0)
             .timeout_connect(Duration::from_secs(10).min(patience.timeout))
@@ -150,6 +160,7 @@ impl Endpoint {
             address: format!("{}/chat/completions", base.trim_end_matches('/')),
             key,
             patience,
+            was_there: AtomicBool::new(false),
         })
     }
 
@@ -176,28 +187,32 @@ impl Endpoint {
             let (reason, asked) = match self.attempt(&body) {
                 Ok(judgment) => return Ok(judgment),
                 Err(Trouble::Lasting(failure)) => return Err(self.without_key(failure)),
-                Err(Trouble::Passing(reason, asked)) => (reason, asked),
+                Err(Trouble::Passing(reason, asked)) => (self.clean(reason), asked),
             };
             failed += 1;
             if failed >= self.patience.tries.max(1) {
-                let reason = format!("{reason} ({failed} tries)");
-                return Err(self.without_key(Failure::This(reason)));
+                return Err(Failure::This(format!("{reason} ({failed} tries)")));
             }
-            sleep(self.patience.wait(failed, asked), is_interrupted);
+            let wait = self.patience.wait(failed, asked);
+            tracing::warn!("{}: {reason}; next try in {wait:.1?}", self.address);
+            sleep(wait, is_interrupted);
         }
     }
 
     fn attempt(&self, body: &str) -> std::result::Result<String, Trouble> {
         let call = self.agent.post(&self.address);
         let call = call.set("Content-Type", "application/json");
-        let answer = match self.with_key(call).send_string(body) {
-            Ok(answer) => answer,
-            Err(ureq::Error::Status(status, answer)) => return Err(refused(status, answer)),
-            Err(ureq::Error::Transport(cause)) => return Err(unreached(&cause)),
+        let answer = self.with_key(call).send_string(body);
+        let was_there = match &answer {
+            Err(ureq::Error::Transport(_)) => self.was_there.load(Ordering::Relaxed),
+            Ok(_) | Err(ureq::Error::Status(..)) => true,
         };
-        match answer.status() {
-            200..300 => read(answer),
-            status => Err(refused(status, answer)),
+        self.was_there.store(was_there, Ordering::Relaxed);
+        match answer {
+            Ok(answer) if (200..300).contains(&answer.status()) => read(answer),
+            Ok(answer) => Err(refused(answer.status(), answer)),
+            Err(ureq::Error::Status(status, answer)) => Err(refused(status, answer)),
+            Err(ureq::Error::Transport(cause)) => Err(unreached(&cause, was_there)),
         }
     }
 
@@ -208,18 +223,30 @@ impl Endpoint {
         }
     }
 
-    /// Some endpoints repeat the key in their messages.
     fn without_key(&self, failure: Failure) -> Failure {
-        let clean = |text: String| match &self.key {
-            Some(ApiKey(key)) => text.replace(key.as_str(), "[key]"),
-            None => text,
-        };
         match failure {
-            Failure::This(reason) => Failure::This(clean(reason)),
-            Failure::All(reason) => Failure::All(clean(reason)),
+            Failure::This(reason) => Failure::This(self.clean(reason)),
+            Failure::All(reason) => Failure::All(self.clean(reason)),
             Failure::Interrupted => Failure::Interrupted,
         }
     }
+
+    /// A message without the key, which some endpoints repeat.
+    fn clean(&self, text: String) -> String {
+        match &self.key {
+            Some(ApiKey(key)) => text.replace(key.as_str(), "[key]"),
+            None => text,
+        }
+    }
+}
+
+/// Returns true if an address is on this machine.
+pub fn is_local(address: &str) -> bool {
+    let host = address.strip_prefix("http://").unwrap_or(address);
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| {
+        let rest = host.strip_prefix(local);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
+    })
 }
 
 /// The judgment in a successful answer.
@@ -277,10 +304,16 @@ fn refused(status: u16, answer: Response) -> Trouble {
     }
 }
 
-/// The trouble of an endpoint that did not answer.
-fn unreached(cause: &Transport) -> Trouble {
-    let reason = cause.to_string();
+/// The trouble of an endpoint that did not answer. One that was never there is most likely not running, or has another address.
+fn unreached(cause: &Transport, was_there: bool) -> Trouble {
+    let text = cause.to_string();
+    // The message of the whole names the address.
+    let address = cause.url().map_or(String::new(), |url| format!("{url}: "));
+    let reason = text.strip_prefix(&address).unwrap_or(&text).to_owned();
     match cause.kind() {
+        ErrorKind::Dns | ErrorKind::ConnectionFailed if !was_there => {
+            Trouble::Lasting(Failure::All(reason))
+        }
         ErrorKind::InvalidUrl
         | ErrorKind::UnknownScheme
         | ErrorKind::InsecureRequestHttpsOnly
@@ -352,7 +385,7 @@ mod tests {
         assert_eq!(ours, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(seconds(1, Some(20)), 20);
         assert_eq!(seconds(3, Some(1)), 4);
-        assert_eq!(seconds(1, Some(7200)), 60);
+        assert_eq!(seconds(1, Some(7200)), 600);
         assert_eq!(seconds(usize::MAX, None), 60);
     }
 

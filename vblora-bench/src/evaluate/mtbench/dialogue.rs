@@ -135,11 +135,7 @@ impl Interview<'_> {
             0.0 => Decoding::Greedy,
             temperature => Decoding::Sample(Sampling {
                 temperature,
-                top_k: if sampling.top_k == 0 {
-                    TOP_K
-                } else {
-                    sampling.top_k
-                },
+                top_k: self.top_k(),
                 seed: self.seed,
                 first_row: (turn * self.questions.all.len() + first.number) as u64,
                 ..sampling.clone()
@@ -153,26 +149,36 @@ impl Interview<'_> {
         }
     }
 
-    /// The settings that the answers depend on, for the record.
+    /// The settings that the answers depend on, by name, for the record.
     ///
     /// # Errors
     /// The settings cannot be written as JSON.
-    pub fn settings_for_record(&self) -> serde_json::Result<String> {
-        serde_json::to_string(&GenerationConfig {
-            decoding: Decoding::Sample(Sampling {
-                top_k: match self.defaults.sampling.top_k {
-                    0 => TOP_K,
-                    k => k,
-                },
-                seed: self.seed,
-                // Each question has its own.
-                temperature: 0.0,
-                ..self.defaults.sampling.clone()
-            }),
+    pub fn record(&self) -> serde_json::Result<Vec<(String, String)>> {
+        let settings = GenerationConfig {
             max_new_tokens: self.max_new_tokens,
             max_total_tokens: None,
+            decoding: Decoding::Greedy,
             ..self.defaults.config.clone()
-        })
+        };
+        let draws = format!(
+            "temperatures of FastChat by category, top_k {}, top_p {}, seed {}",
+            self.top_k(),
+            self.defaults.sampling.top_p,
+            self.seed
+        );
+        Ok(vec![
+            ("benchmark".into(), "mtbench".into()),
+            ("template".into(), self.template.name()),
+            ("settings".into(), serde_json::to_string(&settings)?),
+            ("draws".into(), draws),
+        ])
+    }
+
+    fn top_k(&self) -> usize {
+        match self.defaults.sampling.top_k {
+            0 => TOP_K,
+            k => k,
+        }
     }
 }
 

@@ -24,7 +24,7 @@ mod scores;
 mod templates;
 
 pub use answers::{Answer, AnswerFile, Choice, answer_file, models, reference_file};
-pub use client::{ApiKey, Endpoint, Failure, OPENAI, Patience};
+pub use client::{ApiKey, Endpoint, Failure, GRACE, OPENAI, Patience, is_local};
 pub use conversation::{CONVERSATIONS, Conversation};
 pub use dialogue::{Answered, Interview, InterviewJob, NO_ANSWER};
 pub use judge::{Desk, Judging, Outcome, judgment_file, left};

@@ -1,6 +1,6 @@
 //! Means of judgments: those of FastChat's `show_result`, and what it leaves out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde::{Serialize, Serializer};
 
@@ -79,86 +79,130 @@ pub struct Summary {
     pub off_scale: Vec<Doubt>,
     /// Ratings found as `[7]`, where the judge was asked for `[[7]]`. They count.
     pub by_backup: Vec<Doubt>,
+    /// Judgments of questions that are not in the file of questions. They count, and are in no category.
+    pub unknown: usize,
     /// Judgments of something that the file has a rating of already. They count again.
     pub repeated: usize,
 }
 
 /// Collects the scores of judgments. A judgment without a rating counts as failed only if there is none with a rating beside it.
 pub fn summarise(judgments: &[Judgment], questions: Option<&Questions>) -> Summary {
-    let rated: Vec<_> = judgments.iter().filter(|j| j.rated().is_some()).collect();
-    let keys: HashSet<_> = rated.iter().map(|j| j.key()).collect();
-    let mut failed = BTreeMap::new();
-    for judgment in judgments {
-        let key = judgment.key();
-        if !keys.contains(&key) {
-            failed.insert(key, judgment);
-        }
-    }
+    let rated: Vec<Rated<'_>> = judgments.iter().filter_map(Rated::new).collect();
+    let keys: HashSet<_> = rated.iter().map(|rated| rated.of.key()).collect();
+    let others = judgments.iter().map(|judgment| (judgment.key(), judgment));
+    let failed: BTreeMap<_, _> = others.filter(|(key, _)| !keys.contains(key)).collect();
     let mut judges = BTreeMap::new();
-    let mut names: BTreeMap<&str, ()> = BTreeMap::new();
     for judgment in judgments {
         *judges.entry(judgment.judge[0].clone()).or_insert(0) += 1;
-        names.insert(&judgment.model, ());
     }
-    let doubts = |is_one: &dyn Fn(&Judgment, f64) -> bool| {
-        let found = rated.iter().filter_map(|j| Some((j, j.rated()?)));
-        let found = found.filter(|(judgment, score)| is_one(judgment, *score));
-        let doubt = |(judgment, score): (&&Judgment, f64)| Doubt {
-            question_id: judgment.question_id,
-            model: judgment.model.clone(),
-            turn: judgment.turn,
-            score,
-        };
-        found.map(doubt).collect()
-    };
-    let runs = judgments
-        .iter()
-        .filter_map(|j| Some(j.scores.as_ref()?.len()));
-    let mut times = judgments.iter().map(|judgment| judgment.tstamp);
-    let models = names.into_keys().map(|model| {
-        let rated: Vec<_> = rated.iter().filter(|j| j.model == model).collect();
-        let failed: Vec<_> = failed.values().filter(|j| j.model == model).collect();
-        let refused = failed.iter().filter(|j| j.judgment == FAILED).count();
-        let mean_of = |is_one: &dyn Fn(&Judgment) -> bool| {
-            let chosen = rated.iter().filter(|judgment| is_one(judgment));
-            mean(chosen.filter_map(|judgment| judgment.rated()))
-        };
+    let names: BTreeSet<&str> = judgments.iter().map(|judgment| &*judgment.model).collect();
+    let models = names.into_iter().map(|model| {
+        let rated: Vec<_> = rated
+            .iter()
+            .filter(|rated| rated.of.model == model)
+            .collect();
+        let failed: Vec<_> = failed
+            .values()
+            .filter(|failed| failed.model == model)
+            .collect();
         let scores = ModelScores {
-            first: mean_of(&|j| j.turn == 1).mean,
-            second: mean_of(&|j| j.turn == 2).mean,
-            average: mean_of(&|_| true).mean,
-            judged: rated.len(),
             failed: failed.len(),
-            refused,
-            categories: questions.map_or(Vec::new(), |questions| {
-                let of = |category: &str, turn: usize| {
-                    let is_in = |id| questions.get(id).is_some_and(|q| q.category == category);
-                    mean_of(&|j| j.turn == turn && is_in(j.question_id))
-                };
-                let scored = |category: String| {
-                    let [first, second] = [1, 2].map(|turn| of(&category, turn));
-                    (category, CategoryScores { first, second })
-                };
-                questions.categories().into_iter().map(scored).collect()
-            }),
+            refused: failed
+                .iter()
+                .filter(|failed| failed.judgment == FAILED)
+                .count(),
+            categories: questions.map_or(Vec::new(), |questions| by_category(&rated, questions)),
+            ..means(&rated)
         };
         (model.to_owned(), scores)
     });
+    let is_backup = |rated: &Rated<'_>| rating(&rated.of.judgment).is_some_and(|r| r.by_backup);
+    let is_unknown = |rated: &&Rated<'_>| {
+        questions.is_some_and(|questions| questions.get(rated.of.question_id).is_none())
+    };
     Summary {
         models: models.collect(),
         judges,
-        runs: runs.max().unwrap_or(1),
-        times: times
-            .next()
-            .map(|first| times.fold([first; 2], |[first, last], t| [first.min(t), last.max(t)])),
-        off_scale: doubts(&|_, score| !is_on_scale(score)),
-        by_backup: doubts(&|j, _| rating(&j.judgment).is_some_and(|r| r.by_backup)),
+        runs: runs(judgments),
+        times: times(judgments),
+        off_scale: doubts(&rated, |rated| !is_on_scale(rated.score)),
+        by_backup: doubts(&rated, is_backup),
+        unknown: rated.iter().filter(is_unknown).count(),
         repeated: rated.len() - keys.len(),
     }
 }
 
-fn mean(scores: impl Iterator<Item = f64>) -> TurnScores {
-    let (sum, judged) = scores.fold((0.0, 0), |(sum, n), score| (sum + score, n + 1));
+/// A judgment with a rating.
+#[derive(Clone, Copy)]
+struct Rated<'a> {
+    of: &'a Judgment,
+    score: f64,
+}
+
+impl<'a> Rated<'a> {
+    fn new(of: &'a Judgment) -> Option<Self> {
+        of.rated().map(|score| Self { of, score })
+    }
+}
+
+/// The means of one model's judgments.
+fn means(rated: &[&Rated<'_>]) -> ModelScores {
+    let of_turn = |turn| mean(rated.iter().filter(|rated| rated.of.turn == turn)).mean;
+    ModelScores {
+        first: of_turn(1),
+        second: of_turn(2),
+        average: mean(rated.iter()).mean,
+        judged: rated.len(),
+        failed: 0,
+        refused: 0,
+        categories: Vec::new(),
+    }
+}
+
+fn by_category(rated: &[&Rated<'_>], questions: &Questions) -> Vec<(String, CategoryScores)> {
+    let scores = |category: String| {
+        let is_in = |rated: &&&Rated<'_>| {
+            let question = questions.get(rated.of.question_id);
+            question.is_some_and(|question| question.category == category)
+        };
+        let of_turn = |turn| {
+            let chosen = rated.iter().filter(|rated| rated.of.turn == turn);
+            mean(chosen.filter(is_in))
+        };
+        let [first, second] = [1, 2].map(of_turn);
+        (category, CategoryScores { first, second })
+    };
+    questions.categories().into_iter().map(scores).collect()
+}
+
+fn runs(judgments: &[Judgment]) -> usize {
+    let runs = judgments
+        .iter()
+        .filter_map(|j| Some(j.scores.as_ref()?.len()));
+    runs.max().unwrap_or(1)
+}
+
+fn times(judgments: &[Judgment]) -> Option<[f64; 2]> {
+    let mut times = judgments.iter().map(|judgment| judgment.tstamp);
+    let first = times.next()?;
+    Some(times.fold([first; 2], |[first, last], time| {
+        [first.min(time), last.max(time)]
+    }))
+}
+
+fn doubts(rated: &[Rated<'_>], is_one: impl Fn(&Rated<'_>) -> bool) -> Vec<Doubt> {
+    let found = rated.iter().filter(|rated| is_one(rated));
+    let doubt = |rated: &Rated<'_>| Doubt {
+        question_id: rated.of.question_id,
+        model: rated.of.model.clone(),
+        turn: rated.of.turn,
+        score: rated.score,
+    };
+    found.map(doubt).collect()
+}
+
+fn mean<'a>(rated: impl Iterator<Item = &'a &'a Rated<'a>>) -> TurnScores {
+    let (sum, judged) = rated.fold((0.0, 0), |(sum, n), rated| (sum + rated.score, n + 1));
     TurnScores {
         mean: (judged > 0).then(|| sum / judged as f64),
         judged,

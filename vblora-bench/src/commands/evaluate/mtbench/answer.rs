@@ -34,8 +34,8 @@ const ANSWERS: &str = "Answers";
 /// humanities, greedy for the others.
 #[derive(Debug, Args)]
 #[command(before_help = "\
-vblora evaluate mtbench answer --model path/to/model --adapter runs/alpaca/vblora-seed0 --model-id vb --out data/mt_bench
-vblora evaluate mtbench answer --model path/to/SmolLM2-135M-Instruct --template chat --model-id smollm2 --out data/mt_bench")]
+vblora evaluate mtbench answer --model path/to/model --adapter runs/x --model-id x --out mt_bench
+vblora evaluate mtbench answer --model path/to/model --template chat --model-id m --out mt_bench")]
 pub(super) struct Arguments {
     /// Hugging Face directory, hub id, or bundled:llama
     #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]
@@ -135,12 +135,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
 fn origin(interview: &Interview<'_>, model: &AnsweringModel, questions: &Path) -> Result<Origin> {
     let bytes = read_file(questions, MAX_DATA_BYTES).map_err(|e| Error::read(questions, e))?;
     let mut origin = model.origin()?;
-    origin.extend([
-        ("benchmark".into(), "mtbench".into()),
-        ("questions".into(), sha256_hex([bytes])),
-        ("template".into(), interview.template.name()),
-        ("settings".into(), interview.settings_for_record()?),
-    ]);
+    origin.insert("questions".into(), sha256_hex([bytes]));
+    origin.extend(interview.record()?);
     Ok(origin)
 }
 

@@ -15,7 +15,7 @@ use crate::{
     commands::progress,
     evaluate::mtbench::{
         AnswerFile, ApiKey, Desk, Endpoint, JudgePrompts, Judging, Judgment, JudgmentFile,
-        Material, OPENAI, Outcome, Patience, Questions, Request, answer_file, json_line,
+        Material, OPENAI, Outcome, Patience, Questions, Request, answer_file, is_local, json_line,
         judgment_file, left, models, reference_file,
     },
     program::{complain, is_interrupted, listen, say},
@@ -34,8 +34,8 @@ const ENDPOINT: &str = "Endpoint";
 /// killed command goes on where it stopped. The key comes from the environment and is never written or shown.
 #[derive(Debug, Args)]
 #[command(before_help = "\
-vblora evaluate mtbench judge --judge gpt-4-0613 --references data/mt_bench/reference_answer/gpt-4.jsonl --out data/mt_bench
-vblora evaluate mtbench judge --judge local --base-url http://localhost:8000/v1 --dry-run --out data/mt_bench")]
+vblora evaluate mtbench judge --judge gpt-4-0613 --references gpt-4.jsonl --out mt_bench
+vblora evaluate mtbench judge --judge m --base-url http://localhost/v1 --out mt_bench --dry-run")]
 pub(super) struct Arguments {
     /// Folder of the benchmark, like FastChat's data/mt_bench
     #[arg(long, value_name = "DIR", help_heading = JUDGMENTS)]
@@ -269,13 +269,4 @@ impl Arguments {
         ));
         Ok(())
     }
-}
-
-/// Returns true if an address is on this machine.
-fn is_local(address: &str) -> bool {
-    let host = address.trim_start_matches("http://");
-    ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| {
-        host.strip_prefix(local)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
-    })
 }

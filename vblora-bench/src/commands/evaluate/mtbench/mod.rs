@@ -17,10 +17,10 @@ use clap::{Args, Subcommand};
     subcommand_required = true,
     arg_required_else_help = true,
     before_help = "\
-vblora evaluate mtbench answer --model path/to/model --adapter runs/alpaca/vblora-seed0 --model-id vb --out data/mt_bench
-vblora evaluate mtbench judge --judge gpt-4-0613 --references data/mt_bench/reference_answer/gpt-4.jsonl --out data/mt_bench
+vblora evaluate mtbench answer --model path/to/model --adapter runs/x --model-id x --out mt_bench
+vblora evaluate mtbench judge --judge gpt-4-0613 --references gpt-4.jsonl --out mt_bench
 
-vblora evaluate mtbench show --out data/mt_bench"
+vblora evaluate mtbench show --out mt_bench"
 )]
 pub(super) struct Arguments {
     #[command(subcommand)]

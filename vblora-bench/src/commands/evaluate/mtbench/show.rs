@@ -203,6 +203,12 @@ fn notes(summary: &Summary, has_categories: bool) -> String {
             ));
         }
     }
+    if summary.unknown > 0 {
+        lines.push(format!(
+            "{} judgments are of other questions than those in the file of questions; they count in no category.",
+            summary.unknown
+        ));
+    }
     if summary.repeated > 0 {
         lines.push(format!(
             "{} judgments are repeated in the file; FastChat counts each.",
