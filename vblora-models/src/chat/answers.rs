@@ -52,24 +52,10 @@ impl ChatTemplate {
             false => self.ranges(messages, &text)?,
         };
         let contents = self.contents(messages, &text, &ranges)?;
-        let answers = ranges.into_iter().map(|range| Answer {
-            range,
-            content_end: None,
-        });
-        let mut answers: Vec<_> = answers.collect();
-        if !self.template.marks() {
-            let of_assistant = messages.iter().zip(&contents);
-            let mut ends = of_assistant.filter(|(m, _)| is_answer(m));
-            for answer in &mut answers {
-                let Some((_, content)) = ends.next() else {
-                    continue;
-                };
-                let Range { start, end } = answer.range;
-                let blanks = end - text[content.end..end].trim_end().len() - content.end;
-                answer.range = start..end - blanks;
-                answer.content_end = Some(content.end);
-            }
-        }
+        let answers = match self.template.marks() {
+            true => marked_answers(ranges),
+            false => turns(messages, &text, &contents, ranges),
+        };
         Ok(Rendered {
             text,
             answers,
@@ -77,17 +63,19 @@ impl ChatTemplate {
         })
     }
 
-    /// Checks that each turn is written once and in order, with texts that stand for the contents.
+    /// Checks that each turn is written once and in order, and by generation blocks if it is the assistant's. Names stand for the contents.
     fn check_turns(&self, messages: &[Message]) -> Result<()> {
         let n = messages.len();
         let name = |i: usize| format!("turn{}of{n}", i + 1);
         let named = messages.iter().enumerate();
         let named: Vec<_> = named.map(|(i, m)| Message::new(&m.role, name(i))).collect();
-        let text = self.apply(&named, false)?;
-        let mut from = 0;
+        let whole = (PROMPT.to_owned(), Value::from(false));
+        let (text, marked) = self.render_marked(Value::from_serialize(&named), [whole])?;
+        let mut places: Vec<Range<usize>> = Vec::with_capacity(n);
         for (i, message) in messages.iter().enumerate() {
             let name = name(i);
             let mut found = text.match_indices(&name).map(|(at, _)| at);
+            let from = places.last().map_or(0, |last| last.end);
             let problem = match (found.next(), found.next()) {
                 (None, _) => "the template leaves it out",
                 (Some(_), Some(_)) => "the template writes it more than once",
@@ -95,13 +83,56 @@ impl ChatTemplate {
                     "the template writes it before the turns before it"
                 }
                 (Some(at), None) => {
-                    from = at + name.len();
+                    places.push(at..at + name.len());
                     continue;
                 }
             };
             return Err(self.wrong(i, message, problem));
         }
-        Ok(())
+        match self.template.marks() {
+            true => self.check_blocks(messages, &text, &places, &marked),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks that blocks hold the turns of the assistant, all of them and no others.
+    fn check_blocks(
+        &self,
+        messages: &[Message],
+        text: &str,
+        places: &[Range<usize>],
+        marked: &[Range<usize>],
+    ) -> Result<()> {
+        for (i, (message, place)) in messages.iter().zip(places).enumerate() {
+            let is_in = |block: &Range<usize>| block.start < place.end && place.start < block.end;
+            let problem = match (is_answer(message), marked.iter().any(is_in)) {
+                (true, false) => {
+                    "the template writes it outside its {% generation %} blocks (a block in a macro is not seen)"
+                }
+                (false, true) => "the template writes it in a {% generation %} block",
+                (true, true) | (false, false) => continue,
+            };
+            return Err(self.wrong(i, message, problem));
+        }
+        // Blocks of a turn lie between the turns beside it.
+        let is_of = |block: &Range<usize>, i: usize| {
+            let before = i.checked_sub(1).map_or(0, |i| places[i].end);
+            let after = places.get(i + 1).map_or(text.len(), |next| next.start);
+            before <= block.start && block.end <= after
+        };
+        let answers = messages.iter().enumerate().filter(|(_, m)| is_answer(m));
+        let answers: Vec<usize> = answers.map(|(i, _)| i).collect();
+        let foreign = |block: &&Range<usize>| !answers.iter().any(|&i| is_of(block, i));
+        match marked.iter().find(foreign) {
+            None => Ok(()),
+            Some(block) => {
+                let part: String = text[block.clone()].chars().take(40).collect();
+                let problem = format!(
+                    "a {{% generation %}} block belongs to no turn of the assistant: {part:?}"
+                );
+                Err(failed(&self.file, None, problem))
+            }
+        }
     }
 
     /// The byte ranges of the assistant's turns, from the texts up to each and through it.
@@ -141,61 +172,77 @@ impl ChatTemplate {
         ranges: &[Range<usize>],
     ) -> Result<Vec<Range<usize>>> {
         let mut contents: Vec<Range<usize>> = Vec::with_capacity(messages.len());
-        let mut answers = 0;
+        // Each turn has ranges of its own, and without blocks exactly one.
+        let mut own = ranges;
         for (i, message) in messages.iter().enumerate() {
             let from = contents.last().map_or(0, |last| last.end);
-            let content = message.content.trim();
-            // A turn may have several blocks, and without blocks each turn is one range.
-            let own = match self.template.marks() {
-                true => ranges,
-                false => ranges.get(answers).map_or(&[][..], std::slice::from_ref),
-            };
-            answers += usize::from(is_answer(message));
-            let found = places(text, content, from).find(|place| {
-                let inside = |r: &Range<usize>| r.start <= place.start && place.end <= r.end;
-                let meets = |r: &Range<usize>| r.start < place.end && place.start < r.end;
-                match is_answer(message) {
-                    true => own.iter().any(inside),
-                    false => !ranges.iter().any(meets),
+            let mut places = places(text, message.content.trim(), from);
+            let found = match is_answer(message) {
+                true => {
+                    let holds = |r: &Range<usize>, place: &Range<usize>| {
+                        r.start <= place.start && place.end <= r.end
+                    };
+                    let most = if self.template.marks() {
+                        own.len()
+                    } else {
+                        own.len().min(1)
+                    };
+                    let found = places.find_map(|place| {
+                        let at = own[..most].iter().position(|range| holds(range, &place))?;
+                        Some((place, at))
+                    });
+                    found.map(|(place, at)| {
+                        own = &own[at + 1..];
+                        place
+                    })
                 }
-            });
+                false => places.find(|place| {
+                    let meets = |r: &Range<usize>| r.start < place.end && place.start < r.end;
+                    !ranges.iter().any(meets)
+                }),
+            };
             match found {
                 Some(found) => contents.push(found),
-                None => return Err(self.wrong(i, message, self.misplaced(message))),
+                None => return Err(self.wrong(i, message, "the template changes its content")),
             }
         }
-        let foreign = |range: &&Range<usize>| {
-            let answers = messages.iter().zip(&contents);
-            let mut answers = answers.filter(|(m, _)| is_answer(m)).map(|(_, c)| c);
-            answers.all(|content| content.start < range.start || range.end < content.end)
-        };
-        match ranges.iter().find(foreign) {
-            None => Ok(contents),
-            Some(range) => {
-                let part: String = text[range.clone()].chars().take(40).collect();
-                let problem =
-                    format!("a generation block holds no turn of the assistant: {part:?}");
-                Err(failed(&self.file, None, problem))
-            }
-        }
-    }
-
-    fn misplaced(&self, message: &Message) -> &'static str {
-        match (is_answer(message), self.template.marks()) {
-            (true, true) => {
-                "the template changes its content, or writes it outside its {% generation %} blocks (a block in a macro is not seen)"
-            }
-            (false, true) => {
-                "the template changes its content, or writes it in a {% generation %} block"
-            }
-            (_, false) => "the template changes its content",
-        }
+        Ok(contents)
     }
 
     fn wrong(&self, turn: usize, message: &Message, problem: &str) -> Error {
         let problem = format!("turn {} ({}): {problem}", turn + 1, message.role);
         failed(&self.file, None, problem)
     }
+}
+
+/// Answers as `{% generation %}` blocks mark them.
+fn marked_answers(ranges: Vec<Range<usize>>) -> Vec<Answer> {
+    let answers = ranges.into_iter().map(|range| Answer {
+        range,
+        content_end: None,
+    });
+    answers.collect()
+}
+
+/// Answers that are whole turns, without the blanks behind them.
+fn turns(
+    messages: &[Message],
+    text: &str,
+    contents: &[Range<usize>],
+    ranges: Vec<Range<usize>>,
+) -> Vec<Answer> {
+    let answers = messages.iter().zip(contents).filter(|(m, _)| is_answer(m));
+    let answers = ranges
+        .into_iter()
+        .zip(answers)
+        .map(|(range, (_, content))| {
+            let behind = text[content.end..range.end].trim_end();
+            Answer {
+                range: range.start..content.end + behind.len(),
+                content_end: Some(content.end),
+            }
+        });
+    answers.collect()
 }
 
 fn is_answer(message: &Message) -> bool {

@@ -173,9 +173,11 @@ impl Encoding<'_> {
         let seam = turns.answers.first().map_or(0, |answer| answer.start);
         let texts = (1..turns.answers.len()).rev().map(|n| self.until(turns, n));
         let mut texts = std::iter::once(whole).chain(texts);
+        // A tokenizer may make nothing of an answer.
+        let fits = |text: &EncodedText| (1..=self.max_length).contains(&text.ids.len());
         Found {
             length,
-            text: texts.find(|text| text.ids.len() <= self.max_length),
+            text: texts.find(fits),
             is_moved: turns.ids[..seam] != *prompt,
             is_rendered: false,
         }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use vblora_models::Answer;
+use vblora_models::{Answer, Marked};
 
 use super::encode::{EncodedText, Encoding};
 use crate::{Result, tasks::causal::Text};
@@ -18,49 +18,56 @@ pub(super) struct Conversation {
 
 impl Encoding<'_> {
     /// The conversations among these texts, each encoded as one text.
-    ///
-    /// A token on a border of an answer belongs to the answer, as in transformers' masks. An answer that is a whole turn ends with the first end
-    /// token behind its content. An answer of a `{% generation %}` block ends as its block; an end token that follows the block is learned too,
-    /// since the model has to produce it.
     pub(super) fn conversations(&self, texts: &[Text]) -> Result<Vec<Conversation>> {
-        let turns = texts
-            .iter()
-            .filter_map(|text| Some((text, text.turns.as_ref()?)));
+        let turns = texts.iter().filter_map(|text| {
+            let turns = text.turns.as_ref()?;
+            Some((format!("{}{}", text.prompt, text.response), text, turns))
+        });
         let turns: Vec<_> = turns.collect();
-        let joined = turns
-            .iter()
-            .map(|(text, _)| format!("{}{}", text.prompt, text.response));
-        let joined: Vec<String> = joined.collect();
-        let joined: Vec<&str> = joined.iter().map(String::as_str).collect();
+        let joined: Vec<&str> = turns.iter().map(|(joined, ..)| joined.as_str()).collect();
         let encoded = self.tokenizer.encode_marked(&joined)?;
-        let encoded = encoded.into_iter().zip(turns);
-        let conversation = |(marked, (text, turns)): (vblora_models::Marked, _)| {
-            let (text, turns): (&Text, &crate::tasks::causal::Turns) = (text, turns);
-            let mut answers: Vec<Range<usize>> = Vec::with_capacity(turns.answers.len());
-            for Answer { range, content_end } in &turns.answers {
-                let from = text.prompt.len();
-                let tokens = marked.tokens(&(range.start + from..range.end + from));
-                let content_end = content_end.map(|end| end + from);
-                let ends: Vec<usize> = tokens
-                    .clone()
-                    .filter(|&at| self.is_end(marked.ids[at]))
-                    .collect();
-                let behind =
-                    |at: &&usize| content_end.is_some_and(|end| marked.offsets[**at].start >= end);
-                let next = marked.ids.get(tokens.end);
-                let end = match (ends.iter().find(behind), ends.is_empty()) {
-                    (Some(at), _) => at + 1,
-                    (None, true) if next.is_some_and(|&id| self.is_end(id)) => tokens.end + 1,
-                    (None, _) => tokens.end,
-                };
-                let start = answers.last().map_or(0, |last| last.end);
-                answers.push(tokens.start.max(start)..end.max(start));
-            }
-            answers.retain(|answer| !answer.is_empty());
+        let encoded = encoded.into_iter().zip(&turns);
+        let conversations = encoded.map(|(marked, (_, text, turns))| {
+            let answers = self.answers(&turns.answers, text.prompt.len(), &marked);
             let ids = marked.ids;
             Conversation { ids, answers }
+        });
+        Ok(conversations.collect())
+    }
+
+    /// The tokens of answers, whose bytes count from byte `from` of the text.
+    fn answers(&self, answers: &[Answer], from: usize, marked: &Marked) -> Vec<Range<usize>> {
+        let mut found: Vec<Range<usize>> = Vec::with_capacity(answers.len());
+        for answer in answers {
+            let Range { start, end } = self.answer(answer, from, marked);
+            let start = found.last().map_or(0, |last| last.end).max(start);
+            if start < end {
+                found.push(start..end);
+            }
+        }
+        found
+    }
+
+    /// The tokens of an answer, whose bytes count from byte `from` of the text.
+    ///
+    /// A token on a border of an answer belongs to the answer, as in transformers' masks. An answer that is a whole turn ends with the first
+    /// end token behind its content. An answer of a `{% generation %}` block ends as its block. If it has no end token and one follows, that
+    /// token is learned too, because the model has to produce it.
+    fn answer(&self, answer: &Answer, from: usize, marked: &Marked) -> Range<usize> {
+        let Range { start, end } = answer.range;
+        let tokens = marked.tokens(&(start + from..end + from));
+        let is_end = |at: &usize| marked.ids.get(*at).is_some_and(|&id| self.is_end(id));
+        let is_behind = |at: &usize| {
+            let content = answer.content_end.map(|end| end + from);
+            content.is_some_and(|end| marked.offsets[*at].start >= end)
         };
-        Ok(encoded.map(conversation).collect())
+        let mut ends = tokens.clone().filter(is_end).peekable();
+        let end = match (ends.peek().is_some(), ends.find(is_behind)) {
+            (true, Some(at)) => at + 1,
+            (true, None) => tokens.end,
+            (false, _) => tokens.end + usize::from(is_end(&tokens.end)),
+        };
+        tokens.start..end
     }
 
     /// A conversation up to the end of its first `answers` answers. The last one gets an end token if the template wrote none.
@@ -68,9 +75,11 @@ impl Encoding<'_> {
         let mut labels = turns.answers[..answers].to_vec();
         let end = labels.last().map_or(0, |last| last.end);
         let mut ids = turns.ids[..end].to_vec();
-        let last = labels.last_mut();
-        let unended = last.filter(|last| !ids[(*last).clone()].iter().any(|&id| self.is_end(id)));
-        if let Some(last) = unended {
+        let is_ended = |answer: &Range<usize>| {
+            let mut ids = turns.ids[answer.clone()].iter();
+            ids.any(|&id| self.is_end(id))
+        };
+        if let Some(last) = labels.last_mut().filter(|last| !is_ended(last)) {
             ids.push(self.end);
             last.end += 1;
         }
