@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Segment, mteval};
+use super::mteval;
 
 /// N-grams of one length with their counts, in ascending order.
 pub(super) type Counts = Vec<(u32, u32)>;
@@ -16,11 +16,27 @@ pub(super) struct SegmentNgrams {
     pub(super) references: Vec<Ngrams>,
 }
 
+impl SegmentNgrams {
+    fn hits(&self) -> Vec<Counts> {
+        let hits = self.output.iter().enumerate().map(|(n, output)| {
+            let allowed = largest(self.references.iter().map(|reference| &reference[n][..]));
+            let found = count(output);
+            let hits = common(&found, &allowed);
+            hits.map(|(ngram, found, allowed)| (ngram, found.min(allowed)))
+                .collect()
+        });
+        hits.collect()
+    }
+}
+
 /// The n-grams of a corpus.
 #[derive(Default)]
 pub(super) struct CorpusNgrams {
     pub(super) numbering: Numbering,
     pub(super) segments: Vec<SegmentNgrams>,
+    /// The n-grams of each output that are in a reference, for each n. An n-gram counts at most as often as in the reference that has it
+    /// most often. Only [`Self::push_mteval`] adds some.
+    pub(super) hits: Vec<Vec<Counts>>,
 }
 
 impl CorpusNgrams {
@@ -41,10 +57,17 @@ impl CorpusNgrams {
         });
     }
 
-    /// Adds an output and its references with n-grams of mteval's words.
-    pub(super) fn push_mteval(&mut self, segment: Segment<'_>, longest: usize) {
-        let references = segment.references.iter().map(|text| mteval::words(text));
-        self.push(&mteval::words(segment.output), references, longest);
+    /// Adds an output and its references with n-grams of mteval's words up to `longest`, and the hits.
+    pub(super) fn push_mteval<R: AsRef<str>>(
+        &mut self,
+        output: &str,
+        references: &[R],
+        longest: usize,
+    ) {
+        let references = references.iter().map(|text| mteval::words(text.as_ref()));
+        self.push(&mteval::words(output), references, longest);
+        let hits = self.segments.last().map(SegmentNgrams::hits);
+        self.hits.extend(hits);
     }
 }
 
@@ -118,7 +141,7 @@ pub(super) fn count(ngrams: &[u32]) -> Counts {
 }
 
 /// The largest count of each n-gram in one of several texts.
-pub(super) fn largest<'a>(texts: impl Iterator<Item = &'a [u32]>) -> Counts {
+fn largest<'a>(texts: impl Iterator<Item = &'a [u32]>) -> Counts {
     let mut all: Counts = texts.flat_map(count).collect();
     all.sort_unstable();
     let runs = all.chunk_by(|a, b| a.0 == b.0);
