@@ -19,11 +19,10 @@ pub(super) struct SegmentNgrams {
 impl SegmentNgrams {
     fn hits(&self) -> Vec<Counts> {
         let hits = self.output.iter().enumerate().map(|(n, output)| {
-            let allowed = largest(self.references.iter().map(|reference| &reference[n][..]));
-            let found = count(output);
-            let hits = common(&found, &allowed);
-            hits.map(|(ngram, found, allowed)| (ngram, found.min(allowed)))
-                .collect()
+            hits(
+                &count(output),
+                self.references.iter().map(|reference| &reference[n][..]),
+            )
         });
         hits.collect()
     }
@@ -140,12 +139,24 @@ pub(super) fn count(ngrams: &[u32]) -> Counts {
     runs.map(|run| (run[0], run.len() as u32)).collect()
 }
 
-/// The largest count of each n-gram in one of several texts.
-fn largest<'a>(texts: impl Iterator<Item = &'a [u32]>) -> Counts {
-    let mut all: Counts = texts.flat_map(count).collect();
-    all.sort_unstable();
-    let runs = all.chunk_by(|a, b| a.0 == b.0);
-    runs.filter_map(|run| run.last().copied()).collect()
+/// The n-grams of an output that are in one of several texts. Each counts at most as often as in the text that has it most often.
+fn hits<'a>(output: &Counts, texts: impl Iterator<Item = &'a [u32]>) -> Counts {
+    let mut most = vec![0; output.len()];
+    let mut counts = vec![0; output.len()];
+    for text in texts {
+        counts.fill(0);
+        for ngram in text {
+            if let Ok(at) = output.binary_search_by_key(ngram, |&(ngram, _)| ngram) {
+                counts[at] += 1;
+            }
+        }
+        for (most, count) in most.iter_mut().zip(&counts) {
+            *most = (*most).max(*count);
+        }
+    }
+    let hits = output.iter().zip(most);
+    let hits = hits.map(|(&(ngram, count), most)| (ngram, count.min(most)));
+    hits.filter(|&(_, hits)| hits > 0).collect()
 }
 
 /// The n-grams that are in both, with both counts.
@@ -189,9 +200,9 @@ mod tests {
     fn counts_are_clipped_by_the_text_that_has_most() {
         assert_eq!(count(&[3, 1, 3]), [(1, 1), (3, 2)]);
         let texts: [&[u32]; 2] = [&[3, 1, 3], &[3, 2, 2, 2]];
-        let most = largest(texts.into_iter());
-        assert_eq!(most, [(1, 1), (2, 3), (3, 2)]);
-        let found: Vec<_> = common(&count(&[0, 3, 3, 3, 9]), &most).collect();
-        assert_eq!(found, [(3, 3, 2)]);
+        let output = count(&[0, 3, 3, 3, 2, 9]);
+        assert_eq!(hits(&output, texts.into_iter()), [(2, 1), (3, 2)]);
+        let found: Vec<_> = common(&output, &count(&[3, 3, 9, 10])).collect();
+        assert_eq!(found, [(3, 3, 2), (9, 1, 1)]);
     }
 }
