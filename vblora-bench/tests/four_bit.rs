@@ -2,7 +2,11 @@
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
-use std::{path::Path, sync::atomic::AtomicBool};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 use burn::backend::Flex;
 use vblora::{Factors, storage::peft::PeftDirectory};
@@ -42,8 +46,24 @@ fn session(out: &Path, files: ModelFiles, edit: impl Fn(&mut Recipe)) -> Session
     }
 }
 
-fn run(session: &Session<TextSource>, interrupted: bool) -> vblora_bench::Result<Results> {
-    session.run::<Flex>(&Default::default(), &AtomicBool::new(interrupted))
+fn run(session: &Session<TextSource>) -> vblora_bench::Result<Results> {
+    session.run::<Flex>(&Default::default(), &AtomicBool::new(false))
+}
+
+/// Interrupts the run when a checkpoint is there.
+fn run_until(session: &Session<TextSource>, checkpoint: &Path) -> Results {
+    let interrupted = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let deadline = Instant::now() + Duration::from_secs(300);
+            while !checkpoint.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            interrupted.store(true, Ordering::Relaxed);
+        });
+        session.run::<Flex>(&Default::default(), &interrupted)
+    })
+    .unwrap()
 }
 
 /// The bundled decoder as a directory.
@@ -66,19 +86,21 @@ fn a_run_in_4_bits_is_the_run_on_their_values_to_the_bit() {
     dequantize(&nf4, &path("floats"), Some(DecodedDtype::F32)).unwrap();
     let floats = ModelFiles::open(&path("floats")).unwrap();
 
-    let whole = run(&session(&path("on-floats"), floats.clone(), |_| ()), false).unwrap();
+    let whole = run(&session(&path("on-floats"), floats.clone(), |_| ())).unwrap();
     assert!(whole.runs[0].steps >= 20, "{} steps", whole.runs[0].steps);
-    // Each call that is interrupted takes a step.
-    let parts = session(&path("on-nf4"), nf4.clone(), |_| ());
-    for _ in 0..7 {
-        assert_eq!(run(&parts, true).unwrap().runs[0].stop, Stop::Interrupted);
-    }
-    let parts = run(&parts, false).unwrap();
+    let mut parts = session(&path("on-nf4"), nf4.clone(), |_| ());
+    parts.checkpoints.every = Some(9);
+    let stopped = run_until(
+        &parts,
+        &path("on-nf4/checkpoints/vblora-seed1/step-00000009"),
+    );
+    assert_eq!(stopped.runs[0].stop, Stop::Interrupted);
+    let parts = run(&parts).unwrap();
     // While it is loaded, the dense base is quantised to the same bytes.
     let loading = session(&path("loading"), dense.clone(), |recipe| {
         recipe.base_dtype = BaseDtype::Nf4(Nf4Settings::default());
     });
-    let loading = run(&loading, false).unwrap();
+    let loading = run(&loading).unwrap();
     for other in [&parts, &loading] {
         assert_eq!(other.runs[0].epochs, whole.runs[0].epochs);
         assert_eq!(other.runs[0].before, whole.runs[0].before);
@@ -129,7 +151,7 @@ fn what_does_not_go_with_4_bits_is_refused() {
     let dense = directory(&path("dense"));
     quantize(&dense, &path("nf4"), true, &[]).unwrap();
     let nf4 = ModelFiles::open(&path("nf4")).unwrap();
-    let refusal = |session: Session<TextSource>| run(&session, false).unwrap_err().to_string();
+    let refusal = |session: Session<TextSource>| run(&session).unwrap_err().to_string();
     let mut full = session(&path("full"), nf4.clone(), |_| ());
     full.methods = vec![Method::Full];
     for (error, part) in [
