@@ -217,6 +217,18 @@ impl ModelFiles {
         }
     }
 
+    /// A file of the model's directory whose name has this ending.
+    pub(crate) fn with_ending(&self, ending: &str) -> Option<String> {
+        let Source::Directory(dir) = &self.source else {
+            return None;
+        };
+        let mut names = std::fs::read_dir(dir).ok()?.flatten();
+        names.find_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            name.ends_with(ending).then_some(name)
+        })
+    }
+
     /// [`Error::NoFile`] for this model.
     pub(crate) fn no_file(&self, wanted: &str) -> Error {
         Error::NoFile {

@@ -63,6 +63,12 @@ impl Checkpoint {
             return Self::from_shards(files.describe(SINGLE), vec![Shard::open(files, SINGLE)?]);
         }
         if !files.contains(INDEX) {
+            if let Some(name) = files.with_ending(".gguf") {
+                return Err(Error::Safetensors {
+                    file: files.describe(&name),
+                    problem: "GGUF, whose weights are not read; convert them to safetensors (transformers' gguf_file and save_pretrained, or `amn remember` of anamnesis)".into(),
+                });
+            }
             return Err(files.no_file(&format!("{SINGLE} or {INDEX}")));
         }
         let file = files.describe(INDEX);
@@ -481,6 +487,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = open(dir.path()).unwrap_err().to_string();
         assert!(error.contains("model.safetensors or model.safetensors.index.json"));
+        std::fs::write(dir.path().join("q4.gguf"), "GGUF").unwrap();
+        let error = open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("q4.gguf") && error.contains("amn remember"), "{error}");
     }
 
     #[test]

@@ -182,8 +182,10 @@ impl<'a> Parts<'a> {
             )));
         };
         let block = state.blocksize;
-        if block == 0 {
-            return Err(fail("blocks of 0 values".into()));
+        if !block.is_power_of_two() || block < 32 {
+            return Err(fail(format!(
+                "blocks of {block} values; expected a power of two from 32 on"
+            )));
         }
         let values = d_out
             .checked_mul(d_in)

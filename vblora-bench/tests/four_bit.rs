@@ -1,0 +1,185 @@
+//! Training on a base in 4 bits: as on the base of its values, and bound to its bytes.
+#![allow(missing_docs)]
+#![cfg(feature = "flex")]
+
+use std::{
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use burn::backend::Flex;
+use vblora::{Factors, storage::peft::PeftDirectory};
+use vblora_bench::{
+    demo,
+    recipes::{Recipe, Size},
+    report::draw,
+    results::{Results, Stop},
+    tasks::{SplitName, Task},
+    train::{CheckpointSettings, Identity, Method, Output, Session, causal::TextSource},
+};
+use vblora_models::{
+    BaseDtype, DecodedDtype, DecoderConfig, ModelFiles, Nf4Settings,
+    decoder::{CausalBatch, CausalInput, CausalLm, Side},
+    dequantize, host_tensor, quantize,
+};
+
+fn session(out: &Path, files: ModelFiles, edit: impl Fn(&mut Recipe)) -> Session<TextSource> {
+    let mut recipe = Recipe::builtin(Size::Demo, &Task::text()).unwrap();
+    recipe.epochs = 5;
+    edit(&mut recipe);
+    Session {
+        recipe,
+        methods: vec![Method::VbLora],
+        files,
+        data: TextSource {
+            train: demo::texts(SplitName::Train).unwrap().thinned(64),
+            held_out: demo::texts(SplitName::Dev).unwrap().thinned(16),
+        },
+        out: Some(Output::new(out, draw)),
+        overwrite: false,
+        resume: true,
+        checkpoints: CheckpointSettings::default(),
+        record_every: None,
+        quiet: true,
+        command: "test".into(),
+    }
+}
+
+fn run(session: &Session<TextSource>) -> vblora_bench::Result<Results> {
+    session.run::<Flex>(&Default::default(), &AtomicBool::new(false))
+}
+
+/// Interrupts the run when a checkpoint is there.
+fn run_until(session: &Session<TextSource>, checkpoint: &Path) -> Results {
+    let interrupted = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let deadline = Instant::now() + Duration::from_secs(300);
+            while !checkpoint.exists() && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            interrupted.store(true, Ordering::Relaxed);
+        });
+        session.run::<Flex>(&Default::default(), &interrupted)
+    })
+    .unwrap()
+}
+
+/// The bundled decoder as a directory.
+fn directory(path: &Path) -> ModelFiles {
+    let files = demo::decoder_files();
+    std::fs::create_dir(path).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::write(path.join(name), files.read(name).unwrap()).unwrap();
+    }
+    ModelFiles::open(path).unwrap()
+}
+
+#[test]
+fn a_run_in_4_bits_is_the_run_on_their_values_to_the_bit() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let dense = directory(&path("dense"));
+    quantize(&dense, &path("nf4"), true, &[]).unwrap();
+    let nf4 = ModelFiles::open(&path("nf4")).unwrap();
+    dequantize(&nf4, &path("floats"), Some(DecodedDtype::F32)).unwrap();
+    let floats = ModelFiles::open(&path("floats")).unwrap();
+
+    let whole = run(&session(&path("on-floats"), floats.clone(), |_| ())).unwrap();
+    assert!(whole.runs[0].steps >= 20, "{} steps", whole.runs[0].steps);
+    let mut parts = session(&path("on-nf4"), nf4.clone(), |_| ());
+    parts.checkpoints.every = Some(9);
+    let stopped = run_until(
+        &parts,
+        &path("on-nf4/checkpoints/vblora-seed1/step-00000009"),
+    );
+    assert_eq!(stopped.runs[0].stop, Stop::Interrupted);
+    let parts = run(&parts).unwrap();
+    // While it is loaded, the dense base is quantised to the same bytes.
+    let loading = session(&path("loading"), dense.clone(), |recipe| {
+        recipe.base_dtype = BaseDtype::Nf4(Nf4Settings::default());
+    });
+    let loading = run(&loading).unwrap();
+    for other in [&parts, &loading] {
+        assert_eq!(other.runs[0].epochs, whole.runs[0].epochs);
+        assert_eq!(other.runs[0].before, whole.runs[0].before);
+    }
+    let adapter = |out: &str| path(out).join("vblora-seed1");
+    let bytes = |out: &str| std::fs::read(adapter(out).join("adapter_model.safetensors")).unwrap();
+    assert_eq!(bytes("on-nf4"), bytes("on-floats"));
+    assert_eq!(bytes("loading"), bytes("on-floats"));
+
+    // The adapter serves on either base.
+    let device = Default::default();
+    for (out, base) in [("on-nf4", &dense), ("on-floats", &nf4)] {
+        let (model, _) = CausalLm::<Flex>::load(base, &device).unwrap();
+        let found = PeftDirectory::open(&adapter(out)).unwrap();
+        let factors = found.bind(&model.sites()).unwrap().adapter.factors(&device);
+        let batch = CausalBatch::pad(&[&[1, 5, 9]], 0, Side::Right);
+        let input = CausalInput::new(&batch, model.config(), &device).unwrap();
+        let states = |factors| host_tensor(model.forward(&input, factors)).values;
+        let (with, without) = (states(&factors), states(&Factors::none()));
+        assert!(with != without && with.iter().all(|value| value.is_finite()));
+    }
+}
+
+#[test]
+fn a_run_is_bound_to_the_form_of_its_base() {
+    let dir = tempfile::tempdir().unwrap();
+    let dense = directory(&dir.path().join("dense"));
+    let recipe = Recipe::builtin(Size::Demo, &Task::text()).unwrap();
+    let device = Default::default();
+    let bases = [true, false].map(|double_quant| {
+        let mut config = DecoderConfig::from_files(&dense).unwrap();
+        config.base_dtype = BaseDtype::Nf4(Nf4Settings {
+            double_quant,
+            ..Nf4Settings::default()
+        });
+        let (model, _) = CausalLm::<Flex>::load_with(config, &dense, &device).unwrap();
+        Identity::new(&model, ["a".into(), "b".into()], &recipe, None, &device).unwrap()
+    });
+    let (model, _) = CausalLm::<Flex>::load(&dense, &device).unwrap();
+    let float = Identity::new(&model, ["a".into(), "b".into()], &recipe, None, &device).unwrap();
+    assert!(bases[0].base != bases[1].base && bases.iter().all(|nf4| nf4.base != float.base));
+}
+
+#[test]
+fn what_does_not_go_with_4_bits_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let dense = directory(&path("dense"));
+    quantize(&dense, &path("nf4"), true, &[]).unwrap();
+    let nf4 = ModelFiles::open(&path("nf4")).unwrap();
+    let refusal = |session: Session<TextSource>| run(&session).unwrap_err().to_string();
+    let mut full = session(&path("full"), nf4.clone(), |_| ());
+    full.methods = vec![Method::Full];
+    for (error, part) in [
+        (refusal(full), "f32 for method full"),
+        (
+            refusal(session(&path("half"), nf4, |r| {
+                r.base_dtype = BaseDtype::Bf16
+            })),
+            "files are in 4 bits",
+        ),
+        (
+            refusal(session(&path("table"), dense, |r| {
+                r.nf4.double_quant = false
+            })),
+            "unless base_dtype is nf4",
+        ),
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let text = Recipe::builtin(Size::Demo, &Task::text())
+        .unwrap()
+        .to_toml()
+        .unwrap();
+    assert!(!text.contains("[nf4]"), "{text}");
+    let text = text.replace("base_dtype = \"f32\"", "base_dtype = \"nf4\"");
+    let text = format!("{text}\n[nf4]\ndouble_quant = false\ncompute = \"bf16\"\n");
+    let recipe = Recipe::from_toml(&text, "nf4.toml").unwrap();
+    let again = Recipe::from_toml(&recipe.to_toml().unwrap(), "again").unwrap();
+    assert_eq!(again, recipe);
+    assert!(!recipe.nf4.double_quant);
+}
