@@ -11,6 +11,7 @@ mod saved;
 mod sweep;
 mod usage;
 mod vera;
+mod verify;
 
 use std::{path::Path, process::Command};
 
