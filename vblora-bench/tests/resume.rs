@@ -19,6 +19,7 @@ use vblora_bench::{
     results::{Results, Stop},
     schedule::ScheduleKind,
     tasks::{Label, SplitName, Task},
+    tensorboard::{Event, FILE_NAME as EVENTS, read_events},
     train::{CheckpointSettings, DataSource, Method, Output as RunOutput, Session, run_encoder},
 };
 
@@ -78,12 +79,17 @@ fn session(dir: &Path) -> Session {
         (recipe.schedule.warmup_ratio, recipe.schedule.warmup_steps) = (0.0, Some(2));
         recipe.schedule.kind = ScheduleKind::InverseSqrt;
     }
+    let tensorboard = dir.join(STEPWISE).exists();
+    let out = RunOutput {
+        tensorboard,
+        ..RunOutput::new(dir.join("out"), draw)
+    };
     Session {
         recipe,
         methods: vec![Method::VbLora, Method::Lora],
         files: demo::model_files(),
         data: DataSource::Directory(dir.join("data")),
-        out: Some(RunOutput::new(dir.join("out"), draw)),
+        out: Some(out),
         overwrite: false,
         resume: true,
         checkpoints: CheckpointSettings {
@@ -198,10 +204,18 @@ fn collect(dir: &Path, below: &Path, found: &mut Outcome) {
             // They contain times, or hashes of times.
             "table.md" | "manifest.json" => continue,
             "results.json" | "state.json" => without_seconds(&path),
+            EVENTS => without_times(&path),
             _ => std::fs::read(&path).unwrap(),
         };
         found.insert(name, bytes);
     }
+}
+
+/// Every event but its time, and a file of whole events.
+fn without_times(path: &Path) -> Vec<u8> {
+    let events = read_events(path).unwrap().into_iter();
+    let event = |event: Event| format!("{:?}\n", (event.step, event.version, event.scalars));
+    events.map(event).collect::<String>().into_bytes()
 }
 
 fn without_seconds(path: &Path) -> Vec<u8> {
@@ -326,6 +340,18 @@ fn a_session_that_stops_early_goes_on_from_any_step_and_ends_the_same_to_the_bit
         let epochs: Vec<usize> = run.epochs.iter().map(|at| at.epoch).collect();
         let of = |step: &u64| step.div_ceil(STEPS_PER_EPOCH) as usize;
         assert_eq!(epochs, steps.iter().map(of).collect::<Vec<_>>());
+    }
+    for run in ["vblora-seed1", "lora-seed1"] {
+        let file = Path::new("tensorboard").join(run).join(EVENTS);
+        let text = String::from_utf8(expected[&file].clone()).unwrap();
+        for tag in [
+            "train/loss",
+            "train/gradient_norm",
+            "lr/head",
+            "dev/matthews",
+        ] {
+            assert!(text.contains(tag), "{tag} in {text}");
+        }
     }
     let last = results.runs[1].steps;
     for (run, step, last) in [

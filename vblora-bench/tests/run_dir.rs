@@ -467,6 +467,60 @@ fn a_resumed_session_writes_into_no_folder_of_others() {
     assert!(!adapter.join("codes.safetensors").exists());
 }
 
+/// Its checkpoints, log and identity do not say at which step an evaluation was, nor what made the session.
+#[test]
+fn a_session_of_an_earlier_version_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut session = session(dir.path(), &[Method::Lora]);
+    let whole = run(&session);
+    let out = dir.path().join("out");
+    let log = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    cut_back(dir.path(), "lora-seed1");
+    let place = set(dir.path(), "lora-seed1", 3);
+    let mut set = FileSet::read(&place).unwrap();
+    let state = String::from_utf8(set.take("state.json").unwrap()).unwrap();
+    let lines = state.lines().filter(|line| !line.contains("\"step\": "));
+    let earlier = lines.collect::<Vec<_>>().join("\n");
+    assert!(earlier.len() < state.len(), "{state}");
+    set.insert("state.json", earlier.into_bytes()).unwrap();
+    std::fs::remove_dir_all(&place).unwrap();
+    set.write(&place).unwrap();
+    let is_epoch = |line: &&str| line.starts_with(r#"{"event":"epoch""#);
+    let without = |line: &str| match is_epoch(&line) {
+        true => line
+            .replacen("\"step\":2,", "", 1)
+            .replacen("\"step\":4,", "", 1),
+        false => line.to_owned(),
+    };
+    let earlier: Vec<String> = log.lines().map(without).collect();
+    std::fs::write(out.join("log.jsonl"), earlier.join("\n") + "\n").unwrap();
+    let path = out.join("session.json");
+    let identity = std::fs::read_to_string(&path).unwrap();
+    let made = identity.find(",\n  \"made\"").unwrap();
+    let identity = identity[..made].replacen("\"format\": 2", "\"format\": 1", 1) + "\n}\n";
+    std::fs::write(&path, &identity).unwrap();
+
+    session.resume = true;
+    let again = run(&session);
+    assert_eq!(again.runs[0].epochs, whole.runs[0].epochs);
+    assert_eq!(again.runs[0].best, whole.runs[0].best);
+    assert_eq!(
+        std::fs::read_to_string(&path).unwrap(),
+        identity,
+        "it stays what it was"
+    );
+    let found = std::fs::read_to_string(out.join("log.jsonl")).unwrap();
+    let losses = |log: &str| -> Vec<String> {
+        let losses = log.lines().filter(is_epoch).map(without);
+        losses.collect()
+    };
+    assert_eq!(losses(&found), losses(&log));
+    assert_eq!(found.lines().count(), log.lines().count());
+    // Another interval is another recipe.
+    session.recipe.evaluation.every = Some(1);
+    assert_says(&refusal(&session), &["cannot be resumed", "evaluation"]);
+}
+
 /// An inconsistent checkpoint is skipped, and replaced when the run reaches its step again.
 #[test]
 fn forged_states_are_not_gone_on_with() {

@@ -318,7 +318,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("vblora train --model model --data=a.csv\n"),
+            text.contains("vblora train --model model '--data=a.csv'\n"),
             "{text}"
         );
         assert!(text.contains("shortened") && text.contains("base_model: \"model\"\n"));

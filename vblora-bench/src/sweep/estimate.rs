@@ -50,7 +50,11 @@ fn in_steps(run: &PlannedRun) -> f64 {
     let [_, dev] = run.rows;
     let recipe = &run.config.recipe;
     let evaluation = DEV_ROW * dev as f64 / (recipe.batch * recipe.accumulation) as f64;
-    run.steps as f64 + recipe.epochs as f64 * evaluation
+    let evaluations = match recipe.evaluation.every {
+        Some(every) => run.steps as f64 / every as f64,
+        None => recipe.epochs as f64,
+    };
+    run.steps as f64 + evaluations * evaluation
 }
 
 struct Step<'a>(&'a AnySession);

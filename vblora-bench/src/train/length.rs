@@ -41,10 +41,14 @@ impl Length {
             "the steps of the run".into()
         })?;
         let evaluations = length.evaluations(steps as u64) as usize;
-        at_most("evaluation.patience", patience, evaluations - 1, || {
-            format!("one less than the run's {evaluations} evaluations")
-        })?;
-        Ok(length)
+        match patience {
+            Some(patience) if patience >= evaluations => Err(Error::Setting {
+                setting: "evaluation.patience".into(),
+                expected: format!("less than {evaluations}, the run's number of evaluations"),
+                found: patience.to_string(),
+            }),
+            Some(_) | None => Ok(length),
+        }
     }
 
     /// Returns true if the run is evaluated after this many steps.
@@ -148,7 +152,7 @@ mod tests {
             ),
             (
                 |r| r.evaluation.patience = Some(3),
-                "setting evaluation.patience: expected at most 2, one less than the run's 3 evaluations, found 3",
+                "setting evaluation.patience: expected less than 3, the run's number of evaluations, found 3",
             ),
         ];
         for (spoil, expected) in cases {

@@ -12,6 +12,7 @@ mod saved;
 mod sweep;
 mod usage;
 mod vera;
+mod verify;
 
 use std::{path::Path, process::Command};
 

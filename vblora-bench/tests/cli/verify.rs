@@ -1,0 +1,86 @@
+//! `vblora verify`: a directory that `vblora train` has made is made again, and what differs is named.
+
+use std::path::Path;
+
+use crate::vblora;
+
+const TRAIN: &str = "train --task demo --data data --method lora --method vblora --epochs 2 --batch 8 --eval-every 3 --patience 2 \
+                     --tensorboard --out run --quiet";
+
+fn data(dir: &Path, word: &str) {
+    std::fs::create_dir_all(dir.join("data/demo")).unwrap();
+    for name in ["train", "dev"] {
+        let row = |i: usize| format!("x\t{}\t\tThe {i}th {word}.\n", i % 2);
+        let text: String = (0..32).map(row).collect();
+        std::fs::write(dir.join(format!("data/demo/{name}.tsv")), text).unwrap();
+    }
+}
+
+#[test]
+fn adapters_are_made_again_and_a_changed_byte_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let refusal = |arguments: &str, words: &[&str]| {
+        let (status, _, error) = vblora(dir.path(), arguments);
+        assert_eq!(status, 1, "{error}");
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+    };
+    data(dir.path(), "sentence");
+    let (status, _, error) = vblora(dir.path(), TRAIN);
+    assert_eq!(status, 0, "{error}");
+    let card = std::fs::read_to_string(at("run/vblora-seed1/README.md")).unwrap();
+    let command = format!("\nvblora {TRAIN} --model bundled:roberta\n");
+    assert!(card.contains(&command), "{card}");
+    assert!(at("run/tensorboard/lora-seed1/events.out.tfevents.vblora").is_file());
+
+    let before = std::fs::read(at("run/results.json")).unwrap();
+    let (status, out, error) = vblora(dir.path(), "verify run");
+    assert_eq!(status, 0, "{error}");
+    for part in [
+        "lora-seed1: the same, 2 files",
+        "vblora-seed1: the same, 3 files",
+    ] {
+        assert!(out.contains(part), "{out}");
+    }
+    assert_eq!(std::fs::read(at("run/results.json")).unwrap(), before);
+
+    let adapter = at("run/lora-seed1/adapter_model.safetensors");
+    let mut bytes = std::fs::read(&adapter).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&adapter, bytes).unwrap();
+    // The data may lie elsewhere now.
+    std::fs::rename(at("data"), at("moved")).unwrap();
+    let (status, out, _) = vblora(dir.path(), "verify run --data moved");
+    assert_eq!(status, 1, "{out}");
+    let said = format!("lora-seed1: different in adapter_model.safetensors from byte {last} on");
+    assert!(
+        out.contains(&said) && out.contains("vblora-seed1: the same"),
+        "{out}"
+    );
+    refusal("verify run", &["data"]);
+
+    data(dir.path(), "word");
+    refusal(
+        "verify run",
+        &["run/session.json cannot be repeated: its data is"],
+    );
+    let session = std::fs::read_to_string(at("run/session.json")).unwrap();
+    let with = |from: &str, to: &str| {
+        assert!(session.contains(from), "{session}");
+        std::fs::write(at("run/session.json"), session.replacen(from, to, 1)).unwrap();
+    };
+    with("\"threads\": ", "\"threads\": 9");
+    refusal(
+        "verify run",
+        &["number of threads is 9", "set RAYON_NUM_THREADS=9"],
+    );
+    with("\"--tensorboard\"", "\"--tensorbored\"");
+    refusal("verify run", &["recorded arguments", "--tensorbored"]);
+    let made = session.find(",\n  \"made\"").unwrap();
+    let earlier =
+        format!("{}\n}}\n", &session[..made]).replacen("\"format\": 2", "\"format\": 1", 1);
+    std::fs::write(at("run/session.json"), earlier).unwrap();
+    refusal("verify run", &["run/session.json", "an earlier version"]);
+    refusal("verify data", &["data/session.json"]);
+}
