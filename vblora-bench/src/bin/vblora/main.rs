@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{evaluate, figures, generate, report, sweep, train, view},
+    commands::{evaluate, figures, generate, predict, report, sweep, train, view},
     program::{run_program, say},
 };
 
@@ -46,6 +46,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Merge(merge::Arguments),
     Plan(plan::Arguments),
+    Predict(predict::Arguments),
     Report(report::Arguments),
     Sweep(sweep::Arguments),
     #[command(name = sweep::WORKER, hide = true)]
@@ -74,6 +75,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(arguments) => text(inspect::run(&arguments)?),
         Command::Merge(arguments) => text(merge::run(&arguments)?),
         Command::Plan(arguments) => text(plan::run(&arguments)?),
+        Command::Predict(arguments) => return predict::run(&arguments),
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),
         Command::SweepWorker(arguments) => return sweep::work(&arguments),

@@ -1,27 +1,30 @@
-//! `vblora evaluate`: scores files of outputs, a subcommand for each task.
+//! `vblora evaluate`: scores a trained head on a file with labels, and files of outputs by a subcommand for each task.
 
 mod e2e;
+mod labels;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-/// Score outputs with the metrics of a task
+/// Score an adapter on a file with labels, or outputs with the metrics of a task
 ///
 /// `vblora evaluate TASK --help` shows the flags and examples of a task.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    subcommand_required = true,
+    subcommand_negates_reqs = true,
     arg_required_else_help = true,
     before_help = "\
-vblora evaluate e2e --refs references.txt --outputs outputs.txt
+vblora evaluate --model bundled:roberta --adapter run/vblora-seed1 --data dev.csv --text review --label stars
 vblora evaluate e2e --refs testset_w_refs.csv --outputs system-a.txt system-b.txt"
 )]
 pub struct Arguments {
     #[command(subcommand)]
-    task: Task,
+    task: Option<Task>,
+    #[command(flatten)]
+    labels: Option<labels::Arguments>,
 }
 
 /// The tasks, by the name of their subcommand.
@@ -36,8 +39,11 @@ enum Task {
 /// # Errors
 /// The error of the task's own subcommand.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match &arguments.task {
-        Task::E2e(arguments) => e2e::run(arguments)?,
+    match (&arguments.task, &arguments.labels) {
+        (Some(Task::E2e(arguments)), _) => e2e::run(arguments)?,
+        (None, Some(arguments)) => return labels::run(arguments),
+        // The parser refuses a line with neither.
+        (None, None) => bail!("expected a task, or --model, --adapter and --data"),
     }
     Ok(ExitCode::SUCCESS)
 }
