@@ -1,11 +1,13 @@
 //! Subcommands that several programs share. `vblora`, `cargo xtask` and the examples parse the same arguments and call the same functions.
 
+mod classifier;
 pub mod config;
 mod device;
 pub mod evaluate;
 pub mod figures;
 pub mod generate;
 pub mod models;
+pub mod predict;
 pub mod progress;
 pub mod report;
 pub mod sweep;

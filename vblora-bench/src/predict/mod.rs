@@ -2,10 +2,12 @@
 
 mod classifier;
 mod outcome;
+mod read;
 mod run;
 mod write;
 
 pub use classifier::Classifier;
 pub use outcome::{Outcome, outcomes};
+pub use read::{Rows, open, read, read_glue, read_labelled};
 pub use run::{Text, run};
 pub use write::{Form, encode};

@@ -1,5 +1,6 @@
 //! Tables and pictures of results: the summary and the curves of a session, and the page of a sweep.
 
+mod by_class;
 mod curve;
 mod escape;
 mod numbers;
@@ -8,6 +9,7 @@ mod sweep;
 mod table;
 mod template;
 
+pub use by_class::{by_class_tables, scores_table};
 pub use curve::curves_svg;
 pub use escape::{as_markdown, as_paragraph, picture};
 pub use numbers::human_bytes;

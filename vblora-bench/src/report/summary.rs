@@ -1,7 +1,7 @@
 //! The table of a session's summary.
 
 use super::numbers::{grouped, human_bytes};
-use super::{Align, Table, as_markdown};
+use super::{Align, Table, as_markdown, by_class_tables};
 use crate::results::{Results, Spread, Stop, Summary};
 use crate::tasks::Task;
 
@@ -24,9 +24,10 @@ pub fn summary_table(results: &Results) -> String {
             .filter(|row| row.task == *task)
             .collect();
         format!(
-            "{}\n{}",
+            "{}\n{}{}",
             task_table(task, &rows),
-            notes(task, results, &rows)
+            notes(task, results, &rows),
+            classes(task, results)
         )
     });
     parts.collect::<Vec<_>>().join("\n")
@@ -87,6 +88,31 @@ fn task_table(task: &Task, rows: &[&Summary]) -> Table {
         table.row(cells);
     }
     table
+}
+
+/// The scores of each class of the best run, for tasks of the user's own.
+fn classes(task: &Task, results: &Results) -> String {
+    if Task::known().any(|known| known == *task) {
+        return String::new();
+    }
+    let metric = task.primary_metric;
+    let runs = results.runs.iter().filter(|run| run.task == *task);
+    let scored = runs.filter_map(|run| {
+        let (best, by_class) = (run.best.as_ref()?, run.by_class.as_ref()?);
+        let merit = best.metrics.get(metric).map(|value| metric.merit(value));
+        Some((merit.unwrap_or(f64::NEG_INFINITY), run, best, by_class))
+    });
+    // The first of equal runs.
+    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
+    best.map_or(String::new(), |(_, run, best, by_class)| {
+        let name = format!("{} {} seed {}", run.method, run.targets, run.seed);
+        format!(
+            "\nEach class on dev, epoch {} of {}:\n\n{}",
+            best.epoch,
+            as_markdown(&name),
+            by_class_tables(by_class)
+        )
+    })
 }
 
 fn percent_of_lora(row: &Summary, rows: &[&Summary]) -> String {

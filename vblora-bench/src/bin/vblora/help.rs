@@ -18,7 +18,7 @@ const GROUPS: [Group; 4] = [
     },
     Group {
         heading: "Use",
-        commands: &["generate", "evaluate", "completions"],
+        commands: &["predict", "generate", "evaluate", "completions"],
     },
     Group {
         heading: "Files",

@@ -22,7 +22,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{evaluate, figures, generate, report, sweep, train, verify, view},
+    commands::{evaluate, figures, generate, predict, report, sweep, train, verify, view},
     program::{run_program, say},
 };
 
@@ -49,6 +49,7 @@ enum Command {
     Inspect(inspect::Arguments),
     Merge(merge::Arguments),
     Plan(plan::Arguments),
+    Predict(predict::Arguments),
     Quantize(quantize::Arguments),
     Report(report::Arguments),
     Sweep(sweep::Arguments),
@@ -80,6 +81,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Inspect(arguments) => text(inspect::run(&arguments)?),
         Command::Merge(arguments) => text(merge::run(&arguments)?),
         Command::Plan(arguments) => text(plan::run(&arguments)?),
+        Command::Predict(arguments) => return predict::run(&arguments),
         Command::Quantize(arguments) => text(quantize::run(&arguments)?),
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),

@@ -1,31 +1,34 @@
-//! `vblora evaluate`: scores files of outputs, a subcommand for each task.
+//! `vblora evaluate`: scores a trained head on a file with labels, and files of outputs by a subcommand for each task.
 
 mod answers;
 mod e2e;
 mod generated;
+mod labels;
 mod mathematics;
 mod mtbench;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-/// Score outputs with the metrics of a task
+/// Score an adapter on a file with labels, or outputs with the metrics of a task
 ///
 /// `vblora evaluate TASK --help` shows the flags and examples of a task.
 #[derive(Debug, Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    subcommand_required = true,
+    subcommand_negates_reqs = true,
     arg_required_else_help = true,
     before_help = "\
-vblora evaluate e2e --refs references.txt --outputs outputs.txt
+vblora evaluate --model bundled:roberta --adapter run/vblora-seed1 --data dev.csv --text review --label stars
 vblora evaluate e2e --refs testset_w_refs.csv --outputs system-a.txt system-b.txt"
 )]
 pub struct Arguments {
     #[command(subcommand)]
-    task: Task,
+    task: Option<Task>,
+    #[command(flatten)]
+    labels: Option<labels::Arguments>,
 }
 
 /// The tasks, by the name of their subcommand.
@@ -43,11 +46,14 @@ enum Task {
 /// # Errors
 /// The error of the task's own subcommand.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match &arguments.task {
-        Task::E2e(arguments) => e2e::run(arguments)?,
-        Task::Gsm8k(arguments) => mathematics::gsm8k(arguments)?,
-        Task::Math(arguments) => mathematics::math(arguments)?,
-        Task::Mtbench(arguments) => mtbench::run(arguments)?,
+    match (&arguments.task, &arguments.labels) {
+        (Some(Task::E2e(arguments)), _) => e2e::run(arguments)?,
+        (Some(Task::Gsm8k(arguments)), _) => mathematics::gsm8k(arguments)?,
+        (Some(Task::Math(arguments)), _) => mathematics::math(arguments)?,
+        (Some(Task::Mtbench(arguments)), _) => mtbench::run(arguments)?,
+        (None, Some(arguments)) => return labels::run(arguments),
+        // The parser refuses a line with neither.
+        (None, None) => bail!("expected a task, or --model, --adapter and --data"),
     }
     Ok(ExitCode::SUCCESS)
 }

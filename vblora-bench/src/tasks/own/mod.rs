@@ -11,6 +11,7 @@ mod store;
 
 pub use files::{Files, find};
 pub use label::Labelling;
+pub use read::Reader;
 pub use scan::{Given, scan};
 pub use source::{Dev, OwnData, Splits};
 pub use store::StoredSplit;

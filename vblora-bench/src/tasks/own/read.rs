@@ -52,20 +52,38 @@ pub(super) fn read(
     }
 }
 
-struct Reader<'a> {
+/// Reads the rows of a task's files as texts and labels.
+#[derive(Debug)]
+pub struct Reader<'a> {
     target: &'a Target,
     /// The id of each class.
     ids: HashMap<&'a str, usize>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(target: &'a Target) -> Self {
+    /// A reader of labels of this kind.
+    pub fn new(target: &'a Target) -> Self {
         let names = names(target).iter();
         let ids = names.enumerate().map(|(id, name)| (name.as_str(), id));
         Self {
             target,
             ids: ids.collect(),
         }
+    }
+
+    /// The texts of a row, and the label, which is its last cell. A missing text is an empty one.
+    ///
+    /// # Errors
+    /// A text is a value of another kind; the label is missing, or none of the task's.
+    pub fn row(&self, table: &Table, row: &Row) -> Result<(Vec<String>, Label)> {
+        let Some((label, texts)) = row.cells.split_last() else {
+            return Err(table.error(row.place, "a label", "nothing"));
+        };
+        let label = self.label(table, row.place, label)?;
+        let texts = texts
+            .iter()
+            .map(|cell| Ok(text(table, row.place, cell)?.into_owned()));
+        Ok((texts.collect::<Result<_>>()?, label))
     }
 
     fn add(&self, table: &Table, row: &Row, store: &mut Store, odd: &mut Oddities) -> Result<()> {

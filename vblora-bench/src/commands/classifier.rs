@@ -1,0 +1,140 @@
+//! The flags and steps that `vblora predict` and `vblora evaluate` share: a model, a trained head, and a file of texts.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use vblora_models::ModelFiles;
+
+use super::{device::DeviceArguments, models, progress};
+use crate::{
+    predict::{Classifier, Form, Rows, run},
+    program::{complain, is_interrupted},
+    tasks::{Columns, Fields, Kind, Task, table::Format},
+};
+
+const MODEL: &str = "Model and adapter";
+const DATA: &str = "Data";
+
+// Plain comments: a doc comment on flattened flags would become the command's description.
+#[derive(Debug, clap::Args)]
+pub(super) struct ClassifierArguments {
+    /// Base model: Hugging Face directory, hub id, or bundled:roberta
+    #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]
+    pub(super) model: String,
+    /// Hub revision: a branch, tag or commit
+    #[arg(long, help_heading = MODEL)]
+    pub(super) revision: Option<String>,
+    /// Directory with the trained head: METHOD-seedN of a run, or a PEFT directory
+    #[arg(long, value_name = "DIR", help_heading = MODEL)]
+    pub(super) adapter: PathBuf,
+    /// File of rows: .csv, .tsv, .jsonl, .json or .parquet; - for standard input
+    #[arg(long, value_name = "FILE", help_heading = DATA)]
+    pub(super) data: PathBuf,
+    /// Column of the text [default: the column of training]
+    #[arg(long, value_name = "COLUMN", help_heading = DATA)]
+    pub(super) text: Option<String>,
+    /// Column of the second text of a pair [default: the column of training]
+    #[arg(long, value_name = "COLUMN", help_heading = DATA)]
+    pub(super) text_pair: Option<String>,
+    /// Format of standard input and standard output: csv, tsv or jsonl
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Form::Csv, hide_possible_values = true, help_heading = DATA)]
+    pub(super) format: Form,
+    #[command(flatten)]
+    pub(super) device: DeviceArguments,
+}
+
+impl ClassifierArguments {
+    /// The base's files and the trained head.
+    pub(super) fn open(&self) -> Result<(ModelFiles, Classifier)> {
+        let files = models::find(&self.model, self.revision.as_deref())?;
+        let classifier = Classifier::open(&self.adapter, &files)?;
+        Ok((files, classifier))
+    }
+
+    /// The format of standard input.
+    pub(super) fn stdin(&self) -> Format {
+        match self.format {
+            Form::Csv => Format::Csv,
+            Form::Tsv => Format::Tsv,
+            Form::Jsonl => Format::JsonLines,
+        }
+    }
+
+    /// The columns: the flags, and those of training for flags that are not given.
+    pub(super) fn columns(&self, task: &Task, label: Option<&str>) -> Result<Columns<String>> {
+        let trained = match &task.kind {
+            Kind::Labelled {
+                fields: Fields::Named(columns),
+                ..
+            } => Some(columns),
+            Kind::Labelled { .. } | Kind::Texts => None,
+        };
+        let first = self.text.clone();
+        let first = first.or_else(|| trained.map(|columns| columns.first.clone()));
+        let Some(first) = first else {
+            anyhow::bail!("--text: expected the column of the text, since task {task} names none");
+        };
+        // A text of another column than training's says that these are other columns.
+        let second = match (&self.text_pair, &self.text) {
+            (Some(pair), _) => Some(pair.clone()),
+            (None, Some(_)) => None,
+            (None, None) => trained.and_then(|columns| columns.second.clone()),
+        };
+        let is_pair = trained.map(|columns| columns.second.is_some());
+        ensure!(
+            is_pair.is_none_or(|is_pair| is_pair == second.is_some()),
+            match second.is_some() {
+                true => "--text-pair: expected none, since training had one text a row",
+                false =>
+                    "--text-pair: expected the column of the second text, since training had pairs",
+            }
+        );
+        let label = label.map(ToOwned::to_owned);
+        let label = label.or_else(|| trained.map(|columns| columns.label.clone()));
+        Ok(Columns {
+            first,
+            second,
+            label: label.unwrap_or_else(|| "label".into()),
+        })
+    }
+
+    /// The head's outputs for every row, with progress on standard error; `None` after a signal.
+    pub(super) fn outputs(
+        &self,
+        files: &ModelFiles,
+        classifier: &Classifier,
+        rows: &Rows,
+    ) -> Result<Option<Vec<Vec<f32>>>> {
+        let bar = progress::bar(rows.len() as u64, "predict");
+        let mut go_on = |rows: usize| {
+            bar.inc(rows as u64);
+            !is_interrupted()
+        };
+        let (device, texts) = (&self.device, rows.texts());
+        let done = run(
+            device.backend,
+            device.device,
+            classifier,
+            files,
+            &texts,
+            &mut go_on,
+        );
+        bar.finish_and_clear();
+        let Some((outputs, cut)) = done? else {
+            complain("interrupted: nothing is written");
+            return Ok(None);
+        };
+        for (count, what) in [
+            (
+                cut,
+                format!("were cut to {} tokens", classifier.max_length()),
+            ),
+            (rows.empty as u64, "have an empty text".into()),
+        ] {
+            if count > 0 {
+                complain(format!("note: {count} of {} rows {what}", rows.len()));
+            }
+        }
+        Ok(Some(outputs))
+    }
+}

@@ -1,0 +1,87 @@
+//! `vblora evaluate --adapter .. --data ..`: scores a trained head on a file with labels.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use serde_json::json;
+
+use crate::{
+    commands::classifier::ClassifierArguments,
+    predict::{Rows, open, read_glue, read_labelled},
+    program::{listen, say},
+    report::{by_class_tables, scores_table},
+    tasks::{Fields, Kind, Label, Task, evaluate},
+    train::predictions,
+};
+
+// Plain comments: a doc comment on flattened flags would become the command's description.
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    classifier: ClassifierArguments,
+    /// Column of the label [default: the column of training]
+    #[arg(long, value_name = "COLUMN", help_heading = "Data")]
+    label: Option<String>,
+    /// Print the scores as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints scores, the scores of each class, and the confusion matrix.
+///
+/// # Errors
+/// Model, adapter and data do not fit together; a label is not one of training's; the device does not work.
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    listen().context("cannot listen for Ctrl-C")?;
+    let Arguments {
+        classifier, json, ..
+    } = arguments;
+    let (files, found) = classifier.open()?;
+    let task = &found.settings.task;
+    let (rows, labels) = arguments.read(task)?;
+    ensure!(
+        !rows.is_empty(),
+        "{}: expected at least one row, found none",
+        classifier.data.display()
+    );
+    let Some(outputs) = classifier.outputs(&files, &found, &rows)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let found = evaluate(task, &predictions(task, &outputs), &labels)?;
+    if *json {
+        let all = json!({
+            "task": task.name(),
+            "rows": rows.len(),
+            "scores": found.scores,
+            "by_class": found.by_class,
+        });
+        say(serde_json::to_string_pretty(&all)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    say(format!("{} rows of task {task}\n", rows.len()));
+    say(scores_table(&found.scores));
+    if let Some(by_class) = &found.by_class {
+        say(by_class_tables(by_class));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+impl Arguments {
+    /// The rows and labels: in GLUE's form if training read that and no flag names a column, and as a table otherwise.
+    fn read(&self, task: &Task) -> Result<(Rows, Vec<Label>)> {
+        let classifier = &self.classifier;
+        let names = [&classifier.text, &classifier.text_pair, &self.label];
+        let is_glue = Task::known().any(|known| known == *task);
+        if is_glue && names.iter().all(|name| name.is_none()) {
+            return Ok(read_glue(&classifier.data, task)?);
+        }
+        let columns = classifier.columns(task, self.label.as_deref())?;
+        let mut task = task.clone();
+        if let Kind::Labelled { fields, .. } = &mut task.kind {
+            *fields = Fields::Named(columns);
+        }
+        let table = open(&classifier.data, classifier.stdin())?;
+        Ok(read_labelled(&table, &task)?)
+    }
+}

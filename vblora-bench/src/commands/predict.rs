@@ -1,0 +1,90 @@
+//! `vblora predict`: labels and probabilities for the rows of a file.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use vblora::storage::write_atomically;
+
+use super::classifier::ClassifierArguments;
+use crate::{
+    predict::{Form, encode, open, outcomes, read},
+    program::{complain, is_closed_pipe, listen},
+};
+
+const EXAMPLES: &str = "\
+vblora predict --model bundled:roberta --adapter run/vblora-seed1 --data new.csv --text review --out predictions.csv
+vblora predict --model roberta-base --adapter run/vblora-seed1 --data new.jsonl --text review --format jsonl > predictions.jsonl";
+
+const LONG: &str = "\
+Predict labels and probabilities for the rows of a file
+
+The rows keep their order. The file of predictions has a row for each of them: the label, and the probability of each class. A regression has the value.
+
+cat new.csv | vblora predict --model roberta-base --adapter run/vblora-seed1 --data - --text review > predictions.csv";
+
+/// Predict labels and probabilities for the rows of a file
+#[derive(Debug, Args)]
+#[command(before_help = EXAMPLES, long_about = LONG)]
+pub struct Arguments {
+    #[command(flatten)]
+    classifier: ClassifierArguments,
+    /// File of predictions: .csv, .tsv or .jsonl; - for standard output
+    #[arg(long, value_name = "FILE", default_value = "-")]
+    out: PathBuf,
+}
+
+/// Predicts, and writes the file as a whole or not at all. A signal ends the work without a file.
+///
+/// # Errors
+/// Model, adapter and data do not fit together; a file cannot be read or written; the device does not work.
+pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    listen().context("cannot listen for Ctrl-C")?;
+    let Arguments { classifier, out } = arguments;
+    let to_stdout = out == Path::new("-");
+    let form = match to_stdout {
+        true => classifier.format,
+        false => Form::of(out)?,
+    };
+    ensure!(
+        !is_same(out, &classifier.data),
+        "--out: {} is the file of --data",
+        out.display()
+    );
+    let (files, found) = classifier.open()?;
+    let task = &found.settings.task;
+    let columns = classifier.columns(task, None)?;
+    let table = open(&classifier.data, classifier.stdin())?;
+    let rows = read(&table, &columns.first, columns.second.as_deref())?;
+    let Some(outputs) = classifier.outputs(&files, &found, &rows)? else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let bytes = encode(task, &outcomes(task, &outputs), form)?;
+    match to_stdout {
+        true => print(&bytes)?,
+        false => {
+            write_atomically(out, &bytes)?;
+            complain(format!("{} rows written to {}", rows.len(), out.display()));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Returns true if both paths are of one existing file.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let [one, other] = [one, other].map(|path| path.canonicalize().ok());
+    one.is_some() && one == other
+}
+
+/// A closed pipe is no error: `vblora predict .. | head`.
+fn print(bytes: &[u8]) -> Result<()> {
+    let mut out = std::io::stdout();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if is_closed_pipe(&error) => Ok(()),
+        done => done.context("cannot write standard output"),
+    }
+}

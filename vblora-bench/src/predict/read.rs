@@ -1,0 +1,136 @@
+//! The texts to predict, and their labels where a file has them.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    Error, Result,
+    tasks::{
+        Columns, Fields, Kind, Label, Task,
+        own::Reader,
+        parse_split,
+        table::{Cell, Format, Table},
+    },
+};
+
+/// Rows of texts in the order of their file.
+#[derive(Debug, Default)]
+pub struct Rows {
+    texts: Vec<(String, Option<String>)>,
+    /// The number of texts that are empty.
+    pub empty: usize,
+}
+
+impl Rows {
+    /// The number of rows.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Returns true if there are no rows.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
+    }
+
+    /// The texts.
+    pub fn texts(&self) -> Vec<super::Text<'_>> {
+        let texts = self.texts.iter();
+        texts
+            .map(|(first, second)| (first.as_str(), second.as_deref()))
+            .collect()
+    }
+
+    fn add(&mut self, first: String, second: Option<String>) {
+        let is_empty = |text: &String| text.trim().is_empty();
+        self.empty += usize::from(is_empty(&first) || second.as_ref().is_some_and(is_empty));
+        self.texts.push((first, second));
+    }
+}
+
+/// A table by the extension of its file; standard input (`-`) in this format.
+///
+/// # Errors
+/// The extension is unknown.
+pub fn open(data: &Path, stdin: Format) -> Result<Table> {
+    match data == Path::new("-") {
+        true => Ok(Table::with_format(&PathBuf::from("/dev/stdin"), stdin)),
+        false => Table::open(data),
+    }
+}
+
+/// Reads texts. A missing text is an empty one.
+///
+/// # Errors
+/// The file cannot be read, or lacks a column; a text is a list or another value that is no text. The error names file and row.
+pub fn read(table: &Table, text: &str, pair: Option<&str>) -> Result<Rows> {
+    let columns: Vec<&str> = std::iter::once(text).chain(pair).collect();
+    let mut rows = Rows::default();
+    table.read(&columns, &mut |row| {
+        let mut texts = row.cells.iter().map(|cell| match (cell.text(), cell) {
+            (Some(text), _) => Ok(text.into_owned()),
+            (None, Cell::Missing) => Ok(String::new()),
+            (None, _) => Err(table.error(row.place, "a text", cell.shown())),
+        });
+        let first = texts.next().transpose()?.unwrap_or_default();
+        rows.add(first, texts.next().transpose()?);
+        Ok(())
+    })?;
+    Ok(rows)
+}
+
+/// Reads texts and labels of a task with named columns.
+///
+/// # Errors
+/// As [`read`]; a label is missing, or none of the task's.
+pub fn read_labelled(table: &Table, task: &Task) -> Result<(Rows, Vec<Label>)> {
+    let Kind::Labelled {
+        fields: Fields::Named(columns),
+        target,
+    } = &task.kind
+    else {
+        return Err(Error::Setting {
+            setting: "task".into(),
+            expected: "one with named columns".into(),
+            found: task.to_string(),
+        });
+    };
+    let Columns {
+        first,
+        second,
+        label,
+    } = columns;
+    let reader = Reader::new(target);
+    let names = [first.as_str()].into_iter().chain(second.as_deref());
+    let names: Vec<&str> = names.chain([label.as_str()]).collect();
+    let (mut rows, mut labels) = (Rows::default(), Vec::new());
+    table.read(&names, &mut |row| {
+        let (mut texts, label) = reader.row(table, &row)?;
+        let second = second.as_ref().and_then(|_| texts.pop());
+        labels.push(label);
+        rows.add(texts.pop().unwrap_or_default(), second);
+        Ok(())
+    })?;
+    Ok((rows, labels))
+}
+
+/// Reads a split in the form of a GLUE task, whose TSV has no quotes.
+///
+/// # Errors
+/// As [`parse_split`].
+pub fn read_glue(file: &Path, task: &Task) -> Result<(Rows, Vec<Label>)> {
+    let shown = file.display().to_string();
+    let bytes = vblora::storage::read_input(file, crate::limits::MAX_DATA_BYTES)
+        .map_err(|e| Error::read(file, e))?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::Entry {
+        file: shown.clone(),
+        place: "text".into(),
+        expected: "UTF-8".into(),
+        found: "other bytes".into(),
+    })?;
+    let split = parse_split(&text, &shown, task)?;
+    let (mut rows, mut labels) = (Rows::default(), Vec::new());
+    for example in split.examples {
+        rows.add(example.a, example.b);
+        labels.push(example.label);
+    }
+    Ok((rows, labels))
+}

@@ -1,0 +1,214 @@
+//! `vblora predict` and `vblora evaluate` on a run of the bundled model, as a shell user sees them.
+#![allow(missing_docs)]
+#![cfg(feature = "flex")]
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+use vblora_bench::{
+    demo,
+    results::Results,
+    tasks::{Label, SplitName},
+};
+
+const SHARED: &str = "--model bundled:roberta --adapter run/vblora-seed1";
+
+/// Exit status, standard output, standard error.
+fn vblora(dir: &Path, arguments: &str, input: &str) -> (i32, String, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_vblora"))
+        .current_dir(dir)
+        .args(shlex::split(arguments).unwrap())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that reads no input may have ended.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    let done = child.wait_with_output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        done.status.code().unwrap(),
+        text(done.stdout),
+        text(done.stderr),
+    )
+}
+
+#[track_caller]
+fn succeed(dir: &Path, arguments: &str, input: &str) -> String {
+    let (status, out, error) = vblora(dir, arguments, input);
+    assert_eq!(status, 0, "{arguments}: {error}");
+    out
+}
+
+#[track_caller]
+fn fail(dir: &Path, arguments: &str, words: &[&str]) {
+    let (status, out, error) = vblora(dir, arguments, "");
+    assert_eq!((status, out.as_str()), (1, ""), "{arguments}: {error}");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    for word in words {
+        assert!(error.contains(word), "{word:?} in {error}");
+    }
+}
+
+/// Rows of the bundled sentences with three classes, and the same rows as JSON lines in the other order.
+fn data(dir: &Path) {
+    for (name, rows) in [(SplitName::Train, 96), (SplitName::Dev, 40)] {
+        let examples = demo::split(name).unwrap().examples;
+        let class = |label: &Label, words: usize| match label {
+            Label::Class(0) => "wrong",
+            _ if words < 6 => "short, right",
+            _ => "long, right",
+        };
+        let rows: Vec<(&str, &str)> = examples[..rows]
+            .iter()
+            .map(|row| (row.a.as_str(), class(&row.label, row.a.split(' ').count())))
+            .collect();
+        let mut csv = csv::Writer::from_path(dir.join(format!("{}.csv", name.name()))).unwrap();
+        csv.write_record(["stars", "id", "review"]).unwrap();
+        let mut lines = String::new();
+        for (id, (text, class)) in rows.iter().enumerate() {
+            csv.write_record([class, &*id.to_string(), text]).unwrap();
+            let line = serde_json::json!({"review": text});
+            lines.insert_str(0, &format!("{line}\n"));
+        }
+        csv.flush().unwrap();
+        std::fs::write(dir.join(format!("{}.jsonl", name.name())), lines).unwrap();
+    }
+}
+
+#[test]
+fn a_trained_head_predicts_and_is_evaluated_as_in_its_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    data(dir);
+    succeed(
+        dir,
+        "train --model bundled:roberta --data train.csv --dev dev.csv --text review --label stars --method vblora --method head \
+         --seeds 1 --epochs 2 --class-weights balanced --out run --quiet",
+        "",
+    );
+    evaluation_is_that_of_the_run(dir);
+    predictions_keep_the_order_of_their_rows(dir);
+    what_does_not_fit_is_refused(dir);
+}
+
+fn evaluation_is_that_of_the_run(dir: &Path) {
+    let results = Results::read(dir.join("run/results.json")).unwrap();
+    for run in &results.runs {
+        let line = format!(
+            "evaluate --model bundled:roberta --adapter run/{}-seed1 --data dev.csv --json",
+            run.method
+        );
+        let found: Value = serde_json::from_str(&succeed(dir, &line, "")).unwrap();
+        let best = run.best.as_ref().unwrap();
+        assert_eq!(
+            found["scores"],
+            serde_json::to_value(&best.metrics).unwrap(),
+            "{}",
+            run.method
+        );
+        assert_eq!(
+            found["by_class"],
+            serde_json::to_value(&run.by_class).unwrap()
+        );
+        assert_eq!(found["rows"], 40);
+    }
+    let table = succeed(dir, &format!("evaluate {SHARED} --data dev.csv"), "");
+    let run = std::fs::read_to_string(dir.join("run/table.md")).unwrap();
+    for text in [&table, &run] {
+        assert!(text.contains("| short, right"), "{text}");
+        assert!(text.contains("label \\\\ predicted"), "{text}");
+    }
+}
+
+fn predictions_keep_the_order_of_their_rows(dir: &Path) {
+    let line = format!("predict {SHARED} --data dev.csv --out out.csv");
+    assert_eq!(succeed(dir, &line, ""), "");
+    let csv = std::fs::read_to_string(dir.join("out.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 41);
+    let header = csv.lines().next().unwrap();
+    assert!(header.starts_with("label,"), "{header}");
+    assert!(header.contains("\"probability_long, right\""), "{header}");
+    let rows: Vec<Vec<String>> = csv::Reader::from_reader(csv.as_bytes())
+        .records()
+        .map(|row| row.unwrap().iter().map(ToOwned::to_owned).collect())
+        .collect();
+    for row in &rows {
+        let all: f64 = row[1..].iter().map(|p| p.parse::<f64>().unwrap()).sum();
+        assert!((all - 1.0).abs() < 1e-6, "{row:?}");
+    }
+    // From standard input to standard output.
+    let text = std::fs::read_to_string(dir.join("dev.csv")).unwrap();
+    let line = format!("predict {SHARED} --data - --text review");
+    assert_eq!(succeed(dir, &line, &text), csv);
+    // The other order in another form.
+    let line = format!("predict {SHARED} --data dev.jsonl --format jsonl");
+    let lines = succeed(dir, &line, "");
+    let found: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(found.len(), rows.len());
+    for (found, row) in found.iter().rev().zip(&rows) {
+        assert_eq!(found["label"], *row[0]);
+        let probability = found["probabilities"]["wrong"].to_string();
+        assert!(row[1..].contains(&probability), "{found} {row:?}");
+    }
+    // A table without rows.
+    let empty = succeed(dir, &format!("predict {SHARED} --data -"), "review\n");
+    assert_eq!(empty.trim_end(), header);
+}
+
+fn what_does_not_fit_is_refused(dir: &Path) {
+    let predict = |rest: &str| format!("predict {SHARED} {rest}");
+    std::fs::write(dir.join("other.csv"), "stars,review\nwrong,So.\nfine,No.\n").unwrap();
+    fail(
+        dir,
+        &predict("--data dev.csv --text text"),
+        &["dev.csv", "\"text\"", "review"],
+    );
+    fail(
+        dir,
+        &predict("--data dev.csv --text review --text-pair id"),
+        &["--text-pair"],
+    );
+    fail(dir, &predict("--data none.csv"), &["none.csv"]);
+    fail(dir, &predict("--data dev.csv --out out.txt"), &["out.txt"]);
+    fail(
+        dir,
+        &predict("--data dev.csv --out dev.csv"),
+        &["dev.csv", "--data"],
+    );
+    fail(
+        dir,
+        "predict --model bundled:roberta --adapter run --data dev.csv",
+        &["run", "head"],
+    );
+    fail(
+        dir,
+        "predict --model bundled:llama --adapter run/vblora-seed1 --data dev.csv",
+        &["llama"],
+    );
+    fail(
+        dir,
+        &format!("evaluate {SHARED} --data other.csv"),
+        &["other.csv, line 3", "fine"],
+    );
+    let classifier = dir.join("run/vblora-seed1/classifier.json");
+    let text = std::fs::read_to_string(&classifier).unwrap();
+    std::fs::write(
+        &classifier,
+        text.replace("\"wrong\"", "\"wrong\", \"else\""),
+    )
+    .unwrap();
+    fail(
+        dir,
+        &predict("--data dev.csv"),
+        &["4 outputs", "3 outputs", "vblora-seed1"],
+    );
+}
