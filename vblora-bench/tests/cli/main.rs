@@ -5,6 +5,7 @@
 #[path = "../../../vblora/tests/support/mod.rs"]
 mod support;
 
+mod e2e;
 mod merge;
 mod plan;
 mod saved;

@@ -42,6 +42,10 @@ pub(super) struct AnswerSettings {
     max_new_tokens: usize,
     /// Sequences that beam search keeps.
     beams: usize,
+    /// The power of the length in beam search's scores.
+    length_penalty: f64,
+    /// The length of sequences that are not repeated, or 0.
+    no_repeat_ngram_size: usize,
 }
 
 impl AnswerSettings {
@@ -50,6 +54,10 @@ impl AnswerSettings {
             prompts: arguments.generate.unwrap_or(20),
             max_new_tokens: arguments.max_new_tokens.unwrap_or(64),
             beams: arguments.beams.unwrap_or(1),
+            length_penalty: arguments
+                .length_penalty
+                .unwrap_or(BeamSearch::default().length_penalty),
+            no_repeat_ngram_size: arguments.no_repeat_ngram_size.unwrap_or(0),
         }
     }
 
@@ -61,9 +69,11 @@ impl AnswerSettings {
                 0 | 1 => Decoding::Greedy,
                 beams => Decoding::Beam(BeamSearch {
                     beams,
+                    length_penalty: self.length_penalty,
                     ..BeamSearch::default()
                 }),
             },
+            no_repeat_ngram_size: self.no_repeat_ngram_size,
             ..GenerationConfig::default()
         }
     }

@@ -123,6 +123,18 @@ pub(super) struct CausalArguments {
     /// Number of beams of beam search; 1 is greedy [default: 1]
     #[arg(long, value_name = "N")]
     pub(super) beams: Option<usize>,
+    /// Power of the length that beam search divides scores by; above 0 favours long answers [default: 1]
+    #[arg(
+        long,
+        value_name = "X",
+        requires = "beams",
+        allow_negative_numbers = true,
+        value_parser = finite
+    )]
+    pub(super) length_penalty: Option<f64>,
+    /// Never repeat a sequence of N tokens in an answer [default: 0, which allows repeats]
+    #[arg(long, value_name = "N")]
+    pub(super) no_repeat_ngram_size: Option<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -240,6 +252,8 @@ impl CausalArguments {
             generate,
             max_new_tokens,
             beams,
+            length_penalty,
+            no_repeat_ngram_size,
         } = self;
         given([
             ("--held-out", held_out.is_some()),
@@ -255,8 +269,16 @@ impl CausalArguments {
             ("--generate", generate.is_some()),
             ("--max-new-tokens", max_new_tokens.is_some()),
             ("--beams", beams.is_some()),
+            ("--length-penalty", length_penalty.is_some()),
+            ("--no-repeat-ngram-size", no_repeat_ngram_size.is_some()),
         ])
     }
+}
+
+/// Refuses a number before training that would be refused after it.
+fn finite(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite());
+    number.ok_or_else(|| "expected a finite number".to_owned())
 }
 
 fn given<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {

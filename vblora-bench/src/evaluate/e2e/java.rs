@@ -1,11 +1,11 @@
 //! METEOR 1.5 and the Stanford tokenizer, as programs of their own.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    thread::{self, JoinHandle},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    thread,
     time::Duration,
 };
 
@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Bytes of a program's error output that an error shows.
 const LAST_WORDS: usize = 400;
+
+/// How long an error waits for the next line of a program's error output.
+const LAST_WAIT: Duration = Duration::from_millis(500);
 
 /// The jars of METEOR and, if it is there, of the Stanford tokenizer.
 #[derive(Debug, Clone)]
@@ -139,7 +142,7 @@ impl JavaMetrics {
                 ),
             )
         })?;
-        let (Some(input), Some(output), Some(mut error)) =
+        let (Some(input), Some(output), Some(error)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(failed(name, "java has no pipes".to_owned()));
@@ -152,18 +155,20 @@ impl JavaMetrics {
             let lines = BufReader::new(output).lines();
             lines.map_while(|line| to_us.send(line).ok()).for_each(drop);
         });
-        let said = thread::spawn(move || {
-            let mut said = Vec::new();
+        let (words, said) = channel();
+        thread::spawn(move || {
             // What cannot be read is not shown.
-            let _ = error.read_to_end(&mut said);
-            String::from_utf8_lossy(&said).into_owned()
+            let lines = BufReader::new(error)
+                .split(b'\n')
+                .map_while(|line| line.ok());
+            lines.map_while(|line| words.send(line).ok()).for_each(drop);
         });
         Ok(Running {
             name,
             child,
             input: Some(to_program),
             lines,
-            said: Some(said),
+            said,
             patience: self.patience,
         })
     }
@@ -190,9 +195,10 @@ fn failed(program: &'static str, reason: String) -> Error {
 struct Running {
     name: &'static str,
     child: Child,
-    input: Option<std::sync::mpsc::Sender<String>>,
+    input: Option<Sender<String>>,
     lines: Receiver<std::io::Result<String>>,
-    said: Option<JoinHandle<String>>,
+    /// The lines of its error output.
+    said: Receiver<Vec<u8>>,
     patience: Duration,
 }
 
@@ -270,11 +276,10 @@ impl Running {
         // A second kill or wait has nothing left to do.
         let _ = self.child.kill();
         let status = self.child.wait();
-        let said = self
-            .said
-            .take()
-            .and_then(|said| said.join().ok())
-            .unwrap_or_default();
+        // A program that it started may keep the output open.
+        let lines = std::iter::from_fn(|| self.said.recv_timeout(LAST_WAIT).ok());
+        let said: Vec<u8> = lines.flat_map(|line| [line, vec![b' ']].concat()).collect();
+        let said = String::from_utf8_lossy(&said);
         let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
         let start = said.len().saturating_sub(LAST_WORDS);
         let start = (start..=said.len())
@@ -297,5 +302,164 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+
+    use super::*;
+
+    /// A folder with empty jars and a program in place of java.
+    fn with_java(script: &str, dir: &Path) -> JavaMetrics {
+        fs::create_dir_all(dir.join("meteor/data")).unwrap();
+        fs::create_dir_all(dir.join("tokenizer")).unwrap();
+        for file in [
+            "meteor/meteor-1.5.jar",
+            "meteor/data/paraphrase-en.gz",
+            "tokenizer/stanford-corenlp-3.4.1.jar",
+        ] {
+            fs::write(dir.join(file), "").unwrap();
+        }
+        let java = dir.join("java");
+        fs::write(&java, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).unwrap();
+        JavaMetrics {
+            java,
+            patience: Duration::from_secs(20),
+            ..JavaMetrics::open(dir).unwrap()
+        }
+    }
+
+    fn corpus() -> Tokenized {
+        let texts = |text: &str| vec![text.to_owned(); 2];
+        Tokenized {
+            outputs: texts("a b"),
+            references: vec![texts("a c"), texts("b")],
+        }
+    }
+
+    #[test]
+    fn scores_are_read_in_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "while read -r word rest; do
+case $word in
+SCORE) echo '1.0 2.0 3.0' ;;
+EVAL) echo 0.25; echo 0.5; echo 0.375; echo \"$rest\" >&2 ;;
+esac; done";
+        let found = with_java(script, dir.path()).meteor(&corpus()).unwrap();
+        assert_eq!(
+            (found.corpus, &found.segments[..]),
+            (0.375, &[0.25, 0.5][..])
+        );
+    }
+
+    #[test]
+    fn a_java_that_fails_is_one_line_with_its_own_words() {
+        for (script, expected) in [
+            (
+                "echo 'Error: no\nheap' >&2; exit 3",
+                "METEOR: java ended early (exit status: 3); its error output: Error: no heap",
+            ),
+            (
+                "read -r line; exit 0",
+                "METEOR: java ended early (exit status: 0); its error output: nothing",
+            ),
+            (
+                "echo hello; sleep 60",
+                "METEOR: expected the counts of a segment, java said \"hello\"",
+            ),
+            (
+                "echo 1.0 2.0; echo 1.0 2.0; echo NaN; sleep 60",
+                "METEOR: expected a score in 0..=1, java said \"NaN\"",
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let error = with_java(script, dir.path())
+                .meteor(&corpus())
+                .unwrap_err()
+                .to_string();
+            assert!(
+                error.starts_with(expected) && !error.contains('\n'),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_java_that_hangs_is_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let started = Instant::now();
+        let java = JavaMetrics {
+            patience: Duration::from_millis(300),
+            ..with_java("exec sleep 60", dir.path())
+        };
+        let error = java.meteor(&corpus()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("METEOR: java gave no answer for 0.3 s"),
+            "{error}"
+        );
+        assert!(started.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_tokenizer_must_succeed_and_give_no_more_lines_than_texts() {
+        let references = ["x".to_owned()];
+        let segment = Segment {
+            output: "y",
+            references: &references,
+        };
+        for (script, expected) in [
+            (
+                "cat; exit 1",
+                "the Stanford tokenizer: java failed (exit status: 1)",
+            ),
+            (
+                "cat; echo; echo z",
+                "the Stanford tokenizer: expected 1 lines of tokens, found 2",
+            ),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let error = with_java(script, dir.path())
+                .tokenize(&[segment])
+                .unwrap_err()
+                .to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let found = with_java("cat", dir.path()).tokenize(&[segment]).unwrap();
+        assert_eq!(
+            (&found.outputs[0][..], &found.references[0][0][..]),
+            ("y", "x")
+        );
+    }
+
+    #[test]
+    fn missing_jars_say_where_they_are_to_be_had() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = JavaMetrics::open(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("METEOR: no meteor-1.5.jar in "),
+            "{error}"
+        );
+        assert!(error.contains("pycocoevalcap"), "{error}");
+        fs::write(dir.path().join("meteor-1.5.jar"), "").unwrap();
+        let error = JavaMetrics::open(dir.path()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("METEOR: no data/paraphrase-en.gz"),
+            "{error}"
+        );
+        let whole = tempfile::tempdir().unwrap();
+        let java = with_java("", whole.path());
+        let java = JavaMetrics {
+            java: "no-such-java".into(),
+            ..java
+        };
+        let error = java.meteor(&corpus()).unwrap_err().to_string();
+        assert!(
+            error.starts_with("METEOR: cannot start no-such-java"),
+            "{error}"
+        );
     }
 }

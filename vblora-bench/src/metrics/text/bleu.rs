@@ -1,8 +1,8 @@
 //! Corpus BLEU-4 over several references (Papineni et al. 2002), as e2e-metrics' `pymteval.py` computes it.
 
 use super::{
-    Segment, mteval,
-    ngrams::{CorpusNgrams, SegmentNgrams, common, count, largest},
+    Segment,
+    ngrams::{self, CorpusNgrams, SegmentNgrams},
 };
 
 /// The maximum n-gram length.
@@ -21,8 +21,7 @@ const ORDER: usize = 4;
 pub fn bleu<'a, R: AsRef<str> + 'a>(corpus: impl IntoIterator<Item = (&'a str, &'a [R])>) -> f64 {
     let mut ngrams = CorpusNgrams::default();
     for (output, references) in corpus {
-        let references = references.iter().map(|text| mteval::words(text.as_ref()));
-        ngrams.push(&mteval::words(output), references, ORDER);
+        ngrams.push_mteval(output, references, ORDER);
     }
     bleu_of(&ngrams)
 }
@@ -32,10 +31,8 @@ pub fn bleu<'a, R: AsRef<str> + 'a>(corpus: impl IntoIterator<Item = (&'a str, &
 /// It exceeds 1 for outputs of fewer than three words, since the number of their n-grams is negative.
 pub fn smoothed_bleu(segment: Segment<'_>) -> f64 {
     let mut ngrams = CorpusNgrams::default();
-    ngrams.push_mteval(segment, ORDER);
-    let mut counts = Counts::default();
-    counts.add(&ngrams.segments[0]);
-    counts.score(1.0)
+    ngrams.push_mteval(segment.output, segment.references, ORDER);
+    Counts::new(&ngrams).score(1.0)
 }
 
 /// BLEU-4 of n-grams up to 4 or longer.
@@ -43,11 +40,7 @@ pub(super) fn bleu_of(ngrams: &CorpusNgrams) -> f64 {
     if ngrams.segments.is_empty() {
         return 0.0;
     }
-    let mut counts = Counts::default();
-    for segment in &ngrams.segments {
-        counts.add(segment);
-    }
-    counts.score(0.0)
+    Counts::new(ngrams).score(0.0)
 }
 
 #[derive(Default)]
@@ -61,13 +54,18 @@ struct Counts {
 }
 
 impl Counts {
-    fn add(&mut self, segment: &SegmentNgrams) {
+    fn new(ngrams: &CorpusNgrams) -> Self {
+        let mut counts = Self::default();
+        for (segment, hits) in ngrams.segments.iter().zip(&ngrams.hits) {
+            counts.add(segment, hits);
+        }
+        counts
+    }
+
+    fn add(&mut self, segment: &SegmentNgrams, hits: &[ngrams::Counts]) {
         let length = segment.output[0].len();
         for n in 0..ORDER {
-            let allowed = largest(segment.references.iter().map(|reference| &reference[n][..]));
-            let found = count(&segment.output[n]);
-            let hits = common(&found, &allowed).map(|(_, found, allowed)| found.min(allowed));
-            self.hits[n] += hits.sum::<u32>();
+            self.hits[n] += hits[n].iter().map(|(_, hits)| hits).sum::<u32>();
             self.all[n] += length as i64 - n as i64;
         }
         let lengths = segment

@@ -132,14 +132,14 @@ mod tests {
         assert_eq!(scores(&[]), [0.0; 0]);
     }
 
-    /// Two words more than the reference: cosines 1, and a penalty for two bigrams.
+    /// Twice the reference: its words count once each, and two bigrams more are penalised.
     #[test]
     fn words_are_worth_their_rarity_and_lengths_must_agree() {
         let found = scores(&[("a b", &["a b"]), ("x", &["y"])]);
         // No trigram or four-gram: two of four cosines.
         assert!((found[0] - 5.0).abs() < 1e-12, "{found:?}");
         let long = scores(&[("a b a b", &["a b"]), ("x", &["y"])]);
-        let cosines = [1.0, 1.0 / 5f64.sqrt(), 0.0, 0.0];
+        let cosines = [0.5, 1.0 / 5f64.sqrt(), 0.0, 0.0];
         let expected = 10.0 * mean(&cosines) * (-4.0f64 / 72.0).exp();
         assert!((long[0] - expected).abs() < 1e-12, "{long:?}");
     }

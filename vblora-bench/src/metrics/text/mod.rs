@@ -53,7 +53,7 @@ pub struct TextScores {
 pub fn text_scores(corpus: &[Segment<'_>], tokenized: &Tokenized) -> TextScores {
     let mut ngrams = CorpusNgrams::default();
     for segment in corpus {
-        ngrams.push_mteval(*segment, nist::ORDER);
+        ngrams.push_mteval(segment.output, segment.references, nist::ORDER);
     }
     TextScores {
         bleu: bleu::bleu_of(&ngrams),

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Segment, mteval};
+use super::mteval;
 
 /// N-grams of one length with their counts, in ascending order.
 pub(super) type Counts = Vec<(u32, u32)>;
@@ -16,11 +16,26 @@ pub(super) struct SegmentNgrams {
     pub(super) references: Vec<Ngrams>,
 }
 
+impl SegmentNgrams {
+    fn hits(&self) -> Vec<Counts> {
+        let hits = self.output.iter().enumerate().map(|(n, output)| {
+            hits(
+                &count(output),
+                self.references.iter().map(|reference| &reference[n][..]),
+            )
+        });
+        hits.collect()
+    }
+}
+
 /// The n-grams of a corpus.
 #[derive(Default)]
 pub(super) struct CorpusNgrams {
     pub(super) numbering: Numbering,
     pub(super) segments: Vec<SegmentNgrams>,
+    /// The n-grams of each output that are in a reference, for each n. An n-gram counts at most as often as in the reference that has it
+    /// most often. Only [`Self::push_mteval`] adds some.
+    pub(super) hits: Vec<Vec<Counts>>,
 }
 
 impl CorpusNgrams {
@@ -41,10 +56,17 @@ impl CorpusNgrams {
         });
     }
 
-    /// Adds an output and its references with n-grams of mteval's words.
-    pub(super) fn push_mteval(&mut self, segment: Segment<'_>, longest: usize) {
-        let references = segment.references.iter().map(|text| mteval::words(text));
-        self.push(&mteval::words(segment.output), references, longest);
+    /// Adds an output and its references with n-grams of mteval's words up to `longest`, and the hits.
+    pub(super) fn push_mteval<R: AsRef<str>>(
+        &mut self,
+        output: &str,
+        references: &[R],
+        longest: usize,
+    ) {
+        let references = references.iter().map(|text| mteval::words(text.as_ref()));
+        self.push(&mteval::words(output), references, longest);
+        let hits = self.segments.last().map(SegmentNgrams::hits);
+        self.hits.extend(hits);
     }
 }
 
@@ -117,12 +139,24 @@ pub(super) fn count(ngrams: &[u32]) -> Counts {
     runs.map(|run| (run[0], run.len() as u32)).collect()
 }
 
-/// The largest count of each n-gram in one of several texts.
-pub(super) fn largest<'a>(texts: impl Iterator<Item = &'a [u32]>) -> Counts {
-    let mut all: Counts = texts.flat_map(count).collect();
-    all.sort_unstable();
-    let runs = all.chunk_by(|a, b| a.0 == b.0);
-    runs.filter_map(|run| run.last().copied()).collect()
+/// The n-grams of an output that are in one of several texts. Each counts at most as often as in the text that has it most often.
+fn hits<'a>(output: &Counts, texts: impl Iterator<Item = &'a [u32]>) -> Counts {
+    let mut most = vec![0; output.len()];
+    let mut counts = vec![0; output.len()];
+    for text in texts {
+        counts.fill(0);
+        for ngram in text {
+            if let Ok(at) = output.binary_search_by_key(ngram, |&(ngram, _)| ngram) {
+                counts[at] += 1;
+            }
+        }
+        for (most, count) in most.iter_mut().zip(&counts) {
+            *most = (*most).max(*count);
+        }
+    }
+    let hits = output.iter().zip(most);
+    let hits = hits.map(|(&(ngram, count), most)| (ngram, count.min(most)));
+    hits.filter(|&(_, hits)| hits > 0).collect()
 }
 
 /// The n-grams that are in both, with both counts.
@@ -166,9 +200,9 @@ mod tests {
     fn counts_are_clipped_by_the_text_that_has_most() {
         assert_eq!(count(&[3, 1, 3]), [(1, 1), (3, 2)]);
         let texts: [&[u32]; 2] = [&[3, 1, 3], &[3, 2, 2, 2]];
-        let most = largest(texts.into_iter());
-        assert_eq!(most, [(1, 1), (2, 3), (3, 2)]);
-        let found: Vec<_> = common(&count(&[0, 3, 3, 3, 9]), &most).collect();
-        assert_eq!(found, [(3, 3, 2)]);
+        let output = count(&[0, 3, 3, 3, 2, 9]);
+        assert_eq!(hits(&output, texts.into_iter()), [(2, 1), (3, 2)]);
+        let found: Vec<_> = common(&output, &count(&[3, 3, 9, 10])).collect();
+        assert_eq!(found, [(3, 3, 2), (9, 1, 1)]);
     }
 }

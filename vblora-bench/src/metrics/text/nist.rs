@@ -2,7 +2,7 @@
 
 use super::{
     Segment,
-    ngrams::{CorpusNgrams, Numbering, common, count, largest},
+    ngrams::{CorpusNgrams, Numbering},
 };
 
 /// The maximum n-gram length.
@@ -16,7 +16,7 @@ pub(super) const ORDER: usize = 5;
 pub fn nist(corpus: &[Segment<'_>]) -> Option<f64> {
     let mut ngrams = CorpusNgrams::default();
     for segment in corpus {
-        ngrams.push_mteval(*segment, ORDER);
+        ngrams.push_mteval(segment.output, segment.references, ORDER);
     }
     nist_of(&ngrams)
 }
@@ -34,16 +34,15 @@ pub(super) fn nist_of(ngrams: &CorpusNgrams) -> Option<f64> {
         references += lengths.sum::<usize>() as f64 / segment.references.len() as f64;
     }
     for n in 0..ORDER {
-        let (mut found, mut all) = (0.0, 0);
-        for segment in &ngrams.segments {
-            let allowed = largest(segment.references.iter().map(|reference| &reference[n][..]));
-            let hits = count(&segment.output[n]);
-            let hits = common(&hits, &allowed);
-            let weighted = hits
-                .map(|(ngram, hits, allowed)| information.of(ngram) * f64::from(hits.min(allowed)));
-            found += weighted.sum::<f64>();
-            all += segment.output[0].len() as i64 - n as i64;
-        }
+        let hits = ngrams.hits.iter().flat_map(|hits| &hits[n]);
+        let found: f64 = hits
+            .map(|&(ngram, hits)| information.of(ngram) * f64::from(hits))
+            .sum();
+        let lengths = ngrams
+            .segments
+            .iter()
+            .map(|segment| segment.output[0].len());
+        let all: i64 = lengths.map(|length| length as i64 - n as i64).sum();
         if all == 0 {
             return None;
         }

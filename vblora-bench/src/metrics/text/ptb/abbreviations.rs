@@ -28,7 +28,7 @@ pub(super) fn stop(word: &str) -> Stop {
     let is_in = |words: &[&str]| words.binary_search(&lower.as_str()).is_ok();
     if is_in(&ALWAYS) {
         Stop::Always
-    } else if is_in(&OR_END) {
+    } else if is_in(&OR_END) || word.starts_with(char::is_uppercase) && is_in(&OR_END_AS_NAME) {
         Stop::OrEnd
     } else if is_in(&BEFORE_NUMBER) {
         Stop::BeforeNumber
@@ -53,6 +53,11 @@ const OR_END: [&str; 77] = [
     "ltd", "mar", "md", "mich", "minn", "mo", "mon", "mont", "neb", "nev", "nov", "oct", "okla",
     "penn", "plc", "pte", "pty", "ptys", "rd", "rt", "sep", "sept", "seq", "sq", "sr", "sys",
     "tel", "tenn", "thu", "thurs", "tue", "tues", "univ", "va", "vt", "wed", "wis", "wisc", "wyo",
+];
+
+/// Words that are abbreviations only with a capital.
+const OR_END_AS_NAME: [&str; 11] = [
+    "ark", "az", "del", "ill", "la", "mass", "miss", "ore", "pa", "tex", "wash",
 ];
 
 const BEFORE_NUMBER: [&str; 9] = ["art", "ca", "fig", "figs", "no", "nos", "op", "pp", "prop"];
@@ -115,7 +120,13 @@ mod tests {
 
     #[test]
     fn lists_are_sorted() {
-        for list in [&ALWAYS[..], &OR_END, &BEFORE_NUMBER, &STARTS] {
+        for list in [
+            &ALWAYS[..],
+            &OR_END,
+            &OR_END_AS_NAME,
+            &BEFORE_NUMBER,
+            &STARTS,
+        ] {
             assert!(list.is_sorted(), "{list:?}");
         }
     }

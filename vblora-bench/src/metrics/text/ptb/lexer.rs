@@ -69,7 +69,9 @@ impl<'a> Lexer<'a> {
         if next == '.' {
             return self.before_stop(run);
         }
-        if next.is_whitespace() || matches!(next, ',' | ';' | ')' | '"') && !ends_in_digit(run) {
+        let may_go_on = ends_in_digit(run);
+        let is_apart = next.is_whitespace() || matches!(next, ',' | ';' | ')' | '"');
+        if is_apart && !may_go_on {
             return self.plain(run);
         }
         match patterns::word(text) {

@@ -64,6 +64,7 @@ mod tests {
         for (text, expected) in [
             ("St. John at 5 p.m. then", "st. john at 5 p.m. then"),
             ("Ltd. x and Ltd. The", "ltd. x and ltd. . the"),
+            ("La. Then ill. Then", "la. . then ill . then"),
             ("U.S. he, U.S. He is", "u.s. he , u.s. . he is"),
             ("No. 5 but no. Then", "no. 5 but no . then"),
             ("food., food. x", "food. , food . x"),
@@ -105,7 +106,8 @@ mod tests {
                 "riverside/centre café/bar w/ 5/5.",
                 "riverside/centre café / bar w / 5/5 .",
             ),
-            ("2+2 -5 x:5 foo,5", "2 +2 -5 x :5 foo ,5"),
+            ("2+2 -5 x:5 foo,5 -8.5", "2 +2 -5 x :5 foo ,5 -8.5"),
+            ("1 1/2 cups", "1\u{a0}1/2 cups"),
         ] {
             assert_eq!(tokens(text), expected, "{text}");
         }

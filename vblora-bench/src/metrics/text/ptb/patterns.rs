@@ -12,6 +12,7 @@ static WORDS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r"[A-Za-z0-9]+(?:[-_/][A-Za-z0-9]+)*",
         // Numbers, and numbers with a hyphen: 3.5-star.
         r"\d+(?:[.,:]\d+)*",
+        r"\d{1,4}[ \u00A0]\d{1,4}/\d{1,4}",
         r"\d+(?:[.,]\d+)*(?:-[\p{L}\p{M}\p{Nd}]+)+",
         // Sentences without a blank between them, and names with a dot.
         r"\p{L}[\p{L}\p{M}\p{Nd}]*(?:[.!?]\p{L}[\p{L}\p{M}\p{Nd}]*)+",
@@ -37,7 +38,9 @@ static SIGNS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
         r#"<[/!?]?[A-Za-z][\w:.-]*(?:\s+[A-Za-z][\w:-]*(?:\s*=\s*(?:"[^"]*"|'[^']*'|[\w.]+))?)*\s*/?>"#,
         r"&#\d+;|&[A-Za-z](?:acute|grave|circ|tilde|uml|cedil|ring);",
         r"[@#][A-Za-z_][A-Za-z0-9_]*",
-        r"[-+]?\d+|[-+]?(?:[.,:]\d+)+|[-+]\d+(?:[.,:]\d+)+",
+        // Numbers with a sign, or without a digit before a point.
+        r"[-+]\d+(?:[.,:]\d+)*",
+        r"[-+]?(?:[.,:]\d+)+",
         r"\(\d{3}\)[ \u00A0]?\d{3}[- ]?\d{4}",
         r"\*+|_+|[?!]+|#+|@+|<+|>+",
     ])
