@@ -114,6 +114,7 @@ fn generated(arguments: &Arguments) -> Result<()> {
             .collect();
         all.insert("file".into(), json!(found.file));
         all.insert("outputs".into(), found.answers.len().into());
+        all.insert("subset".into(), json!(found.subset));
         say(serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
@@ -126,6 +127,9 @@ fn generated(arguments: &Arguments) -> Result<()> {
         visible(&file),
         values.join("\t")
     ));
+    if let Some(subset) = &found.subset {
+        say(format!("{subset}."));
+    }
     if java.is_none() {
         complain(HOW_TO_GET_METEOR);
     }

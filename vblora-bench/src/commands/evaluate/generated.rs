@@ -7,10 +7,7 @@ use clap::Args;
 use vblora::storage::write_atomically;
 
 use super::answers::{ANSWERS, AnswerArguments, SCORES};
-use crate::{
-    evaluate::{Answer, Benchmark, Evaluation, Score, output},
-    program::say,
-};
+use crate::evaluate::{Answer, Benchmark, Evaluation, Score, output};
 
 // Plain comments: a doc comment on flattened flags would become the command's description.
 #[derive(Debug, Args)]
@@ -43,6 +40,8 @@ pub(super) struct Generated {
     pub(super) file: PathBuf,
     pub(super) answers: Vec<Answer>,
     pub(super) scores: Vec<Score>,
+    /// A note if only a part of the questions was asked.
+    pub(super) subset: Option<String>,
 }
 
 impl GeneratedArguments {
@@ -62,13 +61,11 @@ impl GeneratedArguments {
             let lines = scored.answers.iter().map(|answer| output(answer) + "\n");
             write_atomically(file, lines.collect::<String>().as_bytes())?;
         }
-        if let Some(subset) = &scored.subset {
-            say(format!("{subset}."));
-        }
         Ok(Some(Generated {
             file: self.answers.file().cloned().unwrap_or_default(),
             answers: scored.answers,
             scores: scored.scores,
+            subset: scored.subset,
         }))
     }
 }

@@ -450,7 +450,8 @@ esac; done";
             error.starts_with("METEOR: no data/paraphrase-en.gz"),
             "{error}"
         );
-        let java = with_java("", dir.path());
+        let whole = tempfile::tempdir().unwrap();
+        let java = with_java("", whole.path());
         let java = JavaMetrics {
             java: "no-such-java".into(),
             ..java
