@@ -47,6 +47,16 @@ pub enum Error {
         /// The header's columns.
         found: String,
     },
+    /// A table lacks a column.
+    #[error("{file}: no column \"{column}\", found {found}")]
+    NoColumn {
+        /// The file.
+        file: String,
+        /// The column looked for.
+        column: String,
+        /// The columns of the file.
+        found: String,
+    },
     /// A row of a split cannot be read.
     #[error("{file}, line {line}: expected {expected}, found {found}")]
     Row {

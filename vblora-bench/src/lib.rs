@@ -51,6 +51,8 @@
 //!
 //! | part | what it does |
 //! | --- | --- |
+//! | [`predict`] | labels and probabilities from a trained encoder, without training |
+//! | [`evaluate`] | the paper's evaluations of texts, over files |
 //! | [`sweep`] | a TOML file of axes to many runs: planned, content-addressed, resumed, on several devices |
 //! | [`report`] | a session's table and curves; a sweep's page with the paper's tables |
 //! | [`analysis`], [`figures`] | statistics of recorded selections, and the paper's figures of them |
@@ -69,9 +71,11 @@ pub mod commands;
 pub mod demo;
 mod directory;
 pub mod error;
+pub mod evaluate;
 pub mod figures;
 pub mod limits;
 pub mod metrics;
+pub mod predict;
 pub mod pretrain;
 pub mod program;
 pub mod recipes;

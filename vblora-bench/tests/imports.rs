@@ -41,6 +41,8 @@ const BENCH: Layers = &[
         &["pretrain"],
         "a base made from nothing, with the pieces of training",
     ),
+    (&["predict"], "labels and probabilities of a trained head"),
+    (&["evaluate"], "scores of answers and texts"),
     (&["sweep"], "many runs of training"),
     (&["analysis"], "what recordings say"),
     (&["chart"], "axes, marks and colours of pictures"),

@@ -103,7 +103,7 @@ fn scores(
     score(
         &Task::demo(),
         &Predictions::Classes(classes),
-        split.labels(),
+        &split.labels(),
     )
     .unwrap()
 }

@@ -87,7 +87,7 @@ fn transformers_loads_an_encoder_and_its_head() {
         let split = demo::split(name).unwrap();
         let line = |e: &vblora_bench::tasks::Example| match e.label {
             Label::Class(class) => format!("x\t{class}\t\t{}\n", e.a),
-            Label::Value(_) => unreachable!("the task has classes"),
+            Label::Classes(_) | Label::Value(_) => unreachable!("the task has classes"),
         };
         let text: String = split.examples[..rows].iter().map(line).collect();
         std::fs::write(file(name), text).unwrap();

@@ -11,7 +11,10 @@ thread_local! {
 }
 
 /// Runs what may panic on input from outside. The message of a panic comes back, and nothing is printed.
-pub(crate) fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+///
+/// # Errors
+/// The work panics: its message.
+pub fn contain<T>(work: impl FnOnce() -> T) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let printing = panic::take_hook();

@@ -205,15 +205,26 @@ fn draw<B: Backend>(
     }
 }
 
-/// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids, or the squared error of `[n, 1]` against scores.
+/// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids (weighted as torch's `CrossEntropyLoss`, the sum of weighted
+/// losses over the sum of weights; 0 if that is 0), binary cross-entropy of `[n, classes]` against sets of class
+/// ids (the mean over all n times classes outputs, as torch's `BCEWithLogitsLoss`), or the squared error of `[n, 1]` against scores.
 pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B, 1> {
     let device = output.device();
     match labels {
-        Labels::Classes(classes) => {
-            let ids: Vec<i32> = classes.iter().map(|&c| c as i32).collect();
-            let ids = Tensor::from_data(TensorData::new(ids, [classes.len(), 1]), &device);
-            log_softmax(output).gather(1, ids).mean().neg()
+        Labels::Classes(classes) => of_classes(output, classes).mean().neg(),
+        Labels::Weighted { classes, weights } => {
+            let sum: f64 = weights.iter().copied().map(f64::from).sum();
+            // Weights that are all 0 leave no loss.
+            let share = |weight: &f32| match sum > 0.0 {
+                true => (f64::from(*weight) / sum) as f32,
+                false => 0.0,
+            };
+            let shares: Vec<f32> = weights.iter().map(share).collect();
+            let shares = TensorData::new(shares, [weights.len(), 1]);
+            let shares = Tensor::<B, 2>::from_data(shares, &device);
+            (of_classes(output, classes) * shares).sum().neg()
         }
+        Labels::Sets(sets) => binary_cross_entropy(output, sets),
         Labels::Scores(scores) => {
             let scores = Tensor::<B, 2>::from_data(
                 TensorData::new(scores.clone(), [scores.len(), 1]),
@@ -224,11 +235,45 @@ pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B
     }
 }
 
+/// The logarithm of the probability of each row's class, `[n, 1]`.
+fn of_classes<B: VbLoraBackend>(output: Tensor<B, 2>, classes: &[usize]) -> Tensor<B, 2> {
+    let ids: Vec<i32> = classes.iter().map(|&c| c as i32).collect();
+    let ids = TensorData::new(ids, [classes.len(), 1]);
+    let ids = Tensor::from_data(ids, &output.device());
+    log_softmax(output).gather(1, ids)
+}
+
+/// Binary cross-entropy of logits, in the form that does not overflow: `max(x, 0) - x y + ln(1 + exp(-|x|))`.
+fn binary_cross_entropy<B: VbLoraBackend>(
+    output: Tensor<B, 2>,
+    sets: &[Vec<usize>],
+) -> Tensor<B, 1> {
+    let [n, classes] = output.dims();
+    let mut targets = vec![0.0f32; n * classes];
+    for (row, set) in sets.iter().enumerate() {
+        for class in set {
+            targets[row * classes + class] = 1.0;
+        }
+    }
+    let targets = Tensor::from_data(TensorData::new(targets, [n, classes]), &output.device());
+    let tail = output.clone().abs().neg().exp().log1p();
+    (output.clone().clamp_min(0.0) - output * targets + tail).mean()
+}
+
 /// The labels of a batch.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Labels {
     /// Class ids, below the head's number of outputs.
     Classes(Vec<usize>),
+    /// Class ids, below the head's number of outputs, and the weight of each row in the loss.
+    Weighted {
+        /// The class of each row.
+        classes: Vec<usize>,
+        /// As many, at least 0.
+        weights: Vec<f32>,
+    },
+    /// For each row, class ids below the head's number of outputs (multi-label).
+    Sets(Vec<Vec<usize>>),
     /// Real values.
     Scores(Vec<f32>),
 }

@@ -88,6 +88,7 @@ pub use config::{
     EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
     RotaryConfig, stop_tokens,
 };
+pub use contain::contain;
 pub use dtype::BaseDtype;
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
@@ -100,6 +101,6 @@ pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
 pub use weights::{
-    Checkpoint, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype, SavedTensors, save_model,
-    save_safetensors, save_tensors,
+    Checkpoint, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype, SavedTensors, save_config,
+    save_model, save_safetensors, save_tensors,
 };

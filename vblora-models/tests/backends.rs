@@ -16,7 +16,7 @@ mod encoder {
 
 mod heads {
     use super::suite::heads as tests;
-    on_every_backend!(tests: classification_head_is_the_plain_one, losses_are_the_plain_ones, lm_head_is_the_plain_one);
+    on_every_backend!(tests: classification_head_is_the_plain_one, losses_are_the_plain_ones, weighted_and_binary_losses_are_torchs, lm_head_is_the_plain_one);
 }
 
 mod saving {

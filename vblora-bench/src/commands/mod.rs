@@ -2,6 +2,7 @@
 
 pub mod config;
 mod device;
+pub mod evaluate;
 pub mod figures;
 pub mod generate;
 pub mod models;

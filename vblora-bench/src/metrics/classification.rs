@@ -1,8 +1,10 @@
-//! Accuracy, F1 and Matthews over class ids.
+//! Accuracy, F1, balanced accuracy and Matthews over class ids.
 //!
 //! Predictions and labels are paired up to the shorter of the two. [`super::score`] refuses unequal lengths.
 
 use std::collections::BTreeMap;
+
+use super::counts::{ClassCounts, mean_f1, mean_recall, pooled_f1, ratio, weighted_f1};
 
 /// The share of rows with a correct prediction; 0 for no rows.
 pub fn accuracy(prediction: &[usize], gold: &[usize]) -> f64 {
@@ -17,16 +19,22 @@ pub fn f1(prediction: &[usize], gold: &[usize]) -> f64 {
 
 /// The unweighted mean of F1 over the classes that occur in prediction or gold; 0 for no rows.
 pub fn f1_macro(prediction: &[usize], gold: &[usize]) -> f64 {
-    let classes = counts(prediction, gold);
-    let sum: f64 = classes
-        .keys()
-        .map(|class| f1_of(*class, prediction, gold))
-        .sum();
-    if classes.is_empty() {
-        0.0
-    } else {
-        sum / classes.len() as f64
-    }
+    mean_f1(&counts(prediction, gold))
+}
+
+/// F1 over all pairs of row and class, which is accuracy where a row has one class; 0 for no rows.
+pub fn f1_micro(prediction: &[usize], gold: &[usize]) -> f64 {
+    pooled_f1(&counts(prediction, gold))
+}
+
+/// The mean of F1 over the classes, weighted by their rows; 0 for no rows.
+pub fn f1_weighted(prediction: &[usize], gold: &[usize]) -> f64 {
+    weighted_f1(&counts(prediction, gold))
+}
+
+/// The mean of recall over the classes that occur in gold; 0 for no rows.
+pub fn balanced_accuracy(prediction: &[usize], gold: &[usize]) -> f64 {
+    mean_recall(&counts(prediction, gold))
 }
 
 /// The Matthews correlation coefficient in [-1, 1]; for more than two classes Gorodkin's R_K.
@@ -35,9 +43,14 @@ pub fn f1_macro(prediction: &[usize], gold: &[usize]) -> f64 {
 pub fn matthews(prediction: &[usize], gold: &[usize]) -> f64 {
     let rows = prediction.len().min(gold.len()) as f64;
     let classes = counts(prediction, gold);
-    let sum = |term: fn(&(f64, f64)) -> f64| classes.values().map(term).sum::<f64>();
-    let covariance = right(prediction, gold) as f64 * rows - sum(|(p, g)| p * g);
-    let spread = (rows * rows - sum(|(p, _)| p * p)) * (rows * rows - sum(|(_, g)| g * g));
+    let sum = |term: fn(f64, f64) -> f64| -> f64 {
+        let terms = classes.iter();
+        terms
+            .map(|class| term(class.predicted as f64, class.gold as f64))
+            .sum()
+    };
+    let covariance = right(prediction, gold) as f64 * rows - sum(|p, g| p * g);
+    let spread = (rows * rows - sum(|p, _| p * p)) * (rows * rows - sum(|_, g| g * g));
     if spread > 0.0 {
         (covariance / spread.sqrt()).clamp(-1.0, 1.0)
     } else {
@@ -45,14 +58,16 @@ pub fn matthews(prediction: &[usize], gold: &[usize]) -> f64 {
     }
 }
 
-/// The number of times that each class is predicted, and that it is gold.
-fn counts(prediction: &[usize], gold: &[usize]) -> BTreeMap<usize, (f64, f64)> {
-    let mut counts: BTreeMap<usize, (f64, f64)> = BTreeMap::new();
+/// The counts of the classes that occur in prediction or gold, by their ids.
+fn counts(prediction: &[usize], gold: &[usize]) -> Vec<ClassCounts> {
+    let mut counts: BTreeMap<usize, ClassCounts> = BTreeMap::new();
     for (p, g) in prediction.iter().zip(gold) {
-        counts.entry(*p).or_default().0 += 1.0;
-        counts.entry(*g).or_default().1 += 1.0;
+        counts.entry(*p).or_default().add(true, p == g);
+        if p != g {
+            counts.entry(*g).or_default().add(false, true);
+        }
     }
-    counts
+    counts.into_values().collect()
 }
 
 fn right(prediction: &[usize], gold: &[usize]) -> usize {
@@ -60,21 +75,11 @@ fn right(prediction: &[usize], gold: &[usize]) -> usize {
 }
 
 fn f1_of(class: usize, prediction: &[usize], gold: &[usize]) -> f64 {
-    let rows = prediction.iter().zip(gold);
-    let (mut both, mut either) = (0, 0);
-    for (p, g) in rows {
-        both += usize::from(*p == class && *g == class);
-        either += usize::from(*p == class) + usize::from(*g == class);
+    let mut counts = ClassCounts::default();
+    for (p, g) in prediction.iter().zip(gold) {
+        counts.add(*p == class, *g == class);
     }
-    ratio(2 * both, either)
-}
-
-fn ratio(part: usize, whole: usize) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    counts.f1()
 }
 
 #[cfg(test)]
@@ -101,7 +106,15 @@ mod tests {
     fn undefined_cases_are_zero() {
         assert_eq!(matthews(&[1, 1], &[1, 1]), 0.0);
         assert_eq!(f1(&[0, 0], &[0, 0]), 0.0);
-        for metric in [accuracy, f1, f1_macro, matthews] {
+        for metric in [
+            accuracy,
+            f1,
+            f1_macro,
+            f1_micro,
+            f1_weighted,
+            balanced_accuracy,
+            matthews,
+        ] {
             assert_eq!(metric(&[], &[]), 0.0);
         }
     }

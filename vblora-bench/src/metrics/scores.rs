@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
-/// A metric. Larger is better, except for [`Metric::Nll`].
+/// A metric. Larger is better, except for errors and [`Metric::Nll`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum Metric {
     /// The share of rows with a correct prediction.
     Accuracy,
@@ -24,17 +24,41 @@ pub enum Metric {
     Spearman,
     /// The mean negative log-likelihood of a predicted token, in nats. Smaller is better.
     Nll,
+    /// The mean of F1 over the classes.
+    F1Macro,
+    /// F1 over all pairs of row and class.
+    F1Micro,
+    /// The mean of F1 over the classes, weighted by their rows.
+    F1Weighted,
+    /// The mean of recall over the classes.
+    BalancedAccuracy,
+    /// The share of rows whose labels are all right.
+    SubsetAccuracy,
+    /// The mean squared error. Smaller is better.
+    Mse,
+    /// The mean absolute error. Smaller is better.
+    Mae,
+    /// The coefficient of determination.
+    R2,
 }
 
 impl Metric {
     /// Every metric.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 14] = [
         Self::Accuracy,
         Self::F1,
         Self::Matthews,
         Self::Pearson,
         Self::Spearman,
         Self::Nll,
+        Self::F1Macro,
+        Self::F1Micro,
+        Self::F1Weighted,
+        Self::BalancedAccuracy,
+        Self::SubsetAccuracy,
+        Self::Mse,
+        Self::Mae,
+        Self::R2,
     ];
 
     /// The name used in `results.json`.
@@ -46,6 +70,14 @@ impl Metric {
             Self::Pearson => "pearson",
             Self::Spearman => "spearman",
             Self::Nll => "nll",
+            Self::F1Macro => "f1_macro",
+            Self::F1Micro => "f1_micro",
+            Self::F1Weighted => "f1_weighted",
+            Self::BalancedAccuracy => "balanced_accuracy",
+            Self::SubsetAccuracy => "subset_accuracy",
+            Self::Mse => "mse",
+            Self::Mae => "mae",
+            Self::R2 => "r2",
         }
     }
 
@@ -53,17 +85,29 @@ impl Metric {
     pub(crate) fn range(&self) -> std::ops::RangeInclusive<f64> {
         const ROUNDING: f64 = 1e-9;
         match self {
-            Self::Accuracy | Self::F1 => 0.0..=1.0 + ROUNDING,
+            Self::Accuracy
+            | Self::F1
+            | Self::F1Macro
+            | Self::F1Micro
+            | Self::F1Weighted
+            | Self::BalancedAccuracy
+            | Self::SubsetAccuracy => 0.0..=1.0 + ROUNDING,
             Self::Matthews | Self::Pearson | Self::Spearman => -1.0 - ROUNDING..=1.0 + ROUNDING,
-            Self::Nll => 0.0..=f64::MAX,
+            Self::Nll | Self::Mse | Self::Mae => 0.0..=f64::MAX,
+            Self::R2 => f64::MIN..=1.0 + ROUNDING,
         }
+    }
+
+    /// Returns true if a smaller value is better.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, Self::Nll | Self::Mse | Self::Mae)
     }
 
     /// The value with the sign that makes larger better.
     pub fn merit(&self, value: f64) -> f64 {
-        match self {
-            Self::Nll => -value,
-            _ => value,
+        match self.is_loss() {
+            true => -value,
+            false => value,
         }
     }
 }

@@ -4,12 +4,14 @@
 //! ([`Recipe::from_toml_file`]) is one whole recipe, as written by [`Recipe::to_toml`].
 
 mod builtin;
+mod class_weights;
 mod evaluation;
 mod recipe;
 mod text;
 mod validate;
 
 pub use builtin::Size;
+pub use class_weights::{ClassWeights, WeightRule};
 pub use evaluation::EvaluationSettings;
 pub use recipe::{
     AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, SharedBank,

@@ -11,7 +11,7 @@ use vblora::{
 };
 use vblora_models::BaseDtype;
 
-use super::{EvaluationSettings, TextSettings};
+use super::{ClassWeights, EvaluationSettings, TextSettings};
 use crate::limits::MAX_TEXT_BYTES;
 use crate::schedule::{Schedule, ScheduleKind};
 use crate::tasks::Task;
@@ -86,6 +86,9 @@ pub struct Recipe {
     /// The task head's settings. Tasks of texts have no head.
     #[serde(default)]
     pub head: HeadSettings,
+    /// Weights of classes in the loss. If absent, all classes weigh the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<ClassWeights>,
     /// The settings for causal models.
     #[serde(default, skip_serializing_if = "TextSettings::is_default")]
     pub text: TextSettings,

@@ -8,6 +8,7 @@ use super::recipe::Recipe;
 use crate::{
     Error, Result,
     limits::{MAX_ACCUMULATION, MAX_BATCH, MAX_EPOCHS, MAX_LENGTH},
+    tasks::Target,
 };
 
 /// The minimum length: a pair needs three special tokens and at least one of text.
@@ -33,6 +34,7 @@ impl Recipe {
         within("accumulation", self.accumulation, 1..=MAX_ACCUMULATION)?;
         within("max_length", self.max_length, SHORTEST..=MAX_LENGTH)?;
         probability("head.dropout", self.head.dropout)?;
+        self.validate_class_weights()?;
         probability("text.label_smoothing", self.text.label_smoothing)?;
         if self.text.packing && self.group_by_length {
             let expected = "false with text.packing, because packed rows have equal length";
@@ -62,6 +64,21 @@ impl Recipe {
             ));
         }
         Ok(())
+    }
+
+    fn validate_class_weights(&self) -> Result<()> {
+        let Some(weights) = &self.class_weights else {
+            return Ok(());
+        };
+        weights.check()?;
+        match self.task.target() {
+            Some(Target::Classes { .. }) => Ok(()),
+            Some(Target::Sets { .. } | Target::Number { .. }) | None => Err(setting(
+                "class_weights",
+                "a task with one class for each row",
+                &self.task,
+            )),
+        }
     }
 
     fn validate_optimizer(&self) -> Result<()> {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::Stop;
 use crate::metrics::{Metric, Scores};
-use crate::tasks::{Task, check_scores};
+use crate::tasks::{ByClass, Task, check_scores};
 
 /// One method on one task with one seed.
 ///
@@ -26,6 +26,9 @@ pub struct RunResult {
     pub best: Option<EpochScores>,
     /// The last evaluation; `null` without one.
     pub last: Option<EpochScores>,
+    /// The scores of each class on dev at the best epoch, if the task has classes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_class: Option<ByClass>,
     /// The number of parameters that the optimizer changes.
     pub trained_parameters: u64,
     /// The number of stored parameters in float32-equivalents, as the paper counts them. It need not be whole.
@@ -188,6 +191,7 @@ pub(crate) mod tests {
             seed,
             best: best_epoch(&epochs, Metric::Accuracy).map(EpochScores::from),
             last: epochs.last().map(EpochScores::from),
+            by_class: None,
             epochs,
             trained_parameters: 161_280,
             stored_parameters: 25_344.0,

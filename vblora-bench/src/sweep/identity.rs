@@ -34,8 +34,9 @@ impl DataIdentity {
 
 fn split_hash(split: &Split) -> String {
     sha256_hex(split.examples.iter().map(|example| {
-        let label = match example.label {
+        let label = match &example.label {
             Label::Class(class) => class.to_string(),
+            Label::Classes(set) => format!("{set:?}"),
             Label::Value(score) => score.to_string(),
         };
         format!("{:?} {:?} {label}\n", example.a, example.b)

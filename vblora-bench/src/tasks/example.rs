@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 /// The label of an example.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Label {
     /// The id of a class: its index in [`Task::classes`](super::Task::classes).
     Class(usize),
+    /// The ids of all classes of the example, ascending and each once; may be empty (multi-label).
+    Classes(Vec<usize>),
     /// A number (regression).
     Value(f32),
 }

@@ -44,7 +44,7 @@ pub(super) fn find(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> 
 fn task_folder(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
     let mut folders: Vec<PathBuf> = entries(dir)?
         .into_iter()
-        .filter(|path| task_of(path).as_ref() == Some(task) && path.is_dir())
+        .filter(|path| is_named(path, task) && path.is_dir())
         .collect();
     if folders.len() > 1 {
         let reason = format!("{} folders that differ only in spelling", folders.len());
@@ -55,7 +55,7 @@ fn task_folder(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
     }
     match task_of(dir) {
         // The columns of RTE and MRPC are compatible, so one task's files could be read for the other.
-        Some(other) if other != *task => Err(no_split(
+        Some(other) if other.name() != task.name() => Err(no_split(
             task,
             name,
             dir,
@@ -69,6 +69,11 @@ fn task_folder(dir: &Path, task: &Task, name: SplitName) -> Result<PathBuf> {
             format!("no folder {task} and no split file"),
         )),
     }
+}
+
+/// Returns true if the folder is named after the task. Its metrics do not count.
+fn is_named(path: &Path, task: &Task) -> bool {
+    task_of(path).is_some_and(|named| named.name() == task.name())
 }
 
 /// The task that a folder is named after. Case and hyphens do not count (`SST-2`, `sst2`).

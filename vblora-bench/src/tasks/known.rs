@@ -1,13 +1,16 @@
 //! The tasks with a name, which command lines, recipes and results use.
 
-use std::str::FromStr;
+use std::{fmt, str::FromStr};
 
 use clap::builder::{
     PossibleValue, PossibleValuesParser, TypedValueParser, ValueParser, ValueParserFactory,
 };
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 
-use super::task::Task;
+use super::{own_task::Definition, task::Task};
 use crate::{Error, Result};
 
 /// Name, question, and the task.
@@ -92,18 +95,39 @@ impl ValueParserFactory for Task {
     }
 }
 
-/// A task is serialized as its name.
+/// A known task is serialized as its name, every other one as its definition.
 impl Serialize for Task {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        let is_known = Self::find(&self.name).is_some_and(|known| known == *self);
+        match Definition::of(self).filter(|_| !is_known) {
+            Some(own) => own.serialize(serializer),
+            None => serializer.collect_str(self),
+        }
     }
 }
 
 impl<'de> Deserialize<'de> for Task {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        let unknown = || serde::de::Error::unknown_variant(&name, &NAMES);
-        Self::find(&name).ok_or_else(unknown)
+        deserializer.deserialize_any(NameOrDefinition)
+    }
+}
+
+struct NameOrDefinition;
+
+impl<'de> Visitor<'de> for NameOrDefinition {
+    type Value = Task;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a task or its definition")
+    }
+
+    fn visit_str<E: de::Error>(self, name: &str) -> std::result::Result<Task, E> {
+        Task::find(name).ok_or_else(|| E::unknown_variant(name, &NAMES))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> std::result::Result<Task, A::Error> {
+        let definition = Definition::deserialize(MapAccessDeserializer::new(map))?;
+        definition.task().map_err(de::Error::custom)
     }
 }
 
@@ -112,6 +136,10 @@ mod tests {
     use clap::{Arg, Command};
 
     use super::*;
+    use crate::{
+        recipes::{Recipe, Size},
+        tasks::{Columns, Target, Written},
+    };
 
     /// The task that a flag's value names.
     fn by_flag(name: &str) -> Option<Task> {
@@ -120,6 +148,51 @@ mod tests {
             .arg(flag)
             .try_get_matches_from(["x", name]);
         found.ok()?.get_one("task").cloned()
+    }
+
+    #[test]
+    fn tasks_of_ones_own_go_round_in_json_and_toml() {
+        let columns = Columns {
+            first: "review".into(),
+            second: Some("reply".into()),
+            label: "stars".into(),
+        };
+        let names = || ["bad", "so so", "good"].map(String::from).to_vec();
+        let targets = [
+            Target::Classes {
+                names: names(),
+                written: Written::Name,
+            },
+            Target::Sets {
+                names: names(),
+                separator: Some(";".into()),
+            },
+            Target::Number {
+                lowest: -1.5,
+                highest: 1e30,
+            },
+        ];
+        // A task with the name of a known one is still another task.
+        for (target, name) in targets.into_iter().zip(["reviews", "tags", "mrpc"]) {
+            let task = Task::own(name, columns.clone(), target);
+            let json = serde_json::to_value(&task).unwrap();
+            assert_eq!(serde_json::from_value::<Task>(json).unwrap(), task);
+            let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
+            recipe.task = task;
+            let text = recipe.to_toml().unwrap();
+            assert_eq!(Recipe::from_toml(&text, "x").unwrap(), recipe, "{text}");
+        }
+        let twice = Target::Sets {
+            names: vec!["a".into(), "a".into()],
+            separator: None,
+        };
+        let task = Task::own("x", columns, twice);
+        let json = serde_json::to_value(&task).unwrap();
+        let error = serde_json::from_value::<Task>(json).unwrap_err();
+        assert!(
+            error.to_string().contains("\"a\" is listed twice"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use super::{
     example::{Example, Label},
+    sets,
     task::{Columns, Fields, Kind, Target, Task, Written},
 };
 use crate::{Error, Result};
@@ -136,6 +137,7 @@ impl Target {
                 };
                 names.iter().enumerate().position(is_it).map(Label::Class)
             }
+            Self::Sets { names, separator } => sets::parse(field, names, separator.as_deref()),
             Self::Number { lowest, highest } => {
                 let number = field.parse::<f32>().ok();
                 // NaN is in no range.
@@ -156,6 +158,7 @@ impl Target {
                 let all: Vec<_> = names.iter().enumerate().map(one).collect();
                 format!("the label {}", all.join(" or "))
             }
+            Self::Sets { names, separator } => sets::expected(names, separator.as_deref()),
             Self::Number { lowest, highest } => format!("a score in {lowest}..={highest}"),
         }
     }
@@ -248,7 +251,8 @@ mod tests {
         let text = "stars\treview\tanswer\nso so\tIt works.\tThanks!\ngood\tGreat.\tOh.\n";
         let labels = |task: &Task| -> Vec<Label> {
             let split = parse_split(text, "reviews.tsv", task).unwrap();
-            split.examples.iter().map(|example| example.label).collect()
+            let examples = split.examples.into_iter();
+            examples.map(|example| example.label).collect()
         };
         let pairs = task(Some("answer"), Written::Name);
         assert_eq!(pairs.outputs(), 3);
@@ -314,6 +318,7 @@ mod tests {
                 .unwrap()
                 .examples[0]
                 .label
+                .clone()
         };
         assert_eq!(read("3.8"), Label::Value(3.8));
         assert_eq!(read("5.000"), Label::Value(5.0));

@@ -1,7 +1,15 @@
 //! Scores a task's predictions against its labels.
 
-use super::{example::Label, task::Task};
-use crate::metrics::{Metric, Scores, accuracy, f1, matthews, pearson, spearman};
+use super::{
+    evaluation::{ByClass, Evaluation},
+    example::Label,
+    task::{Target, Task},
+};
+use crate::metrics::{
+    ClassCounts, Confusion, Metric, Scores, accuracy, balanced_accuracy, f1, f1_macro, f1_micro,
+    f1_weighted, label_counts, mae, matthews, mean_f1, mse, pearson, pooled_f1, r2, spearman,
+    subset_accuracy, weighted_f1,
+};
 use crate::{Error, Result};
 
 /// A model's prediction for each row, in the rows' order.
@@ -9,6 +17,8 @@ use crate::{Error, Result};
 pub enum Predictions {
     /// Class ids.
     Classes(Vec<usize>),
+    /// The class ids of each row, ascending and each once (multi-label).
+    Sets(Vec<Vec<usize>>),
     /// Numbers (regression). They may lie outside the range of the labels.
     Values(Vec<f32>),
 }
@@ -18,6 +28,7 @@ impl Predictions {
     pub fn len(&self) -> usize {
         match self {
             Self::Classes(classes) => classes.len(),
+            Self::Sets(sets) => sets.len(),
             Self::Values(values) => values.len(),
         }
     }
@@ -48,9 +59,17 @@ pub(crate) fn check_scores(task: &Task, scores: &Scores) -> std::result::Result<
 /// Computes every metric of the task ([`Task::metrics`]).
 ///
 /// # Errors
-/// There are no rows, or the numbers of predictions and labels differ. The predictions are of the wrong kind for the task (classes or
-/// numbers). A class is unknown, or a prediction is not finite.
+/// As [`evaluate`].
 pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result<Scores> {
+    Ok(evaluate(task, predictions, labels)?.scores)
+}
+
+/// Computes every metric of the task, and the scores of each class.
+///
+/// # Errors
+/// There are no rows, or the numbers of predictions and labels differ. The predictions are of the wrong kind for the task (classes, sets
+/// or numbers). A class is unknown, or a prediction is not finite.
+pub fn evaluate(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result<Evaluation> {
     if predictions.len() != labels.len() || labels.is_empty() {
         let found = format!(
             "{} predictions for {} labels",
@@ -64,13 +83,15 @@ pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result
         ));
     }
     match predictions {
-        Predictions::Classes(classes) if !task.is_regression() => {
+        Predictions::Classes(classes) if !task.is_regression() && !task.is_multi_label() => {
             let gold = gold_classes(task, labels)?;
             check_classes(task, classes)?;
-            Ok(task
-                .metrics()
-                .map(|metric| (metric, classified(metric, classes, &gold)))
-                .collect())
+            Ok(of_classes(task, classes, &gold))
+        }
+        Predictions::Sets(sets) if task.is_multi_label() => {
+            let gold = gold_sets(task, labels)?;
+            sets.iter().try_for_each(|set| check_classes(task, set))?;
+            Ok(of_sets(task, sets, &gold))
         }
         Predictions::Values(values) if task.is_regression() => {
             if let Some(row) = values.iter().position(|value| !value.is_finite()) {
@@ -79,14 +100,50 @@ pub fn score(task: &Task, predictions: &Predictions, labels: &[Label]) -> Result
             }
             let values: Vec<f64> = values.iter().map(|value| f64::from(*value)).collect();
             let gold = gold_values(task, labels)?;
-            Ok(task
-                .metrics()
-                .map(|metric| (metric, correlated(metric, &values, &gold)))
-                .collect())
+            let scores = scores(task, |metric| correlated(metric, &values, &gold));
+            Ok(scores.into())
         }
-        Predictions::Classes(_) => Err(error(task, "scores", "class ids".into())),
-        Predictions::Values(_) => Err(error(task, "class ids", "scores".into())),
+        Predictions::Classes(_) => Err(error(task, expected(task), "class ids".into())),
+        Predictions::Sets(_) => Err(error(task, expected(task), "sets of class ids".into())),
+        Predictions::Values(_) => Err(error(task, expected(task), "scores".into())),
     }
+}
+
+fn scores(task: &Task, value: impl Fn(Metric) -> Option<f64>) -> Scores {
+    task.metrics()
+        .map(|metric| (metric, value(metric)))
+        .collect()
+}
+
+fn of_classes(task: &Task, prediction: &[usize], gold: &[usize]) -> Evaluation {
+    let names = task.classes();
+    let confusion = Confusion::new(names.len(), prediction, gold);
+    let matrix = confusion.rows().to_vec();
+    Evaluation {
+        scores: scores(task, |metric| classified(metric, prediction, gold)),
+        by_class: Some(ByClass::new(names, &confusion.classes(), Some(matrix))),
+    }
+}
+
+fn of_sets(task: &Task, prediction: &[Vec<usize>], gold: &[Vec<usize>]) -> Evaluation {
+    let names = task.classes();
+    let [prediction, gold] = [prediction, gold].map(|sets| indicators(sets, names.len()));
+    let counts = label_counts(names.len(), &prediction, &gold);
+    let whole = subset_accuracy(&prediction, &gold);
+    Evaluation {
+        scores: scores(task, |metric| of_counts(metric, &counts, whole)),
+        by_class: Some(ByClass::new(names, &counts, None)),
+    }
+}
+
+/// A truth value for each class of each row.
+fn indicators(sets: &[Vec<usize>], classes: usize) -> Vec<Vec<bool>> {
+    let row = |set: &Vec<usize>| {
+        let mut row = vec![false; classes];
+        set.iter().for_each(|class| row[*class] = true);
+        row
+    };
+    sets.iter().map(row).collect()
 }
 
 fn classified(metric: Metric, prediction: &[usize], gold: &[usize]) -> Option<f64> {
@@ -94,7 +151,47 @@ fn classified(metric: Metric, prediction: &[usize], gold: &[usize]) -> Option<f6
         Metric::Accuracy => Some(accuracy(prediction, gold)),
         Metric::F1 => Some(f1(prediction, gold)),
         Metric::Matthews => Some(matthews(prediction, gold)),
-        Metric::Pearson | Metric::Spearman | Metric::Nll => None,
+        Metric::F1Macro => Some(f1_macro(prediction, gold)),
+        Metric::F1Micro => Some(f1_micro(prediction, gold)),
+        Metric::F1Weighted => Some(f1_weighted(prediction, gold)),
+        Metric::BalancedAccuracy => Some(balanced_accuracy(prediction, gold)),
+        // The whole set of a row with one class is that class.
+        Metric::SubsetAccuracy => Some(accuracy(prediction, gold)),
+        Metric::Pearson
+        | Metric::Spearman
+        | Metric::Nll
+        | Metric::Mse
+        | Metric::Mae
+        | Metric::R2 => None,
+    }
+}
+
+/// The kind of predictions that a task has.
+fn expected(task: &Task) -> &'static str {
+    match task.target() {
+        Some(Target::Classes { .. }) => "class ids",
+        Some(Target::Sets { .. }) => "sets of class ids",
+        Some(Target::Number { .. }) => "scores",
+        None => "a task with labels",
+    }
+}
+
+/// A metric of sets. Accuracy is the share of rows whose whole set is right, as in scikit-learn.
+fn of_counts(metric: Metric, counts: &[ClassCounts], whole: f64) -> Option<f64> {
+    match metric {
+        Metric::Accuracy | Metric::SubsetAccuracy => Some(whole),
+        Metric::F1Macro => Some(mean_f1(counts)),
+        Metric::F1Micro => Some(pooled_f1(counts)),
+        Metric::F1Weighted => Some(weighted_f1(counts)),
+        Metric::F1
+        | Metric::Matthews
+        | Metric::BalancedAccuracy
+        | Metric::Pearson
+        | Metric::Spearman
+        | Metric::Nll
+        | Metric::Mse
+        | Metric::Mae
+        | Metric::R2 => None,
     }
 }
 
@@ -102,7 +199,18 @@ fn correlated(metric: Metric, prediction: &[f64], gold: &[f64]) -> Option<f64> {
     match metric {
         Metric::Pearson => pearson(prediction, gold),
         Metric::Spearman => spearman(prediction, gold),
-        Metric::Accuracy | Metric::F1 | Metric::Matthews | Metric::Nll => None,
+        Metric::Mse => mse(prediction, gold),
+        Metric::Mae => mae(prediction, gold),
+        Metric::R2 => r2(prediction, gold),
+        Metric::Accuracy
+        | Metric::F1
+        | Metric::Matthews
+        | Metric::Nll
+        | Metric::F1Macro
+        | Metric::F1Micro
+        | Metric::F1Weighted
+        | Metric::BalancedAccuracy
+        | Metric::SubsetAccuracy => None,
     }
 }
 
@@ -111,7 +219,7 @@ fn gold_classes(task: &Task, labels: &[Label]) -> Result<Vec<usize>> {
         .iter()
         .map(|label| match label {
             Label::Class(class) => Some(*class),
-            Label::Value(_) => None,
+            Label::Classes(_) | Label::Value(_) => None,
         })
         .collect();
     let classes = classes.ok_or_else(|| error(task, "classes as labels", "a score".into()))?;
@@ -119,12 +227,23 @@ fn gold_classes(task: &Task, labels: &[Label]) -> Result<Vec<usize>> {
     Ok(classes)
 }
 
+fn gold_sets(task: &Task, labels: &[Label]) -> Result<Vec<Vec<usize>>> {
+    let sets = labels.iter().map(|label| match label {
+        Label::Classes(set) => Some(set.clone()),
+        Label::Class(_) | Label::Value(_) => None,
+    });
+    let sets: Option<Vec<Vec<usize>>> = sets.collect();
+    let sets = sets.ok_or_else(|| error(task, "sets of classes as labels", "another".into()))?;
+    sets.iter().try_for_each(|set| check_classes(task, set))?;
+    Ok(sets)
+}
+
 fn gold_values(task: &Task, labels: &[Label]) -> Result<Vec<f64>> {
     let values: Option<Vec<f64>> = labels
         .iter()
         .map(|label| match label {
             Label::Value(value) => Some(f64::from(*value)),
-            Label::Class(_) => None,
+            Label::Class(_) | Label::Classes(_) => None,
         })
         .collect();
     values.ok_or_else(|| error(task, "scores as labels", "a class".into()))

@@ -27,6 +27,17 @@ pub fn read_split(dir: &Path, task: &Task, name: SplitName) -> Result<Split> {
     Ok(Split { examples, source })
 }
 
+/// Finds the files of both splits in GLUE's layout, and reads neither.
+///
+/// # Errors
+/// The directory or a file does not exist; the task is that of causal models.
+pub fn check_splits(dir: &Path, task: &Task) -> Result<()> {
+    for name in [SplitName::Train, SplitName::Dev] {
+        folder::find(dir, task, name)?;
+    }
+    Ok(())
+}
+
 /// Reads a split from text in the task's TSV form. Errors and the split show `source` as its name.
 ///
 /// Fields are never quoted: `"` is a character like any other. A byte-order mark, CRLF line ends and a missing last newline are accepted.
@@ -121,7 +132,7 @@ mod tests {
             let split = read_split(&dir.join("stsb"), &Task::stsb(), name).unwrap();
             let scores = split.examples.iter().map(|e| match e.label {
                 Label::Value(score) => f64::from(score),
-                Label::Class(class) => panic!("class {class} in STS-B"),
+                Label::Class(_) | Label::Classes(_) => panic!("{:?} in STS-B", e.label),
             });
             let found = scores.sum::<f64>() / rows as f64;
             assert_eq!(split.examples.len(), rows);

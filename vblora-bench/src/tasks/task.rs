@@ -2,9 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::metrics::Metric;
 
-/// A task, defined by data. GLUE's six tasks ([`Task::mrpc`]) and the bundled ones are values of this type.
+/// A task, defined by data. GLUE's six tasks ([`Task::mrpc`]) and the bundled ones are values of this type. [`Task::own`] makes others.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// The name on the command line, in recipes and in results.
@@ -32,7 +34,8 @@ pub enum Kind {
 }
 
 /// The positions of an example's parts in a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Fields {
     /// A header names the columns. There may be other columns.
     Named(Columns<String>),
@@ -46,18 +49,21 @@ pub enum Fields {
 }
 
 /// The columns of an example.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Columns<C> {
     /// The first sentence.
     pub first: C,
     /// The second sentence, for tasks on pairs.
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     pub second: Option<C>,
     /// The label.
     pub label: C,
 }
 
 /// The kind of a label.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Target {
     /// One of several classes. The id of a class is the index of its name.
     Classes {
@@ -65,6 +71,14 @@ pub enum Target {
         names: Vec<String>,
         /// The notation of a class in files.
         written: Written,
+    },
+    /// Any number of several classes, also none (multi-label). The id of a class is the index of its name.
+    Sets {
+        /// The classes' names.
+        names: Vec<String>,
+        /// The text between two names in files whose cells are text.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        separator: Option<String>,
     },
     /// A number from `lowest` to `highest`, both included (regression).
     Number {
@@ -76,7 +90,8 @@ pub enum Target {
 }
 
 /// The notation of a class in files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Written {
     /// By its id: `0`, `1`.
     Id,
@@ -93,7 +108,7 @@ impl Task {
     /// The output size of the head: the number of classes, or 1 for regression; 0 for a task without a head.
     pub fn outputs(&self) -> usize {
         match self.target() {
-            Some(Target::Classes { names, .. }) => names.len(),
+            Some(Target::Classes { names, .. } | Target::Sets { names, .. }) => names.len(),
             Some(Target::Number { .. }) => 1,
             None => 0,
         }
@@ -110,7 +125,7 @@ impl Task {
     /// The classes' names, in the order of their ids; empty for other labels.
     pub fn classes(&self) -> &[String] {
         match self.target() {
-            Some(Target::Classes { names, .. }) => names,
+            Some(Target::Classes { names, .. } | Target::Sets { names, .. }) => names,
             Some(Target::Number { .. }) | None => &[],
         }
     }
@@ -118,6 +133,11 @@ impl Task {
     /// Returns true if the label is a number.
     pub fn is_regression(&self) -> bool {
         matches!(self.target(), Some(Target::Number { .. }))
+    }
+
+    /// Returns true if an example has a set of classes.
+    pub fn is_multi_label(&self) -> bool {
+        matches!(self.target(), Some(Target::Sets { .. }))
     }
 
     /// Returns true if the examples are texts for a causal model.

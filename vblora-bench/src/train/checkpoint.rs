@@ -372,6 +372,7 @@ impl Progress {
             result: RunResult {
                 best,
                 last: epochs.last().map(EpochScores::from),
+                by_class: None,
                 epochs,
                 steps,
                 seconds,

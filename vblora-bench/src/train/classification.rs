@@ -4,12 +4,13 @@ use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::{Map, Value, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    ClassificationHead, ClassifierNames, EncoderInput, HeadInit, HostTensor, Labels, Roberta,
-    SaveDtype, loss, save_model, save_tensors,
+    ClassificationHead, ClassifierNames, Encoded, EncoderInput, HeadInit, HostTensor, Labels,
+    Roberta, SaveDtype, loss, pad, save_config, save_model, save_tensors,
 };
 
 use super::{
     data::{EncodedSplit, LabelledBatch},
+    head_settings::HeadSettings,
     learner::{Learner, Trained},
     objective::{Graph, Objective, Saving},
     order,
@@ -18,13 +19,13 @@ use crate::{
     Error, Result,
     metrics::Scores,
     recipes::{self, Recipe},
-    tasks::{Predictions, score},
+    tasks::{Evaluation, Predictions, Target, Task, evaluate},
 };
 
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
-/// A head on the first token: cross-entropy for classes, squared error for numbers.
+/// A head on the first token: cross-entropy for classes, binary cross-entropy for sets of classes, squared error for numbers.
 #[derive(Debug)]
 pub struct Classification;
 
@@ -73,6 +74,13 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         batch.inputs.rows
     }
 
+    fn loss_weight(batch: &LabelledBatch) -> f64 {
+        match &batch.labels {
+            Labels::Weighted { weights, .. } => weights.iter().copied().map(f64::from).sum(),
+            Labels::Classes(_) | Labels::Sets(_) | Labels::Scores(_) => batch.inputs.rows as f64,
+        }
+    }
+
     fn tokens(_: &LabelledBatch) -> Option<usize> {
         None
     }
@@ -97,9 +105,11 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         split: &EncodedSplit,
         recipe: &Recipe,
         device: &B::Device,
-    ) -> Result<Scores> {
-        let predictions = predict(base, head, factors, split, 2 * recipe.batch, device)?;
-        score(&recipe.task, &predictions, split.labels())
+    ) -> Result<Evaluation> {
+        let batch = HeadSettings::new(recipe).evaluation_batch();
+        let outputs = outputs_of_split(base, head, factors, split, batch, device)?;
+        let predictions = predictions(&recipe.task, &outputs);
+        evaluate(&recipe.task, &predictions, &split.labels())
     }
 
     /// An untrained head has no meaningful scores.
@@ -113,8 +123,11 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
     }
 
     fn save(learner: &Learner<B>, to: Saving<'_>) -> Result<()> {
+        HeadSettings::new(to.recipe).write(to.dir)?;
         let head = learner.head().valid().tensors();
         let names = learner.base().config().family.classifier();
+        // transformers' configuration of the whole model, which names the classes.
+        save_config(to.dir, to.files, settings(names.class, to.recipe))?;
         if matches!(learner.trained(), Trained::Everything) {
             let tensors = whole(&names, learner.plain_base().tensors(), &head);
             save_model(to.dir, to.files, settings(names.class, to.recipe), &tensors)?;
@@ -164,12 +177,11 @@ fn whole(names: &ClassifierNames, base: Named, head: &Named) -> Named {
 
 /// The head's settings in the `config.json` of such a model.
 fn settings(class: &str, recipe: &Recipe) -> Map<String, Value> {
-    let (names, problem) = match recipe.task.classes() {
-        [] => (vec!["LABEL_0"], "regression"),
-        classes => (
-            classes.iter().map(String::as_str).collect(),
-            "single_label_classification",
-        ),
+    let classes = || recipe.task.classes().iter().map(String::as_str).collect();
+    let (names, problem) = match recipe.task.target() {
+        Some(Target::Classes { .. }) => (classes(), "single_label_classification"),
+        Some(Target::Sets { .. }) => (classes(), "multi_label_classification"),
+        Some(Target::Number { .. }) | None => (vec!["LABEL_0"], "regression"),
     };
     let ids = names.iter().enumerate();
     let id2label: Map<_, _> = ids
@@ -204,24 +216,30 @@ fn batch_loss<B: VbLoraBackend>(
     loss(learner.head().forward(hidden, noise), &batch.labels)
 }
 
-/// The predictions on a split, in the split's order. An output that is not finite is an error.
-fn predict<B: VbLoraBackend>(
+/// The outputs of the head for each text, in the order of the texts, without dropout. Batches have texts of similar length. `go_on` is
+/// called with the rows of each batch; once it returns false the work ends, and there are no outputs.
+///
+/// `batch` is the number of rows of a batch, and `first` the number of texts before these, for messages.
+///
+/// # Errors
+/// An output is not finite; the error names the text's number.
+pub fn outputs<B: VbLoraBackend>(
     base: &Roberta<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
-    split: &EncodedSplit,
-    batch: usize,
+    texts: &[Encoded],
+    (batch, first): (usize, usize),
     device: &B::Device,
-) -> Result<Predictions> {
+    go_on: &mut dyn FnMut(usize) -> bool,
+) -> Result<Option<Vec<Vec<f32>>>> {
     let pad_id = base.config().pad_token_id;
-    let mut outputs: Vec<Vec<f32>> = vec![Vec::new(); split.len()];
-    let mut regression = false;
-    for rows in order::by_length(&split.lengths(), batch) {
-        let batch = split.batch(&rows, pad_id)?;
-        regression = matches!(batch.labels, Labels::Scores(_));
-        let input = EncoderInput::new(&batch.inputs, base.config(), device);
+    let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
+    let mut all: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
+    for rows in order::by_length(&lengths, batch) {
+        let inputs: Vec<&Encoded> = rows.iter().map(|&row| &texts[row]).collect();
+        let input = EncoderInput::new(&pad(&inputs, pad_id), base.config(), device);
         let output = head.forward(base.forward(&input, factors), None);
-        let [_, labels] = output.dims();
+        let [count, labels] = output.dims();
         let values: Vec<f32> = output
             .into_data()
             .convert::<f32>()
@@ -229,17 +247,52 @@ fn predict<B: VbLoraBackend>(
             .expect("converted to f32");
         for (row, logits) in rows.into_iter().zip(values.chunks(labels)) {
             if logits.iter().any(|logit| !logit.is_finite()) {
-                let what = format!("model output for example {}", row + 1);
+                let what = format!("model output for example {}", first + row + 1);
                 return Err(Error::NonFinite { what });
             }
-            outputs[row] = logits.to_vec();
+            all[row] = logits.to_vec();
+        }
+        if !go_on(count) {
+            return Ok(None);
         }
     }
-    Ok(if regression {
-        Predictions::Values(outputs.into_iter().map(|o| o[0]).collect())
-    } else {
-        Predictions::Classes(outputs.iter().map(|o| argmax(o)).collect())
-    })
+    Ok(Some(all))
+}
+
+/// [`outputs`] of a split, chunk by chunk.
+fn outputs_of_split<B: VbLoraBackend>(
+    base: &Roberta<B>,
+    head: &ClassificationHead<B>,
+    factors: &Factors<B>,
+    split: &EncodedSplit,
+    batch: usize,
+    device: &B::Device,
+) -> Result<Vec<Vec<f32>>> {
+    let mut all = Vec::with_capacity(split.len());
+    for chunk in split.chunks() {
+        let (texts, batch) = (chunk?, (batch, all.len()));
+        let go_on = &mut |_| true;
+        let some = outputs(base, head, factors, &texts, batch, device, go_on)?;
+        all.extend(some.unwrap_or_default());
+    }
+    Ok(all)
+}
+
+/// The predictions that a task makes of outputs: the most likely class, the classes more likely than not, or the number.
+pub fn predictions(task: &Task, outputs: &[Vec<f32>]) -> Predictions {
+    let rows = outputs.iter();
+    match task.target() {
+        Some(Target::Number { .. }) => Predictions::Values(rows.map(|row| row[0]).collect()),
+        Some(Target::Sets { .. }) => Predictions::Sets(rows.map(|row| chosen(row)).collect()),
+        Some(Target::Classes { .. }) | None => {
+            Predictions::Classes(rows.map(|row| argmax(row)).collect())
+        }
+    }
+}
+
+/// The classes with a probability above one half.
+fn chosen(logits: &[f32]) -> Vec<usize> {
+    (0..logits.len()).filter(|&i| logits[i] > 0.0).collect()
 }
 
 fn argmax(logits: &[f32]) -> usize {
@@ -247,13 +300,13 @@ fn argmax(logits: &[f32]) -> usize {
 }
 
 impl<B: VbLoraBackend> Learner<B> {
-    /// Predicts a split, in its order, without dropout and without a graph.
+    /// The outputs of the head for each example of a split, in its order, without dropout and without a graph.
     ///
     /// # Errors
-    /// A batch has labels of two kinds; an output is not finite.
-    pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Predictions> {
-        let (base, head) = (self.base().valid(), self.head().valid());
-        predict(&base, &head, &self.factors(), split, batch, &self.device)
+    /// An output is not finite.
+    pub fn predict(&self, split: &EncodedSplit, batch: usize) -> Result<Vec<Vec<f32>>> {
+        let (base, head, factors) = (self.base().valid(), self.head().valid(), self.factors());
+        outputs_of_split(&base, &head, &factors, split, batch, &self.device)
     }
 }
 

@@ -1,18 +1,76 @@
 //! Encodes sentences as token ids.
 
+use std::borrow::Cow;
+
 use vblora::storage::sha256_hex;
 use vblora_models::{Encoded, Labels, PaddedBatch, TextTokenizer, pad};
 
 use crate::{
     Error, Result,
-    tasks::{Label, Split},
+    tasks::{Label, Split, own::StoredSplit},
 };
 
-/// A tokenized split.
+/// Splits of the user's own data with more bytes of text than this are encoded batch by batch, as they are needed. Tokens take several
+/// times the memory of text, and a million rows take a minute to encode.
+const WHOLE_BYTES: usize = 8 << 20;
+
+/// The number of texts of such a split that are encoded at a time for an evaluation.
+const CHUNK: usize = 1 << 13;
+
+/// The number of texts of such a split from which the number of truncated ones is estimated.
+const SAMPLE: usize = 10_000;
+
+/// A split as tokens.
 #[derive(Debug)]
 pub struct EncodedSplit {
-    encoded: Vec<Encoded>,
-    labels: Vec<Label>,
+    inputs: Inputs,
+    /// The weight of each class in the loss; all weigh the same if empty.
+    class_weights: Vec<f32>,
+}
+
+/// The examples of a split.
+#[derive(Debug)]
+enum Inputs {
+    /// All of them are encoded.
+    Encoded {
+        encoded: Vec<Encoded>,
+        labels: Vec<Label>,
+    },
+    /// Each is encoded when a batch needs it.
+    Stored(Stored),
+}
+
+/// Examples as text.
+#[derive(Debug)]
+struct Stored {
+    split: StoredSplit,
+    tokenizer: TextTokenizer,
+    max_length: usize,
+    /// About as many are longer than the maximum length.
+    truncated: u64,
+}
+
+impl Stored {
+    fn new(split: StoredSplit, tokenizer: &TextTokenizer, max_length: usize) -> Result<Self> {
+        let mut stored = Self {
+            split,
+            tokenizer: tokenizer.clone(),
+            max_length,
+            truncated: 0,
+        };
+        let rows = stored.split.len();
+        let sampled = SAMPLE.min(rows);
+        let sample: Vec<usize> = (0..sampled).map(|i| i * rows / sampled).collect();
+        let cut = stored.encode(&sample)?;
+        let cut = cut.iter().filter(|encoded| encoded.truncated).count();
+        stored.truncated = (cut * rows / sampled) as u64;
+        Ok(stored)
+    }
+
+    fn encode(&self, rows: &[usize]) -> Result<Vec<Encoded>> {
+        let texts: Vec<_> = rows.iter().map(|&row| self.split.texts(row)).collect();
+        Ok(self.tokenizer.encode_batch(&texts, self.max_length)?)
+    }
 }
 
 /// A padded batch and its labels.
@@ -36,90 +94,230 @@ impl EncodedSplit {
             .map(|e| (e.a.as_str(), e.b.as_deref()))
             .collect();
         let encoded = tokenizer.encode_batch(&texts, max_length)?;
+        let labels = split.examples.iter().map(|e| e.label.clone()).collect();
+        Ok(Self::whole(encoded, labels))
+    }
+
+    /// A split of the user's own data. A large one is encoded as it is needed.
+    ///
+    /// # Errors
+    /// The tokenizer refuses a text.
+    pub fn of_stored(
+        split: StoredSplit,
+        tokenizer: &TextTokenizer,
+        max_length: usize,
+    ) -> Result<Self> {
+        let stored = Stored::new(split, tokenizer, max_length)?;
+        let rows = 0..stored.split.len();
+        let bytes: usize = rows.clone().map(|row| stored.split.bytes(row)).sum();
+        if bytes <= WHOLE_BYTES {
+            let encoded = stored.encode(&rows.collect::<Vec<_>>())?;
+            return Ok(Self::whole(encoded, stored.split.labels()));
+        }
         Ok(Self {
-            encoded,
-            labels: split.examples.iter().map(|e| e.label).collect(),
+            inputs: Inputs::Stored(stored),
+            class_weights: Vec::new(),
+        })
+    }
+
+    fn whole(encoded: Vec<Encoded>, labels: Vec<Label>) -> Self {
+        Self {
+            inputs: Inputs::Encoded { encoded, labels },
+            class_weights: Vec::new(),
+        }
+    }
+
+    /// The same split with a weight for each class in the loss, by class id.
+    #[must_use]
+    pub fn with_class_weights(self, class_weights: Vec<f32>) -> Self {
+        Self {
+            class_weights,
+            ..self
+        }
+    }
+
+    /// The tokens in the split's order, in chunks that bound the memory they take.
+    pub(super) fn chunks(&self) -> impl Iterator<Item = Result<Cow<'_, [Encoded]>>> {
+        let chunk = match self.inputs {
+            Inputs::Encoded { .. } => self.len(),
+            Inputs::Stored(_) => CHUNK,
+        };
+        (0..self.len()).step_by(chunk.max(1)).map(move |start| {
+            let end = (start + chunk).min(self.len());
+            match &self.inputs {
+                Inputs::Encoded { encoded, .. } => Ok(Cow::Borrowed(&encoded[start..end])),
+                Inputs::Stored(stored) => {
+                    let rows: Vec<usize> = (start..end).collect();
+                    stored.encode(&rows).map(Cow::Owned)
+                }
+            }
         })
     }
 
     /// The number of examples.
     pub fn len(&self) -> usize {
-        self.encoded.len()
+        match &self.inputs {
+            Inputs::Encoded { encoded, .. } => encoded.len(),
+            Inputs::Stored(stored) => stored.split.len(),
+        }
     }
 
     /// Returns true if there are no examples.
     pub fn is_empty(&self) -> bool {
-        self.encoded.is_empty()
+        self.len() == 0
     }
 
-    /// The number of truncated inputs.
+    /// The number of truncated inputs. For a large split of the user's own data it is an estimate from 10,000 of them.
     pub fn truncated(&self) -> u64 {
-        self.encoded.iter().filter(|e| e.truncated).count() as u64
+        match &self.inputs {
+            Inputs::Encoded { encoded, .. } => {
+                encoded.iter().filter(|e| e.truncated).count() as u64
+            }
+            Inputs::Stored(stored) => stored.truncated,
+        }
+    }
+
+    /// Returns true if [`truncated`](Self::truncated) is an estimate.
+    pub fn is_estimate(&self) -> bool {
+        match &self.inputs {
+            Inputs::Encoded { .. } => false,
+            Inputs::Stored(stored) => stored.split.len() > SAMPLE,
+        }
     }
 
     /// The labels in the split's order.
-    pub fn labels(&self) -> &[Label] {
-        &self.labels
+    pub fn labels(&self) -> Cow<'_, [Label]> {
+        match &self.inputs {
+            Inputs::Encoded { labels, .. } => labels.into(),
+            Inputs::Stored(stored) => stored.split.labels().into(),
+        }
     }
 
-    /// SHA-256 of every token and label.
+    /// The number of examples of each class.
+    pub fn counts(&self, classes: usize) -> Vec<usize> {
+        let mut counts = vec![0; classes];
+        let mut count = |class: &usize| counts[*class] += 1;
+        match &self.inputs {
+            Inputs::Stored(stored) => return stored.split.counts(classes),
+            Inputs::Encoded { labels, .. } => labels.iter().for_each(|label| match label {
+                Label::Class(class) => count(class),
+                Label::Classes(set) => set.iter().for_each(&mut count),
+                Label::Value(_) => {}
+            }),
+        }
+        counts
+    }
+
+    /// SHA-256 of every token and label, or of every text and label of a large split of the user's own data.
     pub fn sha256(&self) -> String {
+        let (encoded, labels) = match &self.inputs {
+            Inputs::Encoded { encoded, labels } => (encoded, labels),
+            Inputs::Stored(stored) => return stored.split.sha256(),
+        };
         let example = |(encoded, label): (&Encoded, &Label)| {
-            let label = match label {
-                Label::Class(class) => *class as u64,
-                Label::Value(score) => u64::from(score.to_bits()),
-            };
             let words = encoded.ids.iter().chain(&encoded.type_ids);
             let mut bytes = (encoded.ids.len() as u64).to_le_bytes().to_vec();
             bytes.extend(words.flat_map(|word| word.to_le_bytes()));
-            bytes.extend(label.to_le_bytes());
+            bytes.extend(label_words(label).flat_map(u64::to_le_bytes));
             bytes
         };
-        sha256_hex(self.encoded.iter().zip(&self.labels).map(example))
+        sha256_hex(encoded.iter().zip(labels).map(example))
     }
 
-    /// The number of tokens of each example.
+    /// The length of each example: its tokens, or its bytes of text in a large split of the user's own data.
     pub fn lengths(&self) -> Vec<usize> {
-        self.encoded.iter().map(|e| e.ids.len()).collect()
+        match &self.inputs {
+            Inputs::Encoded { encoded, .. } => encoded.iter().map(|e| e.ids.len()).collect(),
+            Inputs::Stored(stored) => {
+                let rows = 0..stored.split.len();
+                rows.map(|row| stored.split.bytes(row)).collect()
+            }
+        }
     }
 
     /// Builds a batch of the chosen examples, padded to the longest of them.
     ///
     /// # Errors
-    /// The labels have two kinds.
+    /// The labels have two kinds; the tokenizer refuses a text.
     pub fn batch(&self, rows: &[usize], pad_id: u32) -> Result<LabelledBatch> {
-        let inputs = pad(
-            &rows.iter().map(|&i| &self.encoded[i]).collect::<Vec<_>>(),
-            pad_id,
-        );
+        let (inputs, all) = match &self.inputs {
+            Inputs::Encoded { encoded, labels } => {
+                let chosen: Vec<&Encoded> = rows.iter().map(|&i| &encoded[i]).collect();
+                (
+                    pad(&chosen, pad_id),
+                    rows.iter().map(|&i| labels[i].clone()).collect(),
+                )
+            }
+            Inputs::Stored(stored) => {
+                let encoded = stored.encode(rows)?;
+                let chosen: Vec<&Encoded> = encoded.iter().collect();
+                let labels: Vec<Label> = rows.iter().map(|&i| stored.split.label(i)).collect();
+                (pad(&chosen, pad_id), labels)
+            }
+        };
         Ok(LabelledBatch {
             inputs,
-            labels: labels(rows.iter().map(|&i| self.labels[i]))?,
+            labels: self.weighted(labels(all.iter())?),
         })
     }
 }
 
-fn labels(all: impl Iterator<Item = Label>) -> Result<Labels> {
-    let (mut classes, mut values) = (Vec::new(), Vec::new());
-    for label in all {
-        match label {
-            Label::Class(class) => classes.push(class),
-            Label::Value(value) => values.push(value),
+impl EncodedSplit {
+    /// The labels with the weights of their classes, if the split has weights.
+    fn weighted(&self, labels: Labels) -> Labels {
+        match labels {
+            Labels::Classes(classes) if !self.class_weights.is_empty() => {
+                let weights = classes.iter().map(|&class| self.class_weights[class]);
+                Labels::Weighted {
+                    weights: weights.collect(),
+                    classes,
+                }
+            }
+            labels => labels,
         }
     }
-    match (classes.is_empty(), values.is_empty()) {
-        (false, true) => Ok(Labels::Classes(classes)),
-        (true, false) => Ok(Labels::Scores(values)),
+}
+
+/// A label as numbers, for hashes. A set begins with its size.
+fn label_words(label: &Label) -> impl Iterator<Item = u64> {
+    let words = match label {
+        Label::Class(class) => vec![*class as u64],
+        Label::Classes(set) => {
+            let size = std::iter::once(set.len() as u64);
+            size.chain(set.iter().map(|class| *class as u64)).collect()
+        }
+        Label::Value(score) => vec![u64::from(score.to_bits())],
+    };
+    words.into_iter()
+}
+
+fn labels<'a>(all: impl Iterator<Item = &'a Label>) -> Result<Labels> {
+    let (mut classes, mut sets, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for label in all {
+        match label {
+            Label::Class(class) => classes.push(*class),
+            Label::Classes(set) => sets.push(set.clone()),
+            Label::Value(value) => values.push(*value),
+        }
+    }
+    match (classes.is_empty(), sets.is_empty(), values.is_empty()) {
+        (false, true, true) => Ok(Labels::Classes(classes)),
+        (true, false, true) => Ok(Labels::Sets(sets)),
+        (true, true, false) => Ok(Labels::Scores(values)),
         _ => Err(Error::Setting {
             setting: "labels".into(),
-            expected: "classes or scores".into(),
-            found: format!(
-                "{} classes and {} scores in one batch",
-                classes.len(),
-                values.len()
-            ),
+            expected: "classes, sets of classes or scores".into(),
+            found: found(classes.len(), sets.len(), values.len()),
         }),
     }
+}
+
+fn found(classes: usize, sets: usize, values: usize) -> String {
+    let sets = match sets {
+        0 => String::new(),
+        sets => format!(", {sets} sets of classes"),
+    };
+    format!("{classes} classes{sets} and {values} scores in one batch")
 }
 
 #[cfg(test)]
@@ -132,10 +330,7 @@ mod tests {
             type_ids: vec![0; 3 + (i * 7) % 11],
             truncated: i == 2,
         };
-        EncodedSplit {
-            encoded: (0..n).map(one).collect(),
-            labels: vec![Label::Class(1); n],
-        }
+        EncodedSplit::whole((0..n).map(one).collect(), vec![Label::Class(1); n])
     }
 
     #[test]
@@ -147,7 +342,10 @@ mod tests {
     #[test]
     fn mixed_labels_are_refused() {
         let mut split = split(3);
-        split.labels[1] = Label::Value(2.5);
+        let Inputs::Encoded { labels, .. } = &mut split.inputs else {
+            unreachable!("made whole")
+        };
+        labels[1] = Label::Value(2.5);
         assert!(split.batch(&[0, 2], 1).is_ok());
         assert!(
             split

@@ -42,13 +42,14 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 
 /// The files of a run's folder: adapter and head, or a fully trained model. Such a model also has the base's [`SIDE_FILES`].
-const RUN_FILES: [&str; 8] = [
+const RUN_FILES: [&str; 9] = [
     CARD,
     "adapter_config.json",
     "adapter_model.safetensors",
     "compact.safetensors",
     "codes.safetensors",
     "head.safetensors",
+    "classifier.json",
     "model.safetensors",
     "config.json",
 ];

@@ -15,6 +15,7 @@ use crate::{
     Result,
     metrics::Scores,
     recipes::{LearningRates, Recipe, WeightDecay},
+    tasks::Evaluation,
 };
 
 /// With this many logits or more, moments are stored only for selected logits. Moments of all logits then take 32 MiB. Finding the selected
@@ -98,7 +99,15 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// # Errors
     /// As [`Objective::evaluate`].
     pub fn evaluate(&self, split: &O::Split, recipe: &Recipe) -> Result<Scores> {
-        self.evaluate_with(&self.factors(), split, recipe)
+        Ok(self.examine(split, recipe)?.scores)
+    }
+
+    /// [`evaluate`](Self::evaluate) with the scores of each class, if the task has classes.
+    ///
+    /// # Errors
+    /// As [`Objective::evaluate`].
+    pub fn examine(&self, split: &O::Split, recipe: &Recipe) -> Result<Evaluation> {
+        self.examine_with(&self.factors(), split, recipe)
     }
 
     /// [`evaluate`](Self::evaluate) with these factors instead of the adapter's own.
@@ -111,6 +120,15 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         split: &O::Split,
         recipe: &Recipe,
     ) -> Result<Scores> {
+        Ok(self.examine_with(factors, split, recipe)?.scores)
+    }
+
+    fn examine_with(
+        &self,
+        factors: &Factors<B>,
+        split: &O::Split,
+        recipe: &Recipe,
+    ) -> Result<Evaluation> {
         let (base, head) = (self.base.valid(), self.head.valid());
         O::evaluate(&base, &head, factors, split, recipe, &self.device)
     }

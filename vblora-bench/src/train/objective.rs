@@ -11,7 +11,7 @@ use vblora::{BaseWeights, Factors, backend::VbLoraBackend, storage::peft::PeftAd
 use vblora_models::ModelFiles;
 
 use super::learner::Learner;
-use crate::{Result, metrics::Scores, recipes::Recipe};
+use crate::{Result, metrics::Scores, recipes::Recipe, tasks::Evaluation};
 
 /// The gradients of a graph after the backward pass.
 pub type Graph<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
@@ -69,6 +69,11 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// The number of items that a batch's mean loss is over: examples or predicted tokens.
     fn weight(batch: &Self::Batch) -> usize;
 
+    /// The weight of a batch's mean loss in the mean of its step: the number of items, or the sum of their weights.
+    fn loss_weight(batch: &Self::Batch) -> f64 {
+        Self::weight(batch) as f64
+    }
+
     /// The number of tokens of a batch without padding, for tasks that measure speed in tokens.
     fn tokens(batch: &Self::Batch) -> Option<usize>;
 
@@ -97,7 +102,7 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
         split: &Self::Split,
         recipe: &Recipe,
         device: &B::Device,
-    ) -> Result<Scores>;
+    ) -> Result<Evaluation>;
 
     /// Scores the untrained base, if that is meaningful.
     ///

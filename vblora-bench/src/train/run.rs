@@ -161,6 +161,7 @@ impl Run {
             epochs: Vec::new(),
             best: None,
             last: None,
+            by_class: None,
             trained_parameters: count.trained as u64,
             stored_parameters: count.stored,
             stored_bytes: count.bytes as u64,

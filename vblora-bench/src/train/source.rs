@@ -9,7 +9,11 @@ use super::{classification::Classification, data::EncodedSplit, objective::Objec
 use crate::{
     Result, demo,
     recipes::Recipe,
-    tasks::{Split, SplitName, read_split},
+    tasks::{
+        Split, SplitName,
+        own::{OwnData, Splits},
+        read_split,
+    },
 };
 
 /// The data of a session.
@@ -75,13 +79,15 @@ pub struct Loaded<B: VbLoraBackend, O: Objective<B>> {
     pub notes: Vec<String>,
 }
 
-/// GLUE data, or the bundled task with labels.
+/// GLUE data, the user's own data, or the bundled task with labels.
 #[derive(Debug, Clone)]
 pub enum DataSource {
     /// The bundled demonstration set.
     Demo,
     /// A directory in GLUE's layout.
     Directory(PathBuf),
+    /// The user's own data.
+    Own(OwnData),
 }
 
 impl DataSource {
@@ -89,8 +95,56 @@ impl DataSource {
         match self {
             Self::Demo => demo::split(name),
             Self::Directory(dir) => read_split(dir, &recipe.task, name),
+            Self::Own(own) => own.split(&recipe.task, name),
         }
     }
+}
+
+type Encoded = (EncodedSplit, EncodedSplit, Vec<String>);
+
+impl DataSource {
+    /// The training and development split as tokens, and what the user should know about their rows.
+    fn encode(
+        &self,
+        recipe: &Recipe,
+        tokenizer: &TextTokenizer,
+        max_length: usize,
+    ) -> Result<Encoded> {
+        if let Self::Own(own) = self {
+            let Splits { train, dev, notes } = own.read(&recipe.task)?;
+            let encode = |split| EncodedSplit::of_stored(split, tokenizer, max_length);
+            return Ok((encode(train)?, encode(dev)?, notes));
+        }
+        let encode = |name| EncodedSplit::new(&self.read(recipe, name)?, tokenizer, max_length);
+        let (train, dev) = (encode(SplitName::Train)?, encode(SplitName::Dev)?);
+        Ok((train, dev, Vec::new()))
+    }
+}
+
+/// Says how many inputs were cut.
+fn cut(train: &EncodedSplit, dev: &EncodedSplit, max_length: usize) -> Option<String> {
+    let shown = |split: &EncodedSplit| match split.is_estimate() {
+        true => format!("about {}", split.truncated()),
+        false => split.truncated().to_string(),
+    };
+    match (train.truncated(), dev.truncated()) {
+        (0, 0) => None,
+        _ => Some(format!(
+            "{} train and {} dev inputs were cut to {max_length} tokens",
+            shown(train),
+            shown(dev)
+        )),
+    }
+}
+
+/// The training split with the recipe's weights of classes, if it has some.
+fn weighted(train: EncodedSplit, recipe: &Recipe) -> Result<EncodedSplit> {
+    let Some(weights) = &recipe.class_weights else {
+        return Ok(train);
+    };
+    let classes = recipe.task.classes();
+    let weights = weights.resolve(classes, &train.counts(classes.len()))?;
+    Ok(train.with_class_weights(weights))
 }
 
 /// The model's configuration with the recipe's dropout, if it has one.
@@ -128,14 +182,9 @@ impl Source for DataSource {
         let tokenizer = TextTokenizer::from_files(files)?.for_encoder(&config)?;
         // Sentences longer than the position table are cut to it. The results count them.
         let max_length = recipe.max_length.min(config.usable_positions());
-        let encode = |name| EncodedSplit::new(&self.read(recipe, name)?, &tokenizer, max_length);
-        let (train, dev) = (encode(SplitName::Train)?, encode(SplitName::Dev)?);
-        let notes = match (train.truncated(), dev.truncated()) {
-            (0, 0) => Vec::new(),
-            (train, dev) => vec![format!(
-                "{train} train and {dev} dev inputs were cut to {max_length} tokens"
-            )],
-        };
+        let (train, dev, mut notes) = self.encode(recipe, &tokenizer, max_length)?;
+        notes.extend(cut(&train, &dev, max_length));
+        let train = weighted(train, recipe)?;
         let (base, _) = Roberta::load_with(config, files, device)?;
         Ok(Loaded {
             base,

@@ -100,13 +100,16 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// # Errors
     /// A site of the adapter got no gradient; a batch does not fit the model.
     pub fn step(&mut self, step: usize, batches: &[O::Batch], factor: f64) -> Result<StepReport> {
-        let whole: usize = batches.iter().map(O::weight).sum();
+        let whole: f64 = batches.iter().map(O::loss_weight).sum();
         let mut sum = self.compose(step);
         let factors = sum.factors();
         for (number, batch) in batches.iter().enumerate() {
             let noise = Noise::new(self.seed, step as u64, number as u64);
-            // The mean is over the whole step, even if micro-batches differ in size.
-            let share = O::weight(batch) as f64 / whole.max(1) as f64;
+            // The mean is over the whole step, even if micro-batches differ in size. Items that all weigh 0 give no gradient.
+            let share = match whole > 0.0 {
+                true => O::loss_weight(batch) / whole,
+                false => 0.0,
+            };
             sum.add(number, self.micro_batch(&factors, batch, noise, share)?);
         }
         self.finish(sum, factor)
@@ -132,7 +135,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     }
 
     /// The second part: the gradients of one micro-batch, a function of the arguments and the current parameters. `share` is the
-    /// micro-batch's share of the step's examples.
+    /// micro-batch's share of the step's examples or of their weights.
     ///
     /// # Errors
     /// The batch does not fit the model.

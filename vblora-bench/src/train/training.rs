@@ -23,6 +23,7 @@ use crate::{
     recordings::{Header, Recorder},
     results::{EpochResult, EpochScores, RunResult, Stop, best_epoch, since_best},
     schedule::Schedule,
+    tasks::Evaluation,
 };
 
 pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
@@ -219,7 +220,10 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if let Some(parameter) = self.learner.non_finite() {
             return Ok(Some(self.non_finite(parameter)));
         }
-        let metrics = match self.learner.evaluate(dev, recipe) {
+        let Evaluation {
+            scores: metrics,
+            by_class,
+        } = match self.learner.examine(dev, recipe) {
             Err(Error::NonFinite { what }) => return Ok(Some(self.non_finite(what))),
             metrics => metrics?,
         };
@@ -237,6 +241,9 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         result.epochs.push(scores);
         result.last = result.epochs.last().map(EpochScores::from);
         let best = best_epoch(&result.epochs, recipe.task.primary_metric);
+        if best.map(EpochScores::from) != result.best {
+            result.by_class = by_class;
+        }
         result.best = best.map(EpochScores::from);
         let is_best = best.is_some_and(|best| best.step == Some(step));
         let Some(dir) = self.dir.filter(|_| is_best) else {

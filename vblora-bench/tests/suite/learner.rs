@@ -230,6 +230,34 @@ pub(crate) fn micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device
     }
 }
 
+/// The mean over the weights of all micro-batches: a step in parts is the step in one, also where a part weighs nothing.
+pub(crate) fn weighted_micro_batches_equal_one_batch<B: VbLoraBackend>(device: &B::Device) {
+    let weighted = |first: usize, rows: usize| {
+        let batch = batch(first, rows);
+        let weights = (first..first + rows).map(|row| [0.5, 3.0][row % 2] * f32::from(row < 9));
+        LabelledBatch {
+            labels: Labels::Weighted {
+                classes: (first..first + rows).map(|row| row % 2).collect(),
+                weights: weights.collect(),
+            },
+            ..batch
+        }
+    };
+    let (mut whole, mut parts) = (
+        learner::<B>(Method::VbLora, 0.0, 1, device),
+        learner::<B>(Method::VbLora, 0.0, 1, device),
+    );
+    for step in 0..3 {
+        let one = whole.step(step, &[weighted(0, 11)], 1.0).unwrap();
+        let many = [weighted(0, 5), weighted(5, 4), weighted(9, 2)];
+        let many = parts.step(step, &many, 1.0).unwrap();
+        assert_close("loss", &[many.loss], &[one.loss], products(1e-5));
+        assert_close("norm", &[many.norm], &[one.norm], products(1e-4));
+    }
+    let nothing = whole.step(3, &[weighted(9, 2)], 1.0).unwrap();
+    assert_eq!((nothing.loss, nothing.norm), (0.0, 0.0));
+}
+
 /// Several machines would work like this: they compute the parts of a step in any order, and add them in the order of their numbers.
 pub(crate) fn micro_batches_of_any_order_make_the_same_step<B: VbLoraBackend>(device: &B::Device) {
     if !is_exact::<B>(device) {

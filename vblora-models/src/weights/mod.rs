@@ -10,7 +10,7 @@ pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
 pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
 pub use loader::{LoadReport, Loader};
-pub use model::{SIDE_FILES, save_model};
+pub use model::{SIDE_FILES, save_config, save_model};
 pub use save::{SaveDtype, save_safetensors, save_tensors};
 pub use saved::SavedTensors;
 pub use vblora::storage::HostTensor;

@@ -44,9 +44,17 @@ pub fn save_model(
             write_atomically(&dir.join(name), &base.read(name)?)?;
         }
     }
-    let config = format!("{:#}\n", Value::Object(config(base, settings)?));
-    write_atomically(&dir.join(CONFIG), config.as_bytes())?;
+    save_config(dir, base, settings)?;
     save_tensors(&dir.join(WEIGHTS), tensors, SaveDtype::F32)
+}
+
+/// Writes the configuration of `base` to the directory, with `settings` in place of its own.
+///
+/// # Errors
+/// The base's configuration cannot be read; the file cannot be written.
+pub fn save_config(dir: &Path, base: &ModelFiles, settings: Map<String, Value>) -> Result<()> {
+    let config = format!("{:#}\n", Value::Object(config(base, settings)?));
+    Ok(write_atomically(&dir.join(CONFIG), config.as_bytes())?)
 }
 
 fn config(base: &ModelFiles, settings: Map<String, Value>) -> Result<Map<String, Value>> {

@@ -1,6 +1,6 @@
 //! The heads and the losses against plain loops.
 
-use burn::module::Param;
+use burn::{backend::Autodiff, module::Param};
 use vblora::{backend::VbLoraBackend, rng::Key};
 use vblora_models::{
     ClassificationHead, Family, HeadInit, HostTensor, Labels, LmHead, Roberta, head_parameters,
@@ -143,6 +143,65 @@ pub(crate) fn losses_are_the_plain_ones<B: VbLoraBackend>(device: &B::Device) {
         &[(0.25 + 9.0 + 0.25) / 3.0],
         1e-6,
     );
+}
+
+/// Losses and gradients of torch 2.15 in double precision: `cross_entropy` with the weights 0.25, 4 and 1.5 of three classes, and
+/// `binary_cross_entropy_with_logits`.
+pub(crate) fn weighted_and_binary_losses_are_torchs<B: VbLoraBackend>(device: &B::Device) {
+    let outputs = [
+        0.5, -1.25, 2.0, 3.0, 0.25, -0.75, -2.0, 1.5, 0.0, 0.1, 0.2, 0.3,
+    ];
+    let weighted = Labels::Weighted {
+        classes: vec![2, 0, 1, 0],
+        weights: vec![1.5, 0.25, 4.0, 0.25],
+    };
+    let sets = Labels::Sets(vec![vec![0, 2], vec![], vec![1, 2], vec![0, 1, 2]]);
+    let of_weighted = [
+        0.044_205_045_5,
+        0.007_681_685_1,
+        -0.051_886_730_6,
+        -0.003_350_574,
+        0.002_449_465_9,
+        0.000_901_108_1,
+        0.016_062_512_2,
+        -0.134_749_315_9,
+        0.118_686_803_7,
+        -0.029_141_266_4,
+        0.013_842_708_1,
+        0.015_298_558_4,
+    ];
+    let of_sets = [
+        -0.031_461_722_4,
+        0.018_558_344_9,
+        -0.009_933_576_8,
+        0.079_381_177_2,
+        0.046_848_041_7,
+        0.026_735_108_4,
+        0.009_933_576_8,
+        -0.015_202_127,
+        -0.041_666_666_7,
+        -0.039_585_067_7,
+        -0.037_513_833_6,
+        -0.035_463_123_6,
+    ];
+    for (labels, expected, gradients) in [
+        (weighted, 0.262_264_125_032_617_26, of_weighted),
+        (sets, 0.661_059_258_137_108_1, of_sets),
+    ] {
+        let x = tensor::<Autodiff<B>, 2>(&outputs, [4, 3], device).require_grad();
+        let found = loss(x.clone(), &labels);
+        assert_close("loss", &values(found.clone()), &[expected], 1e-6);
+        let found = x.grad(&found.backward()).unwrap();
+        assert_close("gradient", &values(found), &gradients, 1e-6);
+    }
+    let far = tensor::<B, 2>(&[200.0, -200.0], [1, 2], device);
+    let found = loss(far.clone(), &Labels::Sets(vec![vec![1]]));
+    assert_close("far from right", &values(found), &[200.0], 1e-6);
+    let none = Labels::Weighted {
+        classes: vec![1],
+        weights: vec![0.0],
+    };
+    assert_eq!(values(loss(far, &none)), [0.0]);
 }
 
 pub(crate) fn lm_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {

@@ -126,7 +126,7 @@ pub fn read_input(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 }
 
 /// True if a path stands for a stream that this process was started with. Any other FIFO may have nobody at its other end.
-fn is_own_stream(path: &Path) -> bool {
+pub fn is_own_stream(path: &Path) -> bool {
     path == Path::new("/dev/stdin")
         || [Path::new("/dev/fd"), Path::new("/proc/self/fd")]
             .into_iter()

@@ -28,7 +28,9 @@ pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
 pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_STORED_FACTORS, MAX_SUB_VECTORS, Precisions};
 pub use convert::to_f32;
-pub use files::{MAX_CONFIG_BYTES, MAX_INDEX_BYTES, RegularFile, read_file, read_input, read_text};
+pub use files::{
+    MAX_CONFIG_BYTES, MAX_INDEX_BYTES, RegularFile, is_own_stream, read_file, read_input, read_text,
+};
 pub use hash::sha256_hex;
 pub use header::{Entry, Header, MAX_HEADER_BYTES, MAX_NAME_BYTES};
 pub use host::{HostAdapter, HostLora, HostVbLora, HostVera};

@@ -175,7 +175,7 @@ fn data(dir: &Path) {
         let split = demo::split(name).unwrap();
         let line = |e: &vblora_bench::tasks::Example| match e.label {
             Label::Class(class) => format!("x\t{class}\t\t{}\n", e.a),
-            Label::Value(_) => unreachable!("the task has classes"),
+            Label::Classes(_) | Label::Value(_) => unreachable!("the task has classes"),
         };
         let text: String = split.examples[..rows].iter().map(line).collect();
         std::fs::write(dir.join(format!("demo/{}.tsv", name.name())), text).unwrap();

@@ -18,7 +18,7 @@ const GROUPS: [Group; 4] = [
     },
     Group {
         heading: "Use",
-        commands: &["generate", "completions"],
+        commands: &["generate", "evaluate", "completions"],
     },
     Group {
         heading: "Files",
@@ -110,13 +110,25 @@ mod tests {
         }
     }
 
+    /// Commands and their own subcommands, each with its words behind `vblora`.
+    fn nested(commands: Vec<Command>) -> Vec<(String, Command)> {
+        let mut found = Vec::new();
+        for command in commands {
+            let name = command.get_name().to_owned();
+            let inner = command.get_subcommands().cloned();
+            found.extend(inner.map(|inner| (format!("{name} {}", inner.get_name()), inner)));
+            found.push((name, command));
+        }
+        found
+    }
+
     /// The first two lines can be pasted into a shell, and the parser accepts them.
     #[test]
     fn every_subcommand_opens_with_two_runnable_lines() {
-        for mut subcommand in visible() {
+        for (name, mut subcommand) in nested(visible()) {
             let help = subcommand.render_long_help().to_string();
             let lines: Vec<_> = help.lines().take(3).collect();
-            let start = format!("vblora {} ", subcommand.get_name());
+            let start = format!("vblora {name} ");
             for line in &lines[..2] {
                 assert!(line.starts_with(&start), "{line:?} in {help}");
                 let words = shlex::split(line).unwrap().into_iter();
@@ -130,8 +142,7 @@ mod tests {
 
     #[test]
     fn every_argument_of_every_subcommand_has_a_help_text() {
-        for subcommand in command().get_subcommands() {
-            let name = subcommand.get_name();
+        for (name, subcommand) in nested(command().get_subcommands().cloned().collect()) {
             for argument in subcommand.get_arguments() {
                 let help = argument.get_help().map(ToString::to_string);
                 let id = argument.get_id();

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
-    commands::{figures, generate, report, sweep, train, verify, view},
+    commands::{evaluate, figures, generate, report, sweep, train, verify, view},
     program::{run_program, say},
 };
 
@@ -40,6 +40,7 @@ enum Command {
     Completions(completions::Arguments),
     Convert(convert::Arguments),
     Diff(diff::Arguments),
+    Evaluate(evaluate::Arguments),
     Figures(figures::Arguments),
     Generate(generate::Arguments),
     Inspect(inspect::Arguments),
@@ -68,6 +69,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Completions(arguments) => text(completions::run(&arguments)?),
         Command::Convert(arguments) => text(convert::run(&arguments)?),
         Command::Diff(arguments) => text(diff::run(&arguments)?),
+        Command::Evaluate(arguments) => return evaluate::run(&arguments),
         Command::Figures(arguments) => figures::run(&arguments)?,
         Command::Generate(arguments) => return generate::run(&arguments),
         Command::Inspect(arguments) => text(inspect::run(&arguments)?),

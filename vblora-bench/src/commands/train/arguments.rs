@@ -6,7 +6,7 @@ use clap::Args;
 use vblora::Selection;
 use vblora_models::BaseDtype;
 
-use super::schedule::ScheduleArguments;
+use super::{schedule::ScheduleArguments, table::TableArguments};
 use crate::{
     commands::device::DeviceArguments,
     recipes::TooLong,
@@ -25,6 +25,7 @@ The model's config.json determines the kind of model. An encoder (RoBERTa, BERT)
 Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
 learns the bundled task in about a minute.
 
+vblora train --model roberta-base --data reviews.csv --text review --label stars --method vblora --out runs/reviews
 vblora train --model roberta-base --data glue --task mrpc --method vblora --out runs/mrpc
 vblora train --model path/to/llama --data alpaca.json --format alpaca --packing --method vblora --out runs/alpaca";
 
@@ -36,6 +37,8 @@ pub struct Arguments {
     pub(super) model: ModelArguments,
     #[command(flatten)]
     pub(super) encoder: EncoderArguments,
+    #[command(flatten)]
+    pub(super) table: TableArguments,
     #[command(flatten)]
     pub(super) causal: CausalArguments,
     #[command(flatten)]
@@ -61,7 +64,7 @@ pub(super) struct ModelArguments {
     /// Hub revision: a branch, tag or commit
     #[arg(long, requires = "model")]
     pub(super) revision: Option<String>,
-    /// Training data. Encoders: the GLUE directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts as JSON lines, .json (an array or
+    /// Training data. Encoders: a table with --text and --label, or the GLUE directory, <DIR>/<task>/{train,dev}.tsv. Causal models: texts as JSON lines, .json (an array or
     /// JSON lines) or .csv [default: the bundled data, for bundled models]
     #[arg(long, value_name = "DIR|FILE")]
     pub(super) data: Option<PathBuf>,
@@ -77,7 +80,7 @@ pub(super) struct ModelArguments {
 #[command(next_help_heading = "Encoders only")]
 pub(super) struct EncoderArguments {
     /// Task to learn [default: demo, or the recipe's]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, conflicts_with = "text")]
     pub(super) task: Option<Task>,
     /// Learning rate of the task head [default: the recipe's]
     #[arg(long, allow_negative_numbers = true)]

@@ -10,7 +10,7 @@ use crate::{
     program::say,
     recipes::{Recipe, Size},
     report::summary_table,
-    tasks::Task,
+    tasks::{Task, check_splits},
     train::{DataSource, Method, Session, run_encoder},
 };
 
@@ -33,11 +33,30 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
 
 fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
     let methods = arguments.methods(&METHODS);
-    let recipe = recipe(arguments, &files, &methods)?;
-    let data = match &arguments.model.data {
-        Some(dir) => DataSource::Directory(dir.clone()),
-        None if recipe.task == Task::demo() => DataSource::Demo,
-        None => bail!(
+    let data = arguments.model.data.as_deref();
+    let own = arguments.table.task(data)?;
+    let (task, own) = match own {
+        Some((task, own, notes)) => (Some(task), Some((own, notes))),
+        None => (arguments.encoder.task.clone(), None),
+    };
+    let recipe = recipe(arguments, &files, &methods, task)?;
+    let own = match (own, data) {
+        (None, Some(data)) => arguments.table.data_of(&recipe.task, data)?,
+        (own, _) => own,
+    };
+    let data = match (own, data) {
+        (Some((own, notes)), _) => {
+            if !arguments.output.quiet {
+                notes.iter().for_each(|note| tracing::warn!("{note}"));
+            }
+            DataSource::Own(own)
+        }
+        (None, Some(dir)) => {
+            check_splits(dir, &recipe.task)?;
+            DataSource::Directory(dir.to_owned())
+        }
+        (None, None) if recipe.task == Task::demo() => DataSource::Demo,
+        (None, None) => bail!(
             "task {} needs --data DIR with {}/train.tsv and dev.tsv",
             recipe.task,
             recipe.task
@@ -47,8 +66,12 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
 }
 
 /// The recipe file, or the built-in recipe for a model of this width; flags override keys.
-fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Result<Recipe> {
-    let task = arguments.encoder.task.clone();
+fn recipe(
+    arguments: &Arguments,
+    files: &ModelFiles,
+    methods: &[Method],
+    task: Option<Task>,
+) -> Result<Recipe> {
     let mut recipe = match &arguments.optimisation.recipe {
         Some(file) => Recipe::from_toml_file(file)?,
         None => built_in(task.clone().unwrap_or_else(Task::demo), files)?,
@@ -59,6 +82,10 @@ fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Resu
     }
     recipe.lr.head = arguments.encoder.lr_head.unwrap_or(recipe.lr.head);
     recipe.task = task.unwrap_or(recipe.task);
+    if let Some(metric) = arguments.table.metric {
+        recipe.task = recipe.task.with_primary_metric(metric)?;
+    }
+    recipe.class_weights = arguments.table.weights()?.or(recipe.class_weights);
     recipe.validate()?;
     Ok(recipe)
 }
@@ -71,11 +98,19 @@ fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
         384 => Size::Minilm,
         _ => Size::Demo,
     };
-    let exact = Recipe::builtin(size, &task);
-    // No built-in recipe pairs this model and task. Use the demonstration's settings for the task.
-    exact
-        .or_else(|_| {
-            Recipe::builtin(Size::Demo, &Task::demo()).map(|recipe| Recipe { task, ..recipe })
-        })
-        .map_err(Into::into)
+    let exact = Recipe::builtin(size, &task).map(|recipe| (recipe.task == task, recipe));
+    if let Ok((true, recipe)) = exact {
+        return Ok(recipe);
+    }
+    // No built-in recipe pairs this model and task. Own data takes the settings of MRPC for the model's size, other tasks the
+    // demonstration's.
+    let is_known = task.name().parse::<Task>().is_ok_and(|known| known == task);
+    let of_mrpc = Recipe::builtin(size, &Task::mrpc())
+        .ok()
+        .filter(|_| !is_known);
+    let recipe = match of_mrpc {
+        Some(recipe) => recipe,
+        None => Recipe::builtin(Size::Demo, &Task::demo())?,
+    };
+    Ok(Recipe { task, ..recipe })
 }

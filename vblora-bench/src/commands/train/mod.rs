@@ -8,6 +8,7 @@ mod kind;
 mod recipe;
 pub(super) mod repeat;
 mod schedule;
+mod table;
 
 use std::{process::ExitCode, sync::atomic::AtomicBool};
 

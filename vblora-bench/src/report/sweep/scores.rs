@@ -139,6 +139,14 @@ fn metric_words(metric: Metric) -> &'static str {
         Metric::Pearson => "Pearson correlation",
         Metric::Spearman => "Spearman correlation",
         Metric::Nll => "Negative log-likelihood",
+        Metric::F1Macro => "Macro F1",
+        Metric::F1Micro => "Micro F1",
+        Metric::F1Weighted => "Weighted F1",
+        Metric::BalancedAccuracy => "Balanced accuracy",
+        Metric::SubsetAccuracy => "Subset accuracy",
+        Metric::Mse => "Mean squared error",
+        Metric::Mae => "Mean absolute error",
+        Metric::R2 => "R2",
     }
 }
 

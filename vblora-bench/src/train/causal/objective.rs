@@ -22,6 +22,7 @@ use crate::{
     Error, Result,
     metrics::{Metric, Scores},
     recipes::Recipe,
+    tasks::Evaluation,
     train::{Graph, Learner, Objective, Saving, Trained, order},
 };
 
@@ -123,7 +124,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         split: &EncodedTexts,
         recipe: &Recipe,
         device: &B::Device,
-    ) -> Result<Scores> {
+    ) -> Result<Evaluation> {
         let (mut sum, mut count) = (0.0, 0);
         for rows in order::by_length(&split.lengths(), recipe.batch) {
             let pad_id = base.config().pad_token_id.unwrap_or(0);
@@ -149,7 +150,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
             let what = "mean log-likelihood of held-out texts".into();
             return Err(Error::NonFinite { what });
         }
-        Ok(Scores::from_iter([(Metric::Nll, Some(nll))]))
+        Ok(Scores::from_iter([(Metric::Nll, Some(nll))]).into())
     }
 
     fn before(
@@ -159,7 +160,8 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         device: &B::Device,
     ) -> Result<Option<Scores>> {
         let none = Factors::none();
-        Self::evaluate(base, &PhantomData, &none, split, recipe, device).map(Some)
+        let evaluation = Self::evaluate(base, &PhantomData, &none, split, recipe, device)?;
+        Ok(Some(evaluation.scores))
     }
 
     fn save(learner: &Learner<B, Self>, to: Saving<'_>) -> Result<()> {

@@ -1,0 +1,238 @@
+//! The flags for the user's own data with labels.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use vblora::storage::read_text;
+
+use crate::{
+    limits::MAX_TEXT_BYTES,
+    metrics::Metric,
+    recipes::{ClassWeights, WeightRule},
+    tasks::{
+        Columns, Fields, Kind, Task,
+        own::{Dev, Files, Given, Labelling, OwnData, find, scan},
+    },
+};
+
+/// The share of the rows that is held out if the user names no development split.
+const HELD_OUT: f64 = 0.1;
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Encoders only")]
+pub(super) struct TableArguments {
+    /// Column of the text in --data: CSV, TSV, JSON lines, a JSON array or Parquet, or a directory with train and dev files
+    #[arg(long, value_name = "COLUMN", requires = "data")]
+    pub(super) text: Option<String>,
+    /// Column of the second text of a pair
+    #[arg(long, value_name = "COLUMN", requires = "text")]
+    pub(super) text_pair: Option<String>,
+    /// Column of the label
+    #[arg(long, value_name = "COLUMN", requires = "text")]
+    pub(super) label: Option<String>,
+    /// Classes in the order of their ids [default: those in the training file, sorted; numbers in numeric order]
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        requires = "label"
+    )]
+    pub(super) labels: Vec<String>,
+    /// Labels are numbers to predict
+    #[arg(long, requires = "label", conflicts_with_all = ["labels", "multi_label"])]
+    pub(super) regression: bool,
+    /// A row has any number of labels: a list, or text with --label-separator
+    #[arg(long, requires = "label")]
+    pub(super) multi_label: bool,
+    /// Text between two labels of a row
+    #[arg(long, value_name = "TEXT", requires = "multi_label")]
+    pub(super) label_separator: Option<String>,
+    /// File to evaluate on [default: dev or validation in the directory --data, or --hold-out]
+    #[arg(long, value_name = "FILE", requires = "text")]
+    pub(super) dev: Option<PathBuf>,
+    /// Share of the rows to evaluate on instead of training, the same in each class [default: 0.1 without a dev file]
+    #[arg(long, value_name = "SHARE", requires = "text", conflicts_with = "dev")]
+    pub(super) hold_out: Option<f64>,
+    /// Seed of the rows that are held out [default: 0]
+    #[arg(long, value_name = "SEED", requires = "text", conflicts_with = "dev")]
+    pub(super) hold_out_seed: Option<u64>,
+    /// Weights of classes in the loss: balanced, or a TOML or JSON file with a weight by class
+    #[arg(long, value_name = "balanced|FILE")]
+    pub(super) class_weights: Option<String>,
+    /// Metric that chooses the best evaluation, one of the task's [default: the task's first]
+    #[arg(long, value_name = "NAME")]
+    pub(super) metric: Option<Metric>,
+}
+
+impl TableArguments {
+    /// The flags of this group that were given.
+    pub(super) fn given(&self) -> Vec<&'static str> {
+        let Self {
+            text,
+            text_pair,
+            label,
+            labels,
+            regression,
+            multi_label,
+            label_separator,
+            dev,
+            hold_out,
+            hold_out_seed,
+            class_weights,
+            metric,
+        } = self;
+        let flags = [
+            ("--text", text.is_some()),
+            ("--text-pair", text_pair.is_some()),
+            ("--label", label.is_some()),
+            ("--labels", !labels.is_empty()),
+            ("--regression", *regression),
+            ("--multi-label", *multi_label),
+            ("--label-separator", label_separator.is_some()),
+            ("--dev", dev.is_some()),
+            ("--hold-out", hold_out.is_some()),
+            ("--hold-out-seed", hold_out_seed.is_some()),
+            ("--class-weights", class_weights.is_some()),
+            ("--metric", metric.is_some()),
+        ];
+        let given = flags.into_iter().filter(|(_, given)| *given);
+        given.map(|(flag, _)| flag).collect()
+    }
+
+    /// The task and the files that the flags describe, and what the user should know; `None` if they describe no data.
+    pub(super) fn task(&self, data: Option<&Path>) -> Result<Option<(Task, OwnData, Vec<String>)>> {
+        let (Some(first), Some(data)) = (&self.text, data) else {
+            return Ok(None);
+        };
+        let Some(label) = &self.label else {
+            bail!("--text {first} needs --label COLUMN");
+        };
+        let (own, notes) = self.files(data)?;
+        let given = Given {
+            column: label.clone(),
+            labelling: self.labelling(),
+            names: Some(self.labels.clone()).filter(|names| !names.is_empty()),
+        };
+        check_names(&self.labels)?;
+        let target = scan(&own.train, &given)?;
+        let columns = Columns {
+            first: first.clone(),
+            second: self.text_pair.clone(),
+            label: label.clone(),
+        };
+        let name = data.file_stem().unwrap_or(data.as_os_str());
+        let task = Task::own(name.to_string_lossy(), columns, target);
+        Ok(Some((task, own, notes)))
+    }
+
+    /// The files for a task of a recipe with columns of its own.
+    pub(super) fn data_of(
+        &self,
+        task: &Task,
+        data: &Path,
+    ) -> Result<Option<(OwnData, Vec<String>)>> {
+        let is_known = task
+            .name()
+            .parse::<Task>()
+            .is_ok_and(|known| known == *task);
+        match &task.kind {
+            Kind::Labelled {
+                fields: Fields::Named(_),
+                ..
+            } if !is_known && !data.join(task.name()).is_dir() => self.files(data).map(Some),
+            Kind::Labelled { .. } | Kind::Texts => Ok(None),
+        }
+    }
+
+    fn files(&self, data: &Path) -> Result<(OwnData, Vec<String>)> {
+        let Files { train, dev, test } = find(data)?;
+        let mut notes = Vec::new();
+        if !test.is_empty() {
+            notes.push(format!(
+                "{} is not read: training needs no test split",
+                test[0].display()
+            ));
+        }
+        let is_asked = self.hold_out.is_some() || self.hold_out_seed.is_some();
+        let dev = match (&self.dev, dev.is_empty() || is_asked) {
+            (Some(file), _) => Dev::Files(vec![file.clone()]),
+            (None, false) => Dev::Files(dev),
+            (None, true) => {
+                if !dev.is_empty() {
+                    notes.push(format!(
+                        "{} is not read, because of --hold-out",
+                        dev[0].display()
+                    ));
+                }
+                let share = self.hold_out.unwrap_or(HELD_OUT);
+                ensure!(
+                    share > 0.0 && share < 1.0,
+                    "--hold-out: expected a share above 0 and below 1, found {share}"
+                );
+                if !is_asked {
+                    notes.push(format!(
+                        "{}: no dev file, so {:.0} % of the rows are held out to evaluate on (--dev or --hold-out choose otherwise)",
+                        data.display(),
+                        100.0 * share
+                    ));
+                }
+                let seed = self.hold_out_seed.unwrap_or(0);
+                Dev::HeldOut { share, seed }
+            }
+        };
+        Ok((OwnData { train, dev }, notes))
+    }
+
+    fn labelling(&self) -> Labelling {
+        match (self.regression, self.multi_label) {
+            (true, _) => Labelling::Number,
+            (false, true) => Labelling::Set {
+                separator: self.label_separator.clone(),
+            },
+            (false, false) => Labelling::Class,
+        }
+    }
+
+    /// The weights of classes, if the user gives some.
+    pub(super) fn weights(&self) -> Result<Option<ClassWeights>> {
+        match self.class_weights.as_deref() {
+            None => Ok(None),
+            Some("balanced") => Ok(Some(ClassWeights::Rule(WeightRule::Balanced))),
+            Some(file) => read_weights(Path::new(file)).map(Some),
+        }
+    }
+}
+
+fn check_names(names: &[String]) -> Result<()> {
+    let twice = (1..names.len()).find(|&i| names[..i].contains(&names[i]));
+    if let Some(i) = twice {
+        bail!("--labels: {:?} is listed twice", names[i]);
+    }
+    ensure!(
+        !names.iter().any(|name| name.trim().is_empty()),
+        "--labels: expected names, found an empty one"
+    );
+    Ok(())
+}
+
+/// A weight by class name, from a TOML or JSON file.
+fn read_weights(file: &Path) -> Result<ClassWeights> {
+    let place = file.display();
+    let text = read_text(file, MAX_TEXT_BYTES).map_err(|cause| {
+        anyhow::anyhow!(
+            "--class-weights: expected balanced or a file, but cannot read {place}: {cause}"
+        )
+    })?;
+    let is_json = file
+        .extension()
+        .is_some_and(|e| e.eq_ignore_ascii_case("json"));
+    let weights = match is_json {
+        true => serde_json::from_str(&text).map_err(|e| e.to_string()),
+        false => toml::from_str(&text).map_err(|e| e.to_string()),
+    };
+    match weights {
+        Ok(weights) => Ok(ClassWeights::ByName(weights)),
+        Err(cause) => bail!("{place}: expected a weight by class name: {cause}"),
+    }
+}

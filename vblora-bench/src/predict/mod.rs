@@ -1,0 +1,11 @@
+//! Predictions of a trained encoder with a head: labels and probabilities for texts, without training.
+
+mod classifier;
+mod outcome;
+mod run;
+mod write;
+
+pub use classifier::Classifier;
+pub use outcome::{Outcome, outcomes};
+pub use run::{Text, run};
+pub use write::{Form, encode};

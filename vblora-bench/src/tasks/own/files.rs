@@ -1,0 +1,121 @@
+//! The files of a data set: one file, or a directory with files for each split.
+
+use std::path::{Path, PathBuf};
+
+use crate::{Error, Result, tasks::table::Format};
+
+/// The names of the development split, the first one preferred.
+const DEV: [&str; 4] = ["dev", "validation", "valid", "val"];
+
+/// The files of a data set. A split in shards has several.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Files {
+    /// The training files, at least one.
+    pub train: Vec<PathBuf>,
+    /// The development files; empty if there are none.
+    pub dev: Vec<PathBuf>,
+    /// The test files, which training does not read.
+    pub test: Vec<PathBuf>,
+}
+
+/// Finds the files of a data set. `data` is a file, or a directory with `train.EXT`, and perhaps `dev.EXT` (also `validation`, `valid`, `val`)
+/// and `test.EXT`. The hub's shards (`train-00000-of-00002.parquet`) are found too, also in a folder `data`.
+///
+/// # Errors
+/// The path does not exist; the directory has no training file, or two for one split.
+pub fn find(data: &Path) -> Result<Files> {
+    if !data.is_dir() {
+        // Reading the file reports what is wrong with it.
+        return Ok(Files {
+            train: vec![data.to_owned()],
+            dev: Vec::new(),
+            test: Vec::new(),
+        });
+    }
+    let inner = data.join("data");
+    let own = names(data)?;
+    let dir = match split(data, &own, "train")?.is_empty() && inner.is_dir() {
+        true => inner,
+        false => data.to_owned(),
+    };
+    let names = names(&dir)?;
+    let train = split(&dir, &names, "train")?;
+    if train.is_empty() {
+        return Err(no_train(&dir, &names));
+    }
+    let mut dev = Vec::new();
+    for name in DEV {
+        let found = split(&dir, &names, name)?;
+        if !found.is_empty() && !dev.is_empty() {
+            return Err(Error::in_the_way(
+                &found[0],
+                "the directory has two development splits",
+            ));
+        }
+        dev.extend(found);
+    }
+    let test = split(&dir, &names, "test")?;
+    Ok(Files { train, dev, test })
+}
+
+fn no_train(dir: &Path, names: &[String]) -> Error {
+    let found = match names {
+        [] => "nothing".into(),
+        names => names
+            .iter()
+            .take(20)
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(", "),
+    };
+    Error::Entry {
+        file: dir.display().to_string(),
+        place: "directory".into(),
+        expected: format!(
+            "train.EXT, with one of the extensions {}",
+            Format::extensions()
+        ),
+        found,
+    }
+}
+
+/// The files of a split: `NAME.EXT`, or all shards `NAME-*.EXT` in the order of their names.
+fn split(dir: &Path, names: &[String], split: &str) -> Result<Vec<PathBuf>> {
+    let of = |is_one: &dyn Fn(&str) -> bool| -> Vec<PathBuf> {
+        let tables = names.iter().filter(|name| {
+            let (stem, extension) = name.rsplit_once('.').unwrap_or((name, ""));
+            Format::of(extension).is_some() && is_one(stem)
+        });
+        tables.map(|name| dir.join(name)).collect()
+    };
+    let whole = of(&|stem| stem == split);
+    let shards = of(&|stem| {
+        stem.strip_prefix(split)
+            .is_some_and(|rest| rest.starts_with('-'))
+    });
+    match (whole.as_slice(), shards.is_empty()) {
+        ([_], true) | ([], _) => Ok([whole, shards].concat()),
+        ([_], false) | ([_, _, ..], _) => {
+            let all: Vec<_> = whole
+                .iter()
+                .chain(&shards)
+                .filter_map(|path| path.file_name())
+                .collect();
+            let all: Vec<_> = all.iter().map(|name| name.to_string_lossy()).collect();
+            let reason = format!("{} are all the {split} split", all.join(", "));
+            Err(Error::in_the_way(dir, reason))
+        }
+    }
+}
+
+/// The names in a directory, sorted.
+fn names(dir: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(dir).map_err(|e| Error::read(dir, e))?;
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
+    };
+    let names: std::io::Result<Vec<String>> = entries.map(name).collect();
+    let mut names = names.map_err(|e| Error::read(dir, e))?;
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,133 @@
+//! Reads files into a store.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use super::{
+    label::{class, number, set},
+    notes::Oddities,
+    scan::listed,
+    store::Store,
+};
+use crate::tasks::{
+    Columns, Label, Target, sets,
+    table::{Cell, Place, Row, Table},
+};
+use crate::{Error, Result, limits::MAX_DATA_BYTES};
+
+/// Reads every row of the files. Texts are kept as they are; a missing text is an empty one.
+pub(super) fn read(
+    files: &[PathBuf],
+    columns: &Columns<String>,
+    target: &Target,
+) -> Result<(Store, Vec<String>)> {
+    let texts = std::iter::once(columns.first.as_str()).chain(columns.second.as_deref());
+    let texts: Vec<&str> = texts.collect();
+    let all: Vec<&str> = texts
+        .iter()
+        .copied()
+        .chain([columns.label.as_str()])
+        .collect();
+    let tables: Vec<Table> = files
+        .iter()
+        .map(|file| Table::open(file))
+        .collect::<Result<_>>()?;
+    let sizes = tables.iter().map(|table| table.text_bytes(&texts));
+    let bytes = sizes.sum::<Result<u64>>()?.min(MAX_DATA_BYTES);
+    let mut store = Store::new(target, texts.len() > 1, usize::try_from(bytes).unwrap_or(0));
+    let reader = Reader::new(target);
+    let mut notes = Vec::new();
+    for table in &tables {
+        let mut odd = Oddities::default();
+        table.read(&all, &mut |row| {
+            reader.add(table, &row, &mut store, &mut odd)
+        })?;
+        notes.extend(odd.notes(&table.path().display().to_string()));
+    }
+    match store.len() {
+        0 => Err(Error::EmptySplit {
+            file: files[0].display().to_string(),
+        }),
+        _ => Ok((store, notes)),
+    }
+}
+
+struct Reader<'a> {
+    target: &'a Target,
+    /// The id of each class.
+    ids: HashMap<&'a str, usize>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(target: &'a Target) -> Self {
+        let names = names(target).iter();
+        let ids = names.enumerate().map(|(id, name)| (name.as_str(), id));
+        Self {
+            target,
+            ids: ids.collect(),
+        }
+    }
+
+    fn add(&self, table: &Table, row: &Row, store: &mut Store, odd: &mut Oddities) -> Result<()> {
+        let Some((label, texts)) = row.cells.split_last() else {
+            return Ok(());
+        };
+        let label = self.label(table, row.place, label)?;
+        let texts = texts.iter().map(|cell| text(table, row.place, cell));
+        let texts: Vec<_> = texts.collect::<Result<_>>()?;
+        if texts.iter().any(|text| text.trim().is_empty()) {
+            odd.add_empty(|| row.place.to_string());
+        }
+        odd.unlabelled += usize::from(label == Label::Classes(Vec::new()));
+        store.push(texts.iter().map(AsRef::as_ref), &label);
+        Ok(())
+    }
+
+    fn label(&self, table: &Table, place: Place, cell: &Cell) -> Result<Label> {
+        match self.target {
+            Target::Classes { .. } => {
+                let name = class(table, place, cell)?;
+                Ok(Label::Class(self.id(table, place, &name)?))
+            }
+            Target::Sets { separator, .. } => {
+                let names = set(table, place, cell, separator.as_deref())?;
+                let ids = names.iter().map(|name| self.id(table, place, name));
+                Ok(sets::set(ids.collect::<Result<_>>()?))
+            }
+            Target::Number { lowest, highest } => {
+                let value = number(table, place, cell)?;
+                match (*lowest..=*highest).contains(&value) {
+                    true => Ok(Label::Value(value)),
+                    false => {
+                        let expected = format!("a number in {lowest}..={highest}");
+                        Err(table.error(place, expected, cell.shown()))
+                    }
+                }
+            }
+        }
+    }
+
+    fn id(&self, table: &Table, place: Place, name: &str) -> Result<usize> {
+        let id = self.ids.get(name).copied();
+        id.ok_or_else(|| {
+            let known = listed(names(self.target));
+            table.error(place, known, format!("{name:?}"))
+        })
+    }
+}
+
+fn names(target: &Target) -> &[String] {
+    match target {
+        Target::Classes { names, .. } | Target::Sets { names, .. } => names,
+        Target::Number { .. } => &[],
+    }
+}
+
+/// The text of a cell; an empty one if it is missing.
+fn text<'a>(table: &Table, place: Place, cell: &'a Cell) -> Result<std::borrow::Cow<'a, str>> {
+    match (cell.text(), cell) {
+        (Some(text), _) => Ok(text),
+        (None, Cell::Missing) => Ok("".into()),
+        (None, _) => Err(table.error(place, "a text", cell.shown())),
+    }
+}

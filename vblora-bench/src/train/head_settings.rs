@@ -1,0 +1,106 @@
+//! What a trained head needs to be used again: `classifier.json` beside the adapter.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use vblora::storage::{read_input, write_atomically};
+use vblora_models::BaseDtype;
+
+use super::run_dir::RunDir;
+use crate::{
+    Error, Result,
+    limits::MAX_TEXT_BYTES,
+    recipes::Recipe,
+    tasks::{Columns, Target, Task, Written},
+};
+
+/// The file.
+const FILE: &str = "classifier.json";
+
+/// The maximum length of a head whose training left no settings (PEFT's own adapters).
+const MAX_LENGTH: usize = 128;
+
+/// Rows per training batch of such a head.
+const BATCH: usize = 16;
+
+/// The settings of a trained head that change its predictions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadSettings {
+    /// Columns, labels in the order of the head's outputs, and metrics.
+    pub task: Task,
+    /// Texts longer than this many tokens are cut.
+    pub max_length: usize,
+    /// Rows per training batch. Evaluations take twice as many.
+    pub batch: usize,
+    /// The number type of the base's linear maps.
+    pub base_dtype: BaseDtype,
+}
+
+impl HeadSettings {
+    /// The settings of a recipe.
+    pub fn new(recipe: &Recipe) -> Self {
+        Self {
+            task: recipe.task.clone(),
+            max_length: recipe.max_length,
+            batch: recipe.batch,
+            base_dtype: recipe.base_dtype,
+        }
+    }
+
+    /// The settings of the head in a directory with this many outputs: from `classifier.json`, or from the recipe of the run that the
+    /// directory is of. A directory of PEFT's own has neither. Its classes are then named by their ids, and one output is a number.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(dir: &Path, outputs: usize) -> Result<Self> {
+        let file = dir.join(FILE);
+        if file.is_file() {
+            let bytes = read_input(&file, MAX_TEXT_BYTES).map_err(|e| Error::read(&file, e))?;
+            return serde_json::from_slice(&bytes).map_err(|e| Error::RecipeSyntax {
+                file: file.display().to_string(),
+                message: e.to_string(),
+            });
+        }
+        match dir.parent().filter(|run| RunDir::holds_session(run)) {
+            Some(run) => Ok(Self::new(&RunDir::recipe(run)?)),
+            None => Ok(Self::unknown(outputs)),
+        }
+    }
+
+    /// Writes the settings beside the adapter.
+    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        let mut text = serde_json::to_vec_pretty(self).expect("settings are JSON");
+        text.push(b'\n');
+        Ok(write_atomically(&dir.join(FILE), &text)?)
+    }
+
+    /// The rows of a batch without training.
+    pub fn evaluation_batch(&self) -> usize {
+        2 * self.batch
+    }
+
+    fn unknown(outputs: usize) -> Self {
+        let columns = Columns {
+            first: "text".to_owned(),
+            second: None,
+            label: "label".to_owned(),
+        };
+        let target = match outputs {
+            0 | 1 => Target::Number {
+                lowest: f32::MIN,
+                highest: f32::MAX,
+            },
+            classes => Target::Classes {
+                names: (0..classes).map(|class| class.to_string()).collect(),
+                written: Written::Id,
+            },
+        };
+        Self {
+            task: Task::own("text", columns, target),
+            max_length: MAX_LENGTH,
+            batch: BATCH,
+            base_dtype: BaseDtype::F32,
+        }
+    }
+}
