@@ -14,8 +14,8 @@ use crate::{
 /// times the memory of text, and a million rows take a minute to encode.
 const WHOLE_BYTES: usize = 8 << 20;
 
-/// The number of texts of such a split that are encoded at a time for an evaluation.
-const CHUNK: usize = 1 << 13;
+/// The number of texts of own data that are encoded at a time. The tokenizer's own form of tokens takes some 150 bytes for each.
+const CHUNK: usize = 1 << 11;
 
 /// The number of texts of such a split from which the number of truncated ones is estimated.
 const SAMPLE: usize = 10_000;
@@ -51,20 +51,17 @@ struct Stored {
 }
 
 impl Stored {
-    fn new(split: StoredSplit, tokenizer: &TextTokenizer, max_length: usize) -> Result<Self> {
-        let mut stored = Self {
-            split,
-            tokenizer: tokenizer.clone(),
-            max_length,
-            truncated: 0,
-        };
-        let rows = stored.split.len();
+    /// The number of texts that are cut, if as large a share is cut as of some.
+    fn estimate(&self) -> Result<u64> {
+        let rows = self.split.len();
         let sampled = SAMPLE.min(rows);
         let sample: Vec<usize> = (0..sampled).map(|i| i * rows / sampled).collect();
-        let cut = stored.encode(&sample)?;
-        let cut = cut.iter().filter(|encoded| encoded.truncated).count();
-        stored.truncated = (cut * rows / sampled) as u64;
-        Ok(stored)
+        let mut cut = 0;
+        for rows in sample.chunks(CHUNK) {
+            let encoded = self.encode(rows)?;
+            cut += encoded.iter().filter(|encoded| encoded.truncated).count();
+        }
+        Ok((cut * rows / sampled.max(1)) as u64)
     }
 
     fn encode(&self, rows: &[usize]) -> Result<Vec<Encoded>> {
@@ -107,13 +104,22 @@ impl EncodedSplit {
         tokenizer: &TextTokenizer,
         max_length: usize,
     ) -> Result<Self> {
-        let stored = Stored::new(split, tokenizer, max_length)?;
+        let mut stored = Stored {
+            split,
+            tokenizer: tokenizer.clone(),
+            max_length,
+            truncated: 0,
+        };
         let rows = 0..stored.split.len();
         let bytes: usize = rows.clone().map(|row| stored.split.bytes(row)).sum();
         if bytes <= WHOLE_BYTES {
-            let encoded = stored.encode(&rows.collect::<Vec<_>>())?;
+            let mut encoded = Vec::with_capacity(rows.len());
+            for rows in rows.collect::<Vec<_>>().chunks(CHUNK) {
+                encoded.extend(stored.encode(rows)?);
+            }
             return Ok(Self::whole(encoded, stored.split.labels()));
         }
+        stored.truncated = stored.estimate()?;
         Ok(Self {
             inputs: Inputs::Stored(stored),
             class_weights: Vec::new(),

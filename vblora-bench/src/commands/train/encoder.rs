@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::{Result, bail};
 use vblora_models::{EncoderConfig, ModelFiles};
 
-use super::{Work, arguments::Arguments, recipe::set_rank};
+use super::{Work, arguments::Arguments, recipe::set_rank, table};
 use crate::{
     program::say,
     recipes::{Recipe, Size},
@@ -46,7 +46,8 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
     };
     let data = match (own, data) {
         (Some((own, notes)), _) => {
-            if !arguments.output.quiet {
+            if arguments.output.plan || !arguments.output.quiet {
+                say(table::describe(&recipe.task));
                 notes.iter().for_each(|note| tracing::warn!("{note}"));
             }
             DataSource::Own(own)

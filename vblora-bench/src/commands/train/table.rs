@@ -11,13 +11,16 @@ use crate::{
     metrics::Metric,
     recipes::{ClassWeights, WeightRule},
     tasks::{
-        Columns, Fields, Kind, Task,
+        Columns, Fields, Kind, Target, Task,
         own::{Dev, Files, Given, Labelling, OwnData, find, scan},
     },
 };
 
 /// The share of the rows that is held out if the user names no development split.
 const HELD_OUT: f64 = 0.1;
+
+/// The maximum number of labels that a plan lists.
+const SHOWN: usize = 20;
 
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Encoders only")]
@@ -108,7 +111,7 @@ impl TableArguments {
         let Some(label) = &self.label else {
             bail!("--text {first} needs --label COLUMN");
         };
-        let (own, notes) = self.files(data)?;
+        let (own, mut notes) = self.files(data)?;
         let given = Given {
             column: label.clone(),
             labelling: self.labelling(),
@@ -116,6 +119,7 @@ impl TableArguments {
         };
         check_names(&self.labels)?;
         let target = scan(&own.train, &given)?;
+        notes.extend(many_numbers(&target));
         let columns = Columns {
             first: first.clone(),
             second: self.text_pair.clone(),
@@ -201,6 +205,40 @@ impl TableArguments {
             Some("balanced") => Ok(Some(ClassWeights::Rule(WeightRule::Balanced))),
             Some(file) => read_weights(Path::new(file)).map(Some),
         }
+    }
+}
+
+/// Says that numbers with fractions are taken as classes, if they are many.
+fn many_numbers(target: &Target) -> Option<String> {
+    let Target::Classes { names, .. } = target else {
+        return None;
+    };
+    let are_numbers = names.iter().all(|name| name.parse::<f64>().is_ok());
+    let has_fraction = names.iter().any(|name| name.contains('.'));
+    (are_numbers && has_fraction && names.len() > SHOWN).then(|| {
+        format!(
+            "each of {} numbers is a class of its own; --regression learns them as numbers",
+            names.len()
+        )
+    })
+}
+
+/// The task in a line: its labels in the order of their ids.
+pub(super) fn describe(task: &Task) -> String {
+    let names = task.classes();
+    let some = names.iter().take(SHOWN).map(String::as_str);
+    let some = some.collect::<Vec<_>>().join(", ");
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    match task.target() {
+        Some(Target::Classes { .. }) => format!("{task}: {} classes: {some}{more}", names.len()),
+        Some(Target::Sets { .. }) => {
+            format!("{task}: any of {} labels: {some}{more}", names.len())
+        }
+        Some(Target::Number { .. }) => format!("{task}: a number"),
+        None => format!("{task}: texts"),
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use vblora::storage::is_own_stream;
+
 use crate::{Error, Result, tasks::table::Format};
 
 /// The names of the development split, the first one preferred.
@@ -24,6 +26,10 @@ pub struct Files {
 /// # Errors
 /// The path does not exist; the directory has no training file, or two for one split.
 pub fn find(data: &Path) -> Result<Files> {
+    if is_own_stream(data) {
+        let reason = "training reads its data twice, and a stream only once; expected a file";
+        return Err(Error::read(data, std::io::Error::other(reason)));
+    }
     if !data.is_dir() {
         // Reading the file reports what is wrong with it.
         return Ok(Files {

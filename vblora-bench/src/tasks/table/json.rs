@@ -21,7 +21,7 @@ const SHOWN: usize = 60;
 
 /// Reads JSON lines and skips empty ones.
 pub(super) fn lines(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result<()> {
-    each_line(stream::text(path)?, path, columns, sink)
+    each_line(stream::text(path)?, 1, path, columns, sink)
 }
 
 /// Reads an array of objects, or JSON lines.
@@ -36,7 +36,7 @@ pub(super) fn read(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result
                 text.consume(1);
             }
             Some(b'[') => return array(text, path, line, columns, sink),
-            Some(b'{') => return each_line(text, path, columns, sink),
+            Some(b'{') => return each_line(text, line, path, columns, sink),
             Some(_) => {
                 let start = String::from_utf8_lossy(bytes)
                     .lines()
@@ -60,12 +60,13 @@ pub(super) fn read(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result
 
 fn each_line(
     mut text: impl BufRead,
+    first: u64,
     path: &Path,
     columns: &[&str],
     sink: &mut Sink<'_>,
 ) -> Result<()> {
     let mut line = Vec::new();
-    for number in 1.. {
+    for number in first.. {
         line.clear();
         let count = text.read_until(b'\n', &mut line);
         if count.map_err(|e| Error::read(path, e))? == 0 {

@@ -43,6 +43,11 @@ fn read_rows(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result<()> {
 
 /// The bytes of the columns without compression.
 pub(super) fn text_bytes(path: &Path, columns: &[&str]) -> Result<u64> {
+    let sum = contain(|| sum_bytes(path, columns));
+    sum.unwrap_or_else(|panic| Err(broken(path, panic)))
+}
+
+fn sum_bytes(path: &Path, columns: &[&str]) -> Result<u64> {
     let reader = open(path)?;
     let groups = reader.metadata().row_groups().iter();
     let chunks = groups.flat_map(|group| group.columns());
