@@ -124,7 +124,7 @@ fn evaluation_is_that_of_the_run(dir: &Path) {
     let run = std::fs::read_to_string(dir.join("run/table.md")).unwrap();
     for text in [&table, &run] {
         assert!(text.contains("| short, right"), "{text}");
-        assert!(text.contains("label \\\\ predicted"), "{text}");
+        assert!(text.contains("label / predicted"), "{text}");
     }
 }
 
