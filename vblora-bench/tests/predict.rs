@@ -88,7 +88,7 @@ fn a_trained_head_predicts_and_is_evaluated_as_in_its_run() {
     data(dir);
     succeed(
         dir,
-        "train --model bundled:roberta --data train.csv --dev dev.csv --text review --label stars --method vblora --method head \
+        "train --model bundled:roberta --data train.csv --dev dev.csv --text review --label stars --method vblora --method head --method full \
          --seeds 1 --epochs 2 --class-weights balanced --out run --quiet",
         "",
     );
@@ -100,10 +100,12 @@ fn a_trained_head_predicts_and_is_evaluated_as_in_its_run() {
 fn evaluation_is_that_of_the_run(dir: &Path) {
     let results = Results::read(dir.join("run/results.json")).unwrap();
     for run in &results.runs {
-        let line = format!(
-            "evaluate --model bundled:roberta --adapter run/{}-seed1 --data dev.csv --json",
-            run.method
-        );
+        let adapter = format!("run/{}-seed1", run.method);
+        let base = match run.method.as_str() {
+            "full" => adapter.as_str(),
+            _ => "bundled:roberta",
+        };
+        let line = format!("evaluate --model {base} --adapter {adapter} --data dev.csv --json");
         let found: Value = serde_json::from_str(&succeed(dir, &line, "")).unwrap();
         let best = run.best.as_ref().unwrap();
         assert_eq!(
@@ -122,7 +124,7 @@ fn evaluation_is_that_of_the_run(dir: &Path) {
     let run = std::fs::read_to_string(dir.join("run/table.md")).unwrap();
     for text in [&table, &run] {
         assert!(text.contains("| short, right"), "{text}");
-        assert!(text.contains("label \\\\ predicted"), "{text}");
+        assert!(text.contains("label / predicted"), "{text}");
     }
 }
 
@@ -188,6 +190,11 @@ fn what_does_not_fit_is_refused(dir: &Path) {
         dir,
         "predict --model bundled:roberta --adapter run --data dev.csv",
         &["run", "head"],
+    );
+    fail(
+        dir,
+        "predict --model bundled:roberta --adapter run/full-seed1 --data dev.csv",
+        &["full-seed1", "was trained"],
     );
     fail(
         dir,

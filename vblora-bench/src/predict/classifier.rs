@@ -1,6 +1,6 @@
 //! A head and its adapter from the directory of a run, checked against a base.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use vblora::storage::{
     HostAdapter, HostTensor, TensorFile,
@@ -40,6 +40,14 @@ impl Classifier {
             true => Some(PeftDirectory::open(dir)?.bind(&roberta::sites(&config))?),
             false => None,
         };
+        // The head of a base that was trained as well belongs to that base alone.
+        if dir.join("model.safetensors").is_file() && !is_place(dir, files) {
+            return Err(Error::Setting {
+                setting: "model".into(),
+                expected: format!("{place}, whose base was trained with the head"),
+                found: files.place(),
+            });
+        }
         let (adapter, head) = take_head(dir, adapter)?;
         let outputs = outputs(&head);
         let Some((width, outputs)) = outputs else {
@@ -68,6 +76,13 @@ impl Classifier {
     pub fn max_length(&self) -> usize {
         self.settings.max_length.min(self.config.usable_positions())
     }
+}
+
+/// Returns true if the model's files are in this directory.
+fn is_place(dir: &Path, files: &ModelFiles) -> bool {
+    let place = PathBuf::from(files.place());
+    let [dir, place] = [dir, &place].map(|path| path.canonicalize().ok());
+    dir.is_some() && dir == place
 }
 
 /// The adapter, and the tensors of the head beside or inside it.

@@ -1,6 +1,6 @@
 //! The texts to predict, and their labels where a file has them.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::{
     Error, Result,
@@ -51,11 +51,15 @@ impl Rows {
 /// # Errors
 /// The extension is unknown.
 pub fn open(data: &Path, stdin: Format) -> Result<Table> {
-    match data == Path::new("-") {
-        true => Ok(Table::with_format(&PathBuf::from("/dev/stdin"), stdin)),
+    match data == Path::new(STDIN) {
+        true => Ok(Table::with_format(Path::new(STREAM), stdin)),
         false => Table::open(data),
     }
 }
+
+/// The name of standard input on a command line, and in the file system.
+const STDIN: &str = "-";
+const STREAM: &str = "/dev/stdin";
 
 /// Reads texts. A missing text is an empty one.
 ///
@@ -117,6 +121,10 @@ pub fn read_labelled(table: &Table, task: &Task) -> Result<(Rows, Vec<Label>)> {
 /// # Errors
 /// As [`parse_split`].
 pub fn read_glue(file: &Path, task: &Task) -> Result<(Rows, Vec<Label>)> {
+    let file = match file == Path::new(STDIN) {
+        true => Path::new(STREAM),
+        false => file,
+    };
     let shown = file.display().to_string();
     let bytes = vblora::storage::read_input(file, crate::limits::MAX_DATA_BYTES)
         .map_err(|e| Error::read(file, e))?;

@@ -43,7 +43,7 @@ fn confusion(by_class: &ByClass, matrix: &[Vec<usize>]) -> String {
         return "The confusion matrix is in the JSON form; it has too many classes for a page.\n"
             .into();
     }
-    let first = ("label \\ predicted".to_owned(), Align::Left);
+    let first = ("label / predicted".to_owned(), Align::Left);
     let columns = names.clone().map(|name| (name, Align::Right));
     let mut table = Table::new(std::iter::once(first).chain(columns));
     for (name, row) in names.zip(matrix) {

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use vblora::storage::{read_input, write_atomically};
+use vblora::storage::{read_input, strict_json, write_atomically};
 use vblora_models::BaseDtype;
 
 use super::run_dir::RunDir;
 use crate::{
     Error, Result,
-    limits::MAX_TEXT_BYTES,
+    limits::{MAX_BATCH, MAX_LENGTH as MAX_TOKENS, MAX_TEXT_BYTES},
     recipes::Recipe,
     tasks::{Columns, Target, Task, Written},
 };
@@ -19,6 +19,9 @@ const FILE: &str = "classifier.json";
 
 /// The maximum length of a head whose training left no settings (PEFT's own adapters).
 const MAX_LENGTH: usize = 128;
+
+/// The lowest maximum length: a pair's special tokens, as in recipes.
+const SHORTEST: usize = 4;
 
 /// Rows per training batch of such a head.
 const BATCH: usize = 16;
@@ -57,15 +60,38 @@ impl HeadSettings {
         let file = dir.join(FILE);
         if file.is_file() {
             let bytes = read_input(&file, MAX_TEXT_BYTES).map_err(|e| Error::read(&file, e))?;
-            return serde_json::from_slice(&bytes).map_err(|e| Error::RecipeSyntax {
-                file: file.display().to_string(),
-                message: e.to_string(),
-            });
+            let settings: Self =
+                strict_json::from_slice(&bytes).map_err(|e| Error::json(&file, e))?;
+            settings.check(&file)?;
+            return Ok(settings);
         }
         match dir.parent().filter(|run| RunDir::holds_session(run)) {
             Some(run) => Ok(Self::new(&RunDir::recipe(run)?)),
-            None => Ok(Self::unknown(outputs)),
+            None => {
+                tracing::warn!(
+                    "{}: {FILE} is missing, so classes are named by their ids, and texts are cut to {MAX_LENGTH} tokens",
+                    dir.display()
+                );
+                Ok(Self::unknown(outputs))
+            }
         }
+    }
+
+    /// Refuses numbers that no training has.
+    fn check(&self, file: &Path) -> Result<()> {
+        for (key, value, range) in [
+            ("max_length", self.max_length, SHORTEST..=MAX_TOKENS),
+            ("batch", self.batch, 1..=MAX_BATCH),
+        ] {
+            if !range.contains(&value) {
+                return Err(Error::Setting {
+                    setting: format!("{}: {key}", file.display()),
+                    expected: format!("{} to {}", range.start(), range.end()),
+                    found: value.to_string(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Writes the settings beside the adapter.
