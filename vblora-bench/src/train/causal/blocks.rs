@@ -24,12 +24,8 @@ impl Encoding<'_> {
         let blocks = joined
             .chunks(self.max_length)
             .filter(|block| block.len() > 1);
-        split.texts = blocks
-            .map(|ids| EncodedText {
-                labels: vec![1..ids.len()],
-                ids: ids.to_vec(),
-            })
-            .collect();
+        let texts = blocks.map(|ids| EncodedText::new(ids.to_vec(), 1));
+        split.texts = texts.collect();
         Ok(split)
     }
 }

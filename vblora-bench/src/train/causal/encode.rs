@@ -36,6 +36,14 @@ pub(super) struct EncodedText {
     pub(super) labels: Vec<Range<usize>>,
 }
 
+impl EncodedText {
+    /// A text whose tokens are predicted from one on.
+    pub(super) fn new(ids: Vec<u32>, from: usize) -> Self {
+        let labels = std::iter::once(from..ids.len()).collect();
+        Self { ids, labels }
+    }
+}
+
 /// A text with all its tokens, and what is left of it within the maximum length.
 struct Found {
     /// The number of all its tokens.
@@ -203,8 +211,7 @@ impl Encoding<'_> {
         let before = front.len() + prompt.len();
         let ids = [front, prompt, response].concat();
         let from = if self.on_prompt { 1 } else { before.max(1) };
-        let labels = vec![from..ids.len()];
-        EncodedText { ids, labels }
+        EncodedText::new(ids, from)
     }
 
     fn refuse(&self, texts: &Texts, row: usize, length: usize) -> Error {
@@ -235,10 +242,7 @@ impl EncodedTexts {
         texts: impl IntoIterator<Item = (Vec<u32>, usize)>,
         max_length: usize,
     ) -> Self {
-        let text = |(ids, from): (Vec<u32>, usize)| {
-            let labels = vec![from..ids.len()];
-            EncodedText { ids, labels }
-        };
+        let text = |(ids, from)| EncodedText::new(ids, from);
         Self {
             texts: texts.into_iter().map(text).collect(),
             ..Self::new(max_length)
@@ -461,10 +465,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_anything_in_front_the_first_token_is_no_label() {
-        let text = EncodedText {
-            ids: vec![7, END],
-            labels: vec![1..2],
-        };
+        let text = EncodedText::new(vec![7, END], 1);
         let tokenizer = tokenizer();
         let encoding = Encoding {
             tokenizer: &tokenizer,
@@ -591,7 +592,7 @@ pub(super) mod tests {
                 .unwrap();
             let apart = [&[0], &parts[0][..], &parts[1], &[END]].concat();
             assert_eq!(encoded.ids, apart, "{text:?}");
-            assert_eq!(labelled_from(&encoded), 1 + parts[0].len());
+            assert_eq!(labelled_from(encoded), 1 + parts[0].len());
         }
     }
 }

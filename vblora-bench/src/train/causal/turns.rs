@@ -84,7 +84,7 @@ impl Encoding<'_> {
             last.end += 1;
         }
         if self.on_prompt {
-            labels = vec![1..ids.len()];
+            return EncodedText::new(ids, 1);
         }
         // The first token of a text has no predecessor.
         if let Some(first) = labels.first_mut() {
