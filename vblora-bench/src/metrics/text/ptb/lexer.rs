@@ -122,7 +122,7 @@ impl<'a> Lexer<'a> {
         let after = self.rest.skip(word.len() + 1);
         let is_acronym = word.contains('.');
         let is_degree = word.len() > 3 && word.to_ascii_lowercase().ends_with("h.d")
-            || word.to_ascii_lowercase() == "ed.d";
+            || word.eq_ignore_ascii_case("ed.d");
         let (belongs, ends) = match stop {
             Stop::Never => (false, false),
             Stop::Always => (true, false),
