@@ -276,15 +276,14 @@ fn trained_with(adapter: &Path) -> Result<Option<(&'static str, String)>> {
     let command = Results::read(&path)?.command;
     let words: Vec<&str> = command.split_whitespace().collect();
     let value = |flag: &str| {
-        let pairs = words.iter().enumerate().find_map(|(at, word)| {
+        words.iter().enumerate().find_map(|(at, word)| {
             let rest = word.strip_prefix(flag)?;
             match rest.strip_prefix('=') {
                 Some(value) => Some(value.to_owned()),
                 None if rest.is_empty() => words.get(at + 1).map(|value| (*value).to_owned()),
                 None => None,
             }
-        });
-        pairs
+        })
     };
     let found = ["--format", "--template"].into_iter();
     Ok(found.filter_map(|flag| Some((flag, value(flag)?))).next())
