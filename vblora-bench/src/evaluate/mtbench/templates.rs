@@ -348,7 +348,7 @@ mod tests {
                 "says with which --format it was trained",
             ),
             ("vblora train --format e2e", "a form with an instruction"),
-            ("vblora train --format completion", "which has none"),
+            ("vblora train --format completion:output", "which has none"),
             ("vblora train --format chat", "has no chat template"),
         ] {
             let error = trained_by(command).unwrap_err().to_string();
