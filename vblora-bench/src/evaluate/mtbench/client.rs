@@ -140,10 +140,11 @@ impl Endpoint {
             return Err(Error::Setting {
                 setting: "base-url".into(),
                 expected: format!("an address like {OPENAI}, without a name, a key or a query"),
-                // It may have a key.
+                // The rest may hold a key, which is not to be shown.
                 found: match rest {
                     None => base.into(),
-                    Some(_) => "another one".into(),
+                    Some("") => "no host".into(),
+                    Some(_) => "one with \"@\", \"?\" or \"#\"".into(),
                 },
             });
         }

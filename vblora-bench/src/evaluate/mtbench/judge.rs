@@ -42,7 +42,7 @@ pub struct Judging {
 pub fn judgment_file(out: &Path, judge: &str) -> Result<PathBuf> {
     let parts: Vec<_> = judge.split('/').collect();
     let leads_out = |part: &&str| matches!(*part, "" | "." | "..") || part.contains(['\\', '\0']);
-    if parts.iter().any(|part| leads_out(&part)) {
+    if parts.iter().any(leads_out) {
         return Err(Error::Setting {
             setting: "judge".into(),
             expected: "the name of a model, which names a file as well".into(),

@@ -276,15 +276,14 @@ fn trained_with(adapter: &Path) -> Result<Option<(&'static str, String)>> {
     let command = Results::read(&path)?.command;
     let words: Vec<&str> = command.split_whitespace().collect();
     let value = |flag: &str| {
-        let pairs = words.iter().enumerate().find_map(|(at, word)| {
+        words.iter().enumerate().find_map(|(at, word)| {
             let rest = word.strip_prefix(flag)?;
             match rest.strip_prefix('=') {
                 Some(value) => Some(value.to_owned()),
                 None if rest.is_empty() => words.get(at + 1).map(|value| (*value).to_owned()),
                 None => None,
             }
-        });
-        pairs
+        })
     };
     let found = ["--format", "--template"].into_iter();
     Ok(found.filter_map(|flag| Some((flag, value(flag)?))).next())
@@ -349,7 +348,7 @@ mod tests {
                 "says with which --format it was trained",
             ),
             ("vblora train --format e2e", "a form with an instruction"),
-            ("vblora train --format completion", "which has none"),
+            ("vblora train --format completion:output", "which has none"),
             ("vblora train --format chat", "has no chat template"),
         ] {
             let error = trained_by(command).unwrap_err().to_string();
