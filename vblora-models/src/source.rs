@@ -32,6 +32,11 @@ pub trait WeightSource {
         MapWeight::Dense(self.take(name, shape))
     }
 
+    /// Whether a map's weight stays dense when others are quantised: an adapter trained and saved it.
+    fn is_kept_dense(&self, _name: &str) -> bool {
+        false
+    }
+
     /// [`take`](Self::take) for the weight of a normalisation, which is `neutral` when fresh.
     fn take_norm(&mut self, name: &str, d: usize, _neutral: f32) -> HostTensor {
         self.take(name, [d])
@@ -49,6 +54,10 @@ impl WeightSource for Loader {
 
     fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
         Loader::take_map(self, name, shape, out_in)
+    }
+
+    fn is_kept_dense(&self, name: &str) -> bool {
+        self.is_saved(name)
     }
 }
 

@@ -48,7 +48,7 @@ mod recorded_baselines {
 mod decoders {
     use super::suite::decoders as tests;
     on_every_backend!(tests: a_batch_is_its_rows_alone, decoding_over_a_memory_is_reading_again, what_does_not_fit_is_refused,
-        rows_decode_with_adapters_of_their_own, a_fused_map_may_be_three_sites, recomputed_blocks_give_the_same_gradients,
+        rows_decode_with_adapters_of_their_own, a_fused_map_may_be_three_sites, every_family_may_be_in_4_bits, recomputed_blocks_give_the_same_gradients,
         dropout_is_a_function_of_its_key, saved_models_load_as_they_were, a_length_that_divides_nothing_is_refused,
         the_inner_model_is_the_model);
 }

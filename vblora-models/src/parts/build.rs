@@ -92,6 +92,7 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
     ) -> MapWeight {
         let out_in = [d_out, d_in];
         let shape = if is_conv1d { [d_in, d_out] } else { out_in };
+        let is_kept = self.source.is_kept_dense(name);
         let values = match self.source.take_map(name, shape, out_in) {
             MapWeight::Dense(values) => values,
             quantised @ MapWeight::Nf4(_) => return quantised,
@@ -108,6 +109,7 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
             BaseDtype::F32 | BaseDtype::F16 | BaseDtype::Bf16 | BaseDtype::Stored4Bit(_) => {
                 MapWeight::Dense(turned(!is_conv1d))
             }
+            BaseDtype::Nf4(_) if is_kept => MapWeight::Dense(turned(!is_conv1d)),
             BaseDtype::Nf4(settings) => {
                 let HostTensor { shape, values } = turned(is_conv1d);
                 let shape = [shape[0], shape[1]];

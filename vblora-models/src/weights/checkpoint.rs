@@ -489,7 +489,10 @@ mod tests {
         assert!(error.contains("model.safetensors or model.safetensors.index.json"));
         std::fs::write(dir.path().join("q4.gguf"), "GGUF").unwrap();
         let error = open(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("q4.gguf") && error.contains("amn remember"), "{error}");
+        assert!(
+            error.contains("q4.gguf") && error.contains("amn remember"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -165,13 +165,17 @@ impl Loader {
         self.take_as(name, name, shape)
     }
 
+    /// Whether an adapter saved this tensor of the model.
+    pub(crate) fn is_saved(&self, name: &str) -> bool {
+        let full = format!("{}{name}", self.full_prefix);
+        self.saved.shape(&full).is_some()
+    }
+
     /// As [`Loader::take`], for the weight of a linear map, which the file may hold in 4 bits. `out_in` is its shape then; a dense one has
     /// `shape`.
     pub fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
-        let full = format!("{}{name}", self.full_prefix);
         let stored = format!("{}{name}", self.prefix);
-        let is_4_bit = self.saved.shape(&full).is_none() && self.checkpoint.is_4_bit(&stored);
-        if !is_4_bit {
+        if self.is_saved(name) || !self.checkpoint.is_4_bit(&stored) {
             return MapWeight::Dense(self.take(name, shape));
         }
         match self.checkpoint.nf4(&stored, &out_in) {

@@ -6,12 +6,12 @@ use burn::{
     tensor::Tensor,
 };
 use vblora::{
-    Adapter, AdapterSet, Composition, Factors, Noise, Targets, VbLora, VbLoraConfig,
-    backend::VbLoraBackend, storage::HostAdapter,
+    Adapter, AdapterSet, BaseWeights, Composition, Factors, Noise, Targets, VbLora, VbLoraConfig,
+    backend::VbLoraBackend, nf4::Nf4Host, storage::HostAdapter,
 };
 use vblora_models::{
     AttentionScale, BaseDtype, DecoderConfig, DecoderFamily, EmbeddingScale, LayerSet, ModelFiles,
-    RopeScaling, RotaryConfig, SaveDtype,
+    Nf4Settings, RopeScaling, RotaryConfig, SaveDtype,
     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, sites, targets},
     generate::NextToken,
     save_safetensors, save_tensors,
@@ -391,6 +391,53 @@ pub(crate) fn a_fused_map_may_be_three_sites<B: VbLoraBackend>(device: &B::Devic
     let merged = alone(&split.merged(&factors), TEXTS[2], &Factors::none(), device);
     let adapted = alone(&split, TEXTS[2], &factors, device);
     assert_close("merged", &merged, &adapted, products(1e-5));
+}
+
+/// Every family in 4 bits: its maps decode to what quantising the dense ones gives, whatever their orientation, and a fused map may be
+/// three sites if its parts are whole blocks.
+pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device) {
+    let in_4_bits = |config: DecoderConfig| DecoderConfig {
+        base_dtype: BaseDtype::Nf4(Nf4Settings::default()),
+        ..config
+    };
+    for family in FAMILIES {
+        let dense = CausalLm::<B>::random(config(family), 1, device).unwrap();
+        let nf4 = CausalLm::<B>::random(in_4_bits(config(family)), 1, device).unwrap();
+        assert_eq!(nf4.sites(), dense.sites());
+        for site in dense.sites() {
+            let (columns, d_out) = (dense.weight(&site.name).unwrap(), site.d_out);
+            let rows = (0..d_out).flat_map(|o| columns[o..].iter().step_by(d_out).copied());
+            let rows: Vec<f32> = rows.collect();
+            let expected = Nf4Host::quantise(&rows, [d_out, site.d_in], true).dequantise();
+            let found = nf4.weight(&site.name).unwrap();
+            for (i, &value) in found.iter().enumerate() {
+                assert_eq!(
+                    value,
+                    expected[i % d_out * site.d_in + i / d_out],
+                    "{site:?}"
+                );
+            }
+        }
+    }
+    let split = |hidden_size| DecoderConfig {
+        split_qkv: true,
+        hidden_size,
+        head_size: hidden_size / config(DecoderFamily::Gpt2).num_heads,
+        ..in_4_bits(config(DecoderFamily::Gpt2))
+    };
+    let whole = in_4_bits(config(DecoderFamily::Gpt2));
+    let [found, expected] = [split(32), whole].map(|config| {
+        let model = CausalLm::<B>::random(config, 1, device).unwrap();
+        alone(&model, TEXTS[2], &Factors::none(), device)
+    });
+    assert_close("three maps in 4 bits", &found, &expected, products(1e-6));
+    let error = CausalLm::<B>::random(split(12), 1, device)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("base_dtype") && error.contains("c_attn"),
+        "{error}"
+    );
 }
 
 /// Gradients of the adapter in one pass with dropout, as a whole and block by block; the base gets none.

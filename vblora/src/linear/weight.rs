@@ -117,14 +117,14 @@ impl<B: Backend> Module<B> for FrozenWeight<B> {
     fn fork(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(weight.fork(device)),
-            Self::Nf4(weight) => Self::Nf4(weight.to_device(device)),
+            Self::Nf4(weight) => Self::Nf4(weight.moved_to(device)),
         }
     }
 
     fn to_device(self, device: &B::Device) -> Self {
         match self {
             Self::Dense(weight) => Self::Dense(weight.to_device(device)),
-            Self::Nf4(weight) => Self::Nf4(weight.to_device(device)),
+            Self::Nf4(weight) => Self::Nf4(weight.moved_to(device)),
         }
     }
 
@@ -161,13 +161,13 @@ impl<B: Backend> Module<B> for FrozenWeight<B> {
 fn visit<B: Backend, V: ModuleVisitor<B>>(weight: &Nf4Weight<B>, visitor: &mut V) {
     let module = FrozenWeight::<B>::NF4_MODULE;
     let id = || ParamId::from(0);
-    let (ints, floats) = weight.parts();
-    for (name, tensor) in ints {
+    let parts = weight.parts();
+    for (name, tensor) in parts.ints {
         visitor.enter_module(name, module);
         visitor.visit_int(&Param::initialized(id(), tensor));
         visitor.exit_module(name, module);
     }
-    for (name, tensor) in floats {
+    for (name, tensor) in parts.floats {
         visitor.enter_module(name, module);
         visitor.visit_float(&Param::initialized(id(), tensor));
         visitor.exit_module(name, module);

@@ -40,6 +40,12 @@ pub(super) enum DeviceScales<B: Backend> {
     },
 }
 
+/// The tensors of a weight, each with its name.
+pub(crate) struct Nf4Parts<B: Backend> {
+    pub(crate) ints: Vec<(&'static str, Tensor<B, 1, Int>)>,
+    pub(crate) floats: Vec<(&'static str, Tensor<B, 1>)>,
+}
+
 impl<B: Backend> Nf4Weight<B> {
     /// Moves a weight to the device. Products with it are computed in `compute`.
     pub fn from_host(host: &Nf4Host, compute: FloatDType, device: &B::Device) -> Self {
@@ -85,13 +91,8 @@ impl<B: Backend> Nf4Weight<B> {
         B::int_device(&self.packed)
     }
 
-    /// Calls a function on each tensor of integers and of floats, with its name. The offset of the scales comes as a tensor of one value.
-    pub(crate) fn parts(
-        &self,
-    ) -> (
-        Vec<(&'static str, Tensor<B, 1, Int>)>,
-        Vec<(&'static str, Tensor<B, 1>)>,
-    ) {
+    /// Its tensors by name. The offset of the scales comes as a tensor of one value.
+    pub(crate) fn parts(&self) -> Nf4Parts<B> {
         let int = |tensor: &IntTensor<B>| Tensor::from_primitive(tensor.clone());
         let of = |tensor: &FloatTensor<B>| float::<B, 1>(tensor.clone());
         let mut ints = vec![("packed", int(&self.packed))];
@@ -110,7 +111,7 @@ impl<B: Backend> Nf4Weight<B> {
                 floats.extend(named);
             }
         }
-        (ints, floats)
+        Nf4Parts { ints, floats }
     }
 
     /// The same weight with each of its tensors replaced.
@@ -142,7 +143,7 @@ impl<B: Backend> Nf4Weight<B> {
         }
     }
 
-    pub(crate) fn to_device(self, device: &B::Device) -> Self {
+    pub(crate) fn moved_to(self, device: &B::Device) -> Self {
         self.map(
             |tensor| B::int_to_device(tensor, device),
             |tensor| B::float_to_device(tensor, device),
@@ -161,7 +162,7 @@ impl<B: Backend> Nf4Weight<B> {
         let values = float::<B, 1>(self.code.clone()).select(0, codes);
         let values = values.reshape([blocks, self.block]) * absmax;
         let values = values.reshape([blocks * self.block]);
-        let values = values.slice([0..d_out * d_in]).reshape([d_out, d_in]);
+        let values = values.narrow(0, 0, d_out * d_in).reshape([d_out, d_in]);
         let values = match self.compute {
             FloatDType::F32 => values,
             other => values.cast(other),
@@ -184,7 +185,7 @@ impl<B: Backend> Nf4Weight<B> {
                 nested,
                 offset,
             } => {
-                let codes = bits::<B, 4>(codes, 8, |byte| 8 * byte).slice([0..blocks]);
+                let codes = bits::<B, 4>(codes, 8, |byte| 8 * byte).narrow(0, 0, blocks);
                 let within = float::<B, 1>(map.clone()).select(0, codes);
                 let nested = float::<B, 1>(nested.clone());
                 let groups = nested.dims()[0];
@@ -192,7 +193,7 @@ impl<B: Backend> Nf4Weight<B> {
                     .reshape([groups, 1])
                     .expand([groups, NESTED_BLOCK])
                     .reshape([groups * NESTED_BLOCK])
-                    .slice([0..blocks]);
+                    .narrow(0, 0, blocks);
                 (within * nested).add_scalar(*offset)
             }
         }
