@@ -85,11 +85,11 @@ fn is_place(dir: &Path, files: &ModelFiles) -> bool {
     dir.is_some() && dir == place
 }
 
+/// Tensors by their names.
+type Named = Vec<(String, HostTensor)>;
+
 /// The adapter, and the tensors of the head beside or inside it.
-fn take_head(
-    dir: &Path,
-    adapter: Option<PeftAdapter>,
-) -> Result<(Option<HostAdapter>, Vec<(String, HostTensor)>)> {
+fn take_head(dir: &Path, adapter: Option<PeftAdapter>) -> Result<(Option<HostAdapter>, Named)> {
     let (adapter, saved) = match adapter {
         Some(found) => (Some(found.adapter), found.saved),
         None => (None, Vec::new()),
