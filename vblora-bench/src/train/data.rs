@@ -37,7 +37,7 @@ enum Inputs {
         labels: Vec<Label>,
     },
     /// Each is encoded when a batch needs it.
-    Stored(Stored),
+    Stored(Box<Stored>),
 }
 
 /// Examples as text.
@@ -121,7 +121,7 @@ impl EncodedSplit {
         }
         stored.truncated = stored.estimate()?;
         Ok(Self {
-            inputs: Inputs::Stored(stored),
+            inputs: Inputs::Stored(Box::new(stored)),
             class_weights: Vec::new(),
         })
     }

@@ -208,7 +208,7 @@ fn an_unknown_label_in_dev_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let train = put(dir.path(), "train.csv", "x,y\na,p\nb,q\n");
     let dev = put(dir.path(), "dev.csv", "x,y\na,p\nb,r\n");
-    let target = scan(&[train.clone()], &given(Labelling::Class)).unwrap();
+    let target = scan(std::slice::from_ref(&train), &given(Labelling::Class)).unwrap();
     let task = Task::own("t", columns(None), target);
     let own = OwnData {
         train: vec![train],
@@ -241,7 +241,7 @@ fn empty_texts_are_kept_and_counted() {
 fn pairs_have_two_texts() {
     let dir = tempfile::tempdir().unwrap();
     let file = put(dir.path(), "a.csv", "x,z,y\na,b,1\nc,d,2\n");
-    let target = scan(&[file.clone()], &given(Labelling::Number)).unwrap();
+    let target = scan(std::slice::from_ref(&file), &given(Labelling::Number)).unwrap();
     assert!(matches!(target, Target::Number { .. }));
     let task = Task::own("t", columns(Some("z")), target);
     let own = OwnData {
