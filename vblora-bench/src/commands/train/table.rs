@@ -114,6 +114,10 @@ impl TableArguments {
         let (own, mut notes) = self.files(data)?;
         let given = Given {
             column: label.clone(),
+            texts: std::iter::once(first)
+                .chain(&self.text_pair)
+                .cloned()
+                .collect(),
             labelling: self.labelling(),
             names: Some(self.labels.clone()).filter(|names| !names.is_empty()),
         };

@@ -21,6 +21,8 @@ const SHOWN: usize = 20;
 pub struct Given {
     /// The column.
     pub column: String,
+    /// The columns of the texts, which must be there too.
+    pub texts: Vec<String>,
     /// The kind of labels.
     pub labelling: Labelling,
     /// The classes in the order of their ids, if the user lists them.
@@ -35,9 +37,13 @@ pub struct Given {
 /// A file cannot be read or lacks the column; a row has no label, or one that the user did not list; all rows have the same label.
 pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
     let mut found = Found::default();
+    let texts = given.texts.iter().map(String::as_str);
+    let columns: Vec<&str> = std::iter::once(given.column.as_str())
+        .chain(texts)
+        .collect();
     for file in files {
         let table = Table::open(file)?;
-        table.read(&[&given.column], &mut |row| {
+        table.read(&columns, &mut |row| {
             found.rows += 1;
             let (place, cell) = (row.place, &row.cells[0]);
             match &given.labelling {

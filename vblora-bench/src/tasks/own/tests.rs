@@ -16,6 +16,7 @@ fn put(dir: &Path, name: &str, text: &str) -> PathBuf {
 fn given(labelling: Labelling) -> Given {
     Given {
         column: "y".into(),
+        texts: vec!["x".into()],
         labelling,
         names: None,
     }

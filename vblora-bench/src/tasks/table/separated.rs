@@ -1,6 +1,6 @@
 //! Comma-separated and tab-separated values with a header.
 
-use std::path::Path;
+use std::{io::BufRead as _, path::Path};
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 
@@ -13,9 +13,12 @@ pub(super) fn read(
     columns: &[&str],
     sink: &mut Sink<'_>,
 ) -> Result<()> {
+    let mut text = stream::text(path)?;
+    let start = text.fill_buf().map_err(|e| Error::read(path, e))?;
+    let shift = lag(start);
     let mut reader = ReaderBuilder::new()
         .delimiter(delimiter)
-        .from_reader(Last::new(stream::text(path)?));
+        .from_reader(Last::new(text));
     let header = reader.headers().map_err(|e| unreadable(path, e))?;
     let names: Vec<String> = header.iter().map(|name| name.trim().to_owned()).collect();
     if names.iter().all(String::is_empty) {
@@ -29,7 +32,7 @@ pub(super) fn read(
         .read_record(&mut record)
         .map_err(|e| unreadable(path, e))?
     {
-        let place = Place::Line(record.position().map_or(0, csv::Position::line));
+        let place = Place::Line(record.position().map_or(0, csv::Position::line) + shift);
         let has_break = record
             .iter()
             .next_back()
@@ -52,6 +55,13 @@ pub(super) fn read(
         )),
         false => Ok(()),
     }
+}
+
+/// The lines by which the reader's count lags: it ends a record at CR, and counts the LF after it with the next record.
+fn lag(start: &[u8]) -> u64 {
+    let end = start.iter().position(|byte| *byte == b'\n');
+    let is_crlf = end.is_some_and(|end| start[..end].ends_with(b"\r"));
+    u64::from(is_crlf)
 }
 
 /// Remembers the last byte of a text that is no line break.

@@ -216,6 +216,8 @@ fn rows_have_the_place_where_they_begin() {
     };
     let csv = put(dir.path(), "a.csv", "a\n\"1\n2\"\n3\n");
     assert_eq!(places(csv), ["line 2", "line 4"]);
+    let crlf = put(dir.path(), "b.csv", "a\r\n1\r\n2\r\n");
+    assert_eq!(places(crlf), ["line 2", "line 3"]);
     let lines = put(dir.path(), "a.jsonl", "{\"a\": 1}\n\n{\"a\": null}\n");
     assert_eq!(places(lines), ["line 1", "line 3"]);
     let array = put(dir.path(), "a.json", "[{\"a\": 1},\n {\"a\": 2}]");
