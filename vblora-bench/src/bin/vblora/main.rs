@@ -43,7 +43,7 @@ enum Command {
     Convert(convert::Arguments),
     Dequantize(dequantize::Arguments),
     Diff(diff::Arguments),
-    Evaluate(evaluate::Arguments),
+    Evaluate(Box<evaluate::Arguments>),
     Figures(figures::Arguments),
     Generate(generate::Arguments),
     Inspect(inspect::Arguments),
