@@ -67,6 +67,7 @@ const MODELS: Layers = &[
         &["config", "decoder", "generate", "parts", "tokenizer"],
         "a circle still: a configuration names its stop tokens and a decoder's parts, which are made by it and have a cache for generation",
     ),
+    (&["convert"], "directories to 4 bits and back"),
     (&["chat"], "templates over a tokenizer's files"),
     (&["heads"], "heads of encoders"),
     (&["roberta"], "encoders of such parts"),
@@ -78,6 +79,7 @@ const MODELS: Layers = &[
 const VBLORA: Layers = &[
     (&["error"], "what can go wrong, in every room"),
     (&["rng"], "numbers from a key"),
+    (&["nf4"], "weights in 4 bits, on the host"),
     (&["unpadded"], "batches without padding"),
     (
         &["backend", "noise"],

@@ -243,7 +243,8 @@ fn of_classes<B: VbLoraBackend>(output: Tensor<B, 2>, classes: &[usize]) -> Tens
     log_softmax(output).gather(1, ids)
 }
 
-/// Binary cross-entropy of logits, in the form that does not overflow: `max(x, 0) - x y + ln(1 + exp(-|x|))`.
+/// Binary cross-entropy of logits: `ln(1 + exp(x)) - x y`. A log-softmax over `[0, x]` gives the first term. It does not overflow, and its
+/// gradient at 0 is that of the formula.
 fn binary_cross_entropy<B: VbLoraBackend>(
     output: Tensor<B, 2>,
     sets: &[Vec<usize>],
@@ -255,9 +256,12 @@ fn binary_cross_entropy<B: VbLoraBackend>(
             targets[row * classes + class] = 1.0;
         }
     }
-    let targets = Tensor::from_data(TensorData::new(targets, [n, classes]), &output.device());
-    let tail = output.clone().abs().neg().exp().log1p();
-    (output.clone().clamp_min(0.0) - output * targets + tail).mean()
+    let values = n * classes;
+    let targets = Tensor::from_data(TensorData::new(targets, [values, 1]), &output.device());
+    let output = output.reshape([values, 1]);
+    let pairs = Tensor::cat(vec![output.zeros_like(), output.clone()], 1);
+    let softplus = log_softmax(pairs).narrow(1, 0, 1).neg();
+    (softplus - output * targets).mean()
 }
 
 /// The labels of a batch.

@@ -56,6 +56,7 @@
 mod chat;
 mod config;
 mod contain;
+mod convert;
 pub mod decoder;
 mod dtype;
 mod error;
@@ -89,6 +90,7 @@ pub use config::{
     RotaryConfig, stop_tokens,
 };
 pub use contain::contain;
+pub use convert::{Converted, DecodedDtype, dequantize, quantize};
 pub use dtype::{BaseDtype, ComputeDtype, Nf4Settings};
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
@@ -97,10 +99,10 @@ pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};
 pub use roberta::{EncoderInput, Padding, Roberta};
-pub use source::{MapWeight, RandomWeights, WeightSource};
+pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, Marked, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;
 pub use weights::{
-    Checkpoint, Converted, DecodedDtype, HostTensor, LoadReport, Loader, SIDE_FILES, SaveDtype,
-    SavedTensors, dequantize, quantize, save_config, save_model, save_safetensors, save_tensors,
+    Checkpoint, HostTensor, LoadReport, Loader, MapWeight, SIDE_FILES, SaveDtype, SavedTensors,
+    save_config, save_model, save_safetensors, save_tensors,
 };

@@ -1,17 +1,8 @@
 //! The source of a model's tensors: a checkpoint, or a seed.
 
-use vblora::{nf4::Nf4Host, rng::Key};
+use vblora::rng::Key;
 
-use crate::{HostTensor, Loader};
-
-/// The weight of a linear map as its source has it.
-#[derive(Debug, Clone, PartialEq)]
-pub enum MapWeight {
-    /// Floats, in the shape that was asked for.
-    Dense(HostTensor),
-    /// 4 bits, always `[d_out, d_in]`.
-    Nf4(Nf4Host),
-}
+use crate::{HostTensor, Loader, MapWeight};
 
 /// Gives a model its tensors by their Hugging Face names. Building a model and naming its tensors is then written once for loading and
 /// for fresh weights.

@@ -433,7 +433,8 @@ fn a_sweep_whose_parent_is_killed_loses_no_run_and_makes_none_twice() {
         let log = std::fs::read_to_string(log).unwrap();
         let lines = log.lines().map(|line| serde_json::from_str(line).unwrap());
         let steps: Vec<u64> = lines
-            .filter_map(|line: Value| line["step"].as_u64())
+            .filter(|line: &Value| line["event"] == "step")
+            .filter_map(|line| line["step"].as_u64())
             .collect();
         let once: Vec<u64> = (0..steps.len() as u64).collect();
         assert_eq!(steps, once, "each step once, in order");

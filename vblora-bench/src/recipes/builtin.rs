@@ -137,6 +137,7 @@ mod tests {
     use super::*;
     use crate::recipes::HeadInit;
     use crate::schedule::ScheduleKind;
+    use crate::tasks::{Columns, Target, Written};
 
     const PAPER: [fn() -> Task; 6] = [
         Task::sst2,
@@ -320,5 +321,50 @@ mod tests {
         merge(&mut whole, base);
         let error = whole.try_into::<Recipe>().unwrap_err().to_string();
         assert!(error.contains("bnak"), "{error}");
+    }
+
+    #[test]
+    fn tasks_of_ones_own_go_round_in_json_and_toml() {
+        let columns = Columns {
+            first: "review".into(),
+            second: Some("reply".into()),
+            label: "stars".into(),
+        };
+        let names = || ["bad", "so so", "good"].map(String::from).to_vec();
+        let targets = [
+            Target::Classes {
+                names: names(),
+                written: Written::Name,
+            },
+            Target::Sets {
+                names: names(),
+                separator: Some(";".into()),
+            },
+            Target::Number {
+                lowest: -1.5,
+                highest: 1e30,
+            },
+        ];
+        // A task with the name of a known one is still another task.
+        for (target, name) in targets.into_iter().zip(["reviews", "tags", "mrpc"]) {
+            let task = Task::own(name, columns.clone(), target);
+            let json = serde_json::to_value(&task).unwrap();
+            assert_eq!(serde_json::from_value::<Task>(json).unwrap(), task);
+            let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
+            recipe.task = task;
+            let text = recipe.to_toml().unwrap();
+            assert_eq!(Recipe::from_toml(&text, "x").unwrap(), recipe, "{text}");
+        }
+        let twice = Target::Sets {
+            names: vec!["a".into(), "a".into()],
+            separator: None,
+        };
+        let task = Task::own("x", columns, twice);
+        let json = serde_json::to_value(&task).unwrap();
+        let error = serde_json::from_value::<Task>(json).unwrap_err();
+        assert!(
+            error.to_string().contains("\"a\" is listed twice"),
+            "{error}"
+        );
     }
 }

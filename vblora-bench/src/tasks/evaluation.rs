@@ -59,4 +59,21 @@ impl ByClass {
             confusion,
         }
     }
+
+    /// Refuses scores of other classes, and a confusion matrix of another shape.
+    pub(crate) fn check(&self, names: &[String]) -> Result<(), String> {
+        let own = self.classes.iter().map(|class| &class.label);
+        if !own.eq(names) {
+            return Err("by_class: the scores are of other classes".into());
+        }
+        let count = names.len();
+        let is_square =
+            |rows: &Vec<Vec<usize>>| rows.len() == count && rows.iter().all(|r| r.len() == count);
+        match self.confusion.as_ref().is_none_or(is_square) {
+            true => Ok(()),
+            false => Err(format!(
+                "by_class: expected a confusion matrix of {count} classes"
+            )),
+        }
+    }
 }

@@ -337,6 +337,7 @@ impl Progress {
     fn check_numbers(&self, task: &Task) -> std::result::Result<(), String> {
         let RunResult {
             epochs,
+            by_class,
             seconds,
             speed,
             ..
@@ -353,6 +354,9 @@ impl Progress {
                 return Err(format!("{name}: expected a number from 0, found {number}"));
             }
         }
+        if let Some(by_class) = by_class {
+            by_class.check(task.classes())?;
+        }
         epochs
             .iter()
             .try_for_each(|epoch| check_scores(task, &epoch.metrics))
@@ -362,6 +366,7 @@ impl Progress {
     fn of(self, fresh: &RunResult) -> Self {
         let RunResult {
             epochs,
+            by_class,
             steps,
             seconds,
             speed,
@@ -372,7 +377,7 @@ impl Progress {
             result: RunResult {
                 best,
                 last: epochs.last().map(EpochScores::from),
-                by_class: None,
+                by_class,
                 epochs,
                 steps,
                 seconds,

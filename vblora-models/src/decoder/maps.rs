@@ -4,9 +4,8 @@ use vblora::{FrozenLinear, backend::VbLoraBackend};
 
 use super::sites::{Map, name};
 use crate::{
-    DecoderConfig, Error, HostTensor, Result,
-    parts::Builder,
-    source::{MapWeight, WeightSource},
+    DecoderConfig, Error, HostTensor, Result, parts::Builder, source::WeightSource,
+    weights::MapWeight,
 };
 
 /// Builds the maps of one block.

@@ -10,8 +10,9 @@ use vblora::{FrozenLinear, WeightLayout, backend::VbLoraBackend, nf4::Nf4Host};
 
 use crate::{
     BaseDtype, HostTensor, Result,
-    source::{MapWeight, WeightSource},
+    source::WeightSource,
     upload::{transposed, upload, upload_as, upload_nf4},
+    weights::MapWeight,
 };
 
 /// A source of weights, the device they go to, and what linear maps are held in there.

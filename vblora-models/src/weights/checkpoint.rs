@@ -40,7 +40,7 @@ pub struct Checkpoint {
 }
 
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(crate) struct Shard {
     file: String,
     reader: FileReader,
     entries: BTreeMap<String, Entry>,
@@ -143,12 +143,12 @@ impl Checkpoint {
         Ok(weight)
     }
 
-    pub(super) fn read_nf4(&self, name: &str, out_in: &[usize]) -> Result<Nf4Host> {
+    pub(crate) fn read_nf4(&self, name: &str, out_in: &[usize]) -> Result<Nf4Host> {
         four_bit::read(self, name, self.state(name)?, out_in)
     }
 
     /// The shape of a tensor in 4 bits, and the type that it was quantised from.
-    pub(super) fn described(&self, name: &str) -> Result<(Vec<usize>, Dtype)> {
+    pub(crate) fn described(&self, name: &str) -> Result<(Vec<usize>, Dtype)> {
         four_bit::described(self, name, self.state(name)?)
     }
 
@@ -166,7 +166,7 @@ impl Checkpoint {
     }
 
     /// Whether a tensor is a part of one in 4 bits.
-    pub(super) fn is_part(&self, name: &str) -> bool {
+    pub(crate) fn is_part(&self, name: &str) -> bool {
         four_bit::whole_of(name).is_some_and(|whole| self.is_4_bit(whole))
     }
 
@@ -198,7 +198,7 @@ impl Checkpoint {
     }
 
     /// The values of a dense tensor that must have this shape.
-    pub(super) fn values(&self, name: &str, expected: &[usize]) -> Result<HostTensor> {
+    pub(crate) fn values(&self, name: &str, expected: &[usize]) -> Result<HostTensor> {
         self.check_shape(name, expected)?;
         self.read_floats(name)
     }
@@ -273,11 +273,11 @@ impl Checkpoint {
             .collect()
     }
 
-    pub(super) fn shards(&self) -> &[Shard] {
+    pub(crate) fn shards(&self) -> &[Shard] {
         &self.shards
     }
 
-    pub(super) fn find(&self, name: &str) -> Option<(&Shard, &Entry)> {
+    pub(crate) fn find(&self, name: &str) -> Option<(&Shard, &Entry)> {
         let shard = &self.shards[*self.shard_of.get(name)?];
         Some((shard, shard.entries.get(name)?))
     }
@@ -285,22 +285,22 @@ impl Checkpoint {
 
 impl Shard {
     /// The file's name, for messages.
-    pub(super) fn file(&self) -> &str {
+    pub(crate) fn file(&self) -> &str {
         &self.file
     }
 
     /// The names of its tensors.
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.entries.keys().cloned().collect()
     }
 
     /// The bytes of all its tensors.
-    pub(super) fn data_bytes(&self) -> usize {
+    pub(crate) fn data_bytes(&self) -> usize {
         self.entries.values().map(|entry| entry.bytes.len()).sum()
     }
 
     /// The bytes of one of its tensors.
-    pub(super) fn bytes(&self, entry: &Entry) -> Result<Cow<'static, [u8]>> {
+    pub(crate) fn bytes(&self, entry: &Entry) -> Result<Cow<'static, [u8]>> {
         let read = self.reader.read(entry.bytes.clone());
         read.map_err(|cause| Error::Io {
             file: self.file.clone(),

@@ -77,7 +77,7 @@ pub(super) fn described(
 }
 
 /// The tensors of a matrix in 4 bits: name, type, shape and bytes. `dtype` is torch's name of the type that it was quantised from.
-pub(super) fn parts(
+pub(crate) fn parts(
     name: &str,
     host: &Nf4Host,
     dtype: &str,

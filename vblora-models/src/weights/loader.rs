@@ -2,13 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use vblora::nf4::Nf4Host;
+
 use super::{Checkpoint, HostTensor, SavedTensors};
 use crate::error::Misshapen;
-use crate::source::MapWeight;
 use crate::{Error, Result};
 
 /// Old checkpoints call a layer norm's weight and bias by these names.
 const OLD_NAMES: [(&str, &str); 2] = [(".weight", ".gamma"), (".bias", ".beta")];
+
+/// The weight of a linear map as its source has it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum MapWeight {
+    /// Floats, in the shape that was asked for.
+    Dense(HostTensor),
+    /// 4 bits, always `[d_out, d_in]`.
+    Nf4(Nf4Host),
+}
 
 /// Takes a model's tensors out of a [`Checkpoint`] and collects what is wrong with them.
 ///

@@ -1,8 +1,7 @@
 //! Hugging Face safetensors on the host: read tensor by tensor as f32, every tensor used or reported.
 
 mod checkpoint;
-mod convert;
-mod four_bit;
+pub(crate) mod four_bit;
 mod loader;
 mod model;
 mod save;
@@ -10,9 +9,9 @@ mod saved;
 
 pub use checkpoint::Checkpoint;
 #[cfg(feature = "hub")]
-pub(crate) use checkpoint::{INDEX, SINGLE, shard_names};
-pub use convert::{Converted, DecodedDtype, dequantize, quantize};
-pub use loader::{LoadReport, Loader};
+pub(crate) use checkpoint::shard_names;
+pub(crate) use checkpoint::{INDEX, SINGLE, Shard};
+pub use loader::{LoadReport, Loader, MapWeight};
 pub use model::{SIDE_FILES, save_config, save_model};
 pub use save::{SaveDtype, save_safetensors, save_tensors};
 pub use saved::SavedTensors;

@@ -17,6 +17,7 @@ use crate::{
 
 // Plain comments: a doc comment on flattened flags would become the command's description.
 #[derive(Debug, Args)]
+#[group(id = "labels")]
 pub(super) struct Arguments {
     #[command(flatten)]
     classifier: ClassifierArguments,

@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn every_flag_of_the_other_kind_is_refused_by_name() {
         let kinds = [
-            (Kind::Encoder, "Causal models only", demo::model_files(), 13),
+            (Kind::Encoder, "Causal models only", demo::model_files(), 15),
             (Kind::Causal, "Encoders only", demo::decoder_files(), 14),
         ];
         for (kind, heading, files, count) in kinds {

@@ -19,6 +19,9 @@ use crate::{Error, Result};
 /// The maximum number of characters of a line in a message.
 const SHOWN: usize = 60;
 
+/// The maximum number of bytes of such a line that are read.
+const MOST_BYTES: u64 = 4 * (SHOWN as u64 + 1);
+
 /// Reads JSON lines and skips empty ones.
 pub(super) fn lines(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result<()> {
     each_line(stream::text(path)?, 1, path, columns, sink)
@@ -38,17 +41,13 @@ pub(super) fn read(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result
             Some(b'[') => return array(text, path, line, columns, sink),
             Some(b'{') => return each_line(text, line, path, columns, sink),
             Some(_) => {
-                let start = String::from_utf8_lossy(bytes)
-                    .lines()
-                    .next()
-                    .map(|l| shown(l, SHOWN));
+                let mut start = Vec::new();
+                let read = text.take(MOST_BYTES).read_until(b'\n', &mut start);
+                read.map_err(|e| Error::read(path, e))?;
+                let start = String::from_utf8_lossy(&start);
                 let expected = "an array of JSON objects, or JSON lines";
-                return Err(error(
-                    path,
-                    Place::Line(line),
-                    expected,
-                    start.unwrap_or_default(),
-                ));
+                let found = shown(start.trim_end(), SHOWN);
+                return Err(error(path, Place::Line(line), expected, found));
             }
             None => {
                 let file = path.display().to_string();

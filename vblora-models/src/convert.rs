@@ -16,12 +16,12 @@ use vblora::{
     storage::{replace_directory, strict_json},
 };
 
-use super::{
-    Checkpoint, HostTensor, SIDE_FILES,
-    checkpoint::{INDEX, SINGLE, Shard},
-    four_bit,
+use crate::{
+    Checkpoint, DecoderConfig, Error, HostTensor, ModelFiles, Result, SIDE_FILES,
+    decoder::sites,
+    upload::transposed,
+    weights::{INDEX, SINGLE, Shard, four_bit},
 };
-use crate::{DecoderConfig, Error, ModelFiles, Result, decoder::sites, upload::transposed};
 
 const CONFIG: &str = "config.json";
 const QUANTIZATION: &str = "quantization_config";
