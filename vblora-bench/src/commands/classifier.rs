@@ -36,9 +36,9 @@ pub(super) struct ClassifierArguments {
     /// Column of the second text of a pair [default: the column of training]
     #[arg(long, value_name = "COLUMN", help_heading = DATA)]
     pub(super) text_pair: Option<String>,
-    /// Format of standard input and standard output: csv, tsv or jsonl
-    #[arg(long, value_enum, value_name = "FORMAT", default_value_t = Form::Csv, hide_possible_values = true, help_heading = DATA)]
-    pub(super) format: Form,
+    /// Format of standard input and standard output: csv, tsv or jsonl [default: csv]
+    #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true, help_heading = DATA)]
+    format: Option<Form>,
     #[command(flatten)]
     pub(super) device: DeviceArguments,
 }
@@ -51,9 +51,14 @@ impl ClassifierArguments {
         Ok((files, classifier))
     }
 
+    /// The format of standard input and standard output.
+    pub(super) fn form(&self) -> Form {
+        self.format.unwrap_or(Form::Csv)
+    }
+
     /// The format of standard input.
     pub(super) fn stdin(&self) -> Format {
-        match self.format {
+        match self.form() {
             Form::Csv => Format::Csv,
             Form::Tsv => Format::Tsv,
             Form::Jsonl => Format::JsonLines,

@@ -17,8 +17,8 @@ use crate::{
 };
 
 const EXAMPLES: &str = "\
-vblora predict --model bundled:roberta --adapter run/vblora-seed1 --data new.csv --text review --out predictions.csv
-vblora predict --model roberta-base --adapter run/vblora-seed1 --data new.jsonl --text review --format jsonl > predictions.jsonl";
+vblora predict --model bundled:roberta --adapter run/vblora-seed1 --data new.csv --out labels.csv
+vblora predict --model roberta-base --adapter run/vblora-seed1 --data new.jsonl --format jsonl > labels.jsonl";
 
 const LONG: &str = "\
 Predict labels and probabilities for the rows of a file
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments { classifier, out } = arguments;
     let to_stdout = out == Path::new("-");
     let form = match to_stdout {
-        true => classifier.format,
+        true => classifier.form(),
         false => Form::of(out)?,
     };
     ensure!(

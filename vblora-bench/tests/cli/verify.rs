@@ -37,8 +37,8 @@ fn adapters_are_made_again_and_a_changed_byte_is_found() {
     let (status, out, error) = vblora(dir.path(), "verify run");
     assert_eq!(status, 0, "{error}");
     for part in [
-        "lora-seed1: the same, 2 files",
-        "vblora-seed1: the same, 3 files",
+        "lora-seed1: the same, 4 files",
+        "vblora-seed1: the same, 5 files",
     ] {
         assert!(out.contains(part), "{out}");
     }

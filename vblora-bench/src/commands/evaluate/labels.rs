@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use clap::Args;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde_json::json;
 
 use crate::{
@@ -29,6 +29,34 @@ pub(super) struct Arguments {
     json: bool,
 }
 
+/// The flags of a line without a subcommand. A subcommand has its own, and then these are not required.
+#[derive(Debug)]
+pub(super) struct Unless(pub(super) Option<Arguments>);
+
+impl Args for Unless {
+    fn augment_args(command: Command) -> Command {
+        Arguments::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Arguments::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for Unless {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        match matches.subcommand_name() {
+            Some(_) => Ok(Self(None)),
+            None => Arguments::from_arg_matches(matches).map(|found| Self(Some(found))),
+        }
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
 /// Prints scores, the scores of each class, and the confusion matrix.
 ///
 /// # Errors
@@ -40,7 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     } = arguments;
     let (files, found) = classifier.open()?;
     let task = &found.settings.task;
-    let (rows, labels) = arguments.read(task)?;
+    let (rows, labels) = arguments.read(classifier, task)?;
     ensure!(
         !rows.is_empty(),
         "{}: expected at least one row, found none",
@@ -70,8 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
 
 impl Arguments {
     /// The rows and labels: in GLUE's form if training read that and no flag names a column, and as a table otherwise.
-    fn read(&self, task: &Task) -> Result<(Rows, Vec<Label>)> {
-        let classifier = &self.classifier;
+    fn read(&self, classifier: &ClassifierArguments, task: &Task) -> Result<(Rows, Vec<Label>)> {
         let names = [&classifier.text, &classifier.text_pair, &self.label];
         let is_glue = Task::known().any(|known| known == *task);
         if is_glue && names.iter().all(|name| name.is_none()) {

@@ -21,14 +21,14 @@ use clap::{Args, Subcommand};
     subcommand_negates_reqs = true,
     arg_required_else_help = true,
     before_help = "\
-vblora evaluate --model bundled:roberta --adapter run/vblora-seed1 --data dev.csv --text review --label stars
+vblora evaluate --model bundled:roberta --adapter run/vblora-seed1 --data dev.csv
 vblora evaluate e2e --refs testset_w_refs.csv --outputs system-a.txt system-b.txt"
 )]
 pub struct Arguments {
     #[command(subcommand)]
     task: Option<Task>,
     #[command(flatten)]
-    labels: Option<labels::Arguments>,
+    labels: labels::Unless,
 }
 
 /// The tasks, by the name of their subcommand.
@@ -46,13 +46,13 @@ enum Task {
 /// # Errors
 /// The error of the task's own subcommand.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match (&arguments.task, &arguments.labels) {
+    match (&arguments.task, &arguments.labels.0) {
         (Some(Task::E2e(arguments)), _) => e2e::run(arguments)?,
         (Some(Task::Gsm8k(arguments)), _) => mathematics::gsm8k(arguments)?,
         (Some(Task::Math(arguments)), _) => mathematics::math(arguments)?,
         (Some(Task::Mtbench(arguments)), _) => mtbench::run(arguments)?,
         (None, Some(arguments)) => return labels::run(arguments),
-        // The parser refuses a line with neither.
+        // The parser makes one or the other.
         (None, None) => bail!("expected a task, or --model, --adapter and --data"),
     }
     Ok(ExitCode::SUCCESS)

@@ -91,6 +91,7 @@ mod tests {
     fn needed(flag: &str) -> &'static [&'static str] {
         match flag {
             "--held-out" | "--text" => &["--data", "x"],
+            "--length-penalty" => &["--beams", "2"],
             "--text-pair" | "--label" | "--dev" | "--hold-out" | "--hold-out-seed" => {
                 &["--data", "x", "--text", "a"]
             }
