@@ -18,7 +18,7 @@ use crate::{
 
 const EXAMPLES: &str = "\
 vblora predict --model bundled:roberta --adapter run/vblora-seed1 --data new.csv --out labels.csv
-vblora predict --model roberta-base --adapter run/vblora-seed1 --data new.jsonl --format jsonl > labels.jsonl";
+vblora predict --model roberta-base --adapter run/vblora-seed1 --data new.jsonl > labels.csv";
 
 const LONG: &str = "\
 Predict labels and probabilities for the rows of a file

@@ -25,10 +25,11 @@ vblora evaluate --model bundled:roberta --adapter run/vblora-seed1 --data dev.cs
 vblora evaluate e2e --refs testset_w_refs.csv --outputs system-a.txt system-b.txt"
 )]
 pub struct Arguments {
-    #[command(subcommand)]
-    task: Option<Task>,
+    // First, because reading a subcommand takes it away.
     #[command(flatten)]
     labels: labels::Unless,
+    #[command(subcommand)]
+    task: Option<Task>,
 }
 
 /// The tasks, by the name of their subcommand.
