@@ -307,7 +307,7 @@ impl Drop for Running {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+    use std::{fs, time::Instant};
 
     use super::*;
 
@@ -323,8 +323,13 @@ mod tests {
             fs::write(dir.join(file), "").unwrap();
         }
         let java = dir.join("java");
-        fs::write(&java, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&java, fs::Permissions::from_mode(0o755)).unwrap();
+        // A process of its own makes the program. Otherwise a child that another test starts may hold it open for writing, and a file that is
+        // open for writing cannot be started.
+        let text = dir.join("script");
+        fs::write(&text, format!("#!/bin/sh\n{script}\n")).unwrap();
+        let mut install = Command::new("install");
+        install.args(["-m", "755"]).args([&text, &java]);
+        assert!(install.status().unwrap().success());
         JavaMetrics {
             java,
             patience: Duration::from_secs(20),

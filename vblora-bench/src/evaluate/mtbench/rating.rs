@@ -71,6 +71,7 @@ mod tests {
             ("[[8.]] [[3]]", 8.0, false),
             ("See [3].", 3.0, true),
             ("[[85]]", 85.0, false),
+            ("[[8.75]]", 8.75, false),
         ] {
             let found = rating(text).unwrap();
             let (number, backup) = (found.score.as_f64(), found.by_backup);
