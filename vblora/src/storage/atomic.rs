@@ -112,9 +112,12 @@ pub fn is_unfinished(name: &str) -> bool {
 fn locked<T: AsRef<Path>>(make: impl Fn() -> io::Result<T>) -> io::Result<(T, Option<File>)> {
     loop {
         let made = make()?;
-        // The file system has no locks, so nobody clears anything there.
-        let Ok(lock) = File::open(made.as_ref()) else {
-            return Ok((made, None));
+        let lock = match File::open(made.as_ref()) {
+            Ok(lock) => lock,
+            // Someone took it for a leftover before it was opened.
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => continue,
+            // The file system has no locks, so nobody clears anything there.
+            Err(_) => return Ok((made, None)),
         };
         match lock.try_lock() {
             // Someone took it for a leftover before it was locked.
