@@ -60,10 +60,6 @@ impl Card<'_> {
         Ok(parts.concat())
     }
 
-    fn name(&self) -> String {
-        format!("{}-seed{}", self.result.method, self.result.seed)
-    }
-
     /// The defined metrics of the adapter's evaluation.
     fn metrics(&self) -> Vec<(Metric, f64)> {
         let best = self.result.best.iter();
@@ -99,7 +95,7 @@ impl Card<'_> {
             lines.push("metrics:".into());
             lines.extend(metrics.iter().map(|(metric, _)| format!("- {metric}")));
             lines.push("model-index:".into());
-            lines.push(format!("- name: {}", quoted(&self.name())));
+            lines.push(format!("- name: {}", quoted(&self.result.file_name())));
             lines.push("  results:".into());
             lines.push("  - task:".into());
             lines.push(format!("      type: {pipeline}"));

@@ -63,6 +63,16 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// The run's name in logs: `vblora seed 1`.
+    pub(crate) fn label(&self) -> String {
+        format!("{} seed {}", self.method, self.seed)
+    }
+
+    /// The run's name in files: `vblora-seed1`.
+    pub(crate) fn file_name(&self) -> String {
+        format!("{}-seed{}", self.method, self.seed)
+    }
+
     /// Returns true if every epoch was evaluated at its end and nothing else was.
     pub fn is_by_epoch(&self) -> bool {
         let numbers = self.epochs.iter().map(|epoch| epoch.epoch);
