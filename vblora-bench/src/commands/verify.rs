@@ -80,11 +80,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// What made the session.
+/// The program and its command that made the session.
 fn made(dir: &Path) -> Result<Made> {
     let made = Made::read(dir)?.with_context(|| {
         format!(
-            "{} does not say what made it: an earlier version did",
+            "{} does not record its command: an earlier version made it",
             dir.join("session.json").display()
         )
     })?;

@@ -59,7 +59,7 @@ pub(super) struct SessionIdentity {
     model: String,
     /// The identity that its checkpoints are bound to.
     identity: Identity,
-    /// What made it. Earlier versions did not record that.
+    /// The program and its command. Earlier versions did not record them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) made: Option<Made>,
 }

@@ -155,7 +155,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         (waited >= patience).then_some(Stop::Early { step: *steps })
     }
 
-    /// Evaluates and writes a checkpoint, each if it is due after this step. Returns the reason if the run ends because a value is not finite.
+    /// Evaluates and writes a checkpoint, each if it is due after this step. Returns the reason if a value is not finite, which ends the run.
     fn evaluate_and_save(&mut self) -> Result<Option<Stop>> {
         let step = self.progress.result.steps;
         let is_evaluated = self.length.is_evaluated(step);
