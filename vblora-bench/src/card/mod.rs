@@ -179,7 +179,7 @@ impl Card<'_> {
         let Hashes { model, train, dev } = self.hashes;
         format!(
             "## Hashes\n\n\
-             SHA-256 of what the adapter was trained on. A split is hashed as tokens and labels.\n\n\
+             SHA-256 of what the adapter was trained on. A split is hashed as tokens and labels, a large one as texts and labels.\n\n\
              - files of the base: `{model}`\n\
              - training split: `{train}`\n\
              - development split: `{dev}`\n\n"
