@@ -190,23 +190,16 @@ impl Card<'_> {
         if self.arguments.is_empty() {
             return String::new();
         }
-        let kept = |word: &&String| !["--resume", "--overwrite"].contains(&word.as_str());
-        let words = self
-            .arguments
-            .iter()
-            .filter(kept)
-            .map(|word| shortened(word));
-        let words: Vec<String> = ["vblora", "train"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(words)
-            .collect();
-        let command = words.iter().map(|word| shell(word));
+        let is_kept = |word: &&String| !["--resume", "--overwrite"].contains(&word.as_str());
+        let words: Vec<&String> = self.arguments.iter().filter(is_kept).collect();
+        let shown: Vec<String> = words.iter().map(|word| shortened(word)).collect();
+        let command = ["vblora", "train"].into_iter();
+        let command = command.chain(shown.iter().map(String::as_str)).map(shell);
         let command = command.collect::<Vec<_>>().join(" ");
         let threads = self
             .threads
             .map_or(String::new(), |threads| format!(" with {threads} threads"));
-        let note = match words[2..].iter().eq(self.arguments.iter().filter(kept)) {
+        let note = match shown.iter().eq(words) {
             true => "",
             false => " Absolute paths are shortened to their last names.",
         };
