@@ -27,8 +27,8 @@ const TIMESCALE: usize = 10_000;
 /// A factor in [0, 1] for every step. Each group's learning rate is multiplied by it.
 ///
 /// The values are those of transformers' `get_constant_schedule_with_warmup`, `get_linear_schedule_with_warmup`,
-/// `get_cosine_schedule_with_warmup` (half a cycle) and `get_inverse_sqrt_schedule`. One difference: from `total_steps` on, the cosine stays
-/// at zero, while theirs rises again.
+/// `get_cosine_schedule_with_warmup` (half a cycle) and `get_inverse_sqrt_schedule`. One difference: from `total_steps` on, the cosine stays at
+/// zero, while theirs rises again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
     /// The shape after the warm-up.

@@ -60,10 +60,6 @@ impl Card<'_> {
         Ok(parts.concat())
     }
 
-    fn name(&self) -> String {
-        format!("{}-seed{}", self.result.method, self.result.seed)
-    }
-
     /// The defined metrics of the adapter's evaluation.
     fn metrics(&self) -> Vec<(Metric, f64)> {
         let best = self.result.best.iter();
@@ -99,7 +95,7 @@ impl Card<'_> {
             lines.push("metrics:".into());
             lines.extend(metrics.iter().map(|(metric, _)| format!("- {metric}")));
             lines.push("model-index:".into());
-            lines.push(format!("- name: {}", quoted(&self.name())));
+            lines.push(format!("- name: {}", quoted(&self.result.file_name())));
             lines.push("  results:".into());
             lines.push("  - task:".into());
             lines.push(format!("      type: {pipeline}"));
@@ -183,7 +179,7 @@ impl Card<'_> {
         let Hashes { model, train, dev } = self.hashes;
         format!(
             "## Hashes\n\n\
-             SHA-256 of what the adapter was trained on. A split is hashed as tokens and labels.\n\n\
+             SHA-256 of what the adapter was trained on. A split is hashed as tokens and labels, a large one as texts and labels.\n\n\
              - files of the base: `{model}`\n\
              - training split: `{train}`\n\
              - development split: `{dev}`\n\n"
@@ -194,23 +190,16 @@ impl Card<'_> {
         if self.arguments.is_empty() {
             return String::new();
         }
-        let kept = |word: &&String| !["--resume", "--overwrite"].contains(&word.as_str());
-        let words = self
-            .arguments
-            .iter()
-            .filter(kept)
-            .map(|word| shortened(word));
-        let words: Vec<String> = ["vblora", "train"]
-            .map(str::to_owned)
-            .into_iter()
-            .chain(words)
-            .collect();
-        let command = words.iter().map(|word| shell(word));
+        let is_kept = |word: &&String| !["--resume", "--overwrite"].contains(&word.as_str());
+        let words: Vec<&String> = self.arguments.iter().filter(is_kept).collect();
+        let shown: Vec<String> = words.iter().map(|word| shortened(word)).collect();
+        let command = ["vblora", "train"].into_iter();
+        let command = command.chain(shown.iter().map(String::as_str)).map(shell);
         let command = command.collect::<Vec<_>>().join(" ");
         let threads = self
             .threads
             .map_or(String::new(), |threads| format!(" with {threads} threads"));
-        let note = match words[2..].iter().eq(self.arguments.iter().filter(kept)) {
+        let note = match shown.iter().eq(words) {
             true => "",
             false => " Absolute paths are shortened to their last names.",
         };

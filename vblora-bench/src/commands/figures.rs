@@ -96,9 +96,8 @@ fn name(place: &Path, path: &Path) -> String {
 fn result(path: &Path, recording: &Recording) -> Option<RunResult> {
     let results = path.parent()?.parent()?.join("results.json");
     let runs = Results::read(results).ok()?.runs;
-    let name = |run: &RunResult| format!("{} seed {}", run.method, run.seed);
     runs.into_iter()
-        .find(|run| name(run) == recording.header().run)
+        .find(|run| run.label() == recording.header().run)
 }
 
 /// Writes a picture and adds it to the page.

@@ -67,7 +67,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     check(dir, &made, repeated.backend())?;
     let code = train::run(&repeated)?;
     if is_interrupted() {
-        say("Interrupted: nothing is known of the adapters.");
+        say("Interrupted before the adapters were compared.");
         return Ok(code);
     }
     let mut are_same = true;
@@ -80,11 +80,11 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     })
 }
 
-/// What made the session.
+/// The program and its command that made the session.
 fn made(dir: &Path) -> Result<Made> {
     let made = Made::read(dir)?.with_context(|| {
         format!(
-            "{} does not say what made it: an earlier version did",
+            "{} does not record its command: an earlier version made it",
             dir.join("session.json").display()
         )
     })?;
@@ -102,13 +102,8 @@ fn finished(dir: &Path) -> Result<Vec<RunResult>> {
     let runs = Results::read(dir.join("results.json"))?.runs;
     ensure!(!runs.is_empty(), "{}: no run has ended", dir.display());
     if let Some(run) = runs.iter().find(|run| !run.stop.is_finished()) {
-        let RunResult {
-            method, seed, stop, ..
-        } = run;
-        bail!(
-            "{}: {method} seed {seed} has not finished ({stop})",
-            dir.display()
-        );
+        let (dir, label, stop) = (dir.display(), run.label(), &run.stop);
+        bail!("{dir}: {label} has not finished ({stop})");
     }
     Ok(runs)
 }
@@ -167,7 +162,7 @@ fn check(dir: &Path, made: &Made, backend: BackendKind) -> Result<()> {
 
 /// Compares the files of a run, and says how they compare. Returns true if all are the same.
 fn compare(run: &RunResult, there: &Path, here: &Path) -> Result<bool> {
-    let name = format!("{}-seed{}", run.method, run.seed);
+    let name = run.file_name();
     let (there, here) = (there.join(&name), here.join(&name));
     let mut files = RunDir::trained_files(&there)?;
     files.extend(RunDir::trained_files(&here)?);

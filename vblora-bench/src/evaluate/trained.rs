@@ -80,9 +80,8 @@ impl<B: VbLoraBackend> Trained<'_, B> {
 
     /// The directory in which the session stored a run.
     fn directory(&self, run: &RunResult) -> Result<PathBuf> {
-        let name = format!("{}-seed{}", run.method, run.seed);
         let out = self.session.out.as_ref();
-        let dir = out.map(|out| out.dir.join(name));
+        let dir = out.map(|out| out.dir.join(run.file_name()));
         dir.ok_or_else(|| Error::Setting {
             setting: "out".into(),
             expected: "a directory, since answers come from the stored adapter".into(),

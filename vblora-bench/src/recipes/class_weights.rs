@@ -28,7 +28,7 @@ impl ClassWeights {
     /// The weight of each class, by id. `counts` are the training rows of each class.
     ///
     /// # Errors
-    /// A weight has a name that is no class.
+    /// A weight has a name that is no class; every training row weighs 0.
     pub fn resolve(&self, classes: &[String], counts: &[usize]) -> Result<Vec<f32>> {
         match self {
             Self::Rule(WeightRule::Balanced) => Ok(balanced(counts)),
@@ -40,12 +40,20 @@ impl ClassWeights {
                     ));
                 }
                 let weight = |name| weights.get(name).map_or(1.0, |weight| *weight as f32);
-                Ok(classes.iter().map(weight).collect())
+                let weights: Vec<f32> = classes.iter().map(weight).collect();
+                let mut rows = weights.iter().zip(counts);
+                match rows.any(|(&weight, &count)| weight > 0.0 && count > 0) {
+                    true => Ok(weights),
+                    false => Err(error(
+                        "a training row of a class that weighs more",
+                        "0 for all",
+                    )),
+                }
             }
         }
     }
 
-    /// Checks that the weights are usable: finite and not below 0, at least one above it.
+    /// Checks that there are weights, finite ones of at least 0.
     ///
     /// # Errors
     /// The first weight that is not.
@@ -53,10 +61,11 @@ impl ClassWeights {
         let Self::ByName(weights) = self else {
             return Ok(());
         };
-        let is_wrong = |weight: &f64| !(weight.is_finite() && *weight >= 0.0);
+        // The loss takes them as f32, in which large ones are infinite.
+        let is_wrong = |weight: &f64| !((*weight as f32).is_finite() && *weight >= 0.0);
         if let Some((name, weight)) = weights.iter().find(|(_, weight)| is_wrong(weight)) {
             return Err(error(
-                "finite numbers, at least 0",
+                "finite numbers of float32, at least 0",
                 &format!("{weight} for {name}"),
             ));
         }
@@ -102,7 +111,12 @@ mod tests {
         );
         let error = by_name("d", 1.0).resolve(&classes, &[1; 3]).unwrap_err();
         assert!(error.to_string().contains("a, b, c, found d"), "{error}");
-        for weight in [-1.0, f64::NAN, f64::INFINITY] {
+        for counts in [&[0, 3, 2], &[0; 3]] {
+            let all = ClassWeights::ByName(["b", "c"].map(|name| (String::from(name), 0.0)).into());
+            assert!(all.resolve(&classes, counts).is_err());
+            assert_eq!(all.resolve(&classes, &[1, 3, 2]).unwrap(), [1.0, 0.0, 0.0]);
+        }
+        for weight in [-1.0, f64::NAN, f64::INFINITY, 1e300] {
             assert!(by_name("a", weight).check().is_err());
         }
         assert!(ClassWeights::ByName(BTreeMap::new()).check().is_err());

@@ -32,8 +32,8 @@ impl TextSettings {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum TooLong {
-    /// The prompt loses tokens from its start, and a conversation its last turns. A text is left out if its response, or first answer, alone
-    /// is too long.
+    /// The prompt loses tokens from its start, and a conversation its last turns. A text is left out if its response alone, or the
+    /// conversation up to its first answer, is too long.
     #[default]
     Cut,
     /// The text is left out.

@@ -11,8 +11,8 @@ use crate::{
 /// Larger values are useless in a picture of losses and scores, and would break the axis.
 const DRAWABLE: f64 = 1e9;
 
-/// Draws training loss and the task's primary dev metric by epoch, or by step if a run was evaluated within epochs. Each method with its targets has a colour and a mark, and each seed has
-/// a line. Values that are not finite or undefined are left out.
+/// Draws training loss and the task's primary dev metric by epoch, or by step if an epoch of a run has not exactly one evaluation. Each method
+/// with its targets has a colour and a mark, and each seed has a line. Values that are not finite or undefined are left out.
 ///
 /// # Errors
 /// [`Error::Draw`](crate::Error::Draw) with the drawing library's message.
@@ -29,9 +29,14 @@ pub fn curves_svg(results: &Results) -> Result<String> {
     draw_plots(&title(runs), &plots)
 }
 
+/// Returns true if evaluations are placed by epoch, and false if by step.
+fn is_by_epoch(runs: &[RunResult]) -> bool {
+    runs.iter().all(RunResult::is_by_epoch)
+}
+
 /// The unit in which evaluations are placed.
 fn unit(runs: &[RunResult]) -> &'static str {
-    match runs.iter().all(RunResult::is_by_epoch) {
+    match is_by_epoch(runs) {
         true => "epoch",
         false => "step",
     }
@@ -66,11 +71,11 @@ fn curves(
     runs: &[RunResult],
     value: impl Fn(&RunResult, &EpochResult) -> Option<f64>,
 ) -> Vec<Series> {
-    let (looks, unit) = (looks(runs), unit(runs));
+    let (looks, by_epoch) = (looks(runs), is_by_epoch(runs));
     let curve = |run: &RunResult| {
         let name = name(run, runs);
         let mark = looks.iter().find(|(known, _)| *known == name);
-        mark.map(|(_, mark)| Series::line(name.as_str(), *mark, points(run, unit, &value)))
+        mark.map(|(_, mark)| Series::line(name.as_str(), *mark, points(run, by_epoch, &value)))
     };
     runs.iter().filter_map(curve).collect()
 }
@@ -100,14 +105,14 @@ fn name(run: &RunResult, all: &[RunResult]) -> String {
 /// The evaluations of a run with a value that can be drawn.
 fn points(
     run: &RunResult,
-    unit: &str,
+    by_epoch: bool,
     value: impl Fn(&RunResult, &EpochResult) -> Option<f64>,
 ) -> Vec<(f64, f64)> {
     let point = |epoch: &EpochResult| {
         let value = value(run, epoch).filter(|value| value.abs() <= DRAWABLE)?;
-        let at = match unit {
-            "epoch" => u32::try_from(epoch.epoch).ok()?,
-            _ => u32::try_from(epoch.step?).ok()?,
+        let at = match by_epoch {
+            true => u32::try_from(epoch.epoch).ok()?,
+            false => u32::try_from(epoch.step?).ok()?,
         };
         Some((f64::from(at), value))
     };

@@ -82,7 +82,7 @@ impl Results {
     /// Refuses numbers that no run comes to.
     fn check(&self) -> std::result::Result<(), String> {
         for run in &self.runs {
-            let named = |problem| format!("{} seed {}: {problem}", run.method, run.seed);
+            let named = |problem| format!("{}: {problem}", run.label());
             run.check().map_err(named)?;
         }
         self.summary.iter().try_for_each(Summary::check)

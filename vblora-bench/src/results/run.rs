@@ -28,7 +28,7 @@ pub struct RunResult {
     pub best: Option<EpochScores>,
     /// The last evaluation; `null` without one.
     pub last: Option<EpochScores>,
-    /// The scores of each class on dev at the best epoch, if the task has classes.
+    /// The scores of each class on dev at the best evaluation, if the task has classes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_class: Option<ByClass>,
     /// The number of parameters that the optimizer changes.
@@ -63,7 +63,17 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    /// Returns true if every epoch was evaluated at its end and nothing else was.
+    /// The run's name in logs: `vblora seed 1`.
+    pub(crate) fn label(&self) -> String {
+        format!("{} seed {}", self.method, self.seed)
+    }
+
+    /// The run's name in files: `vblora-seed1`.
+    pub(crate) fn file_name(&self) -> String {
+        format!("{}-seed{}", self.method, self.seed)
+    }
+
+    /// Returns true if each epoch so far has exactly one evaluation.
     pub fn is_by_epoch(&self) -> bool {
         let numbers = self.epochs.iter().map(|epoch| epoch.epoch);
         numbers.eq(1..=self.epochs.len())

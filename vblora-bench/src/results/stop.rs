@@ -69,19 +69,15 @@ impl FromStr for Stop {
             let (what, step) = (what.to_owned(), step.parse().ok()?);
             Some(Self::NonFinite { what, step })
         };
-        let non_finite_loss = |text: &str| {
-            let step = text.strip_prefix(NON_FINITE_LOSS)?.parse().ok()?;
-            Some(Self::NonFiniteLoss { step })
-        };
-        let early = |text: &str| {
-            let step = text.strip_prefix(EARLY)?.parse().ok()?;
-            Some(Self::Early { step })
-        };
+        let step_after = |prefix: &str| -> Option<u64> { text.strip_prefix(prefix)?.parse().ok() };
+        let early = || step_after(EARLY).map(|step| Self::Early { step });
+        let non_finite_loss =
+            || step_after(NON_FINITE_LOSS).map(|step| Self::NonFiniteLoss { step });
         match text {
             "completed" => Some(Self::Completed),
             "interrupted" => Some(Self::Interrupted),
-            other => early(other)
-                .or_else(|| non_finite_loss(other))
+            other => early()
+                .or_else(non_finite_loss)
                 .or_else(|| non_finite(other)),
         }
         .ok_or_else(|| Error::UnknownName {

@@ -8,7 +8,7 @@
 //! | Event | 5 `summary` | Summary: 1 `value`, repeated |
 //! | Value | 1 `tag`, 2 `simple_value` | string, float |
 
-/// What a file of this version begins with.
+/// The version that a file begins with.
 pub(super) const VERSION: &str = "brain.Event:2";
 
 /// A value of a curve.

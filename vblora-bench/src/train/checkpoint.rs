@@ -32,7 +32,7 @@ const TENSORS: &str = "tensors.safetensors";
 /// The version of [`State`]. Other versions are refused.
 const FORMAT: u32 = 1;
 
-/// When checkpoints are written, in addition to one after every epoch and every evaluation, and how many are kept.
+/// The checkpoints of a run, in addition to those after every epoch and every evaluation, and the number that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointSettings {
     /// The number of optimizer steps between checkpoints.

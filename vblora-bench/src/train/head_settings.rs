@@ -4,13 +4,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vblora::storage::{read_input, strict_json, write_atomically};
-use vblora_models::BaseDtype;
+use vblora_models::{BaseDtype, Nf4Settings};
 
 use super::run_dir::RunDir;
 use crate::{
     Error, Result,
     limits::{MAX_BATCH, MAX_LENGTH as MAX_TOKENS, MAX_TEXT_BYTES},
-    recipes::Recipe,
+    recipes::{Recipe, held_as},
     tasks::{Columns, Target, Task, Written},
 };
 
@@ -38,6 +38,9 @@ pub struct HeadSettings {
     pub batch: usize,
     /// The number type of the base's linear maps.
     pub base_dtype: BaseDtype,
+    /// The settings of a base in 4 bits.
+    #[serde(default, skip_serializing_if = "crate::recipes::is_default")]
+    pub nf4: Nf4Settings,
 }
 
 impl HeadSettings {
@@ -48,7 +51,16 @@ impl HeadSettings {
             max_length: recipe.max_length,
             batch: recipe.batch,
             base_dtype: recipe.base_dtype,
+            nf4: recipe.nf4,
         }
+    }
+
+    /// The form in which the base was held in training, given the form of its files.
+    ///
+    /// # Errors
+    /// As [`Recipe::held_as`].
+    pub fn held_as(&self, files: BaseDtype) -> Result<BaseDtype> {
+        held_as(self.base_dtype, self.nf4, files)
     }
 
     /// The settings of the head in a directory with this many outputs: from `classifier.json`, or from the recipe of the run that the
@@ -127,6 +139,27 @@ impl HeadSettings {
             max_length: MAX_LENGTH,
             batch: BATCH,
             base_dtype: BaseDtype::F32,
+            nf4: Nf4Settings::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::Size;
+
+    #[test]
+    fn the_form_of_the_base_goes_round_with_its_settings() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
+        recipe.base_dtype = BaseDtype::Nf4(Nf4Settings::default());
+        recipe.nf4.double_quant = false;
+        let written = HeadSettings::new(&recipe);
+        written.write(dir.path()).unwrap();
+        let found = HeadSettings::read(dir.path(), 2).unwrap();
+        assert_eq!(found, written);
+        let held = found.held_as(BaseDtype::F32).unwrap();
+        assert_eq!(held, BaseDtype::Nf4(recipe.nf4));
     }
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::run_dir::SessionIdentity;
 use crate::Result;
 
-/// What made a session. On flex and ndarray, the bits of its adapters depend on the numbers of threads.
+/// The program and its command that made a session. On flex and ndarray, the bits of its adapters depend on the numbers of threads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Made {
@@ -22,7 +22,7 @@ pub struct Made {
 }
 
 impl Made {
-    /// What makes a session here, with these arguments.
+    /// This program on this machine, with these arguments.
     pub(crate) fn here(arguments: Vec<String>) -> Self {
         Self {
             version: env!("CARGO_PKG_VERSION").into(),

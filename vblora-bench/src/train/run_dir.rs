@@ -59,7 +59,7 @@ pub(super) struct SessionIdentity {
     model: String,
     /// The identity that its checkpoints are bound to.
     identity: Identity,
-    /// What made it. Earlier versions did not record that.
+    /// The program and its command. Earlier versions did not record them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) made: Option<Made>,
 }
@@ -89,7 +89,7 @@ impl SessionIdentity {
             FORMAT | EARLIER => Ok(found),
             other => Err(Error::Adapter(vblora::Error::Format {
                 path: path.to_owned(),
-                reason: format!("format {other}, but this version reads {FORMAT}"),
+                reason: format!("format {other}, but this version reads {EARLIER} and {FORMAT}"),
             })),
         }
     }
@@ -293,9 +293,8 @@ impl<'a> Claim<'a> {
         };
         let is_ours = is_resumed || has_identity || old.first().is_some();
         if is_resumed {
-            dir.check_identity(identity)?;
-            if has_identity {
-                dir.identity = SessionIdentity::read(&session)?;
+            if let Some(recorded) = dir.check_identity(identity)? {
+                dir.identity = recorded;
             }
         } else {
             old.remove()?;
@@ -407,11 +406,14 @@ impl RunDir {
         Ok(write_atomically(&dir.join(CARD), text.as_bytes())?)
     }
 
-    /// Refuses to resume a session of another model, other data or another backend, even if all its runs have ended.
-    fn check_identity(&self, here: &SessionIdentity) -> Result<()> {
+    /// Refuses to resume a session of another model, other data or another backend, even if all its runs have ended. Returns the session's
+    /// identity, if it is recorded.
+    fn check_identity(&self, here: &SessionIdentity) -> Result<Option<SessionIdentity>> {
         let session = self.path.join(SESSION);
         if session.exists() {
-            return here.check(&SessionIdentity::read(&session)?, &session);
+            let there = SessionIdentity::read(&session)?;
+            here.check(&there, &session)?;
+            return Ok(Some(there));
         }
         // A directory of an earlier version: its checkpoints, if any are left, have the identity.
         match checkpoint::latest_identity(&self.path.join(CHECKPOINTS)) {
@@ -420,16 +422,16 @@ impl RunDir {
                     identity,
                     ..here.clone()
                 };
-                here.check(&there, &place)
+                here.check(&there, &place)?;
             }
             None => {
                 let dir = self.path.display();
                 tracing::warn!(
                     "{dir} does not say what its runs were trained on: {SESSION} is missing"
                 );
-                Ok(())
             }
         }
+        Ok(None)
     }
 
     /// Draws table and picture again, because a killed process may have left those of earlier results.

@@ -155,7 +155,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         (waited >= patience).then_some(Stop::Early { step: *steps })
     }
 
-    /// Evaluates and writes a checkpoint, each if it is due after this step. Returns the reason if the run ends because a value is not finite.
+    /// Evaluates and writes a checkpoint, each if it is due after this step. Returns the reason if a value is not finite, which ends the run.
     fn evaluate_and_save(&mut self) -> Result<Option<Stop>> {
         let step = self.progress.result.steps;
         let is_evaluated = self.length.is_evaluated(step);
@@ -241,12 +241,12 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         result.epochs.push(scores);
         result.last = result.epochs.last().map(EpochScores::from);
         let best = best_epoch(&result.epochs, recipe.task.primary_metric);
-        if best.map(EpochScores::from) != result.best {
-            result.by_class = by_class;
+        if best.is_none_or(|best| best.step != Some(step)) {
+            return Ok(None);
         }
         result.best = best.map(EpochScores::from);
-        let is_best = best.is_some_and(|best| best.step == Some(step));
-        let Some(dir) = self.dir.filter(|_| is_best) else {
+        result.by_class = by_class;
+        let Some(dir) = self.dir else {
             return Ok(None);
         };
         match self.save(dir) {

@@ -120,7 +120,7 @@ impl Arguments {
 /// Returns exit code 1 if a run failed, and logs the name of each failed run.
 fn outcome(results: &Results) -> ExitCode {
     for run in results.failed() {
-        tracing::error!("{} seed {}: {}", run.method, run.seed, run.stop);
+        tracing::error!("{}: {}", run.label(), run.stop);
     }
     match results.failed().next() {
         Some(_) => ExitCode::FAILURE,
