@@ -8,12 +8,11 @@ use std::{
     str::FromStr,
 };
 
-use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use vblora::{
     nf4::Nf4Host,
-    storage::{replace_directory, strict_json},
+    storage::{from_f32, replace_directory, strict_json},
 };
 
 use crate::{
@@ -34,9 +33,9 @@ const LINE: usize = 200;
 pub enum DecodedDtype {
     /// Exact.
     F32,
-    /// Rounded once; a value over 65,504 is an error.
+    /// Rounded once; a value that becomes infinite is an error.
     F16,
-    /// Rounded once.
+    /// Rounded once; a value that becomes infinite is an error.
     Bf16,
 }
 
@@ -291,7 +290,7 @@ impl Change {
                 } else {
                     values
                 };
-                let bytes = stored_bytes(&values.values, stored)
+                let bytes = from_f32(stored, &values.values)
                     .map_err(|problem| error(shard, name, problem))?;
                 Ok(vec![Part {
                     name: name.to_owned(),
@@ -321,23 +320,6 @@ fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
         file: shard.file().to_owned(),
         tensor: tensor.to_owned(),
         problem,
-    }
-}
-
-fn stored_bytes(values: &[f32], dtype: Dtype) -> std::result::Result<Vec<u8>, String> {
-    match dtype {
-        Dtype::F16 => {
-            if let Some(at) = values.iter().position(|&v| !f16::from_f32(v).is_finite()) {
-                return Err(format!("value {at} is over f16's range ({})", values[at]));
-            }
-            let halves = values.iter().map(|&v| f16::from_f32(v).to_le_bytes());
-            Ok(halves.flatten().collect())
-        }
-        Dtype::BF16 => {
-            let halves = values.iter().map(|&v| bf16::from_f32(v).to_le_bytes());
-            Ok(halves.flatten().collect())
-        }
-        _ => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
     }
 }
 
