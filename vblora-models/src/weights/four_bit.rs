@@ -6,15 +6,12 @@ use std::{borrow::Cow, collections::BTreeMap};
 use safetensors::Dtype;
 use serde::Deserialize;
 use vblora::{
-    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales},
+    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales, QUANT_STATE, block_count},
     storage::{Entry, strict_json, to_f32},
 };
 
 use super::{Checkpoint, checkpoint::Shard};
 use crate::{Error, Result, error::Misshapen};
-
-/// Between a tensor's name and its type in the name of the text.
-const STATE: &str = ".quant_state.bitsandbytes__";
 
 /// The types that are read. Their codes differ, and each tensor brings its own.
 const TYPES: [&str; 2] = ["nf4", "fp4"];
@@ -46,7 +43,7 @@ struct State {
 pub(super) fn find<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for name in names {
-        if let Some((whole, _)) = name.split_once(STATE) {
+        if let Some((whole, _)) = name.split_once(QUANT_STATE) {
             found
                 .entry(whole.to_owned())
                 .or_insert_with(|| name.clone());
@@ -57,7 +54,7 @@ pub(super) fn find<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<Stri
 
 /// The tensor that a tensor of this name is a part of, if it has a part's name.
 pub(super) fn whole_of(name: &str) -> Option<&str> {
-    let whole = name.split_once(STATE).map(|(whole, _)| whole);
+    let whole = name.split_once(QUANT_STATE).map(|(whole, _)| whole);
     whole.or_else(|| PARTS.iter().find_map(|part| name.strip_suffix(part)))
 }
 
@@ -115,7 +112,7 @@ pub(crate) fn parts(
         }
     }
     text.push('}');
-    let name = format!("{name}{STATE}nf4");
+    let name = format!("{name}{QUANT_STATE}nf4");
     all.push((name, Dtype::U8, vec![text.len()], text.into_bytes()));
     all
 }
@@ -149,7 +146,7 @@ impl<'a> Parts<'a> {
             )));
         }
         let state: State = strict_json::from_slice(&shard.bytes(entry)?).map_err(fail)?;
-        let said = text.split_once(STATE).map_or("", |(_, said)| said);
+        let said = text.split_once(QUANT_STATE).map_or("", |(_, said)| said);
         for found in [said, state.quant_type.as_str()] {
             if !TYPES.contains(&found) {
                 return Err(fail(format!("type {found:?}; read are nf4 and fp4")));
@@ -182,19 +179,11 @@ impl<'a> Parts<'a> {
             )));
         };
         let block = state.blocksize;
-        if !block.is_power_of_two() || block < 32 {
+        let blocks = block_count([d_out, d_in], block).map_err(fail)?;
+        let bytes = (d_out * d_in).div_ceil(2);
+        if entry.bytes.len() != bytes {
             return Err(fail(format!(
-                "blocks of {block} values; expected a power of two from 32 on"
-            )));
-        }
-        let values = d_out
-            .checked_mul(d_in)
-            .ok_or_else(|| fail(format!("shape {out_in:?} has no possible size")))?;
-        let blocks = values.div_ceil(block);
-        if entry.bytes.len() != values.div_ceil(2) {
-            return Err(fail(format!(
-                "shape {out_in:?} in 4 bits needs {} bytes, found {}",
-                values.div_ceil(2),
+                "shape {out_in:?} in 4 bits needs {bytes} bytes, found {}",
                 entry.bytes.len()
             )));
         }
