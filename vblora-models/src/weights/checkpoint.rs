@@ -92,7 +92,7 @@ impl Checkpoint {
                 }
             }
         }
-        let four_bit = four_bit::find(shard_of.keys());
+        let four_bit = four_bit::find(&file, shard_of.keys())?;
         Ok(Self {
             file,
             shards,

@@ -24,6 +24,9 @@ const PARTS: [&str; 4] = [
     ".nested_quant_map",
 ];
 
+/// Parts of scales that are quantised themselves.
+const SECOND_LEVEL: [&str; 2] = [".nested_absmax", ".nested_quant_map"];
+
 /// A longer text is refused. Real ones have 200 bytes.
 const MAX_STATE_BYTES: usize = 4 << 10;
 
@@ -39,17 +42,28 @@ struct State {
     nested_offset: Option<f64>,
 }
 
-/// Tensors with such a text, by name. Of two texts of one tensor the first counts, and the other is a tensor that nobody asks for.
-pub(super) fn find<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
+/// Tensors with such a text, by name. `file` is for messages.
+///
+/// # Errors
+/// [`Error::Tensor`] if a tensor has two texts.
+pub(super) fn find<'a>(
+    file: &str,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for name in names {
-        if let Some((whole, _)) = name.split_once(QUANT_STATE) {
-            found
-                .entry(whole.to_owned())
-                .or_insert_with(|| name.clone());
+        let Some((whole, _)) = name.split_once(QUANT_STATE) else {
+            continue;
+        };
+        if let Some(other) = found.insert(whole.to_owned(), name.clone()) {
+            return Err(Error::Tensor {
+                file: file.to_owned(),
+                tensor: whole.to_owned(),
+                problem: format!("described twice, by {other:?} and {name:?}"),
+            });
         }
     }
-    found
+    Ok(found)
 }
 
 /// The tensor that a tensor of this name is a part of, if it has a part's name.
@@ -197,6 +211,7 @@ impl<'a> Parts<'a> {
     fn scales(&self, blocks: usize) -> Result<Nf4Scales> {
         let state = &self.state;
         let Some(offset) = state.nested_offset else {
+            self.refuse_second_level()?;
             return Ok(Nf4Scales::Single(self.floats(".absmax", blocks)?));
         };
         let (shard, _) = find_part(self.checkpoint, self.name)?;
@@ -220,6 +235,18 @@ impl<'a> Parts<'a> {
             nested: self.floats(".nested_absmax", blocks.div_ceil(NESTED_BLOCK))?,
             offset: offset as f32,
         })
+    }
+
+    /// Refuses parts of a second level that the text does not describe. bitsandbytes would decode with them.
+    fn refuse_second_level(&self) -> Result<()> {
+        for part in SECOND_LEVEL {
+            let name = format!("{}{part}", self.name);
+            if let Some((shard, _)) = self.checkpoint.find(&name) {
+                let problem = "a part of quantised scales, but the text has no nested_offset";
+                return Err(error(shard, &name, problem.into()));
+            }
+        }
+        Ok(())
     }
 
     fn floats(&self, part: &str, len: usize) -> Result<Vec<f32>> {
@@ -259,5 +286,49 @@ fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
         file: shard.file().to_owned(),
         tensor: tensor.to_owned(),
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+    use crate::ModelFiles;
+
+    const NAME: &str = "w";
+
+    /// Reads a matrix with one level of scales, from a file that has one more tensor beside its parts.
+    fn read_beside(extra: Option<&str>) -> Result<Nf4Host> {
+        let host = Nf4Host::quantise(&[0.5; 64], [1, 64], false);
+        let mut all = parts(NAME, &host, "float32");
+        if let Some(extra) = extra {
+            let name = format!("{NAME}{extra}");
+            all.push((name, Dtype::F32, vec![1], vec![0; 4]));
+        }
+        let views = all.iter().map(|(name, dtype, shape, bytes)| {
+            let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
+            (name.as_str(), view)
+        });
+        let whole = safetensors::serialize(views, None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), whole).unwrap();
+        let files = ModelFiles::open(dir.path()).unwrap();
+        Checkpoint::open(&files)?.nf4(NAME, &[1, 64])
+    }
+
+    #[test]
+    fn parts_that_contradict_the_text_are_named() {
+        assert_eq!(read_beside(None).unwrap().dequantise(), [0.5; 64]);
+        let other = format!("{QUANT_STATE}fp4");
+        for (extra, problem) in [
+            (other.as_str(), "described twice"),
+            (".nested_absmax", "no nested_offset"),
+            (".nested_quant_map", "no nested_offset"),
+        ] {
+            let error = read_beside(Some(extra)).unwrap_err().to_string();
+            let name = format!("{NAME}{extra}");
+            assert!(error.contains(&name) && error.contains(problem), "{error}");
+        }
     }
 }
