@@ -19,7 +19,10 @@ use crate::{
     Checkpoint, DecoderConfig, Error, HostTensor, ModelFiles, Result, SIDE_FILES,
     decoder::sites,
     upload::transposed,
-    weights::{INDEX, SINGLE, Shard, four_bit},
+    weights::{
+        INDEX, SINGLE, Shard,
+        four_bit::{self, Part},
+    },
 };
 
 const CONFIG: &str = "config.json";
@@ -233,14 +236,6 @@ enum Change {
     },
 }
 
-/// A tensor to write.
-struct Part {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
-}
-
 impl Change {
     /// The tensors in place of one of the file's, of elements of `size` bytes alone. Larger elements come first in a file, so that all are
     /// aligned.
@@ -267,12 +262,6 @@ impl Change {
                 };
                 let host = Nf4Host::quantise(&values.values, out_in, *double);
                 let all = four_bit::parts(name, &host, torch_name(entry.dtype)).into_iter();
-                let all = all.map(|(name, dtype, shape, bytes)| Part {
-                    name,
-                    dtype,
-                    shape,
-                    bytes,
-                });
                 Ok(all.filter(|part| part.dtype.bitsize() == bits).collect())
             }
             Self::Decode { dtype, is_conv1d } if checkpoint.is_4_bit(name) => {

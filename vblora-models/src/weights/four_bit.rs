@@ -87,21 +87,34 @@ pub(super) fn described(
     Ok((state.shape, dtype))
 }
 
-/// The tensors of a matrix in 4 bits: name, type, shape and bytes. `dtype` is torch's name of the type that it was quantised from.
-pub(crate) fn parts(
-    name: &str,
-    host: &Nf4Host,
-    dtype: &str,
-) -> Vec<(String, Dtype, Vec<usize>, Vec<u8>)> {
-    let floats = |part: &str, values: &[f32]| {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-        let name = format!("{name}{part}");
-        (name, Dtype::F32, vec![values.len()], bytes.collect())
+/// A tensor to write.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The tensors of a matrix in 4 bits. `dtype` is torch's name of the type that it was quantised from.
+pub(crate) fn parts(name: &str, host: &Nf4Host, dtype: &str) -> Vec<Part> {
+    let floats = |part: &str, values: &[f32]| Part {
+        name: format!("{name}{part}"),
+        dtype: Dtype::F32,
+        shape: vec![values.len()],
+        bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
     };
-    let packed = host.packed().to_vec();
-    let shape = vec![packed.len(), 1];
-    let mut all = vec![(name.to_owned(), Dtype::U8, shape, packed)];
-    all.push(floats(".quant_map", host.code()));
+    let bytes = |part: &str, bytes: Vec<u8>| Part {
+        name: format!("{name}{part}"),
+        dtype: Dtype::U8,
+        shape: vec![bytes.len()],
+        bytes,
+    };
+    let packed = Part {
+        shape: vec![host.packed().len(), 1],
+        ..bytes("", host.packed().to_vec())
+    };
+    let mut all = vec![packed, floats(".quant_map", host.code())];
     let [d_out, d_in] = host.shape();
     let block = host.block();
     let mut text = format!(
@@ -115,8 +128,7 @@ pub(crate) fn parts(
             nested,
             offset,
         } => {
-            let absmax = format!("{name}.absmax");
-            all.push((absmax, Dtype::U8, vec![codes.len()], codes.clone()));
+            all.push(bytes(".absmax", codes.clone()));
             all.push(floats(".nested_absmax", nested));
             all.push(floats(".nested_quant_map", &map[..]));
             let offset = f64::from(*offset);
@@ -126,8 +138,7 @@ pub(crate) fn parts(
         }
     }
     text.push('}');
-    let name = format!("{name}{QUANT_STATE}nf4");
-    all.push((name, Dtype::U8, vec![text.len()], text.into_bytes()));
+    all.push(bytes(&format!("{QUANT_STATE}nf4"), text.into_bytes()));
     all
 }
 
@@ -303,12 +314,16 @@ mod tests {
         let host = Nf4Host::quantise(&[0.5; 64], [1, 64], false);
         let mut all = parts(NAME, &host, "float32");
         if let Some(extra) = extra {
-            let name = format!("{NAME}{extra}");
-            all.push((name, Dtype::F32, vec![1], vec![0; 4]));
+            all.push(Part {
+                name: format!("{NAME}{extra}"),
+                dtype: Dtype::F32,
+                shape: vec![1],
+                bytes: vec![0; 4],
+            });
         }
-        let views = all.iter().map(|(name, dtype, shape, bytes)| {
-            let view = TensorView::new(*dtype, shape.clone(), bytes).unwrap();
-            (name.as_str(), view)
+        let views = all.iter().map(|part| {
+            let view = TensorView::new(part.dtype, part.shape.clone(), &part.bytes).unwrap();
+            (part.name.as_str(), view)
         });
         let whole = safetensors::serialize(views, None).unwrap();
         let dir = tempfile::tempdir().unwrap();
