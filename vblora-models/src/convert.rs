@@ -116,8 +116,8 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
     write(from, &checkpoint, &change, &fields, to)
 }
 
-/// Writes a causal model whose maps are in 4 bits with those maps as floats, in the type that they had before, or in another one. All other
-/// tensors stay as they are. Shards and index are kept.
+/// Writes a causal model whose maps are in 4 bits with those maps as floats. Without `dtype` they get the type that they were quantised from.
+/// All other tensors stay as they are. Shards and index are kept.
 ///
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
 ///

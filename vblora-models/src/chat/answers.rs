@@ -30,7 +30,7 @@ pub struct Rendered {
 pub struct Answer {
     /// Its byte range.
     pub range: Range<usize>,
-    /// Where the content of the turn ends, if the range is a whole turn. None if a `{% generation %}` block gave the range.
+    /// The end of the turn's content, if the range is a whole turn. None if a `{% generation %}` block gave the range.
     pub content_end: Option<usize>,
 }
 
@@ -41,8 +41,8 @@ impl ChatTemplate {
     /// and through it, and the difference is the part. Blanks at the end of a turn are then no part of it.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if the template refuses the messages, or leaves out, repeats, reorders or changes a turn; if it writes an answer
-    /// outside its blocks; or if a turn's text changes with the turns after it. The error names the turn, counted from 1.
+    /// [`Error::ChatTemplate`] if the template refuses the messages, or leaves out, repeats, reorders or changes a turn. The same if it writes
+    /// an answer outside its blocks, or if a turn's text changes with the turns after it. The error names the turn, counted from 1.
     pub fn apply_whole(&self, messages: &[Message]) -> Result<Rendered> {
         self.check_turns(messages)?;
         let whole = (PROMPT.to_owned(), Value::from(false));
@@ -224,7 +224,7 @@ fn marked_answers(ranges: Vec<Range<usize>>) -> Vec<Answer> {
     answers.collect()
 }
 
-/// Answers that are whole turns, without the blanks behind them.
+/// Answers that are whole turns, without the blanks after them.
 fn turns(
     messages: &[Message],
     text: &str,
@@ -249,7 +249,7 @@ fn is_answer(message: &Message) -> bool {
     message.role == ASSISTANT
 }
 
-/// Where a content stands in a text, overlapping places included.
+/// The places of a content in a text, overlapping ones included.
 fn places(text: &str, content: &str, from: usize) -> impl Iterator<Item = Range<usize>> {
     let mut at = Some(from);
     std::iter::from_fn(move || {
