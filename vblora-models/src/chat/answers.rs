@@ -45,8 +45,7 @@ impl ChatTemplate {
     /// an answer outside its blocks, or if a turn's text changes with the turns after it. The error names the turn, counted from 1.
     pub fn apply_whole(&self, messages: &[Message]) -> Result<Rendered> {
         self.check_turns(messages)?;
-        let whole = (PROMPT.to_owned(), Value::from(false));
-        let (text, marked) = self.render_marked(Value::from_serialize(messages), [whole])?;
+        let (text, marked) = self.whole(messages)?;
         let ranges = match self.template.marks() {
             true => marked,
             false => self.ranges(messages, &text)?,
@@ -63,14 +62,19 @@ impl ChatTemplate {
         })
     }
 
+    /// The text of a whole conversation, and the byte ranges that blocks write.
+    fn whole(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>)> {
+        let argument = (PROMPT.to_owned(), Value::from(false));
+        self.render_marked(Value::from_serialize(messages), [argument])
+    }
+
     /// Checks that each turn is written once and in order, and by generation blocks if it is the assistant's. Names stand for the contents.
     fn check_turns(&self, messages: &[Message]) -> Result<()> {
         let n = messages.len();
         let name = |i: usize| format!("turn{}of{n}", i + 1);
         let named = messages.iter().enumerate();
         let named: Vec<_> = named.map(|(i, m)| Message::new(&m.role, name(i))).collect();
-        let whole = (PROMPT.to_owned(), Value::from(false));
-        let (text, marked) = self.render_marked(Value::from_serialize(&named), [whole])?;
+        let (text, marked) = self.whole(&named)?;
         let mut places: Vec<Range<usize>> = Vec::with_capacity(n);
         for (i, message) in messages.iter().enumerate() {
             let name = name(i);
