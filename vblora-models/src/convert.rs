@@ -108,9 +108,8 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
             .collect(),
     };
     fields.insert(QUANTIZATION.into(), quantization(compute, double, skipped));
-    let change = Change::Quantise {
-        maps,
-        double,
+    let change = Change {
+        form: Form::Quantised { maps, double },
         is_conv1d: config.layout.conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
@@ -138,8 +137,8 @@ pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> 
             }
         }
     }
-    let change = Change::Decode {
-        dtype,
+    let change = Change {
+        form: Form::Decoded { dtype },
         is_conv1d: config.layout.conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
@@ -224,61 +223,71 @@ fn torch_name(dtype: Dtype) -> &'static str {
 }
 
 /// The change to a directory's tensors.
-enum Change {
-    Quantise {
+struct Change {
+    form: Form,
+    /// True if dense maps are stored `[d_in, d_out]`.
+    is_conv1d: bool,
+}
+
+/// The form that maps get.
+enum Form {
+    Quantised {
         maps: BTreeMap<String, [usize; 2]>,
         double: bool,
-        is_conv1d: bool,
     },
-    Decode {
+    Decoded {
         dtype: Option<DecodedDtype>,
-        is_conv1d: bool,
     },
 }
 
 impl Change {
+    /// True if a tensor gets another form.
+    fn has(&self, checkpoint: &Checkpoint, name: &str) -> bool {
+        match &self.form {
+            Form::Quantised { maps, .. } => maps.contains_key(name),
+            Form::Decoded { .. } => checkpoint.is_4_bit(name),
+        }
+    }
+
+    /// A map's values, between the order of a dense file and `[d_out, d_in]`.
+    fn turned(&self, values: HostTensor) -> HostTensor {
+        match self.is_conv1d {
+            true => transposed(values),
+            false => values,
+        }
+    }
+
     /// The tensors in place of one of the file's, of elements of `size` bytes alone. Larger elements come first in a file, so that all are
     /// aligned.
     fn parts(&self, checkpoint: &Checkpoint, name: &str, size: usize) -> Result<Vec<Part>> {
         let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
         let bits = 8 * size;
-        match self {
-            Self::Quantise {
-                maps,
-                double,
-                is_conv1d,
-            } if maps.contains_key(name) => {
+        match &self.form {
+            Form::Quantised { maps, double } if maps.contains_key(name) => {
                 if ![1, 4].contains(&size) {
                     return Ok(Vec::new());
                 }
                 let out_in = maps[name];
                 let [d_out, d_in] = out_in;
-                let shape = if *is_conv1d { [d_in, d_out] } else { out_in };
-                let values = checkpoint.values(name, &shape)?;
-                let values = if *is_conv1d {
-                    transposed(values)
-                } else {
-                    values
+                let shape = match self.is_conv1d {
+                    true => [d_in, d_out],
+                    false => out_in,
                 };
+                let values = self.turned(checkpoint.values(name, &shape)?);
                 let host = Nf4Host::quantise(&values.values, out_in, *double);
                 let all = four_bit::parts(name, &host, torch_name(entry.dtype)).into_iter();
                 Ok(all.filter(|part| part.dtype.bitsize() == bits).collect())
             }
-            Self::Decode { dtype, is_conv1d } if checkpoint.is_4_bit(name) => {
+            Form::Decoded { dtype } if checkpoint.is_4_bit(name) => {
                 let (shape, said) = checkpoint.described(name)?;
                 let stored = dtype.map_or(said, DecodedDtype::stored);
                 if stored.bitsize() != bits {
                     return Ok(Vec::new());
                 }
-                let values = HostTensor {
+                let values = self.turned(HostTensor {
                     values: checkpoint.read_nf4(name, &shape)?.dequantise(),
                     shape,
-                };
-                let values = if *is_conv1d {
-                    transposed(values)
-                } else {
-                    values
-                };
+                });
                 let bytes = from_f32(stored, &values.values)
                     .map_err(|problem| error(shard, name, problem))?;
                 Ok(vec![Part {
@@ -288,8 +297,8 @@ impl Change {
                     bytes,
                 }])
             }
-            Self::Decode { .. } if checkpoint.is_part(name) => Ok(Vec::new()),
-            Self::Quantise { .. } | Self::Decode { .. } => {
+            Form::Decoded { .. } if checkpoint.is_part(name) => Ok(Vec::new()),
+            Form::Quantised { .. } | Form::Decoded { .. } => {
                 if entry.dtype.bitsize() != bits {
                     return Ok(Vec::new());
                 }
@@ -348,10 +357,7 @@ fn write(
                 .unwrap_or(SINGLE);
             let names = shard.names();
             done.before += shard.data_bytes();
-            let is_changed = |tensor: &&String| match change {
-                Change::Quantise { maps, .. } => maps.contains_key(*tensor),
-                Change::Decode { .. } => checkpoint.is_4_bit(tensor),
-            };
+            let is_changed = |tensor: &&String| change.has(checkpoint, tensor);
             done.maps += names.iter().filter(is_changed).count();
             let written = ShardWriter::write(&dir.join(name), checkpoint, change, &names)?;
             done.after += written.bytes;
