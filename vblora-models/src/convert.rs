@@ -8,19 +8,21 @@ use std::{
     str::FromStr,
 };
 
-use half::{bf16, f16};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use vblora::{
     nf4::Nf4Host,
-    storage::{replace_directory, strict_json},
+    storage::{from_f32, replace_directory, strict_json},
 };
 
 use crate::{
     Checkpoint, DecoderConfig, Error, HostTensor, ModelFiles, Result, SIDE_FILES,
     decoder::sites,
     upload::transposed,
-    weights::{INDEX, SINGLE, Shard, four_bit},
+    weights::{
+        INDEX, SINGLE, Shard,
+        four_bit::{self, Part},
+    },
 };
 
 const CONFIG: &str = "config.json";
@@ -34,9 +36,9 @@ const LINE: usize = 200;
 pub enum DecodedDtype {
     /// Exact.
     F32,
-    /// Rounded once; a value over 65,504 is an error.
+    /// Rounded once; a value that becomes infinite is an error.
     F16,
-    /// Rounded once.
+    /// Rounded once; a value that becomes infinite is an error.
     Bf16,
 }
 
@@ -106,16 +108,15 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
             .collect(),
     };
     fields.insert(QUANTIZATION.into(), quantization(compute, double, skipped));
-    let change = Change::Quantise {
-        maps,
-        double,
+    let change = Change {
+        form: Form::Quantised { maps, double },
         is_conv1d: config.layout.conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
 }
 
-/// Writes a causal model whose maps are in 4 bits with those maps as floats, in the type that they had before, or in another one. All other
-/// tensors stay as they are. Shards and index are kept.
+/// Writes a causal model whose maps are in 4 bits with those maps as floats. Without `dtype` they get the type that they were quantised from.
+/// All other tensors stay as they are. Shards and index are kept.
 ///
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
 ///
@@ -136,8 +137,8 @@ pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> 
             }
         }
     }
-    let change = Change::Decode {
-        dtype,
+    let change = Change {
+        form: Form::Decoded { dtype },
         is_conv1d: config.layout.conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
@@ -222,76 +223,72 @@ fn torch_name(dtype: Dtype) -> &'static str {
 }
 
 /// The change to a directory's tensors.
-enum Change {
-    Quantise {
-        maps: BTreeMap<String, [usize; 2]>,
-        double: bool,
-        is_conv1d: bool,
-    },
-    Decode {
-        dtype: Option<DecodedDtype>,
-        is_conv1d: bool,
-    },
+struct Change {
+    form: Form,
+    /// True if dense maps are stored `[d_in, d_out]`.
+    is_conv1d: bool,
 }
 
-/// A tensor to write.
-struct Part {
-    name: String,
-    dtype: Dtype,
-    shape: Vec<usize>,
-    bytes: Vec<u8>,
+/// The form that maps get.
+enum Form {
+    Quantised {
+        maps: BTreeMap<String, [usize; 2]>,
+        double: bool,
+    },
+    Decoded {
+        dtype: Option<DecodedDtype>,
+    },
 }
 
 impl Change {
+    /// True if a tensor gets another form.
+    fn has(&self, checkpoint: &Checkpoint, name: &str) -> bool {
+        match &self.form {
+            Form::Quantised { maps, .. } => maps.contains_key(name),
+            Form::Decoded { .. } => checkpoint.is_4_bit(name),
+        }
+    }
+
+    /// A map's values, between the order of a dense file and `[d_out, d_in]`.
+    fn turned(&self, values: HostTensor) -> HostTensor {
+        match self.is_conv1d {
+            true => transposed(values),
+            false => values,
+        }
+    }
+
     /// The tensors in place of one of the file's, of elements of `size` bytes alone. Larger elements come first in a file, so that all are
     /// aligned.
     fn parts(&self, checkpoint: &Checkpoint, name: &str, size: usize) -> Result<Vec<Part>> {
         let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
         let bits = 8 * size;
-        match self {
-            Self::Quantise {
-                maps,
-                double,
-                is_conv1d,
-            } if maps.contains_key(name) => {
+        match &self.form {
+            Form::Quantised { maps, double } if maps.contains_key(name) => {
                 if ![1, 4].contains(&size) {
                     return Ok(Vec::new());
                 }
                 let out_in = maps[name];
                 let [d_out, d_in] = out_in;
-                let shape = if *is_conv1d { [d_in, d_out] } else { out_in };
-                let values = checkpoint.values(name, &shape)?;
-                let values = if *is_conv1d {
-                    transposed(values)
-                } else {
-                    values
+                let shape = match self.is_conv1d {
+                    true => [d_in, d_out],
+                    false => out_in,
                 };
+                let values = self.turned(checkpoint.values(name, &shape)?);
                 let host = Nf4Host::quantise(&values.values, out_in, *double);
                 let all = four_bit::parts(name, &host, torch_name(entry.dtype)).into_iter();
-                let all = all.map(|(name, dtype, shape, bytes)| Part {
-                    name,
-                    dtype,
-                    shape,
-                    bytes,
-                });
                 Ok(all.filter(|part| part.dtype.bitsize() == bits).collect())
             }
-            Self::Decode { dtype, is_conv1d } if checkpoint.is_4_bit(name) => {
+            Form::Decoded { dtype } if checkpoint.is_4_bit(name) => {
                 let (shape, said) = checkpoint.described(name)?;
                 let stored = dtype.map_or(said, DecodedDtype::stored);
                 if stored.bitsize() != bits {
                     return Ok(Vec::new());
                 }
-                let values = HostTensor {
+                let values = self.turned(HostTensor {
                     values: checkpoint.read_nf4(name, &shape)?.dequantise(),
                     shape,
-                };
-                let values = if *is_conv1d {
-                    transposed(values)
-                } else {
-                    values
-                };
-                let bytes = stored_bytes(&values.values, stored)
+                });
+                let bytes = from_f32(stored, &values.values)
                     .map_err(|problem| error(shard, name, problem))?;
                 Ok(vec![Part {
                     name: name.to_owned(),
@@ -300,8 +297,8 @@ impl Change {
                     bytes,
                 }])
             }
-            Self::Decode { .. } if checkpoint.is_part(name) => Ok(Vec::new()),
-            Self::Quantise { .. } | Self::Decode { .. } => {
+            Form::Decoded { .. } if checkpoint.is_part(name) => Ok(Vec::new()),
+            Form::Quantised { .. } | Form::Decoded { .. } => {
                 if entry.dtype.bitsize() != bits {
                     return Ok(Vec::new());
                 }
@@ -321,23 +318,6 @@ fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
         file: shard.file().to_owned(),
         tensor: tensor.to_owned(),
         problem,
-    }
-}
-
-fn stored_bytes(values: &[f32], dtype: Dtype) -> std::result::Result<Vec<u8>, String> {
-    match dtype {
-        Dtype::F16 => {
-            if let Some(at) = values.iter().position(|&v| !f16::from_f32(v).is_finite()) {
-                return Err(format!("value {at} is over f16's range ({})", values[at]));
-            }
-            let halves = values.iter().map(|&v| f16::from_f32(v).to_le_bytes());
-            Ok(halves.flatten().collect())
-        }
-        Dtype::BF16 => {
-            let halves = values.iter().map(|&v| bf16::from_f32(v).to_le_bytes());
-            Ok(halves.flatten().collect())
-        }
-        _ => Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect()),
     }
 }
 
@@ -377,10 +357,7 @@ fn write(
                 .unwrap_or(SINGLE);
             let names = shard.names();
             done.before += shard.data_bytes();
-            let is_changed = |tensor: &&String| match change {
-                Change::Quantise { maps, .. } => maps.contains_key(*tensor),
-                Change::Decode { .. } => checkpoint.is_4_bit(tensor),
-            };
+            let is_changed = |tensor: &&String| change.has(checkpoint, tensor);
             done.maps += names.iter().filter(is_changed).count();
             let written = ShardWriter::write(&dir.join(name), checkpoint, change, &names)?;
             done.after += written.bytes;

@@ -205,9 +205,13 @@ fn draw<B: Backend>(
     }
 }
 
-/// The mean loss of a batch: cross-entropy of `[n, classes]` against class ids (weighted as torch's `CrossEntropyLoss`, the sum of weighted
-/// losses over the sum of weights; 0 if that is 0), binary cross-entropy of `[n, classes]` against sets of class
-/// ids (the mean over all n times classes outputs, as torch's `BCEWithLogitsLoss`), or the squared error of `[n, 1]` against scores.
+/// The mean loss of a batch.
+///
+/// - Class ids: the cross-entropy of `[n, classes]`. With weights it is the sum of weighted losses over the sum of weights, as torch's
+///   `CrossEntropyLoss`, and 0 if that sum is 0.
+/// - Sets of class ids: the binary cross-entropy of `[n, classes]`, averaged over all n times classes outputs, as torch's
+///   `BCEWithLogitsLoss`.
+/// - Scores: the squared error of `[n, 1]`.
 pub fn loss<B: VbLoraBackend>(output: Tensor<B, 2>, labels: &Labels) -> Tensor<B, 1> {
     let device = output.device();
     match labels {

@@ -23,7 +23,7 @@ pub trait WeightSource {
         MapWeight::Dense(self.take(name, shape))
     }
 
-    /// Whether a map's weight stays dense when others are quantised: an adapter trained and saved it.
+    /// Returns true if a map's weight stays dense when others are quantised, because an adapter trained and saved it.
     fn is_kept_dense(&self, _name: &str) -> bool {
         false
     }

@@ -146,7 +146,7 @@ impl Template {
         })
     }
 
-    /// Whether it has `{% generation %}` blocks.
+    /// Returns true if it has `{% generation %}` blocks.
     pub(crate) fn marks(&self) -> bool {
         self.marks
     }

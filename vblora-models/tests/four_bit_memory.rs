@@ -1,18 +1,12 @@
 //! The memory of a base in 4 bits, measured by an allocator that counts: no consumer keeps a dense copy of a map. Alone in its process, and
 //! one test, so that nothing else is counted.
-#![allow(
-    missing_docs,
-    unsafe_code,
-    clippy::print_stdout,
-    reason = "an allocator cannot be written without"
-)]
+#![allow(missing_docs, clippy::print_stdout)]
 #![cfg(feature = "flex")]
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    ops::ControlFlow,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+#[path = "../../vblora/tests/support/counting.rs"]
+mod counting;
+
+use std::ops::ControlFlow;
 
 use burn::{
     backend::{Autodiff, Flex},
@@ -25,36 +19,10 @@ use vblora_models::{
     generate::{GenerationConfig, generate},
 };
 
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
+use counting::{Counting, measured};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
-
-/// Bytes that `work` leaves behind, and the most that it held at a time.
-fn measured<T>(work: impl FnOnce() -> T) -> (T, [usize; 2]) {
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    let made = work();
-    let grown = [&NOW, &PEAK].map(|of| of.load(Ordering::Relaxed).saturating_sub(before));
-    (made, grown)
-}
 
 type Ad = Autodiff<Flex>;
 

@@ -1,19 +1,12 @@
 //! How much memory a reader takes for a file made to do harm, measured by an allocator that counts. Alone in its process, and one test, so
 //! that nothing else is counted.
-#![allow(
-    missing_docs,
-    unsafe_code,
-    clippy::print_stdout,
-    reason = "an allocator cannot be written without"
-)]
+#![allow(missing_docs, clippy::print_stdout)]
 
+#[path = "support/counting.rs"]
+mod counting;
 mod support;
 
-use std::{
-    alloc::{GlobalAlloc, Layout, System},
-    path::Path,
-    sync::atomic::{AtomicUsize, Ordering},
-};
+use std::path::Path;
 
 use vblora::{
     Site, StoredVbLora,
@@ -27,39 +20,19 @@ use vblora::{
     },
 };
 
+use counting::{Counting, measured};
 use support::random_vblora;
-
-struct Counting;
-
-static NOW: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call goes to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let now = NOW.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(now, Ordering::Relaxed);
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
-        NOW.fetch_sub(layout.size(), Ordering::Relaxed);
-        unsafe { System.dealloc(memory, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
 /// The most bytes that were held at a time during `work`, above those held before.
 fn peak<T>(work: impl FnOnce() -> T) -> usize {
-    let before = NOW.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
-    drop(work());
-    PEAK.load(Ordering::Relaxed) - before
+    let (_, [_, peak]) = measured(work);
+    peak
 }
 
-/// What a reader may take for a file of `file` bytes: parsed text takes more than its bytes, and so do packed numbers.
+/// The most bytes that a reader may take for a file of `file` bytes: parsed text takes more than its bytes, and so do packed numbers.
 fn allowed(file: usize) -> usize {
     64 * file + (1 << 20)
 }

@@ -30,7 +30,7 @@ pub struct Rendered {
 pub struct Answer {
     /// Its byte range.
     pub range: Range<usize>,
-    /// Where the content of the turn ends, if the range is a whole turn. None if a `{% generation %}` block gave the range.
+    /// The end of the turn's content, if the range is a whole turn. None if a `{% generation %}` block gave the range.
     pub content_end: Option<usize>,
 }
 
@@ -41,12 +41,11 @@ impl ChatTemplate {
     /// and through it, and the difference is the part. Blanks at the end of a turn are then no part of it.
     ///
     /// # Errors
-    /// [`Error::ChatTemplate`] if the template refuses the messages, or leaves out, repeats, reorders or changes a turn; if it writes an answer
-    /// outside its blocks; or if a turn's text changes with the turns after it. The error names the turn, counted from 1.
+    /// [`Error::ChatTemplate`] if the template refuses the messages, or leaves out, repeats, reorders or changes a turn. The same if it writes
+    /// an answer outside its blocks, or if a turn's text changes with the turns after it. The error names the turn, counted from 1.
     pub fn apply_whole(&self, messages: &[Message]) -> Result<Rendered> {
         self.check_turns(messages)?;
-        let whole = (PROMPT.to_owned(), Value::from(false));
-        let (text, marked) = self.render_marked(Value::from_serialize(messages), [whole])?;
+        let (text, marked) = self.whole(messages)?;
         let ranges = match self.template.marks() {
             true => marked,
             false => self.ranges(messages, &text)?,
@@ -63,14 +62,19 @@ impl ChatTemplate {
         })
     }
 
+    /// The text of a whole conversation, and the byte ranges that blocks write.
+    fn whole(&self, messages: &[Message]) -> Result<(String, Vec<Range<usize>>)> {
+        let argument = (PROMPT.to_owned(), Value::from(false));
+        self.render_marked(Value::from_serialize(messages), [argument])
+    }
+
     /// Checks that each turn is written once and in order, and by generation blocks if it is the assistant's. Names stand for the contents.
     fn check_turns(&self, messages: &[Message]) -> Result<()> {
         let n = messages.len();
         let name = |i: usize| format!("turn{}of{n}", i + 1);
         let named = messages.iter().enumerate();
         let named: Vec<_> = named.map(|(i, m)| Message::new(&m.role, name(i))).collect();
-        let whole = (PROMPT.to_owned(), Value::from(false));
-        let (text, marked) = self.render_marked(Value::from_serialize(&named), [whole])?;
+        let (text, marked) = self.whole(&named)?;
         let mut places: Vec<Range<usize>> = Vec::with_capacity(n);
         for (i, message) in messages.iter().enumerate() {
             let name = name(i);
@@ -224,7 +228,7 @@ fn marked_answers(ranges: Vec<Range<usize>>) -> Vec<Answer> {
     answers.collect()
 }
 
-/// Answers that are whole turns, without the blanks behind them.
+/// Answers that are whole turns, without the blanks after them.
 fn turns(
     messages: &[Message],
     text: &str,
@@ -249,7 +253,7 @@ fn is_answer(message: &Message) -> bool {
     message.role == ASSISTANT
 }
 
-/// Where a content stands in a text, overlapping places included.
+/// The places of a content in a text, overlapping ones included.
 fn places(text: &str, content: &str, from: usize) -> impl Iterator<Item = Range<usize>> {
     let mut at = Some(from);
     std::iter::from_fn(move || {

@@ -41,7 +41,7 @@ fn end() -> Value {
     Value::UNDEFINED
 }
 
-/// What blocks of this thread's template wrote.
+/// Takes the parts that blocks of this thread's template wrote.
 pub(super) fn take() -> Vec<Range<usize>> {
     MARKED.take()
 }

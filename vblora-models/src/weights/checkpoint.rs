@@ -92,7 +92,7 @@ impl Checkpoint {
                 }
             }
         }
-        let four_bit = four_bit::find(shard_of.keys());
+        let four_bit = four_bit::find(&file, shard_of.keys())?;
         Ok(Self {
             file,
             shards,
@@ -123,12 +123,12 @@ impl Checkpoint {
         Some(&entry.shape)
     }
 
-    /// Whether a tensor is stored in 4 bits, as bitsandbytes stores it.
+    /// Returns true if a tensor is stored in 4 bits, as bitsandbytes stores it.
     pub fn is_4_bit(&self, name: &str) -> bool {
         self.four_bit.contains_key(name) && self.contains(name)
     }
 
-    /// Whether any tensor is stored in 4 bits.
+    /// Returns true if any tensor is stored in 4 bits.
     pub fn has_4_bit(&self) -> bool {
         !self.four_bit.is_empty()
     }
@@ -165,7 +165,7 @@ impl Checkpoint {
         }
     }
 
-    /// Whether a tensor is a part of one in 4 bits.
+    /// Returns true if a tensor is a part of one in 4 bits.
     pub(crate) fn is_part(&self, name: &str) -> bool {
         four_bit::whole_of(name).is_some_and(|whole| self.is_4_bit(whole))
     }

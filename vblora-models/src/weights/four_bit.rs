@@ -6,15 +6,12 @@ use std::{borrow::Cow, collections::BTreeMap};
 use safetensors::Dtype;
 use serde::Deserialize;
 use vblora::{
-    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales},
+    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales, QUANT_STATE, block_count},
     storage::{Entry, strict_json, to_f32},
 };
 
 use super::{Checkpoint, checkpoint::Shard};
 use crate::{Error, Result, error::Misshapen};
-
-/// Between a tensor's name and its type in the name of the text.
-const STATE: &str = ".quant_state.bitsandbytes__";
 
 /// The types that are read. Their codes differ, and each tensor brings its own.
 const TYPES: [&str; 2] = ["nf4", "fp4"];
@@ -26,6 +23,9 @@ const PARTS: [&str; 4] = [
     ".nested_absmax",
     ".nested_quant_map",
 ];
+
+/// Parts of scales that are quantised themselves.
+const SECOND_LEVEL: [&str; 2] = [".nested_absmax", ".nested_quant_map"];
 
 /// A longer text is refused. Real ones have 200 bytes.
 const MAX_STATE_BYTES: usize = 4 << 10;
@@ -42,22 +42,33 @@ struct State {
     nested_offset: Option<f64>,
 }
 
-/// Tensors with such a text, by name. Of two texts of one tensor the first counts, and the other is a tensor that nobody asks for.
-pub(super) fn find<'a>(names: impl Iterator<Item = &'a String>) -> BTreeMap<String, String> {
+/// Tensors with such a text, by name. `file` is for messages.
+///
+/// # Errors
+/// [`Error::Tensor`] if a tensor has two texts.
+pub(super) fn find<'a>(
+    file: &str,
+    names: impl Iterator<Item = &'a String>,
+) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     for name in names {
-        if let Some((whole, _)) = name.split_once(STATE) {
-            found
-                .entry(whole.to_owned())
-                .or_insert_with(|| name.clone());
+        let Some((whole, _)) = name.split_once(QUANT_STATE) else {
+            continue;
+        };
+        if let Some(other) = found.insert(whole.to_owned(), name.clone()) {
+            return Err(Error::Tensor {
+                file: file.to_owned(),
+                tensor: whole.to_owned(),
+                problem: format!("described twice, by {other:?} and {name:?}"),
+            });
         }
     }
-    found
+    Ok(found)
 }
 
 /// The tensor that a tensor of this name is a part of, if it has a part's name.
 pub(super) fn whole_of(name: &str) -> Option<&str> {
-    let whole = name.split_once(STATE).map(|(whole, _)| whole);
+    let whole = name.split_once(QUANT_STATE).map(|(whole, _)| whole);
     whole.or_else(|| PARTS.iter().find_map(|part| name.strip_suffix(part)))
 }
 
@@ -76,21 +87,34 @@ pub(super) fn described(
     Ok((state.shape, dtype))
 }
 
-/// The tensors of a matrix in 4 bits: name, type, shape and bytes. `dtype` is torch's name of the type that it was quantised from.
-pub(crate) fn parts(
-    name: &str,
-    host: &Nf4Host,
-    dtype: &str,
-) -> Vec<(String, Dtype, Vec<usize>, Vec<u8>)> {
-    let floats = |part: &str, values: &[f32]| {
-        let bytes = values.iter().flat_map(|value| value.to_le_bytes());
-        let name = format!("{name}{part}");
-        (name, Dtype::F32, vec![values.len()], bytes.collect())
+/// A tensor to write.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The tensors of a matrix in 4 bits. `dtype` is torch's name of the type that it was quantised from.
+pub(crate) fn parts(name: &str, host: &Nf4Host, dtype: &str) -> Vec<Part> {
+    let floats = |part: &str, values: &[f32]| Part {
+        name: format!("{name}{part}"),
+        dtype: Dtype::F32,
+        shape: vec![values.len()],
+        bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
     };
-    let packed = host.packed().to_vec();
-    let shape = vec![packed.len(), 1];
-    let mut all = vec![(name.to_owned(), Dtype::U8, shape, packed)];
-    all.push(floats(".quant_map", host.code()));
+    let bytes = |part: &str, bytes: Vec<u8>| Part {
+        name: format!("{name}{part}"),
+        dtype: Dtype::U8,
+        shape: vec![bytes.len()],
+        bytes,
+    };
+    let packed = Part {
+        shape: vec![host.packed().len(), 1],
+        ..bytes("", host.packed().to_vec())
+    };
+    let mut all = vec![packed, floats(".quant_map", host.code())];
     let [d_out, d_in] = host.shape();
     let block = host.block();
     let mut text = format!(
@@ -104,8 +128,7 @@ pub(crate) fn parts(
             nested,
             offset,
         } => {
-            let absmax = format!("{name}.absmax");
-            all.push((absmax, Dtype::U8, vec![codes.len()], codes.clone()));
+            all.push(bytes(".absmax", codes.clone()));
             all.push(floats(".nested_absmax", nested));
             all.push(floats(".nested_quant_map", &map[..]));
             let offset = f64::from(*offset);
@@ -115,8 +138,7 @@ pub(crate) fn parts(
         }
     }
     text.push('}');
-    let name = format!("{name}{STATE}nf4");
-    all.push((name, Dtype::U8, vec![text.len()], text.into_bytes()));
+    all.push(bytes(&format!("{QUANT_STATE}nf4"), text.into_bytes()));
     all
 }
 
@@ -149,7 +171,7 @@ impl<'a> Parts<'a> {
             )));
         }
         let state: State = strict_json::from_slice(&shard.bytes(entry)?).map_err(fail)?;
-        let said = text.split_once(STATE).map_or("", |(_, said)| said);
+        let said = text.split_once(QUANT_STATE).map_or("", |(_, said)| said);
         for found in [said, state.quant_type.as_str()] {
             if !TYPES.contains(&found) {
                 return Err(fail(format!("type {found:?}; read are nf4 and fp4")));
@@ -182,19 +204,11 @@ impl<'a> Parts<'a> {
             )));
         };
         let block = state.blocksize;
-        if !block.is_power_of_two() || block < 32 {
+        let blocks = block_count([d_out, d_in], block).map_err(fail)?;
+        let bytes = (d_out * d_in).div_ceil(2);
+        if entry.bytes.len() != bytes {
             return Err(fail(format!(
-                "blocks of {block} values; expected a power of two from 32 on"
-            )));
-        }
-        let values = d_out
-            .checked_mul(d_in)
-            .ok_or_else(|| fail(format!("shape {out_in:?} has no possible size")))?;
-        let blocks = values.div_ceil(block);
-        if entry.bytes.len() != values.div_ceil(2) {
-            return Err(fail(format!(
-                "shape {out_in:?} in 4 bits needs {} bytes, found {}",
-                values.div_ceil(2),
+                "shape {out_in:?} in 4 bits needs {bytes} bytes, found {}",
                 entry.bytes.len()
             )));
         }
@@ -208,6 +222,7 @@ impl<'a> Parts<'a> {
     fn scales(&self, blocks: usize) -> Result<Nf4Scales> {
         let state = &self.state;
         let Some(offset) = state.nested_offset else {
+            self.refuse_second_level()?;
             return Ok(Nf4Scales::Single(self.floats(".absmax", blocks)?));
         };
         let (shard, _) = find_part(self.checkpoint, self.name)?;
@@ -231,6 +246,18 @@ impl<'a> Parts<'a> {
             nested: self.floats(".nested_absmax", blocks.div_ceil(NESTED_BLOCK))?,
             offset: offset as f32,
         })
+    }
+
+    /// Refuses parts of a second level that the text does not describe. bitsandbytes would decode with them.
+    fn refuse_second_level(&self) -> Result<()> {
+        for part in SECOND_LEVEL {
+            let name = format!("{}{part}", self.name);
+            if let Some((shard, _)) = self.checkpoint.find(&name) {
+                let problem = "a part of quantised scales, but the text has no nested_offset";
+                return Err(error(shard, &name, problem.into()));
+            }
+        }
+        Ok(())
     }
 
     fn floats(&self, part: &str, len: usize) -> Result<Vec<f32>> {
@@ -270,5 +297,53 @@ fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
         file: shard.file().to_owned(),
         tensor: tensor.to_owned(),
         problem,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::tensor::TensorView;
+
+    use super::*;
+    use crate::ModelFiles;
+
+    const NAME: &str = "w";
+
+    /// Reads a matrix with one level of scales, from a file that has one more tensor beside its parts.
+    fn read_beside(extra: Option<&str>) -> Result<Nf4Host> {
+        let host = Nf4Host::quantise(&[0.5; 64], [1, 64], false);
+        let mut all = parts(NAME, &host, "float32");
+        if let Some(extra) = extra {
+            all.push(Part {
+                name: format!("{NAME}{extra}"),
+                dtype: Dtype::F32,
+                shape: vec![1],
+                bytes: vec![0; 4],
+            });
+        }
+        let views = all.iter().map(|part| {
+            let view = TensorView::new(part.dtype, part.shape.clone(), &part.bytes).unwrap();
+            (part.name.as_str(), view)
+        });
+        let whole = safetensors::serialize(views, None).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("model.safetensors"), whole).unwrap();
+        let files = ModelFiles::open(dir.path()).unwrap();
+        Checkpoint::open(&files)?.nf4(NAME, &[1, 64])
+    }
+
+    #[test]
+    fn parts_that_contradict_the_text_are_named() {
+        assert_eq!(read_beside(None).unwrap().dequantise(), [0.5; 64]);
+        let other = format!("{QUANT_STATE}fp4");
+        for (extra, problem) in [
+            (other.as_str(), "described twice"),
+            (".nested_absmax", "no nested_offset"),
+            (".nested_quant_map", "no nested_offset"),
+        ] {
+            let error = read_beside(Some(extra)).unwrap_err().to_string();
+            let name = format!("{NAME}{extra}");
+            assert!(error.contains(&name) && error.contains(problem), "{error}");
+        }
     }
 }

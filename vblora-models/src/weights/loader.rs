@@ -175,7 +175,7 @@ impl Loader {
         self.take_as(name, name, shape)
     }
 
-    /// Whether an adapter saved this tensor of the model.
+    /// Returns true if an adapter saved this tensor of the model.
     pub(crate) fn is_saved(&self, name: &str) -> bool {
         let full = format!("{}{name}", self.full_prefix);
         self.saved.shape(&full).is_some()

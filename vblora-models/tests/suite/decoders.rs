@@ -393,8 +393,8 @@ pub(crate) fn a_fused_map_may_be_three_sites<B: VbLoraBackend>(device: &B::Devic
     assert_close("merged", &merged, &adapted, products(1e-5));
 }
 
-/// Every family in 4 bits: its maps decode to what quantising the dense ones gives, whatever their orientation, and a fused map may be
-/// three sites if its parts are whole blocks.
+/// Every family in 4 bits. Its maps, in either orientation, decode to the values of the dense maps quantised. A fused map may be three sites
+/// if its parts are whole blocks.
 pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device) {
     let in_4_bits = |config: DecoderConfig| DecoderConfig {
         base_dtype: BaseDtype::Nf4(Nf4Settings::default()),

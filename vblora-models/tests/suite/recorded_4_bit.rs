@@ -86,15 +86,9 @@ fn check<B: VbLoraBackend>(folder: &Path, path: &Path, recorded: &Path, device: 
     let compare = |name: &str, factors: &Factors<B>| {
         let input = CausalInput::new(&batch, model.config(), device).unwrap();
         let found = logits_of(&model, model.forward(&input, factors));
-        let mask = case.recorded.get("attention_mask");
-        let width = found.dims()[1];
-        let rows = |values: &[f64]| -> Vec<f64> {
-            let rows = values.chunks(width).zip(mask);
-            let real = rows.filter(|(_, m)| **m == 1.0);
-            real.flat_map(|(row, _)| row.to_vec()).collect()
-        };
-        let found_values = values(found.clone());
-        assert_within(name, &rows(&found_values), &rows(expected.get(name)), 1e-4);
+        let of_tokens = case.of_tokens(&values(found.clone()));
+        let expected = case.of_tokens(expected.get(name));
+        assert_within(name, &of_tokens, &expected, 1e-4);
         found
     };
     compare("base_logits", &Factors::none());

@@ -190,7 +190,7 @@ impl<B: VbLoraBackend> Case<B> {
     }
 
     /// The rows of tokens that are not padding.
-    fn of_tokens(&self, values: &[f64]) -> Vec<f64> {
+    pub(super) fn of_tokens(&self, values: &[f64]) -> Vec<f64> {
         let mask = self.recorded.get("attention_mask");
         assert!(
             mask.contains(&0.0) && mask.contains(&1.0),
@@ -203,7 +203,7 @@ impl<B: VbLoraBackend> Case<B> {
             .collect()
     }
 
-    pub(super) fn assert_tokens(&self, name: &str, found: &[f64]) {
+    fn assert_tokens(&self, name: &str, found: &[f64]) {
         let (found, expected) = (
             self.of_tokens(found),
             self.of_tokens(self.recorded.get(name)),

@@ -20,6 +20,9 @@ pub const BLOCK: usize = 64;
 /// Scales that share a scale of their own.
 pub const NESTED_BLOCK: usize = 256;
 
+/// In the name of the text that describes a tensor in 4 bits, this part stands between the tensor's name and its type.
+pub const QUANT_STATE: &str = ".quant_state.bitsandbytes__";
+
 /// A matrix `[d_out, d_in]` in 4 bits in host memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nf4Host {
@@ -83,22 +86,15 @@ impl Nf4Host {
         code: [f32; 16],
         scales: Nf4Scales,
     ) -> Result<Self, String> {
-        if !block.is_power_of_two() || block < 32 {
-            return Err(format!(
-                "blocks of {block} values; expected a power of two from 32 on"
-            ));
-        }
-        let n = shape[0]
-            .checked_mul(shape[1])
-            .ok_or_else(|| format!("shape {shape:?} has no possible size"))?;
+        let blocks = block_count(shape, block)?;
         let has = |part: &str, found: usize, expected: usize| match found == expected {
             true => Ok(()),
             false => Err(format!(
                 "{part} has {found} elements, but shape {shape:?} in blocks of {block} needs {expected}"
             )),
         };
-        let blocks = n.div_ceil(block);
-        has("the packed tensor in bytes", packed.len(), n.div_ceil(2))?;
+        let bytes = (shape[0] * shape[1]).div_ceil(2);
+        has("the packed tensor in bytes", packed.len(), bytes)?;
         has("absmax", scales.len(), blocks)?;
         finite("quant_map", &code)?;
         match &scales {
@@ -192,6 +188,21 @@ impl Nf4Host {
             scales,
         })
     }
+}
+
+/// The number of blocks of a matrix.
+///
+/// # Errors
+/// The cause alone; the caller knows the tensor's name. The block's size is not allowed, or the shape has too many values to count.
+pub fn block_count(shape: [usize; 2], block: usize) -> Result<usize, String> {
+    if !block.is_power_of_two() || block < 32 {
+        return Err(format!(
+            "blocks of {block} values; expected a power of two from 32 on"
+        ));
+    }
+    let values = shape[0].checked_mul(shape[1]);
+    let values = values.ok_or_else(|| format!("shape {shape:?} has no possible size"))?;
+    Ok(values.div_ceil(block))
 }
 
 /// Bytes of `values` quantised values with their scales.

@@ -1,4 +1,4 @@
-//! Stored values to f32.
+//! Stored values to f32, and back.
 
 use half::{bf16, f16};
 use safetensors::Dtype;
@@ -30,7 +30,7 @@ pub fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
 ///
 /// # Errors
 /// The cause alone: another type, a value that is not finite in this one.
-pub(super) fn from_f32(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, String> {
+pub fn from_f32(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, String> {
     let (bytes, is_finite): (Vec<u8>, fn(f32) -> bool) = match dtype {
         Dtype::F32 => (unmap(values, f32::to_le_bytes), f32::is_finite),
         Dtype::F16 => (

@@ -27,7 +27,7 @@ pub use atomic::{
 pub(crate) use codes::compose;
 pub use codes::{Codes, StoredVbLora};
 pub use compact::{Bank, Loss, MAX_DIMENSION, MAX_STORED_FACTORS, MAX_SUB_VECTORS, Precisions};
-pub use convert::to_f32;
+pub use convert::{from_f32, to_f32};
 pub use files::{
     MAX_CONFIG_BYTES, MAX_INDEX_BYTES, RegularFile, is_own_stream, read_file, read_input, read_text,
 };

@@ -181,8 +181,8 @@ fn dense(x: &[f32], w: &FlexTensor, added: Added<'_>, out: &mut [f32]) {
     }
 }
 
-/// The product of a few rows with a transposed weight in 4 bits. A dense weight's is made of dot products there, whose sums have an order of
-/// their own; so the values are laid out as that weight lies.
+/// The product of a few rows with a transposed weight in 4 bits. With a dense weight it is made of dot products, whose sums have an order of
+/// their own. So the values are laid out here as a dense weight's are.
 fn few_rows(x: &[f32], view: &Nf4View<'_>, out: &mut [f32]) {
     let [d_out, d_in] = view.shape;
     let values = view.turned();

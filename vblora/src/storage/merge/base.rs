@@ -7,6 +7,7 @@ use std::{
 
 use crate::{
     Error, Result,
+    nf4::QUANT_STATE,
     storage::{
         Entry, Header,
         files::RegularFile,
@@ -16,9 +17,6 @@ use crate::{
 
 pub(super) const SINGLE: &str = "model.safetensors";
 pub(super) const INDEX: &str = "model.safetensors.index.json";
-
-/// In the names of texts that describe tensors in 4 bits.
-const FOUR_BIT: &str = ".quant_state.bitsandbytes__";
 
 /// Tensors are compared in pieces of this many bytes.
 const COMPARED_BYTES: usize = 1 << 16;
@@ -57,8 +55,8 @@ impl Base {
             dir: dir.to_owned(),
             shards: shards.collect::<Result<_>>()?,
         };
-        if let Some(name) = base.names().find(|name| name.contains(FOUR_BIT)) {
-            let (weight, _) = name.split_once(FOUR_BIT).unwrap_or((name, ""));
+        if let Some(name) = base.names().find(|name| name.contains(QUANT_STATE)) {
+            let (weight, _) = name.split_once(QUANT_STATE).unwrap_or((name, ""));
             return Err(base.error(format!(
                 "tensor {weight:?} is stored in 4 bits, to which no update can be added; write the base in floats with `vblora dequantize` first"
             )));
