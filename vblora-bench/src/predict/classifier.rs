@@ -62,7 +62,7 @@ impl Classifier {
                 found: format!("width {width} with {outputs} outputs"),
             });
         }
-        config.base_dtype = settings.base_dtype;
+        config.base_dtype = settings.held_as(config.base_dtype)?;
         Ok(Self {
             place,
             settings,

@@ -17,4 +17,5 @@ pub use recipe::{
     AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, SharedBank,
     WeightDecay,
 };
+pub(crate) use recipe::{held_as, is_default};
 pub use text::{TextSettings, TooLong};

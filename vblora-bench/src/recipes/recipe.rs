@@ -354,20 +354,7 @@ impl Recipe {
     /// # Errors
     /// The files are in 4 bits, and half precision is asked for; there are settings of 4 bits, and nothing is in 4 bits.
     pub fn held_as(&self, files: BaseDtype) -> Result<BaseDtype> {
-        let asked = match self.base_dtype {
-            BaseDtype::Nf4(_) => BaseDtype::Nf4(self.nf4),
-            other => other,
-        };
-        match asked.settle(files)? {
-            BaseDtype::Stored4Bit(_) => Ok(BaseDtype::Stored4Bit(self.nf4.compute)),
-            nf4 @ BaseDtype::Nf4(_) => Ok(nf4),
-            dense if is_default(&self.nf4) => Ok(dense),
-            dense => Err(Error::Setting {
-                setting: "nf4".into(),
-                expected: "no such table unless base_dtype is nf4".into(),
-                found: format!("base_dtype {dense}"),
-            }),
-        }
+        held_as(self.base_dtype, self.nf4, files)
     }
 
     /// The schedule over `total_steps` optimizer steps.
@@ -401,7 +388,28 @@ pub(super) fn syntax(file: &str, error: impl std::fmt::Display) -> Error {
     }
 }
 
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+/// [`Recipe::held_as`] of a base that is asked for as `asked`, with these settings of 4 bits.
+///
+/// # Errors
+/// As [`Recipe::held_as`].
+pub(crate) fn held_as(asked: BaseDtype, nf4: Nf4Settings, files: BaseDtype) -> Result<BaseDtype> {
+    let asked = match asked {
+        BaseDtype::Nf4(_) => BaseDtype::Nf4(nf4),
+        other => other,
+    };
+    match asked.settle(files)? {
+        BaseDtype::Stored4Bit(_) => Ok(BaseDtype::Stored4Bit(nf4.compute)),
+        held @ BaseDtype::Nf4(_) => Ok(held),
+        dense if is_default(&nf4) => Ok(dense),
+        dense => Err(Error::Setting {
+            setting: "nf4".into(),
+            expected: "no such table unless base_dtype is nf4".into(),
+            found: format!("base_dtype {dense}"),
+        }),
+    }
+}
+
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 

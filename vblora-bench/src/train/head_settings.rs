@@ -4,13 +4,13 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use vblora::storage::{read_input, strict_json, write_atomically};
-use vblora_models::BaseDtype;
+use vblora_models::{BaseDtype, Nf4Settings};
 
 use super::run_dir::RunDir;
 use crate::{
     Error, Result,
     limits::{MAX_BATCH, MAX_LENGTH as MAX_TOKENS, MAX_TEXT_BYTES},
-    recipes::Recipe,
+    recipes::{self, Recipe},
     tasks::{Columns, Target, Task, Written},
 };
 
@@ -36,8 +36,11 @@ pub struct HeadSettings {
     pub max_length: usize,
     /// Rows per training batch. Evaluations take twice as many.
     pub batch: usize,
-    /// The number type of the base's linear maps.
+    /// The form of the base's linear maps.
     pub base_dtype: BaseDtype,
+    /// The settings of a base in 4 bits.
+    #[serde(default, skip_serializing_if = "recipes::is_default")]
+    pub nf4: Nf4Settings,
 }
 
 impl HeadSettings {
@@ -48,6 +51,7 @@ impl HeadSettings {
             max_length: recipe.max_length,
             batch: recipe.batch,
             base_dtype: recipe.base_dtype,
+            nf4: recipe.nf4,
         }
     }
 
@@ -101,6 +105,14 @@ impl HeadSettings {
         Ok(write_atomically(&dir.join(FILE), &text)?)
     }
 
+    /// The form in which the base is held, as in training, given the form of its files.
+    ///
+    /// # Errors
+    /// As [`Recipe::held_as`].
+    pub fn held_as(&self, files: BaseDtype) -> Result<BaseDtype> {
+        recipes::held_as(self.base_dtype, self.nf4, files)
+    }
+
     /// The rows of a batch without training.
     pub fn evaluation_batch(&self) -> usize {
         2 * self.batch
@@ -127,6 +139,7 @@ impl HeadSettings {
             max_length: MAX_LENGTH,
             batch: BATCH,
             base_dtype: BaseDtype::F32,
+            nf4: Nf4Settings::default(),
         }
     }
 }
