@@ -143,3 +143,26 @@ impl HeadSettings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipes::Size;
+
+    #[test]
+    fn a_head_is_used_on_a_base_held_as_in_training() {
+        let nf4 = Nf4Settings {
+            double_quant: false,
+            ..Nf4Settings::default()
+        };
+        let recipe = Recipe {
+            base_dtype: BaseDtype::Nf4(Nf4Settings::default()),
+            nf4,
+            ..Recipe::builtin(Size::Demo, &Task::demo()).unwrap()
+        };
+        let text = serde_json::to_vec(&HeadSettings::new(&recipe)).unwrap();
+        let read: HeadSettings = strict_json::from_slice(&text).unwrap();
+        let held = read.held_as(BaseDtype::F32).unwrap();
+        assert_eq!(held, BaseDtype::Nf4(nf4));
+    }
+}

@@ -100,8 +100,7 @@ impl Arguments {
     /// The rows and labels: in GLUE's form if training read that and no flag names a column, and as a table otherwise.
     fn read(&self, classifier: &ClassifierArguments, task: &Task) -> Result<(Rows, Vec<Label>)> {
         let names = [&classifier.text, &classifier.text_pair, &self.label];
-        let is_glue = Task::known().any(|known| known == *task);
-        if is_glue && names.iter().all(|name| name.is_none()) {
+        if task.is_known() && names.iter().all(|name| name.is_none()) {
             return Ok(read_glue(&classifier.data, task)?);
         }
         let columns = classifier.columns(task, self.label.as_deref())?;

@@ -105,10 +105,9 @@ fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
     }
     // No built-in recipe pairs this model and task. Own data takes the settings of MRPC for the model's size, other tasks the
     // demonstration's.
-    let is_known = task.name().parse::<Task>().is_ok_and(|known| known == task);
     let of_mrpc = Recipe::builtin(size, &Task::mrpc())
         .ok()
-        .filter(|_| !is_known);
+        .filter(|_| !task.is_known());
     let recipe = match of_mrpc {
         Some(recipe) => recipe,
         None => Recipe::builtin(Size::Demo, &Task::demo())?,

@@ -140,15 +140,11 @@ impl TableArguments {
         task: &Task,
         data: &Path,
     ) -> Result<Option<(OwnData, Vec<String>)>> {
-        let is_known = task
-            .name()
-            .parse::<Task>()
-            .is_ok_and(|known| known == *task);
         match &task.kind {
             Kind::Labelled {
                 fields: Fields::Named(_),
                 ..
-            } if !is_known && !data.join(task.name()).is_dir() => self.files(data).map(Some),
+            } if !task.is_known() && !data.join(task.name()).is_dir() => self.files(data).map(Some),
             Kind::Labelled { .. } | Kind::Texts => Ok(None),
         }
     }
