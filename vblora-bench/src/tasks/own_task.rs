@@ -119,6 +119,11 @@ impl Definition {
 
 fn check_target(target: &Target) -> std::result::Result<(), String> {
     match target {
+        // An empty separator would make each character a label.
+        Target::Sets {
+            separator: Some(separator),
+            ..
+        } if separator.is_empty() => Err("task: expected a separator, found an empty one".into()),
         Target::Classes { names, .. } | Target::Sets { names, .. } => check_names(names),
         Target::Number { lowest, highest } if lowest <= highest => Ok(()),
         Target::Number { lowest, highest } => Err(format!(

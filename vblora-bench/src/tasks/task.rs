@@ -35,7 +35,7 @@ pub enum Kind {
 
 /// The positions of an example's parts in a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Fields {
     /// A header names the columns. There may be other columns.
     Named(Columns<String>),
@@ -63,7 +63,7 @@ pub struct Columns<C> {
 
 /// The kind of a label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Target {
     /// One of several classes. The id of a class is the index of its name.
     Classes {

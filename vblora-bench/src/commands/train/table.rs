@@ -49,7 +49,12 @@ pub(super) struct TableArguments {
     #[arg(long, requires = "label")]
     pub(super) multi_label: bool,
     /// Text between two labels of a row
-    #[arg(long, value_name = "TEXT", requires = "multi_label")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "multi_label",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub(super) label_separator: Option<String>,
     /// File to evaluate on [default: dev or validation in the directory --data, or --hold-out]
     #[arg(long, value_name = "FILE", requires = "text")]
