@@ -9,7 +9,7 @@ use super::{device::DeviceArguments, models, progress};
 use crate::{
     predict::{Classifier, Form, Rows, run},
     program::{complain, is_interrupted},
-    tasks::{Columns, Fields, Kind, Task, table::Format},
+    tasks::{Columns, Task, table::Format},
 };
 
 const MODEL: &str = "Model and adapter";
@@ -67,13 +67,7 @@ impl ClassifierArguments {
 
     /// The columns: the flags, and those of training for flags that are not given.
     pub(super) fn columns(&self, task: &Task, label: Option<&str>) -> Result<Columns<String>> {
-        let trained = match &task.kind {
-            Kind::Labelled {
-                fields: Fields::Named(columns),
-                ..
-            } => Some(columns),
-            Kind::Labelled { .. } | Kind::Texts => None,
-        };
+        let trained = task.named().ok().map(|(columns, _)| columns);
         let first = self.text.clone();
         let first = first.or_else(|| trained.map(|columns| columns.first.clone()));
         let Some(first) = first else {

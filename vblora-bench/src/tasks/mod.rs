@@ -19,5 +19,5 @@ pub use evaluation::{ByClass, Evaluation, NamedScores};
 pub use example::{Example, Label, Split, SplitName};
 pub(crate) use score::check_scores;
 pub use score::{Predictions, evaluate, score};
-pub use split::{check_splits, parse_split, read_split};
+pub use split::{check_splits, parse_split, read_split, read_split_file};
 pub use task::{Columns, Fields, Kind, Target, Task, Written};

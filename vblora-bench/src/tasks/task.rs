@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Metric;
+use crate::{Error, Result, metrics::Metric};
 
 /// A task, defined by data. GLUE's six tasks ([`Task::mrpc`]) and the bundled ones are values of this type. [`Task::own`] makes others.
 #[derive(Debug, Clone, PartialEq)]
@@ -119,6 +119,24 @@ impl Task {
         match &self.kind {
             Kind::Labelled { target, .. } => Some(target),
             Kind::Texts => None,
+        }
+    }
+
+    /// The columns and the kind of a label, for a task whose columns have names.
+    ///
+    /// # Errors
+    /// The columns have no names, or there are no labels.
+    pub fn named(&self) -> Result<(&Columns<String>, &Target)> {
+        match &self.kind {
+            Kind::Labelled {
+                fields: Fields::Named(columns),
+                target,
+            } => Ok((columns, target)),
+            Kind::Labelled { .. } | Kind::Texts => Err(Error::Setting {
+                setting: "task".into(),
+                expected: "one with named columns".into(),
+                found: self.to_string(),
+            }),
         }
     }
 

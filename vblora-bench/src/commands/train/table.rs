@@ -11,7 +11,7 @@ use crate::{
     metrics::Metric,
     recipes::{ClassWeights, WeightRule},
     tasks::{
-        Columns, Fields, Kind, Target, Task,
+        Columns, Target, Task,
         own::{Dev, Files, Given, Labelling, OwnData, find, scan},
     },
 };
@@ -145,12 +145,10 @@ impl TableArguments {
         task: &Task,
         data: &Path,
     ) -> Result<Option<(OwnData, Vec<String>)>> {
-        match &task.kind {
-            Kind::Labelled {
-                fields: Fields::Named(_),
-                ..
-            } if !task.is_known() && !data.join(task.name()).is_dir() => self.files(data).map(Some),
-            Kind::Labelled { .. } | Kind::Texts => Ok(None),
+        let is_own = task.named().is_ok() && !task.is_known();
+        match is_own && !data.join(task.name()).is_dir() {
+            true => self.files(data).map(Some),
+            false => Ok(None),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Reads files into a store.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -75,24 +76,17 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// A text is a value of another kind; the label is missing, or none of the task's.
-    pub fn row(&self, table: &Table, row: &Row) -> Result<(Vec<String>, Label)> {
+    pub fn row<'r>(&self, table: &Table, row: &'r Row) -> Result<(Vec<Cow<'r, str>>, Label)> {
         let Some((label, texts)) = row.cells.split_last() else {
             return Err(table.error(row.place, "a label", "nothing"));
         };
         let label = self.label(table, row.place, label)?;
-        let texts = texts
-            .iter()
-            .map(|cell| Ok(text(table, row.place, cell)?.into_owned()));
+        let texts = texts.iter().map(|cell| table.text(row.place, cell));
         Ok((texts.collect::<Result<_>>()?, label))
     }
 
     fn add(&self, table: &Table, row: &Row, store: &mut Store, odd: &mut Oddities) -> Result<()> {
-        let Some((label, texts)) = row.cells.split_last() else {
-            return Ok(());
-        };
-        let label = self.label(table, row.place, label)?;
-        let texts = texts.iter().map(|cell| text(table, row.place, cell));
-        let texts: Vec<_> = texts.collect::<Result<_>>()?;
+        let (texts, label) = self.row(table, row)?;
         if texts.iter().any(|text| text.trim().is_empty()) {
             odd.add_empty(|| row.place.to_string());
         }
@@ -138,14 +132,5 @@ fn names(target: &Target) -> &[String] {
     match target {
         Target::Classes { names, .. } | Target::Sets { names, .. } => names,
         Target::Number { .. } => &[],
-    }
-}
-
-/// The text of a cell; an empty one if it is missing.
-fn text<'a>(table: &Table, place: Place, cell: &'a Cell) -> Result<std::borrow::Cow<'a, str>> {
-    match (cell.text(), cell) {
-        (Some(text), _) => Ok(text),
-        (None, Cell::Missing) => Ok("".into()),
-        (None, _) => Err(table.error(place, "a text", cell.shown())),
     }
 }

@@ -11,7 +11,10 @@ mod place;
 mod separated;
 mod stream;
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 pub use cell::Cell;
 pub use format::Format;
@@ -98,6 +101,18 @@ impl Table {
             Format::JsonLines => json::lines(&self.path, columns, sink),
             Format::Json => json::read(&self.path, columns, sink),
             Format::Parquet => parquet::read(&self.path, columns, sink),
+        }
+    }
+
+    /// The text of a cell; an empty one if it is missing.
+    ///
+    /// # Errors
+    /// The cell has a list, or another value that is no text.
+    pub fn text<'a>(&self, place: Place, cell: &'a Cell) -> Result<Cow<'a, str>> {
+        match (cell.text(), cell) {
+            (Some(text), _) => Ok(text),
+            (None, Cell::Missing) => Ok("".into()),
+            (None, _) => Err(self.error(place, "a text", cell.shown())),
         }
     }
 
