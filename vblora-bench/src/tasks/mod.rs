@@ -16,6 +16,7 @@ pub mod table;
 mod task;
 
 pub use evaluation::{ByClass, Evaluation, NamedScores};
+pub(crate) use example::class_counts;
 pub use example::{Example, Label, Split, SplitName};
 pub(crate) use score::check_scores;
 pub use score::{Predictions, evaluate, score};
