@@ -1,6 +1,6 @@
 //! A head and its adapter from the directory of a run, checked against a base.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use vblora::storage::{
     HostAdapter, HostTensor, TensorFile,
@@ -8,7 +8,7 @@ use vblora::storage::{
 };
 use vblora_models::{EncoderConfig, ModelFiles, roberta};
 
-use crate::{Error, Result, train::HeadSettings};
+use crate::{Error, Result, directory::is_same, train::HeadSettings};
 
 /// A trained head with its adapter, if it has one, and the settings of its training.
 #[derive(Debug)]
@@ -41,7 +41,7 @@ impl Classifier {
             false => None,
         };
         // The head of a base that was trained as well belongs to that base alone.
-        if dir.join("model.safetensors").is_file() && !is_place(dir, files) {
+        if dir.join("model.safetensors").is_file() && !is_same(dir, Path::new(&files.place())) {
             return Err(Error::Setting {
                 setting: "model".into(),
                 expected: format!("{place}, whose base was trained with the head"),
@@ -76,13 +76,6 @@ impl Classifier {
     pub fn max_length(&self) -> usize {
         self.settings.max_length.min(self.config.usable_positions())
     }
-}
-
-/// Returns true if the model's files are in this directory.
-fn is_place(dir: &Path, files: &ModelFiles) -> bool {
-    let place = PathBuf::from(files.place());
-    let [dir, place] = [dir, &place].map(|path| path.canonicalize().ok());
-    dir.is_some() && dir == place
 }
 
 /// Tensors by their names.

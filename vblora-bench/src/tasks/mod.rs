@@ -8,6 +8,7 @@ mod glue;
 mod known;
 pub mod own;
 mod own_task;
+mod place;
 mod rows;
 mod score;
 mod sets;

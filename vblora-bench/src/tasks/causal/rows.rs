@@ -5,28 +5,13 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    tasks::place::{self, Place},
+};
 
 /// The maximum number of characters of a value in a message.
 const SHOWN: usize = 60;
-
-/// The position of a row.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
-    /// The line where it begins, from 1.
-    Line(u64),
-    /// Its index in a JSON array, from 1.
-    Item(usize),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Line(line) => write!(f, "line {line}"),
-            Self::Item(item) => write!(f, "item {item}"),
-        }
-    }
-}
 
 /// One row.
 #[derive(Debug)]
@@ -59,7 +44,7 @@ impl Row<'_> {
     }
 
     pub(super) fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        error(self.file, self.place, expected, found)
+        self.place.error(self.file, expected, found)
     }
 }
 
@@ -92,7 +77,7 @@ pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let row = |(line, text)| {
         let place = Place::Line(line);
         let Once(values) = serde_json::from_str(text)
-            .map_err(|e| error(file, place, "a JSON object", e.to_string()))?;
+            .map_err(|e| place.error(file, "a JSON object", e.to_string()))?;
         Ok(Row {
             file,
             place,
@@ -124,7 +109,7 @@ pub(super) fn json<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
         _ => {
             let names: Vec<_> = object.keys().map(String::as_str).collect();
             let found = format!("an object with {}", shown(&names.join(", ")));
-            Err(error(file, Place::Line(1), ARRAY, found))
+            Err(Place::Line(1).error(file, ARRAY, found))
         }
     }
 }
@@ -189,7 +174,7 @@ fn array<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
 
 fn no_rows(file: &str, expected: &str, cause: &serde_json::Error) -> Error {
     let place = Place::Line(cause.line() as u64);
-    error(file, place, expected, cause.to_string())
+    place.error(file, expected, cause.to_string())
 }
 
 fn rows(items: Vec<Item>, file: &str) -> Result<Vec<Row<'_>>> {
@@ -206,7 +191,7 @@ fn rows(items: Vec<Item>, file: &str) -> Result<Vec<Row<'_>>> {
             Item::Other(Value::Object(_)) => "one with a field twice".to_owned(),
             Item::Other(other) => shown(&other.to_string()),
         };
-        Err(error(file, place, "a JSON object", found))
+        Err(place.error(file, "a JSON object", found))
     };
     (1..).zip(items).map(row).collect()
 }
@@ -225,12 +210,7 @@ pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     for (i, name) in names.iter().enumerate() {
         if names[..i].contains(name) {
             let found = format!("\"{}\" twice", shown(name));
-            return Err(error(
-                file,
-                Place::Line(1),
-                "columns of different names",
-                found,
-            ));
+            return Err(Place::Line(1).error(file, "columns of different names", found));
         }
     }
     let row = |record: ::csv::Result<::csv::StringRecord>| {
@@ -251,29 +231,12 @@ fn unreadable(file: &str, cause: &::csv::Error) -> Error {
     match cause.kind() {
         ::csv::ErrorKind::UnequalLengths {
             expected_len, len, ..
-        } => error(
-            file,
-            place,
-            format!("{expected_len} fields"),
-            len.to_string(),
-        ),
-        _ => error(file, place, "comma-separated values", cause.to_string()),
-    }
-}
-
-fn error(file: &str, place: Place, expected: impl Into<String>, found: impl Into<String>) -> Error {
-    Error::Entry {
-        file: file.to_owned(),
-        place: place.to_string(),
-        expected: expected.into(),
-        found: found.into(),
+        } => place.error(file, format!("{expected_len} fields"), len.to_string()),
+        _ => place.error(file, "comma-separated values", cause.to_string()),
     }
 }
 
 /// The start of a value, for messages.
 pub(super) fn shown(value: &str) -> String {
-    match value.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
+    place::shown(value, SHOWN)
 }

@@ -7,7 +7,6 @@ mod cell;
 mod format;
 mod json;
 mod parquet;
-mod place;
 mod separated;
 mod stream;
 
@@ -18,8 +17,9 @@ use std::{
 
 pub use cell::Cell;
 pub use format::Format;
-pub use place::Place;
 
+pub use super::place::Place;
+use super::place::shown;
 use crate::{Error, Result};
 
 /// A file of rows.
@@ -133,12 +133,7 @@ fn error(
     expected: impl Into<String>,
     found: impl Into<String>,
 ) -> Error {
-    Error::Entry {
-        file: path.display().to_string(),
-        place: place.to_string(),
-        expected: expected.into(),
-        found: found.into(),
-    }
+    place.error(path.display(), expected, found)
 }
 
 /// The error of a column that is missing.
@@ -150,7 +145,7 @@ fn no_column(path: &Path, column: &str, found: &[impl AsRef<str>]) -> Error {
     Error::NoColumn {
         file: path.display().to_string(),
         column: column.to_owned(),
-        found: cell::shown(&names.join(", "), 400),
+        found: shown(&names.join(", "), 400),
     }
 }
 
