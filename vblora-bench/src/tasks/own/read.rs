@@ -11,7 +11,7 @@ use super::{
     store::Store,
 };
 use crate::tasks::{
-    Columns, Label, Target, sets,
+    Columns, Label, Target, Written, sets,
     table::{Cell, Place, Row, Table},
 };
 use crate::{Error, Result, limits::MAX_DATA_BYTES};
@@ -57,19 +57,23 @@ pub(super) fn read(
 #[derive(Debug)]
 pub struct Reader<'a> {
     target: &'a Target,
-    /// The id of each class.
-    ids: HashMap<&'a str, usize>,
+    /// The id of each class, by its name and, if files have it so, by the id's digits.
+    ids: HashMap<Cow<'a, str>, usize>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of labels of this kind.
     pub fn new(target: &'a Target) -> Self {
-        let names = names(target).iter();
-        let ids = names.enumerate().map(|(id, name)| (name.as_str(), id));
-        Self {
-            target,
-            ids: ids.collect(),
+        let by_name = |(id, name): (usize, &'a String)| (Cow::Borrowed(name.as_str()), id);
+        let mut ids: HashMap<_, _> = names(target).iter().enumerate().map(by_name).collect();
+        if let Target::Classes {
+            names,
+            written: Written::Id,
+        } = target
+        {
+            ids.extend((0..names.len()).map(|id| (id.to_string().into(), id)));
         }
+        Self { target, ids }
     }
 
     /// The texts of a row, and the label, which is its last cell. A missing text is an empty one.
