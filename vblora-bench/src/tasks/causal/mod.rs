@@ -16,13 +16,11 @@ use std::{
 
 pub use chat::{ChatForm, Turns};
 pub use form::Form;
-pub use format::Format;
+pub use format::{Format, TextFile};
 use rayon::prelude::*;
 pub use template::TextTemplate;
 
-use vblora::storage::read_input;
-
-use crate::{Error, Result, limits::MAX_DATA_BYTES};
+use crate::{Error, Result};
 
 /// A prompt and its response. Spaces between the two belong to one of them, because the texts are joined unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -193,11 +191,7 @@ impl Texts {
 /// The file does not exist, is not UTF-8, has no rows, or has no row with a response. A row does not parse, repeats or lacks a field, or
 /// has a field that is not text. The error gives the line, or the item of a JSON array.
 pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
-    let bytes = read_input(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
-    let file = path.display().to_string();
-    let text = super::rows::utf8(&bytes, &file)?;
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    parse_texts(text, ending.unwrap_or_default(), &file, form)
+    TextFile::read(path)?.parse(form)
 }
 
 /// Reads texts from the contents of a file. `ending` is the file's extension. Errors and the texts show `source` as its name.
