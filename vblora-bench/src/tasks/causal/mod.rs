@@ -141,19 +141,10 @@ impl Texts {
 
     /// Each prompt once, in order of first appearance, with all its responses. This is the form of a test set with several references.
     pub fn by_prompt(&self) -> Vec<(&str, Vec<&str>)> {
-        let mut places = HashMap::new();
-        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-        for Text {
-            prompt, response, ..
-        } in &self.texts
-        {
-            let place = *places.entry(prompt.as_str()).or_insert(groups.len());
-            match groups.get_mut(place) {
-                Some((_, responses)) => responses.push(response),
-                None => groups.push((prompt, vec![response])),
-            }
-        }
-        groups
+        let questions = self.questions().into_iter();
+        questions
+            .map(|question| (question.prompt, question.references))
+            .collect()
     }
 
     /// The prompts to answer, each once in order of first appearance. Documents have none.
@@ -327,6 +318,16 @@ mod tests {
                 "csv",
                 "q,q\nx,y",
                 "data, line 1: expected columns of different names, found \"q\" twice",
+            ),
+            (
+                "csv",
+                "q,a\n1,\"2\n3,4\n",
+                "data, line 2: expected a quote at the end of the quoted field, found the end of the file",
+            ),
+            (
+                "csv",
+                "q,a\r\n1,2\r\n3\r\n",
+                "data, line 3: expected 2 fields, found 1",
             ),
         ] {
             let error = pairs(ending, text).unwrap_err().to_string();

@@ -1,13 +1,16 @@
 //! The rows of a file as objects, each with its position.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
 use crate::{
     Error, Result,
-    tasks::place::{self, Place},
+    tasks::{
+        place::{self, Place},
+        table::Records,
+    },
 };
 
 /// The maximum number of characters of a value in a message.
@@ -204,8 +207,10 @@ impl<'de> Deserialize<'de> for Once {
 
 /// Reads comma-separated values with a header.
 pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
-    let mut reader = ::csv::Reader::from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|e| unreadable(file, &e))?.clone();
+    let failed = |(place, cause): (Place, ::csv::Error)| unreadable(file, place, &cause);
+    let records = Records::new(text.as_bytes(), b',');
+    let mut records = records.map_err(|e| Error::read(Path::new(file), e))?;
+    let header = records.header().map_err(failed)?.clone();
     let names: Vec<&str> = header.iter().collect();
     for (i, name) in names.iter().enumerate() {
         if names[..i].contains(name) {
@@ -213,21 +218,21 @@ pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
             return Err(Place::Line(1).error(file, "columns of different names", found));
         }
     }
-    let row = |record: ::csv::Result<::csv::StringRecord>| {
-        let record = record.map_err(|e| unreadable(file, &e))?;
+    let (mut rows, mut record) = (Vec::new(), ::csv::StringRecord::new());
+    while let Some(place) = records.read(&mut record).map_err(failed)? {
         let fields = names.iter().zip(&record);
         let values = fields.map(|(name, value)| ((*name).to_owned(), value.into()));
-        Ok(Row {
+        rows.push(Row {
             file,
-            place: Place::Line(record.position().map_or(0, ::csv::Position::line)),
+            place,
             values: values.collect(),
-        })
-    };
-    reader.records().map(row).collect()
+        });
+    }
+    records.check_end(file)?;
+    Ok(rows)
 }
 
-fn unreadable(file: &str, cause: &::csv::Error) -> Error {
-    let place = Place::Line(cause.position().map_or(1, ::csv::Position::line));
+fn unreadable(file: &str, place: Place, cause: &::csv::Error) -> Error {
     match cause.kind() {
         ::csv::ErrorKind::UnequalLengths {
             expected_len, len, ..

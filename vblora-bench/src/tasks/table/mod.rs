@@ -21,6 +21,7 @@ pub use format::Format;
 pub use super::place::Place;
 use super::place::shown;
 use crate::{Error, Result};
+pub(in crate::tasks) use separated::Records;
 
 /// A file of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
