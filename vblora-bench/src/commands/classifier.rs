@@ -1,6 +1,6 @@
 //! The flags and steps that `vblora predict` and `vblora evaluate` share: a model, a trained head, and a file of texts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
@@ -54,6 +54,15 @@ impl ClassifierArguments {
     /// The format of standard input and standard output.
     pub(super) fn form(&self) -> Form {
         self.format.unwrap_or(Form::Csv)
+    }
+
+    /// Refuses --format where no standard stream is read or written.
+    pub(super) fn check_format(&self, to_stdout: bool) -> Result<()> {
+        ensure!(
+            self.format.is_none() || to_stdout || self.data == Path::new("-"),
+            "--format: expected none, since files are read and written by their extensions"
+        );
+        Ok(())
     }
 
     /// The format of standard input.

@@ -47,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     listen().context("cannot listen for Ctrl-C")?;
     let Arguments { classifier, out } = arguments;
     let to_stdout = out == Path::new("-");
+    classifier.check_format(to_stdout)?;
     let form = match to_stdout {
         true => classifier.form(),
         false => Form::of(out)?,

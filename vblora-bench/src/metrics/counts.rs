@@ -136,6 +136,11 @@ impl Confusion {
         &self.rows
     }
 
+    /// As [`rows`](Self::rows), without a copy.
+    pub fn into_rows(self) -> Vec<Vec<usize>> {
+        self.rows
+    }
+
     /// The counts of each class.
     pub fn classes(&self) -> Vec<ClassCounts> {
         let of = |class: usize| ClassCounts {

@@ -130,10 +130,10 @@ fn scores(task: &Task, value: impl Fn(Metric) -> Option<f64>) -> Scores {
 fn of_classes(task: &Task, prediction: &[usize], gold: &[usize]) -> Evaluation {
     let names = task.classes();
     let confusion = Confusion::new(names.len(), prediction, gold);
-    let matrix = confusion.rows().to_vec();
+    let counts = confusion.classes();
     Evaluation {
         scores: scores(task, |metric| classified(metric, prediction, gold)),
-        by_class: Some(ByClass::new(names, &confusion.classes(), Some(matrix))),
+        by_class: Some(ByClass::new(names, &counts, Some(confusion.into_rows()))),
     }
 }
 

@@ -89,6 +89,16 @@ pub enum Target {
     },
 }
 
+impl Target {
+    /// The classes' names, in the order of their ids; empty for numbers.
+    pub fn classes(&self) -> &[String] {
+        match self {
+            Self::Classes { names, .. } | Self::Sets { names, .. } => names,
+            Self::Number { .. } => &[],
+        }
+    }
+}
+
 /// The notation of a class in files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -143,8 +153,8 @@ impl Task {
     /// The classes' names, in the order of their ids; empty for other labels.
     pub fn classes(&self) -> &[String] {
         match self.target() {
-            Some(Target::Classes { names, .. } | Target::Sets { names, .. }) => names,
-            Some(Target::Number { .. }) | None => &[],
+            Some(target) => target.classes(),
+            None => &[],
         }
     }
 

@@ -66,6 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments {
         classifier, json, ..
     } = arguments;
+    classifier.check_format(false)?;
     let (files, found) = classifier.open()?;
     let task = &found.settings.task;
     let (rows, labels) = arguments.read(classifier, task)?;

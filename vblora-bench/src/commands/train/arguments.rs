@@ -289,6 +289,13 @@ impl CausalArguments {
     }
 }
 
+impl OutputArguments {
+    /// Returns true if the plan and its notes are printed.
+    pub(super) fn says_plan(&self) -> bool {
+        self.plan || !self.quiet
+    }
+}
+
 /// Refuses a number before training that would be refused after it.
 fn finite(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite());

@@ -109,7 +109,7 @@ fn training_texts(
         (None, Some(format)) => format.clone(),
         (None, None) => {
             let found = Format::detect(&file)?;
-            if arguments.output.plan || !arguments.output.quiet {
+            if arguments.output.says_plan() {
                 say(format!("{}: format {}", data.display(), found.describe()));
             }
             found

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use vblora::storage::read_text;
+use vblora::storage::{read_text, strict_json};
 
 use crate::{
     limits::MAX_TEXT_BYTES,
@@ -269,7 +269,7 @@ fn read_weights(file: &Path) -> Result<ClassWeights> {
         .extension()
         .is_some_and(|e| e.eq_ignore_ascii_case("json"));
     let weights = match is_json {
-        true => serde_json::from_str(&text).map_err(|e| e.to_string()),
+        true => strict_json::from_slice(text.as_bytes()),
         false => toml::from_str(&text).map_err(|e| e.to_string()),
     };
     match weights {

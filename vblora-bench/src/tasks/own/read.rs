@@ -65,7 +65,7 @@ impl<'a> Reader<'a> {
     /// A reader of labels of this kind.
     pub fn new(target: &'a Target) -> Self {
         let by_name = |(id, name): (usize, &'a String)| (Cow::Borrowed(name.as_str()), id);
-        let mut ids: HashMap<_, _> = names(target).iter().enumerate().map(by_name).collect();
+        let mut ids: HashMap<_, _> = target.classes().iter().enumerate().map(by_name).collect();
         if let Target::Classes {
             names,
             written: Written::Id,
@@ -126,15 +126,8 @@ impl<'a> Reader<'a> {
     fn id(&self, table: &Table, place: Place, name: &str) -> Result<usize> {
         let id = self.ids.get(name).copied();
         id.ok_or_else(|| {
-            let known = listed(names(self.target));
+            let known = listed(self.target.classes());
             table.error(place, known, format!("{name:?}"))
         })
-    }
-}
-
-fn names(target: &Target) -> &[String] {
-    match target {
-        Target::Classes { names, .. } | Target::Sets { names, .. } => names,
-        Target::Number { .. } => &[],
     }
 }
