@@ -82,7 +82,7 @@ impl ClassifierArguments {
         let Some(first) = first else {
             anyhow::bail!("--text: expected the column of the text, since task {task} names none");
         };
-        // A text of another column than training's says that these are other columns.
+        // With --text, the columns of training do not apply.
         let second = match (&self.text_pair, &self.text) {
             (Some(pair), _) => Some(pair.clone()),
             (None, Some(_)) => None,

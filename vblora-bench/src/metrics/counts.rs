@@ -1,4 +1,4 @@
-//! What predictions come to for each class: counts, scikit-learn's scores of them, and the confusion matrix.
+//! Counts of predictions for each class, scikit-learn's scores of them, and the confusion matrix.
 
 use serde::{Deserialize, Serialize};
 

@@ -46,12 +46,12 @@ struct Stored {
     split: StoredSplit,
     tokenizer: TextTokenizer,
     max_length: usize,
-    /// About as many are longer than the maximum length.
+    /// The number of texts that are longer than the maximum length, estimated.
     truncated: u64,
 }
 
 impl Stored {
-    /// The number of texts that are cut, if as large a share is cut as of some.
+    /// The number of texts that are cut, estimated from a sample.
     fn estimate(&self) -> Result<u64> {
         let rows = self.split.len();
         let sampled = SAMPLE.min(rows);

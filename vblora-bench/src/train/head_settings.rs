@@ -1,4 +1,4 @@
-//! What a trained head needs to be used again: `classifier.json` beside the adapter.
+//! The settings with which a trained head is used again: `classifier.json` beside the adapter.
 
 use std::path::Path;
 

@@ -108,7 +108,7 @@ impl TableArguments {
         given.map(|(flag, _)| flag).collect()
     }
 
-    /// The task and the files that the flags describe, and what the user should know; `None` if they describe no data.
+    /// The task and the files that the flags describe, and notes for the user; `None` if they describe no data.
     pub(super) fn task(&self, data: Option<&Path>) -> Result<Option<(Task, OwnData, Vec<String>)>> {
         let (Some(first), Some(data)) = (&self.text, data) else {
             return Ok(None);

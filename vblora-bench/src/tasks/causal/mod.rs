@@ -33,7 +33,7 @@ pub struct Text {
     pub turns: Option<Turns>,
 }
 
-/// How texts become what a model reads at once.
+/// The form in which a model reads texts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Layout {
     /// Each text is an example.
@@ -50,7 +50,7 @@ pub struct Question<'a> {
     pub prompt: &'a str,
     /// Its responses. For a conversation, the content of the assistant's first turn.
     pub references: Vec<&'a str>,
-    /// Whether a chat template wrote the prompt, with all its special tokens.
+    /// True if a chat template wrote the prompt, with all its special tokens.
     pub is_rendered: bool,
 }
 
@@ -63,7 +63,7 @@ pub struct Texts {
     pub source: PathBuf,
     /// Number of rows that were left out because their response is empty.
     pub empty: usize,
-    /// Whether the texts are examples or documents.
+    /// Examples, or documents to cut into blocks.
     pub layout: Layout,
 }
 

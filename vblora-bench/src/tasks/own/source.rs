@@ -37,7 +37,7 @@ pub struct Splits {
     pub train: StoredSplit,
     /// The development split.
     pub dev: StoredSplit,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 

@@ -74,7 +74,7 @@ impl Table {
         &self.path
     }
 
-    /// The number of bytes that its text takes at most, to make room for it: the file's size, or the size of Parquet's columns without
+    /// The most bytes that its text can take, to make room for it. That is the file's size, or the size of Parquet's columns without
     /// compression.
     ///
     /// # Errors
