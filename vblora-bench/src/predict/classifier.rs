@@ -36,7 +36,9 @@ impl Classifier {
             return Err(no_head(&place, found));
         }
         let mut config = EncoderConfig::from_files(files)?;
-        let adapter = match dir.join("adapter_config.json").is_file() {
+        // An adapter without its configuration is an error too. Its head alone would predict something else.
+        let adapter_files = ["adapter_config.json", "adapter_model.safetensors"];
+        let adapter = match adapter_files.iter().any(|name| dir.join(name).is_file()) {
             true => Some(PeftDirectory::open(dir)?.bind(&roberta::sites(&config))?),
             false => None,
         };

@@ -302,7 +302,7 @@ fn finite(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a finite number".to_owned())
 }
 
-fn given<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
+pub(super) fn given<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
     let given = flags.into_iter().filter(|(_, given)| *given);
     given.map(|(flag, _)| flag).collect()
 }

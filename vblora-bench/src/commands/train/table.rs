@@ -6,6 +6,7 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 use vblora::storage::{read_text, strict_json};
 
+use super::arguments::given;
 use crate::{
     limits::MAX_TEXT_BYTES,
     metrics::Metric,
@@ -90,7 +91,7 @@ impl TableArguments {
             class_weights,
             metric,
         } = self;
-        let flags = [
+        given([
             ("--text", text.is_some()),
             ("--text-pair", text_pair.is_some()),
             ("--label", label.is_some()),
@@ -103,9 +104,7 @@ impl TableArguments {
             ("--hold-out-seed", hold_out_seed.is_some()),
             ("--class-weights", class_weights.is_some()),
             ("--metric", metric.is_some()),
-        ];
-        let given = flags.into_iter().filter(|(_, given)| *given);
-        given.map(|(flag, _)| flag).collect()
+        ])
     }
 
     /// The task and the files that the flags describe, and notes for the user; `None` if they describe no data.
