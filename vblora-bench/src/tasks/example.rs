@@ -45,7 +45,8 @@ pub(crate) fn class_counts<L: Borrow<Label>>(
 ) -> Vec<usize> {
     let mut counts = vec![0; classes];
     for label in labels {
-        for class in label.borrow().classes() {
+        let label: &Label = label.borrow();
+        for class in label.classes() {
             counts[*class] += 1;
         }
     }
