@@ -55,22 +55,23 @@ impl Row<'_> {
 pub(super) fn read<'a>(text: &str, ending: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     match ending {
         "json" => json(text, file),
-        "csv" => csv(text, file),
+        "csv" => csv(text, file, usize::MAX),
         _ => lines(text, file),
     }
 }
 
 /// Reads the first row. None if there is none.
 pub(super) fn first<'a>(text: &str, ending: &str, file: &'a str) -> Result<Option<Row<'a>>> {
-    let text = match ending {
-        "json" | "csv" => text,
+    let rows = match ending {
+        "json" => json(text, file),
+        "csv" => csv(text, file, 1),
         _ => {
             let start = text.len() - text.trim_start().len();
             let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-            &text[..end]
+            lines(&text[..end], file)
         }
     };
-    Ok(read(text, ending, file)?.into_iter().next())
+    Ok(rows?.into_iter().next())
 }
 
 /// Reads JSON lines and skips empty lines.
@@ -205,8 +206,8 @@ impl<'de> Deserialize<'de> for Once {
     }
 }
 
-/// Reads comma-separated values with a header.
-pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
+/// Reads comma-separated values with a header, at most so many rows.
+fn csv<'a>(text: &str, file: &'a str, most: usize) -> Result<Vec<Row<'a>>> {
     let failed = |(place, cause): (Place, ::csv::Error)| unreadable(file, place, &cause);
     let records = Records::new(text.as_bytes(), b',');
     let mut records = records.map_err(|e| Error::read(Path::new(file), e))?;
@@ -227,6 +228,9 @@ pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
             place,
             values: values.collect(),
         });
+        if rows.len() == most {
+            return Ok(rows);
+        }
     }
     records.check_end(file)?;
     Ok(rows)
