@@ -115,6 +115,10 @@ impl TableArguments {
         let Some(label) = &self.label else {
             bail!("--text {first} needs --label COLUMN");
         };
+        ensure!(
+            label != first && self.text_pair.as_ref() != Some(label),
+            "--label: expected another column than the text's, found {label}"
+        );
         let (own, mut notes) = self.files(data)?;
         let given = Given {
             column: label.clone(),
