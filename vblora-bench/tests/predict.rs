@@ -183,6 +183,16 @@ fn what_does_not_fit_is_refused(dir: &Path) {
     fail(dir, &predict("--data dev.csv --out out.txt"), &["out.txt"]);
     fail(
         dir,
+        &predict("--data dev.csv --out out.csv --format jsonl"),
+        &["--format"],
+    );
+    fail(
+        dir,
+        &format!("evaluate {SHARED} --data dev.csv --format csv"),
+        &["--format"],
+    );
+    fail(
+        dir,
         &predict("--data dev.csv --out dev.csv"),
         &["dev.csv", "--data"],
     );
@@ -218,4 +228,6 @@ fn what_does_not_fit_is_refused(dir: &Path) {
         &predict("--data dev.csv"),
         &["4 outputs", "3 outputs", "vblora-seed1"],
     );
+    std::fs::remove_file(dir.join("run/vblora-seed1/adapter_config.json")).unwrap();
+    fail(dir, &predict("--data dev.csv"), &["adapter_config.json"]);
 }

@@ -1,6 +1,6 @@
 //! The flags and steps that `vblora predict` and `vblora evaluate` share: a model, a trained head, and a file of texts.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
@@ -9,7 +9,7 @@ use super::{device::DeviceArguments, models, progress};
 use crate::{
     predict::{Classifier, Form, Rows, run},
     program::{complain, is_interrupted},
-    tasks::{Columns, Fields, Kind, Task, table::Format},
+    tasks::{Columns, Task, table::Format},
 };
 
 const MODEL: &str = "Model and adapter";
@@ -56,6 +56,15 @@ impl ClassifierArguments {
         self.format.unwrap_or(Form::Csv)
     }
 
+    /// Refuses --format where no standard stream is read or written.
+    pub(super) fn check_format(&self, to_stdout: bool) -> Result<()> {
+        ensure!(
+            self.format.is_none() || to_stdout || self.data == Path::new("-"),
+            "--format: expected none, since files are read and written by their extensions"
+        );
+        Ok(())
+    }
+
     /// The format of standard input.
     pub(super) fn stdin(&self) -> Format {
         match self.form() {
@@ -67,19 +76,13 @@ impl ClassifierArguments {
 
     /// The columns: the flags, and those of training for flags that are not given.
     pub(super) fn columns(&self, task: &Task, label: Option<&str>) -> Result<Columns<String>> {
-        let trained = match &task.kind {
-            Kind::Labelled {
-                fields: Fields::Named(columns),
-                ..
-            } => Some(columns),
-            Kind::Labelled { .. } | Kind::Texts => None,
-        };
+        let trained = task.named().ok().map(|(columns, _)| columns);
         let first = self.text.clone();
         let first = first.or_else(|| trained.map(|columns| columns.first.clone()));
         let Some(first) = first else {
             anyhow::bail!("--text: expected the column of the text, since task {task} names none");
         };
-        // A text of another column than training's says that these are other columns.
+        // With --text, the columns of training do not apply.
         let second = match (&self.text_pair, &self.text) {
             (Some(pair), _) => Some(pair.clone()),
             (None, Some(_)) => None,

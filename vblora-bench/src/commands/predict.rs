@@ -12,6 +12,7 @@ use vblora::storage::write_atomically;
 
 use super::classifier::ClassifierArguments;
 use crate::{
+    directory::is_same,
     predict::{Form, encode, open, outcomes, read},
     program::{complain, is_closed_pipe, listen},
 };
@@ -46,6 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     listen().context("cannot listen for Ctrl-C")?;
     let Arguments { classifier, out } = arguments;
     let to_stdout = out == Path::new("-");
+    classifier.check_format(to_stdout)?;
     let form = match to_stdout {
         true => classifier.form(),
         false => Form::of(out)?,
@@ -72,12 +74,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Returns true if both paths are of one existing file.
-fn is_same(one: &Path, other: &Path) -> bool {
-    let [one, other] = [one, other].map(|path| path.canonicalize().ok());
-    one.is_some() && one == other
 }
 
 /// A closed pipe is no error: `vblora predict .. | head`.

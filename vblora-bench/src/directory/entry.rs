@@ -63,6 +63,12 @@ fn look(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
+/// Returns true if both paths lead to one existing file or directory.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let [one, other] = [one, other].map(|path| path.canonicalize().ok());
+    one.is_some() && one == other
+}
+
 /// The names in a directory, sorted.
 ///
 /// # Errors

@@ -3,5 +3,7 @@
 mod entry;
 mod lock;
 
-pub(crate) use entry::{clear_leftovers, is_file, is_folder, is_leftover, names, require_no_link};
+pub(crate) use entry::{
+    clear_leftovers, is_file, is_folder, is_leftover, is_same, names, require_no_link,
+};
 pub use lock::DirLock;

@@ -1,4 +1,4 @@
-//! What predictions come to for each class: counts, scikit-learn's scores of them, and the confusion matrix.
+//! Counts of predictions for each class, scikit-learn's scores of them, and the confusion matrix.
 
 use serde::{Deserialize, Serialize};
 
@@ -134,6 +134,11 @@ impl Confusion {
     /// The matrix: a row for each class of the labels, with a column for each predicted class.
     pub fn rows(&self) -> &[Vec<usize>] {
         &self.rows
+    }
+
+    /// As [`rows`](Self::rows), without a copy.
+    pub fn into_rows(self) -> Vec<Vec<usize>> {
+        self.rows
     }
 
     /// The counts of each class.

@@ -1,6 +1,6 @@
 //! A head and its adapter from the directory of a run, checked against a base.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use vblora::storage::{
     HostAdapter, HostTensor, TensorFile,
@@ -8,7 +8,7 @@ use vblora::storage::{
 };
 use vblora_models::{EncoderConfig, ModelFiles, roberta};
 
-use crate::{Error, Result, train::HeadSettings};
+use crate::{Error, Result, directory::is_same, train::HeadSettings};
 
 /// A trained head with its adapter, if it has one, and the settings of its training.
 #[derive(Debug)]
@@ -36,12 +36,14 @@ impl Classifier {
             return Err(no_head(&place, found));
         }
         let mut config = EncoderConfig::from_files(files)?;
-        let adapter = match dir.join("adapter_config.json").is_file() {
+        // An adapter without its configuration is an error too. Its head alone would predict something else.
+        let adapter_files = ["adapter_config.json", "adapter_model.safetensors"];
+        let adapter = match adapter_files.iter().any(|name| dir.join(name).is_file()) {
             true => Some(PeftDirectory::open(dir)?.bind(&roberta::sites(&config))?),
             false => None,
         };
         // The head of a base that was trained as well belongs to that base alone.
-        if dir.join("model.safetensors").is_file() && !is_place(dir, files) {
+        if dir.join("model.safetensors").is_file() && !is_same(dir, Path::new(&files.place())) {
             return Err(Error::Setting {
                 setting: "model".into(),
                 expected: format!("{place}, whose base was trained with the head"),
@@ -76,13 +78,6 @@ impl Classifier {
     pub fn max_length(&self) -> usize {
         self.settings.max_length.min(self.config.usable_positions())
     }
-}
-
-/// Returns true if the model's files are in this directory.
-fn is_place(dir: &Path, files: &ModelFiles) -> bool {
-    let place = PathBuf::from(files.place());
-    let [dir, place] = [dir, &place].map(|path| path.canonicalize().ok());
-    dir.is_some() && dir == place
 }
 
 /// Tensors by their names.

@@ -1,14 +1,14 @@
 //! The texts to predict, and their labels where a file has them.
 
-use std::path::Path;
+use std::{borrow::Cow, path::Path};
 
 use crate::{
-    Error, Result,
+    Result,
     tasks::{
-        Columns, Fields, Kind, Label, Task,
+        Columns, Label, Task,
         own::Reader,
-        parse_split,
-        table::{Cell, Format, Table},
+        read_split_file,
+        table::{Format, Table},
     },
 };
 
@@ -37,6 +37,11 @@ impl Rows {
         texts
             .map(|(first, second)| (first.as_str(), second.as_deref()))
             .collect()
+    }
+
+    fn add_cells(&mut self, texts: Vec<Cow<'_, str>>) {
+        let mut texts = texts.into_iter().map(Cow::into_owned);
+        self.add(texts.next().unwrap_or_default(), texts.next());
     }
 
     fn add(&mut self, first: String, second: Option<String>) {
@@ -69,13 +74,8 @@ pub fn read(table: &Table, text: &str, pair: Option<&str>) -> Result<Rows> {
     let columns: Vec<&str> = std::iter::once(text).chain(pair).collect();
     let mut rows = Rows::default();
     table.read(&columns, &mut |row| {
-        let mut texts = row.cells.iter().map(|cell| match (cell.text(), cell) {
-            (Some(text), _) => Ok(text.into_owned()),
-            (None, Cell::Missing) => Ok(String::new()),
-            (None, _) => Err(table.error(row.place, "a text", cell.shown())),
-        });
-        let first = texts.next().transpose()?.unwrap_or_default();
-        rows.add(first, texts.next().transpose()?);
+        let texts = row.cells.iter().map(|cell| table.text(row.place, cell));
+        rows.add_cells(texts.collect::<Result<_>>()?);
         Ok(())
     })?;
     Ok(rows)
@@ -86,17 +86,7 @@ pub fn read(table: &Table, text: &str, pair: Option<&str>) -> Result<Rows> {
 /// # Errors
 /// As [`read`]; a label is missing, or none of the task's.
 pub fn read_labelled(table: &Table, task: &Task) -> Result<(Rows, Vec<Label>)> {
-    let Kind::Labelled {
-        fields: Fields::Named(columns),
-        target,
-    } = &task.kind
-    else {
-        return Err(Error::Setting {
-            setting: "task".into(),
-            expected: "one with named columns".into(),
-            found: task.to_string(),
-        });
-    };
+    let (columns, target) = task.named()?;
     let Columns {
         first,
         second,
@@ -107,10 +97,9 @@ pub fn read_labelled(table: &Table, task: &Task) -> Result<(Rows, Vec<Label>)> {
     let names: Vec<&str> = names.chain([label.as_str()]).collect();
     let (mut rows, mut labels) = (Rows::default(), Vec::new());
     table.read(&names, &mut |row| {
-        let (mut texts, label) = reader.row(table, &row)?;
-        let second = second.as_ref().and_then(|_| texts.pop());
+        let (texts, label) = reader.row(table, &row)?;
         labels.push(label);
-        rows.add(texts.pop().unwrap_or_default(), second);
+        rows.add_cells(texts);
         Ok(())
     })?;
     Ok((rows, labels))
@@ -119,22 +108,13 @@ pub fn read_labelled(table: &Table, task: &Task) -> Result<(Rows, Vec<Label>)> {
 /// Reads a split in the form of a GLUE task, whose TSV has no quotes.
 ///
 /// # Errors
-/// As [`parse_split`].
+/// As [`read_split_file`].
 pub fn read_glue(file: &Path, task: &Task) -> Result<(Rows, Vec<Label>)> {
     let file = match file == Path::new(STDIN) {
         true => Path::new(STREAM),
         false => file,
     };
-    let shown = file.display().to_string();
-    let bytes = vblora::storage::read_input(file, crate::limits::MAX_DATA_BYTES)
-        .map_err(|e| Error::read(file, e))?;
-    let text = String::from_utf8(bytes).map_err(|_| Error::Entry {
-        file: shown.clone(),
-        place: "text".into(),
-        expected: "UTF-8".into(),
-        found: "other bytes".into(),
-    })?;
-    let split = parse_split(&text, &shown, task)?;
+    let split = read_split_file(file, task)?;
     let (mut rows, mut labels) = (Rows::default(), Vec::new());
     for example in split.examples {
         rows.add(example.a, example.b);

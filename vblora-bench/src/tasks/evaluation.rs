@@ -1,4 +1,4 @@
-//! Scores of predictions, and what they come to for each class.
+//! Scores of predictions, as a whole and for each class.
 
 use serde::{Deserialize, Serialize};
 

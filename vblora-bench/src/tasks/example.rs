@@ -1,6 +1,6 @@
 //! Examples of a task with labels, and their splits.
 
-use std::path::PathBuf;
+use std::{borrow::Borrow, path::PathBuf};
 
 /// The label of an example.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +13,17 @@ pub enum Label {
     Value(f32),
 }
 
+impl Label {
+    /// The ids of its classes; none for a number.
+    pub fn classes(&self) -> &[usize] {
+        match self {
+            Self::Class(class) => std::slice::from_ref(class),
+            Self::Classes(set) => set,
+            Self::Value(_) => &[],
+        }
+    }
+}
+
 /// One row of a split.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
@@ -22,6 +33,24 @@ pub struct Example {
     pub b: Option<String>,
     /// The label.
     pub label: Label,
+}
+
+/// The number of examples of each class.
+///
+/// # Panics
+/// A class is not below `classes`.
+pub(crate) fn class_counts<L: Borrow<Label>>(
+    labels: impl IntoIterator<Item = L>,
+    classes: usize,
+) -> Vec<usize> {
+    let mut counts = vec![0; classes];
+    for label in labels {
+        let label: &Label = label.borrow();
+        for class in label.classes() {
+            counts[*class] += 1;
+        }
+    }
+    counts
 }
 
 /// The splits with labels. (GLUE's test splits have none.)

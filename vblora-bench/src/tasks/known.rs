@@ -63,6 +63,11 @@ impl Task {
         KNOWN.iter().map(|(_, _, task)| task())
     }
 
+    /// Returns true if this is a task with a name. Its metrics do not count.
+    pub fn is_known(&self) -> bool {
+        Self::find(&self.name).is_some_and(|known| known.kind == self.kind)
+    }
+
     fn find(name: &str) -> Option<Self> {
         let found = KNOWN.iter().find(|(known, ..)| *known == name);
         found.map(|(_, _, task)| task())
@@ -95,11 +100,11 @@ impl ValueParserFactory for Task {
     }
 }
 
-/// A known task is serialized as its name, every other one as its definition.
+/// A known task with its own metrics is serialized as its name, every other one as its definition.
 impl Serialize for Task {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
-        let is_known = Self::find(&self.name).is_some_and(|known| known == *self);
-        match Definition::of(self).filter(|_| !is_known) {
+        let is_named = Self::find(&self.name).is_some_and(|known| known == *self);
+        match Definition::of(self).filter(|_| !is_named) {
             Some(own) => own.serialize(serializer),
             None => serializer.collect_str(self),
         }
@@ -166,6 +171,12 @@ mod tests {
         }
         let error = "mnli".parse::<Task>().unwrap_err().to_string();
         assert!(error.contains("mnli") && error.contains("stsb"), "{error}");
+        let other = Task::mrpc().with_primary_metric(crate::metrics::Metric::F1);
+        let other = other.unwrap();
+        assert!(other.is_known() && other != Task::mrpc());
+        let definition = serde_json::to_value(&other).unwrap();
+        assert!(definition.is_object(), "{definition}");
+        assert_eq!(serde_json::from_value::<Task>(definition).unwrap(), other);
         assert_eq!(Task::stsb().outputs(), 1);
         assert_eq!(Task::qnli().outputs(), 2);
     }

@@ -8,6 +8,7 @@ mod glue;
 mod known;
 pub mod own;
 mod own_task;
+mod place;
 mod rows;
 mod score;
 mod sets;
@@ -16,8 +17,9 @@ pub mod table;
 mod task;
 
 pub use evaluation::{ByClass, Evaluation, NamedScores};
+pub(crate) use example::class_counts;
 pub use example::{Example, Label, Split, SplitName};
 pub(crate) use score::check_scores;
 pub use score::{Predictions, evaluate, score};
-pub use split::{check_splits, parse_split, read_split};
+pub use split::{check_splits, parse_split, read_split, read_split_file};
 pub use task::{Columns, Fields, Kind, Target, Task, Written};

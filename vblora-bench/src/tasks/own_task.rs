@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::task::{Columns, Fields, Kind, Target, Task};
+use super::{
+    score::is_metric_of,
+    task::{Columns, Fields, Kind, Target, Task},
+};
 use crate::{Error, Result, metrics::Metric};
 
 /// A task with all its parts, as recipes and results hold it.
@@ -105,6 +108,10 @@ impl Definition {
     /// The task, if its parts fit together.
     pub(super) fn task(self) -> std::result::Result<Task, String> {
         check_target(&self.target)?;
+        let mut metrics = std::iter::once(self.primary_metric).chain(self.other_metrics.clone());
+        if let Some(other) = metrics.find(|metric| !is_metric_of(&self.target, *metric)) {
+            return Err(format!("task: {other} is no metric of its kind of labels"));
+        }
         Ok(Task {
             name: self.name,
             kind: Kind::Labelled {
@@ -119,6 +126,11 @@ impl Definition {
 
 fn check_target(target: &Target) -> std::result::Result<(), String> {
     match target {
+        // An empty separator would make each character a label.
+        Target::Sets {
+            separator: Some(separator),
+            ..
+        } if separator.is_empty() => Err("task: expected a separator, found an empty one".into()),
         Target::Classes { names, .. } | Target::Sets { names, .. } => check_names(names),
         Target::Number { lowest, highest } if lowest <= highest => Ok(()),
         Target::Number { lowest, highest } => Err(format!(
@@ -134,5 +146,43 @@ pub(super) fn check_names(names: &[String]) -> std::result::Result<(), String> {
         Some(i) => Err(format!("task: class {:?} is listed twice", names[i])),
         None if names.is_empty() => Err("task: expected at least one class, found none".into()),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn definitions_whose_parts_do_not_fit_are_refused() {
+        let definition = json!({
+            "name": "tags",
+            "fields": {"named": {"first": "text", "label": "tags"}},
+            "target": {"sets": {"names": ["a", "b"], "separator": ";"}},
+            "primary_metric": "f1_micro",
+        });
+        serde_json::from_value::<Task>(definition.clone()).unwrap();
+        for (place, value, expected) in [
+            ("/target/sets/names/1", json!("a"), "listed twice"),
+            ("/target/sets/separator", json!(""), "a separator"),
+            (
+                "/target/sets",
+                json!({"names": ["a"], "split": ";"}),
+                "`split`",
+            ),
+            (
+                "/fields/named",
+                json!({"first": "a", "label": "b", "pair": "c"}),
+                "`pair`",
+            ),
+            ("/primary_metric", json!("pearson"), "pearson is no metric"),
+        ] {
+            let mut wrong = definition.clone();
+            *wrong.pointer_mut(place).unwrap() = value;
+            let error = serde_json::from_value::<Task>(wrong).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 }

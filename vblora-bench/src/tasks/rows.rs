@@ -5,7 +5,7 @@
 
 use super::{
     example::{Example, Label},
-    sets,
+    place, sets,
     task::{Columns, Fields, Kind, Target, Task, Written},
 };
 use crate::{Error, Result};
@@ -177,11 +177,7 @@ fn row_error(file: &str, line: usize, expected: &str, found: String) -> Error {
 const SHOWN: usize = 80;
 
 fn shown(text: &str) -> String {
-    let mut short: String = text.chars().take(SHOWN).collect();
-    if short.len() < text.len() {
-        short.push('…');
-    }
-    format!("{short:?}")
+    format!("{:?}", place::shown(text, SHOWN))
 }
 
 #[cfg(test)]

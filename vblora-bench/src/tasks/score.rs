@@ -109,6 +109,18 @@ pub fn evaluate(task: &Task, predictions: &Predictions, labels: &[Label]) -> Res
     }
 }
 
+/// Returns true if the metric is computed from labels of this kind.
+pub(super) fn is_metric_of(target: &Target, metric: Metric) -> bool {
+    // Two different numbers, because a constant has no correlation.
+    let numbers = [0.0, 1.0];
+    let value = match target {
+        Target::Classes { .. } => classified(metric, &[], &[]),
+        Target::Sets { .. } => of_counts(metric, &[], 0.0),
+        Target::Number { .. } => correlated(metric, &numbers, &numbers),
+    };
+    value.is_some()
+}
+
 fn scores(task: &Task, value: impl Fn(Metric) -> Option<f64>) -> Scores {
     task.metrics()
         .map(|metric| (metric, value(metric)))
@@ -118,10 +130,10 @@ fn scores(task: &Task, value: impl Fn(Metric) -> Option<f64>) -> Scores {
 fn of_classes(task: &Task, prediction: &[usize], gold: &[usize]) -> Evaluation {
     let names = task.classes();
     let confusion = Confusion::new(names.len(), prediction, gold);
-    let matrix = confusion.rows().to_vec();
+    let counts = confusion.classes();
     Evaluation {
         scores: scores(task, |metric| classified(metric, prediction, gold)),
-        by_class: Some(ByClass::new(names, &confusion.classes(), Some(matrix))),
+        by_class: Some(ByClass::new(names, &counts, Some(confusion.into_rows()))),
     }
 }
 

@@ -19,11 +19,18 @@ use crate::{Error, Result, limits::MAX_DATA_BYTES};
 /// # Errors
 /// The directory or file does not exist; the text is not UTF-8; [`parse_split`] refuses it; the task is that of causal models.
 pub fn read_split(dir: &Path, task: &Task, name: SplitName) -> Result<Split> {
-    let source = folder::find(dir, task, name)?;
-    let bytes = read_input(&source, MAX_DATA_BYTES).map_err(|e| Error::read(&source, e))?;
-    let shown = source.display().to_string();
-    let text = rows::utf8(&bytes, &shown)?;
-    let examples = rows::parse(text, &shown, task)?;
+    read_split_file(&folder::find(dir, task, name)?, task)
+}
+
+/// Reads a split from one file in the task's TSV form.
+///
+/// # Errors
+/// The file cannot be read; the text is not UTF-8; [`parse_split`] refuses it.
+pub fn read_split_file(file: &Path, task: &Task) -> Result<Split> {
+    let bytes = read_input(file, MAX_DATA_BYTES).map_err(|e| Error::read(file, e))?;
+    let shown = file.display().to_string();
+    let examples = rows::parse(rows::utf8(&bytes, &shown)?, &shown, task)?;
+    let source = file.to_owned();
     Ok(Split { examples, source })
 }
 

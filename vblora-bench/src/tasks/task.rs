@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::Metric;
+use crate::{Error, Result, metrics::Metric};
 
 /// A task, defined by data. GLUE's six tasks ([`Task::mrpc`]) and the bundled ones are values of this type. [`Task::own`] makes others.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +35,7 @@ pub enum Kind {
 
 /// The positions of an example's parts in a row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Fields {
     /// A header names the columns. There may be other columns.
     Named(Columns<String>),
@@ -63,7 +63,7 @@ pub struct Columns<C> {
 
 /// The kind of a label.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum Target {
     /// One of several classes. The id of a class is the index of its name.
     Classes {
@@ -87,6 +87,16 @@ pub enum Target {
         /// The highest label.
         highest: f32,
     },
+}
+
+impl Target {
+    /// The classes' names, in the order of their ids; empty for numbers.
+    pub fn classes(&self) -> &[String] {
+        match self {
+            Self::Classes { names, .. } | Self::Sets { names, .. } => names,
+            Self::Number { .. } => &[],
+        }
+    }
 }
 
 /// The notation of a class in files.
@@ -122,11 +132,29 @@ impl Task {
         }
     }
 
+    /// The columns and the kind of a label, for a task whose columns have names.
+    ///
+    /// # Errors
+    /// The columns have no names, or there are no labels.
+    pub fn named(&self) -> Result<(&Columns<String>, &Target)> {
+        match &self.kind {
+            Kind::Labelled {
+                fields: Fields::Named(columns),
+                target,
+            } => Ok((columns, target)),
+            Kind::Labelled { .. } | Kind::Texts => Err(Error::Setting {
+                setting: "task".into(),
+                expected: "one with named columns".into(),
+                found: self.to_string(),
+            }),
+        }
+    }
+
     /// The classes' names, in the order of their ids; empty for other labels.
     pub fn classes(&self) -> &[String] {
         match self.target() {
-            Some(Target::Classes { names, .. } | Target::Sets { names, .. }) => names,
-            Some(Target::Number { .. }) | None => &[],
+            Some(target) => target.classes(),
+            None => &[],
         }
     }
 

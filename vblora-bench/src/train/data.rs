@@ -7,7 +7,7 @@ use vblora_models::{Encoded, Labels, PaddedBatch, TextTokenizer, pad};
 
 use crate::{
     Error, Result,
-    tasks::{Label, Split, own::StoredSplit},
+    tasks::{Label, Split, class_counts, own::StoredSplit},
 };
 
 /// Splits of the user's own data with more bytes of text than this are encoded batch by batch, as they are needed. Tokens take several
@@ -46,12 +46,12 @@ struct Stored {
     split: StoredSplit,
     tokenizer: TextTokenizer,
     max_length: usize,
-    /// About as many are longer than the maximum length.
+    /// The number of texts that are longer than the maximum length, estimated.
     truncated: u64,
 }
 
 impl Stored {
-    /// The number of texts that are cut, if as large a share is cut as of some.
+    /// The number of texts that are cut, estimated from a sample.
     fn estimate(&self) -> Result<u64> {
         let rows = self.split.len();
         let sampled = SAMPLE.min(rows);
@@ -201,17 +201,10 @@ impl EncodedSplit {
 
     /// The number of examples of each class.
     pub fn counts(&self, classes: usize) -> Vec<usize> {
-        let mut counts = vec![0; classes];
-        let mut count = |class: &usize| counts[*class] += 1;
         match &self.inputs {
-            Inputs::Stored(stored) => return stored.split.counts(classes),
-            Inputs::Encoded { labels, .. } => labels.iter().for_each(|label| match label {
-                Label::Class(class) => count(class),
-                Label::Classes(set) => set.iter().for_each(&mut count),
-                Label::Value(_) => {}
-            }),
+            Inputs::Encoded { labels, .. } => class_counts(labels, classes),
+            Inputs::Stored(stored) => stored.split.counts(classes),
         }
-        counts
     }
 
     /// SHA-256 of every token and label, or of every text and label of a large split of the user's own data.
@@ -246,29 +239,26 @@ impl EncodedSplit {
     /// # Errors
     /// The labels have two kinds; the tokenizer refuses a text.
     pub fn batch(&self, rows: &[usize], pad_id: u32) -> Result<LabelledBatch> {
-        let (inputs, all) = match &self.inputs {
-            Inputs::Encoded { encoded, labels } => {
-                let chosen: Vec<&Encoded> = rows.iter().map(|&i| &encoded[i]).collect();
-                (
-                    pad(&chosen, pad_id),
-                    rows.iter().map(|&i| labels[i].clone()).collect(),
-                )
-            }
+        let fresh;
+        let (inputs, all): (Vec<&Encoded>, Vec<Label>) = match &self.inputs {
+            Inputs::Encoded { encoded, labels } => (
+                rows.iter().map(|&i| &encoded[i]).collect(),
+                rows.iter().map(|&i| labels[i].clone()).collect(),
+            ),
             Inputs::Stored(stored) => {
-                let encoded = stored.encode(rows)?;
-                let chosen: Vec<&Encoded> = encoded.iter().collect();
-                let labels: Vec<Label> = rows.iter().map(|&i| stored.split.label(i)).collect();
-                (pad(&chosen, pad_id), labels)
+                fresh = stored.encode(rows)?;
+                (
+                    fresh.iter().collect(),
+                    rows.iter().map(|&i| stored.split.label(i)).collect(),
+                )
             }
         };
         Ok(LabelledBatch {
-            inputs,
+            inputs: pad(&inputs, pad_id),
             labels: self.weighted(labels(all.iter())?),
         })
     }
-}
 
-impl EncodedSplit {
     /// The labels with the weights of their classes, if the split has weights.
     fn weighted(&self, labels: Labels) -> Labels {
         match labels {

@@ -1,4 +1,4 @@
-//! What a trained head needs to be used again: `classifier.json` beside the adapter.
+//! The settings with which a trained head is used again: `classifier.json` beside the adapter.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ pub struct HeadSettings {
     pub max_length: usize,
     /// Rows per training batch. Evaluations take twice as many.
     pub batch: usize,
-    /// The number type of the base's linear maps.
+    /// The form of the base's linear maps.
     pub base_dtype: BaseDtype,
     /// The settings of a base in 4 bits.
     #[serde(default, skip_serializing_if = "crate::recipes::is_default")]
@@ -111,6 +111,14 @@ impl HeadSettings {
         let mut text = serde_json::to_vec_pretty(self).expect("settings are JSON");
         text.push(b'\n');
         Ok(write_atomically(&dir.join(FILE), &text)?)
+    }
+
+    /// The form in which the base is held, as in training, given the form of its files.
+    ///
+    /// # Errors
+    /// As [`Recipe::held_as`].
+    pub fn held_as(&self, files: BaseDtype) -> Result<BaseDtype> {
+        recipes::held_as(self.base_dtype, self.nf4, files)
     }
 
     /// The rows of a batch without training.

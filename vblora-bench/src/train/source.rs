@@ -105,7 +105,7 @@ impl DataSource {
 type Encoded = (EncodedSplit, EncodedSplit, Vec<String>);
 
 impl DataSource {
-    /// The training and development split as tokens, and what the user should know about their rows.
+    /// The training and development split as tokens, and notes for the user about their rows.
     fn encode(
         &self,
         recipe: &Recipe,

@@ -14,7 +14,7 @@ use vblora_bench::{
     recipes::{Recipe, Size, TooLong},
     tasks::{
         Task,
-        causal::{Format, Texts},
+        causal::{Format, TextFile, Texts},
     },
     train::{
         CheckpointSettings, Method, Session,
@@ -53,7 +53,7 @@ fn read_as(
     let path = dir.path().join(name);
     std::fs::write(&path, text).unwrap();
     let format: Format = format.parse().unwrap();
-    format.read(&path, files)
+    format.texts(&TextFile::read(&path)?, files)
 }
 
 fn read(text: &str, files: &ModelFiles) -> vblora_bench::Result<Texts> {
@@ -386,7 +386,9 @@ fn formats_are_found_by_the_fields_of_the_first_row() {
     let found = |name: &str, text: &str| {
         let path = dir.path().join(name);
         std::fs::write(&path, text).unwrap();
-        Format::detect(&path).map(|format| format.describe())
+        TextFile::read(&path)
+            .and_then(|file| Format::detect(&file))
+            .map(|format| format.describe())
     };
     for (name, text, expected) in [
         ("a.jsonl", "\n{\"messages\": []}\n{broken", "chat:"),

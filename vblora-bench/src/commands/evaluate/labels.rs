@@ -66,6 +66,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Arguments {
         classifier, json, ..
     } = arguments;
+    classifier.check_format(false)?;
     let (files, found) = classifier.open()?;
     let task = &found.settings.task;
     let (rows, labels) = arguments.read(classifier, task)?;
@@ -100,8 +101,7 @@ impl Arguments {
     /// The rows and labels: in GLUE's form if training read that and no flag names a column, and as a table otherwise.
     fn read(&self, classifier: &ClassifierArguments, task: &Task) -> Result<(Rows, Vec<Label>)> {
         let names = [&classifier.text, &classifier.text_pair, &self.label];
-        let is_glue = Task::known().any(|known| known == *task);
-        if is_glue && names.iter().all(|name| name.is_none()) {
+        if task.is_known() && names.iter().all(|name| name.is_none()) {
             return Ok(read_glue(&classifier.data, task)?);
         }
         let columns = classifier.columns(task, self.label.as_deref())?;

@@ -289,13 +289,20 @@ impl CausalArguments {
     }
 }
 
+impl OutputArguments {
+    /// Returns true if the plan and its notes are printed.
+    pub(super) fn says_plan(&self) -> bool {
+        self.plan || !self.quiet
+    }
+}
+
 /// Refuses a number before training that would be refused after it.
 fn finite(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite());
     number.ok_or_else(|| "expected a finite number".to_owned())
 }
 
-fn given<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
+pub(super) fn given<const N: usize>(flags: [(&'static str, bool); N]) -> Vec<&'static str> {
     let given = flags.into_iter().filter(|(_, given)| *given);
     given.map(|(flag, _)| flag).collect()
 }

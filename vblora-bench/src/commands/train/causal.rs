@@ -1,6 +1,6 @@
 //! Trains a causal model on prompts and responses, conversations, or documents.
 
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
 use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
@@ -19,7 +19,7 @@ use crate::{
     report::draw,
     tasks::{
         SplitName, Task,
-        causal::{Form, Format, TextTemplate, Texts},
+        causal::{Form, Format, TextFile, TextTemplate, Texts},
     },
     train::{Method, Output, Session, causal::TextSource},
 };
@@ -89,22 +89,34 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
         );
         return Ok((demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?));
     };
+    let (format, train) = training_texts(arguments, data, files)?;
+    Ok(match &causal.held_out {
+        Some(held_out) => (train, format.texts(&TextFile::read(held_out)?, files)?),
+        None => train.hold_out(HELD_OUT)?,
+    })
+}
+
+/// The format of the training texts, and these texts. The file is read once, because it may be a stream.
+fn training_texts(
+    arguments: &Arguments,
+    data: &Path,
+    files: &ModelFiles,
+) -> Result<(Format, Texts)> {
+    let file = TextFile::read(data)?;
+    let causal = &arguments.causal;
     let format = match (&causal.template, &causal.format) {
-        (Some(file), _) => Format::Rows(Form::Template(TextTemplate::read(file)?)),
+        (Some(template), _) => Format::Rows(Form::Template(TextTemplate::read(template)?)),
         (None, Some(format)) => format.clone(),
         (None, None) => {
-            let found = Format::detect(data)?;
-            if arguments.output.plan || !arguments.output.quiet {
+            let found = Format::detect(&file)?;
+            if arguments.output.says_plan() {
                 say(format!("{}: format {}", data.display(), found.describe()));
             }
             found
         }
     };
-    let train = format.read(data, files)?;
-    Ok(match &causal.held_out {
-        Some(held_out) => (train, format.read(held_out, files)?),
-        None => train.hold_out(HELD_OUT)?,
-    })
+    let texts = format.texts(&file, files)?;
+    Ok((format, texts))
 }
 
 /// Returns true if the model is the bundled one, which has bundled data.

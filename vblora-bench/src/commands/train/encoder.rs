@@ -34,19 +34,20 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
 fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
     let methods = arguments.methods(&METHODS);
     let data = arguments.model.data.as_deref();
-    let own = arguments.table.task(data)?;
-    let (task, own) = match own {
-        Some((task, own, notes)) => (Some(task), Some((own, notes))),
-        None => (arguments.encoder.task.clone(), None),
-    };
-    let recipe = recipe(arguments, &files, &methods, task)?;
-    let own = match (own, data) {
-        (None, Some(data)) => arguments.table.data_of(&recipe.task, data)?,
-        (own, _) => own,
+    let (recipe, own) = match arguments.table.task(data)? {
+        Some((task, own, notes)) => {
+            let recipe = recipe(arguments, &files, &methods, Some(task))?;
+            (recipe, Some((own, notes)))
+        }
+        None => {
+            let recipe = recipe(arguments, &files, &methods, arguments.encoder.task.clone())?;
+            let own = data.map(|data| arguments.table.data_of(&recipe.task, data));
+            (recipe, own.transpose()?.flatten())
+        }
     };
     let data = match (own, data) {
         (Some((own, notes)), _) => {
-            if arguments.output.plan || !arguments.output.quiet {
+            if arguments.output.says_plan() {
                 say(table::describe(&recipe.task));
                 notes.iter().for_each(|note| tracing::warn!("{note}"));
             }
@@ -56,7 +57,10 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
             check_splits(dir, &recipe.task)?;
             DataSource::Directory(dir.to_owned())
         }
-        (None, None) if recipe.task == Task::demo() => DataSource::Demo,
+        // Another primary metric makes no other task.
+        (None, None) if recipe.task.is_known() && recipe.task.name() == Task::demo().name() => {
+            DataSource::Demo
+        }
         (None, None) => bail!(
             "task {} needs --data DIR with {}/train.tsv and dev.tsv",
             recipe.task,
@@ -105,10 +109,9 @@ fn built_in(task: Task, files: &ModelFiles) -> Result<Recipe> {
     }
     // No built-in recipe pairs this model and task. Own data takes the settings of MRPC for the model's size, other tasks the
     // demonstration's.
-    let is_known = task.name().parse::<Task>().is_ok_and(|known| known == task);
     let of_mrpc = Recipe::builtin(size, &Task::mrpc())
         .ok()
-        .filter(|_| !is_known);
+        .filter(|_| !task.is_known());
     let recipe = match of_mrpc {
         Some(recipe) => recipe,
         None => Recipe::builtin(Size::Demo, &Task::demo())?,

@@ -106,7 +106,7 @@ impl Arguments {
             asked.settle_named(session.summary()?.base_dtype)?;
         }
         let plan = session.plan()?;
-        if self.output.plan || !self.output.quiet {
+        if self.output.says_plan() {
             say(plan);
         }
         if self.output.plan {

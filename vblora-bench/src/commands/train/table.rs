@@ -4,14 +4,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use clap::Args;
-use vblora::storage::read_text;
+use vblora::storage::{read_text, strict_json};
 
+use super::arguments::given;
 use crate::{
     limits::MAX_TEXT_BYTES,
     metrics::Metric,
     recipes::{ClassWeights, WeightRule},
     tasks::{
-        Columns, Fields, Kind, Target, Task,
+        Columns, Target, Task,
         own::{Dev, Files, Given, Labelling, OwnData, find, scan},
     },
 };
@@ -49,7 +50,12 @@ pub(super) struct TableArguments {
     #[arg(long, requires = "label")]
     pub(super) multi_label: bool,
     /// Text between two labels of a row
-    #[arg(long, value_name = "TEXT", requires = "multi_label")]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "multi_label",
+        value_parser = clap::builder::NonEmptyStringValueParser::new()
+    )]
     pub(super) label_separator: Option<String>,
     /// File to evaluate on [default: dev or validation in the directory --data, or --hold-out]
     #[arg(long, value_name = "FILE", requires = "text")]
@@ -85,7 +91,7 @@ impl TableArguments {
             class_weights,
             metric,
         } = self;
-        let flags = [
+        given([
             ("--text", text.is_some()),
             ("--text-pair", text_pair.is_some()),
             ("--label", label.is_some()),
@@ -98,12 +104,10 @@ impl TableArguments {
             ("--hold-out-seed", hold_out_seed.is_some()),
             ("--class-weights", class_weights.is_some()),
             ("--metric", metric.is_some()),
-        ];
-        let given = flags.into_iter().filter(|(_, given)| *given);
-        given.map(|(flag, _)| flag).collect()
+        ])
     }
 
-    /// The task and the files that the flags describe, and what the user should know; `None` if they describe no data.
+    /// The task and the files that the flags describe, and notes for the user; `None` if they describe no data.
     pub(super) fn task(&self, data: Option<&Path>) -> Result<Option<(Task, OwnData, Vec<String>)>> {
         let (Some(first), Some(data)) = (&self.text, data) else {
             return Ok(None);
@@ -111,6 +115,10 @@ impl TableArguments {
         let Some(label) = &self.label else {
             bail!("--text {first} needs --label COLUMN");
         };
+        ensure!(
+            label != first && self.text_pair.as_ref() != Some(label),
+            "--label: expected another column than the text's, found {label}"
+        );
         let (own, mut notes) = self.files(data)?;
         let given = Given {
             column: label.clone(),
@@ -140,16 +148,10 @@ impl TableArguments {
         task: &Task,
         data: &Path,
     ) -> Result<Option<(OwnData, Vec<String>)>> {
-        let is_known = task
-            .name()
-            .parse::<Task>()
-            .is_ok_and(|known| known == *task);
-        match &task.kind {
-            Kind::Labelled {
-                fields: Fields::Named(_),
-                ..
-            } if !is_known && !data.join(task.name()).is_dir() => self.files(data).map(Some),
-            Kind::Labelled { .. } | Kind::Texts => Ok(None),
+        let is_own = task.named().is_ok() && !task.is_known();
+        match is_own && !data.join(task.name()).is_dir() {
+            true => self.files(data).map(Some),
+            false => Ok(None),
         }
     }
 
@@ -270,7 +272,7 @@ fn read_weights(file: &Path) -> Result<ClassWeights> {
         .extension()
         .is_some_and(|e| e.eq_ignore_ascii_case("json"));
     let weights = match is_json {
-        true => serde_json::from_str(&text).map_err(|e| e.to_string()),
+        true => strict_json::from_slice(text.as_bytes()),
         false => toml::from_str(&text).map_err(|e| e.to_string()),
     };
     match weights {

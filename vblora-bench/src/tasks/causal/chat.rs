@@ -19,7 +19,7 @@ pub struct ChatForm {
 /// The turns of a response that holds a conversation from the assistant's first turn on. Byte ranges are of the response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Turns {
-    /// What the assistant has to write.
+    /// The parts that the assistant has to write.
     pub answers: Vec<vblora_models::Answer>,
     /// The content of the assistant's first turn.
     pub first: Range<usize>,

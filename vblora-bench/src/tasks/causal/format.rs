@@ -1,12 +1,15 @@
 //! The kinds of files that a causal model learns from, by the user's name for each or by the file's fields.
 
-use std::{path::Path, str::FromStr};
+use std::{
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 use vblora::storage::read_input;
 use vblora_models::ModelFiles;
 
 use super::{ChatForm, Form, Layout, Text, Texts, conversation, form, parse_texts, rows};
-use crate::{Error, Result, limits::MAX_DATA_BYTES};
+use crate::{Error, Result, limits::MAX_DATA_BYTES, tasks::rows::utf8};
 
 /// The field of a document, unless another is named.
 const TEXT: &str = "text";
@@ -28,15 +31,13 @@ impl Format {
     /// The format of a file by its ending, or by the fields of its first row.
     ///
     /// # Errors
-    /// The file cannot be read, or its fields are those of no format.
-    pub fn detect(path: &Path) -> Result<Self> {
-        let ending = ending(path);
-        if ending == DOCUMENT {
+    /// The file's fields are those of no format.
+    pub fn detect(file: &TextFile) -> Result<Self> {
+        if file.ending == DOCUMENT {
             return Ok(Self::Text(TEXT.into()));
         }
-        let (file, bytes) = read(path)?;
-        let text = utf8(&bytes, &file)?;
-        let Some(row) = rows::first(text, &ending, &file)? else {
+        let Some(row) = rows::first(file.text()?, &file.ending, &file.name)? else {
+            let file = file.name.clone();
             return Err(Error::EmptySplit { file });
         };
         let has = |fields: &[&str]| fields.iter().all(|field| row.values.contains_key(*field));
@@ -72,49 +73,73 @@ impl Format {
         }
     }
 
-    /// Reads a file. `files` are the model's, for the chat template.
+    /// The texts of a file. `files` are the model's, for the chat template.
     ///
     /// # Errors
-    /// As [`read_texts`](super::read_texts); the model has no chat template for conversations, or one that cannot write them.
-    pub fn read(&self, path: &Path, files: &ModelFiles) -> Result<Texts> {
+    /// As [`parse_texts`]; the model has no chat template for conversations, or one that cannot write them.
+    pub fn texts(&self, file: &TextFile, files: &ModelFiles) -> Result<Texts> {
         let form = match self {
             Self::Chat => Form::Chat(ChatForm::from_files(files)?),
             Self::Text(field) => Form::Completion(field.clone()),
             Self::Rows(form) => form.clone(),
         };
-        let (file, bytes) = read(path)?;
-        let text = utf8(&bytes, &file)?;
-        let ending = ending(path);
         let layout = match self {
             Self::Chat | Self::Rows(_) => Layout::Examples,
             Self::Text(_) => Layout::Blocks,
         };
-        let texts = match (layout, ending.as_str()) {
-            (Layout::Blocks, DOCUMENT) => document(text, path, file)?,
-            _ => parse_texts(text, &ending, &file, &form)?,
+        let texts = match (layout, file.ending.as_str()) {
+            (Layout::Blocks, DOCUMENT) => document(file)?,
+            _ => file.parse(&form)?,
         };
         Ok(Texts { layout, ..texts })
     }
 }
 
-fn read(path: &Path) -> Result<(String, Vec<u8>)> {
-    let bytes = read_input(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
-    Ok((path.display().to_string(), bytes))
+/// The contents of a file of texts. A stream can be read only once.
+#[derive(Debug)]
+pub struct TextFile {
+    /// The path, for messages.
+    name: String,
+    /// The extension, in lower case.
+    ending: String,
+    bytes: Vec<u8>,
 }
 
-fn utf8<'a>(bytes: &'a [u8], file: &str) -> Result<&'a str> {
-    let text = crate::tasks::rows::utf8(bytes, file)?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
+impl TextFile {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn read(path: &Path) -> Result<Self> {
+        let bytes = read_input(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        Ok(Self {
+            name: path.display().to_string(),
+            ending: ending.unwrap_or_default().to_ascii_lowercase(),
+            bytes,
+        })
+    }
 
-fn ending(path: &Path) -> String {
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    ending.unwrap_or_default().to_ascii_lowercase()
+    /// The prompts and responses of its rows.
+    ///
+    /// # Errors
+    /// As [`parse_texts`]; the file is not UTF-8.
+    pub(super) fn parse(&self, form: &Form) -> Result<Texts> {
+        parse_texts(self.text()?, &self.ending, &self.name, form)
+    }
+
+    /// The text without its byte-order mark.
+    fn text(&self) -> Result<&str> {
+        let text = utf8(&self.bytes, &self.name)?;
+        Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+    }
 }
 
 /// A whole file as one text.
-fn document(text: &str, path: &Path, file: String) -> Result<Texts> {
+fn document(file: &TextFile) -> Result<Texts> {
+    let text = file.text()?;
     if text.trim().is_empty() {
+        let file = file.name.clone();
         return Err(Error::EmptySplit { file });
     }
     let text = Text {
@@ -123,7 +148,7 @@ fn document(text: &str, path: &Path, file: String) -> Result<Texts> {
     };
     Ok(Texts {
         texts: vec![text],
-        source: path.to_owned(),
+        source: PathBuf::from(&file.name),
         ..Texts::default()
     })
 }

@@ -16,13 +16,11 @@ use std::{
 
 pub use chat::{ChatForm, Turns};
 pub use form::Form;
-pub use format::Format;
+pub use format::{Format, TextFile};
 use rayon::prelude::*;
 pub use template::TextTemplate;
 
-use vblora::storage::read_input;
-
-use crate::{Error, Result, limits::MAX_DATA_BYTES};
+use crate::{Error, Result};
 
 /// A prompt and its response. Spaces between the two belong to one of them, because the texts are joined unchanged.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -35,7 +33,7 @@ pub struct Text {
     pub turns: Option<Turns>,
 }
 
-/// How texts become what a model reads at once.
+/// The form in which a model reads texts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Layout {
     /// Each text is an example.
@@ -52,7 +50,7 @@ pub struct Question<'a> {
     pub prompt: &'a str,
     /// Its responses. For a conversation, the content of the assistant's first turn.
     pub references: Vec<&'a str>,
-    /// Whether a chat template wrote the prompt, with all its special tokens.
+    /// True if a chat template wrote the prompt, with all its special tokens.
     pub is_rendered: bool,
 }
 
@@ -65,7 +63,7 @@ pub struct Texts {
     pub source: PathBuf,
     /// Number of rows that were left out because their response is empty.
     pub empty: usize,
-    /// Whether the texts are examples or documents.
+    /// Examples, or documents to cut into blocks.
     pub layout: Layout,
 }
 
@@ -143,19 +141,10 @@ impl Texts {
 
     /// Each prompt once, in order of first appearance, with all its responses. This is the form of a test set with several references.
     pub fn by_prompt(&self) -> Vec<(&str, Vec<&str>)> {
-        let mut places = HashMap::new();
-        let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-        for Text {
-            prompt, response, ..
-        } in &self.texts
-        {
-            let place = *places.entry(prompt.as_str()).or_insert(groups.len());
-            match groups.get_mut(place) {
-                Some((_, responses)) => responses.push(response),
-                None => groups.push((prompt, vec![response])),
-            }
-        }
-        groups
+        let questions = self.questions().into_iter();
+        questions
+            .map(|question| (question.prompt, question.references))
+            .collect()
     }
 
     /// The prompts to answer, each once in order of first appearance. Documents have none.
@@ -193,11 +182,7 @@ impl Texts {
 /// The file does not exist, is not UTF-8, has no rows, or has no row with a response. A row does not parse, repeats or lacks a field, or
 /// has a field that is not text. The error gives the line, or the item of a JSON array.
 pub fn read_texts(path: &Path, form: &Form) -> Result<Texts> {
-    let bytes = read_input(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
-    let file = path.display().to_string();
-    let text = super::rows::utf8(&bytes, &file)?;
-    let ending = path.extension().and_then(|ending| ending.to_str());
-    parse_texts(text, ending.unwrap_or_default(), &file, form)
+    TextFile::read(path)?.parse(form)
 }
 
 /// Reads texts from the contents of a file. `ending` is the file's extension. Errors and the texts show `source` as its name.
@@ -333,6 +318,16 @@ mod tests {
                 "csv",
                 "q,q\nx,y",
                 "data, line 1: expected columns of different names, found \"q\" twice",
+            ),
+            (
+                "csv",
+                "q,a\n1,\"2\n3,4\n",
+                "data, line 2: expected a quote at the end of the quoted field, found the end of the file",
+            ),
+            (
+                "csv",
+                "q,a\r\n1,2\r\n3\r\n",
+                "data, line 3: expected 2 fields, found 1",
             ),
         ] {
             let error = pairs(ending, text).unwrap_err().to_string();

@@ -1,32 +1,20 @@
 //! The rows of a file as objects, each with its position.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
 use serde::{Deserialize, Deserializer, de};
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    tasks::{
+        place::{self, Place},
+        table::Records,
+    },
+};
 
 /// The maximum number of characters of a value in a message.
 const SHOWN: usize = 60;
-
-/// The position of a row.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Place {
-    /// The line where it begins, from 1.
-    Line(u64),
-    /// Its index in a JSON array, from 1.
-    Item(usize),
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Line(line) => write!(f, "line {line}"),
-            Self::Item(item) => write!(f, "item {item}"),
-        }
-    }
-}
 
 /// One row.
 #[derive(Debug)]
@@ -59,7 +47,7 @@ impl Row<'_> {
     }
 
     pub(super) fn error(&self, expected: impl Into<String>, found: impl Into<String>) -> Error {
-        error(self.file, self.place, expected, found)
+        self.place.error(self.file, expected, found)
     }
 }
 
@@ -67,22 +55,23 @@ impl Row<'_> {
 pub(super) fn read<'a>(text: &str, ending: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     match ending {
         "json" => json(text, file),
-        "csv" => csv(text, file),
+        "csv" => csv(text, file, usize::MAX),
         _ => lines(text, file),
     }
 }
 
 /// Reads the first row. None if there is none.
 pub(super) fn first<'a>(text: &str, ending: &str, file: &'a str) -> Result<Option<Row<'a>>> {
-    let text = match ending {
-        "json" | "csv" => text,
+    let rows = match ending {
+        "json" => json(text, file),
+        "csv" => csv(text, file, 1),
         _ => {
             let start = text.len() - text.trim_start().len();
             let end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-            &text[..end]
+            lines(&text[..end], file)
         }
     };
-    Ok(read(text, ending, file)?.into_iter().next())
+    Ok(rows?.into_iter().next())
 }
 
 /// Reads JSON lines and skips empty lines.
@@ -92,7 +81,7 @@ pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let row = |(line, text)| {
         let place = Place::Line(line);
         let Once(values) = serde_json::from_str(text)
-            .map_err(|e| error(file, place, "a JSON object", e.to_string()))?;
+            .map_err(|e| place.error(file, "a JSON object", e.to_string()))?;
         Ok(Row {
             file,
             place,
@@ -124,7 +113,7 @@ pub(super) fn json<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
         _ => {
             let names: Vec<_> = object.keys().map(String::as_str).collect();
             let found = format!("an object with {}", shown(&names.join(", ")));
-            Err(error(file, Place::Line(1), ARRAY, found))
+            Err(Place::Line(1).error(file, ARRAY, found))
         }
     }
 }
@@ -189,7 +178,7 @@ fn array<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
 
 fn no_rows(file: &str, expected: &str, cause: &serde_json::Error) -> Error {
     let place = Place::Line(cause.line() as u64);
-    error(file, place, expected, cause.to_string())
+    place.error(file, expected, cause.to_string())
 }
 
 fn rows(items: Vec<Item>, file: &str) -> Result<Vec<Row<'_>>> {
@@ -206,7 +195,7 @@ fn rows(items: Vec<Item>, file: &str) -> Result<Vec<Row<'_>>> {
             Item::Other(Value::Object(_)) => "one with a field twice".to_owned(),
             Item::Other(other) => shown(&other.to_string()),
         };
-        Err(error(file, place, "a JSON object", found))
+        Err(place.error(file, "a JSON object", found))
     };
     (1..).zip(items).map(row).collect()
 }
@@ -217,63 +206,46 @@ impl<'de> Deserialize<'de> for Once {
     }
 }
 
-/// Reads comma-separated values with a header.
-pub(super) fn csv<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
-    let mut reader = ::csv::Reader::from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|e| unreadable(file, &e))?.clone();
+/// Reads comma-separated values with a header, at most so many rows.
+fn csv<'a>(text: &str, file: &'a str, most: usize) -> Result<Vec<Row<'a>>> {
+    let failed = |(place, cause): (Place, ::csv::Error)| unreadable(file, place, &cause);
+    let records = Records::new(text.as_bytes(), b',');
+    let mut records = records.map_err(|e| Error::read(Path::new(file), e))?;
+    let header = records.header().map_err(failed)?.clone();
     let names: Vec<&str> = header.iter().collect();
     for (i, name) in names.iter().enumerate() {
         if names[..i].contains(name) {
             let found = format!("\"{}\" twice", shown(name));
-            return Err(error(
-                file,
-                Place::Line(1),
-                "columns of different names",
-                found,
-            ));
+            return Err(Place::Line(1).error(file, "columns of different names", found));
         }
     }
-    let row = |record: ::csv::Result<::csv::StringRecord>| {
-        let record = record.map_err(|e| unreadable(file, &e))?;
+    let (mut rows, mut record) = (Vec::new(), ::csv::StringRecord::new());
+    while let Some(place) = records.read(&mut record).map_err(failed)? {
         let fields = names.iter().zip(&record);
         let values = fields.map(|(name, value)| ((*name).to_owned(), value.into()));
-        Ok(Row {
+        rows.push(Row {
             file,
-            place: Place::Line(record.position().map_or(0, ::csv::Position::line)),
+            place,
             values: values.collect(),
-        })
-    };
-    reader.records().map(row).collect()
+        });
+        if rows.len() == most {
+            return Ok(rows);
+        }
+    }
+    records.check_end(file)?;
+    Ok(rows)
 }
 
-fn unreadable(file: &str, cause: &::csv::Error) -> Error {
-    let place = Place::Line(cause.position().map_or(1, ::csv::Position::line));
+fn unreadable(file: &str, place: Place, cause: &::csv::Error) -> Error {
     match cause.kind() {
         ::csv::ErrorKind::UnequalLengths {
             expected_len, len, ..
-        } => error(
-            file,
-            place,
-            format!("{expected_len} fields"),
-            len.to_string(),
-        ),
-        _ => error(file, place, "comma-separated values", cause.to_string()),
-    }
-}
-
-fn error(file: &str, place: Place, expected: impl Into<String>, found: impl Into<String>) -> Error {
-    Error::Entry {
-        file: file.to_owned(),
-        place: place.to_string(),
-        expected: expected.into(),
-        found: found.into(),
+        } => place.error(file, format!("{expected_len} fields"), len.to_string()),
+        _ => place.error(file, "comma-separated values", cause.to_string()),
     }
 }
 
 /// The start of a value, for messages.
 pub(super) fn shown(value: &str) -> String {
-    match value.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &value[..end]),
-        None => value.to_owned(),
-    }
+    place::shown(value, SHOWN)
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use vblora::storage::is_own_stream;
 
-use crate::{Error, Result, tasks::table::Format};
+use crate::{Error, Result, directory::names, tasks::table::Format};
 
 /// The names of the development split, the first one preferred.
 const DEV: [&str; 4] = ["dev", "validation", "valid", "val"];
@@ -39,8 +39,7 @@ pub fn find(data: &Path) -> Result<Files> {
         });
     }
     let inner = data.join("data");
-    let own = names(data)?;
-    let dir = match split(data, &own, "train")?.is_empty() && inner.is_dir() {
+    let dir = match split(data, &names(data)?, "train")?.is_empty() && inner.is_dir() {
         true => inner,
         false => data.to_owned(),
     };
@@ -112,16 +111,4 @@ fn split(dir: &Path, names: &[String], split: &str) -> Result<Vec<PathBuf>> {
             Err(Error::in_the_way(dir, reason))
         }
     }
-}
-
-/// The names in a directory, sorted.
-fn names(dir: &Path) -> Result<Vec<String>> {
-    let entries = std::fs::read_dir(dir).map_err(|e| Error::read(dir, e))?;
-    let name = |entry: std::io::Result<std::fs::DirEntry>| {
-        entry.map(|entry| entry.file_name().to_string_lossy().into_owned())
-    };
-    let names: std::io::Result<Vec<String>> = entries.map(name).collect();
-    let mut names = names.map_err(|e| Error::read(dir, e))?;
-    names.sort();
-    Ok(names)
 }

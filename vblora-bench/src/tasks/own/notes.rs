@@ -1,4 +1,4 @@
-//! What a user should know about the rows that were read.
+//! Notes for the user about the rows that were read.
 
 /// Rows that training takes as they are, but that may be mistakes.
 #[derive(Debug, Default)]

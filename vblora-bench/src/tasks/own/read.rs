@@ -1,5 +1,6 @@
 //! Reads files into a store.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
@@ -10,7 +11,7 @@ use super::{
     store::Store,
 };
 use crate::tasks::{
-    Columns, Label, Target, sets,
+    Columns, Label, Target, Written, sets,
     table::{Cell, Place, Row, Table},
 };
 use crate::{Error, Result, limits::MAX_DATA_BYTES};
@@ -56,43 +57,40 @@ pub(super) fn read(
 #[derive(Debug)]
 pub struct Reader<'a> {
     target: &'a Target,
-    /// The id of each class.
-    ids: HashMap<&'a str, usize>,
+    /// The id of each class, by its name and, if files have it so, by the id's digits.
+    ids: HashMap<Cow<'a, str>, usize>,
 }
 
 impl<'a> Reader<'a> {
     /// A reader of labels of this kind.
     pub fn new(target: &'a Target) -> Self {
-        let names = names(target).iter();
-        let ids = names.enumerate().map(|(id, name)| (name.as_str(), id));
-        Self {
-            target,
-            ids: ids.collect(),
+        let by_name = |(id, name): (usize, &'a String)| (Cow::Borrowed(name.as_str()), id);
+        let mut ids: HashMap<_, _> = target.classes().iter().enumerate().map(by_name).collect();
+        if let Target::Classes {
+            names,
+            written: Written::Id,
+        } = target
+        {
+            ids.extend((0..names.len()).map(|id| (id.to_string().into(), id)));
         }
+        Self { target, ids }
     }
 
     /// The texts of a row, and the label, which is its last cell. A missing text is an empty one.
     ///
     /// # Errors
     /// A text is a value of another kind; the label is missing, or none of the task's.
-    pub fn row(&self, table: &Table, row: &Row) -> Result<(Vec<String>, Label)> {
+    pub fn row<'r>(&self, table: &Table, row: &'r Row) -> Result<(Vec<Cow<'r, str>>, Label)> {
         let Some((label, texts)) = row.cells.split_last() else {
             return Err(table.error(row.place, "a label", "nothing"));
         };
         let label = self.label(table, row.place, label)?;
-        let texts = texts
-            .iter()
-            .map(|cell| Ok(text(table, row.place, cell)?.into_owned()));
+        let texts = texts.iter().map(|cell| table.text(row.place, cell));
         Ok((texts.collect::<Result<_>>()?, label))
     }
 
     fn add(&self, table: &Table, row: &Row, store: &mut Store, odd: &mut Oddities) -> Result<()> {
-        let Some((label, texts)) = row.cells.split_last() else {
-            return Ok(());
-        };
-        let label = self.label(table, row.place, label)?;
-        let texts = texts.iter().map(|cell| text(table, row.place, cell));
-        let texts: Vec<_> = texts.collect::<Result<_>>()?;
+        let (texts, label) = self.row(table, row)?;
         if texts.iter().any(|text| text.trim().is_empty()) {
             odd.add_empty(|| row.place.to_string());
         }
@@ -128,24 +126,8 @@ impl<'a> Reader<'a> {
     fn id(&self, table: &Table, place: Place, name: &str) -> Result<usize> {
         let id = self.ids.get(name).copied();
         id.ok_or_else(|| {
-            let known = listed(names(self.target));
+            let known = listed(self.target.classes());
             table.error(place, known, format!("{name:?}"))
         })
-    }
-}
-
-fn names(target: &Target) -> &[String] {
-    match target {
-        Target::Classes { names, .. } | Target::Sets { names, .. } => names,
-        Target::Number { .. } => &[],
-    }
-}
-
-/// The text of a cell; an empty one if it is missing.
-fn text<'a>(table: &Table, place: Place, cell: &'a Cell) -> Result<std::borrow::Cow<'a, str>> {
-    match (cell.text(), cell) {
-        (Some(text), _) => Ok(text),
-        (None, Cell::Missing) => Ok("".into()),
-        (None, _) => Err(table.error(place, "a text", cell.shown())),
     }
 }

@@ -94,7 +94,7 @@ pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
     }
 }
 
-/// What the column has.
+/// The labels that were found in a column.
 #[derive(Default)]
 struct Found {
     rows: usize,

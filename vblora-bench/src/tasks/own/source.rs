@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{hold_out, notes::without_rows, read::read, store::StoredSplit};
-use crate::tasks::{Fields, Kind, SplitName, Task};
+use crate::tasks::{SplitName, Task};
 use crate::{Error, Result};
 
 /// The user's data.
@@ -37,7 +37,7 @@ pub struct Splits {
     pub train: StoredSplit,
     /// The development split.
     pub dev: StoredSplit,
-    /// What the user should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -47,17 +47,7 @@ impl OwnData {
     /// # Errors
     /// The task is not one of [`Task::own`]; a file cannot be read; a row has no label, or one that is not the task's.
     pub fn read(&self, task: &Task) -> Result<Splits> {
-        let Kind::Labelled {
-            fields: Fields::Named(columns),
-            target,
-        } = &task.kind
-        else {
-            return Err(Error::Setting {
-                setting: "task".into(),
-                expected: "one with named columns".into(),
-                found: task.to_string(),
-            });
-        };
+        let (columns, target) = task.named()?;
         let (store, mut notes) = read(&self.train, columns, target)?;
         let store = Arc::new(store);
         let (train, dev) = match &self.dev {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use vblora::storage::sha256_hex;
 
-use crate::tasks::{Example, Label, Target};
+use crate::tasks::{Example, Label, Target, class_counts};
 
 /// The examples of some files.
 #[derive(Debug)]
@@ -159,15 +159,7 @@ impl StoredSplit {
 
     /// The number of examples of each class.
     pub fn counts(&self, classes: usize) -> Vec<usize> {
-        let mut counts = vec![0; classes];
-        for index in 0..self.len() {
-            match self.label(index) {
-                Label::Class(class) => counts[class] += 1,
-                Label::Classes(set) => set.into_iter().for_each(|class| counts[class] += 1),
-                Label::Value(_) => {}
-            }
-        }
-        counts
+        class_counts((0..self.len()).map(|index| self.label(index)), classes)
     }
 
     /// An example on its own.

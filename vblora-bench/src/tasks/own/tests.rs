@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::*;
-use crate::tasks::{Columns, Label, Target, Task};
+use crate::tasks::{Columns, Label, Target, Task, Written, table::Table};
 use crate::{Error, Result};
 
 fn put(dir: &Path, name: &str, text: &str) -> PathBuf {
@@ -314,4 +314,29 @@ fn a_directory_has_splits_or_shards() {
         scan(&[dir.join("none.csv")], &given(Labelling::Class)),
         Err(Error::Io { .. })
     ));
+}
+
+#[test]
+fn classes_that_files_write_as_ids_are_read_so_and_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "a.csv", "x,y\na,0\nb,1\nc,no\n");
+    let labels = |names: [&str; 2]| {
+        let target = Target::Classes {
+            names: names.map(Into::into).into(),
+            written: Written::Id,
+        };
+        let (reader, table) = (Reader::new(&target), Table::open(&file)?);
+        let mut labels = Vec::new();
+        table.read(&["x", "y"], &mut |row| {
+            labels.push(reader.row(&table, &row)?.1);
+            Ok(())
+        })?;
+        Ok::<_, Error>(labels)
+    };
+    assert_eq!(labels(["no", "yes"]).unwrap(), [0, 1, 0].map(Label::Class));
+    let error = labels(["1", "0"]).unwrap_err().to_string();
+    assert!(
+        error.ends_with("line 4: expected a label of 1, 0, found \"no\""),
+        "{error}"
+    );
 }

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::tasks::place::shown;
+
 /// The maximum number of characters of a value in a message.
 const SHOWN: usize = 60;
 
@@ -61,13 +63,5 @@ impl Cell {
             }
             Self::Other(kind) => (*kind).into(),
         }
-    }
-}
-
-/// The start of a text, for messages.
-pub(super) fn shown(text: &str, limit: usize) -> String {
-    match text.char_indices().nth(limit) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

@@ -9,11 +9,7 @@ use std::{
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
-use super::{
-    Place, Row, Sink,
-    cell::{Cell, shown},
-    error, no_column, stream,
-};
+use super::{Place, Row, Sink, cell::Cell, error, no_column, shown, stream};
 use crate::{Error, Result};
 
 /// The maximum number of characters of a line in a message.

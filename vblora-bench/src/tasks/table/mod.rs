@@ -7,17 +7,21 @@ mod cell;
 mod format;
 mod json;
 mod parquet;
-mod place;
 mod separated;
 mod stream;
 
-use std::path::{Path, PathBuf};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+};
 
 pub use cell::Cell;
 pub use format::Format;
-pub use place::Place;
 
+pub use super::place::Place;
+use super::place::shown;
 use crate::{Error, Result};
+pub(in crate::tasks) use separated::Records;
 
 /// A file of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +74,7 @@ impl Table {
         &self.path
     }
 
-    /// The number of bytes that its text takes at most, to make room for it: the file's size, or the size of Parquet's columns without
+    /// The most bytes that its text can take, to make room for it. That is the file's size, or the size of Parquet's columns without
     /// compression.
     ///
     /// # Errors
@@ -101,6 +105,18 @@ impl Table {
         }
     }
 
+    /// The text of a cell; an empty one if it is missing.
+    ///
+    /// # Errors
+    /// The cell has a list, or another value that is no text.
+    pub fn text<'a>(&self, place: Place, cell: &'a Cell) -> Result<Cow<'a, str>> {
+        match (cell.text(), cell) {
+            (Some(text), _) => Ok(text),
+            (None, Cell::Missing) => Ok("".into()),
+            (None, _) => Err(self.error(place, "a text", cell.shown())),
+        }
+    }
+
     /// The error at a place of this file.
     pub fn error(
         &self,
@@ -118,12 +134,7 @@ fn error(
     expected: impl Into<String>,
     found: impl Into<String>,
 ) -> Error {
-    Error::Entry {
-        file: path.display().to_string(),
-        place: place.to_string(),
-        expected: expected.into(),
-        found: found.into(),
-    }
+    place.error(path.display(), expected, found)
 }
 
 /// The error of a column that is missing.
@@ -135,7 +146,7 @@ fn no_column(path: &Path, column: &str, found: &[impl AsRef<str>]) -> Error {
     Error::NoColumn {
         file: path.display().to_string(),
         column: column.to_owned(),
-        found: cell::shown(&names.join(", "), 400),
+        found: shown(&names.join(", "), 400),
     }
 }
 

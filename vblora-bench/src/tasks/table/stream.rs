@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Cursor, Read},
+    io::{self, BufReader, Cursor, Read},
     path::Path,
 };
 
@@ -23,7 +23,7 @@ pub(super) fn open(path: &Path) -> Result<File> {
         let found = RegularFile::open(path).map_err(|e| Error::read(path, e))?;
         if found.size() > MAX_DATA_BYTES {
             let found = format!("{} bytes, expected at most {MAX_DATA_BYTES}", found.size());
-            return Err(Error::read(path, std::io::Error::other(found)));
+            return Err(Error::read(path, io::Error::other(found)));
         }
     }
     File::open(path).map_err(|e| Error::read(path, e))
@@ -39,6 +39,43 @@ pub(super) fn text(path: &Path) -> Result<BufReader<impl Read + use<>>> {
     if start == MARK {
         start.clear();
     }
-    let all = Cursor::new(start).chain(file).take(MAX_DATA_BYTES + 1);
+    let all = Limited {
+        inner: Cursor::new(start).chain(file),
+        left: MAX_DATA_BYTES,
+    };
     Ok(BufReader::with_capacity(BUFFER, all))
+}
+
+/// Refuses a stream that is longer than it may be. Its size is not known before it ends.
+struct Limited<R> {
+    inner: R,
+    /// The bytes that may still come.
+    left: u64,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        let left = self.left.checked_sub(count as u64);
+        self.left = left.ok_or_else(|| {
+            let message = format!("expected at most {MAX_DATA_BYTES} bytes, found more");
+            io::Error::new(io::ErrorKind::FileTooLarge, message)
+        })?;
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_over_the_limit_is_refused_and_not_cut() {
+        let read = |left| {
+            let inner = Cursor::new(b"text");
+            Limited { inner, left }.read_to_end(&mut Vec::new())
+        };
+        assert_eq!(read(4).unwrap(), 4);
+        assert_eq!(read(3).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+    }
 }

@@ -234,6 +234,11 @@ fn broken_files_are_named_with_their_row() {
         ),
         (
             "a.csv",
+            b"text,label\r\nx,1\r\nx\r\n",
+            "a.csv, line 3: expected 2 fields, as many as the header has, found 1",
+        ),
+        (
+            "a.csv",
             b"text,label\nx,\"1\nx,2\n",
             "a.csv, line 2: expected a quote at the end of the quoted field, found the end of the file",
         ),

@@ -4,8 +4,8 @@ use super::encode::{EncodedText, EncodedTexts, Encoding};
 use crate::{Result, tasks::causal::Texts};
 
 impl Encoding<'_> {
-    /// Joins documents, each with the tokenizer's special tokens in front and an end token behind, and cuts them into blocks of the maximum
-    /// length. All tokens of a block are predicted except its first. The last block is shorter.
+    /// Joins documents and cuts them into blocks of the maximum length. Each document has the tokenizer's special tokens in front and an end
+    /// token behind. All tokens of a block are predicted except its first. The last block is shorter.
     ///
     /// This is what `run_clm.py` of transformers does (`group_texts`), except for the end tokens and for the last block, which it drops.
     pub(super) fn blocks(&self, texts: &Texts) -> Result<EncodedTexts> {

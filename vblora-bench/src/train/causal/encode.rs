@@ -50,9 +50,9 @@ struct Found {
     length: usize,
     /// The text, as far as it fits.
     text: Option<EncodedText>,
-    /// Whether the prompt has other tokens alone.
+    /// True if the prompt, encoded alone, has other tokens.
     is_moved: bool,
-    /// Whether the text has its special tokens already, without being a conversation.
+    /// True if a text that is no conversation has its special tokens already.
     is_rendered: bool,
 }
 
