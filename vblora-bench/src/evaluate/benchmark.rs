@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    tasks::causal::{Form, read_texts},
+    tasks::causal::{Form, is_kept, read_texts},
 };
 
 /// A benchmark of generated answers.
@@ -271,10 +271,9 @@ fn e2e_questions(path: &Path) -> Result<Vec<Question>> {
 
 /// At most `most` questions, evenly spaced.
 fn thinned(questions: Vec<Question>, most: usize) -> Vec<Question> {
-    let n = questions.len();
-    let is_kept = |row: usize| n <= most || (row + 1) * most / n > row * most / n;
+    let count = questions.len();
     let rows = questions.into_iter().enumerate();
-    rows.filter(|(row, _)| is_kept(*row))
+    rows.filter(|(row, _)| is_kept(*row, count, most))
         .map(|(_, question)| question)
         .collect()
 }

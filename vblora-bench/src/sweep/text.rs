@@ -106,13 +106,9 @@ impl TextRun {
             ),
             (data, None) => read_texts(Path::new(data), &form)?.hold_out(HELD_OUT)?,
         };
-        let thinned = |texts: Texts, rows: Option<usize>| match rows {
-            Some(rows) => texts.thinned(rows),
-            None => texts,
-        };
         Ok(TextSource {
-            train: thinned(train, self.rows),
-            held_out: thinned(held_out, self.held_out_rows),
+            train: train.thinned(self.rows.unwrap_or(usize::MAX)),
+            held_out: held_out.thinned(self.held_out_rows.unwrap_or(usize::MAX)),
         })
     }
 

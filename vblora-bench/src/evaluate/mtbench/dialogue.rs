@@ -18,6 +18,7 @@ use super::{Answer, AnswerFile, Question, Questions, Template};
 use crate::{
     Result,
     evaluate::{AnsweringModel, model::LoadedModel},
+    tasks::causal::is_kept,
 };
 
 /// Transformers draws from so many tokens where a model's files do not say otherwise.
@@ -90,10 +91,8 @@ impl Interview<'_> {
     /// The numbers of the questions to answer.
     pub fn asked(&self) -> Vec<i64> {
         let all = &self.questions.all;
-        let n = all.len();
-        let is_kept =
-            |at: usize| n <= self.limit || (at + 1) * self.limit / n > at * self.limit / n;
-        let kept = all.iter().enumerate().filter(|(at, _)| is_kept(*at));
+        let rows = all.iter().enumerate();
+        let kept = rows.filter(|(row, _)| is_kept(*row, all.len(), self.limit));
         kept.map(|(_, question)| question.question_id).collect()
     }
 
