@@ -121,6 +121,18 @@ fn texts_for_meaning_representations_get_the_scores_of_the_same_outputs() {
             format!("{WRITE} --refs t.csv --outputs o.txt"),
             "cannot be used with",
         ),
+        (
+            "evaluate e2e --refs t.csv --outputs o.txt --export x.txt".into(),
+            "cannot be used with",
+        ),
+        (
+            "evaluate e2e --score e.jsonl --base-dtype bf16".into(),
+            "--base-dtype",
+        ),
+        (
+            "evaluate math --score e.jsonl".into(),
+            "expected answers to its questions, found answers to e2e",
+        ),
         (format!("{WRITE} --java-metrics none"), "none"),
         ("evaluate e2e --model bundled:llama".into(), "--data"),
         ("evaluate e2e --refs t.csv".into(), "--outputs"),
@@ -268,6 +280,18 @@ fn keys_of_texts_are_refused_where_they_have_no_meaning() {
         ),
         ("\"test.csv\"", "\"none.csv\"", "none.csv"),
         ("rows = 48", "rows = -1", "whole number"),
+        ("rows = 48", "rows = 0", "rows: expected at least 1"),
+        ("rows = 48", "format = \"alpaca\"", "format: expected e2e"),
+        (
+            "evaluate.e2e.beams = 1",
+            "evaluate.e2e.beams = 0",
+            "beams must be at least 1",
+        ),
+        (
+            "evaluate.e2e.beams = 1",
+            "evaluate.e2e.beams = 1\nevaluate.e2e.length_penalty = 0.9",
+            "e2e.length_penalty: expected none unless beams is above 1",
+        ),
     ] {
         fs::write(dir.join("s.toml"), SWEEP.replacen(from, to, 1)).unwrap();
         let error = fails(dir, "sweep s.toml --out out --dry-run");

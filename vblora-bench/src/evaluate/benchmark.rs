@@ -12,6 +12,7 @@ use vblora_models::{
 use super::{
     Answer, Asking, Origin, Question,
     e2e::JavaMetrics,
+    file::BENCHMARK,
     generated::score_answers,
     math::{GSM8K, MATH, PromptForm, gsm8k_questions, math_questions},
     tally::{Score, tallies},
@@ -114,10 +115,10 @@ const BATCH: usize = 16;
 const LORA_DECODING: (usize, f64, usize) = (10, 0.9, 4);
 
 impl Evaluation {
-    /// Refuses settings that the benchmark does not have.
+    /// Refuses settings that the benchmark does not have, and values that no answer can be made with.
     ///
     /// # Errors
-    /// [`Error::Setting`] names the setting.
+    /// The error names the setting.
     pub fn check(&self, benchmark: Benchmark) -> Result<()> {
         let refused = |setting: &str, expected: &str, found: String| {
             Err(Error::Setting {
@@ -146,7 +147,13 @@ impl Evaluation {
         if self.batch == Some(0) {
             return refused("batch", "at least 1", "0".into());
         }
-        Ok(())
+        let generation = self.generation(benchmark);
+        if let (Decoding::Greedy, Some(penalty)) = (&generation.decoding, self.length_penalty) {
+            let found = format!("{penalty} for greedy answers");
+            return refused("length_penalty", "none unless beams is above 1", found);
+        }
+        // There is no stop token yet, so the size of the vocabulary does not matter.
+        Ok(generation.check(0)?)
     }
 
     /// Scores answers by every metric or scorer of the benchmark. The first is the headline.
@@ -210,6 +217,17 @@ impl Evaluation {
         files: &ModelFiles,
         tokenizer: &TextTokenizer,
     ) -> Result<Asking> {
+        Ok(Asking {
+            generation: GenerationConfig {
+                stop_tokens: stop_tokens(files, tokenizer)?,
+                ..self.generation(benchmark)
+            },
+            batch: self.batch.unwrap_or(BATCH),
+        })
+    }
+
+    /// The choice of tokens, maximum length and stop texts, without the model's stop tokens.
+    fn generation(&self, benchmark: Benchmark) -> GenerationConfig {
         let (beams, length_penalty, no_repeat) = match benchmark {
             Benchmark::E2e => LORA_DECODING,
             Benchmark::Gsm8k | Benchmark::Math => (1, 1.0, 0),
@@ -226,17 +244,13 @@ impl Evaluation {
                 ..BeamSearch::default()
             }),
         };
-        Ok(Asking {
-            generation: GenerationConfig {
-                max_new_tokens: self.max_new_tokens.unwrap_or(benchmark.max_new_tokens()),
-                stop_tokens: stop_tokens(files, tokenizer)?,
-                stop_strings: stops.iter().map(|stop| (*stop).to_owned()).collect(),
-                no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(no_repeat),
-                decoding,
-                ..GenerationConfig::default()
-            },
-            batch: self.batch.unwrap_or(BATCH),
-        })
+        GenerationConfig {
+            max_new_tokens: self.max_new_tokens.unwrap_or(benchmark.max_new_tokens()),
+            stop_strings: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(no_repeat),
+            decoding,
+            ..GenerationConfig::default()
+        }
     }
 }
 
@@ -248,7 +262,7 @@ pub fn asked(benchmark: Benchmark, asking: &Asking) -> Result<Origin> {
     let settings = serde_json::to_string(&asking.generation);
     let settings = settings.map_err(|e| Error::json(Path::new("settings"), e))?;
     Ok(Origin::from([
-        ("benchmark".into(), benchmark.to_string()),
+        (BENCHMARK.into(), benchmark.to_string()),
         ("settings".into(), settings),
     ]))
 }

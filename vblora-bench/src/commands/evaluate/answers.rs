@@ -89,7 +89,7 @@ impl AnswerArguments {
     ) -> Result<Option<Scored>> {
         let scoring = settings.clone();
         let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
-            (Some(file), ..) => (read_answers(file)?, None),
+            (Some(file), ..) => (read_answers(file, benchmark)?, None),
             (None, Some(model), Some(data), Some(out)) => {
                 match self.answered(benchmark, settings, model, data, out)? {
                     Some(answered) => answered,

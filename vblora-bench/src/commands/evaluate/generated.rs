@@ -30,7 +30,7 @@ pub(super) struct GeneratedArguments {
     #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
     no_repeat_ngram_size: Option<usize>,
     /// Write the answers one a line, as other programs read outputs
-    #[arg(long, value_name = "FILE", help_heading = SCORES)]
+    #[arg(long, value_name = "FILE", conflicts_with = "refs", help_heading = SCORES)]
     export: Option<PathBuf>,
 }
 
