@@ -127,7 +127,15 @@ fn texts_for_meaning_representations_get_the_scores_of_the_same_outputs() {
         ),
         (
             "evaluate e2e --score e.jsonl --base-dtype bf16".into(),
-            "--base-dtype",
+            "--base-dtype <DTYPE>",
+        ),
+        (
+            "evaluate e2e --refs t.csv --outputs o.txt --beams 4".into(),
+            "--beams <N>",
+        ),
+        (
+            "evaluate e2e --refs t.csv --outputs o.txt --adapter a".into(),
+            "--adapter <DIR|FILE>",
         ),
         (
             "evaluate math --score e.jsonl".into(),
@@ -169,6 +177,14 @@ fn wrong_uses_are_one_clear_line() {
         ),
         ("evaluate gsm8k".into(), "--score FILE"),
         ("evaluate gsm8k --score none.jsonl".into(), "none.jsonl"),
+        (
+            "evaluate gsm8k --score a.jsonl --limit 2".into(),
+            "--limit <N>",
+        ),
+        (
+            "evaluate gsm8k --score a.jsonl --prompt question".into(),
+            "--prompt <FORM>",
+        ),
         (
             "evaluate gsm8k --score a.jsonl --scorer best".into(),
             "cot-strict",

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use vblora::storage::write_atomically;
 
-use super::generated::GeneratedArguments;
+use super::{answers::WITH_MODEL, generated::GeneratedArguments};
 use crate::{
     evaluate::e2e::{Corpus, E2eScores, HOW_TO_GET_METEOR, JavaMetrics, References, Scored},
     program::{complain, say},
@@ -35,7 +35,8 @@ pub(super) struct Arguments {
         num_args = 1..,
         requires = "refs",
         required_unless_present_any = ["model", "score"],
-        conflicts_with_all = ["model", "score"]
+        conflicts_with = "score",
+        conflicts_with_all = WITH_MODEL
     )]
     outputs: Vec<PathBuf>,
     /// Folder with meteor-1.5.jar and data/paraphrase-en.gz for METEOR, such as that of the Python package pycocoevalcap

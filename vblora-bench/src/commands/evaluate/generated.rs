@@ -9,25 +9,41 @@ use vblora::storage::write_atomically;
 use super::answers::{ANSWERS, AnswerArguments, SCORES};
 use crate::evaluate::{Answer, Benchmark, Evaluation, Score, output};
 
+/// The flags that score texts which are there.
+const WITHOUT_MODEL: [&str; 2] = ["score", "refs"];
+
 // Plain comments: a doc comment on flattened flags would become the command's description.
 #[derive(Debug, Args)]
 pub(super) struct GeneratedArguments {
     #[command(flatten)]
     answers: AnswerArguments,
     /// Width of beam search; 1 is greedy [default: 10, as in LoRA's paper]
-    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "model",
+        conflicts_with_all = WITHOUT_MODEL,
+        help_heading = ANSWERS
+    )]
     beams: Option<usize>,
     /// Length penalty of beam search; above 0 it favours long texts [default: 0.9]
     #[arg(
         long,
         value_name = "X",
         requires = "model",
+        conflicts_with_all = WITHOUT_MODEL,
         allow_negative_numbers = true,
         help_heading = ANSWERS
     )]
     length_penalty: Option<f64>,
     /// Never repeat a sequence of N tokens; 0 allows repeats [default: 4]
-    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "model",
+        conflicts_with_all = WITHOUT_MODEL,
+        help_heading = ANSWERS
+    )]
     no_repeat_ngram_size: Option<usize>,
     /// Write the answers one a line, as other programs read outputs
     #[arg(long, value_name = "FILE", conflicts_with = "refs", help_heading = SCORES)]

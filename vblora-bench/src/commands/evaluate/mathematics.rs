@@ -48,7 +48,13 @@ struct CommonArguments {
     #[command(flatten)]
     answers: AnswerArguments,
     /// Form of the prompt [default: metamath]
-    #[arg(long, value_name = "FORM", requires = "model", help_heading = ANSWERS)]
+    #[arg(
+        long,
+        value_name = "FORM",
+        requires = "model",
+        conflicts_with = "score",
+        help_heading = ANSWERS
+    )]
     prompt: Option<PromptForm>,
     /// Scorer of the headline, the table's first row
     #[arg(long, value_name = "NAME", help_heading = SCORES)]
