@@ -54,6 +54,9 @@ pub(super) struct Arguments {
     generated: GeneratedArguments,
 }
 
+/// The names of the scores in tables and JSON.
+const COLUMNS: [&str; 5] = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
+
 /// Prints the scores of each file of outputs.
 ///
 /// # Errors
@@ -107,27 +110,16 @@ fn generated(arguments: &Arguments) -> Result<()> {
     let Some(found) = arguments.generated.run(java)? else {
         return Ok(());
     };
-    let columns = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
+    let values = found.scores.iter().map(|score| score.value);
     if arguments.json {
-        let scores = columns.iter().zip(&found.scores);
-        let mut all: Map<String, Value> = scores
-            .map(|(name, score)| ((*name).to_owned(), json!(score.value)))
-            .collect();
+        let mut all = by_column(values);
         all.insert("file".into(), json!(found.file));
         all.insert("outputs".into(), found.answers.len().into());
         all.insert("subset".into(), json!(found.subset));
         say(serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
-    let file = found.file.display().to_string();
-    let values = found.scores.iter().map(|score| digits(score.value));
-    let values: Vec<String> = values.collect();
-    say(format!(
-        "File\t{}\n{}\t{}",
-        columns.join("\t"),
-        visible(&file),
-        values.join("\t")
-    ));
+    say([header(), row(&found.file, values)].join("\n"));
     if let Some(subset) = &found.subset {
         say(format!("{subset}."));
     }
@@ -139,21 +131,29 @@ fn generated(arguments: &Arguments) -> Result<()> {
 
 /// The table of `measure_scores.py -t -H`.
 fn table(files: &[PathBuf], scores: &[E2eScores]) -> String {
-    let mut lines = vec!["File\tBLEU\tNIST\tMETEOR\tROUGE_L\tCIDEr".to_owned()];
-    for (file, scores) in files.iter().zip(scores) {
-        let file = file.display().to_string();
-        let text = scores.text;
-        let columns = [
-            visible(&file).into_owned(),
-            digits(Some(text.bleu)),
-            digits(text.nist),
-            digits(scores.meteor),
-            digits(Some(text.rouge_l)),
-            digits(Some(text.cider)),
-        ];
-        lines.push(columns.join("\t"));
-    }
+    let rows = files.iter().zip(scores).map(|(file, scores)| {
+        let values = scores.named().into_iter();
+        row(file, values.map(|(_, value)| value))
+    });
+    let lines: Vec<String> = [header()].into_iter().chain(rows).collect();
     lines.join("\n")
+}
+
+fn header() -> String {
+    format!("File\t{}", COLUMNS.join("\t"))
+}
+
+fn row(file: &Path, scores: impl Iterator<Item = Option<f64>>) -> String {
+    let file = visible(&file.display().to_string()).into_owned();
+    let cells: Vec<String> = [file].into_iter().chain(scores.map(digits)).collect();
+    cells.join("\t")
+}
+
+fn by_column(scores: impl Iterator<Item = Option<f64>>) -> Map<String, Value> {
+    let named = COLUMNS.iter().zip(scores);
+    named
+        .map(|(name, score)| ((*name).to_owned(), json!(score)))
+        .collect()
 }
 
 /// Four digits after the point, or `-` for a metric without a score.
