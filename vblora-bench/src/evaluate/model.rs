@@ -36,9 +36,9 @@ pub struct AnsweringModel {
 /// A model on a device.
 #[derive(Debug)]
 pub(super) struct LoadedModel<B: VbLoraBackend> {
-    pub(super) model: CausalLm<B>,
-    pub(super) factors: Factors<B>,
-    pub(super) tokenizer: TextTokenizer,
+    model: CausalLm<B>,
+    factors: Factors<B>,
+    tokenizer: TextTokenizer,
 }
 
 impl AnsweringModel {
@@ -130,6 +130,17 @@ impl AnsweringModel {
     }
 }
 
+impl<B: VbLoraBackend> LoadedModel<B> {
+    pub(super) fn responder<'a>(&'a self, device: &'a B::Device) -> Responder<'a, B> {
+        Responder {
+            model: &self.model,
+            factors: self.factors.clone(),
+            tokenizer: &self.tokenizer,
+            device,
+        }
+    }
+}
+
 /// SHA-256 over the files of an adapter.
 pub(super) fn adapter_hash(path: &Path) -> Result<String> {
     let files = match path.is_dir() {
@@ -169,13 +180,7 @@ impl BackendJob for AnswerJob<'_> {
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Result<()> {
         let loaded = self.model.load::<B>(&device)?;
-        let responder = Responder {
-            model: &loaded.model,
-            factors: loaded.factors,
-            tokenizer: &loaded.tokenizer,
-            device: &device,
-        };
-        responder.answer(
+        loaded.responder(&device).answer(
             self.questions,
             self.asking,
             self.file,
