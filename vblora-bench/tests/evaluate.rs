@@ -2,34 +2,29 @@
 #![cfg(feature = "flex")]
 #![forbid(unsafe_code)]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Command};
 
-fn vblora(dir: &Path, line: &str) -> Output {
+mod shell;
+
+/// Exit status, standard output, standard error.
+fn vblora(dir: &Path, line: &str) -> (i32, String, String) {
     let arguments = shlex::split(line).unwrap();
     let program = env!("CARGO_BIN_EXE_vblora");
     let mut command = Command::new(program);
     command.args(arguments).current_dir(dir);
-    command.output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    shell::seen(command.output().unwrap())
 }
 
 fn succeeds(dir: &Path, line: &str) -> String {
-    let output = vblora(dir, line);
-    assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-    text(&output.stdout)
+    let (status, out, errors) = vblora(dir, line);
+    assert_eq!(status, 0, "{line}: {errors}");
+    out
 }
 
 fn fails(dir: &Path, line: &str) -> String {
-    let output = vblora(dir, line);
-    assert!(!output.status.success(), "{line}: {}", text(&output.stdout));
-    text(&output.stderr)
+    let (status, out, errors) = vblora(dir, line);
+    assert_ne!(status, 0, "{line}: {out}");
+    errors
 }
 
 fn questions(dir: &Path) {

@@ -3,6 +3,8 @@
 
 mod commands;
 mod endpoint;
+#[path = "../shell/mod.rs"]
+mod shell;
 
 use std::{
     collections::BTreeMap,

@@ -31,8 +31,8 @@ pub(super) struct Gsm8kArguments {
 
 /// Answer problems of MATH with a model and score the answers by several rules
 ///
-/// The first row of the table is the rule of the paper's authors without sympy and without their mistake, which counts some answers as
-/// right unseen.
+/// The first row of the table is the rule of the paper's authors, without sympy. Their mistake, which counts some answers as right unseen, is
+/// not repeated.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora evaluate math --model path/to/model --data math/test.jsonl --out answers.jsonl --limit 500
