@@ -82,17 +82,17 @@ pub(super) struct Scored {
 
 impl AnswerArguments {
     /// The file of answers: that to write, or that to score again.
-    pub(super) fn file(&self) -> Option<&PathBuf> {
-        self.out.as_ref().or(self.score.as_ref())
+    pub(super) fn file(&self) -> &Path {
+        let file = self.out.as_ref().or(self.score.as_ref());
+        file.map_or(Path::new(""), PathBuf::as_path)
     }
 
     /// Answers the questions and scores the answers, or scores a file. `None` after a signal: the file keeps what was answered.
     pub(super) fn scored(
         &self,
         benchmark: Benchmark,
-        settings: Evaluation,
+        settings: &Evaluation,
     ) -> Result<Option<Scored>> {
-        let scoring = settings.clone();
         let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
             (Some(file), ..) => (read_answers(file, benchmark)?, None),
             (None, Some(model), Some(data), Some(out)) => {
@@ -103,7 +103,7 @@ impl AnswerArguments {
             }
             _ => bail!("expected --model, --data and --out to answer, or --score FILE"),
         };
-        let scores = scoring.score(benchmark, &answers)?;
+        let scores = settings.score(benchmark, &answers)?;
         Ok(Some(Scored {
             answers,
             scores,
@@ -114,7 +114,7 @@ impl AnswerArguments {
     fn answered(
         &self,
         benchmark: Benchmark,
-        settings: Evaluation,
+        settings: &Evaluation,
         model: &str,
         data: &Path,
         out: &Path,
@@ -124,7 +124,7 @@ impl AnswerArguments {
             limit: self.limit,
             max_new_tokens: self.max_tokens,
             batch: self.batch,
-            ..settings
+            ..settings.clone()
         };
         settings.check(benchmark)?;
         let model = self.base.open(model)?;

@@ -110,16 +110,17 @@ fn generated(arguments: &Arguments) -> Result<()> {
     let Some(found) = arguments.generated.run(java)? else {
         return Ok(());
     };
+    let file = arguments.generated.file();
     let values = found.scores.iter().map(|score| score.value);
     if arguments.json {
         let mut all = by_column(values);
-        all.insert("file".into(), json!(found.file));
+        all.insert("file".into(), json!(file));
         all.insert("outputs".into(), found.answers.len().into());
         all.insert("subset".into(), json!(found.subset));
         say(serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
-    say([header(), row(&found.file, values)].join("\n"));
+    say([header(), row(file, values)].join("\n"));
     if let Some(subset) = &found.subset {
         say(format!("{subset}."));
     }

@@ -6,8 +6,8 @@ use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
 
-use super::answers::{ANSWERS, AnswerArguments, SCORES};
-use crate::evaluate::{Answer, Benchmark, Evaluation, Score, output};
+use super::answers::{ANSWERS, AnswerArguments, SCORES, Scored};
+use crate::evaluate::{Benchmark, Evaluation, output};
 
 /// The flags that score texts which are there.
 const WITHOUT_MODEL: [&str; 2] = ["score", "refs"];
@@ -50,19 +50,9 @@ pub(super) struct GeneratedArguments {
     export: Option<PathBuf>,
 }
 
-/// Answers with their scores.
-pub(super) struct Generated {
-    /// The file of answers.
-    pub(super) file: PathBuf,
-    pub(super) answers: Vec<Answer>,
-    pub(super) scores: Vec<Score>,
-    /// A note if only a part of the questions was asked.
-    pub(super) subset: Option<String>,
-}
-
 impl GeneratedArguments {
     /// Answers and scores. `None` after a signal.
-    pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Generated>> {
+    pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Scored>> {
         let settings = Evaluation {
             beams: self.beams,
             length_penalty: self.length_penalty,
@@ -70,18 +60,18 @@ impl GeneratedArguments {
             java_metrics: java.map(|dir| dir.display().to_string()),
             ..Evaluation::default()
         };
-        let Some(scored) = self.answers.scored(Benchmark::E2e, settings)? else {
+        let Some(scored) = self.answers.scored(Benchmark::E2e, &settings)? else {
             return Ok(None);
         };
         if let Some(file) = &self.export {
             let lines = scored.answers.iter().map(|answer| output(answer) + "\n");
             write_atomically(file, lines.collect::<String>().as_bytes())?;
         }
-        Ok(Some(Generated {
-            file: self.answers.file().cloned().unwrap_or_default(),
-            answers: scored.answers,
-            scores: scored.scores,
-            subset: scored.subset,
-        }))
+        Ok(Some(scored))
+    }
+
+    /// The file of answers.
+    pub(super) fn file(&self) -> &Path {
+        self.answers.file()
     }
 }

@@ -78,7 +78,7 @@ fn run(arguments: &CommonArguments, benchmark: Benchmark, scorers: &[Scorer]) ->
         prompt: arguments.prompt,
         ..Evaluation::default()
     };
-    let Some(mut scored) = arguments.answers.scored(benchmark, settings)? else {
+    let Some(mut scored) = arguments.answers.scored(benchmark, &settings)? else {
         return Ok(());
     };
     scored.scores.sort_by_key(|score| score.name != headline);
