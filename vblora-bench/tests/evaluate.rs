@@ -110,7 +110,12 @@ fn texts_for_meaning_representations_get_the_scores_of_the_same_outputs() {
             .to_owned()
     };
     assert_eq!(scores(&theirs), scores(&table));
+    fs::write(dir.join("empty.csv"), "mr,ref\nname[A],A\nname[A],\n").unwrap();
     for (line, says) in [
+        (
+            WRITE.replace("t.csv", "empty.csv"),
+            "empty.csv, field \"ref\": expected text in every row, found 1 empty",
+        ),
         ("evaluate e2e".to_owned(), "--outputs"),
         (
             format!("{WRITE} --refs t.csv --outputs o.txt"),

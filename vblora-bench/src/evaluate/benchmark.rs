@@ -11,6 +11,7 @@ use vblora_models::{
 
 use super::{
     Answer, Asking, Origin, Question,
+    answer::whole_texts,
     e2e::JavaMetrics,
     file::BENCHMARK,
     generated::score_answers,
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    tasks::causal::{Form, is_kept, read_texts},
+    tasks::causal::{Form, is_kept},
 };
 
 /// A benchmark of generated answers.
@@ -269,7 +270,7 @@ pub fn asked(benchmark: Benchmark, asking: &Asking) -> Result<Origin> {
 
 /// Each meaning representation of a file once, with all its references.
 fn e2e_questions(path: &Path) -> Result<Vec<Question>> {
-    let texts = read_texts(path, &Form::E2e)?;
+    let texts = whole_texts(path, &Form::E2e, "ref")?;
     let question = |(row, (prompt, references)): (usize, (&str, Vec<&str>))| Question {
         id: format!("e2e-{row}"),
         prompt: prompt.to_owned(),
