@@ -61,7 +61,7 @@ impl Card<'_> {
     }
 
     fn name(&self) -> String {
-        format!("{}-seed{}", self.result.method, self.result.seed)
+        self.result.file_name()
     }
 
     /// The defined metrics of the adapter's evaluation.

@@ -167,7 +167,7 @@ fn check(dir: &Path, made: &Made, backend: BackendKind) -> Result<()> {
 
 /// Compares the files of a run, and says how they compare. Returns true if all are the same.
 fn compare(run: &RunResult, there: &Path, here: &Path) -> Result<bool> {
-    let name = format!("{}-seed{}", run.method, run.seed);
+    let name = run.file_name();
     let (there, here) = (there.join(&name), here.join(&name));
     let mut files = RunDir::trained_files(&there)?;
     files.extend(RunDir::trained_files(&here)?);

@@ -80,9 +80,8 @@ impl<B: VbLoraBackend> Trained<'_, B> {
 
     /// The directory in which the session stored a run.
     fn directory(&self, run: &RunResult) -> Result<PathBuf> {
-        let name = format!("{}-seed{}", run.method, run.seed);
         let out = self.session.out.as_ref();
-        let dir = out.map(|out| out.dir.join(name));
+        let dir = out.map(|out| out.dir.join(run.file_name()));
         dir.ok_or_else(|| Error::Setting {
             setting: "out".into(),
             expected: "a directory, since answers come from the stored adapter".into(),
@@ -94,6 +93,14 @@ impl<B: VbLoraBackend> Trained<'_, B> {
         let config = self.base.config().clone();
         if dir.join("adapter_config.json").is_file() {
             let found = AdaptedConfig::open(dir, config)?;
+            // Runs train no whole module of the base, and this base has none replaced.
+            if !found.saved.is_empty() {
+                return Err(Error::Setting {
+                    setting: format!("modules_to_save of {}", dir.display()),
+                    expected: "none, as training writes it".into(),
+                    found: "tensors of the model".into(),
+                });
+            }
             return Ok(OfRun {
                 whole: None,
                 factors: found.adapter.factors(self.device),

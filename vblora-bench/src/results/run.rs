@@ -63,6 +63,11 @@ pub struct RunResult {
 }
 
 impl RunResult {
+    /// The name of the run in files: `vblora-seed1`.
+    pub fn file_name(&self) -> String {
+        format!("{}-seed{}", self.method, self.seed)
+    }
+
     /// Returns true if every epoch was evaluated at its end and nothing else was.
     pub fn is_by_epoch(&self) -> bool {
         let numbers = self.epochs.iter().map(|epoch| epoch.epoch);

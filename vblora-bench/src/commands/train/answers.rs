@@ -133,7 +133,7 @@ impl Answered<'_> {
         };
         let mut all = vec![("base".to_owned(), answer(&Factors::none())?)];
         for run in &results.runs {
-            let name = format!("{}-seed{}", run.method, run.seed);
+            let name = run.file_name();
             let dir = self.out.join(&name);
             // A fully trained model has no adapter.
             if dir.join("adapter_config.json").is_file() {
