@@ -2,34 +2,29 @@
 #![cfg(feature = "flex")]
 #![forbid(unsafe_code)]
 
-use std::{
-    fs,
-    path::Path,
-    process::{Command, Output},
-};
+use std::{fs, path::Path, process::Command};
 
-fn vblora(dir: &Path, line: &str) -> Output {
+mod shell;
+
+/// Exit status, standard output, standard error.
+fn vblora(dir: &Path, line: &str) -> (i32, String, String) {
     let arguments = shlex::split(line).unwrap();
     let program = env!("CARGO_BIN_EXE_vblora");
     let mut command = Command::new(program);
     command.args(arguments).current_dir(dir);
-    command.output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
+    shell::seen(command.output().unwrap())
 }
 
 fn succeeds(dir: &Path, line: &str) -> String {
-    let output = vblora(dir, line);
-    assert!(output.status.success(), "{line}: {}", text(&output.stderr));
-    text(&output.stdout)
+    let (status, out, errors) = vblora(dir, line);
+    assert_eq!(status, 0, "{line}: {errors}");
+    out
 }
 
 fn fails(dir: &Path, line: &str) -> String {
-    let output = vblora(dir, line);
-    assert!(!output.status.success(), "{line}: {}", text(&output.stdout));
-    text(&output.stderr)
+    let (status, out, errors) = vblora(dir, line);
+    assert_ne!(status, 0, "{line}: {out}");
+    errors
 }
 
 fn questions(dir: &Path) {
@@ -115,11 +110,36 @@ fn texts_for_meaning_representations_get_the_scores_of_the_same_outputs() {
             .to_owned()
     };
     assert_eq!(scores(&theirs), scores(&table));
+    fs::write(dir.join("empty.csv"), "mr,ref\nname[A],A\nname[A],\n").unwrap();
     for (line, says) in [
+        (
+            WRITE.replace("t.csv", "empty.csv"),
+            "empty.csv, field \"ref\": expected text in every row, found 1 empty",
+        ),
         ("evaluate e2e".to_owned(), "--outputs"),
         (
             format!("{WRITE} --refs t.csv --outputs o.txt"),
             "cannot be used with",
+        ),
+        (
+            "evaluate e2e --refs t.csv --outputs o.txt --export x.txt".into(),
+            "cannot be used with",
+        ),
+        (
+            "evaluate e2e --score e.jsonl --base-dtype bf16".into(),
+            "--base-dtype <DTYPE>",
+        ),
+        (
+            "evaluate e2e --refs t.csv --outputs o.txt --beams 4".into(),
+            "--beams <N>",
+        ),
+        (
+            "evaluate e2e --refs t.csv --outputs o.txt --adapter a".into(),
+            "--adapter <DIR|FILE>",
+        ),
+        (
+            "evaluate math --score e.jsonl".into(),
+            "expected answers to its questions, found answers to e2e",
         ),
         (format!("{WRITE} --java-metrics none"), "none"),
         ("evaluate e2e --model bundled:llama".into(), "--data"),
@@ -157,6 +177,14 @@ fn wrong_uses_are_one_clear_line() {
         ),
         ("evaluate gsm8k".into(), "--score FILE"),
         ("evaluate gsm8k --score none.jsonl".into(), "none.jsonl"),
+        (
+            "evaluate gsm8k --score a.jsonl --limit 2".into(),
+            "--limit <N>",
+        ),
+        (
+            "evaluate gsm8k --score a.jsonl --prompt question".into(),
+            "--prompt <FORM>",
+        ),
         (
             "evaluate gsm8k --score a.jsonl --scorer best".into(),
             "cot-strict",
@@ -268,6 +296,18 @@ fn keys_of_texts_are_refused_where_they_have_no_meaning() {
         ),
         ("\"test.csv\"", "\"none.csv\"", "none.csv"),
         ("rows = 48", "rows = -1", "whole number"),
+        ("rows = 48", "rows = 0", "rows: expected at least 1"),
+        ("rows = 48", "format = \"alpaca\"", "format: expected e2e"),
+        (
+            "evaluate.e2e.beams = 1",
+            "evaluate.e2e.beams = 0",
+            "beams must be at least 1",
+        ),
+        (
+            "evaluate.e2e.beams = 1",
+            "evaluate.e2e.beams = 1\nevaluate.e2e.length_penalty = 0.9",
+            "e2e.length_penalty: expected none unless beams is above 1",
+        ),
     ] {
         fs::write(dir.join("s.toml"), SWEEP.replacen(from, to, 1)).unwrap();
         let error = fails(dir, "sweep s.toml --out out --dry-run");

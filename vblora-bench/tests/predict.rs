@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
+mod shell;
+
 use std::{
     io::Write,
     path::Path,
@@ -29,13 +31,7 @@ fn vblora(dir: &Path, arguments: &str, input: &str) -> (i32, String, String) {
         .unwrap();
     // A command that reads no input may have ended.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    let done = child.wait_with_output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        done.status.code().unwrap(),
-        text(done.stdout),
-        text(done.stderr),
-    )
+    shell::seen(child.wait_with_output().unwrap())
 }
 
 #[track_caller]

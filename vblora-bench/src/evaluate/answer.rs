@@ -1,7 +1,14 @@
 //! A question of a benchmark, and an answer as a line of a file.
 
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use vblora_models::generate::Ended;
+
+use crate::{
+    Error, Result,
+    tasks::causal::{Form, Texts, read_texts},
+};
 
 /// A question of a benchmark.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +19,23 @@ pub struct Question {
     pub prompt: String,
     /// The expected answers; a scorer knows their form.
     pub references: Vec<String>,
+}
+
+/// The texts of a file of questions. A row without a response is an error, since the scores without it would be others.
+///
+/// # Errors
+/// The file cannot be read; the field `response` is empty in a row.
+pub(super) fn whole_texts(path: &Path, form: &Form, response: &str) -> Result<Texts> {
+    let texts = read_texts(path, form)?;
+    match texts.empty {
+        0 => Ok(texts),
+        empty => Err(Error::Entry {
+            file: path.display().to_string(),
+            place: format!("field \"{response}\""),
+            expected: "text in every row".into(),
+            found: format!("{empty} empty"),
+        }),
+    }
 }
 
 /// A model's answer: one line of a file of answers.

@@ -11,14 +11,16 @@ use vblora_models::{
 
 use super::{
     Answer, Asking, Origin, Question,
+    answer::whole_texts,
     e2e::JavaMetrics,
+    file::BENCHMARK,
     generated::score_answers,
     math::{GSM8K, MATH, PromptForm, gsm8k_questions, math_questions},
     tally::{Score, tallies},
 };
 use crate::{
     Error, Result,
-    tasks::causal::{Form, read_texts},
+    tasks::causal::{Form, is_kept},
 };
 
 /// A benchmark of generated answers.
@@ -114,10 +116,10 @@ const BATCH: usize = 16;
 const LORA_DECODING: (usize, f64, usize) = (10, 0.9, 4);
 
 impl Evaluation {
-    /// Refuses settings that the benchmark does not have.
+    /// Refuses settings that the benchmark does not have, and values that no answer can be made with.
     ///
     /// # Errors
-    /// [`Error::Setting`] names the setting.
+    /// The error names the setting.
     pub fn check(&self, benchmark: Benchmark) -> Result<()> {
         let refused = |setting: &str, expected: &str, found: String| {
             Err(Error::Setting {
@@ -146,7 +148,13 @@ impl Evaluation {
         if self.batch == Some(0) {
             return refused("batch", "at least 1", "0".into());
         }
-        Ok(())
+        let generation = self.generation(benchmark);
+        if let (Decoding::Greedy, Some(penalty)) = (&generation.decoding, self.length_penalty) {
+            let found = format!("{penalty} for greedy answers");
+            return refused("length_penalty", "none unless beams is above 1", found);
+        }
+        // There is no stop token yet, so the size of the vocabulary does not matter.
+        Ok(generation.check(0)?)
     }
 
     /// Scores answers by every metric or scorer of the benchmark. The first is the headline.
@@ -210,6 +218,17 @@ impl Evaluation {
         files: &ModelFiles,
         tokenizer: &TextTokenizer,
     ) -> Result<Asking> {
+        Ok(Asking {
+            generation: GenerationConfig {
+                stop_tokens: stop_tokens(files, tokenizer)?,
+                ..self.generation(benchmark)
+            },
+            batch: self.batch.unwrap_or(BATCH),
+        })
+    }
+
+    /// The choice of tokens, maximum length and stop texts, without the model's stop tokens.
+    fn generation(&self, benchmark: Benchmark) -> GenerationConfig {
         let (beams, length_penalty, no_repeat) = match benchmark {
             Benchmark::E2e => LORA_DECODING,
             Benchmark::Gsm8k | Benchmark::Math => (1, 1.0, 0),
@@ -226,17 +245,13 @@ impl Evaluation {
                 ..BeamSearch::default()
             }),
         };
-        Ok(Asking {
-            generation: GenerationConfig {
-                max_new_tokens: self.max_new_tokens.unwrap_or(benchmark.max_new_tokens()),
-                stop_tokens: stop_tokens(files, tokenizer)?,
-                stop_strings: stops.iter().map(|stop| (*stop).to_owned()).collect(),
-                no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(no_repeat),
-                decoding,
-                ..GenerationConfig::default()
-            },
-            batch: self.batch.unwrap_or(BATCH),
-        })
+        GenerationConfig {
+            max_new_tokens: self.max_new_tokens.unwrap_or(benchmark.max_new_tokens()),
+            stop_strings: stops.iter().map(|stop| (*stop).to_owned()).collect(),
+            no_repeat_ngram_size: self.no_repeat_ngram_size.unwrap_or(no_repeat),
+            decoding,
+            ..GenerationConfig::default()
+        }
     }
 }
 
@@ -248,14 +263,14 @@ pub fn asked(benchmark: Benchmark, asking: &Asking) -> Result<Origin> {
     let settings = serde_json::to_string(&asking.generation);
     let settings = settings.map_err(|e| Error::json(Path::new("settings"), e))?;
     Ok(Origin::from([
-        ("benchmark".into(), benchmark.to_string()),
+        (BENCHMARK.into(), benchmark.to_string()),
         ("settings".into(), settings),
     ]))
 }
 
 /// Each meaning representation of a file once, with all its references.
 fn e2e_questions(path: &Path) -> Result<Vec<Question>> {
-    let texts = read_texts(path, &Form::E2e)?;
+    let texts = whole_texts(path, &Form::E2e, "ref")?;
     let question = |(row, (prompt, references)): (usize, (&str, Vec<&str>))| Question {
         id: format!("e2e-{row}"),
         prompt: prompt.to_owned(),
@@ -271,10 +286,9 @@ fn e2e_questions(path: &Path) -> Result<Vec<Question>> {
 
 /// At most `most` questions, evenly spaced.
 fn thinned(questions: Vec<Question>, most: usize) -> Vec<Question> {
-    let n = questions.len();
-    let is_kept = |row: usize| n <= most || (row + 1) * most / n > row * most / n;
+    let count = questions.len();
     let rows = questions.into_iter().enumerate();
-    rows.filter(|(row, _)| is_kept(*row))
+    rows.filter(|(row, _)| is_kept(*row, count, most))
         .map(|(_, question)| question)
         .collect()
 }

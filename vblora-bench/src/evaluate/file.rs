@@ -9,7 +9,10 @@ use std::{
 
 use vblora::storage::{read_file, strict_json, write_atomically};
 
-use super::answer::{Answer, Question};
+use super::{
+    Benchmark,
+    answer::{Answer, Question},
+};
 use crate::{
     Error, Result,
     directory::{DirLock, is_file},
@@ -18,6 +21,9 @@ use crate::{
 
 /// The settings that a file's answers depend on, by name. A file is continued only under equal settings.
 pub type Origin = BTreeMap<String, String>;
+
+/// The key of an origin with the benchmark's name.
+pub(super) const BENCHMARK: &str = "benchmark";
 
 /// Answers to the questions of a benchmark, in a file that grows. A killed process leaves whole lines and at most one cut line, which the
 /// next process drops.
@@ -39,7 +45,7 @@ impl AnswerFile {
     /// Opens a file for answers to these questions. An existing file with the same origin is continued; `overwrite` replaces any file.
     ///
     /// # Errors
-    /// The existing answers have another origin or other questions; a line is damaged; another process writes to the file; a file cannot be
+    /// The existing answers have another origin or other questions. A line is damaged. Another process writes to the file. A file cannot be
     /// read or written.
     pub fn open(
         path: &Path,
@@ -50,7 +56,7 @@ impl AnswerFile {
         let (dir, name) = place(path)?;
         std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
         let lock = DirLock::take(dir, &format!("{name}.lock"))?;
-        let beside = dir.join(format!("{name}.origin.json"));
+        let beside = origin_file(dir, &name);
         let known = is_file(path)? && !overwrite;
         let answers = match known {
             true => {
@@ -111,11 +117,24 @@ impl AnswerFile {
     }
 }
 
-/// Reads a whole file of answers, to score them again.
+/// Reads a whole file of answers to a benchmark, to score them again.
 ///
 /// # Errors
-/// The file cannot be read or has no answer; a line is not an answer, or repeats an id.
-pub fn read_answers(path: &Path) -> Result<Vec<Answer>> {
+/// The file cannot be read or has no answer; a line is not an answer, or repeats an id; the origin names another benchmark.
+pub fn read_answers(path: &Path, benchmark: Benchmark) -> Result<Vec<Answer>> {
+    let (dir, name) = place(path)?;
+    let beside = origin_file(dir, &name);
+    // Answers that another program wrote have no origin.
+    if is_file(&beside)?
+        && let Some(other) = read_origin(&beside)?.get(BENCHMARK)
+        && other != benchmark.name()
+    {
+        return Err(Error::Score {
+            task: benchmark.to_string(),
+            expected: "answers to its questions".into(),
+            found: format!("answers to {other} in {}", path.display()),
+        });
+    }
     let bytes = read_file(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
     let answers = parsed(path, &bytes)?;
     match answers.is_empty() {
@@ -136,6 +155,16 @@ fn place(path: &Path) -> Result<(&Path, String)> {
     Ok((dir, name.to_string_lossy().into_owned()))
 }
 
+/// The file with the origin of the answers in a file.
+fn origin_file(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}.origin.json"))
+}
+
+fn read_origin(path: &Path) -> Result<Origin> {
+    let bytes = read_file(path, MAX_DATA_BYTES).map_err(|e| Error::read(path, e))?;
+    strict_json::from_slice(&bytes).map_err(|e| Error::json(path, e))
+}
+
 /// Refuses a file whose answers come from other settings than those in the file `beside` it.
 pub(crate) fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Result<()> {
     if !is_file(beside)? {
@@ -144,8 +173,7 @@ pub(crate) fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Resul
             "nothing says where its answers come from; choose another file, or overwrite it",
         ));
     }
-    let bytes = read_file(beside, MAX_DATA_BYTES).map_err(|e| Error::read(beside, e))?;
-    let there: Origin = strict_json::from_slice(&bytes).map_err(|e| Error::json(beside, e))?;
+    let there = read_origin(beside)?;
     let keys = origin.keys().chain(there.keys());
     let value = |origin: &Origin, key: &str| match origin.get(key) {
         Some(value) => value.clone(),
@@ -274,7 +302,7 @@ mod tests {
         let all = file.finish(&questions).unwrap().unwrap();
         let expected: Vec<Answer> = questions.iter().map(answer).collect();
         assert_eq!(all, expected);
-        assert_eq!(read_answers(&path).unwrap(), expected);
+        assert_eq!(read_answers(&path, Benchmark::Math).unwrap(), expected);
         let names: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().collect();
         assert_eq!(names.len(), 2, "the lock is gone: {names:?}");
     }
@@ -345,7 +373,9 @@ mod tests {
             };
             says(found.err().map(|error| error.to_string()), resumed);
             says(
-                read_answers(&path).err().map(|error| error.to_string()),
+                read_answers(&path, Benchmark::Math)
+                    .err()
+                    .map(|error| error.to_string()),
                 scored,
             );
         }

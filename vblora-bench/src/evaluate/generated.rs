@@ -15,19 +15,12 @@ pub(super) fn score_answers(answers: &[Answer], java: Option<&Path>) -> Result<V
     let outputs: Vec<String> = answers.iter().map(output).collect();
     let references: Vec<Vec<String>> = answers.iter().map(|a| a.references.clone()).collect();
     let scores = Scored::new(&outputs, &references, java.as_ref())?.scores();
-    let values = [
-        ("bleu", Some(scores.text.bleu)),
-        ("nist", scores.text.nist),
-        ("meteor", scores.meteor),
-        ("rouge_l", Some(scores.text.rouge_l)),
-        ("cider", Some(scores.text.cider)),
-    ];
     let score = |(name, value): (&str, Option<f64>)| Score {
         name: name.into(),
         value,
         tally: None,
     };
-    Ok(values.into_iter().map(score).collect())
+    Ok(scores.named().into_iter().map(score).collect())
 }
 
 /// An answer as one line of a file of outputs: without blanks at its ends, and a line break counts as a blank.

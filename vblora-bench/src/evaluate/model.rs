@@ -36,27 +36,24 @@ pub struct AnsweringModel {
 /// A model on a device.
 #[derive(Debug)]
 pub(super) struct LoadedModel<B: VbLoraBackend> {
-    pub(super) model: CausalLm<B>,
-    pub(super) factors: Factors<B>,
-    pub(super) tokenizer: TextTokenizer,
+    model: CausalLm<B>,
+    factors: Factors<B>,
+    tokenizer: TextTokenizer,
 }
 
 impl AnsweringModel {
-    /// Opens a model's configuration and tokenizer, and an adapter. `dtype` is the number type of the base's linear maps; with `merge` the
-    /// adapter is merged into them on the device.
+    /// Opens a model's configuration and tokenizer, and an adapter. `dtype` is the form of the base's linear maps, or `None` for that of the
+    /// files. With `merge` the adapter is merged into them on the device.
     ///
     /// # Errors
-    /// The model is not a causal one; the adapter does not fit it; a file cannot be read.
+    /// The model is not a causal one; the adapter or the form does not fit it; a file cannot be read.
     pub fn open(
         files: ModelFiles,
-        dtype: BaseDtype,
+        dtype: Option<BaseDtype>,
         adapter: Option<&Path>,
         merge: bool,
     ) -> Result<Self> {
-        let mut config = DecoderConfig {
-            base_dtype: dtype,
-            ..DecoderConfig::from_files(&files)?
-        };
+        let mut config = DecoderConfig::from_files(&files)?.held_as(dtype)?;
         let (mut files, mut saved) = (files, SavedTensors::default());
         let adapter = match adapter {
             None => None,
@@ -115,7 +112,7 @@ impl AnsweringModel {
         })
     }
 
-    /// What the answers of this model depend on, beside questions and settings.
+    /// Everything that the answers depend on, beside questions and settings.
     ///
     /// # Errors
     /// A file cannot be read.
@@ -130,6 +127,17 @@ impl AnsweringModel {
             ("base_dtype".into(), self.config.base_dtype.to_string()),
             ("merge".into(), self.merge.to_string()),
         ]))
+    }
+}
+
+impl<B: VbLoraBackend> LoadedModel<B> {
+    pub(super) fn responder<'a>(&'a self, device: &'a B::Device) -> Responder<'a, B> {
+        Responder {
+            model: &self.model,
+            factors: self.factors.clone(),
+            tokenizer: &self.tokenizer,
+            device,
+        }
     }
 }
 
@@ -172,13 +180,7 @@ impl BackendJob for AnswerJob<'_> {
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Result<()> {
         let loaded = self.model.load::<B>(&device)?;
-        let responder = Responder {
-            model: &loaded.model,
-            factors: loaded.factors,
-            tokenizer: &loaded.tokenizer,
-            device: &device,
-        };
-        responder.answer(
+        loaded.responder(&device).answer(
             self.questions,
             self.asking,
             self.file,

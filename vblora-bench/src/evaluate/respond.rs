@@ -103,26 +103,39 @@ impl<B: VbLoraBackend> Responder<'_, B> {
                 return Ok(());
             }
             let batch: Vec<&[u32]> = rows.iter().map(|&row| prompts[row].as_slice()).collect();
-            let longest = batch.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-            let capacity = longest.saturating_add(asking.generation.max_new_tokens);
-            let factors = self.factors.clone();
-            let mut model = CachedLm::new(self.model, factors, capacity, self.device);
             let go_on = |_: usize, _: &str| match is_interrupted() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            let settings = &asking.generation;
-            let texts = generate_text(&mut model, self.tokenizer, &batch, settings, go_on)?;
-            keep(rows, texts)?;
+            keep(rows, self.generate(&batch, &asking.generation, go_on)?)?;
         }
         Ok(())
+    }
+
+    /// Continues the prompts of one batch. `go_on` hears each new piece of a row's text, and may end the row.
+    pub(super) fn generate(
+        &self,
+        prompts: &[&[u32]],
+        settings: &GenerationConfig,
+        go_on: impl FnMut(usize, &str) -> ControlFlow<()>,
+    ) -> Result<Vec<GeneratedText>> {
+        let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
+        let capacity = longest.saturating_add(settings.max_new_tokens);
+        let factors = self.factors.clone();
+        let mut model = CachedLm::new(self.model, factors, capacity, self.device);
+        let texts = generate_text(&mut model, self.tokenizer, prompts, settings, go_on)?;
+        Ok(texts)
+    }
+
+    /// Returns true if a prompt has a token and leaves room for one more.
+    pub(super) fn has_room(&self, prompt: &[u32]) -> bool {
+        !prompt.is_empty() && prompt.len() < self.model.config().max_positions
     }
 
     /// Refuses a prompt without room for an answer, by its question.
     fn check_room(&self, questions: &[&Question], prompts: &[Vec<u32>]) -> Result<()> {
         let most = self.model.config().max_positions;
-        let fits = |prompt: &Vec<u32>| !prompt.is_empty() && prompt.len() < most;
-        match prompts.iter().position(|prompt| !fits(prompt)) {
+        match prompts.iter().position(|prompt| !self.has_room(prompt)) {
             None => Ok(()),
             Some(row) => Err(Error::Setting {
                 setting: format!("the prompt of question {}", questions[row].id),

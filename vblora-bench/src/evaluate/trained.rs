@@ -93,6 +93,14 @@ impl<B: VbLoraBackend> Trained<'_, B> {
         let config = self.base.config().clone();
         if dir.join("adapter_config.json").is_file() {
             let found = AdaptedConfig::open(dir, config)?;
+            // Runs train no whole module of the base, and this base has none replaced.
+            if !found.saved.is_empty() {
+                return Err(Error::Setting {
+                    setting: format!("modules_to_save of {}", dir.display()),
+                    expected: "none, as training writes it".into(),
+                    found: "tensors of the model".into(),
+                });
+            }
             return Ok(OfRun {
                 whole: None,
                 factors: found.adapter.factors(self.device),

@@ -69,7 +69,7 @@ impl RunResult {
     }
 
     /// The run's name in files: `vblora-seed1`.
-    pub(crate) fn file_name(&self) -> String {
+    pub fn file_name(&self) -> String {
         format!("{}-seed{}", self.method, self.seed)
     }
 

@@ -53,8 +53,8 @@ pub struct RunConfig {
 pub enum AnySession {
     /// Examples with labels, for an encoder.
     Labels(Session),
-    /// Texts, for a causal model.
-    Texts(Session<TextSource>),
+    /// Texts, for a causal model, with the benchmarks after training.
+    Texts(Session<TextSource>, TextRun),
 }
 
 impl AnySession {
@@ -65,7 +65,7 @@ impl AnySession {
     pub fn summary(&self) -> Result<ModelSummary> {
         match self {
             Self::Labels(session) => session.summary(),
-            Self::Texts(session) => session.summary(),
+            Self::Texts(session, _) => session.summary(),
         }
     }
 
@@ -76,7 +76,7 @@ impl AnySession {
     pub fn step_seconds<B: VbLoraBackend>(&self, device: &B::Device) -> Result<f64> {
         match self {
             Self::Labels(session) => session.step_seconds::<B>(device),
-            Self::Texts(session) => session.step_seconds::<B>(device),
+            Self::Texts(session, _) => session.step_seconds::<B>(device),
         }
     }
 }
@@ -208,7 +208,8 @@ impl RunConfig {
             None => AnySession::Labels(self.session_with(self.source(), files, out, command)?),
             Some(text) => {
                 let source = text.source(&self.data)?;
-                AnySession::Texts(self.session_with(source, files, out, command)?)
+                let session = self.session_with(source, files, out, command)?;
+                AnySession::Texts(session, text.clone())
             }
         })
     }

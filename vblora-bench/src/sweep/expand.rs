@@ -9,7 +9,7 @@ use super::{
     block::{Axis, Block},
     config::{BUNDLED, RunConfig},
     spec::Spec,
-    text::TextRun,
+    text::{BUNDLED_FORMAT, TextRun},
 };
 use crate::{
     Error, Result,
@@ -202,7 +202,7 @@ impl Combination<'_> {
         }
         let is_bundled = self.find("data").is_none();
         let format = match self.find("format") {
-            None if is_bundled => "e2e",
+            None if is_bundled => BUNDLED_FORMAT,
             _ => self.text("format")?,
         };
         self.located("format", format.parse::<Form>())?;

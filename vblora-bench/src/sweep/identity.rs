@@ -4,7 +4,6 @@ use vblora::storage::sha256_hex;
 use vblora_models::ModelFiles;
 
 use super::text::{TextRun, texts_hash};
-
 use crate::{
     Result,
     recipes::Recipe,
@@ -33,17 +32,15 @@ impl DataIdentity {
             dev: dev.examples.len(),
         })
     }
-}
 
-impl DataIdentity {
     /// The identity of texts and of a run's questions.
     pub(super) fn of_texts(
         source: &TextSource,
-        text: Option<&TextRun>,
+        text: &TextRun,
         files: &ModelFiles,
     ) -> Result<Self> {
         let mut hashes = vec![texts_hash(&source.train), texts_hash(&source.held_out)];
-        if let Some(text) = text.filter(|text| !text.evaluate.is_empty()) {
+        if !text.evaluate.is_empty() {
             hashes.push(text.questions_hash(files)?);
         }
         Ok(Self {

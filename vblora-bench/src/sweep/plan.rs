@@ -171,11 +171,9 @@ impl Cache {
         if let Some(known) = self.data.get(&key) {
             return Ok(known.clone());
         }
-        let identity = match (session, &config.text) {
-            (AnySession::Labels(session), _) => DataIdentity::of(&session.data, &config.recipe)?,
-            (AnySession::Texts(session), text) => {
-                DataIdentity::of_texts(&session.data, text.as_ref(), files)?
-            }
+        let identity = match session {
+            AnySession::Labels(session) => DataIdentity::of(&session.data, &config.recipe)?,
+            AnySession::Texts(session, text) => DataIdentity::of_texts(&session.data, text, files)?,
         };
         Ok(self.data.entry(key).or_insert(identity).clone())
     }

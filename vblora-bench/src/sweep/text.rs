@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use vblora::{backend::VbLoraBackend, storage::sha256_hex};
 use vblora_models::ModelFiles;
 
-use super::config::BUNDLED;
+use super::{axis::EVALUATE, config::BUNDLED};
 use crate::{
     Error, Result, demo,
     evaluate::{Benchmark, Evaluation, Question, Trained},
@@ -24,6 +24,9 @@ use crate::{
     },
     train::{Ended, Session, causal::TextSource},
 };
+
+/// The format of the bundled data.
+pub(super) const BUNDLED_FORMAT: &str = "e2e";
 
 /// Without a file of held-out texts, one of so many prompts is held out.
 const HELD_OUT: usize = 20;
@@ -58,7 +61,7 @@ impl TextRun {
             "rows" => number(self.rows),
             "held_out_rows" => number(self.held_out_rows),
             key => {
-                let (benchmark, key) = key.strip_prefix("evaluate.")?.split_once('.')?;
+                let (benchmark, key) = key.strip_prefix(EVALUATE)?.split_once('.')?;
                 let settings = self.evaluate.get(&benchmark.parse().ok()?)?;
                 let settings = serde_json::to_value(settings).ok()?;
                 settings.get(key).map(|value| match value {
@@ -91,28 +94,37 @@ impl TextRun {
     /// Reads the texts.
     pub(super) fn source(&self, data: &str) -> Result<TextSource> {
         let form: Form = self.format.parse()?;
-        let (train, held_out) = match (data, &self.held_out) {
-            (BUNDLED, None) => (demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?),
-            (BUNDLED, Some(_)) => {
-                return Err(Error::Setting {
-                    setting: "held_out".into(),
-                    expected: "none beside the bundled data, which has held-out texts".into(),
-                    found: self.held_out.clone().unwrap_or_default(),
-                });
+        let refused = |setting: &str, expected: &str, found: &str| {
+            Err(Error::Setting {
+                setting: setting.into(),
+                expected: expected.into(),
+                found: found.into(),
+            })
+        };
+        for (setting, rows) in [("rows", self.rows), ("held_out_rows", self.held_out_rows)] {
+            if rows == Some(0) {
+                return refused(setting, "at least 1", "0");
             }
+        }
+        let (train, held_out) = match (data, &self.held_out) {
+            (BUNDLED, Some(file)) => {
+                let expected = "none beside the bundled data, which has held-out texts";
+                return refused("held_out", expected, file);
+            }
+            (BUNDLED, None) if self.format != BUNDLED_FORMAT => {
+                let expected = "e2e, which is the form of the bundled data";
+                return refused("format", expected, &self.format);
+            }
+            (BUNDLED, None) => (demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?),
             (data, Some(held_out)) => (
                 read_texts(Path::new(data), &form)?,
                 read_texts(Path::new(held_out), &form)?,
             ),
             (data, None) => read_texts(Path::new(data), &form)?.hold_out(HELD_OUT)?,
         };
-        let thinned = |texts: Texts, rows: Option<usize>| match rows {
-            Some(rows) => texts.thinned(rows),
-            None => texts,
-        };
         Ok(TextSource {
-            train: thinned(train, self.rows),
-            held_out: thinned(held_out, self.held_out_rows),
+            train: train.thinned(self.rows.unwrap_or(usize::MAX)),
+            held_out: held_out.thinned(self.held_out_rows.unwrap_or(usize::MAX)),
         })
     }
 

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     io::{BufRead, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     str::FromStr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -180,8 +180,8 @@ fn run(
         let out = Output::new(&job.dir, draw);
         let session = job.config.session(Some(out), &job.command)?;
         let work = Work {
-            job,
             session: &session,
+            answers: &job.answers,
             interrupted,
             steps: Arc::clone(&steps),
         };
@@ -209,8 +209,8 @@ fn once_free<T>(interrupted: &AtomicBool, work: impl Fn() -> Result<T>) -> Resul
 }
 
 struct Work<'a> {
-    job: &'a Job,
     session: &'a AnySession,
+    answers: &'a Path,
     interrupted: &'a AtomicBool,
     steps: Arc<AtomicU64>,
 }
@@ -219,18 +219,15 @@ impl BackendJob for Work<'_> {
     type Output = Result<Reply>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        let results = match (self.session, &self.job.config.text) {
-            (AnySession::Labels(session), _) => {
+        let results = match self.session {
+            AnySession::Labels(session) => {
                 session.run_counted::<B>(&device, self.interrupted, self.steps)?
             }
-            (AnySession::Texts(session), None) => {
-                session.run_counted::<B>(&device, self.interrupted, self.steps)?
-            }
-            (AnySession::Texts(session), Some(text)) => {
+            AnySession::Texts(session, text) => {
                 let evaluated = Evaluated {
                     session,
                     text,
-                    answers: &self.job.answers,
+                    answers: self.answers,
                     interrupted: self.interrupted,
                 };
                 evaluated.run::<B>(&device, self.steps)?

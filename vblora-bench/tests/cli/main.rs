@@ -5,6 +5,9 @@
 #[path = "../../../vblora/tests/support/mod.rs"]
 mod support;
 
+#[path = "../shell/mod.rs"]
+mod shell;
+
 mod e2e;
 mod merge;
 mod plan;
@@ -59,12 +62,7 @@ fn vblora(dir: &Path, arguments: &str) -> (i32, String, String) {
         .args(arguments.split_whitespace())
         .output()
         .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    (
-        done.status.code().unwrap(),
-        text(done.stdout),
-        text(done.stderr),
-    )
+    shell::seen(done)
 }
 
 #[test]

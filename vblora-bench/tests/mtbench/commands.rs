@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::{
     Bench,
     endpoint::{Endpoint, Reply},
+    shell::seen,
 };
 
 const KEY: &str = "sk-a-secret-key";
@@ -22,12 +23,7 @@ impl Bench {
             .args(arguments.split_whitespace())
             .output()
             .unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (
-            done.status.code().unwrap(),
-            text(done.stdout),
-            text(done.stderr),
-        )
+        seen(done)
     }
 
     fn fails(&self, arguments: &str) -> String {

@@ -3,6 +3,8 @@
 
 mod commands;
 mod endpoint;
+#[path = "../shell/mod.rs"]
+mod shell;
 
 use std::{
     collections::BTreeMap,
@@ -349,6 +351,27 @@ fn a_killed_command_loses_and_repeats_nothing() {
     );
     assert_eq!(endpoint.heard().len(), 4 + 2);
     assert_eq!(bench.scores(), [5.0; 4]);
+}
+
+#[test]
+fn a_judgment_of_an_earlier_answer_is_no_judgment_of_this_one() {
+    let bench = Bench::new();
+    let endpoint = Endpoint::new(vec![Reply::Text("[[5]]")]);
+    bench.judge(&endpoint, ONE_AT_A_TIME).unwrap();
+    let path = answer_file(bench.path(), "m").unwrap();
+    let questions = Questions::read(&bench.path().join("question.jsonl")).unwrap();
+    let mut answers = AnswerFile::read(&path, &questions).unwrap();
+    let other = Answer::new(1, "m", vec!["other".into(), "second".into()]);
+    answers.add([other]).unwrap();
+    let error = bench
+        .judge(&endpoint, ONE_AT_A_TIME)
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("question 1, turn 1, model m: expected a judgment of the present answer"),
+        "{error}"
+    );
+    assert_eq!(endpoint.heard().len(), 4);
 }
 
 #[test]

@@ -111,6 +111,18 @@ impl DecoderConfig {
         Self::from_json(&files.read(FILE)?, &files.describe(FILE))
     }
 
+    /// The configuration with linear maps in the form that a user asks for, or in that of the model's files.
+    ///
+    /// # Errors
+    /// As [`BaseDtype::settle_named`].
+    pub fn held_as(self, asked: Option<BaseDtype>) -> Result<Self> {
+        let base_dtype = match asked {
+            Some(asked) => asked.settle_named(self.base_dtype)?,
+            None => self.base_dtype,
+        };
+        Ok(Self { base_dtype, ..self })
+    }
+
     /// Reads and checks the text of a `config.json`, as [`from_files`](Self::from_files) does; `file` is named in errors.
     ///
     /// # Errors

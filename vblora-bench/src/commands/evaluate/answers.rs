@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use vblora_models::BaseDtype;
 
+use super::model::{MODEL, ModelArguments};
 use crate::{
-    commands::{device::DeviceArguments, models, progress},
+    commands::{device::DeviceArguments, progress},
     evaluate::{
         Answer, AnswerFile, AnswerJob, AnsweringModel, Asking, Benchmark, Evaluation, Question,
         Score, asked, read_answers,
@@ -21,9 +21,24 @@ use crate::{
 };
 
 // Headings of the help.
-const MODEL: &str = "Model and adapter";
 pub(super) const ANSWERS: &str = "Answers";
 pub(super) const SCORES: &str = "Scores";
+
+/// The flags for answers of a model. A flag that conflicts with `--model` must conflict with each of them, because clap does not enforce
+/// `requires = "model"` beside it.
+pub(super) const WITH_MODEL: [&str; 11] = [
+    "model",
+    "revision",
+    "adapter",
+    "merge",
+    "base_dtype",
+    "data",
+    "out",
+    "overwrite",
+    "limit",
+    "max_tokens",
+    "batch",
+];
 
 // Plain comments: a doc comment on flattened flags would become the command's description.
 #[derive(Debug, Args)]
@@ -31,18 +46,8 @@ pub(super) struct AnswerArguments {
     /// Hugging Face directory, hub id, or bundled:llama
     #[arg(long, value_name = "DIR|HUB_ID", requires_all = ["data", "out"], help_heading = MODEL)]
     model: Option<String>,
-    /// Hub revision: a branch, tag or commit
-    #[arg(long, requires = "model", help_heading = MODEL)]
-    revision: Option<String>,
-    /// Adapter: a PEFT directory or a compact file; without one the base answers
-    #[arg(long, value_name = "DIR|FILE", requires = "model", help_heading = MODEL)]
-    adapter: Option<PathBuf>,
-    /// Merge the adapter into the weights in memory before answering
-    #[arg(long, requires = "adapter", help_heading = MODEL)]
-    merge: bool,
-    /// Number type of the linear maps: f32, f16 or bf16
-    #[arg(long, value_name = "DTYPE", default_value_t = BaseDtype::F32, help_heading = MODEL)]
-    base_dtype: BaseDtype,
+    #[command(flatten)]
+    base: ModelArguments,
     /// File of questions
     #[arg(long, value_name = "FILE", requires = "model", help_heading = ANSWERS)]
     data: Option<PathBuf>,
@@ -62,7 +67,7 @@ pub(super) struct AnswerArguments {
     #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
     batch: Option<usize>,
     /// Score a file of answers again, without a model
-    #[arg(long, value_name = "FILE", conflicts_with = "model", help_heading = SCORES)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = WITH_MODEL, help_heading = SCORES)]
     score: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
@@ -77,19 +82,19 @@ pub(super) struct Scored {
 
 impl AnswerArguments {
     /// The file of answers: that to write, or that to score again.
-    pub(super) fn file(&self) -> Option<&PathBuf> {
-        self.out.as_ref().or(self.score.as_ref())
+    pub(super) fn file(&self) -> &Path {
+        let file = self.out.as_ref().or(self.score.as_ref());
+        file.map_or(Path::new(""), PathBuf::as_path)
     }
 
     /// Answers the questions and scores the answers, or scores a file. `None` after a signal: the file keeps what was answered.
     pub(super) fn scored(
         &self,
         benchmark: Benchmark,
-        settings: Evaluation,
+        settings: &Evaluation,
     ) -> Result<Option<Scored>> {
-        let scoring = settings.clone();
         let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
-            (Some(file), ..) => (read_answers(file)?, None),
+            (Some(file), ..) => (read_answers(file, benchmark)?, None),
             (None, Some(model), Some(data), Some(out)) => {
                 match self.answered(benchmark, settings, model, data, out)? {
                     Some(answered) => answered,
@@ -98,7 +103,7 @@ impl AnswerArguments {
             }
             _ => bail!("expected --model, --data and --out to answer, or --score FILE"),
         };
-        let scores = scoring.score(benchmark, &answers)?;
+        let scores = settings.score(benchmark, &answers)?;
         Ok(Some(Scored {
             answers,
             scores,
@@ -109,7 +114,7 @@ impl AnswerArguments {
     fn answered(
         &self,
         benchmark: Benchmark,
-        settings: Evaluation,
+        settings: &Evaluation,
         model: &str,
         data: &Path,
         out: &Path,
@@ -119,12 +124,10 @@ impl AnswerArguments {
             limit: self.limit,
             max_new_tokens: self.max_tokens,
             batch: self.batch,
-            ..settings
+            ..settings.clone()
         };
         settings.check(benchmark)?;
-        let files = models::find(model, self.revision.as_deref())?;
-        let adapter = self.adapter.as_deref();
-        let model = AnsweringModel::open(files, self.base_dtype, adapter, self.merge)?;
+        let model = self.base.open(model)?;
         let (questions, all) = settings.questions(benchmark, model.files())?;
         let asking = settings.asking(benchmark, model.files(), model.tokenizer())?;
         let interrupted = listen().context("cannot listen for Ctrl-C")?;

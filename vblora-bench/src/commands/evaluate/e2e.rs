@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use vblora::storage::write_atomically;
 
-use super::generated::GeneratedArguments;
+use super::{answers::WITH_MODEL, generated::GeneratedArguments};
 use crate::{
     evaluate::e2e::{Corpus, E2eScores, HOW_TO_GET_METEOR, JavaMetrics, References, Scored},
     program::{complain, say},
@@ -35,7 +35,8 @@ pub(super) struct Arguments {
         num_args = 1..,
         requires = "refs",
         required_unless_present_any = ["model", "score"],
-        conflicts_with_all = ["model", "score"]
+        conflicts_with = "score",
+        conflicts_with_all = WITH_MODEL
     )]
     outputs: Vec<PathBuf>,
     /// Folder with meteor-1.5.jar and data/paraphrase-en.gz for METEOR, such as that of the Python package pycocoevalcap
@@ -52,6 +53,9 @@ pub(super) struct Arguments {
     #[command(flatten)]
     generated: GeneratedArguments,
 }
+
+/// The names of the scores in tables and JSON.
+const COLUMNS: [&str; 5] = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
 
 /// Prints the scores of each file of outputs.
 ///
@@ -106,27 +110,17 @@ fn generated(arguments: &Arguments) -> Result<()> {
     let Some(found) = arguments.generated.run(java)? else {
         return Ok(());
     };
-    let columns = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
+    let file = arguments.generated.file();
+    let values = found.scores.iter().map(|score| score.value);
     if arguments.json {
-        let scores = columns.iter().zip(&found.scores);
-        let mut all: Map<String, Value> = scores
-            .map(|(name, score)| ((*name).to_owned(), json!(score.value)))
-            .collect();
-        all.insert("file".into(), json!(found.file));
+        let mut all = by_column(values);
+        all.insert("file".into(), json!(file));
         all.insert("outputs".into(), found.answers.len().into());
         all.insert("subset".into(), json!(found.subset));
         say(serde_json::to_string_pretty(&all)?);
         return Ok(());
     }
-    let file = found.file.display().to_string();
-    let values = found.scores.iter().map(|score| digits(score.value));
-    let values: Vec<String> = values.collect();
-    say(format!(
-        "File\t{}\n{}\t{}",
-        columns.join("\t"),
-        visible(&file),
-        values.join("\t")
-    ));
+    say([header(), row(file, values)].join("\n"));
     if let Some(subset) = &found.subset {
         say(format!("{subset}."));
     }
@@ -138,21 +132,29 @@ fn generated(arguments: &Arguments) -> Result<()> {
 
 /// The table of `measure_scores.py -t -H`.
 fn table(files: &[PathBuf], scores: &[E2eScores]) -> String {
-    let mut lines = vec!["File\tBLEU\tNIST\tMETEOR\tROUGE_L\tCIDEr".to_owned()];
-    for (file, scores) in files.iter().zip(scores) {
-        let file = file.display().to_string();
-        let text = scores.text;
-        let columns = [
-            visible(&file).into_owned(),
-            digits(Some(text.bleu)),
-            digits(text.nist),
-            digits(scores.meteor),
-            digits(Some(text.rouge_l)),
-            digits(Some(text.cider)),
-        ];
-        lines.push(columns.join("\t"));
-    }
+    let rows = files.iter().zip(scores).map(|(file, scores)| {
+        let values = scores.named().into_iter();
+        row(file, values.map(|(_, value)| value))
+    });
+    let lines: Vec<String> = [header()].into_iter().chain(rows).collect();
     lines.join("\n")
+}
+
+fn header() -> String {
+    format!("File\t{}", COLUMNS.join("\t"))
+}
+
+fn row(file: &Path, scores: impl Iterator<Item = Option<f64>>) -> String {
+    let file = visible(&file.display().to_string()).into_owned();
+    let cells: Vec<String> = [file].into_iter().chain(scores.map(digits)).collect();
+    cells.join("\t")
+}
+
+fn by_column(scores: impl Iterator<Item = Option<f64>>) -> Map<String, Value> {
+    let named = COLUMNS.iter().zip(scores);
+    named
+        .map(|(name, score)| ((*name).to_owned(), json!(score)))
+        .collect()
 }
 
 /// Four digits after the point, or `-` for a metric without a score.

@@ -6,8 +6,11 @@ use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
 
-use super::answers::{ANSWERS, AnswerArguments, SCORES};
-use crate::evaluate::{Answer, Benchmark, Evaluation, Score, output};
+use super::answers::{ANSWERS, AnswerArguments, SCORES, Scored};
+use crate::evaluate::{Benchmark, Evaluation, output};
+
+/// The flags that score texts which are there.
+const WITHOUT_MODEL: [&str; 2] = ["score", "refs"];
 
 // Plain comments: a doc comment on flattened flags would become the command's description.
 #[derive(Debug, Args)]
@@ -15,38 +18,41 @@ pub(super) struct GeneratedArguments {
     #[command(flatten)]
     answers: AnswerArguments,
     /// Width of beam search; 1 is greedy [default: 10, as in LoRA's paper]
-    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "model",
+        conflicts_with_all = WITHOUT_MODEL,
+        help_heading = ANSWERS
+    )]
     beams: Option<usize>,
     /// Length penalty of beam search; above 0 it favours long texts [default: 0.9]
     #[arg(
         long,
         value_name = "X",
         requires = "model",
+        conflicts_with_all = WITHOUT_MODEL,
         allow_negative_numbers = true,
         help_heading = ANSWERS
     )]
     length_penalty: Option<f64>,
     /// Never repeat a sequence of N tokens; 0 allows repeats [default: 4]
-    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
+    #[arg(
+        long,
+        value_name = "N",
+        requires = "model",
+        conflicts_with_all = WITHOUT_MODEL,
+        help_heading = ANSWERS
+    )]
     no_repeat_ngram_size: Option<usize>,
     /// Write the answers one a line, as other programs read outputs
-    #[arg(long, value_name = "FILE", help_heading = SCORES)]
+    #[arg(long, value_name = "FILE", conflicts_with = "refs", help_heading = SCORES)]
     export: Option<PathBuf>,
-}
-
-/// Answers with their scores.
-pub(super) struct Generated {
-    /// The file of answers.
-    pub(super) file: PathBuf,
-    pub(super) answers: Vec<Answer>,
-    pub(super) scores: Vec<Score>,
-    /// A note if only a part of the questions was asked.
-    pub(super) subset: Option<String>,
 }
 
 impl GeneratedArguments {
     /// Answers and scores. `None` after a signal.
-    pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Generated>> {
+    pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Scored>> {
         let settings = Evaluation {
             beams: self.beams,
             length_penalty: self.length_penalty,
@@ -54,18 +60,18 @@ impl GeneratedArguments {
             java_metrics: java.map(|dir| dir.display().to_string()),
             ..Evaluation::default()
         };
-        let Some(scored) = self.answers.scored(Benchmark::E2e, settings)? else {
+        let Some(scored) = self.answers.scored(Benchmark::E2e, &settings)? else {
             return Ok(None);
         };
         if let Some(file) = &self.export {
             let lines = scored.answers.iter().map(|answer| output(answer) + "\n");
             write_atomically(file, lines.collect::<String>().as_bytes())?;
         }
-        Ok(Some(Generated {
-            file: self.answers.file().cloned().unwrap_or_default(),
-            answers: scored.answers,
-            scores: scored.scores,
-            subset: scored.subset,
-        }))
+        Ok(Some(scored))
+    }
+
+    /// The file of answers.
+    pub(super) fn file(&self) -> &Path {
+        self.answers.file()
     }
 }

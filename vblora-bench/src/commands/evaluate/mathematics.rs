@@ -31,8 +31,8 @@ pub(super) struct Gsm8kArguments {
 
 /// Answer problems of MATH with a model and score the answers by several rules
 ///
-/// The first row of the table is the rule of the paper's authors without sympy and without their mistake, which counts some answers as
-/// right unseen.
+/// The first row of the table is the rule of the paper's authors, without sympy. Their mistake, which counts some answers as right unseen, is
+/// not repeated.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora evaluate math --model path/to/model --data math/test.jsonl --out answers.jsonl --limit 500
@@ -48,7 +48,13 @@ struct CommonArguments {
     #[command(flatten)]
     answers: AnswerArguments,
     /// Form of the prompt [default: metamath]
-    #[arg(long, value_name = "FORM", requires = "model", help_heading = ANSWERS)]
+    #[arg(
+        long,
+        value_name = "FORM",
+        requires = "model",
+        conflicts_with = "score",
+        help_heading = ANSWERS
+    )]
     prompt: Option<PromptForm>,
     /// Scorer of the headline, the table's first row
     #[arg(long, value_name = "NAME", help_heading = SCORES)]
@@ -72,7 +78,7 @@ fn run(arguments: &CommonArguments, benchmark: Benchmark, scorers: &[Scorer]) ->
         prompt: arguments.prompt,
         ..Evaluation::default()
     };
-    let Some(mut scored) = arguments.answers.scored(benchmark, settings)? else {
+    let Some(mut scored) = arguments.answers.scored(benchmark, &settings)? else {
         return Ok(());
     };
     scored.scores.sort_by_key(|score| score.name != headline);

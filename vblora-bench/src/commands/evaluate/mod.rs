@@ -5,6 +5,7 @@ mod e2e;
 mod generated;
 mod labels;
 mod mathematics;
+mod model;
 mod mtbench;
 
 use std::process::ExitCode;

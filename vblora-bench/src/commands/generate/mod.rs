@@ -48,13 +48,7 @@ pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> 
         }
         other => other.into(),
     })?;
-    let mut model = DecoderConfig {
-        base_dtype: match arguments.base_dtype {
-            Some(asked) => asked.settle_named(model.base_dtype)?,
-            None => model.base_dtype,
-        },
-        ..model
-    };
+    let mut model = model.held_as(arguments.base_dtype)?;
     let mut files = files;
     let adapter = match &arguments.adapter {
         Some(path) => {

@@ -64,15 +64,13 @@ fn session(
     train: Texts,
     held_out: &Texts,
 ) -> Result<Session<TextSource>> {
-    let thinned = |texts: Texts, rows: Option<usize>| match rows {
-        Some(rows) => texts.thinned(rows),
-        None => texts,
-    };
     let methods = arguments.methods(&METHODS);
     let recipe = recipe(arguments, &files, &methods)?;
     let data = TextSource {
-        train: thinned(train, arguments.causal.rows),
-        held_out: thinned(held_out.clone(), arguments.causal.held_out_rows),
+        train: train.thinned(arguments.causal.rows.unwrap_or(usize::MAX)),
+        held_out: held_out
+            .clone()
+            .thinned(arguments.causal.held_out_rows.unwrap_or(usize::MAX)),
     };
     Ok(arguments.session(recipe, methods, files, data))
 }

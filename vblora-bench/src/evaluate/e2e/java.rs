@@ -157,7 +157,7 @@ impl JavaMetrics {
         });
         let (words, said) = channel();
         thread::spawn(move || {
-            // What cannot be read is not shown.
+            // Output that cannot be read is not shown.
             let lines = BufReader::new(error)
                 .split(b'\n')
                 .map_while(|line| line.ok());

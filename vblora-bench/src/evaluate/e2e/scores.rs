@@ -20,6 +20,19 @@ pub struct E2eScores {
     pub meteor: Option<f64>,
 }
 
+impl E2eScores {
+    /// The scores by the names of results, in the order of e2e-metrics' tables.
+    pub fn named(&self) -> [(&'static str, Option<f64>); 5] {
+        [
+            ("bleu", Some(self.text.bleu)),
+            ("nist", self.text.nist),
+            ("meteor", self.meteor),
+            ("rouge_l", Some(self.text.rouge_l)),
+            ("cider", Some(self.text.cider)),
+        ]
+    }
+}
+
 /// The scores of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SegmentScores {

@@ -9,8 +9,8 @@ use vblora_models::{ChatTemplate, Message};
 use super::last_box;
 use crate::{
     Error, Result,
-    evaluate::Question,
-    tasks::causal::{Form, read_texts},
+    evaluate::{Question, answer::whole_texts},
+    tasks::causal::Form,
 };
 
 /// The form in which a problem is asked.
@@ -144,15 +144,7 @@ fn questions(
         response: response.into(),
     };
     let file = path.display().to_string();
-    let texts = read_texts(path, &form)?;
-    if texts.empty > 0 {
-        return Err(Error::Entry {
-            file,
-            place: format!("field \"{response}\""),
-            expected: "text in every row".into(),
-            found: format!("{} empty", texts.empty),
-        });
-    }
+    let texts = whole_texts(path, &form, response)?;
     let question = |(row, text): (usize, &crate::tasks::causal::Text)| {
         let (prompt, reference) = make(&text.prompt, &text.response).map_err(|why| match why {
             Refused::Other(error) => error,

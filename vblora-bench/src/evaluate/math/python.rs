@@ -1,8 +1,10 @@
 //! Python's rules for text and numbers, where the reference scorers rely on them.
 
+use crate::metrics::text::is_blank;
+
 /// `str.strip()`: Python also strips four control characters.
 pub(super) fn strip(text: &str) -> &str {
-    text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+    text.trim_matches(is_blank)
 }
 
 /// `float(text)`: blanks around, digits of any script, and single underscores between digits.

@@ -160,10 +160,7 @@ impl AnswerFile {
     /// The file cannot be written; it then has its older content.
     pub fn add(&mut self, answers: impl IntoIterator<Item = Answer>) -> Result<()> {
         for answer in answers {
-            let line = json_line(&answer).map_err(|cause| Error::Json {
-                file: self.path.display().to_string(),
-                cause,
-            })?;
+            let line = json_line(&answer).map_err(|e| Error::json(&self.path, e))?;
             self.answers.insert(answer.question_id, (answer, line));
         }
         let lines = self.answers.values().map(|(_, line)| format!("{line}\n"));

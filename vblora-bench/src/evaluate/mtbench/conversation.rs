@@ -9,9 +9,9 @@ pub struct Conversation {
     front: &'static str,
     /// Text that stands for the user and for the assistant.
     roles: [&'static str; 2],
-    /// What follows a role when a message follows, and when none follows yet.
+    /// Text after a role: before a message, and where the message is still to come.
     after_role: [&'static str; 2],
-    /// What follows a message of the user and of the assistant.
+    /// Text after a message of the user and of the assistant.
     ends: [&'static str; 2],
     /// Text that ends an answer.
     pub stop: Option<&'static str>,
@@ -19,8 +19,24 @@ pub struct Conversation {
 
 const ALPACA: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n";
 const VICUNA: &str = "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions. ";
-const ZERO_SHOT: &str = "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the human's questions.\n### ";
-const ONE_SHOT: &str = include_str!("one_shot.txt");
+
+const LLAMA_2: Conversation = Conversation {
+    name: "llama-2",
+    front: "",
+    roles: ["[INST]", "[/INST]"],
+    after_role: [" ", ""],
+    ends: [" ", " </s><s>"],
+    stop: None,
+};
+
+const ZERO_SHOT: Conversation = Conversation {
+    name: "zero_shot",
+    front: "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the human's questions.\n### ",
+    roles: ["Human", "Assistant"],
+    after_role: [": ", ":"],
+    ends: ["\n### ", "\n### "],
+    stop: Some("###"),
+};
 
 /// The templates that a model can be asked with by name.
 pub static CONVERSATIONS: [Conversation; 8] = [
@@ -32,21 +48,11 @@ pub static CONVERSATIONS: [Conversation; 8] = [
         ends: ["\n\n", "</s>"],
         stop: None,
     },
-    Conversation {
-        name: "llama-2",
-        front: "",
-        roles: ["[INST]", "[/INST]"],
-        after_role: [" ", ""],
-        ends: [" ", " </s><s>"],
-        stop: None,
-    },
+    LLAMA_2,
     Conversation {
         name: "mistral",
-        front: "",
-        roles: ["[INST]", "[/INST]"],
-        after_role: [" ", ""],
         ends: [" ", "</s>"],
-        stop: None,
+        ..LLAMA_2
     },
     Conversation {
         name: "vicuna_v1.1",
@@ -64,21 +70,11 @@ pub static CONVERSATIONS: [Conversation; 8] = [
         ends: ["<end_of_turn>\n", "<end_of_turn>\n"],
         stop: Some("<end_of_turn>"),
     },
-    Conversation {
-        name: "zero_shot",
-        front: ZERO_SHOT,
-        roles: ["Human", "Assistant"],
-        after_role: [": ", ":"],
-        ends: ["\n### ", "\n### "],
-        stop: Some("###"),
-    },
+    ZERO_SHOT,
     Conversation {
         name: "one_shot",
-        front: ONE_SHOT,
-        roles: ["Human", "Assistant"],
-        after_role: [": ", ":"],
-        ends: ["\n### ", "\n### "],
-        stop: Some("###"),
+        front: include_str!("one_shot.txt"),
+        ..ZERO_SHOT
     },
     Conversation {
         name: "raw",

@@ -5,19 +5,14 @@ use std::{
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use vblora::{
-    Factors,
-    backend::{BackendJob, VbLoraBackend},
-};
-use vblora_models::{
-    decoder::CachedLm,
-    generate::{Decoding, Ended, GenerationConfig, GenerationDefaults, Sampling, generate_text},
-};
+use vblora::backend::{BackendJob, VbLoraBackend};
+use vblora_models::generate::{Decoding, Ended, GenerationConfig, GenerationDefaults, Sampling};
 
 use super::{Answer, AnswerFile, Question, Questions, Template};
 use crate::{
     Result,
-    evaluate::{AnsweringModel, model::LoadedModel},
+    evaluate::{AnsweringModel, Responder},
+    tasks::causal::is_kept,
 };
 
 /// Transformers draws from so many tokens where a model's files do not say otherwise.
@@ -35,7 +30,7 @@ pub struct Interview<'a> {
     pub model_id: &'a str,
     /// The template of prompts.
     pub template: &'a Template,
-    /// What the model's files say about generation.
+    /// The model's own settings of generation.
     pub defaults: GenerationDefaults,
     /// The maximum number of tokens of an answer.
     pub max_new_tokens: usize,
@@ -47,7 +42,7 @@ pub struct Interview<'a> {
     pub limit: usize,
 }
 
-/// What answering came to.
+/// The counts after answering.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answered {
     /// Questions answered by this call.
@@ -90,10 +85,8 @@ impl Interview<'_> {
     /// The numbers of the questions to answer.
     pub fn asked(&self) -> Vec<i64> {
         let all = &self.questions.all;
-        let n = all.len();
-        let is_kept =
-            |at: usize| n <= self.limit || (at + 1) * self.limit / n > at * self.limit / n;
-        let kept = all.iter().enumerate().filter(|(at, _)| is_kept(*at));
+        let rows = all.iter().enumerate();
+        let kept = rows.filter(|(row, _)| is_kept(*row, all.len(), self.limit));
         kept.map(|(_, question)| question.question_id).collect()
     }
 
@@ -205,8 +198,7 @@ impl BackendJob for InterviewJob<'_> {
         let loaded = self.model.load::<B>(&device)?;
         let asking = Asking {
             interview: self.interview,
-            loaded: &loaded,
-            device: &device,
+            responder: loaded.responder(&device),
             interrupted: self.interrupted,
         };
         let mut done = Answered::default();
@@ -227,8 +219,7 @@ impl BackendJob for InterviewJob<'_> {
 /// A model on a device, and what it is asked.
 struct Asking<'a, B: VbLoraBackend> {
     interview: &'a Interview<'a>,
-    loaded: &'a LoadedModel<B>,
-    device: &'a B::Device,
+    responder: Responder<'a, B>,
     interrupted: &'a AtomicBool,
 }
 
@@ -245,7 +236,7 @@ impl<B: VbLoraBackend> Asking<'_, B> {
             let mut asked = Vec::new();
             for (at, row) in batch.iter().enumerate() {
                 if let Some(user) = row.question.turns.get(..=turn) {
-                    let tokenizer = &self.loaded.tokenizer;
+                    let tokenizer = self.responder.tokenizer;
                     let prompt = self
                         .interview
                         .template
@@ -254,9 +245,7 @@ impl<B: VbLoraBackend> Asking<'_, B> {
                 }
             }
             // Rows without room leave gaps, and draws are numbered from the first row on.
-            let most = self.loaded.model.config().max_positions;
-            let has_room =
-                |(_, prompt): &(usize, Vec<u32>)| !prompt.is_empty() && prompt.len() < most;
+            let has_room = |(_, prompt): &(usize, Vec<u32>)| self.responder.has_room(prompt);
             for piece in asked.chunk_by(|a, b| has_room(a) && has_room(b) && a.0 + 1 == b.0) {
                 let texts = match has_room(&piece[0]) {
                     true => self.generate(piece, batch[piece[0].0], turn, done)?,
@@ -287,37 +276,23 @@ impl<B: VbLoraBackend> Asking<'_, B> {
         turn: usize,
         done: &mut Answered,
     ) -> Result<Vec<String>> {
-        let LoadedModel {
-            model,
-            factors,
-            tokenizer,
-        } = self.loaded;
         let mut settings = self.interview.settings(first, turn);
         let stop = self.interview.template.stop();
         // A special token is no text; it ends the answer as a token.
         settings
             .stop_tokens
-            .extend(stop.and_then(|stop| tokenizer.token_id(stop)));
+            .extend(stop.and_then(|stop| self.responder.tokenizer.token_id(stop)));
         let prompts: Vec<&[u32]> = asked.iter().map(|(_, prompt)| prompt.as_slice()).collect();
-        let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
-        let capacity = longest.saturating_add(settings.max_new_tokens);
-        let factors: Factors<B> = factors.clone();
-        let mut decoding = CachedLm::new(model, factors, capacity, self.device);
         let mut texts = vec![String::new(); prompts.len()];
-        let rows = generate_text(
-            &mut decoding,
-            tokenizer,
-            &prompts,
-            &settings,
-            |row, piece| {
-                texts[row] += piece;
-                let is_over = stop.is_some_and(|stop| cut_at(&texts[row], stop).is_some());
-                match is_over || self.is_interrupted() {
-                    true => ControlFlow::Break(()),
-                    false => ControlFlow::Continue(()),
-                }
-            },
-        )?;
+        let go_on = |row: usize, piece: &str| {
+            texts[row] += piece;
+            let is_over = stop.is_some_and(|stop| cut_at(&texts[row], stop).is_some());
+            match is_over || self.is_interrupted() {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        };
+        let rows = self.responder.generate(&prompts, &settings, go_on)?;
         for row in &rows {
             done.tokens += row.tokens.len();
             let is_cut = matches!(row.ended, Ended::Length | Ended::Capacity);

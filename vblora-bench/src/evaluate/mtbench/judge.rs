@@ -1,7 +1,7 @@
 //! Judging: requests to an endpoint by several workers, and their judgments into a file.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{
         Mutex, PoisonError,
@@ -54,12 +54,49 @@ pub fn judgment_file(out: &Path, judge: &str) -> Result<PathBuf> {
         .join(format!("{judge}_single.{ENDING}")))
 }
 
-/// The requests without a judgment. With `again` a judgment without a rating does not count.
-pub fn left<'a>(judgments: &[Judgment], requests: &'a [Request], again: bool) -> Vec<&'a Request> {
-    let counts = |judgment: &&Judgment| !again || judgment.rated().is_some();
-    let there: HashSet<Key> = judgments.iter().filter(counts).map(Judgment::key).collect();
-    let is_left = |request: &&Request| !there.contains(&request.key);
-    requests.iter().filter(is_left).collect()
+/// The requests without a judgment in a judge's file. With `again` a judgment without a rating does not count.
+///
+/// # Errors
+/// A judgment is of another user message than its request has, because the answer, reference or prompt was changed after it.
+pub fn left<'a>(
+    path: &Path,
+    judgments: &[Judgment],
+    requests: &'a [Request],
+    again: bool,
+) -> Result<Vec<&'a Request>> {
+    let counting = judgments.iter().filter(|judgment| counts(judgment, again));
+    let there: HashMap<Key, &Judgment> = counting.map(|found| (found.key(), found)).collect();
+    let mut left = Vec::new();
+    for request in requests {
+        match there.get(&request.key) {
+            Some(judgment) => check_message(path, judgment, request)?,
+            None => left.push(request),
+        }
+    }
+    Ok(left)
+}
+
+/// Returns true if an answer with this judgment is not judged again.
+fn counts(judgment: &Judgment, again: bool) -> bool {
+    !again || judgment.rated().is_some()
+}
+
+fn check_message(path: &Path, judgment: &Judgment, request: &Request) -> Result<()> {
+    if judgment.user_prompt == request.user {
+        return Ok(());
+    }
+    let Key {
+        question_id,
+        model,
+        turn,
+        ..
+    } = &request.key;
+    Err(Error::Entry {
+        file: path.display().to_string(),
+        place: format!("question {question_id}, turn {turn}, model {model}"),
+        expected: "a judgment of the present answer".into(),
+        found: "one of another user_prompt; remove its line to judge again".into(),
+    })
 }
 
 /// One judgment that a worker asks for.
@@ -69,7 +106,7 @@ struct Job<'a> {
     run: usize,
 }
 
-/// What a worker heard.
+/// A job with the endpoint's answer.
 struct Heard<'a> {
     job: Job<'a>,
     judgment: std::result::Result<String, Failure>,
@@ -88,7 +125,7 @@ pub struct Desk {
     _lock: DirLock,
 }
 
-/// What judging came to.
+/// The counts after judging.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {
     /// Judgments with a rating among the requests.
@@ -143,8 +180,16 @@ impl Desk {
     }
 
     /// The number of answers without a judgment.
-    pub fn left(&self, requests: &[Request]) -> usize {
-        left(self.file.judgments(), requests, self.judging.again).len()
+    ///
+    /// # Errors
+    /// As [`left()`].
+    pub fn left(&self, requests: &[Request]) -> Result<usize> {
+        Ok(self.requests_left(requests)?.len())
+    }
+
+    fn requests_left<'a>(&self, requests: &'a [Request]) -> Result<Vec<&'a Request>> {
+        let judgments = self.file.judgments();
+        left(&self.path, judgments, requests, self.judging.again)
     }
 
     /// Asks for all judgments that are left. Each is in the file as soon as it is made. After `interrupted` is set, no more are asked for.
@@ -152,7 +197,8 @@ impl Desk {
     /// `hear` is told each judgment.
     ///
     /// # Errors
-    /// The endpoint refuses every request, or has not answered several in a row; a file cannot be written. What was judged stays.
+    /// The endpoint refuses every request, or has not answered several in a row; a file cannot be written; a judgment is of an earlier
+    /// answer. The judgments that were made stay.
     pub fn judge(
         &mut self,
         requests: &[Request],
@@ -184,11 +230,15 @@ impl Desk {
     fn jobs<'a>(&mut self, requests: &'a [Request]) -> Result<Vec<Job<'a>>> {
         let mut jobs = Vec::new();
         let again = self.judging.again;
-        for request in left(self.file.judgments(), requests, again) {
+        for request in self.requests_left(requests)? {
             let there = self.runs_of(&request.key);
+            for judgment in there.iter().filter(|judgment| counts(judgment, again)) {
+                let path = self.runs.as_ref().map_or(&*self.path, JudgmentFile::path);
+                check_message(path, judgment, request)?;
+            }
             let is_there = |run: &usize| {
                 let found = there.iter().find(|judgment| judgment.run == Some(*run));
-                found.is_some_and(|judgment| !again || judgment.rated().is_some())
+                found.is_some_and(|judgment| counts(judgment, again))
             };
             let runs = 1..=self.judging.repeat.max(1);
             let runs: Vec<_> = runs.filter(|run| !is_there(run)).collect();
@@ -247,7 +297,7 @@ impl Desk {
         outcome
     }
 
-    /// Writes a judgment. Of several runs the median is written with the last.
+    /// Writes a judgment. The last of several runs also writes their median.
     fn add(&mut self, job: Job<'_>, judgment: Judgment) -> Result<()> {
         let Some(runs) = &mut self.runs else {
             return self.file.append(judgment);

@@ -48,7 +48,7 @@ pub struct Judgment {
 }
 
 impl Judgment {
-    /// What it judges.
+    /// The question, model, judge and turn.
     pub fn key(&self) -> Key {
         Key {
             question_id: self.question_id,
@@ -117,6 +117,11 @@ impl JudgmentFile {
         parse(path, &text)
     }
 
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The judgments.
     pub fn judgments(&self) -> &[Judgment] {
         &self.judgments
@@ -160,18 +165,12 @@ impl JudgmentFile {
 }
 
 fn parse(path: &Path, text: &str) -> Result<Vec<Judgment>> {
-    let full = (1..)
-        .zip(text.lines())
-        .filter(|(_, line)| !line.trim().is_empty());
-    let value = |(number, line)| Ok(lines::parse(path, number, line)?.value);
-    full.map(value).collect()
+    let lines = lines::parse_all(path, text)?;
+    Ok(lines.into_iter().map(|line| line.value).collect())
 }
 
 fn line(path: &Path, judgment: &Judgment) -> Result<String> {
-    let line = json_line(judgment).map_err(|cause| Error::Json {
-        file: path.display().to_string(),
-        cause,
-    })?;
+    let line = json_line(judgment).map_err(|e| Error::json(path, e))?;
     Ok(line + "\n")
 }
 

@@ -14,7 +14,7 @@ pub(super) struct Line<T> {
     pub(super) number: usize,
     /// The line as it stands in the file.
     pub(super) text: String,
-    /// What it says.
+    /// The value of its JSON.
     pub(super) value: T,
 }
 
@@ -24,6 +24,14 @@ pub(super) struct Line<T> {
 /// The file cannot be read; a line is not JSON of this type, or has a key twice.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<Line<T>>> {
     let text = read_text(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;
+    parse_all(path, &text)
+}
+
+/// Reads the lines of a file's text that are not empty.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn parse_all<T: DeserializeOwned>(path: &Path, text: &str) -> Result<Vec<Line<T>>> {
     let lines = (1..).zip(text.lines());
     let full = lines.filter(|(_, line)| !line.trim().is_empty());
     full.map(|(number, text)| parse(path, number, text))

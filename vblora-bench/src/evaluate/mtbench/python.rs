@@ -1,4 +1,4 @@
-//! What FastChat's files take from Python: `str.format`, and the way `json.dumps` writes a line.
+//! Python's rules in FastChat's files: `str.format`, and the lines of `json.dumps`.
 
 use std::io::{self, Write};
 
@@ -10,8 +10,8 @@ use serde_json::ser::{Formatter, Serializer};
 /// The template is read once. So braces in a value stay as they are, also where they look like a field.
 ///
 /// # Errors
-/// The reason: an unknown field, a brace that stands alone, or a form of field that no judge prompt of FastChat has (`{x!r}`, `{x:>9}`,
-/// `{x.y}`, `{0}`).
+/// The reason: an unknown field, or a brace that stands alone. Forms that no judge prompt of FastChat has are unknown fields: `{x!r}`,
+/// `{x:>9}`, `{x.y}`, `{0}`.
 pub(super) fn format(template: &str, values: &[(&str, &str)]) -> Result<String, String> {
     let mut text = String::with_capacity(template.len());
     let mut rest = template;

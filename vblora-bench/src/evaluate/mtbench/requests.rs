@@ -1,4 +1,4 @@
-//! What the judge is asked: FastChat's judge prompts, filled with questions, answers and references.
+//! Requests to the judge: FastChat's judge prompts, filled with questions, answers and references.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -40,7 +40,7 @@ impl JudgePrompts {
     /// Reads `judge_prompts.jsonl` of FastChat. Prompts that compare two models are skipped.
     ///
     /// # Errors
-    /// The file cannot be read; a line does not parse; one of the four prompts is missing, or asks for something else than a rating.
+    /// The file cannot be read. A line does not parse. One of the four prompts is missing, or asks for something else than a rating.
     pub fn read(path: &Path) -> Result<Self> {
         let mut prompts = BTreeMap::new();
         for line in lines::read::<JudgePrompt>(path)? {
@@ -67,7 +67,7 @@ impl JudgePrompts {
     }
 }
 
-/// What a judgment is of. A file of judgments has each at most once.
+/// The question, model, judge and turn of a judgment. A file of judgments has each at most once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// The question's number.
@@ -83,7 +83,7 @@ pub struct Key {
 /// One judgment to ask for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// What it judges.
+    /// The judged answer, and its judge.
     pub key: Key,
     /// The system message; empty for none.
     pub system: String,
@@ -114,7 +114,7 @@ pub struct Message<'a> {
 }
 
 impl Request {
-    /// What is sent. Temperature and length are FastChat's.
+    /// The body to send. Temperature and length are FastChat's.
     pub fn body(&self) -> Body<'_> {
         let system = ("system", self.system.as_str());
         let messages = [system, ("user", &self.user)].into_iter();
@@ -130,7 +130,7 @@ impl Request {
     }
 }
 
-/// What judgments are made from.
+/// The files that requests are made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Material<'a> {
     /// The questions.
@@ -144,8 +144,8 @@ pub struct Material<'a> {
 }
 
 impl Material<'_> {
-    /// The requests in FastChat's order: first turns, then second turns; in each the general questions before those with a reference; then by
-    /// question and by model. Questions that a model has not answered, and second turns that a question does not have, are left out.
+    /// The requests in FastChat's order: by turn, with general questions before those with a reference, then by question and by model.
+    /// Questions that a model has not answered, and second turns that a question does not have, are left out.
     ///
     /// # Errors
     /// A question needs a reference that is not there; a prompt has a field that is not known.

@@ -19,7 +19,7 @@ pub struct ModelScores {
     pub judged: usize,
     /// Number of judgments without a rating.
     pub failed: usize,
-    /// Of those that failed: the endpoint gave no judgment.
+    /// Number of failed judgments that the endpoint did not give.
     pub refused: usize,
     /// Means by category, in the order of the questions; empty if the categories are not known.
     #[serde(serialize_with = "as_object")]
@@ -36,9 +36,9 @@ fn as_object<S: Serializer>(
 /// The scores of one category.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct CategoryScores {
-    /// Of the first turn.
+    /// The first turn.
     pub first: TurnScores,
-    /// Of the second turn.
+    /// The second turn.
     pub second: TurnScores,
 }
 
@@ -64,7 +64,7 @@ pub struct Doubt {
     pub score: f64,
 }
 
-/// What a file of judgments comes to.
+/// The scores of a file of judgments, with their doubts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Scores by model.

@@ -35,7 +35,7 @@ pub enum Template {
     Chat(ChatTemplate),
 }
 
-/// What the name of a template stands for, before files are read.
+/// A template by its name, before files are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TemplateName {
     /// A template of FastChat.
@@ -74,7 +74,7 @@ impl Template {
     /// Finds a template for a model. Without a name it is the form of the adapter's training.
     ///
     /// # Errors
-    /// No name is given and no record says how the adapter was trained; the form has no place for an instruction; the model has no chat
+    /// No name is given and no record says how the adapter was trained. The form has no place for an instruction. The model has no chat
     /// template.
     pub fn find(
         name: Option<&TemplateName>,

@@ -63,6 +63,11 @@ pub fn text_scores(corpus: &[Segment<'_>], tokenized: &Tokenized) -> TextScores 
     }
 }
 
+/// White space by Python's rule, which counts four more control characters than Unicode does.
+pub(crate) fn is_blank(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
+}
+
 /// The mean, which is 0 for no value.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64

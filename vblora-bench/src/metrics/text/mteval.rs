@@ -1,5 +1,7 @@
 //! The words that BLEU and NIST compare: those of mteval-v13a, in lower case, as e2e-metrics' `pymteval.py` makes them.
 
+use super::is_blank;
+
 /// The words of a text in a Western language. A text without a word has one word, which is empty.
 pub(super) fn words(text: &str) -> Vec<String> {
     let text = separated(&plain(text));
@@ -83,11 +85,6 @@ fn between(text: &str, is_pair: impl Fn(char, char) -> bool, blanks: [bool; 3]) 
         blank(&mut out, 2);
     }
     out
-}
-
-/// White space by Python's rule, which counts four more control characters than Unicode does.
-fn is_blank(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }
 
 #[cfg(test)]

@@ -131,11 +131,8 @@ impl Texts {
     pub fn thinned(mut self, most: usize) -> Self {
         let n = self.texts.len();
         let mut rows = 0..n;
-        // A text is kept when the share of rows seen reaches the next whole number.
-        self.texts.retain(|_| {
-            let row = rows.next().unwrap_or(n);
-            n <= most || (row + 1) * most / n > row * most / n
-        });
+        self.texts
+            .retain(|_| is_kept(rows.next().unwrap_or(n), n, most));
         self
     }
 
@@ -170,6 +167,12 @@ impl Texts {
         }
         questions
     }
+}
+
+/// Returns true if a row is one of at most `most` that are evenly spaced over `count` rows.
+pub(crate) fn is_kept(row: usize, count: usize, most: usize) -> bool {
+    // A row is kept when the share of rows seen reaches the next whole number.
+    count <= most || (row + 1) * most / count > row * most / count
 }
 
 /// Reads a file of texts. A `.csv` file has a header. A `.json` file is an array of objects, alone or in the field `data` of an object, or

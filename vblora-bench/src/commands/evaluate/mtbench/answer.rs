@@ -5,12 +5,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use vblora::storage::{read_file, sha256_hex, write_atomically};
-use vblora_models::{BaseDtype, generate::GenerationDefaults};
+use vblora_models::generate::GenerationDefaults;
 
 use super::question_file;
 use crate::{
     Error,
-    commands::{device::DeviceArguments, models, progress},
+    commands::{
+        device::DeviceArguments,
+        evaluate::model::{MODEL, ModelArguments},
+        progress,
+    },
     directory::DirLock,
     evaluate::{
         AnsweringModel, Origin, check_origin,
@@ -23,8 +27,7 @@ use crate::{
     program::{complain, is_interrupted, listen, say},
 };
 
-// Headings of the help.
-const MODEL: &str = "Model and adapter";
+// Heading of the help.
 const ANSWERS: &str = "Answers";
 
 /// Answer MT-Bench's questions with a model, both turns
@@ -40,18 +43,8 @@ pub(super) struct Arguments {
     /// Hugging Face directory, hub id, or bundled:llama
     #[arg(long, value_name = "DIR|HUB_ID", help_heading = MODEL)]
     model: String,
-    /// Hub revision: a branch, tag or commit
-    #[arg(long, help_heading = MODEL)]
-    revision: Option<String>,
-    /// Adapter: a PEFT directory or a compact file; without one the base answers
-    #[arg(long, value_name = "DIR|FILE", help_heading = MODEL)]
-    adapter: Option<PathBuf>,
-    /// Merge the adapter into the weights in memory before answering
-    #[arg(long, requires = "adapter", help_heading = MODEL)]
-    merge: bool,
-    /// Number type of the linear maps: f32, f16 or bf16
-    #[arg(long, value_name = "DTYPE", default_value_t = BaseDtype::F32, help_heading = MODEL)]
-    base_dtype: BaseDtype,
+    #[command(flatten)]
+    base: ModelArguments,
     /// Name of the model in all files
     #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
     model_id: String,
@@ -94,9 +87,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let questions_path = question_file(arguments.questions.as_ref(), &arguments.out);
     let questions = Questions::read(&questions_path)?;
     let path = answer_file(&arguments.out, &arguments.model_id)?;
-    let files = models::find(&arguments.model, arguments.revision.as_deref())?;
-    let adapter = arguments.adapter.as_deref();
-    let model = AnsweringModel::open(files, arguments.base_dtype, adapter, arguments.merge)?;
+    let model = arguments.base.open(&arguments.model)?;
+    let adapter = arguments.base.adapter.as_deref();
     let template = Template::find(arguments.template.as_ref(), adapter, model.files())?;
     let interview = Interview {
         questions: &questions,

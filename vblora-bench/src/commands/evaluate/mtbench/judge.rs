@@ -87,7 +87,7 @@ pub(super) struct Arguments {
 /// Judges what has no judgment yet.
 ///
 /// # Errors
-/// A file cannot be read, or does not fit the questions; the endpoint does not work. What was judged stays.
+/// A file cannot be read, or does not fit the questions; the endpoint does not work. The judgments that were made stay.
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     arguments.check()?;
     let path = judgment_file(&arguments.out, &arguments.judge)?;
@@ -103,7 +103,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let endpoint = arguments.endpoint()?;
     let interrupted = listen().context("cannot listen for Ctrl-C")?;
     let mut desk = Desk::open(&path, judging)?;
-    let all = desk.left(&requests) * arguments.repeat;
+    let all = desk.left(&requests)? * arguments.repeat;
     let bar = progress::bar(all as u64, "judgments");
     let mut count = 0;
     let mut hear = |judgment: &Judgment| {
@@ -247,7 +247,7 @@ impl Arguments {
             true => JudgmentFile::read(path)?,
             false => Vec::new(),
         };
-        let left = left(&judgments, requests, self.again);
+        let left = left(path, &judgments, requests, self.again)?;
         let mut letters = 0;
         for request in &left {
             letters += request.system.chars().count() + request.user.chars().count();

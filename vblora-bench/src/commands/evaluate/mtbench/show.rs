@@ -28,8 +28,8 @@ const LISTED: usize = 10;
 
 /// Show the scores of judged answers
 ///
-/// First FastChat's three tables, in its own text. Then means by category and turn, the number of judgments without a rating, which the means
-/// leave out, and ratings that the judge may not have meant.
+/// First come FastChat's three tables, in its own text. Means by category and turn follow, and the number of judgments without a rating, which
+/// the means leave out. Ratings that the judge may not have meant are listed last.
 #[derive(Debug, Args)]
 #[command(before_help = "\
 vblora evaluate mtbench show --out data/mt_bench

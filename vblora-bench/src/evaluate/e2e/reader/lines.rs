@@ -4,7 +4,7 @@ use std::path::Path;
 
 use vblora::storage::read_input;
 
-use crate::{Error, Result, limits::MAX_DATA_BYTES};
+use crate::{Error, Result, limits::MAX_DATA_BYTES, metrics::text::is_blank};
 
 /// A line without its end and without white space at both ends.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub(super) fn read_lines(path: &Path) -> Result<Vec<Line>> {
         .zip(split(text))
         .map(|(number, line)| Line {
             number,
-            text: line.trim_matches(is_space).to_owned(),
+            text: line.trim_matches(is_blank).to_owned(),
         })
         .collect();
     if lines.iter().all(|line| line.text.is_empty()) {
@@ -68,9 +68,4 @@ fn is_end(c: char) -> bool {
         c,
         '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
     )
-}
-
-/// White space by Python's rule, which counts four more control characters than Unicode does.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '\u{1c}'..='\u{1f}')
 }

@@ -1,6 +1,6 @@
 //! Words whose full stop belongs to them.
 
-/// What a full stop after a word is.
+/// The role of a full stop after a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stop {
     /// It always belongs to the word: "St.".
@@ -15,7 +15,7 @@ pub(super) enum Stop {
     Never,
 }
 
-/// What a full stop after this word of ASCII letters is.
+/// The role of a full stop after this word of ASCII letters.
 pub(super) fn stop(word: &str) -> Stop {
     if word.len() == 1 {
         return Stop::Initial;

@@ -1,4 +1,4 @@
-//! What follows a full stop decides whether it ends a sentence.
+//! The end of a sentence: the text after a full stop decides.
 
 use super::abbreviations;
 

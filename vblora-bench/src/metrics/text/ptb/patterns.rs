@@ -1,4 +1,4 @@
-//! Tokens that more than words and single signs make up. Of all that fit at a place, the longest is a token.
+//! Tokens that more than words and single signs make up. The longest that fits at a place is a token.
 
 use std::sync::LazyLock;
 
