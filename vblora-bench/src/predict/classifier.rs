@@ -31,7 +31,8 @@ impl Classifier {
     /// The directory has no head. A file is missing or broken. Adapter or head do not fit the base, or the head does not fit the task.
     pub fn open(dir: &Path, files: &ModelFiles) -> Result<Self> {
         let place = dir.display().to_string();
-        if dir.is_file() {
+        let kind = std::fs::metadata(dir).map_err(|e| Error::read(dir, e))?;
+        if kind.is_file() {
             let found = "a file, which has no head".into();
             return Err(no_head(&place, found));
         }

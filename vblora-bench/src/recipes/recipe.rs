@@ -399,6 +399,13 @@ pub(crate) fn held_as(asked: BaseDtype, nf4: Nf4Settings, files: BaseDtype) -> R
         other => other,
     };
     match asked.settle(files)? {
+        BaseDtype::Stored4Bit(_) if nf4.double_quant != Nf4Settings::default().double_quant => {
+            Err(Error::Setting {
+                setting: "nf4.double_quant".into(),
+                expected: "none: the model's files are in 4 bits, and their scales are used".into(),
+                found: nf4.double_quant.to_string(),
+            })
+        }
         BaseDtype::Stored4Bit(_) => Ok(BaseDtype::Stored4Bit(nf4.compute)),
         nf4 @ BaseDtype::Nf4(_) => Ok(nf4),
         dense if is_default(&nf4) => Ok(dense),

@@ -113,14 +113,6 @@ impl HeadSettings {
         Ok(write_atomically(&dir.join(FILE), &text)?)
     }
 
-    /// The form in which the base is held, as in training, given the form of its files.
-    ///
-    /// # Errors
-    /// As [`Recipe::held_as`].
-    pub fn held_as(&self, files: BaseDtype) -> Result<BaseDtype> {
-        recipes::held_as(self.base_dtype, self.nf4, files)
-    }
-
     /// The rows of a batch without training.
     pub fn evaluation_batch(&self) -> usize {
         2 * self.batch
