@@ -29,15 +29,15 @@ pub(super) fn open(path: &Path) -> Result<File> {
     File::open(path).map_err(|e| Error::read(path, e))
 }
 
-/// The file's text as a stream, without its byte-order mark.
+/// The file's text as a stream, without its byte-order mark. Its first buffer is full, unless the text is shorter: readers look at it.
 pub(super) fn text(path: &Path) -> Result<BufReader<impl Read + use<>>> {
     let mut file = open(path)?;
     let mut start = Vec::new();
-    let mut head = file.by_ref().take(MARK.len() as u64);
+    let mut head = file.by_ref().take(BUFFER as u64);
     head.read_to_end(&mut start)
         .map_err(|e| Error::read(path, e))?;
-    if start == MARK {
-        start.clear();
+    if start.starts_with(MARK) {
+        start.drain(..MARK.len());
     }
     let all = Limited {
         inner: Cursor::new(start).chain(file),
