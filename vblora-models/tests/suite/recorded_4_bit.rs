@@ -276,15 +276,20 @@ pub(crate) fn fixture_converted_directories<B: VbLoraBackend>(device: &B::Device
             assert_eq!(found.get(name), expected.get(name), "{name}");
         }
     }
-    // Decoded in f32, the file gives the same hidden states to the bit.
+    // Decoded in f32, the file holds the same values to the bit. A GPU's product of other kernels may be rounded in another order.
     dequantize(&open(&ours), &floats, Some(DecodedDtype::F32)).unwrap();
-    let states = [&ours, &floats].map(|path| {
+    let [(packed, states), (decoded, expected)] = [&ours, &floats].map(|path| {
         let (model, _) = CausalLm::<B>::load(&open(path), device).unwrap();
         let batch = CausalBatch::pad(&[&[1, 5, 9, 3], &[7, 2]], 0, Side::Right);
         let input = CausalInput::new(&batch, model.config(), device).unwrap();
-        values(model.forward(&input, &Factors::none()))
+        let states = values(model.forward(&input, &Factors::none()));
+        (model, states)
     });
-    assert_eq!(states[0], states[1]);
+    for site in packed.sites() {
+        let [one, other] = [&packed, &decoded].map(|model| model.weight(&site.name).unwrap());
+        assert_eq!(one, other, "{}", site.name);
+    }
+    assert_close("hidden states", &states, &expected, 1e-5);
     // In the type that the maps had, and with shards.
     dequantize(&open(&folder.join("sharded")), &again, None).unwrap();
     let [one, other] = [&again, &dense].map(|path| Checkpoint::open(&open(path)).unwrap());
