@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 use vblora_bench::{
     commands::{models, train},
-    program::{exit_code, parse, start_logging},
+    program::run_program,
 };
 
 // Training frees and allocates large blocks in every step. This allocator reuses them.
@@ -36,17 +36,7 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    start_logging();
-    let arguments: CommandLine = match parse(CommandLine::command()) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match train::run(&arguments.train.with_default_model(models::LLAMA)) {
-        // A signal, or a full disk under standard output, overrides the plain exit code.
-        Ok(code) => exit_code(code),
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_program(CommandLine::command(), |arguments: CommandLine| {
+        train::run(&arguments.train.with_default_model(models::LLAMA))
+    })
 }

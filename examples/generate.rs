@@ -12,10 +12,7 @@
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
-use vblora_bench::{
-    commands::generate,
-    program::{exit_code, parse, start_logging},
-};
+use vblora_bench::{commands::generate, program::run_program};
 
 #[global_allocator]
 static ALLOCATOR: vblora_allocator::Keeping = vblora_allocator::Keeping;
@@ -34,17 +31,7 @@ struct CommandLine {
 }
 
 fn main() -> ExitCode {
-    start_logging();
-    let arguments: CommandLine = match parse(CommandLine::command()) {
-        Ok(arguments) => arguments,
-        Err(code) => return code,
-    };
-    match generate::run(&arguments.generate) {
-        // A signal, or a full disk under standard output, overrides the plain exit code.
-        Ok(code) => exit_code(code),
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run_program(CommandLine::command(), |arguments: CommandLine| {
+        generate::run(&arguments.generate)
+    })
 }

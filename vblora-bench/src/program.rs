@@ -1,7 +1,7 @@
 //! Behaviour that all programs of this workspace share. A signal ends the program with a checkpoint, and no work is lost if nobody reads
 //! the output.
 //!
-//! Libraries do not call this. A program calls [`start_logging`], [`parse`] and [`listen`] first, and returns [`exit_code`].
+//! Libraries do not call this. A program's `main` is [`run_program`], and long work calls [`listen`].
 
 use std::{
     fmt::Display,
@@ -14,6 +14,8 @@ use std::{
 };
 
 use clap::{Command, FromArgMatches};
+
+mod devices;
 
 use crate::terminal::{visible, visible_but};
 
@@ -52,7 +54,7 @@ pub fn command_line() -> String {
 
 /// Sends warnings and errors to standard error, filtered by `RUST_LOG` if it is set. Terminal control characters in the messages are
 /// escaped.
-pub fn start_logging() {
+fn start_logging() {
     let level = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| "warn,cubecl=error,wgpu=error".into());
     tracing_subscriber::fmt()
@@ -71,7 +73,7 @@ pub fn start_logging() {
 ///
 /// # Errors
 /// The exit code, if there is nothing to run.
-pub fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
+fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
     let matches = command.try_get_matches_from_mut(std::env::args_os());
     let parsed = matches.and_then(|mut matches| T::from_arg_matches_mut(&mut matches));
     parsed.map_err(|error| {
@@ -85,12 +87,13 @@ pub fn parse<T: FromArgMatches>(mut command: Command) -> Result<T, ExitCode> {
 }
 
 /// Runs a program: parses its command line as `T`, calls `run`, and turns the outcome into the exit code. An error is one line on standard
-/// error.
+/// error. So is the failure of a GPU, which ends the program at once.
 pub fn run_program<T: FromArgMatches>(
     command: Command,
     run: impl FnOnce(T) -> anyhow::Result<ExitCode>,
 ) -> ExitCode {
     start_logging();
+    devices::watch();
     let arguments = match parse(command) {
         Ok(arguments) => arguments,
         Err(code) => return code,
@@ -218,7 +221,7 @@ impl Write for VisibleErrors {
 }
 
 /// Prints a line on standard output, with terminal control characters escaped ([`visible`]). If standard output fails, the work continues,
-/// and [`exit_code`] reports the failure.
+/// and the exit code reports the failure.
 pub fn say(text: impl Display) {
     if LOST.get().is_none()
         && let Err(cause) = writeln!(io::stdout(), "{}", visible(&text.to_string()))
@@ -239,7 +242,7 @@ pub fn is_closed_pipe(error: &io::Error) -> bool {
 
 /// The exit code of a program that would end with `code`. After a signal it is 128 plus the signal's number, as in shells. It is a failure
 /// if standard output could not be written, for example on a full disk. A closed pipe is no failure.
-pub fn exit_code(code: ExitCode) -> ExitCode {
+fn exit_code(code: ExitCode) -> ExitCode {
     let lost = LOST.get().filter(|cause| !is_closed_pipe(cause));
     if let Some(cause) = lost {
         complain(format!("error: cannot write standard output: {cause}"));
