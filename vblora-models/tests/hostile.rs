@@ -12,7 +12,7 @@ use corrupt::corrupt;
 use serde_json::{Value, json};
 use vblora_models::{
     Checkpoint, DecoderConfig, DecoderFamily, EncoderConfig, ModelFiles, Roberta, SaveDtype,
-    TextTokenizer, decoder::CausalLm, save_safetensors,
+    TextTokenizer, decoder::CausalLm, dequantize, quantize, save_safetensors, save_tensors,
 };
 
 /// Reads a file in `cases` spoiled forms; gives how many were right all the same.
@@ -112,6 +112,32 @@ fn weights_and_their_index_of_arbitrary_bytes_are_read_or_refused() {
     std::fs::write(at("model.safetensors.index.json"), index).unwrap();
     attack(&at("model.safetensors.index.json"), 3000, read);
     attack(&at("two.safetensors"), 3000, read);
+}
+
+/// The header, the packed codes, their scales and the JSON beside them; read as a model, and written as floats.
+#[test]
+fn weights_in_4_bits_of_arbitrary_bytes_are_read_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let [dense, packed, floats] = ["dense", "packed", "floats"].map(|name| dir.path().join(name));
+    std::fs::create_dir(&dense).unwrap();
+    std::fs::write(dense.join("config.json"), llama().to_string()).unwrap();
+    let files = ModelFiles::open(&dense).unwrap();
+    let config = DecoderConfig::from_files(&files).unwrap();
+    let device = Default::default();
+    let model = CausalLm::<Flex>::random(config, 3, &device).unwrap();
+    let weights = dense.join("model.safetensors");
+    save_tensors(&weights, &model.tensors(), SaveDtype::F32).unwrap();
+    quantize(&files, &packed, true, &[]).unwrap();
+    let weights = packed.join("model.safetensors");
+    let right = attack(&weights, 1500, |files| {
+        CausalLm::<Flex>::load(files, &device).map(drop)
+    });
+    assert!(right > 0);
+    attack(&weights, 300, |files| {
+        dequantize(files, &floats, None)?;
+        std::fs::remove_dir_all(&floats).unwrap();
+        Ok(())
+    });
 }
 
 /// A field's type, and the JSON for it.
