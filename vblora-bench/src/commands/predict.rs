@@ -13,7 +13,7 @@ use vblora::storage::write_atomically;
 use super::classifier::ClassifierArguments;
 use crate::{
     directory::is_same,
-    predict::{Form, encode, open, outcomes, read},
+    predict::{Form, check, encode, open, outcomes, read},
     program::{complain, is_closed_pipe, listen},
 };
 
@@ -59,6 +59,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     );
     let (files, found) = classifier.open()?;
     let task = &found.settings.task;
+    check(task, form)?;
     let columns = classifier.columns(task, None)?;
     let table = open(&classifier.data, classifier.stdin())?;
     let rows = read(&table, &columns.first, columns.second.as_deref())?;

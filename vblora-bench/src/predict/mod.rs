@@ -10,4 +10,4 @@ pub use classifier::Classifier;
 pub use outcome::{Outcome, outcomes};
 pub use read::{Rows, open, read, read_glue, read_labelled};
 pub use run::{Text, run};
-pub use write::{Form, encode};
+pub use write::{Form, check, encode};

@@ -55,8 +55,9 @@ const SEPARATOR: &str = ";";
 /// | numbers | `value` | `{"value": x}` |
 ///
 /// # Errors
-/// A row cannot be written as CSV.
+/// As [`check`]; a row cannot be written as CSV.
 pub fn encode(task: &Task, outcomes: &[Outcome], form: Form) -> Result<Vec<u8>> {
+    check(task, form)?;
     match form {
         Form::Csv => separated(task, outcomes, b','),
         Form::Tsv => separated(task, outcomes, b'\t'),
@@ -64,12 +65,37 @@ pub fn encode(task: &Task, outcomes: &[Outcome], form: Form) -> Result<Vec<u8>> 
     }
 }
 
+/// The separator of the labels of a row, in tasks with several of them.
+fn separator(task: &Task) -> Option<&str> {
+    match task.target() {
+        Some(Target::Sets { separator, .. }) => Some(separator.as_deref().unwrap_or(SEPARATOR)),
+        Some(Target::Classes { .. } | Target::Number { .. }) | None => None,
+    }
+}
+
+/// Refuses a form in which the labels of a row cannot be told apart.
+///
+/// # Errors
+/// The form joins labels with a separator, and the name of a class contains it.
+pub fn check(task: &Task, form: Form) -> Result<()> {
+    let (Form::Csv | Form::Tsv, Some(separator)) = (form, separator(task)) else {
+        return Ok(());
+    };
+    match task.classes().iter().find(|name| name.contains(separator)) {
+        None => Ok(()),
+        Some(name) => Err(Error::Setting {
+            setting: "out".into(),
+            expected: format!(
+                "a file that ends in .jsonl, because {separator:?} separates the labels of a row in CSV and TSV"
+            ),
+            found: format!("a class {name:?}"),
+        }),
+    }
+}
+
 fn separated(task: &Task, outcomes: &[Outcome], delimiter: u8) -> Result<Vec<u8>> {
     let names = task.classes();
-    let separator = match task.target() {
-        Some(Target::Sets { separator, .. }) => separator.as_deref().unwrap_or(SEPARATOR),
-        Some(Target::Classes { .. } | Target::Number { .. }) | None => SEPARATOR,
-    };
+    let separator = separator(task).unwrap_or(SEPARATOR);
     let first = match task.target() {
         Some(Target::Classes { .. }) => "label",
         Some(Target::Sets { .. }) => "labels",
@@ -198,6 +224,27 @@ mod tests {
         ] {
             assert_eq!(written(target, outcome, Form::Jsonl), line);
         }
+    }
+
+    #[test]
+    fn a_class_whose_name_has_the_separator_needs_json_lines() {
+        let sets = |separator: Option<&str>| {
+            task(Target::Sets {
+                names: names(),
+                separator: separator.map(Into::into),
+            })
+        };
+        check(&sets(None), Form::Csv).unwrap();
+        let set = [Outcome::Set(vec![0, 1], vec![0.75, 0.6])];
+        for form in [Form::Csv, Form::Tsv] {
+            let error = encode(&sets(Some(", ")), &set, form).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains(".jsonl") && error.contains("found a class \"so, so\""),
+                "{error}"
+            );
+        }
+        encode(&sets(Some(", ")), &set, Form::Jsonl).unwrap();
     }
 
     #[test]

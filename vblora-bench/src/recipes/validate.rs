@@ -71,13 +71,15 @@ impl Recipe {
             return Ok(());
         };
         weights.check()?;
+        let one_class = |found| {
+            let expected = "a task with one class for each row";
+            setting("class_weights", expected, found)
+        };
         match self.task.target() {
             Some(Target::Classes { .. }) => Ok(()),
-            Some(Target::Sets { .. } | Target::Number { .. }) | None => Err(setting(
-                "class_weights",
-                "a task with one class for each row",
-                &self.task,
-            )),
+            Some(Target::Sets { .. }) => Err(one_class("--multi-label")),
+            Some(Target::Number { .. }) => Err(one_class("--regression")),
+            None => Err(one_class("texts")),
         }
     }
 

@@ -46,8 +46,13 @@ fn task_table(task: &Task, rows: &[&Summary]) -> Table {
     if is_text {
         columns.push((format!("{task} {metric} before"), Align::Right));
     }
+    // A task of one's own has its file's name. Scores of train.csv's task are not those of its rows.
+    let best = match task.is_known() || task.name() != "train" {
+        true => format!("{task} {metric}, best"),
+        false => format!("{metric} on dev, best"),
+    };
     columns.extend([
-        (format!("{task} {metric}, best"), Align::Right),
+        (best, Align::Right),
         ("last".into(), Align::Right),
         ("trained".into(), Align::Right),
         ("stored".into(), Align::Right),
@@ -159,7 +164,7 @@ fn notes(task: &Task, results: &Results, rows: &[&Summary]) -> String {
     if undefined > 0 {
         let metric = task.primary_metric;
         notes.push(format!(
-            "{metric} is undefined (constant predictions) in {undefined} run(s) and counted as 0."
+            "{metric} is undefined (constant labels or predictions) in {undefined} run(s) and counted as 0."
         ));
     }
     for run in results.runs.iter().filter(|run| run.task == *task) {
@@ -190,8 +195,9 @@ fn notes(task: &Task, results: &Results, rows: &[&Summary]) -> String {
         .max();
     if let Some(rows @ 1..) = truncated {
         notes.push(format!(
-            "{} rows were cut to the maximum length{}.",
+            "{} {} cut to the maximum length{}.",
             grouped(rows),
+            if rows == 1 { "row was" } else { "rows were" },
             if task.is_text() {
                 " or left out for it"
             } else {
@@ -277,6 +283,25 @@ mod tests {
             !names.contains(&"head".to_owned()) && !table.contains("head"),
             "{table}"
         );
+    }
+
+    #[test]
+    fn scores_of_a_table_named_train_are_said_to_be_on_dev() {
+        let mut own = run("vblora", "qv", 1, &[0.5]);
+        let columns = crate::tasks::Columns {
+            first: "x".into(),
+            second: None,
+            label: "y".into(),
+        };
+        for (name, heading) in [
+            ("train", "| accuracy on dev, best"),
+            ("reviews", "| reviews accuracy, best"),
+        ] {
+            let target = own.task.target().unwrap().clone();
+            own.task = Task::own(name, columns.clone(), target);
+            let text = summary_table(&Results::new("c", "flex", vec![own.clone()]));
+            assert!(text.contains(heading), "{text}");
+        }
     }
 
     #[test]

@@ -19,6 +19,7 @@ mod task;
 pub use evaluation::{ByClass, Evaluation, NamedScores};
 pub(crate) use example::class_counts;
 pub use example::{Example, Label, Split, SplitName};
+pub(crate) use place::counted;
 pub(crate) use score::check_scores;
 pub use score::{Predictions, evaluate, score};
 pub use split::{check_splits, parse_split, read_split, read_split_file};

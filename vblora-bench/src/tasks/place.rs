@@ -42,10 +42,24 @@ impl Place {
     }
 }
 
+/// A number of things, in words for one and for any other number of them.
+pub(crate) fn counted(count: usize, one: &str, other: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { other })
+}
+
 /// The first characters of a text, at most `limit`, and a mark if there are more.
 pub(super) fn shown(text: &str, limit: usize) -> String {
     match text.char_indices().nth(limit) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
     }
+}
+
+/// A fault of JSON that its place already names the line of: without serde's line, which counts from the start of the text it was given.
+pub(super) fn in_line(cause: &serde_json::Error) -> String {
+    let (line, column) = (cause.line(), cause.column());
+    let place = format!(" at line {line} column {column}");
+    cause
+        .to_string()
+        .replace(&place, &format!(" at column {column}"))
 }

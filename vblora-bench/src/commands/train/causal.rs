@@ -14,6 +14,7 @@ use super::{
 use crate::{
     commands::models,
     demo,
+    directory::is_same,
     program::say,
     recipes::{Recipe, Size},
     report::draw,
@@ -89,7 +90,14 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
     };
     let (format, train) = training_texts(arguments, data, files)?;
     Ok(match &causal.held_out {
-        Some(held_out) => (train, format.texts(&TextFile::read(held_out)?, files)?),
+        Some(held_out) => {
+            ensure!(
+                !is_same(data, held_out),
+                "--held-out: expected another file than --data, found {}",
+                held_out.display()
+            );
+            (train, format.texts(&TextFile::read(held_out)?, files)?)
+        }
         None => train.hold_out(HELD_OUT)?,
     })
 }

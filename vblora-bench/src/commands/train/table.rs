@@ -12,7 +12,7 @@ use crate::{
     metrics::Metric,
     recipes::{ClassWeights, WeightRule},
     tasks::{
-        Columns, Target, Task,
+        Columns, Target, Task, counted,
         own::{Dev, Files, Given, Labelling, OwnData, find, scan},
     },
 };
@@ -61,7 +61,13 @@ pub(super) struct TableArguments {
     #[arg(long, value_name = "FILE", requires = "text")]
     pub(super) dev: Option<PathBuf>,
     /// Share of the rows to evaluate on instead of training, the same in each class [default: 0.1 without a dev file]
-    #[arg(long, value_name = "SHARE", requires = "text", conflicts_with = "dev")]
+    #[arg(
+        long,
+        value_name = "SHARE",
+        requires = "text",
+        conflicts_with = "dev",
+        allow_negative_numbers = true
+    )]
     pub(super) hold_out: Option<f64>,
     /// Seed of the rows that are held out [default: 0]
     #[arg(long, value_name = "SEED", requires = "text", conflicts_with = "dev")]
@@ -119,6 +125,8 @@ impl TableArguments {
             label != first && self.text_pair.as_ref() != Some(label),
             "--label: expected another column than the text's, found {label}"
         );
+        let names: Vec<String> = self.labels.iter().map(|name| name.trim().into()).collect();
+        check_names(&names)?;
         let (own, mut notes) = self.files(data)?;
         let given = Given {
             column: label.clone(),
@@ -127,9 +135,8 @@ impl TableArguments {
                 .cloned()
                 .collect(),
             labelling: self.labelling(),
-            names: Some(self.labels.clone()).filter(|names| !names.is_empty()),
+            names: Some(names).filter(|names| !names.is_empty()),
         };
-        check_names(&self.labels)?;
         let target = scan(&own.train, &given)?;
         notes.extend(many_numbers(&target));
         let columns = Columns {
@@ -241,7 +248,8 @@ pub(super) fn describe(task: &Task) -> String {
     match task.target() {
         Some(Target::Classes { .. }) => format!("{task}: {} classes: {some}{more}", names.len()),
         Some(Target::Sets { .. }) => {
-            format!("{task}: any of {} labels: {some}{more}", names.len())
+            let labels = counted(names.len(), "label", "labels");
+            format!("{task}: any of {labels}: {some}{more}")
         }
         Some(Target::Number { .. }) => format!("{task}: a number"),
         None => format!("{task}: texts"),
@@ -254,7 +262,7 @@ fn check_names(names: &[String]) -> Result<()> {
         bail!("--labels: {:?} is listed twice", names[i]);
     }
     ensure!(
-        !names.iter().any(|name| name.trim().is_empty()),
+        !names.iter().any(String::is_empty),
         "--labels: expected names, found an empty one"
     );
     Ok(())

@@ -58,9 +58,9 @@ impl Form {
             | Self::Gsm8k
             | Self::Metamath
             | Self::Gsm8kMetamath
-            | Self::Completion(_)
             | Self::Fields { .. }
             | Self::Template(_) => ("a response", "one that is empty"),
+            Self::Completion(_) => ("a text", "one that is empty"),
             Self::Chat(_) => ("an answer to learn", "none, or a blank turn"),
         }
     }

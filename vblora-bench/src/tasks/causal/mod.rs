@@ -218,8 +218,9 @@ pub fn parse_texts(text: &str, ending: &str, source: &str, form: &Form) -> Resul
             return Err(Error::EmptySplit { file });
         }
         (false, Some(row)) => tracing::warn!(
-            "{source}: {empty} of {} rows are left out, the first in {}: expected {}, found {}",
+            "{source}: {empty} of {} rows {} left out, the first in {}: expected {}, found {}",
             rows.len(),
+            if empty == 1 { "is" } else { "are" },
             row.place,
             form.nothing().0,
             form.nothing().1
@@ -326,6 +327,11 @@ mod tests {
                 "csv",
                 "q,a\n1,\"2\n3,4\n",
                 "data, line 2: expected a quote at the end of the quoted field, found the end of the file",
+            ),
+            (
+                "csv",
+                "q,a\n1,2\n\"3,4\n\"5\" he said,6\n",
+                "data, line 3: expected a quoted field that ends with its closing quote, found text after that quote in line 4",
             ),
             (
                 "csv",

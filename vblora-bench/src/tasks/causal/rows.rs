@@ -9,7 +9,7 @@ use crate::{
     Error, Result,
     tasks::{
         place::{self, Place},
-        table::Records,
+        table::{Failed, Records},
     },
 };
 
@@ -81,7 +81,7 @@ pub(super) fn lines<'a>(text: &str, file: &'a str) -> Result<Vec<Row<'a>>> {
     let row = |(line, text)| {
         let place = Place::Line(line);
         let Once(values) = serde_json::from_str(text)
-            .map_err(|e| place.error(file, "a JSON object", e.to_string()))?;
+            .map_err(|e| place.error(file, "a JSON object", place::in_line(&e)))?;
         Ok(Row {
             file,
             place,
@@ -208,7 +208,10 @@ impl<'de> Deserialize<'de> for Once {
 
 /// Reads comma-separated values with a header, at most so many rows.
 fn csv<'a>(text: &str, file: &'a str, most: usize) -> Result<Vec<Row<'a>>> {
-    let failed = |(place, cause): (Place, ::csv::Error)| unreadable(file, place, &cause);
+    let failed = |failed| match failed {
+        Failed::Quotes(fault) => fault.error(file, |line| line),
+        Failed::Record(place, cause) => unreadable(file, place, &cause),
+    };
     let records = Records::new(text.as_bytes(), b',');
     let mut records = records.map_err(|e| Error::read(Path::new(file), e))?;
     let header = records.header().map_err(failed)?.clone();
@@ -232,7 +235,6 @@ fn csv<'a>(text: &str, file: &'a str, most: usize) -> Result<Vec<Row<'a>>> {
             return Ok(rows);
         }
     }
-    records.check_end(file)?;
     Ok(rows)
 }
 

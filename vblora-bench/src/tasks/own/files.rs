@@ -1,6 +1,9 @@
 //! The files of a data set: one file, or a directory with files for each split.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use vblora::storage::is_own_stream;
 
@@ -24,7 +27,7 @@ pub struct Files {
 /// and `test.EXT`. The hub's shards (`train-00000-of-00002.parquet`) are found too, also in a folder `data`.
 ///
 /// # Errors
-/// The path does not exist; the directory has no training file, or two for one split.
+/// The path does not exist; the directory has no training file, or two for one split; shards are not as many as their names say.
 pub fn find(data: &Path) -> Result<Files> {
     if is_own_stream(data) {
         let reason = "training reads its data twice, and a stream only once; expected a file";
@@ -99,7 +102,11 @@ fn split(dir: &Path, names: &[String], split: &str) -> Result<Vec<PathBuf>> {
             .is_some_and(|rest| rest.starts_with('-'))
     });
     match (whole.as_slice(), shards.is_empty()) {
-        ([_], true) | ([], _) => Ok([whole, shards].concat()),
+        ([_], true) => Ok(whole),
+        ([], _) => {
+            check_shards(dir, &shards, split)?;
+            Ok(shards)
+        }
         ([_], false) | ([_, _, ..], _) => {
             let all: Vec<_> = whole
                 .iter()
@@ -111,4 +118,42 @@ fn split(dir: &Path, names: &[String], split: &str) -> Result<Vec<PathBuf>> {
             Err(Error::in_the_way(dir, reason))
         }
     }
+}
+
+/// Refuses shards `NAME-I-of-N` that are not one for each I below N, or that lie beside other shards.
+fn check_shards(dir: &Path, shards: &[PathBuf], split: &str) -> Result<()> {
+    let stems = shards.iter().filter_map(|path| path.file_stem());
+    let stems: Vec<_> = stems.map(|stem| stem.to_string_lossy()).collect();
+    let parts: Vec<_> = stems.iter().map(|stem| numbered(stem, split)).collect();
+    let Some((first, of)) = parts.iter().flatten().next() else {
+        return Ok(());
+    };
+    let is_other = |part: &Option<(&str, &str)>| part.is_none_or(|(_, count)| count != *of);
+    let indices: BTreeSet<u64> = parts
+        .iter()
+        .flatten()
+        .filter_map(|(index, _)| index.parse().ok())
+        .collect();
+    let count: u64 = of.parse().unwrap_or(u64::MAX);
+    let missing = (0..count).find(|index| !indices.contains(index));
+    let found = match (parts.iter().position(is_other), missing) {
+        (Some(other), _) => format!("{} beside {split}-{first}-of-{of}", stems[other]),
+        (None, Some(index)) => format!("no {split}-{index:0width$}-of-{of}", width = first.len()),
+        (None, None) if indices.len() < shards.len() => "two files of one number".into(),
+        (None, None) => return Ok(()),
+    };
+    Err(Error::Entry {
+        file: dir.display().to_string(),
+        place: "directory".into(),
+        expected: format!("all {count} files of the {split} split and no others"),
+        found,
+    })
+}
+
+/// I and N in a name `SPLIT-I-of-N`.
+fn numbered<'a>(stem: &'a str, split: &str) -> Option<(&'a str, &'a str)> {
+    let rest = stem.strip_prefix(split)?.strip_prefix('-')?;
+    let (index, count) = rest.split_once("-of-")?;
+    let is_number = |text: &str| text.parse::<u64>().is_ok();
+    (is_number(index) && is_number(count)).then_some((index, count))
 }

@@ -64,9 +64,18 @@ pub(super) fn set(
     }
 }
 
-/// The number in a cell.
-pub(super) fn number(table: &Table, place: Place, cell: &Cell) -> Result<f32> {
-    let number = cell.number().map(|number| number as f32);
-    let number = number.filter(|number| number.is_finite());
-    number.ok_or_else(|| table.error(place, "a finite number", cell.shown()))
+/// Returns true for the names that programs write where there is no label.
+pub(super) fn is_null(name: &str) -> bool {
+    ["null", "NULL", "None"].contains(&name)
+        || name.parse::<f64>().is_ok_and(|number| !number.is_finite())
+}
+
+/// The number in a cell. In single precision it is finite too.
+pub(super) fn number(table: &Table, place: Place, cell: &Cell) -> Result<f64> {
+    let expected = match cell.number() {
+        Some(number) if (number as f32).is_finite() => return Ok(number),
+        Some(number) if number.is_finite() => "a number within \u{b1}3.4e38",
+        Some(_) | None => "a finite number",
+    };
+    Err(table.error(place, expected, cell.shown()))
 }

@@ -111,7 +111,7 @@ impl<'a> Reader<'a> {
                 Ok(sets::set(ids.collect::<Result<_>>()?))
             }
             Target::Number { lowest, highest } => {
-                let value = number(table, place, cell)?;
+                let value = number(table, place, cell)? as f32;
                 match (*lowest..=*highest).contains(&value) {
                     true => Ok(Label::Value(value)),
                     false => {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::label::{Labelling, class, number, set};
+use super::label::{Labelling, class, is_null, number, set};
 use crate::tasks::{
     Target, Written,
     table::{Place, Table},
@@ -15,6 +15,9 @@ const MAX_CLASSES: usize = 1 << 14;
 
 /// The maximum number of names in a message.
 const SHOWN: usize = 20;
+
+/// The most that rounding to single precision may change a number, as a share of the range of all numbers.
+const MAX_ROUNDING: f64 = 1e-3;
 
 /// The user's choices about labels.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +37,8 @@ pub struct Given {
 /// Names are sorted by their characters, as Python sorts strings. If all of them are numbers, they are in numeric order.
 ///
 /// # Errors
-/// A file cannot be read or lacks the column; a row has no label, or one that the user did not list; all rows have the same label.
+/// A file cannot be read or lacks the column; a row has no label, or one that the user did not list; all rows have the same label, or
+/// numbers that single precision does not tell apart.
 pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
     let mut found = Found::default();
     let texts = given.texts.iter().map(String::as_str);
@@ -50,10 +54,14 @@ pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
                 Labelling::Class => found.add(&table, place, class(&table, place, cell)?, given),
                 Labelling::Set { separator } => {
                     let names = set(&table, place, cell, separator.as_deref())?;
+                    found.compare(&names);
                     let mut names = names.into_iter();
                     names.try_for_each(|name| found.add(&table, place, name, given))
                 }
-                Labelling::Number => found.measure(number(&table, place, cell)?),
+                Labelling::Number => {
+                    found.measure(&table, place, number(&table, place, cell)?);
+                    Ok(())
+                }
             }
         })?;
     }
@@ -65,7 +73,10 @@ pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
         file: place.clone(),
         place: format!("column {:?}", given.column),
         expected: "at least two different labels".into(),
-        found: format!("{what} in all {} rows", found.rows),
+        found: match found.rows {
+            1 => format!("{what} in the only row"),
+            rows => format!("{what} in all {rows} rows"),
+        },
     };
     match &given.labelling {
         Labelling::Class => {
@@ -77,20 +88,47 @@ pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
                 written: Written::Name,
             })
         }
-        Labelling::Set { separator } => match found.counts.is_empty() {
-            true => Err(constant("no label".into())),
-            false => Ok(Target::Sets {
+        Labelling::Set { separator } => match found.set {
+            Some((set, true)) => Err(constant(match set.is_empty() {
+                true => "no label".into(),
+                false => quoted(&set),
+            })),
+            Some((_, false)) | None => Ok(Target::Sets {
                 names: found.names(given),
                 separator: separator.clone(),
             }),
         },
         Labelling::Number => match found.range {
-            Some((lowest, highest)) if lowest == highest => Err(constant(lowest.to_string())),
-            Some(_) | None => Ok(Target::Number {
-                lowest: f32::MIN,
-                highest: f32::MAX,
-            }),
+            Some(range) if range.lowest == range.highest => Err(constant(range.lowest.to_string())),
+            Some(range) => range.target(),
+            None => Ok(NUMBER),
         },
+    }
+}
+
+/// The target of any numbers.
+const NUMBER: Target = Target::Number {
+    lowest: f32::MIN,
+    highest: f32::MAX,
+};
+
+/// The numbers of a column.
+struct Range {
+    lowest: f64,
+    highest: f64,
+    /// The most that rounding to single precision changes one of them, and the error that this may be.
+    rounding: (f64, Option<Error>),
+}
+
+impl Range {
+    /// The target of these numbers, which training has in single precision.
+    fn target(self) -> Result<Target> {
+        let (most, error) = self.rounding;
+        let is_coarse = most > MAX_ROUNDING * (self.highest - self.lowest);
+        match error.filter(|_| is_coarse) {
+            Some(error) => Err(error),
+            None => Ok(NUMBER),
+        }
     }
 }
 
@@ -100,8 +138,9 @@ struct Found {
     rows: usize,
     /// The number of rows by class name.
     counts: BTreeMap<String, usize>,
-    /// The lowest and highest number.
-    range: Option<(f32, f32)>,
+    /// The first set of names, sorted, and whether every row has it.
+    set: Option<(Vec<String>, bool)>,
+    range: Option<Range>,
 }
 
 impl Found {
@@ -118,6 +157,10 @@ impl Found {
             let names = given.names.as_deref().unwrap_or_default();
             return Err(table.error(place, listed(names), format!("{name:?}")));
         }
+        if given.names.is_none() && is_null(&name) {
+            let expected = "a label, or --labels with one of this name";
+            return Err(table.error(place, expected, format!("{name:?}")));
+        }
         if self.counts.len() == MAX_CLASSES {
             let expected = format!("at most {MAX_CLASSES} labels; numbers need --regression");
             return Err(table.error(place, expected, format!("one more, {name:?}")));
@@ -126,10 +169,33 @@ impl Found {
         Ok(())
     }
 
-    fn measure(&mut self, value: f32) -> Result<()> {
-        let (lowest, highest) = self.range.unwrap_or((value, value));
-        self.range = Some((lowest.min(value), highest.max(value)));
-        Ok(())
+    /// Notes whether every row has the same set of names.
+    fn compare(&mut self, names: &[String]) {
+        let mut names = names.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        match &mut self.set {
+            None => self.set = Some((names, true)),
+            Some((first, is_same)) => *is_same &= *first == names,
+        }
+    }
+
+    fn measure(&mut self, table: &Table, place: Place, value: f64) {
+        let range = self.range.get_or_insert(Range {
+            lowest: value,
+            highest: value,
+            rounding: (0.0, None),
+        });
+        range.lowest = range.lowest.min(value);
+        range.highest = range.highest.max(value);
+        let rounded = value as f32;
+        let change = (f64::from(rounded) - value).abs();
+        if change > range.rounding.0 {
+            let expected =
+                "numbers that single precision tells apart (subtract their mean, or scale them)";
+            let found = format!("{value}, which is {rounded} there");
+            range.rounding = (change, Some(table.error(place, expected, found)));
+        }
     }
 
     /// The classes in the order of their ids.
@@ -154,10 +220,15 @@ impl Found {
 
 /// The known labels, for messages.
 pub(super) fn listed(names: &[String]) -> String {
-    let some: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
-    let more = match names.len() - some.len() {
+    let more = match names.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" or {more} more"),
     };
-    format!("a label of {}{more}", some.join(", "))
+    format!("a label of {}{more}", quoted(names))
+}
+
+/// The first names, each in quotes.
+fn quoted(names: &[String]) -> String {
+    let some = names.iter().take(SHOWN).map(|name| format!("{name:?}"));
+    some.collect::<Vec<_>>().join(", ")
 }

@@ -3,9 +3,14 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{hold_out, notes::without_rows, read::read, store::StoredSplit};
-use crate::tasks::{SplitName, Task};
-use crate::{Error, Result};
+use super::{
+    hold_out,
+    notes::{seen_in_training, without_rows},
+    read::read,
+    store::{Store, StoredSplit},
+};
+use crate::tasks::{SplitName, Task, counted};
+use crate::{Error, Result, directory::is_same};
 
 /// The user's data.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,25 +53,23 @@ impl OwnData {
     /// The task is not one of [`Task::own`]; a file cannot be read; a row has no label, or one that is not the task's.
     pub fn read(&self, task: &Task) -> Result<Splits> {
         let (columns, target) = task.named()?;
+        self.check_files()?;
         let (store, mut notes) = read(&self.train, columns, target)?;
         let store = Arc::new(store);
+        let mut seen = None;
         let (train, dev) = match &self.dev {
             Dev::Files(files) => {
                 let (dev, more) = read(files, columns, target)?;
                 notes.extend(more);
-                (
-                    StoredSplit::new(store, None),
-                    StoredSplit::new(Arc::new(dev), None),
-                )
+                let train = StoredSplit::new(store, None);
+                let dev = StoredSplit::new(Arc::new(dev), None);
+                seen = seen_in_training(&dev, &train, &files[0]);
+                (train, dev)
             }
             Dev::HeldOut { share, seed } => {
                 let (train, dev) = hold_out::split(store.len(), store.classes(), *share, *seed);
                 if dev.is_empty() {
-                    return Err(Error::Setting {
-                        setting: "hold-out".into(),
-                        expected: "at least two rows, or two of a class".into(),
-                        found: format!("{} rows in {}", store.len(), self.train[0].display()),
-                    });
+                    return Err(self.too_few(&store));
                 }
                 let split = |rows| StoredSplit::new(store.clone(), Some(rows));
                 (split(train), split(dev))
@@ -76,7 +79,44 @@ impl OwnData {
             task.classes(),
             &train.counts(task.classes().len()),
         ));
+        notes.extend(seen);
         Ok(Splits { train, dev, notes })
+    }
+
+    /// Refuses a development file that is a training file.
+    fn check_files(&self) -> Result<()> {
+        let Dev::Files(files) = &self.dev else {
+            return Ok(());
+        };
+        let is_training = |file: &&PathBuf| self.train.iter().any(|train| is_same(train, file));
+        match files.iter().find(is_training) {
+            None => Ok(()),
+            Some(file) => Err(Error::Setting {
+                setting: "dev".into(),
+                expected: "another file than the training file".into(),
+                found: file.display().to_string(),
+            }),
+        }
+    }
+
+    /// The error of rows of which none can be held out.
+    fn too_few(&self, store: &Store) -> Error {
+        let file = self.train[0].display();
+        let (expected, found) = match (store.classes(), store.len()) {
+            (Some(_), 2..) => (
+                "a class with two rows",
+                format!("one row of each class of {file}"),
+            ),
+            (_, rows) => (
+                "two rows",
+                format!("{} in {file}", counted(rows, "row", "rows")),
+            ),
+        };
+        Error::Setting {
+            setting: "hold-out".into(),
+            expected: expected.into(),
+            found,
+        }
     }
 
     /// The examples of one split, each on its own.

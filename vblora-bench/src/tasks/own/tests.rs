@@ -34,9 +34,12 @@ fn columns(second: Option<&str>) -> Columns<String> {
 fn read(file: &Path, given: &Given) -> Result<(Task, Splits)> {
     let target = scan(&[file.to_owned()], given)?;
     let task = Task::own("t", columns(None), target);
+    let name = file.file_name().unwrap().to_string_lossy();
+    let dev = file.with_file_name(format!("dev-{name}"));
+    std::fs::copy(file, &dev).unwrap();
     let own = OwnData {
         train: vec![file.to_owned()],
-        dev: Dev::Files(vec![file.to_owned()]),
+        dev: Dev::Files(vec![dev]),
     };
     let splits = own.read(&task)?;
     Ok((task, splits))
@@ -104,12 +107,19 @@ fn listed_labels_keep_their_order_and_refuse_others() {
     let (task, splits) = read(&file, &listed(&["low", "middle", "high"])).unwrap();
     assert_eq!(task.classes(), ["low", "middle", "high"]);
     assert_eq!(splits.train.labels(), [0, 2].map(Label::Class));
-    assert_eq!(splits.notes, ["class middle has no training row"]);
+    assert_eq!(splits.notes[0], "class middle has no training row");
+    assert!(
+        splits.notes[1].ends_with(
+            "dev-a.csv: 2 of 2 rows have a text that a training row has too, so scores on them say little"
+        ),
+        "{:?}",
+        splits.notes
+    );
     let error = read(&file, &listed(&["low", "middle"]))
         .unwrap_err()
         .to_string();
     assert!(
-        error.ends_with("a.csv, line 3: expected a label of low, middle, found \"high\""),
+        error.ends_with("a.csv, line 3: expected a label of \"low\", \"middle\", found \"high\""),
         "{error}"
     );
 }
@@ -166,7 +176,7 @@ fn wrong_labels_are_named_with_their_row() {
         (
             Labelling::Number,
             "x,y\na,1e39\n",
-            "a.csv, line 2: expected a finite number, found \"1e39\"",
+            "a.csv, line 2: expected a number within \u{b1}3.4e38, found \"1e39\"",
         ),
         (
             Labelling::Number,
@@ -180,6 +190,31 @@ fn wrong_labels_are_named_with_their_row() {
         ),
         (
             Labelling::Class,
+            "x,y\na,1\nb,NaN\n",
+            "a.csv, line 3: expected a label, or --labels with one of this name, found \"NaN\"",
+        ),
+        (
+            Labelling::Set {
+                separator: Some(";".into()),
+            },
+            "x,y\na,p;q\nb,q ;p\n",
+            "a.csv, column \"y\": expected at least two different labels, found \"p\", \"q\" in all 2 rows",
+        ),
+        (
+            Labelling::Set {
+                separator: Some(";".into()),
+            },
+            "x,y\na,\nb,\n",
+            "a.csv, column \"y\": expected at least two different labels, found no label in all 2 rows",
+        ),
+        (
+            Labelling::Number,
+            "x,y\na,1700000000\nb,1700000059\n",
+            "a.csv, line 3: expected numbers that single precision tells apart (subtract their mean, or scale them), \
+             found 1700000059, which is 1700000000 there",
+        ),
+        (
+            Labelling::Class,
             "x,y\n",
             "a.csv: the split is empty, expected at least one example",
         ),
@@ -190,6 +225,11 @@ fn wrong_labels_are_named_with_their_row() {
         ),
     ] {
         assert_eq!(message("a.csv", text, labelling), expected);
+    }
+    for null in ["nan", "None", "null", "NULL", "-inf"] {
+        let text = format!("x,y\na,1\nb,{null}\n");
+        let found = message("a.csv", &text, Labelling::Class);
+        assert!(found.ends_with(&format!("found {null:?}")), "{found}");
     }
     let error = message("a.jsonl", "{\"x\":\"a\",\"y\":[1]}\n", Labelling::Class);
     assert!(error.contains("--multi-label"), "{error}");
@@ -217,9 +257,58 @@ fn an_unknown_label_in_dev_is_named() {
     };
     let error = own.read(&task).unwrap_err().to_string();
     assert!(
-        error.ends_with("dev.csv, line 3: expected a label of p, q, found \"r\""),
+        error.ends_with("dev.csv, line 3: expected a label of \"p\", \"q\", found \"r\""),
         "{error}"
     );
+}
+
+#[test]
+fn a_training_file_is_no_dev_file_and_two_rows_are_needed_to_hold_one_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "train.csv", "x,y\na,1\nb,2\n");
+    let again = dir.path().join(".").join("train.csv");
+    let error = |labelling, file: &PathBuf, dev| {
+        let target = scan(std::slice::from_ref(file), &given(labelling)).unwrap();
+        let task = Task::own("t", columns(None), target);
+        let train = vec![file.clone()];
+        let error = OwnData { train, dev }.read(&task).unwrap_err().to_string();
+        error.replace(&format!("{}/", dir.path().display()), "")
+    };
+    let found = error(Labelling::Class, &file, Dev::Files(vec![again]));
+    assert!(
+        found.contains("dev: expected another file than the training file"),
+        "{found}"
+    );
+    let held_out = || Dev::HeldOut {
+        share: 0.5,
+        seed: 0,
+    };
+    let found = error(Labelling::Class, &file, held_out());
+    assert_eq!(
+        found,
+        "setting hold-out: expected a class with two rows, found one row of each class of train.csv"
+    );
+}
+
+#[test]
+fn labels_named_as_nothing_are_classes_where_they_are_listed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "a.csv", "x,y\na,None\nb,some\n");
+    let given = Given {
+        names: Some(["some", "None"].map(String::from).to_vec()),
+        ..given(Labelling::Class)
+    };
+    let (_, splits) = read(&file, &given).unwrap();
+    assert_eq!(splits.train.labels(), [1, 0].map(Label::Class));
+}
+
+#[test]
+fn numbers_that_rounding_moves_by_little_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    for text in ["x,y\na,1700000000\nb,1800000059\n", "x,y\na,0.1\nb,1e-60\n"] {
+        let file = put(dir.path(), "a.csv", text);
+        read(&file, &given(Labelling::Number)).unwrap();
+    }
 }
 
 #[test]
@@ -296,6 +385,26 @@ fn a_directory_has_splits_or_shards() {
     put(dir, "b/train.csv", "");
     put(dir, "b/train.tsv", "");
     assert!(error(&dir.join("b")).contains("train.csv, train.tsv are all the train split"));
+    for (folder, shards, expected) in [
+        ("gap", ["0-of-3", "2-of-3"], "no train-00001-of-3"),
+        (
+            "other",
+            ["0-of-1", "extra"],
+            "train-extra beside train-00000-of-1",
+        ),
+        ("sizes", ["0-of-2", "1-of-3"], "train-00001-of-3 beside"),
+        ("end", ["0-of-3", "1-of-3"], "no train-00002-of-3"),
+    ] {
+        for shard in shards {
+            let number = if shard == "extra" { "" } else { "0000" };
+            put(dir, &format!("{folder}/train-{number}{shard}.csv"), "");
+        }
+        let error = error(&dir.join(folder));
+        assert!(error.contains(expected), "{error}\n{expected}");
+    }
+    put(dir, "names/train-a.csv", "");
+    put(dir, "names/train-b.csv", "");
+    assert_eq!(found(&dir.join("names"))[0], "train-a.csv train-b.csv");
     put(dir, "c/train.csv", "");
     put(dir, "c/dev.csv", "");
     put(dir, "c/val.csv", "");
@@ -336,7 +445,7 @@ fn classes_that_files_write_as_ids_are_read_so_and_by_name() {
     assert_eq!(labels(["no", "yes"]).unwrap(), [0, 1, 0].map(Label::Class));
     let error = labels(["1", "0"]).unwrap_err().to_string();
     assert!(
-        error.ends_with("line 4: expected a label of 1, 0, found \"no\""),
+        error.ends_with("line 4: expected a label of \"1\", \"0\", found \"no\""),
         "{error}"
     );
 }

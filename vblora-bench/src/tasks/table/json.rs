@@ -9,7 +9,7 @@ use std::{
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
-use super::{Place, Row, Sink, cell::Cell, error, no_column, shown, stream};
+use super::{Place, Row, Sink, cell::Cell, error, in_line, no_column, shown, stream};
 use crate::{Error, Result};
 
 /// The maximum number of characters of a line in a message.
@@ -72,11 +72,15 @@ fn each_line(
             continue;
         }
         let place = Place::Line(number);
-        let mut parser = serde_json::Deserializer::from_slice(trimmed);
+        let mut parser = serde_json::Deserializer::from_slice(line.trim_ascii_end());
         let object = Object { columns }.deserialize(&mut parser);
         let object = object.and_then(|object| parser.end().map(|()| object));
         let object = object.map_err(|e| {
-            let found = format!("{}: {}", e, shown(&String::from_utf8_lossy(trimmed), SHOWN));
+            let found = format!(
+                "{}: {}",
+                in_line(&e),
+                shown(&String::from_utf8_lossy(trimmed), SHOWN)
+            );
             error(path, place, "a JSON object", found)
         })?;
         sink(object.row(path, place, columns)?)?;
@@ -108,7 +112,7 @@ fn array(
                 path,
                 place,
                 "an array of JSON objects",
-                cause.to_string(),
+                in_line(&cause),
             ))
         }
         (None, Ok(())) => Ok(()),

@@ -7,6 +7,7 @@ mod cell;
 mod format;
 mod json;
 mod parquet;
+mod quotes;
 mod separated;
 mod stream;
 
@@ -19,9 +20,10 @@ pub use cell::Cell;
 pub use format::Format;
 
 pub use super::place::Place;
-use super::place::shown;
+use super::place::{in_line, shown};
 use crate::{Error, Result};
-pub(in crate::tasks) use separated::Records;
+pub(crate) use quotes::{Fault, Quotes};
+pub(in crate::tasks) use separated::{Failed, Records};
 
 /// A file of rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,19 +152,19 @@ fn no_column(path: &Path, column: &str, found: &[impl AsRef<str>]) -> Error {
     }
 }
 
-/// The position of each wanted column. Other columns may have any names.
-fn positions(path: &Path, columns: &[&str], found: &[String]) -> Result<Vec<usize>> {
+/// The position of each wanted column among the names in this place. Other columns may have any names.
+fn positions(path: &Path, place: &str, columns: &[&str], found: &[String]) -> Result<Vec<usize>> {
     let position = |column: &&str| {
         let mut places = (0..found.len()).filter(|&i| found[i] == *column);
         match (places.next(), places.next()) {
             (Some(place), None) => Ok(place),
             (None, _) => Err(no_column(path, column, found)),
-            (Some(_), Some(_)) => Err(error(
-                path,
-                Place::Line(1),
-                format!("one column {column:?}"),
-                "two of that name",
-            )),
+            (Some(_), Some(_)) => Err(Error::Entry {
+                file: path.display().to_string(),
+                place: place.to_owned(),
+                expected: format!("one column {column:?}"),
+                found: "two of that name".into(),
+            }),
         }
     };
     columns.iter().map(position).collect()

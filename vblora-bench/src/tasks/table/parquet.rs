@@ -3,9 +3,12 @@
 use std::{fs::File, path::Path, sync::Arc};
 
 use ::parquet::{
-    basic::{ConvertedType, LogicalType, Type as Physical},
+    basic::{Compression, ConvertedType, LogicalType, Type as Physical},
     errors::ParquetError,
-    file::reader::{FileReader, SerializedFileReader},
+    file::{
+        metadata::ColumnChunkMetaData,
+        reader::{FileReader, SerializedFileReader},
+    },
     record::Field,
     schema::types::Type,
 };
@@ -13,6 +16,9 @@ use vblora_models::contain;
 
 use super::{Place, Row, Sink, cell::Cell, error, positions, stream};
 use crate::{Error, Result};
+
+/// Where the names of columns are.
+const PLACE: &str = "schema";
 
 /// Reads the columns, row by row.
 pub(super) fn read(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result<()> {
@@ -31,7 +37,7 @@ fn read_rows(path: &Path, columns: &[&str], sink: &mut Sink<'_>) -> Result<()> {
         let place = Place::Row(number);
         let fields = row.map_err(|e| unreadable(path, place, &e))?.into_columns();
         let names: Vec<String> = fields.iter().map(|(name, _)| name.clone()).collect();
-        let positions = positions(path, columns, &names)?;
+        let positions = positions(path, PLACE, columns, &names)?;
         let cells = positions
             .into_iter()
             .map(|at| cell(&fields[at].1))
@@ -51,11 +57,7 @@ fn sum_bytes(path: &Path, columns: &[&str]) -> Result<u64> {
     let reader = open(path)?;
     let groups = reader.metadata().row_groups().iter();
     let chunks = groups.flat_map(|group| group.columns());
-    let is_wanted = |name: &str| columns.contains(&name);
-    let chunks = chunks.filter(|chunk| {
-        let parts = chunk.column_path().parts();
-        parts.first().is_some_and(|name| is_wanted(name))
-    });
+    let chunks = chunks.filter(|chunk| columns.contains(&root(chunk)));
     let sizes = chunks.map(|chunk| u64::try_from(chunk.uncompressed_size()).unwrap_or(0));
     Ok(sizes.sum())
 }
@@ -65,14 +67,21 @@ fn open(path: &Path) -> Result<SerializedFileReader<File>> {
     SerializedFileReader::new(file).map_err(|e| broken(path, e))
 }
 
+/// The name of the column that a chunk is of.
+fn root(chunk: &ColumnChunkMetaData) -> &str {
+    let parts = chunk.column_path().parts();
+    parts.first().map_or("", String::as_str)
+}
+
 /// The schema of the wanted columns.
 fn wanted(reader: &SerializedFileReader<File>, path: &Path, columns: &[&str]) -> Result<Type> {
     let root = reader.metadata().file_metadata().schema();
     let fields = root.get_fields();
     let names: Vec<String> = fields.iter().map(|field| field.name().to_owned()).collect();
-    let positions = positions(path, columns, &names)?;
+    let positions = positions(path, PLACE, columns, &names)?;
     for &at in &positions {
         check(&fields[at], path)?;
+        check_codec(reader, &names[at], path)?;
     }
     let kept = (0..fields.len()).filter(|at| positions.contains(at));
     let kept: Vec<Arc<Type>> = kept.map(|at| fields[at].clone()).collect();
@@ -88,19 +97,60 @@ fn check(column: &Type, path: &Path) -> Result<()> {
         return Ok(());
     }
     let found = match column.is_primitive() {
-        true => format!(
-            "{} ({})",
-            column.get_physical_type(),
-            column.get_basic_info().converted_type()
-        ),
+        true => kind(column),
         false => "a group".into(),
     };
-    Err(Error::Entry {
+    let expected = "text, numbers, truth values or lists of them";
+    Err(wrong_column(path, column.name(), expected, found))
+}
+
+/// The type of a column, by the name that says most.
+fn kind(column: &Type) -> String {
+    let (physical, info) = (column.get_physical_type(), column.get_basic_info());
+    match (info.converted_type(), info.logical_type_ref()) {
+        (ConvertedType::NONE, Some(LogicalType::Unknown)) => "nulls alone".into(),
+        (ConvertedType::NONE, Some(logical)) => {
+            // A name, perhaps with fields behind it.
+            let logical = format!("{logical:?}");
+            let name = logical.split(|c: char| !c.is_alphanumeric()).next();
+            format!("{physical} ({})", name.unwrap_or_default())
+        }
+        (ConvertedType::NONE, None) => physical.to_string(),
+        (converted, _) => format!("{physical} ({converted})"),
+    }
+}
+
+/// Refuses a column in a compression that this program is built without.
+fn check_codec(reader: &SerializedFileReader<File>, name: &str, path: &Path) -> Result<()> {
+    let groups = reader.metadata().row_groups().iter();
+    let chunks = groups.flat_map(|group| group.columns());
+    let mut codecs = chunks
+        .filter(|chunk| root(chunk) == name)
+        .map(|chunk| chunk.compression());
+    let is_known = |codec: &Compression| {
+        matches!(
+            codec,
+            Compression::UNCOMPRESSED | Compression::SNAPPY | Compression::ZSTD(_)
+        )
+    };
+    match codecs.find(|codec| !is_known(codec)) {
+        None => Ok(()),
+        Some(codec) => {
+            let codec = format!("{codec:?}").to_lowercase();
+            let found = codec.split('(').next().unwrap_or_default().to_owned();
+            let expected = "no compression, snappy or zstd";
+            Err(wrong_column(path, name, expected, found))
+        }
+    }
+}
+
+fn wrong_column(path: &Path, name: &str, expected: &str, found: String) -> Error {
+    Error::Entry {
         file: path.display().to_string(),
-        place: format!("column {:?}", column.name()),
-        expected: "text, numbers, truth values or lists of them".into(),
+        place: format!("column {name:?}"),
+        expected: expected.into(),
         found,
-    })
+    }
 }
 
 fn is_plain(column: &Type) -> bool {

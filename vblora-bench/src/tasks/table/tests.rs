@@ -202,6 +202,35 @@ fn every_format_gives_the_same_texts_and_numbers() {
 }
 
 #[test]
+fn a_quote_within_a_field_is_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = "a,b\n5\" pipe,\"\"\n\"6\"\" pipe\",x\"y\"\n\"two\r\nlines\",\"\"\"\"";
+    let table = put(dir.path(), "a.csv", bytes);
+    let expected = [
+        ["5\" pipe", ""],
+        ["6\" pipe", "x\"y\""],
+        ["two\r\nlines", "\""],
+    ];
+    assert_eq!(
+        cells(&table, &["a", "b"]).unwrap(),
+        expected.map(|row| row.map(text).to_vec())
+    );
+    // Faults are found far behind the first buffer, and the rows before them are read.
+    let rows = "x,1\n".repeat(100_000);
+    let table = put(dir.path(), "b.csv", format!("a,b\n{rows}\"y,1\nz,1\n"));
+    let mut count = 0;
+    let error = table.read(&["a"], &mut |_| {
+        count += 1;
+        Ok(())
+    });
+    let error = error.unwrap_err().to_string();
+    assert!(
+        count == 100_000 && error.contains("line 100002"),
+        "{count} {error}"
+    );
+}
+
+#[test]
 fn rows_have_the_place_where_they_begin() {
     let dir = tempfile::tempdir().unwrap();
     let places = |table: Table| {
@@ -241,6 +270,36 @@ fn broken_files_are_named_with_their_row() {
             "a.csv",
             b"text,label\nx,\"1\nx,2\n",
             "a.csv, line 2: expected a quote at the end of the quoted field, found the end of the file",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx,1\n\"open,1\ny,1\nz,1\n\"a quoted one\",2\n",
+            "a.csv, line 3: expected a quoted field that ends with its closing quote, found text after that quote in line 6",
+        ),
+        (
+            "a.tsv",
+            b"text\tlabel\r\nx\t1\r\n\"Oh no, she said.\t1\r\n\"Fine.\" he said.\t1\r\n",
+            "a.tsv, line 3: expected a quoted field that ends with its closing quote, found text after that quote in line 4",
+        ),
+        (
+            "a.csv",
+            b"text,label\n\"very\" good,1\n",
+            "a.csv, line 2: expected a quoted field that ends with its closing quote, found text after that quote",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx,1\nlast film,\"pos",
+            "a.csv, line 3: expected a quote at the end of the quoted field, found the end of the file",
+        ),
+        (
+            "a.csv",
+            b"text,\"label\nx,1\n",
+            "a.csv, line 1: expected a quote at the end of the quoted field, found the end of the file",
+        ),
+        (
+            "a.csv",
+            b"text,label\nx\n\"y\" z,1\n",
+            "a.csv, line 2: expected 2 fields, as many as the header has, found 1",
         ),
         (
             "a.csv",
@@ -290,7 +349,7 @@ fn broken_files_are_named_with_their_row() {
         (
             "a.jsonl",
             b"{\"text\": NaN, \"label\": 2}\n",
-            "a.jsonl, line 1: expected a JSON object, found expected value at line 1 column 10: {\"text\": NaN, \"label\": 2}",
+            "a.jsonl, line 1: expected a JSON object, found expected value at column 10: {\"text\": NaN, \"label\": 2}",
         ),
         (
             "a.json",
@@ -300,7 +359,7 @@ fn broken_files_are_named_with_their_row() {
         (
             "a.json",
             b"\n[{\"text\": 1, \"label\": 2},\n{\"text\": ]",
-            "a.json, line 3: expected an array of JSON objects, found expected value at line 2 column 10",
+            "a.json, line 3: expected an array of JSON objects, found expected value at column 10",
         ),
         (
             "a.json",
@@ -345,6 +404,17 @@ fn parquet_columns_that_are_no_text_and_no_number_are_refused() {
     let error = cells(&table, &["day"]).unwrap_err().to_string();
     assert!(
         error.contains("column \"day\"") && error.contains("DATE"),
+        "{error}"
+    );
+    // The codec of a column behind its name: snappy's, and gzip's in its place.
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = b"\x04text\x15\x02";
+    let at = bytes.windows(name.len()).position(|part| part == name);
+    bytes[at.unwrap() + name.len() - 1] = 4;
+    std::fs::write(&path, bytes).unwrap();
+    let error = cells(&table, &["text"]).unwrap_err().to_string();
+    assert!(
+        error.ends_with("column \"text\": expected no compression, snappy or zstd, found gzip"),
         "{error}"
     );
     let error = cells(&table, &["review"]).unwrap_err().to_string();

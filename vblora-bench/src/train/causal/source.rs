@@ -10,7 +10,7 @@ use super::{encode::Encoding, objective::Causal};
 use crate::{
     Error, Result,
     recipes::Recipe,
-    tasks::causal::Texts,
+    tasks::{causal::Texts, counted},
     train::{Loaded, ModelSummary, Source},
 };
 
@@ -88,25 +88,35 @@ impl Source for TextSource {
         let splits = [("training", &train), ("held-out", &dev)];
         let moved = splits.into_iter().filter(|(_, split)| split.moved() > 0);
         let moved = moved.map(|(name, split)| {
+            let prompts = counted(
+                split.moved() as usize,
+                &format!("prompt of {name} texts has"),
+                &format!("prompts of {name} texts have"),
+            );
             format!(
-                "{} prompts of {name} texts have other tokens alone, as generation has them, than before their responses",
-                split.moved()
+                "{prompts} other tokens alone, as generation has them, than before the response"
             )
         });
         let rendered = splits.into_iter().filter(|(_, split)| split.rendered() > 0);
         let rendered = rendered.map(|(name, split)| {
-            format!(
-                "{} {name} texts begin or end with special tokens of the model already, as from a chat template, and do not get these twice",
-                split.rendered()
-            )
+            let texts = counted(
+                split.rendered() as usize,
+                &format!("{name} text begins or ends"),
+                &format!("{name} texts begin or end"),
+            );
+            format!("{texts} with special tokens of the model already, as from a chat template; these are not added twice")
         });
         let notes = splits
             .into_iter()
             .filter(|(_, split)| split.cut() + split.dropped() > 0)
             .map(|(name, split)| {
                 format!(
-                    "{} {name} texts were cut to fit {} tokens (prompts from their left, conversations by their last turns), {} left out",
-                    split.cut(),
+                    "{} cut to fit {} tokens (prompts from their left, conversations by their last turns), {} left out",
+                    counted(
+                        split.cut() as usize,
+                        &format!("{name} text was"),
+                        &format!("{name} texts were")
+                    ),
                     encoding.max_length,
                     split.dropped()
                 )

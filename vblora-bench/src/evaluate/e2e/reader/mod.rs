@@ -61,8 +61,8 @@ impl References {
     /// References in a table are found by the meaning representation, or are those of consecutive rows if the outputs have none.
     ///
     /// # Errors
-    /// The file cannot be read, is not UTF-8, or is empty. A row lacks a column. Outputs and references differ in number, or an output has
-    /// a meaning representation without a reference.
+    /// The file cannot be read, is not UTF-8, or is empty. A row lacks a column. Outputs and references differ in number. A meaning
+    /// representation has no reference, no output, or two outputs.
     pub fn with_outputs(&self, path: &Path) -> Result<Corpus> {
         let file = path.display().to_string();
         let rows = if is_table(path) {
@@ -111,27 +111,41 @@ impl References {
         }
     }
 
-    /// The references of each output by its meaning representation.
+    /// The references of each output by its meaning representation. Each has one output.
     fn by_source(&self, rows: &[Row], outputs: &[Row], file: &str) -> Result<Vec<Vec<String>>> {
         let mut groups: HashMap<&str, Vec<String>> = HashMap::new();
         for row in rows {
-            groups
-                .entry(&row.source)
-                .or_default()
-                .push(row.text.clone());
+            let group = groups.entry(&row.source).or_default();
+            group.push(row.text.clone());
         }
-        let find = |row: &Row| {
-            groups
-                .get(row.source.as_str())
-                .cloned()
-                .ok_or_else(|| Error::Entry {
-                    file: file.to_owned(),
-                    place: format!("line {}", row.number),
-                    expected: format!("a meaning representation of {}", self.file),
-                    found: format!("{:?}", row.source),
-                })
+        let error = |file: &str, row: &Row, expected: String, found: String| Error::Entry {
+            file: file.to_owned(),
+            place: format!("line {}", row.number),
+            expected,
+            found,
         };
-        outputs.iter().map(find).collect()
+        let mut lines = HashMap::new();
+        let mut references = Vec::with_capacity(outputs.len());
+        for row in outputs {
+            let source = row.source.as_str();
+            let Some(group) = groups.get(source) else {
+                let expected = format!("a meaning representation of {}", self.file);
+                return Err(error(file, row, expected, format!("{source:?}")));
+            };
+            if let Some(first) = lines.insert(source, row.number) {
+                let expected = "one output for each meaning representation".into();
+                let found = format!("the one of line {first} again, {source:?}");
+                return Err(error(file, row, expected, found));
+            }
+            references.push(group.clone());
+        }
+        if let Some(row) = rows.iter().find(|row| !lines.contains_key(&*row.source)) {
+            let expected = format!("an output in {file} for {:?}", row.source);
+            let (some, all) = (lines.len(), groups.len());
+            let found = format!("outputs for {some} of {all} meaning representations");
+            return Err(error(&self.file, row, expected, found));
+        }
+        Ok(references)
     }
 }
 
@@ -231,6 +245,10 @@ mod tests {
             by_order.references,
             [vec!["Café £5, ok", "two"], vec!["£20 £30"]]
         );
+        // Within a line a quoted field may go on after its quote, as in the reference program.
+        let goes_on = b"MR,output\na[b],\"The\" 5\" pipe\nc[d],z";
+        let goes_on = read(("r.csv", references), ("o.csv", goes_on)).unwrap();
+        assert_eq!(goes_on.outputs, ["The 5\" pipe", "z"]);
         let no_header = read(("r.tsv", b"m\ta\nm\tb"), ("o.txt", b"p")).unwrap();
         assert_eq!(no_header.references, [["a", "b"]]);
     }
@@ -263,6 +281,34 @@ mod tests {
             (
                 error(("r.csv", b"mr,ref\nm,a"), ("o.csv", b"mr,output\nq,x\n")),
                 "r.csv, found \"q\"",
+            ),
+            (
+                error(
+                    ("r.csv", b"mr,ref\nm,a\nn,b\nn,c"),
+                    ("o.csv", b"mr,output\nm,x\n"),
+                ),
+                "for \"n\", found outputs for 1 of 2 meaning representations",
+            ),
+            (
+                error(
+                    ("r.csv", b"mr,ref\nm,a\nn,b"),
+                    ("o.csv", b"mr,output\nm,x\nn,y\nm,z\n"),
+                ),
+                "o.csv, line 4: expected one output for each meaning representation, found the one of line 2 again, \"m\"",
+            ),
+            (
+                error(
+                    ("r.csv", b"mr,ref\nm,a\nn,b"),
+                    ("o.tsv", b"mr\toutput\n\nm\t\"Oh\nn\ty"),
+                ),
+                "o.tsv, line 3: expected a quote at the end of the quoted field, found the end of the file",
+            ),
+            (
+                error(
+                    ("r.csv", b"mr,ref\nm,a\nn,b"),
+                    ("o.tsv", b"mr\toutput\nm\t\"Oh\n\nn\t\"No\" he said"),
+                ),
+                "o.tsv, line 2: expected a quoted field that ends with its closing quote, found text after that quote in line 4",
             ),
             (
                 error(("r.csv", b"mr,ref,reference\nm,a,b"), ("o.txt", b"x")),

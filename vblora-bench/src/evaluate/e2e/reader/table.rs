@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use super::lines::{Line, read_lines};
-use crate::{Error, Result};
+use crate::{
+    Error, Result,
+    tasks::table::{Fault, Quotes},
+};
 
 /// A row of a table.
 #[derive(Debug)]
@@ -55,7 +58,7 @@ const MENDED: [(&str, &str); 4] = [("Ł", "£"), ("Â£", "£"), ("Ã©", "é"),
 ///
 /// # Errors
 /// The file cannot be read, is not UTF-8, or has no row. There is not exactly one column of each kind. A row has another number of columns
-/// than the first one.
+/// than the first one. A quoted field takes other rows in.
 pub(super) fn read_table(path: &Path, column: &TextColumn) -> Result<Vec<Row>> {
     let file = path.display().to_string();
     let wrong = |line: usize, expected: String, found: String| Error::Entry {
@@ -118,10 +121,16 @@ fn records(lines: &[Line], file: &str) -> Result<Vec<(usize, Vec<String>)>> {
     let has_tabs = lines.first().is_some_and(|line| line.text.contains('\t'));
     let texts: Vec<_> = lines.iter().map(|line| line.text.as_str()).collect();
     let text = texts.join("\n");
+    let delimiter = if has_tabs { b'\t' } else { b',' };
+    let number = |at: u64| {
+        let line = lines.get((at as usize).saturating_sub(1));
+        line.map_or(at, |line| line.number as u64)
+    };
+    check_quotes(text.as_bytes(), delimiter, file, number)?;
     let mut reader = csv::ReaderBuilder::new()
         .has_headers(false)
         .flexible(true)
-        .delimiter(if has_tabs { b'\t' } else { b',' })
+        .delimiter(delimiter)
         .from_reader(text.as_bytes());
     let mut records = Vec::new();
     for record in reader.records() {
@@ -131,13 +140,10 @@ fn records(lines: &[Line], file: &str) -> Result<Vec<(usize, Vec<String>)>> {
             expected: "quoted fields".to_owned(),
             found: error.to_string(),
         })?;
-        let at = record.position().map_or(1, csv::Position::line) as usize;
+        let at = record.position().map_or(1, csv::Position::line);
         // A quoted field goes on in the next line without anything between, as in the reference program.
         let fields = record.iter().map(|field| field.replace('\n', ""));
-        let line = lines
-            .get(at.saturating_sub(1))
-            .map_or(at, |line| line.number);
-        records.push((line, fields.collect()));
+        records.push((number(at) as usize, fields.collect()));
     }
     if records.is_empty() {
         return Err(Error::EmptySplit {
@@ -145,6 +151,15 @@ fn records(lines: &[Line], file: &str) -> Result<Vec<(usize, Vec<String>)>> {
         });
     }
     Ok(records)
+}
+
+/// Refuses a quoted field that the end of the file ends, and one of several lines that goes on after a quote: both take other rows in.
+/// Within one line the reference program takes text after a quote as part of the field.
+fn check_quotes(text: &[u8], delimiter: u8, file: &str, line: impl Fn(u64) -> u64) -> Result<()> {
+    let mut quotes = Quotes::new(delimiter);
+    let mut faults = text.iter().filter_map(|byte| quotes.step(*byte));
+    let fault = faults.find(Fault::has_lines).or_else(|| quotes.end());
+    fault.map_or(Ok(()), |fault| Err(fault.error(file, line)))
 }
 
 /// The columns of meaning representations and texts, and whether the first record is a header.
