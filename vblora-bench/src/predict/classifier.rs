@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use vblora::storage::{
-    HostAdapter, HostTensor, TensorFile,
-    peft::{PeftAdapter, PeftDirectory},
-};
+use vblora::storage::{HostAdapter, HostTensor, peft::PeftDirectory};
 use vblora_models::{EncoderConfig, ModelFiles, roberta};
 
+use super::head::{self, no_head};
 use crate::{Error, Result, directory::is_same, train::HeadSettings};
 
 /// A trained head with its adapter, if it has one, and the settings of its training.
@@ -25,7 +23,8 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Opens a directory that training wrote (`METHOD-seedN`), or a PEFT directory of a sequence classifier, for a base.
+    /// Opens a directory that training wrote (`METHOD-seedN`), or a PEFT directory of a sequence classifier, for a base. The base's own
+    /// directory stands for a whole model with its head.
     ///
     /// # Errors
     /// The directory has no head. A file is missing or broken. Adapter or head do not fit the base, or the head does not fit the task.
@@ -44,16 +43,21 @@ impl Classifier {
             false => None,
         };
         // The head of a base that was trained as well belongs to that base alone.
-        if dir.join("model.safetensors").is_file() && !is_same(dir, Path::new(&files.place())) {
+        let is_whole = is_same(dir, Path::new(&files.place()));
+        if dir.join("model.safetensors").is_file() && !is_whole {
             return Err(Error::Setting {
                 setting: "model".into(),
                 expected: format!("{place}, whose base was trained with the head"),
                 found: files.place(),
             });
         }
-        let (adapter, head) = take_head(dir, adapter)?;
-        let outputs = outputs(&head);
-        let Some((width, outputs)) = outputs else {
+        let (adapter, saved) = match adapter {
+            Some(found) => (Some(found.adapter), found.saved),
+            None => (None, Vec::new()),
+        };
+        let names = config.family.classifier();
+        let head = head::find(dir, saved, &names, (files, is_whole))?;
+        let Some((width, outputs)) = outputs(&head) else {
             return Err(no_head(&place, "a directory without one".into()));
         };
         let settings = HeadSettings::read(dir, outputs)?;
@@ -81,30 +85,6 @@ impl Classifier {
     }
 }
 
-/// Tensors by their names.
-type Named = Vec<(String, HostTensor)>;
-
-/// The adapter, and the tensors of the head beside or inside it.
-fn take_head(dir: &Path, adapter: Option<PeftAdapter>) -> Result<(Option<HostAdapter>, Named)> {
-    let (adapter, saved) = match adapter {
-        Some(found) => (Some(found.adapter), found.saved),
-        None => (None, Vec::new()),
-    };
-    let file = dir.join("head.safetensors");
-    if !saved.is_empty() || !file.is_file() {
-        return Ok((adapter, saved));
-    }
-    let tensors = TensorFile::read(&file)?;
-    let head = tensors.names().map(|name| {
-        let tensor = HostTensor {
-            shape: tensors.shape(name).unwrap_or_default().to_vec(),
-            values: tensors.floats(name)?,
-        };
-        Ok((name.to_owned(), tensor))
-    });
-    Ok((adapter, head.collect::<Result<_>>()?))
-}
-
 /// Width and number of outputs of the head, if there is one.
 fn outputs(head: &[(String, HostTensor)]) -> Option<(usize, usize)> {
     let bias = |part: &str| {
@@ -113,12 +93,4 @@ fn outputs(head: &[(String, HostTensor)]) -> Option<(usize, usize)> {
         found.map(|(_, tensor)| tensor.values.len())
     };
     Some((bias("dense")?, bias("out_proj")?))
-}
-
-fn no_head(place: &str, found: String) -> Error {
-    Error::Setting {
-        setting: place.to_owned(),
-        expected: "a directory with a head of two maps (classifier.dense, classifier.out_proj), as training writes it".into(),
-        found,
-    }
 }
