@@ -5,6 +5,7 @@ mod head;
 mod outcome;
 mod read;
 mod run;
+mod whole;
 mod write;
 
 pub use classifier::Classifier;
@@ -12,4 +13,5 @@ pub use head::with_head_beside;
 pub use outcome::{Outcome, outcomes};
 pub use read::{Rows, open, read, read_glue, read_labelled};
 pub use run::{Text, run};
+pub use whole::whole;
 pub use write::{Form, encode};

@@ -88,7 +88,7 @@ impl PeftAdapter {
 const HEADS: [&str; 2] = ["classifier", "score"];
 
 /// True if a tensor belongs to a module whose name ends in `listed`, or to a module below such a one.
-fn is_of(listed: &str, tensor: &str) -> bool {
+pub(super) fn is_of(listed: &str, tensor: &str) -> bool {
     let mut found = tensor.match_indices(listed);
     found.any(|(at, found)| tensor[at + found.len()..].starts_with('.'))
 }
