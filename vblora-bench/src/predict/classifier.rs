@@ -6,7 +6,11 @@ use vblora::storage::{HostAdapter, HostTensor, peft::PeftDirectory};
 use vblora_models::{EncoderConfig, ModelFiles, roberta};
 
 use super::head::{self, no_head};
-use crate::{Error, Result, directory::is_same, train::HeadSettings};
+use crate::{
+    Error, Result,
+    directory::is_same,
+    train::{HeadSettings, RunDir, model_hash},
+};
 
 /// A trained head with its adapter, if it has one, and the settings of its training.
 #[derive(Debug)]
@@ -70,6 +74,9 @@ impl Classifier {
             });
         }
         config.base_dtype = settings.held_as(config.base_dtype)?;
+        if !is_whole {
+            compare_base(dir, files)?;
+        }
         Ok(Self {
             place,
             settings,
@@ -83,6 +90,22 @@ impl Classifier {
     pub fn max_length(&self) -> usize {
         self.settings.max_length.min(self.config.usable_positions())
     }
+}
+
+/// Warns of a base with other files than the run was trained on, if the run's session says which. Such a base may hold the adapter already.
+fn compare_base(dir: &Path, files: &ModelFiles) -> Result<()> {
+    let Some(recorded) = dir.parent().and_then(RunDir::model) else {
+        return Ok(());
+    };
+    let found = model_hash(files)?;
+    if found != recorded {
+        tracing::warn!(
+            "{} was trained on another base than {}: SHA-256 of the model's files {recorded}, found {found}",
+            dir.display(),
+            files.place()
+        );
+    }
+    Ok(())
 }
 
 /// Width and number of outputs of the head, if there is one.

@@ -54,8 +54,11 @@ pub(super) fn find(
         let bare = written.strip_prefix(names.prefix).unwrap_or(&written);
         let mut places = [written.as_str(), bare].into_iter();
         let Some(place) = places.find(|place| checkpoint.contains(place)) else {
-            let base = base.place();
-            return no_head(format!("no tensor {written:?} in it or in {base}"));
+            let base = match is_whole {
+                true => String::new(),
+                false => format!(" in it or in {}", base.place()),
+            };
+            return no_head(format!("no tensor {written:?}{base}"));
         };
         head.push((name.to_owned(), checkpoint.tensor(place)?));
     }

@@ -474,6 +474,11 @@ impl RunDir {
         dir.join(CONFIG).is_file()
     }
 
+    /// SHA-256 of the model's files that the session in a directory was made with; `None` if there is no such record.
+    pub fn model(dir: &Path) -> Option<String> {
+        SessionIdentity::of(dir).ok().map(|session| session.model)
+    }
+
     /// Reads the recipe of the session in a directory.
     ///
     /// # Errors
