@@ -10,11 +10,19 @@ use std::{
     process::{Command, Stdio},
 };
 
-use serde_json::Value;
+use burn::backend::Flex;
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+use vblora::storage::peft::{PeftAdapter, PeftDirectory};
 use vblora_bench::{
     demo,
     results::Results,
     tasks::{Label, SplitName},
+};
+
+use vblora_models::{
+    EncoderConfig, Family, HostTensor, ModelFiles, Roberta, SaveDtype, roberta, save_model,
+    save_tensors,
 };
 
 const SHARED: &str = "--model bundled:roberta --adapter run/vblora-seed1";
@@ -90,6 +98,7 @@ fn a_trained_head_predicts_and_is_evaluated_as_in_its_run() {
     );
     evaluation_is_that_of_the_run(dir);
     predictions_keep_the_order_of_their_rows(dir);
+    a_whole_model_needs_no_adapter(dir);
     what_does_not_fit_is_refused(dir);
 }
 
@@ -226,4 +235,180 @@ fn what_does_not_fit_is_refused(dir: &Path) {
     );
     std::fs::remove_file(dir.join("run/vblora-seed1/adapter_config.json")).unwrap();
     fail(dir, &predict("--data dev.csv"), &["adapter_config.json"]);
+}
+
+fn a_whole_model_needs_no_adapter(dir: &Path) {
+    let full = "predict --model run/full-seed1 --data dev.csv";
+    let named = format!("{full} --adapter run/full-seed1");
+    assert_eq!(succeed(dir, full, ""), succeed(dir, &named, ""));
+    let line = "merge bundled:roberta run/vblora-seed1 merged";
+    let said = succeed(dir, line, "");
+    assert!(said.contains("RobertaForSequenceClassification"), "{said}");
+    let merged = succeed(dir, "predict --model merged --data dev.csv", "");
+    let expected = succeed(dir, &format!("predict {SHARED} --data dev.csv"), "");
+    assert!(apart(&merged, &expected) < 1e-5);
+    // The adapter a second time.
+    let line = "predict --model merged --adapter run/vblora-seed1 --data dev.csv";
+    let (status, _, warned) = vblora(dir, line, "");
+    assert_eq!(status, 0, "{warned}");
+    for word in ["run/vblora-seed1", "another base than merged"] {
+        assert!(warned.contains(word), "{word:?} in {warned}");
+    }
+    let line = "predict --model bundled:roberta --data dev.csv";
+    fail(dir, line, &["--adapter", "bundled:roberta"]);
+    fail(
+        dir,
+        "merge owner/name run/vblora-seed1 none",
+        &["owner/name: no such directory", "snapshots"],
+    );
+}
+
+/// The largest difference of the probabilities in two files.
+fn apart(one: &str, other: &str) -> f64 {
+    let values = |text: &str| -> Vec<f64> {
+        let mut reader = csv::Reader::from_reader(text.as_bytes());
+        let rows = reader.records().map(Result::unwrap);
+        rows.flat_map(|row| {
+            let cells = row.iter().skip(1).map(|cell| cell.parse().unwrap());
+            cells.collect::<Vec<f64>>()
+        })
+        .collect()
+    };
+    let (one, other) = (values(one), values(other));
+    assert_eq!(one.len(), other.len());
+    let pairs = one.iter().zip(&other);
+    pairs.map(|(x, y)| (x - y).abs()).fold(0.0, f64::max)
+}
+
+type Named = Vec<(String, HostTensor)>;
+
+/// The bundled encoder as a BERT, with further tensors.
+fn bert(dir: &Path, more: Named) {
+    let files = demo::model_files();
+    let (base, _) = Roberta::<Flex>::load(&files, &Default::default()).unwrap();
+    let tensors = [base.tensors(), more].concat();
+    let settings = json!({"model_type": "bert", "architectures": ["BertModel"]});
+    let settings = settings.as_object().unwrap().clone();
+    std::fs::create_dir(dir).unwrap();
+    save_model(dir, &files, settings, &tensors).unwrap();
+}
+
+/// The adapter of a run on the BERT `bert`, in the form of older versions, and in PEFT's own with the last map alone. The pooler of `pooled`
+/// is then the head's first map.
+fn other_forms(dir: &Path) {
+    let config = EncoderConfig::from_files(&ModelFiles::open(&dir.join("bert")).unwrap()).unwrap();
+    let run = dir.join("run/lora-seed1");
+    let found = PeftDirectory::open(&run).unwrap();
+    let found = found.bind(&roberta::sites(&config)).unwrap();
+    assert_eq!(found.prefix, "bert.");
+    let names = Family::Bert.classifier();
+    let old = PeftAdapter::new(found.adapter.clone());
+    old.write(&dir.join("old")).unwrap();
+    let head: Named = found.saved.iter().cloned().collect();
+    let own = head
+        .iter()
+        .map(|(name, tensor)| (names.read(name), tensor.clone()));
+    let own: Named = own.collect();
+    save_tensors(&dir.join("old/head.safetensors"), &own, SaveDtype::F32).unwrap();
+    let (pooler, last): (Named, Named) = head
+        .into_iter()
+        .partition(|(name, _)| name.contains("pooler"));
+    let theirs = PeftAdapter {
+        saved: last,
+        modules_to_save: vec!["classifier".into(), "score".into()],
+        ..found
+    };
+    theirs.write(&dir.join("theirs")).unwrap();
+    for form in ["old", "theirs"] {
+        for file in ["classifier.json", "config.json"] {
+            std::fs::copy(run.join(file), dir.join(form).join(file)).unwrap();
+        }
+    }
+    let bare = |(name, tensor): (String, HostTensor)| (name.replacen("bert.", "", 1), tensor);
+    bert(&dir.join("pooled"), pooler.into_iter().map(bare).collect());
+}
+
+#[test]
+fn a_berts_adapter_is_one_of_peft_and_older_forms_are_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    data(dir);
+    bert(&dir.join("bert"), Vec::new());
+    succeed(
+        dir,
+        "train --model bert --data train.csv --dev dev.csv --text review --label stars --method lora --seeds 1 --epochs 1 --out run --quiet",
+        "",
+    );
+    let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
+    let names = |name: &str| -> Vec<String> {
+        let bytes = read(name);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        file.names().into_iter().map(Into::into).collect()
+    };
+    let config: Value =
+        serde_json::from_slice(&read("run/lora-seed1/adapter_config.json")).unwrap();
+    assert_eq!(config["modules_to_save"], json!(["pooler", "classifier"]));
+    assert_eq!(config["task_type"], "SEQ_CLS");
+    assert!(!dir.join("run/lora-seed1/head.safetensors").exists());
+    let found = names("run/lora-seed1/adapter_model.safetensors");
+    for name in [
+        "base_model.model.bert.pooler.dense.weight",
+        "base_model.model.bert.pooler.dense.bias",
+        "base_model.model.classifier.weight",
+        "base_model.model.classifier.bias",
+        "base_model.model.bert.encoder.layer.0.attention.self.query.lora_A.weight",
+    ] {
+        assert!(
+            found.iter().any(|found| found == name),
+            "{name} in {found:?}"
+        );
+    }
+    other_forms(dir);
+    let predict = |base: &str, adapter: &str| {
+        format!("predict --model {base} --adapter {adapter} --data dev.csv")
+    };
+    let expected = succeed(dir, &predict("bert", "run/lora-seed1"), "");
+    for (base, adapter) in [("bert", "old"), ("pooled", "theirs")] {
+        assert_eq!(
+            succeed(dir, &predict(base, adapter), ""),
+            expected,
+            "{adapter}"
+        );
+    }
+    let missing = ["theirs", "bert.pooler.dense.weight", "in bert"];
+    fail(dir, &predict("bert", "theirs"), &missing);
+    for (adapter, place) in [
+        ("run/lora-seed1", "modules_to_save"),
+        ("old", "head.safetensors"),
+    ] {
+        let shown = succeed(dir, &format!("inspect {adapter}"), "");
+        assert!(shown.contains(": bert.pooler.dense.weight ["), "{shown}");
+        assert_eq!(shown.contains(" in head.safetensors: "), adapter == "old");
+        let line = format!("convert {adapter} small --form compact");
+        fail(dir, &line, &[place, "--without-modules"]);
+    }
+    for (base, adapter) in [
+        ("bert", "run/lora-seed1"),
+        ("bert", "old"),
+        ("pooled", "theirs"),
+    ] {
+        let said = succeed(
+            dir,
+            &format!("merge {base} {adapter} merged --overwrite"),
+            "",
+        );
+        assert!(said.contains("BertForSequenceClassification"), "{said}");
+        let found = succeed(dir, "predict --model merged --data dev.csv", "");
+        assert!(apart(&found, &expected) < 1e-5, "{adapter}");
+        for name in names("merged/model.safetensors") {
+            let is_of_model = name.starts_with("bert.") || name.starts_with("classifier.");
+            assert!(is_of_model, "{name}");
+        }
+    }
+    let config: Value = serde_json::from_slice(&read("merged/config.json")).unwrap();
+    assert_eq!(
+        config["architectures"],
+        json!(["BertForSequenceClassification"])
+    );
+    assert_eq!(config["id2label"]["2"], "wrong");
 }

@@ -104,5 +104,5 @@ pub use tokenizer::{Continued, Encoded, Marked, PaddedBatch, TextTokenizer, pad}
 pub use upload::host_tensor;
 pub use weights::{
     Checkpoint, HostTensor, LoadReport, Loader, MapWeight, SIDE_FILES, SaveDtype, SavedTensors,
-    save_config, save_model, save_safetensors, save_tensors,
+    config_with, save_config, save_model, save_safetensors, save_tensors,
 };

@@ -126,10 +126,16 @@ impl Card<'_> {
             None => String::new(),
         };
         let base = code(self.base.name());
+        let loaded = match task.is_text() {
+            true => "",
+            false => {
+                ", with its head, on the base as transformers' AutoModelForSequenceClassification with the `config.json` of the directory"
+            }
+        };
         format!(
             "# {} for {}\n\n\
              An adapter of {base}{revision} by the method {}, trained on the task {} with seed {seed} on the linear maps {}. \
-             `vblora` {} made it. PEFT loads this directory.\n\n",
+             `vblora` {} made it. PEFT loads this directory{loaded}.\n\n",
             code(method),
             code(task.name()),
             code(method),
@@ -284,6 +290,7 @@ mod tests {
             "- \"base_model:adapter:org/name\"\n- \"vblora\"\n",
             "    - type: accuracy\n      value: 0.75\n    - type: f1\n      value: 0.5\n",
             "at revision `abc123`",
+            "PEFT loads this directory, with its head, on",
             "in epoch 2:\n\n- accuracy: 0.75\n",
             "- bytes of `adapter_model.safetensors`: 1234\n",
             "- training split: `t5`\n",

@@ -24,9 +24,9 @@ pub(super) struct ClassifierArguments {
     /// Hub revision: a branch, tag or commit
     #[arg(long, help_heading = MODEL)]
     pub(super) revision: Option<String>,
-    /// Directory with the trained head: METHOD-seedN of a run, or a PEFT directory
+    /// Directory with the trained head: METHOD-seedN of a run, or a PEFT directory [default: the model's directory]
     #[arg(long, value_name = "DIR", help_heading = MODEL)]
-    pub(super) adapter: PathBuf,
+    pub(super) adapter: Option<PathBuf>,
     /// File of rows: .csv, .tsv, .jsonl, .json or .parquet; - for standard input
     #[arg(long, value_name = "FILE", help_heading = DATA)]
     pub(super) data: PathBuf,
@@ -47,7 +47,14 @@ impl ClassifierArguments {
     /// The base's files and the trained head.
     pub(super) fn open(&self) -> Result<(ModelFiles, Classifier)> {
         let files = models::find(&self.model, self.revision.as_deref())?;
-        let classifier = Classifier::open(&self.adapter, &files)?;
+        let model = Path::new(&self.model);
+        let dir = self.adapter.as_deref().unwrap_or(model);
+        ensure!(
+            self.adapter.is_some() || dir.is_dir(),
+            "--adapter: expected the directory of a trained head, since {} is no directory that could hold one",
+            self.model
+        );
+        let classifier = Classifier::open(dir, &files)?;
         Ok((files, classifier))
     }
 

@@ -1,6 +1,9 @@
 //! Models by the name that a user gives: bundled models, directories and hub ids.
 
-use vblora_models::{ModelFiles, resolve};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+use vblora_models::{ModelFiles, SIDE_FILES, resolve};
 
 use crate::{Error, Result, demo};
 
@@ -38,6 +41,33 @@ pub fn find(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
             found: revision.into(),
         }),
     }
+}
+
+/// A directory with a model's files: the one that the user gives, or the files of a bundled model in a temporary one, which goes with the
+/// second value.
+///
+/// # Errors
+/// It is neither; the files cannot be written.
+pub fn directory(model: &Path) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    let bundled = model.to_str().filter(|name| is_bundled(name));
+    let Some(name) = bundled else {
+        anyhow::ensure!(
+            model.is_dir(),
+            "{}: no such directory; the weights are read from one. The hub's files lie in \
+             ~/.cache/huggingface/hub/models--OWNER--NAME/snapshots/COMMIT",
+            model.display()
+        );
+        return Ok((model.to_owned(), None));
+    };
+    let (files, dir) = (find(name, None)?, TempDir::new()?);
+    let known = SIDE_FILES
+        .iter()
+        .chain(&["config.json", "model.safetensors"]);
+    for name in known.filter(|name| files.contains(name)) {
+        let reader = files.reader(name)?;
+        std::fs::write(dir.path().join(name), reader.read(0..reader.size())?)?;
+    }
+    Ok((dir.path().to_owned(), Some(dir)))
 }
 
 /// Returns true if the name is that of a bundled model.

@@ -2,13 +2,15 @@
 
 use std::path::Path;
 
-use vblora::storage::{
-    HostAdapter, HostTensor, TensorFile,
-    peft::{PeftAdapter, PeftDirectory},
-};
+use vblora::storage::{HostAdapter, HostTensor, peft::PeftDirectory};
 use vblora_models::{EncoderConfig, ModelFiles, roberta};
 
-use crate::{Error, Result, directory::is_same, train::HeadSettings};
+use super::head::{self, no_head};
+use crate::{
+    Error, Result,
+    directory::is_same,
+    train::{HeadSettings, RunDir, model_hash},
+};
 
 /// A trained head with its adapter, if it has one, and the settings of its training.
 #[derive(Debug)]
@@ -25,7 +27,8 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// Opens a directory that training wrote (`METHOD-seedN`), or a PEFT directory of a sequence classifier, for a base.
+    /// Opens a directory that training wrote (`METHOD-seedN`), or a PEFT directory of a sequence classifier, for a base. The base's own
+    /// directory stands for a whole model with its head.
     ///
     /// # Errors
     /// The directory has no head. A file is missing or broken. Adapter or head do not fit the base, or the head does not fit the task.
@@ -44,16 +47,21 @@ impl Classifier {
             false => None,
         };
         // The head of a base that was trained as well belongs to that base alone.
-        if dir.join("model.safetensors").is_file() && !is_same(dir, Path::new(&files.place())) {
+        let is_whole = is_same(dir, Path::new(&files.place()));
+        if dir.join("model.safetensors").is_file() && !is_whole {
             return Err(Error::Setting {
                 setting: "model".into(),
                 expected: format!("{place}, whose base was trained with the head"),
                 found: files.place(),
             });
         }
-        let (adapter, head) = take_head(dir, adapter)?;
-        let outputs = outputs(&head);
-        let Some((width, outputs)) = outputs else {
+        let (adapter, saved) = match adapter {
+            Some(found) => (Some(found.adapter), found.saved),
+            None => (None, Vec::new()),
+        };
+        let names = config.family.classifier();
+        let head = head::find(dir, saved, &names, (files, is_whole))?;
+        let Some((width, outputs)) = outputs(&head) else {
             return Err(no_head(&place, "a directory without one".into()));
         };
         let settings = HeadSettings::read(dir, outputs)?;
@@ -66,6 +74,9 @@ impl Classifier {
             });
         }
         config.base_dtype = settings.held_as(config.base_dtype)?;
+        if !is_whole {
+            compare_base(dir, files)?;
+        }
         Ok(Self {
             place,
             settings,
@@ -81,28 +92,20 @@ impl Classifier {
     }
 }
 
-/// Tensors by their names.
-type Named = Vec<(String, HostTensor)>;
-
-/// The adapter, and the tensors of the head beside or inside it.
-fn take_head(dir: &Path, adapter: Option<PeftAdapter>) -> Result<(Option<HostAdapter>, Named)> {
-    let (adapter, saved) = match adapter {
-        Some(found) => (Some(found.adapter), found.saved),
-        None => (None, Vec::new()),
+/// Warns of a base with other files than the run was trained on, if the run's session says which. Such a base may hold the adapter already.
+fn compare_base(dir: &Path, files: &ModelFiles) -> Result<()> {
+    let Some(recorded) = dir.parent().and_then(RunDir::model) else {
+        return Ok(());
     };
-    let file = dir.join("head.safetensors");
-    if !saved.is_empty() || !file.is_file() {
-        return Ok((adapter, saved));
+    let found = model_hash(files)?;
+    if found != recorded {
+        tracing::warn!(
+            "{} was trained on another base than {}: SHA-256 of the model's files {recorded}, found {found}",
+            dir.display(),
+            files.place()
+        );
     }
-    let tensors = TensorFile::read(&file)?;
-    let head = tensors.names().map(|name| {
-        let tensor = HostTensor {
-            shape: tensors.shape(name).unwrap_or_default().to_vec(),
-            values: tensors.floats(name)?,
-        };
-        Ok((name.to_owned(), tensor))
-    });
-    Ok((adapter, head.collect::<Result<_>>()?))
+    Ok(())
 }
 
 /// Width and number of outputs of the head, if there is one.
@@ -113,12 +116,4 @@ fn outputs(head: &[(String, HostTensor)]) -> Option<(usize, usize)> {
         found.map(|(_, tensor)| tensor.values.len())
     };
     Some((bias("dense")?, bias("out_proj")?))
-}
-
-fn no_head(place: &str, found: String) -> Error {
-    Error::Setting {
-        setting: place.to_owned(),
-        expected: "a directory with a head of two maps (classifier.dense, classifier.out_proj), as training writes it".into(),
-        found,
-    }
 }

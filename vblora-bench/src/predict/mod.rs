@@ -1,13 +1,17 @@
 //! Predictions of a trained encoder with a head: labels and probabilities for texts, without training.
 
 mod classifier;
+mod head;
 mod outcome;
 mod read;
 mod run;
+mod whole;
 mod write;
 
 pub use classifier::Classifier;
+pub use head::with_head_beside;
 pub use outcome::{Outcome, outcomes};
 pub use read::{Rows, open, read, read_glue, read_labelled};
 pub use run::{Text, run};
+pub use whole::whole;
 pub use write::{Form, check, encode};

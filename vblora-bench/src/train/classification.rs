@@ -22,6 +22,9 @@ use crate::{
     tasks::{Evaluation, Predictions, Target, Task, evaluate},
 };
 
+/// The file of a head without an adapter. Older directories have the head of a BERT's adapter in it.
+pub const HEAD_FILE: &str = "head.safetensors";
+
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
@@ -132,47 +135,40 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
             let tensors = whole(&names, learner.plain_base().tensors(), &head);
             save_model(to.dir, to.files, settings(names.class, to.recipe), &tensors)?;
         }
-        // The head is RoBERTa's for every encoder. PEFT has no BERT model with this head.
-        match (to.adapter, names.module) {
-            (Some(adapter), Some(module)) => {
-                let adapter = PeftAdapter {
-                    prefix: names.prefix.into(),
-                    modules_to_save: vec![module.into()],
-                    saved: head,
-                    task_type: Some("SEQ_CLS".into()),
-                    ..adapter
-                };
-                return Ok(adapter.write(to.dir)?);
+        match to.adapter {
+            Some(adapter) => Ok(with_head(adapter, &names, &head).write(to.dir)?),
+            None => {
+                let path = to.dir.join(HEAD_FILE);
+                Ok(save_tensors(&path, &head, SaveDtype::F32)?)
             }
-            (Some(adapter), None) => adapter.write(to.dir)?,
-            (None, _) => {}
         }
-        let path = to.dir.join("head.safetensors");
-        Ok(save_tensors(&path, &head, SaveDtype::F32)?)
     }
 }
 
-/// Encoder and head with the tensor names of transformers' model for sequence classification. BERT's model has the head's first map as the
-/// pooler, which is equivalent without dropout.
+/// The adapter with the head as modules that PEFT saves whole, on transformers' model for sequence classification.
+pub fn with_head(adapter: PeftAdapter, names: &ClassifierNames, head: &Named) -> PeftAdapter {
+    PeftAdapter {
+        prefix: names.prefix.into(),
+        modules_to_save: names.modules.iter().map(|&name| name.into()).collect(),
+        saved: written(names, head).collect(),
+        task_type: Some("SEQ_CLS".into()),
+        ..adapter
+    }
+}
+
+/// The head's tensors under their names in transformers. BERT's model has the head's first map as the pooler, which is equivalent without
+/// dropout.
+fn written(names: &ClassifierNames, head: &Named) -> impl Iterator<Item = (String, HostTensor)> {
+    head.iter()
+        .map(|(name, tensor)| (names.written(name), tensor.clone()))
+}
+
+/// Encoder and head with the tensor names of transformers' model for sequence classification.
 fn whole(names: &ClassifierNames, base: Named, head: &Named) -> Named {
-    let ClassifierNames {
-        prefix,
-        dense,
-        output,
-        ..
-    } = names;
     let base = base
         .into_iter()
-        .map(|(name, tensor)| (format!("{prefix}{name}"), tensor));
-    let head = head.iter().map(|(name, tensor)| {
-        let name = name.replacen("classifier.dense.", dense, 1).replacen(
-            "classifier.out_proj.",
-            output,
-            1,
-        );
-        (name, tensor.clone())
-    });
-    base.chain(head).collect()
+        .map(|(name, tensor)| (format!("{}{name}", names.prefix), tensor));
+    base.chain(written(names, head)).collect()
 }
 
 /// The head's settings in the `config.json` of such a model.

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The file.
-const FILE: &str = "classifier.json";
+pub const FILE: &str = "classifier.json";
 
 /// The maximum length of a head whose training left no settings (PEFT's own adapters).
 const MAX_LENGTH: usize = 128;
@@ -108,9 +108,14 @@ impl HeadSettings {
 
     /// Writes the settings beside the adapter.
     pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        Ok(write_atomically(&dir.join(FILE), &self.to_json())?)
+    }
+
+    /// The content of the file.
+    pub fn to_json(&self) -> Vec<u8> {
         let mut text = serde_json::to_vec_pretty(self).expect("settings are JSON");
         text.push(b'\n');
-        Ok(write_atomically(&dir.join(FILE), &text)?)
+        text
     }
 
     /// The rows of a batch without training.

@@ -32,10 +32,10 @@ mod training;
 
 pub use adamw::{AdamW, Moments, Rule};
 pub use checkpoint::CheckpointSettings;
-pub use classification::{Classification, outputs, predictions};
+pub use classification::{Classification, HEAD_FILE, outputs, predictions, with_head};
 pub use data::{EncodedSplit, LabelledBatch};
 pub use entry::{run_causal, run_encoder};
-pub use head_settings::HeadSettings;
+pub use head_settings::{FILE as HEAD_SETTINGS, HeadSettings};
 pub use identity::Identity;
 pub use learner::{Learner, Trained};
 pub use learner_state::LearnerState;

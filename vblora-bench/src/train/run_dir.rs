@@ -341,7 +341,7 @@ fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
 /// | `results.json`, `table.md`, `curves.svg` | the results |
 /// | `checkpoints/METHOD-seedN/step-N/` | the checkpoints that a run continues from: the last few and the best |
 /// | `selections/vblora-seedN.rec` | VB-LoRA's selections during training, if recorded ([`recordings`](crate::recordings)) |
-/// | `METHOD-seedN/` | the best evaluation's adapter as a PEFT directory with a model card. VB-LoRA stores bank and codes, with `select-all` all logits, and with a gate LoRA's factors. RoBERTa's head is inside the adapter; other heads are in `head.safetensors`. VB-LoRA also writes `compact.safetensors` in 8 bits without the head. On a frozen bank it also writes `codes.safetensors`, bound to that bank. `full` writes a model directory with configuration, tokenizer and side files |
+/// | `METHOD-seedN/` | the best evaluation's adapter as a PEFT directory with a model card. VB-LoRA stores bank and codes, with `select-all` all logits, and with a gate LoRA's factors. The head is inside the adapter; a head that was trained alone is in `head.safetensors`. VB-LoRA also writes `compact.safetensors` in 8 bits without the head. On a frozen bank it also writes `codes.safetensors`, bound to that bank. `full` writes a model directory with configuration, tokenizer and side files |
 ///
 /// The directory itself may be a symbolic link. A link under one of these names is an error, because writes through it would land
 /// elsewhere.
@@ -472,6 +472,11 @@ impl RunDir {
     /// Returns true if the directory holds a session that `--resume` can continue.
     pub fn holds_session(dir: &Path) -> bool {
         dir.join(CONFIG).is_file()
+    }
+
+    /// SHA-256 of the model's files that the session in a directory was made with; `None` if there is no such record.
+    pub fn model(dir: &Path) -> Option<String> {
+        SessionIdentity::of(dir).ok().map(|session| session.model)
     }
 
     /// Reads the recipe of the session in a directory.

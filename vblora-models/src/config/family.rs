@@ -29,8 +29,35 @@ pub struct ClassifierNames {
     pub dense: &'static str,
     /// The prefix of the head's last map.
     pub output: &'static str,
-    /// The one module that holds both maps, for PEFT's `modules_to_save`. `None` if no such module exists.
-    pub module: Option<&'static str>,
+    /// The modules that hold the maps, for PEFT's `modules_to_save`.
+    pub modules: &'static [&'static str],
+}
+
+/// The prefixes of the maps of a [`ClassificationHead`](crate::ClassificationHead).
+const HEAD: [&str; 2] = ["classifier.dense.", "classifier.out_proj."];
+
+impl ClassifierNames {
+    /// The name in transformers of a tensor of a [`ClassificationHead`](crate::ClassificationHead).
+    pub fn written(&self, tensor: &str) -> String {
+        let own = [self.dense, self.output];
+        renamed(tensor, HEAD, own).unwrap_or_else(|| tensor.to_owned())
+    }
+
+    /// The name in a [`ClassificationHead`](crate::ClassificationHead) of a tensor of transformers' model. Other names stay.
+    pub fn read(&self, tensor: &str) -> String {
+        let own = [self.dense, self.output];
+        renamed(tensor, own, HEAD).unwrap_or_else(|| tensor.to_owned())
+    }
+}
+
+/// The name of a map's weight or bias with another prefix; `None` for any other tensor.
+fn renamed(tensor: &str, from: [&str; 2], to: [&str; 2]) -> Option<String> {
+    from.into_iter().zip(to).find_map(|(from, to)| {
+        let leaf = tensor.strip_prefix(from)?;
+        ["weight", "bias"]
+            .contains(&leaf)
+            .then(|| format!("{to}{leaf}"))
+    })
 }
 
 impl Family {
@@ -103,14 +130,14 @@ impl Family {
                 prefix: "roberta.",
                 dense: "classifier.dense.",
                 output: "classifier.out_proj.",
-                module: Some("classifier"),
+                modules: &["classifier"],
             },
             Self::Bert => ClassifierNames {
                 class: "BertForSequenceClassification",
                 prefix: "bert.",
                 dense: "bert.pooler.dense.",
                 output: "classifier.",
-                module: None,
+                modules: &["pooler", "classifier"],
             },
         }
     }

@@ -12,7 +12,7 @@ pub use checkpoint::Checkpoint;
 pub(crate) use checkpoint::shard_names;
 pub(crate) use checkpoint::{INDEX, SINGLE, Shard};
 pub use loader::{LoadReport, Loader, MapWeight};
-pub use model::{SIDE_FILES, save_config, save_model};
+pub use model::{SIDE_FILES, config_with, save_config, save_model};
 pub use save::{SaveDtype, save_safetensors, save_tensors};
 pub use saved::SavedTensors;
 pub use vblora::storage::HostTensor;

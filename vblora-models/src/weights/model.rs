@@ -53,8 +53,16 @@ pub fn save_model(
 /// # Errors
 /// The base's configuration cannot be read; the file cannot be written.
 pub fn save_config(dir: &Path, base: &ModelFiles, settings: Map<String, Value>) -> Result<()> {
-    let config = format!("{:#}\n", Value::Object(config(base, settings)?));
+    let config = config_with(base, settings)?;
     Ok(write_atomically(&dir.join(CONFIG), config.as_bytes())?)
+}
+
+/// The text of a `config.json`: that of `base`, in f32, with `settings` in place of its own.
+///
+/// # Errors
+/// The base's configuration cannot be read.
+pub fn config_with(base: &ModelFiles, settings: Map<String, Value>) -> Result<String> {
+    Ok(format!("{:#}\n", Value::Object(config(base, settings)?)))
 }
 
 fn config(base: &ModelFiles, settings: Map<String, Value>) -> Result<Map<String, Value>> {

@@ -90,7 +90,7 @@ pub(crate) fn fixture_roberta<B: VbLoraBackend>(device: &B::Device) {
 struct Case<B: VbLoraBackend> {
     io: Value,
     recorded: Tensors,
-    /// The adapter with all logits, and with codes only.
+    /// The adapter with all logits, and in the top-k form.
     full: Tensors,
     topk: Tensors,
     model: Roberta<Ad<B>>,

@@ -35,7 +35,7 @@ pub use hash::sha256_hex;
 pub use header::{Entry, Header, MAX_HEADER_BYTES, MAX_NAME_BYTES};
 pub use host::{HostAdapter, HostLora, HostVbLora, HostVera};
 pub use identity::{MAX_RECIPE_BYTES, sites_sha256};
-pub use merge::{Merged, merge};
+pub use merge::{Merged, Whole, merge, merge_as};
 pub use size::Part;
 pub use tensors::{HostTensor, MAX_FILE_BYTES, TensorFile};
 pub use tie::Tie;

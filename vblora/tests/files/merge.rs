@@ -11,7 +11,7 @@ use vblora::{
     LoraConfig, Result, Site, Targets,
     rng::Key,
     storage::{
-        HostAdapter, HostLora, HostTensor, Merged, merge,
+        HostAdapter, HostLora, HostTensor, Merged, Whole, merge, merge_as,
         peft::{PeftAdapter, PeftDirectory, PeftMethod},
         to_f32,
     },
@@ -297,6 +297,66 @@ fn shards_index_and_other_files_stay_as_they_are() {
         before["net.layer.0.one.weight"],
         together["net.layer.0.one.weight"]
     );
+}
+
+#[test]
+fn a_whole_model_has_the_base_below_its_prefix_and_the_saved_modules_beside_it() {
+    for is_bare in [true, false] {
+        let mut tensors = base(Dtype::F16);
+        let classifier = tensors.pop().unwrap().0;
+        match is_bare {
+            true => tensors
+                .iter_mut()
+                .for_each(|(name, ..)| *name = name.replacen("net.", "", 1)),
+            false => tensors.push(tensor("lm_head.bias", Dtype::F16, &[5])),
+        }
+        let dir = on_disk(&tensors[..2]);
+        let (from, out) = (dir.path().join("base"), dir.path().join("out"));
+        let shards = ["model-1.safetensors", "model-2.safetensors"];
+        std::fs::rename(from.join(SINGLE), from.join(shards[0])).unwrap();
+        write(&from.join(shards[1]), &tensors[2..]);
+        let place = |(at, tensor): (usize, &Stored)| (tensor.0.clone(), shards[at / 2 % 2]);
+        let map: BTreeMap<_, _> = tensors[..4].iter().enumerate().map(place).collect();
+        let mut index = serde_json::json!({"weight_map": map});
+        if !is_bare {
+            index["weight_map"]["lm_head.bias"] = shards[1].into();
+        }
+        std::fs::write(from.join(INDEX), index.to_string()).unwrap();
+        let error = merged(dir.path(), &adapter()).unwrap_err().to_string();
+        assert!(
+            error.contains(&classifier) && error.contains("--without-modules"),
+            "{error}"
+        );
+        assert!(!out.exists());
+        let whole = Whole {
+            prefix: "net.".into(),
+            files: vec![("config.json".into(), b"{\"own\": 1}".to_vec())],
+        };
+        let report = merge_as(&from, &adapter(), Some(&whole), &out, false).unwrap();
+        assert_eq!(report.notes.is_empty(), is_bare, "{:?}", report.notes);
+        assert!(
+            report
+                .notes
+                .iter()
+                .all(|note| note.contains("lm_head.bias"))
+        );
+        assert_eq!(
+            json(&out.join("config.json")),
+            serde_json::json!({"own": 1})
+        );
+        let mut found = read(&out.join(shards[0]));
+        found.extend(read(&out.join(shards[1])));
+        let expected: BTreeSet<String> = base(Dtype::F16).into_iter().map(|t| t.0).collect();
+        assert_eq!(found.keys().cloned().collect::<BTreeSet<_>>(), expected);
+        let head = adapter().saved[0].1.values.clone();
+        let head = head.into_iter().flat_map(f32::to_le_bytes).collect();
+        assert_eq!(found[&classifier], (Dtype::F32, vec![2, 4], head));
+        let weight = &base(Dtype::F16)[0];
+        assert_sum("one", &found[&weight.0], weight, &update(&lora(), 0));
+        let index = json(&out.join(INDEX));
+        let listed = index["weight_map"].as_object().unwrap().keys().cloned();
+        assert_eq!(listed.collect::<BTreeSet<_>>(), expected);
+    }
 }
 
 /// As Hugging Face's loader does: the single file is the model, whatever an index beside it says.

@@ -13,7 +13,7 @@ use vblora::{
     },
 };
 
-use vblora_bench::commands::config::ModelConfig;
+use vblora_bench::{commands::config::ModelConfig, predict::with_head_beside, train::HEAD_FILE};
 
 /// The file that marks a PEFT directory.
 const ADAPTER: &str = "adapter_config.json";
@@ -38,6 +38,8 @@ pub(crate) struct Place {
 pub(crate) struct Opened {
     pub(crate) form: &'static str,
     pub(crate) adapter: PeftAdapter,
+    /// The file beside the adapter that its saved tensors are in; `None` if they are in the adapter's own.
+    pub(crate) head_file: Option<&'static str>,
     /// Rank and scale of each site of a LoRA if they differ between sites. The adapter then has the largest rank at every site.
     pub(crate) patterned: Option<Vec<(usize, f64)>>,
 }
@@ -61,6 +63,7 @@ impl Place {
         Ok(Opened {
             form,
             adapter,
+            head_file: None,
             patterned: None,
         })
     }
@@ -85,12 +88,14 @@ impl Place {
         };
         let form = match &adapter.adapter {
             HostAdapter::VbLora(_) => "PEFT directory, all logits",
-            HostAdapter::TopK(_) => "PEFT directory, codes only",
+            HostAdapter::TopK(_) => "PEFT directory, top-k only",
             HostAdapter::Lora(_) | HostAdapter::Vera(_) => "PEFT directory",
         };
+        let old = with_head_beside(&self.path, &adapter)?;
         Ok(Opened {
             form,
-            adapter,
+            head_file: old.is_some().then_some(HEAD_FILE),
+            adapter: old.unwrap_or(adapter),
             patterned: found.patterned(),
         })
     }
@@ -120,10 +125,10 @@ fn why_no_adapter(dir: &Path) -> Option<String> {
     if has(ADAPTER) {
         return None;
     }
-    if has("head.safetensors") {
-        return Some(
-            "no adapter: the run trained the head alone, which is in head.safetensors".into(),
-        );
+    if has(HEAD_FILE) {
+        return Some(format!(
+            "no adapter: the run trained the head alone, which is in {HEAD_FILE}"
+        ));
     }
     if has("model.safetensors") {
         return Some("no adapter: it is a whole model, in model.safetensors".into());

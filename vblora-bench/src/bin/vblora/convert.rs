@@ -14,7 +14,7 @@ use vblora::{
     },
 };
 
-use crate::adapter::{Place, wrong};
+use crate::adapter::{Opened, Place, wrong};
 
 /// Write an adapter in another form; the original stays
 #[derive(Args)]
@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
 enum Form {
     /// A PEFT directory with all logits; training can continue from it
     PeftFull,
-    /// A PEFT directory with codes only
+    /// A PEFT directory, top-k only: bank and codes (save_only_topk_weights)
     PeftTopk,
     /// A PEFT directory of plain LoRA with the same factors
     PeftLora,
@@ -93,7 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     if is_of(to, from) {
         return Err(wrong(to, "is the adapter itself, which stays unchanged").into());
     }
-    let found = arguments.place.open()?.adapter;
+    let found = arguments.place.open()?;
     let written = write_to(to, arguments.overwrite, |place| {
         write(&found, arguments, place)
     })?;
@@ -112,8 +112,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
 }
 
 /// Writes the adapter in the form asked for. For a compact file, returns its loss of precision.
-fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Result<Option<Loss>> {
-    let from = &arguments.place.path;
+fn write(opened: &Opened, arguments: &Arguments, to: &Path) -> vblora::Result<Option<Loss>> {
+    let (from, found) = (&arguments.place.path, &opened.adapter);
     let stored = || {
         let stored = found.adapter.store();
         stored.ok_or_else(|| wrong(from, "not VB-LoRA, so it has no bank and no codes"))
@@ -134,8 +134,9 @@ fn write(found: &PeftAdapter, arguments: &Arguments, to: &Path) -> vblora::Resul
             return Err(wrong(
                 from,
                 format!(
-                    "{} tensors of modules_to_save do not fit into a compact file; --without-modules leaves them out",
-                    found.saved.len()
+                    "{} tensors of {} do not fit into a compact file; --without-modules leaves them out",
+                    found.saved.len(),
+                    opened.head_file.unwrap_or("modules_to_save")
                 ),
             ));
         }

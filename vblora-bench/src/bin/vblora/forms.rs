@@ -33,7 +33,7 @@ impl Form {
     pub(crate) fn what(self) -> &'static str {
         match self {
             Self::PeftFull => "tensors of a PEFT directory with all logits, to train on",
-            Self::PeftTopk => "tensors of a PEFT directory with codes only",
+            Self::PeftTopk => "tensors of a PEFT directory, top-k only: bank and codes",
             Self::PeftLora => "tensors of a PEFT directory of LoRA with the same factors",
             Self::Compact => "compact file without loss",
             Self::CompactF16 => "compact file, bank and weights in half precision",

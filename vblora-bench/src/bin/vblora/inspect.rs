@@ -38,6 +38,9 @@ struct Report<'a> {
     count: Count,
     bank: Option<BankUse>,
     saved: Vec<(&'a str, &'a [usize])>,
+    /// The file of the saved tensors, if it is another than the adapter's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    head_file: Option<&'static str>,
     base_model: Option<&'a str>,
     base_sha256: String,
     recipe: Option<&'a str>,
@@ -75,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
             .iter()
             .map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))
             .collect(),
+        head_file: opened.head_file,
         base_model: adapter.base_model.as_deref(),
         base_sha256: sites_sha256(plan.sites()),
         recipe: match &adapter.adapter {
@@ -107,7 +111,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         )
     }));
     let saved = report.saved.iter();
-    lines.extend(saved.map(|(name, shape)| format!("  beside it: {name} {shape:?}")));
+    let place = report.head_file.map(|file| format!(" in {file}"));
+    let place = place.unwrap_or_default();
+    lines.extend(saved.map(|(name, shape)| format!("  beside it{place}: {name} {shape:?}")));
     lines.extend(report.base_model.map(|base| format!("  base: {base}")));
     lines.push(format!(
         "  names and shapes: SHA-256 {}",

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use vblora::storage::{merge, peft::PeftAdapter};
+use vblora::storage::{merge_as, peft::PeftAdapter};
+use vblora_bench::{commands::models::directory, predict::whole};
+use vblora_models::ModelFiles;
 
 use crate::adapter::{Place, json, wrong};
 
@@ -12,13 +14,14 @@ use crate::adapter::{Place, json, wrong};
 ///
 /// Base and adapter are not changed. The command reads and writes weights in small blocks, so large models need little memory. Number
 /// types, shards and all other files stay the same. Sums are computed in f32 and rounded once. If the adapter has a vocabulary of its own,
-/// the model gets it. Weights in other formats (pytorch_model.bin, ...) are not copied.
+/// the model gets it. If it has a classifier's head, the model is transformers' for sequence classification, with the adapter's labels.
+/// Weights in other formats (pytorch_model.bin, ...) are not copied.
 #[derive(Args)]
 #[command(before_help = "\
-vblora merge roberta-base runs/mrpc/vblora-seed1 merged
-vblora merge path/to/llama small.safetensors merged --overwrite")]
+vblora merge path/to/roberta-base path/to/vblora-seed1 merged
+vblora merge path/to/llama path/to/small.safetensors merged --overwrite")]
 pub(crate) struct Arguments {
-    /// The base model: a directory with model.safetensors, or with shards and their index
+    /// The base model: a directory with model.safetensors, or with shards and their index; or bundled:roberta, bundled:llama
     base: PathBuf,
     #[command(flatten)]
     place: Place,
@@ -27,7 +30,7 @@ pub(crate) struct Arguments {
     /// The base stores its weights as [d_in, d_out]. Used only if the base has no config.json with a model_type
     #[arg(long)]
     fan_in_fan_out: bool,
-    /// Leave out the tensors of modules_to_save, for a base without such modules
+    /// Leave out the tensors of modules_to_save, such as a classifier's head
     #[arg(long)]
     without_modules: bool,
     /// Replace an existing directory, if this command writes all files in it again
@@ -63,7 +66,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         ..found
     };
     let (base, to) = (&arguments.base, &arguments.to);
-    let merged = merge(base, &adapter, to, arguments.overwrite)?;
+    // The files of a bundled model are there as long as the second value.
+    let (dir, _bundled) = directory(base)?;
+    let whole = whole(&arguments.place.path, &adapter, &ModelFiles::open(&dir)?)?;
+    let (class, whole) = whole.unzip();
+    let merged = merge_as(&dir, &adapter, whole.as_ref(), to, arguments.overwrite)?;
     if arguments.json {
         return json(&merged);
     }
@@ -73,6 +80,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         merged.replaced,
         merged.weights.join(", ")
     );
+    if let Some(class) = class {
+        text += &format!("the model is a {class}, with the adapter's head\n");
+    }
     for note in &merged.notes {
         text += &format!("note: {note}\n");
     }

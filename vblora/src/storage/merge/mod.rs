@@ -10,7 +10,7 @@ mod folder;
 mod model;
 mod plan;
 
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
 use base::{Base, INDEX};
 use model::{CONFIG, Model};
@@ -39,6 +39,16 @@ pub struct Merged {
     pub notes: Vec<String>,
 }
 
+/// The model that a merge writes in place of the base: the base below a prefix, and beside it the modules that the adapter saved.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Whole {
+    /// The prefix of the base's tensors in the model, such as `roberta.`. The base may have it already; its tensors without it are then
+    /// those of other heads, and are left out.
+    pub prefix: String,
+    /// Files that take the place of the base's, by name.
+    pub files: Vec<(String, Vec<u8>)>,
+}
+
 /// Writes the base in `base`, with the adapter added in, to `out`.
 ///
 /// An adapted weight becomes `W + s A B`, computed in f32 and rounded once to the weight's own type. Tensors that the adapter saved replace
@@ -65,13 +75,30 @@ pub struct Merged {
 /// shape or of a type other than F32, F16 and BF16. A sum is not finite in that type. Memory or disk have no room, or the operating system
 /// refuses.
 pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) -> Result<Merged> {
+    merge_as(base, adapter, None, out, overwrite)
+}
+
+/// As [`merge`], to another model than the base if there is a `whole`. All tensors that the adapter saved are then in it, whatever the base
+/// has in their place.
+///
+/// # Errors
+/// As [`merge`].
+pub fn merge_as(
+    base: &Path,
+    adapter: &PeftAdapter,
+    whole: Option<&Whole>,
+    out: &Path,
+    overwrite: bool,
+) -> Result<Merged> {
     folder::check_target(out, overwrite)?;
     folder::check_outside(out, base)?;
     let found = Base::open(base)?;
     let model = Model::read(base)?;
     adapter.adapter.check_lora_room()?;
     let lora = adapter.adapter.to_lora();
-    let plan = Plan::new(&found, &model, adapter, &lora)?;
+    let prefix = whole.map(|whole| whole.prefix.as_str());
+    let plan = Plan::new(&found, &model, adapter, &lora, prefix)?;
+    let own = whole.map_or(&[][..], |whole| &whole.files);
     let weights: Vec<_> = found.shards().iter().map(|s| s.name().to_owned()).collect();
     let is_weights = |name: &str| {
         // A single file makes the index of shards superfluous, so it is not copied either.
@@ -83,23 +110,34 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
         others.left_out.sort();
     }
     let written = others.files.iter().map(|(name, _)| name.as_path());
-    let written = written.chain(weights.iter().map(Path::new)).collect();
+    let written = written.chain(weights.iter().map(Path::new));
+    let written = written
+        .chain(own.iter().map(|(name, _)| Path::new(name)))
+        .collect();
     folder::check_replaceable(out, &written)?;
     let fill = |to: &Path| {
         for (shard, outputs) in found.shards().iter().zip(&plan.shards) {
             change::write_shard(shard, outputs, &to.join(shard.name()))?;
         }
         let is_changed = plan.edits != model::Edits::default();
+        let is_own = |name: &str| own.iter().any(|(own, _)| own == name);
         for (name, file) in &others.files {
             match name.to_str() {
+                Some(name) if is_own(name) => {}
                 Some(CONFIG) if is_changed => {}
-                Some(INDEX) if is_changed => write_index(base, &plan, &weights, to)?,
+                Some(INDEX) if is_changed || whole.is_some() => {
+                    write_index(base, &plan, &weights, to)?;
+                }
                 _ => folder::copy(file, &to.join(name))?,
             }
         }
-        match is_changed {
-            true => model.write(plan.edits, to),
-            false => Ok(()),
+        for (name, bytes) in own {
+            write_atomically(&to.join(name), bytes)?;
+        }
+        match (is_changed, is_own(CONFIG)) {
+            (true, true) => Model::read(to)?.write(plan.edits, to),
+            (true, false) => model.write(plan.edits, to),
+            (false, _) => Ok(()),
         }
     };
     let bytes = plan.shards.iter().flatten().map(plan::Output::bytes);
@@ -117,7 +155,7 @@ pub fn merge(base: &Path, adapter: &PeftAdapter, out: &Path, overwrite: bool) ->
     })
 }
 
-/// Writes the index of the base, with the tensors that were added to its files.
+/// Writes the index of the base, with the tensors that its files now have.
 fn write_index(base: &Path, plan: &Plan<'_>, weights: &[String], to: &Path) -> Result<()> {
     let path = base.join(INDEX);
     let wrong = |reason: String| Error::Format {
@@ -125,6 +163,11 @@ fn write_index(base: &Path, plan: &Plan<'_>, weights: &[String], to: &Path) -> R
         reason,
     };
     let mut index: Value = strict_json::read(&path, MAX_INDEX_BYTES)?;
+    let outputs = plan.shards.iter().flatten();
+    let names: BTreeSet<_> = outputs.map(|output| output.name.as_str()).collect();
+    if let Some(Value::Object(map)) = index.get_mut("weight_map") {
+        map.retain(|name, _| names.contains(name.as_str()));
+    }
     for (file, outputs) in weights.iter().zip(&plan.shards) {
         for output in outputs {
             index["weight_map"][&output.name] = file.as_str().into();

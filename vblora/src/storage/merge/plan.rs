@@ -11,7 +11,10 @@ use super::{
 };
 use crate::{
     Result,
-    storage::{Entry, HostLora, HostTensor, Tie, peft::PeftAdapter},
+    storage::{
+        Entry, HostLora, HostTensor, Tie,
+        peft::{PeftAdapter, is_of as is_of_module},
+    },
 };
 
 const HEAD: &str = "lm_head.weight";
@@ -51,6 +54,24 @@ pub(super) struct Output<'a> {
 struct Wanted<'a> {
     saved: BTreeMap<String, (&'a HostTensor, bool)>,
     updates: BTreeMap<String, Update<'a>>,
+    /// The adapter's names of saved tensors, by the base's.
+    own_names: BTreeMap<String, &'a str>,
+    /// Tensors of modules of a whole model, by the base's names.
+    heads: Vec<(String, Output<'a>)>,
+}
+
+impl<'a> Wanted<'a> {
+    /// Takes the tensors of `modules_to_save` out of those that change the base's.
+    fn separate_heads(&mut self, adapter: &PeftAdapter) {
+        for (name, own) in std::mem::take(&mut self.own_names) {
+            let mut modules = adapter.modules_to_save.iter();
+            if modules.any(|module| is_of_module(module, own))
+                && let Some((tensor, _)) = self.saved.remove(&name)
+            {
+                self.heads.push((name, Output::saved(own, tensor)));
+            }
+        }
+    }
 }
 
 impl<'a> Plan<'a> {
@@ -59,6 +80,7 @@ impl<'a> Plan<'a> {
         model: &Model,
         adapter: &'a PeftAdapter,
         lora: &'a HostLora,
+        prefix: Option<&str>,
     ) -> Result<Self> {
         let of_shard = |shard: &'a Shard| {
             let tensors = shard.in_order().into_iter();
@@ -70,9 +92,16 @@ impl<'a> Plan<'a> {
             notes: Vec::new(),
         };
         let mut wanted = plan.wanted(base, model, adapter, lora)?;
+        if prefix.is_some() {
+            wanted.separate_heads(adapter);
+        }
         plan.tie(base, model, adapter, &mut wanted)?;
+        let heads = std::mem::take(&mut wanted.heads);
         plan.apply(base, wanted)?;
         plan.check_tokens(base)?;
+        if let Some(prefix) = prefix {
+            plan.make_whole(base, adapter, prefix, heads)?;
+        }
         Ok(plan)
     }
 
@@ -130,17 +159,23 @@ impl<'a> Plan<'a> {
                 sites.len()
             ));
         }
-        let mut saved = BTreeMap::new();
-        for (name, tensor) in &adapter.saved {
-            let name = renamed(&name.replace(".base_layer.", "."));
+        let (mut saved, mut own_names) = (BTreeMap::new(), BTreeMap::new());
+        for (own_name, tensor) in &adapter.saved {
+            let name = renamed(&own_name.replace(".base_layer.", "."));
             let module = name.rsplit_once('.').map_or("", |(module, _)| module);
             let mut own = adapter.modules_to_save.iter();
             let is_own = own.any(|own| module.ends_with(own.as_str()));
             if saved.insert(name.clone(), (tensor, is_own)).is_some() {
                 return Err(base.error(format!("the adapter changes tensor {name:?} twice")));
             }
+            own_names.insert(name, own_name.as_str());
         }
-        Ok(Wanted { saved, updates })
+        Ok(Wanted {
+            saved,
+            updates,
+            own_names,
+            heads: Vec::new(),
+        })
     }
 
     /// Handles a head that is tied to the token embedding, as PEFT does. An embedding that was saved unasked takes the place of both. One
@@ -232,7 +267,9 @@ impl<'a> Plan<'a> {
 
     /// Applies the adapter's values and updates to the planned tensors.
     fn apply(&mut self, base: &Base, wanted: Wanted<'a>) -> Result<()> {
-        let Wanted { saved, mut updates } = wanted;
+        let Wanted {
+            saved, mut updates, ..
+        } = wanted;
         let mut saved: BTreeMap<_, _> = saved
             .into_iter()
             .map(|(name, (tensor, _))| (name, tensor))
@@ -268,11 +305,60 @@ impl<'a> Plan<'a> {
                 }
             }
         }
-        let mut left = updates.into_keys().chain(saved.into_keys());
-        match left.next() {
-            None => Ok(()),
-            Some(name) => Err(base.error(format!("no tensor {name:?}, which the adapter changes"))),
+        if let Some(name) = updates.into_keys().next() {
+            return Err(base.error(format!("no tensor {name:?}, which the adapter changes")));
         }
+        match saved.into_keys().next() {
+            None => Ok(()),
+            Some(name) => Err(base.error(format!(
+                "no tensor {name:?}, which the adapter saved whole: the base has no such module; `vblora merge --without-modules` leaves \
+                 out what modules_to_save names"
+            ))),
+        }
+    }
+
+    /// Puts the base's tensors below a prefix and the heads beside them. Other heads of the base go.
+    fn make_whole(
+        &mut self,
+        base: &Base,
+        adapter: &PeftAdapter,
+        prefix: &str,
+        heads: Vec<(String, Output<'a>)>,
+    ) -> Result<()> {
+        let is_below = |output: &Output<'_>| output.name.starts_with(prefix);
+        let has_prefix = self.shards.iter().flatten().any(is_below);
+        let mut others = Vec::new();
+        for shard in &mut self.shards {
+            shard.retain(|output| !heads.iter().any(|(name, _)| *name == output.name));
+            match has_prefix {
+                true => {
+                    let out = shard.iter().filter(|output| !is_below(output));
+                    others.extend(out.map(|output| output.name.clone()));
+                    shard.retain(is_below);
+                }
+                false => shard
+                    .iter_mut()
+                    .for_each(|output| output.name.insert_str(0, prefix)),
+            }
+        }
+        if let Some(first) = others.first() {
+            self.notes.push(format!(
+                "{} tensors of the base's other heads are left out ({first})",
+                others.len()
+            ));
+        }
+        let sites = adapter.adapter.plan().sites().iter();
+        let mut weights = sites.map(|site| format!("{}{}.weight", adapter.prefix, site.name));
+        let has = |name: &String| self.shards.iter().flatten().any(|o| o.name == *name);
+        if let Some(missing) = weights.find(|name| !has(name)) {
+            return Err(base.error(format!(
+                "tensor {missing:?} of the adapter would have another name in the model with its head"
+            )));
+        }
+        if let Some(last) = self.shards.last_mut() {
+            last.extend(heads.into_iter().map(|(_, head)| head));
+        }
+        Ok(())
     }
 
     /// If the adapter has more or fewer tokens than the base, every tensor with a row for each token must have as many.
@@ -308,6 +394,17 @@ impl<'a> Output<'a> {
     /// Its size in the file.
     pub(super) fn bytes(&self) -> usize {
         self.shape.iter().product::<usize>() * self.dtype.bitsize() / 8
+    }
+
+    /// A tensor of the adapter alone.
+    fn saved(name: &str, tensor: &'a HostTensor) -> Self {
+        Self {
+            name: name.to_owned(),
+            dtype: Dtype::F32,
+            shape: tensor.shape.clone(),
+            source: Source::Saved(tensor),
+            update: None,
+        }
     }
 
     fn unchanged((name, entry): (&str, &'a Entry)) -> Self {

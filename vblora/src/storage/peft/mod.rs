@@ -3,7 +3,7 @@
 //! | method | tensors per module, under `base_model.model.MODULE.` | dtype and shape |
 //! | --- | --- | --- |
 //! | VB-LoRA, all logits | `vblora_logits_A`, `vblora_logits_B` | f32 `[r, d_in / b, h]`, `[d_out / b, r, h]` |
-//! | VB-LoRA, codes only | the same names and `_topk_indices`; and `_topk_weights` | u8, i16 or i32, last dimension k; f32, last dimension k - 1 |
+//! | VB-LoRA, top-k only | the same names and `_topk_indices`; and `_topk_weights` | u8, i16 or i32, last dimension k; f32, last dimension k - 1 |
 //! | LoRA | `lora_A.weight`, `lora_B.weight` | f32 `[r, d_in]`, `[d_out, r]` |
 //! | VeRA | `vera_lambda_d`, `vera_lambda_b` | f32 `[r]`, `[d_out]` |
 //!
@@ -88,7 +88,7 @@ impl PeftAdapter {
 const HEADS: [&str; 2] = ["classifier", "score"];
 
 /// True if a tensor belongs to a module whose name ends in `listed`, or to a module below such a one.
-fn is_of(listed: &str, tensor: &str) -> bool {
+pub(super) fn is_of(listed: &str, tensor: &str) -> bool {
     let mut found = tensor.match_indices(listed);
     found.any(|(at, found)| tensor[at + found.len()..].starts_with('.'))
 }

@@ -93,7 +93,7 @@ impl PeftDirectory {
         &self.config
     }
 
-    /// True if only the codes are stored.
+    /// True if bank and codes are stored, without the logits (`save_only_topk_weights`).
     pub fn is_topk(&self) -> bool {
         self.form == TOPK
     }
