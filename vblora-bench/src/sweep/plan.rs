@@ -13,7 +13,10 @@ use super::{
     spec::{Layout, Spec},
     store::Store,
 };
-use crate::{Result, train::model_hash};
+use crate::{
+    Result,
+    train::{check_length, model_hash},
+};
 
 /// The runs of a sweep, resolved, counted and identified by a hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,7 +134,9 @@ impl Cache {
         let count = config.method()?.count(&config.recipe, &summary)?;
         let recipe = &config.recipe;
         let batches = data.train.div_ceil(recipe.batch);
-        let steps = recipe.steps(batches.div_ceil(recipe.accumulation));
+        let steps_per_epoch = batches.div_ceil(recipe.accumulation);
+        check_length(recipe, steps_per_epoch.max(1))?;
+        let steps = recipe.steps(steps_per_epoch);
         Ok(PlannedRun {
             name: wanted.name.clone(),
             table: wanted.table.clone(),
