@@ -93,34 +93,34 @@ impl<B: VbLoraBackend> Responder<'_, B> {
         keep: &mut Keep<'_>,
         interrupted: &AtomicBool,
     ) -> Result<()> {
-        let is_interrupted = || interrupted.load(Ordering::Relaxed);
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(prompts[row].len()));
         for rows in order.chunks(asking.batch.max(1)) {
-            if is_interrupted() {
+            if interrupted.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let batch: Vec<&[u32]> = rows.iter().map(|&row| prompts[row].as_slice()).collect();
-            let go_on = |_: usize, _: &str| match is_interrupted() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
-            keep(rows, self.generate(&batch, &asking.generation, go_on)?)?;
+            let go_on = |_: usize, _: &str| ControlFlow::Continue(());
+            let texts = self.generate(&batch, &asking.generation, interrupted, go_on)?;
+            keep(rows, texts)?;
         }
         Ok(())
     }
 
-    /// Continues the prompts of one batch. `go_on` hears each new piece of a row's text, and may end the row.
+    /// Continues the prompts of one batch. `go_on` hears each new piece of a row's text, and may end the row. After `interrupted` is set, all
+    /// rows are broken off before their next token.
     pub(super) fn generate(
         &self,
         prompts: &[&[u32]],
         settings: &GenerationConfig,
+        interrupted: &AtomicBool,
         go_on: impl FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<GeneratedText>> {
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
         let capacity = longest.saturating_add(settings.max_new_tokens);
         let factors = self.factors.clone();
-        let mut model = CachedLm::new(self.model, factors, capacity, self.device);
+        let mut model =
+            CachedLm::new(self.model, factors, capacity, self.device).interrupted_by(interrupted);
         let texts = generate_text(&mut model, self.tokenizer, prompts, settings, go_on)?;
         Ok(texts)
     }

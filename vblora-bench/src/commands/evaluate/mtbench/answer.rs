@@ -55,8 +55,8 @@ pub(super) struct Arguments {
     /// File of questions [default: OUT/question.jsonl]
     #[arg(long, value_name = "FILE", help_heading = ANSWERS)]
     questions: Option<PathBuf>,
-    /// Prompts: alpaca, llama-2, mistral, vicuna_v1.1, gemma, zero_shot, one_shot or raw of FastChat; chat (the model's chat template); or
-    /// training (the form of the adapter's training) [default: training]
+    /// Form of the prompts: chat (the model's template), training (the adapter's form), or FastChat's alpaca, llama-2, mistral, vicuna_v1.1,
+    /// gemma, zero_shot, one_shot or raw [default: training]
     #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
     template: Option<TemplateName>,
     /// Maximum number of tokens of an answer
