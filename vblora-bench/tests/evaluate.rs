@@ -70,6 +70,18 @@ fn answers_are_written_resumed_and_scored_again_without_a_model() {
         "evaluate gsm8k --score a.jsonl --scorer strict --export e.jsonl",
     );
     assert!(again.find("| strict") < again.find("| paper"), "{again}");
+    assert!(
+        again.contains("3 of 9 questions, evenly spaced."),
+        "{again}"
+    );
+    let mut one = String::from(lines[0]);
+    one.push('\n');
+    fs::write(dir.join("a.jsonl"), &one).unwrap();
+    let part = succeeds(dir, "evaluate gsm8k --score a.jsonl");
+    assert!(
+        part.contains("3 of 9 questions, evenly spaced; 2 not answered yet."),
+        "{part}"
+    );
     let exported = fs::read_to_string(dir.join("e.jsonl")).unwrap();
     assert!(exported.contains(r#""gold":"\\boxed{2}""#), "{exported}");
 }
@@ -164,8 +176,41 @@ fn wrong_uses_are_one_clear_line() {
     for (line, says) in [
         (
             ASK.replace("--max-tokens 6", "--max-tokens 7"),
-            "their settings is",
+            "their max_new_tokens is 6, now it is 7",
         ),
+        (
+            ASK.replace("--limit 3", "--limit 2"),
+            "choose the same --limit and --data",
+        ),
+        (
+            ASK.replace("--out a.jsonl", "--out test.jsonl --overwrite"),
+            "--out and --data name the same file",
+        ),
+        (
+            format!("{ASK} --export ./a.jsonl"),
+            "--export and --out name the same file",
+        ),
+        (
+            format!("{ASK} --export test.jsonl"),
+            "--export and --data name the same file",
+        ),
+        (
+            "evaluate gsm8k --score a.jsonl --export a.jsonl".into(),
+            "--export and --score name the same file",
+        ),
+        (
+            "evaluate gsm8k --score a.jsonl --export a.jsonl.origin.json".into(),
+            "--export and the file beside the answers name the same file",
+        ),
+        (
+            "evaluate e2e --score a.jsonl --export a.jsonl".into(),
+            "--export and --score name the same file",
+        ),
+        (
+            "evaluate e2e --refs test.jsonl --outputs no.jsonl --segments test.jsonl".into(),
+            "--segments and --refs name the same file",
+        ),
+        ("evaluate gsm8k --score .".into(), "setting score:"),
         (ASK.replace("--limit 3", "--limit 0"), "gsm8k.limit"),
         (
             ASK.replace("--prompt question", "--prompt chat"),
@@ -197,6 +242,15 @@ fn wrong_uses_are_one_clear_line() {
             "{error}"
         );
     }
+    let long = format!(
+        "{{\"question\": \"{}\", \"answer\": \"#### 5\"}}\n",
+        "word ".repeat(999)
+    );
+    fs::write(dir.join("long.jsonl"), long).unwrap();
+    let ask = ASK.replace("test.jsonl", "long.jsonl");
+    let error = fails(dir, &ask.replace("a.jsonl", "b.jsonl"));
+    assert!(error.contains("the prompt of question gsm8k-0"), "{error}");
+    assert!(!dir.join("b.jsonl").exists());
 }
 
 const SWEEP: &str = r#"about = "a causal sweep"
@@ -276,6 +330,8 @@ fn keys_of_texts_are_refused_where_they_have_no_meaning() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
     fs::write(dir.join("test.csv"), "mr,ref\nname[A],A\n").unwrap();
+    let long = format!("mr,ref\nname[{}],A\n", "word ".repeat(999));
+    fs::write(dir.join("long.csv"), long).unwrap();
     for (from, to, says) in [
         ("task = \"text\"", "task = \"demo\"", "only task text takes"),
         ("rows = 48", "format = \"poem\"", "unknown format \"poem\""),
@@ -295,6 +351,16 @@ fn keys_of_texts_are_refused_where_they_have_no_meaning() {
             "e2e.prompt",
         ),
         ("\"test.csv\"", "\"none.csv\"", "none.csv"),
+        (
+            "\"test.csv\"",
+            "\"long.csv\"",
+            "the prompt of question e2e-0: expected 1 to ",
+        ),
+        (
+            "rows = 48",
+            "rows = 48\nmax_steps = 99",
+            "seed=1: setting max_steps: expected at most 3, the steps of 1 epoch of 3, found 99",
+        ),
         ("rows = 48", "rows = -1", "whole number"),
         ("rows = 48", "rows = 0", "rows: expected at least 1"),
         ("rows = 48", "format = \"alpaca\"", "format: expected e2e"),

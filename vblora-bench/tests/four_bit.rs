@@ -16,7 +16,7 @@ use vblora_bench::{
     report::draw,
     results::{Results, Stop},
     tasks::{SplitName, Task},
-    train::{CheckpointSettings, Identity, Method, Output, Session, causal::TextSource},
+    train::{CheckpointSettings, Identity, Method, Output, RunDir, Session, causal::TextSource},
 };
 use vblora_models::{
     BaseDtype, DecodedDtype, DecoderConfig, ModelFiles, Nf4Settings,
@@ -95,7 +95,21 @@ fn a_run_in_4_bits_is_the_run_on_their_values_to_the_bit() {
         &path("on-nf4/checkpoints/vblora-seed1/step-00000009"),
     );
     assert_eq!(stopped.runs[0].stop, Stop::Interrupted);
-    let parts = run(&parts).unwrap();
+    // The record says what the base is. An earlier version recorded the form that was asked for.
+    let config = path("on-nf4/config.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains("base_dtype = \"nf4\""), "{text}");
+    let recorded = RunDir::recipe(&path("on-nf4")).unwrap();
+    let earlier = text.replace("base_dtype = \"nf4\"", "base_dtype = \"f32\"");
+    std::fs::write(&config, earlier).unwrap();
+    let resumed = run(&parts).unwrap();
+    // The recorded recipe is the run's own.
+    std::fs::write(&config, text).unwrap();
+    parts.recipe = recorded;
+    assert_eq!(run(&parts).unwrap().runs, resumed.runs);
+    let card = std::fs::read_to_string(path("on-nf4/vblora-seed1/README.md")).unwrap();
+    assert!(card.contains("base_dtype = \"nf4\""), "{card}");
+    let parts = resumed;
     // While it is loaded, the dense base is quantised to the same bytes.
     let loading = session(&path("loading"), dense.clone(), |recipe| {
         recipe.base_dtype = BaseDtype::Nf4(Nf4Settings::default());
@@ -151,6 +165,54 @@ fn what_does_not_go_with_4_bits_is_refused() {
     let dense = directory(&path("dense"));
     quantize(&dense, &path("nf4"), true, &[]).unwrap();
     let nf4 = ModelFiles::open(&path("nf4")).unwrap();
+    // Names of one tensor each, changed in the file: to others of the same length.
+    let directory = path("nf4");
+    let weights = directory.join("model.safetensors");
+    let config = directory.join("config.json");
+    let [whole, settings] = [&weights, &config].map(|file| std::fs::read(file).unwrap());
+    let down = "layers.0.mlp.down_proj.weight";
+    for (file, from, to, says) in [
+        (
+            &weights,
+            format!("{down}.quant_state.b"),
+            format!("{down}.quant_statx.b"),
+            "expected floats or 4 bits of shape [",
+        ),
+        (
+            &weights,
+            format!("{down}\""),
+            format!("{}x\"", &down[..down.len() - 1]),
+            "no tensor \"model.layers.0.mlp.down_proj.weight\"",
+        ),
+        (
+            &weights,
+            "model.norm.weight".into(),
+            "modelnorma.absmax".into(),
+            "a part of \"modelnorma\", which is not there in 4 bits",
+        ),
+        (
+            &config,
+            "\"intermediate_size\": ".into(),
+            "\"intermediate_size\": 1".into(),
+            "expected shape [",
+        ),
+    ] {
+        let bytes = std::fs::read(file).unwrap();
+        let at = bytes.windows(from.len()).position(|w| w == from.as_bytes());
+        let at = at.unwrap_or_else(|| panic!("{from}"));
+        let rest = &bytes[at + from.len()..];
+        std::fs::write(file, [&bytes[..at], to.as_bytes(), rest].concat()).unwrap();
+        let changed = ModelFiles::open(&directory).unwrap();
+        let error = dequantize(&changed, &path("refused"), None).unwrap_err();
+        assert!(error.to_string().contains(says), "{to}: {error}");
+        assert!(!path("refused").exists());
+        std::fs::write(&weights, &whole).unwrap();
+        std::fs::write(&config, &settings).unwrap();
+    }
+    // A name that is kept is a whole one: transformers compares ends.
+    quantize(&dense, &path("kept"), true, &["0.mlp.down_proj".into()]).unwrap();
+    let kept = std::fs::read_to_string(path("kept").join("config.json")).unwrap();
+    assert!(kept.contains("\"model.layers.0.mlp.down_proj\""), "{kept}");
     let refusal = |session: Session<TextSource>| run(&session).unwrap_err().to_string();
     let mut full = session(&path("full"), nf4.clone(), |_| ());
     full.methods = vec![Method::Full];

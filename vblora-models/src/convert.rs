@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufWriter, Seek, SeekFrom, Write},
+    iter,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -11,7 +12,7 @@ use std::{
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use vblora::{
-    nf4::Nf4Host,
+    nf4::{Nf4Host, QUANT_STATE},
     storage::{from_f32, replace_directory, strict_json},
 };
 
@@ -100,16 +101,20 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
     let mut fields = fields(from)?;
     let stored = maps.keys().find_map(|name| checkpoint.find(name));
     let compute = stored.map_or("float32", |(_, entry)| torch_name(entry.dtype));
+    let kept = sites(&config)
+        .into_iter()
+        .filter(|site| keep.iter().any(|end| ends_in(&site.name, end)));
+    // transformers takes each name as the end of many, so that only a whole one means one map.
     let skipped = match keep {
         [] => Value::Null,
-        keep => ["lm_head"]
-            .into_iter()
-            .chain(keep.iter().map(String::as_str))
+        _ => iter::once("lm_head".to_owned())
+            .chain(kept.map(|site| site.name))
             .collect(),
     };
     fields.insert(QUANTIZATION.into(), quantization(compute, double, skipped));
     let change = Change {
-        form: Form::Quantised { maps, double },
+        maps,
+        form: Form::Quantised { double },
         is_conv1d: config.layout.conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
@@ -121,13 +126,16 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
 ///
 /// # Errors
-/// No tensor is in 4 bits; a file cannot be read or written; `to` exists; a value does not fit the type.
+/// No tensor is in 4 bits; a map is missing, has another shape than the model's, or is neither in 4 bits nor in floats; a part of a tensor in
+/// 4 bits has no tensor; a file cannot be read or written; `to` exists; a value does not fit the type.
 pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> Result<Converted> {
     let config = DecoderConfig::from_files(from)?;
     let checkpoint = Checkpoint::open(from)?;
     if !checkpoint.has_4_bit() {
         return Err(refused(from, "no tensor is in 4 bits"));
     }
+    let maps = maps(&config, &checkpoint, &[])?;
+    check_4_bit(&checkpoint, &maps, config.layout.conv1d)?;
     let mut fields = fields(from)?;
     fields.remove(QUANTIZATION);
     if let Some(dtype) = dtype {
@@ -138,10 +146,57 @@ pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> 
         }
     }
     let change = Change {
+        maps,
         form: Form::Decoded { dtype },
         is_conv1d: config.layout.conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
+}
+
+/// True if a map's name has this end, which begins where a part of the name does.
+fn ends_in(site: &str, end: &str) -> bool {
+    site == end || site.ends_with(&format!(".{end}"))
+}
+
+/// Refuses maps that are neither in 4 bits nor in floats, and parts of tensors in 4 bits without their tensor.
+fn check_4_bit(
+    checkpoint: &Checkpoint,
+    maps: &BTreeMap<String, [usize; 2]>,
+    is_conv1d: bool,
+) -> Result<()> {
+    const FLOATS: [Dtype; 4] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::BF16];
+    for (name, &[d_out, d_in]) in maps {
+        if checkpoint.is_4_bit(name) {
+            let (shape, _) = checkpoint.described(name)?;
+            checkpoint.expect(name, &[d_out, d_in], &shape)?;
+            continue;
+        }
+        let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
+        if !FLOATS.contains(&entry.dtype) {
+            let problem = format!(
+                "expected floats or 4 bits of shape {:?}, found {} of shape {:?} without a {QUANT_STATE}",
+                [d_out, d_in],
+                entry.dtype,
+                entry.shape
+            );
+            return Err(error(shard, name, problem));
+        }
+        let stored = match is_conv1d {
+            true => [d_in, d_out],
+            false => [d_out, d_in],
+        };
+        checkpoint.expect(name, &stored, &entry.shape)?;
+    }
+    for name in checkpoint.names() {
+        if let Some(whole) = four_bit::whole_of(name)
+            && !checkpoint.is_4_bit(whole)
+        {
+            let (shard, _) = checkpoint.find(name).expect("a name of the checkpoint");
+            let problem = format!("a part of {whole:?}, which is not there in 4 bits");
+            return Err(error(shard, name, problem));
+        }
+    }
+    Ok(())
 }
 
 fn refused(from: &ModelFiles, problem: &str) -> Error {
@@ -158,10 +213,9 @@ fn maps(
     checkpoint: &Checkpoint,
     keep: &[String],
 ) -> Result<BTreeMap<String, [usize; 2]>> {
-    let is_kept = |site: &str, end: &String| site == end || site.ends_with(&format!(".{end}"));
     let all = sites(config);
     for end in keep {
-        if !all.iter().any(|site| is_kept(&site.name, end)) {
+        if !all.iter().any(|site| ends_in(&site.name, end)) {
             return Err(vblora::Error::Setting {
                 setting: "keep",
                 expected: "the end of a map's name, such as down_proj".into(),
@@ -173,7 +227,7 @@ fn maps(
     let prefix = config.layout.prefix;
     let wanted = all
         .into_iter()
-        .filter(|site| !keep.iter().any(|end| is_kept(&site.name, end)));
+        .filter(|site| !keep.iter().any(|end| ends_in(&site.name, end)));
     let named = wanted.map(|site| {
         let full = format!("{}.weight", site.name);
         let bare = full.strip_prefix(prefix).unwrap_or(&full);
@@ -224,6 +278,8 @@ fn torch_name(dtype: Dtype) -> &'static str {
 
 /// The change to a directory's tensors.
 struct Change {
+    /// The weights of the maps by their names, each with `[d_out, d_in]`.
+    maps: BTreeMap<String, [usize; 2]>,
     form: Form,
     /// True if dense maps are stored `[d_in, d_out]`.
     is_conv1d: bool,
@@ -231,20 +287,15 @@ struct Change {
 
 /// The form that maps get.
 enum Form {
-    Quantised {
-        maps: BTreeMap<String, [usize; 2]>,
-        double: bool,
-    },
-    Decoded {
-        dtype: Option<DecodedDtype>,
-    },
+    Quantised { double: bool },
+    Decoded { dtype: Option<DecodedDtype> },
 }
 
 impl Change {
     /// True if a tensor gets another form.
     fn has(&self, checkpoint: &Checkpoint, name: &str) -> bool {
         match &self.form {
-            Form::Quantised { maps, .. } => maps.contains_key(name),
+            Form::Quantised { .. } => self.maps.contains_key(name),
             Form::Decoded { .. } => checkpoint.is_4_bit(name),
         }
     }
@@ -263,11 +314,11 @@ impl Change {
         let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
         let bits = 8 * size;
         match &self.form {
-            Form::Quantised { maps, double } if maps.contains_key(name) => {
+            Form::Quantised { double } if self.maps.contains_key(name) => {
                 if ![1, 4].contains(&size) {
                     return Ok(Vec::new());
                 }
-                let out_in = maps[name];
+                let out_in = self.maps[name];
                 let [d_out, d_in] = out_in;
                 let shape = match self.is_conv1d {
                     true => [d_in, d_out],

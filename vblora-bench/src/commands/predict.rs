@@ -6,13 +6,12 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 use vblora::storage::write_atomically;
 
-use super::classifier::ClassifierArguments;
+use super::{apart::check_apart, classifier::ClassifierArguments};
 use crate::{
-    directory::is_same,
     predict::{Form, check, encode, open, outcomes, read},
     program::{complain, is_closed_pipe, listen},
 };
@@ -52,11 +51,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         true => classifier.form(),
         false => Form::of(out)?,
     };
-    ensure!(
-        !is_same(out, &classifier.data),
-        "--out: {} is the file of --data",
-        out.display()
-    );
+    if !to_stdout {
+        check_apart(&[("--out", out)], &[("--data", &classifier.data)])?;
+    }
     let (files, found) = classifier.open()?;
     let task = &found.settings.task;
     check(task, form)?;

@@ -3,7 +3,7 @@
 use std::{
     fs::{FileType, Metadata},
     io,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use vblora::storage::{self, is_unfinished};
@@ -63,10 +63,22 @@ fn look(path: &Path) -> Result<Option<Metadata>> {
     }
 }
 
-/// Returns true if both paths lead to one existing file or directory.
+/// Returns true if both paths lead to one file or directory, which need not exist.
 pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
-    let [one, other] = [one, other].map(|path| path.canonicalize().ok());
+    let [one, other] = [one, other].map(|path| real(path).ok());
     one.is_some() && one == other
+}
+
+/// The path without links and dots. Its last parts need not exist.
+fn real(path: &Path) -> io::Result<PathBuf> {
+    if let Ok(found) = path.canonicalize() {
+        return Ok(found);
+    }
+    let whole = std::path::absolute(path)?;
+    match (whole.parent(), whole.file_name()) {
+        (Some(parent), Some(name)) => Ok(real(parent)?.join(name)),
+        _ => Ok(whole),
+    }
 }
 
 /// The names in a directory, sorted.
@@ -137,6 +149,19 @@ mod tests {
         expected.sort_unstable();
         assert_eq!(names(dir.path()).unwrap(), expected);
         clear_leftovers(&at("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_file_has_one_place_before_it_exists() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        assert!(is_same(&at("new/file"), &at("./new/file")));
+        assert!(!is_same(&at("new/file"), &at("file")));
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(dir.path(), at("link")).unwrap();
+            assert!(is_same(&at("link/file"), &at("file")));
+        }
     }
 
     #[cfg(unix)]

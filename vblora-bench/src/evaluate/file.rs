@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde_json::{Map, Value};
 use vblora::storage::{read_file, strict_json, write_atomically};
 
 use super::{
@@ -24,6 +25,13 @@ pub type Origin = BTreeMap<String, String>;
 
 /// The key of an origin with the benchmark's name.
 pub(super) const BENCHMARK: &str = "benchmark";
+
+/// The keys of an origin that say how many questions were asked, and how many the file of questions has. They are not compared.
+const COUNTS: [&str; 2] = ["asked_questions", "all_questions"];
+
+/// What to do about answers to other questions.
+const OTHER_QUESTIONS: &str =
+    "these answers are to other questions: choose the same --limit and --data";
 
 /// Answers to the questions of a benchmark, in a file that grows. A killed process leaves whole lines and at most one cut line, which the
 /// next process drops.
@@ -53,7 +61,7 @@ impl AnswerFile {
         origin: &Origin,
         overwrite: bool,
     ) -> Result<Self> {
-        let (dir, name) = place(path)?;
+        let (dir, name) = place(path, "out")?;
         std::fs::create_dir_all(dir).map_err(|e| Error::write(dir, e))?;
         let lock = DirLock::take(dir, &format!("{name}.lock"))?;
         let beside = origin_file(dir, &name);
@@ -122,8 +130,7 @@ impl AnswerFile {
 /// # Errors
 /// The file cannot be read or has no answer; a line is not an answer, or repeats an id; the origin names another benchmark.
 pub fn read_answers(path: &Path, benchmark: Benchmark) -> Result<Vec<Answer>> {
-    let (dir, name) = place(path)?;
-    let beside = origin_file(dir, &name);
+    let beside = origin_path(path)?;
     // Answers that another program wrote have no origin.
     if is_file(&beside)?
         && let Some(other) = read_origin(&beside)?.get(BENCHMARK)
@@ -143,10 +150,51 @@ pub fn read_answers(path: &Path, benchmark: Benchmark) -> Result<Vec<Answer>> {
     }
 }
 
-/// The directory and the name of a file.
-fn place(path: &Path) -> Result<(&Path, String)> {
+/// The number of questions that were asked and of all questions, as an origin has them.
+pub fn counted(asked: usize, all: usize) -> Origin {
+    let counts = [asked, all].map(|count| count.to_string());
+    Origin::from_iter(COUNTS.map(str::to_owned).into_iter().zip(counts))
+}
+
+/// A note on answers that are not those to all questions; `None` if they are.
+pub fn note(answered: usize, asked: usize, all: usize) -> Option<String> {
+    let part = (asked < all).then(|| format!("{asked} of {all} questions, evenly spaced"));
+    let left = asked.saturating_sub(answered);
+    let left = (left > 0).then(|| format!("{left} not answered yet"));
+    let parts: Vec<_> = part.into_iter().chain(left).collect();
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+/// The [`note`] on a file with so many answers; `None` also where no count is recorded.
+///
+/// # Errors
+/// The file beside the answers cannot be read.
+pub fn recorded_note(path: &Path, answered: usize) -> Result<Option<String>> {
+    let beside = origin_path(path)?;
+    if !is_file(&beside)? {
+        return Ok(None);
+    }
+    let origin = read_origin(&beside)?;
+    let count = |key: &str| origin.get(key)?.parse().ok();
+    let [asked, all] = COUNTS.map(count);
+    Ok(asked
+        .zip(all)
+        .and_then(|(asked, all)| note(answered, asked, all)))
+}
+
+/// The file with the origin of the answers in a file.
+///
+/// # Errors
+/// The path names no file.
+pub(crate) fn origin_path(path: &Path) -> Result<PathBuf> {
+    let (dir, name) = place(path, "score")?;
+    Ok(origin_file(dir, &name))
+}
+
+/// The directory and the name of a file, which a flag names.
+fn place<'a>(path: &'a Path, flag: &str) -> Result<(&'a Path, String)> {
     let name = path.file_name().ok_or_else(|| Error::Setting {
-        setting: "out".into(),
+        setting: flag.into(),
         expected: "a file for answers".into(),
         found: path.display().to_string(),
     })?;
@@ -155,7 +203,6 @@ fn place(path: &Path) -> Result<(&Path, String)> {
     Ok((dir, name.to_string_lossy().into_owned()))
 }
 
-/// The file with the origin of the answers in a file.
 fn origin_file(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}.origin.json"))
 }
@@ -175,6 +222,7 @@ pub(crate) fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Resul
     }
     let there = read_origin(beside)?;
     let keys = origin.keys().chain(there.keys());
+    let keys = keys.filter(|key| !COUNTS.contains(&key.as_str()));
     let value = |origin: &Origin, key: &str| match origin.get(key) {
         Some(value) => value.clone(),
         None => "not set".into(),
@@ -182,15 +230,33 @@ pub(crate) fn check_origin(beside: &Path, path: &Path, origin: &Origin) -> Resul
     for key in keys {
         let (expected, found) = (value(&there, key), value(origin, key));
         if expected != found {
+            let (part, expected, found) = narrowed(key.clone(), expected, found);
             return Err(Error::OtherAnswers {
                 path: path.to_owned(),
-                part: key.clone(),
+                part,
                 expected,
                 found,
             });
         }
     }
     Ok(())
+}
+
+/// The first key in which two JSON objects differ, with its values. Other texts stay as they are.
+fn narrowed(part: String, expected: String, found: String) -> (String, String, String) {
+    let parsed = [&expected, &found].map(|text| serde_json::from_str::<Value>(text));
+    let [Ok(Value::Object(there)), Ok(Value::Object(here))] = parsed else {
+        return (part, expected, found);
+    };
+    let mut keys = there.keys().chain(here.keys());
+    let Some(key) = keys.find(|key| there.get(*key) != here.get(*key)) else {
+        return (part, expected, found);
+    };
+    let text = |of: &Map<String, Value>| match of.get(key) {
+        None => "not set".into(),
+        Some(value) => value.to_string(),
+    };
+    narrowed(key.clone(), text(&there), text(&here))
 }
 
 /// The answers of an interrupted process, without a line that a kill cut off.
@@ -205,12 +271,13 @@ fn past(path: &Path, questions: &[Question]) -> Result<Vec<Answer>> {
             (&question.prompt, &question.references) == (&answer.prompt, &answer.references)
         };
         let question = asked.get(answer.id.as_str()).ok_or_else(|| {
-            let found = format!("\"{}\"", answer.id);
+            let found = format!("\"{}\"; {OTHER_QUESTIONS}", answer.id);
             entry(path, i + 1, "the id of a question", &found)
         })?;
         if !is_same(question) {
             let expected = format!("prompt and references of question \"{}\"", answer.id);
-            return Err(entry(path, i + 1, &expected, "others"));
+            let found = format!("others; {OTHER_QUESTIONS}");
+            return Err(entry(path, i + 1, &expected, &found));
         }
     }
     Ok(answers)
@@ -328,6 +395,41 @@ mod tests {
     }
 
     #[test]
+    fn counts_of_questions_are_recorded_and_not_compared() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("answers.jsonl");
+        let questions = questions(3);
+        let noted = || recorded_note(&path, 1).unwrap();
+        assert_eq!(noted(), None);
+        for (asked, all, expected) in [
+            (3, 9, "3 of 9 questions, evenly spaced; 2 not answered yet"),
+            (3, 3, "2 not answered yet"),
+            (1, 3, "1 of 3 questions, evenly spaced"),
+        ] {
+            let mut origin = origin("a");
+            origin.extend(counted(asked, all));
+            AnswerFile::open(&path, &questions, &origin, false).unwrap();
+            assert_eq!(noted().as_deref(), Some(expected));
+        }
+        // An earlier version recorded no counts.
+        AnswerFile::open(&path, &questions, &origin("a"), false).unwrap();
+        assert_eq!(noted(), None);
+    }
+
+    #[test]
+    fn a_setting_that_differs_is_the_only_one_named() {
+        let narrowed = |there: &str, here: &str| {
+            let (part, there, here) = narrowed("settings".into(), there.into(), here.into());
+            format!("{part} {there} {here}")
+        };
+        let there = r#"{"a": 1, "d": {"Beam": {"beams": 2, "p": 1}}}"#;
+        let here = r#"{"a": 1, "d": {"Beam": {"beams": 3, "p": 1}}}"#;
+        assert_eq!(narrowed(there, here), "beams 2 3");
+        assert_eq!(narrowed(r#"{"d": "Greedy"}"#, "{}"), "d \"Greedy\" not set");
+        assert_eq!(narrowed("x", "y"), "settings x y");
+    }
+
+    #[test]
     fn wrong_lines_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("answers.jsonl");
@@ -360,7 +462,9 @@ mod tests {
             ),
             (
                 &*format!("{}\n", line(&questions(9)[8])),
-                Some("line 1: expected the id of a question, found \"q-8\""),
+                Some(
+                    "line 1: expected the id of a question, found \"q-8\"; these answers are to other questions",
+                ),
                 None,
             ),
         ] {

@@ -16,10 +16,11 @@ mod trained;
 
 pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
-pub(crate) use file::check_origin;
-pub use file::{AnswerFile, Origin, read_answers};
+pub use file::{AnswerFile, Origin, counted, note, read_answers, recorded_note};
+pub(crate) use file::{check_origin, origin_path};
 pub use generated::output;
 pub use model::{AnswerJob, AnsweringModel};
+pub(crate) use respond::encoded;
 pub use respond::{Asking, Keep, Responder};
 pub use tally::{Score, Tally, named};
 pub use trained::Trained;

@@ -7,7 +7,7 @@ use std::{
 
 use vblora::{Factors, backend::VbLoraBackend};
 use vblora_models::{
-    TextTokenizer,
+    DecoderConfig, TextTokenizer,
     decoder::{CachedLm, CausalLm},
     generate::{GeneratedText, GenerationConfig, generate_text},
 };
@@ -60,9 +60,7 @@ impl<B: VbLoraBackend> Responder<'_, B> {
         interrupted: &AtomicBool,
     ) -> Result<()> {
         let left: Vec<&Question> = questions.iter().filter(|q| !file.has(&q.id)).collect();
-        let prompts: Vec<&str> = left.iter().map(|q| q.prompt.as_str()).collect();
-        let prompts = self.tokenizer.encode_prompts(&prompts)?;
-        self.check_room(&left, &prompts)?;
+        let prompts = encoded(&left, self.tokenizer, self.model.config())?;
         hear(file.count());
         let mut keep = |rows: &[usize], texts: Vec<GeneratedText>| {
             let answers = rows.iter().zip(texts).filter_map(|(&row, text)| {
@@ -95,53 +93,65 @@ impl<B: VbLoraBackend> Responder<'_, B> {
         keep: &mut Keep<'_>,
         interrupted: &AtomicBool,
     ) -> Result<()> {
-        let is_interrupted = || interrupted.load(Ordering::Relaxed);
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(prompts[row].len()));
         for rows in order.chunks(asking.batch.max(1)) {
-            if is_interrupted() {
+            if interrupted.load(Ordering::Relaxed) {
                 return Ok(());
             }
             let batch: Vec<&[u32]> = rows.iter().map(|&row| prompts[row].as_slice()).collect();
-            let go_on = |_: usize, _: &str| match is_interrupted() {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            };
-            keep(rows, self.generate(&batch, &asking.generation, go_on)?)?;
+            let go_on = |_: usize, _: &str| ControlFlow::Continue(());
+            let texts = self.generate(&batch, &asking.generation, interrupted, go_on)?;
+            keep(rows, texts)?;
         }
         Ok(())
     }
 
-    /// Continues the prompts of one batch. `go_on` hears each new piece of a row's text, and may end the row.
+    /// Continues the prompts of one batch. `go_on` hears each new piece of a row's text, and may end the row. After `interrupted` is set, all
+    /// rows are broken off before their next token.
     pub(super) fn generate(
         &self,
         prompts: &[&[u32]],
         settings: &GenerationConfig,
+        interrupted: &AtomicBool,
         go_on: impl FnMut(usize, &str) -> ControlFlow<()>,
     ) -> Result<Vec<GeneratedText>> {
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
         let capacity = longest.saturating_add(settings.max_new_tokens);
         let factors = self.factors.clone();
-        let mut model = CachedLm::new(self.model, factors, capacity, self.device);
+        let mut model =
+            CachedLm::new(self.model, factors, capacity, self.device).interrupted_by(interrupted);
         let texts = generate_text(&mut model, self.tokenizer, prompts, settings, go_on)?;
         Ok(texts)
     }
 
     /// Returns true if a prompt has a token and leaves room for one more.
     pub(super) fn has_room(&self, prompt: &[u32]) -> bool {
-        !prompt.is_empty() && prompt.len() < self.model.config().max_positions
+        has_room(prompt, self.model.config())
     }
+}
 
-    /// Refuses a prompt without room for an answer, by its question.
-    fn check_room(&self, questions: &[&Question], prompts: &[Vec<u32>]) -> Result<()> {
-        let most = self.model.config().max_positions;
-        match prompts.iter().position(|prompt| !self.has_room(prompt)) {
-            None => Ok(()),
-            Some(row) => Err(Error::Setting {
-                setting: format!("the prompt of question {}", questions[row].id),
-                expected: format!("1 to {} tokens", most - 1),
-                found: prompts[row].len().to_string(),
-            }),
-        }
+fn has_room(prompt: &[u32], config: &DecoderConfig) -> bool {
+    !prompt.is_empty() && prompt.len() < config.max_positions
+}
+
+/// The prompts of questions as tokens.
+///
+/// # Errors
+/// A prompt is empty or leaves no room for an answer; the error names the question.
+pub(crate) fn encoded(
+    questions: &[&Question],
+    tokenizer: &TextTokenizer,
+    config: &DecoderConfig,
+) -> Result<Vec<Vec<u32>>> {
+    let prompts: Vec<&str> = questions.iter().map(|q| q.prompt.as_str()).collect();
+    let prompts = tokenizer.encode_prompts(&prompts)?;
+    match prompts.iter().position(|prompt| !has_room(prompt, config)) {
+        None => Ok(prompts),
+        Some(row) => Err(Error::Setting {
+            setting: format!("the prompt of question {}", questions[row].id),
+            expected: format!("1 to {} tokens", config.max_positions - 1),
+            found: prompts[row].len().to_string(),
+        }),
     }
 }

@@ -14,7 +14,8 @@ use vblora_models::{
 };
 
 use super::{
-    Answer, AnswerFile, Benchmark, Evaluation, Origin, Responder, asked, model::adapter_hash, named,
+    Answer, AnswerFile, Benchmark, Evaluation, Origin, Responder, asked, counted, encoded,
+    model::adapter_hash, named,
 };
 use crate::{
     Error, Result,
@@ -125,14 +126,21 @@ impl<B: VbLoraBackend> Trained<'_, B> {
         hash: &str,
         path: &Path,
     ) -> Result<Option<Vec<Answer>>> {
-        let (files, recipe) = (&self.session.files, &self.session.recipe);
-        let (questions, _) = settings.questions(benchmark, files)?;
+        let files = &self.session.files;
+        let (questions, all) = settings.questions(benchmark, files)?;
         let asking = settings.asking(benchmark, files, responder.tokenizer)?;
         let mut origin = Origin::from([
             ("trained".into(), hash.into()),
-            ("base_dtype".into(), recipe.base_dtype.to_string()),
+            (
+                "base_dtype".into(),
+                self.base.config().base_dtype.to_string(),
+            ),
         ]);
         origin.extend(asked(benchmark, &asking)?);
+        origin.extend(counted(questions.len(), all));
+        // A prompt without room is found before a file is made.
+        let asked: Vec<_> = questions.iter().collect();
+        encoded(&asked, responder.tokenizer, self.base.config())?;
         let mut file = match AnswerFile::open(path, &questions, &origin, false) {
             // The run was made anew, so these answers are of an earlier adapter.
             Err(Error::OtherAnswers { .. }) => AnswerFile::open(path, &questions, &origin, true)?,

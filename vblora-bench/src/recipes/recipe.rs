@@ -357,6 +357,18 @@ impl Recipe {
         held_as(self.base_dtype, self.nf4, files)
     }
 
+    /// The recipe as a record of a run whose base is held in this form. A base whose files are in 4 bits is one in nf4, under either name.
+    pub(crate) fn settled(&self, held: BaseDtype) -> Self {
+        let base_dtype = match held {
+            BaseDtype::Stored4Bit(_) => BaseDtype::Nf4(Nf4Settings::default()),
+            _ => self.base_dtype,
+        };
+        Self {
+            base_dtype,
+            ..self.clone()
+        }
+    }
+
     /// The schedule over `total_steps` optimizer steps.
     pub fn schedule(&self, total_steps: usize) -> Schedule {
         let ScheduleSettings {

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use vblora::{backend::VbLoraBackend, storage::sha256_hex};
-use vblora_models::{ModelFiles, resolve};
+use vblora_models::{BaseDtype, ModelFiles, resolve};
 
 use super::{
     axis::{self, NOT_TAKEN},
@@ -15,7 +15,7 @@ use crate::{
     recipes::Recipe,
     tasks::Task,
     train::{
-        CheckpointSettings, DataSource, Method, ModelSummary, Output, RunDir, Session,
+        CheckpointSettings, DataSource, Method, ModelSummary, Output, RunDir, Session, Source,
         causal::TextSource,
     },
 };
@@ -214,14 +214,18 @@ impl RunConfig {
         })
     }
 
-    fn session_with<S>(
+    fn session_with<S: Source>(
         &self,
         data: S,
         files: ModelFiles,
         out: Option<Output>,
         command: &str,
     ) -> Result<Session<S>> {
-        let resume = out.as_ref().is_some_and(|out| self.is_in(&out.dir));
+        let dir = out.as_ref().map(|out| &out.dir);
+        let resume = match dir.filter(|dir| RunDir::holds_session(dir)) {
+            Some(dir) => self.is_in(dir, data.summary(&self.recipe, &files)?.base_dtype),
+            None => false,
+        };
         Ok(Session {
             recipe: self.recipe.clone(),
             methods: vec![self.method()?],
@@ -237,8 +241,10 @@ impl RunConfig {
         })
     }
 
-    fn is_in(&self, dir: &Path) -> bool {
-        RunDir::holds_session(dir) && RunDir::recipe(dir).is_ok_and(|there| there == self.recipe)
+    /// Returns true if a session's directory is of this run, whose base is held in this form.
+    fn is_in(&self, dir: &Path, held: BaseDtype) -> bool {
+        let recipe = RunDir::recipe(dir);
+        recipe.is_ok_and(|there| there.settled(held) == self.recipe.settled(held))
     }
 
     fn check_task(&self) -> Result<()> {

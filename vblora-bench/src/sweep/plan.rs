@@ -1,6 +1,9 @@
 //! The plan of a sweep, made before any run.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::Path,
+};
 
 use serde::{Deserialize, Serialize};
 use vblora::count::Count;
@@ -13,7 +16,10 @@ use super::{
     spec::{Layout, Spec},
     store::Store,
 };
-use crate::{Result, train::model_hash};
+use crate::{
+    Error, Result,
+    train::{check_length, model_hash},
+};
 
 /// The runs of a sweep, resolved, counted and identified by a hash.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,7 +68,11 @@ impl Plan {
         let (mut names, mut ids) = (HashMap::new(), HashMap::new());
         for (i, wanted_run) in wanted.iter().enumerate() {
             let run = cache.planned(wanted_run).map_err(|error| {
-                spec.error(wanted_run.line, format!("{}: {error}", wanted_run.name))
+                let hint = hint(spec, &error);
+                spec.error(
+                    wanted_run.line,
+                    format!("{}: {error}{hint}", wanted_run.name),
+                )
             })?;
             let of_name = names.insert(run.name.clone(), i);
             let of_id = ids.insert((run.id.clone(), run.table.clone()), i);
@@ -103,6 +113,24 @@ impl Plan {
     }
 }
 
+/// What to do about a model or data under a name that has no place.
+fn hint(spec: &Spec, error: &Error) -> String {
+    let first = |path: &Path| {
+        let first = path.components().next().filter(|_| !path.exists());
+        first.map(|part| part.as_os_str().to_string_lossy().into_owned())
+    };
+    let name = match error {
+        Error::Model(vblora_models::Error::Hub { model, .. })
+        | Error::Model(vblora_models::Error::NoHubFeature { model }) => Some(model.clone()),
+        Error::Io { path, .. } | Error::NoSplit { dir: path, .. } => first(path),
+        _ => None,
+    };
+    let name = name.filter(|name| spec.names().contains(name.as_str()));
+    name.map_or(String::new(), |name| {
+        format!("; give its directory with --place {name}=DIR")
+    })
+}
+
 /// Seconds formatted for people.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
@@ -131,7 +159,9 @@ impl Cache {
         let count = config.method()?.count(&config.recipe, &summary)?;
         let recipe = &config.recipe;
         let batches = data.train.div_ceil(recipe.batch);
-        let steps = recipe.steps(batches.div_ceil(recipe.accumulation));
+        let steps_per_epoch = batches.div_ceil(recipe.accumulation);
+        check_length(recipe, steps_per_epoch.max(1))?;
+        let steps = recipe.steps(steps_per_epoch);
         Ok(PlannedRun {
             name: wanted.name.clone(),
             table: wanted.table.clone(),
@@ -267,6 +297,18 @@ seed = 1
         ));
         assert!(
             error.contains("\"n head seed=1\" is the same run as \"head seed=1\" (line 9)"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_name_without_a_place_says_how_to_give_it() {
+        let spec = SPEC.replacen("task = \"demo\"", "task = \"sst2\"", 1);
+        let spec = spec.replacen("recipe = \"demo\"", "recipe = \"roberta_base\"", 1);
+        let text = spec.replacen("[base]", "[base]\ndata = \"glue/SST-2\"", 1);
+        let error = plan(&text).unwrap_err().to_string();
+        assert!(
+            error.ends_with("; give its directory with --place glue=DIR"),
             "{error}"
         );
     }

@@ -11,12 +11,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use vblora::{backend::VbLoraBackend, storage::sha256_hex};
-use vblora_models::ModelFiles;
+use vblora_models::{DecoderConfig, ModelFiles, TextTokenizer};
 
 use super::{axis::EVALUATE, config::BUNDLED};
 use crate::{
     Error, Result, demo,
-    evaluate::{Benchmark, Evaluation, Question, Trained},
+    evaluate::{Benchmark, Evaluation, Question, Trained, encoded},
     results::{Results, Stop},
     tasks::{
         SplitName,
@@ -128,12 +128,15 @@ impl TextRun {
         })
     }
 
-    /// Checks the settings, and gives a hash of all questions with their references.
+    /// Checks the settings and the length of the prompts, and gives a hash of all questions with their references.
     pub(super) fn questions_hash(&self, files: &ModelFiles) -> Result<String> {
+        let config = DecoderConfig::from_files(files)?;
+        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(&config)?;
         let mut lines = Vec::new();
         for (&benchmark, settings) in &self.evaluate {
             settings.check(benchmark)?;
             let (questions, _) = settings.questions(benchmark, files)?;
+            encoded(&questions.iter().collect::<Vec<_>>(), &tokenizer, &config)?;
             lines.extend(questions.iter().map(|question| {
                 let Question {
                     prompt, references, ..

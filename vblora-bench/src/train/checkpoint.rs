@@ -428,6 +428,7 @@ mod tests {
                     data: "d".into(),
                     recipe: "r".into(),
                     bank: None,
+                    same_recipe: None,
                 },
                 optimizer_steps: 4,
                 all_logits: None,

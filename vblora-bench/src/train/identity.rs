@@ -28,6 +28,9 @@ pub struct Identity {
     pub recipe: String,
     /// SHA-256 of the bank that adapters start from.
     pub bank: Option<String>,
+    /// SHA-256 of a recipe that asks for the same under another name. It is not stored.
+    #[serde(skip)]
+    pub(super) same_recipe: Option<String>,
 }
 
 impl Identity {
@@ -48,6 +51,16 @@ impl Identity {
             data: sha256_hex(splits),
             recipe: sha256_hex([recipe.to_toml()?]),
             bank: bank.map(Bank::sha256),
+            same_recipe: None,
+        })
+    }
+
+    /// The identity that also accepts checkpoints of a recipe that asks for the same under another name.
+    pub(super) fn or_of(self, recipe: &Recipe) -> Result<Self> {
+        let same_recipe = Some(sha256_hex([recipe.to_toml()?]));
+        Ok(Self {
+            same_recipe,
+            ..self
         })
     }
 
@@ -57,11 +70,15 @@ impl Identity {
         other: &'a Self,
     ) -> Option<(&'static str, &'a str, &'a str)> {
         let bank = |of: &'a Self| of.bank.as_deref().unwrap_or("none");
+        let recipe = match &self.same_recipe {
+            Some(same) if *same == other.recipe => same,
+            _ => &self.recipe,
+        };
         [
             ("backend", other.backend.as_str(), self.backend.as_str()),
             ("base model", &other.base, &self.base),
             ("data", &other.data, &self.data),
-            ("recipe", &other.recipe, &self.recipe),
+            ("recipe", &other.recipe, recipe),
             ("bank", bank(other), bank(self)),
         ]
         .into_iter()

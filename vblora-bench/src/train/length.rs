@@ -31,7 +31,8 @@ impl Length {
         let all = steps_per_epoch.saturating_mul(recipe.epochs);
         let epochs = recipe.epochs;
         at_most("max_steps", recipe.max_steps, all, || {
-            format!("the steps of {epochs} epochs of {steps_per_epoch}")
+            let plural = if epochs == 1 { "" } else { "s" };
+            format!("the steps of {epochs} epoch{plural} of {steps_per_epoch}")
         })?;
         let warmup = recipe.schedule.warmup_steps;
         at_most("schedule.warmup_steps", warmup, steps, || {
@@ -71,6 +72,14 @@ impl Length {
     pub(super) fn ends_epoch(&self, step: u64) -> bool {
         step.is_multiple_of(self.steps_per_epoch as u64)
     }
+}
+
+/// Refuses a setting in steps or evaluations that is beyond the end of a run whose epochs have at most this many steps.
+///
+/// # Errors
+/// The error names the setting.
+pub(crate) fn check_length(recipe: &Recipe, steps_per_epoch: usize) -> Result<()> {
+    Length::new(recipe, steps_per_epoch).map(|_| ())
 }
 
 fn at_most(

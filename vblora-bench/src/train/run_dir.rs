@@ -13,7 +13,7 @@ use vblora::{
     },
 };
 
-use vblora_models::ModelFiles;
+use vblora_models::{BaseDtype, ModelFiles};
 
 use super::{
     checkpoint::{self, CheckpointSettings},
@@ -161,6 +161,8 @@ pub(super) struct Claim<'a> {
     path: &'a Path,
     out: &'a Output,
     recipe: &'a Recipe,
+    /// The form that the base is held in.
+    held: BaseDtype,
     permissions: Permissions,
     /// `None` if the directory does not exist yet.
     lock: Option<DirLock>,
@@ -178,12 +180,14 @@ impl<'a> Claim<'a> {
     pub(super) fn new(
         out: &'a Output,
         recipe: &'a Recipe,
+        held: BaseDtype,
         permissions: Permissions,
     ) -> Result<Self> {
         let mut claim = Self {
             path: &out.dir,
             out,
             recipe,
+            held,
             permissions,
             lock: None,
             old: Layout::default(),
@@ -207,7 +211,7 @@ impl<'a> Claim<'a> {
         is_file(&self.path.join(SESSION))?;
         if self.permissions.resume && RunDir::holds_session(self.path) {
             self.is_resumed = true;
-            check_recipe(self.path, self.recipe)?;
+            check_recipe(self.path, self.recipe, self.held)?;
             return found.require_no_strangers();
         }
         let Some(first) = found.first() else {
@@ -269,6 +273,7 @@ impl<'a> Claim<'a> {
             path,
             out,
             recipe,
+            held,
             permissions,
             lock,
             old,
@@ -276,7 +281,7 @@ impl<'a> Claim<'a> {
         } = self;
         let Some(lock) = lock else {
             std::fs::create_dir_all(path).map_err(|e| Error::write(path, e))?;
-            let claim = Claim::new(out, recipe, permissions)?;
+            let claim = Claim::new(out, recipe, held, permissions)?;
             return claim.enter(identity, settings, write_config);
         };
         let session = path.join(SESSION);
@@ -315,9 +320,11 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Refuses a recipe that differs from the existing session's. The error names the first line that differs.
-fn check_recipe(dir: &Path, recipe: &Recipe) -> Result<()> {
-    let (there, here) = (RunDir::recipe(dir)?.to_toml()?, recipe.to_toml()?);
+/// Refuses a recipe that differs from the existing session's. The error names the first line that differs. Earlier versions recorded "f32"
+/// where the files are in 4 bits.
+fn check_recipe(dir: &Path, recipe: &Recipe, held: BaseDtype) -> Result<()> {
+    let there = RunDir::recipe(dir)?.settled(held).to_toml()?;
+    let here = recipe.settled(held).to_toml()?;
     match first_difference(&there, &here) {
         None => Ok(()),
         Some((there, here)) => Err(Error::OtherRun {

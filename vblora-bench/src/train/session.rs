@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use vblora::{backend::VbLoraBackend, storage::Bank};
-use vblora_models::ModelFiles;
+use vblora_models::{BaseDtype, ModelFiles};
 
 use super::{
     checkpoint::CheckpointSettings,
@@ -156,7 +156,7 @@ impl<S: Source> Session<S> {
         let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
         let prepared = self.prepare::<B>(device)?;
         let backend = B::name(device);
-        let enter = |claim| self.enter(claim, &prepared.identity, &backend);
+        let enter = |claim| self.enter(claim, &prepared, &backend);
         let dir = claim.map(enter).transpose()?;
         let past = dir.as_ref().map_or(Ok(Vec::new()), RunDir::past_runs)?;
         self.check_past(&past)?;
@@ -268,18 +268,25 @@ impl<S: Source> Session<S> {
             overwrite: self.overwrite,
             resume: self.resume,
         };
-        Claim::new(out, &self.recipe, permissions)
+        Claim::new(out, &self.recipe, self.summary()?.base_dtype, permissions)
     }
 
     /// Opens the output directory, new or with its existing files.
-    fn enter(&self, claim: Claim<'_>, identity: &Identity, backend: &str) -> Result<RunDir> {
+    fn enter<B: VbLoraBackend, O: Objective<B>>(
+        &self,
+        claim: Claim<'_>,
+        prepared: &Prepared<B, O>,
+        backend: &str,
+    ) -> Result<RunDir> {
+        let (identity, held) = (&prepared.identity, prepared.summary.base_dtype);
         let made = Made::here(claim.arguments().to_vec());
         let identity = SessionIdentity::new(&self.files, identity.clone(), made)?;
         if let Some(repeated) = self.out.as_ref().and_then(|out| out.repeats.as_ref()) {
             identity.check_repeats(repeated)?;
         }
         let write_config = |dir: &RunDir| {
-            dir.save_config(&self.command, &self.files.name(), backend, &self.recipe)
+            let recipe = self.recipe.settled(held);
+            dir.save_config(&self.command, &self.files.name(), backend, &recipe)
         };
         let dir = claim.enter(&identity, self.checkpoints, write_config)?;
         Ok(dir.with_recording(self.record_every))
@@ -306,6 +313,7 @@ impl<S: Source> Session<S> {
     ) -> Result<Prepared<B, S::Objective<B>>> {
         let recipe = &self.recipe;
         let summary = self.summary()?;
+        let held = summary.base_dtype;
         let bank = self.bank(&summary)?;
         let Loaded {
             base,
@@ -319,6 +327,18 @@ impl<S: Source> Session<S> {
         let hash = <S::Objective<B> as Objective<B>>::sha256;
         let splits = [hash(&train), hash(&dev)];
         let identity = Identity::new(&base, splits.clone(), recipe, bank.as_ref(), device)?;
+        // On files in 4 bits, "f32" and "nf4" ask for the same base.
+        let identity = match (summary.base_dtype, recipe.base_dtype) {
+            (BaseDtype::Stored4Bit(_), BaseDtype::Nf4(_)) => {
+                let base_dtype = BaseDtype::F32;
+                identity.or_of(&Recipe {
+                    base_dtype,
+                    ..recipe.clone()
+                })?
+            }
+            (held @ BaseDtype::Stored4Bit(_), _) => identity.or_of(&recipe.settled(held))?,
+            _ => identity,
+        };
         let seed = recipe.seeds.first().copied().unwrap_or_default();
         let epoch = <S::Objective<B> as Objective<B>>::epoch(&train, recipe, seed, 1);
         let length = Length::new(recipe, epoch.len().div_ceil(recipe.accumulation))?;
@@ -332,7 +352,7 @@ impl<S: Source> Session<S> {
             train,
             dev,
             before,
-            recipe: recipe.clone(),
+            recipe: recipe.settled(held),
             device: device.clone(),
             length,
             splits,

@@ -140,10 +140,23 @@ fn the_key_is_in_no_file_and_no_message() {
         assert!(errors.contains("wrong key [key]"), "{errors}");
         assert!(!(out + &errors).contains(KEY));
     }
-    let judgments =
-        std::fs::read_to_string(bench.path().join("model_judgment/judge_single.jsonl")).unwrap();
+    let path = bench.path().join("model_judgment/judge_single.jsonl");
+    let judgments = std::fs::read_to_string(&path).unwrap();
     assert!(
         judgments.contains("wrong key [key]") && !judgments.contains(KEY),
+        "{judgments}"
+    );
+    let message = serde_json::json!({"content": format!("Bearer {KEY} says [[7]]")});
+    let echo = serde_json::json!({"choices": [{"message": message}]}).to_string();
+    let endpoint = Endpoint::new(vec![Reply::Body(echo)]);
+    let judge = format!(
+        "judge --judge judge --again --base-url {} --api-key-env JUDGE_KEY --out .",
+        endpoint.base
+    );
+    assert_eq!(bench.run(&judge).0, 0);
+    let judgments = std::fs::read_to_string(&path).unwrap();
+    assert!(
+        judgments.contains("Bearer [key] says [[7]]") && !judgments.contains(KEY),
         "{judgments}"
     );
 }
@@ -152,6 +165,7 @@ fn the_key_is_in_no_file_and_no_message() {
 fn wrong_input_is_one_line_that_names_it() {
     let bench = Bench::new();
     let answer = "answer --model bundled:llama --model-id x --out .";
+    std::fs::write(bench.path().join("empty.jsonl"), "").unwrap();
     for (arguments, message) in [
         (answer, "setting template: expected one of alpaca, llama-2"),
         (
@@ -180,7 +194,15 @@ fn wrong_input_is_one_line_that_names_it() {
             "judge --judge judge --out . --base-url host",
             "setting base-url",
         ),
+        (
+            "judge --judge judge --out . --timeout 18446744073709551615",
+            "--timeout must be 1 to 86400",
+        ),
         ("show --out .", "no file of judgments"),
+        (
+            "show --out . --file empty.jsonl",
+            "empty.jsonl: no judgment",
+        ),
         ("show --out . --judge other", "other_single.jsonl"),
     ] {
         let error = bench.fails(arguments);

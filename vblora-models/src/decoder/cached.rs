@@ -1,5 +1,7 @@
 //! One token at a time over a cache of keys and values.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::tensor::{Tensor, backend::Backend};
 use vblora::{Factors, backend::VbLoraBackend};
 
@@ -17,6 +19,8 @@ pub struct CachedLm<'a, B: Backend> {
     cache: Option<KvCache<B>>,
     capacity: usize,
     device: B::Device,
+    /// Ends the rows once it is set.
+    interrupted: Option<&'a AtomicBool>,
 }
 
 impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
@@ -34,6 +38,16 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             cache: None,
             capacity: capacity.min(model.config.max_positions),
             device: device.clone(),
+            interrupted: None,
+        }
+    }
+
+    /// The same model, whose rows are broken off between two tokens once the flag is set.
+    #[must_use]
+    pub fn interrupted_by(self, flag: &'a AtomicBool) -> Self {
+        Self {
+            interrupted: Some(flag),
+            ..self
         }
     }
 
@@ -75,6 +89,11 @@ fn read_back<B: VbLoraBackend>(logits: Tensor<B, 2>) -> Result<Vec<f32>> {
 }
 
 impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
+    fn is_broken_off(&self) -> bool {
+        self.interrupted
+            .is_some_and(|flag| flag.load(Ordering::Relaxed))
+    }
+
     fn vocabulary(&self) -> usize {
         self.model.config.vocab_size
     }

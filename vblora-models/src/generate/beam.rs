@@ -86,6 +86,12 @@ pub(super) fn search(
             return Ok(results.into_iter().flatten().collect());
         }
         rows.retain(|row| results[row.number].is_none());
+        if model.is_broken_off() {
+            for row in &mut rows {
+                results[row.number] = Some(row.break_off());
+            }
+            return Ok(results.into_iter().flatten().collect());
+        }
         if !parents.iter().copied().eq(0..first) {
             model.keep(&parents)?;
         }
@@ -221,6 +227,15 @@ impl Search<'_> {
         self.finished
             .last()
             .is_some_and(|worst| possible <= worst.score)
+    }
+
+    /// The best beam so far. None of its tokens is handed out.
+    fn break_off(&mut self) -> Generated {
+        let mut beam = self.beams.swap_remove(0);
+        Generated {
+            tokens: beam.tokens.split_off(self.prompt),
+            ended: Ended::BrokenOff,
+        }
     }
 
     /// Takes the best finished sequence and hands out its tokens.

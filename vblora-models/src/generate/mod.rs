@@ -52,6 +52,11 @@ pub trait NextToken {
     /// # Errors
     /// A device that failed.
     fn keep(&mut self, rows: &[usize]) -> Result<()>;
+
+    /// Returns true if the rows that go on are broken off. It is asked between tokens.
+    fn is_broken_off(&self) -> bool {
+        false
+    }
 }
 
 /// A new token.

@@ -43,6 +43,12 @@ pub(super) fn decode(
             model.keep(&staying)?;
             rows.retain(|row| results[row.number].is_none());
         }
+        if model.is_broken_off() {
+            for row in &mut rows {
+                results[row.number] = Some(row.take(Ended::BrokenOff));
+            }
+            return Ok(results.into_iter().flatten().collect());
+        }
         let last: Vec<u32> = rows
             .iter()
             .filter_map(|row| row.tokens.last())

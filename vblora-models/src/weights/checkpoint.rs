@@ -218,19 +218,26 @@ impl Checkpoint {
     }
 
     fn check_shape(&self, name: &str, expected: &[usize]) -> Result<()> {
-        if let Some((shard, entry)) = self.find(name)
-            && entry.shape != expected
-        {
-            return Err(Error::Shape {
-                file: shard.file.clone(),
-                tensor: Misshapen {
-                    tensor: name.to_owned(),
-                    expected: expected.to_vec(),
-                    found: entry.shape.clone(),
-                },
-            });
+        match self.find(name) {
+            Some((_, entry)) => self.expect(name, expected, &entry.shape),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Refuses a tensor whose shape is another than expected.
+    pub(crate) fn expect(&self, name: &str, expected: &[usize], found: &[usize]) -> Result<()> {
+        if expected == found {
+            return Ok(());
+        }
+        let file = self.find(name).map_or(&self.file, |(shard, _)| &shard.file);
+        Err(Error::Shape {
+            file: file.clone(),
+            tensor: Misshapen {
+                tensor: name.to_owned(),
+                expected: expected.to_vec(),
+                found: found.to_vec(),
+            },
+        })
     }
 
     /// Returns true if two tensors are the same to the byte.

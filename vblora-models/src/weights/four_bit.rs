@@ -4,14 +4,14 @@
 use std::{borrow::Cow, collections::BTreeMap};
 
 use safetensors::Dtype;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use vblora::{
     nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales, QUANT_STATE, block_count},
     storage::{Entry, strict_json, to_f32},
 };
 
 use super::{Checkpoint, checkpoint::Shard};
-use crate::{Error, Result, error::Misshapen};
+use crate::{Error, Result};
 
 /// The types that are read. Their codes differ, and each tensor brings its own.
 const TYPES: [&str; 2] = ["nf4", "fp4"];
@@ -29,6 +29,9 @@ const SECOND_LEVEL: [&str; 2] = [".nested_absmax", ".nested_quant_map"];
 
 /// A longer text is refused. Real ones have 200 bytes.
 const MAX_STATE_BYTES: usize = 4 << 10;
+
+/// Characters of a wrong type that a message shows.
+const MAX_SHOWN: usize = 80;
 
 /// The text beside a tensor.
 #[derive(Debug, Deserialize)]
@@ -67,7 +70,7 @@ pub(super) fn find<'a>(
 }
 
 /// The tensor that a tensor of this name is a part of, if it has a part's name.
-pub(super) fn whole_of(name: &str) -> Option<&str> {
+pub(crate) fn whole_of(name: &str) -> Option<&str> {
     let whole = name.split_once(QUANT_STATE).map(|(whole, _)| whole);
     whole.or_else(|| PARTS.iter().find_map(|part| name.strip_suffix(part)))
 }
@@ -170,12 +173,23 @@ impl<'a> Parts<'a> {
                 entry.dtype
             )));
         }
-        let state: State = strict_json::from_slice(&shard.bytes(entry)?).map_err(fail)?;
+        let bytes = shard.bytes(entry)?;
+        let state: State = strict_json::from_slice(&bytes).map_err(|problem| {
+            match serde_json::from_slice::<IgnoredAny>(&bytes) {
+                Ok(_) => fail(problem),
+                Err(_) => fail(format!("not JSON: {problem}")),
+            }
+        })?;
         let said = text.split_once(QUANT_STATE).map_or("", |(_, said)| said);
         for found in [said, state.quant_type.as_str()] {
             if !TYPES.contains(&found) {
-                return Err(fail(format!("type {found:?}; read are nf4 and fp4")));
+                let start: String = found.chars().take(MAX_SHOWN).collect();
+                return Err(fail(format!("type {start:?}; read are nf4 and fp4")));
             }
+        }
+        if said != state.quant_type {
+            let problem = format!("its name says {said:?}, its text {:?}", state.quant_type);
+            return Err(fail(problem));
         }
         Ok(Self {
             checkpoint,
@@ -187,16 +201,7 @@ impl<'a> Parts<'a> {
     fn read(self, out_in: &[usize]) -> Result<Nf4Host> {
         let state = &self.state;
         let (shard, entry) = find_part(self.checkpoint, self.name)?;
-        if state.shape != out_in {
-            return Err(Error::Shape {
-                file: shard.file().to_owned(),
-                tensor: Misshapen {
-                    tensor: self.name.to_owned(),
-                    expected: out_in.to_vec(),
-                    found: state.shape.clone(),
-                },
-            });
-        }
+        self.checkpoint.expect(self.name, out_in, &state.shape)?;
         let fail = |problem| error(shard, self.name, problem);
         let &[d_out, d_in] = out_in else {
             return Err(fail(format!(
@@ -228,15 +233,16 @@ impl<'a> Parts<'a> {
         let (shard, _) = find_part(self.checkpoint, self.name)?;
         let fail = |problem| error(shard, self.name, problem);
         if state.nested_blocksize != Some(NESTED_BLOCK) {
+            let found = state.nested_blocksize.map(|size| size.to_string());
             return Err(fail(format!(
-                "nested_blocksize {:?}; expected {NESTED_BLOCK}",
-                state.nested_blocksize
+                "nested_blocksize {}; expected {NESTED_BLOCK}",
+                found.as_deref().unwrap_or("missing")
             )));
         }
         if state.nested_dtype.as_deref() != Some("float32") {
             return Err(fail(format!(
-                "nested_dtype {:?}; expected \"float32\"",
-                state.nested_dtype
+                "nested_dtype {}; expected float32",
+                state.nested_dtype.as_deref().unwrap_or("missing")
             )));
         }
         let map = self.floats(".nested_quant_map", 256)?;
@@ -311,8 +317,21 @@ mod tests {
 
     /// Reads a matrix with one level of scales, from a file that has one more tensor beside its parts.
     fn read_beside(extra: Option<&str>) -> Result<Nf4Host> {
-        let host = Nf4Host::quantise(&[0.5; 64], [1, 64], false);
+        read_with(false, extra, |text| text.to_owned())
+    }
+
+    /// [`read_beside`] with one level of scales or two, and another text.
+    fn read_with(
+        double: bool,
+        extra: Option<&str>,
+        edit: impl Fn(&str) -> String,
+    ) -> Result<Nf4Host> {
+        let host = Nf4Host::quantise(&[0.5; 64], [1, 64], double);
         let mut all = parts(NAME, &host, "float32");
+        for part in all.iter_mut().filter(|p| p.name.contains(QUANT_STATE)) {
+            part.bytes = edit(std::str::from_utf8(&part.bytes).unwrap()).into_bytes();
+            part.shape = vec![part.bytes.len()];
+        }
         if let Some(extra) = extra {
             all.push(Part {
                 name: format!("{NAME}{extra}"),
@@ -344,6 +363,19 @@ mod tests {
             let error = read_beside(Some(extra)).unwrap_err().to_string();
             let name = format!("{NAME}{extra}");
             assert!(error.contains(&name) && error.contains(problem), "{error}");
+        }
+        let long = "x".repeat(3000);
+        for (from, to, problem) in [
+            ("{", "say ", "not JSON: "),
+            ("\"shape\"", "\"form\"", "missing field `shape`"),
+            ("nf4", "fp4", "its name says \"nf4\", its text \"fp4\""),
+            ("nf4", long.as_str(), "x\"; read are nf4 and fp4"),
+            (": 256", ": 128", "nested_blocksize 128; expected 256"),
+            ("nested_dtype", "n", "nested_dtype missing; expected"),
+        ] {
+            let found = read_with(true, None, |text| text.replace(from, to));
+            let error = found.unwrap_err().to_string();
+            assert!(error.contains(problem) && error.len() < 400, "{error}");
         }
     }
 }

@@ -256,6 +256,18 @@ fn a_broken_off_row_ends_and_the_others_go_on() {
         assert_eq!(rows[0].tokens, whole[0][..2]);
         assert_eq!((rows[0].ended, seen), (Ended::BrokenOff, 2));
         assert_eq!((&rows[1].tokens, rows[1].ended), (&whole[1], Ended::Length));
+        // All rows end before the next token, also those of a beam search, which hands out none before its end.
+        let mut model = toy();
+        model.most = 2;
+        let rows = generate(&mut model, &slices(&prompts), &config, |_| {
+            ControlFlow::Continue(())
+        });
+        let ended = rows
+            .unwrap()
+            .into_iter()
+            .map(|row| (row.tokens.len(), row.ended));
+        assert_eq!(ended.collect::<Vec<_>>(), [(2, Ended::BrokenOff); 2]);
+        assert_eq!(model.batches.len(), 2);
     }
 }
 

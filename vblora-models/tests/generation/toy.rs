@@ -19,6 +19,8 @@ pub(crate) struct Toy {
     pub(crate) rows: Vec<Vec<u32>>,
     /// Rows of the batch, call by call.
     pub(crate) batches: Vec<usize>,
+    /// Its rows are broken off after so many steps.
+    pub(crate) most: usize,
     pub(crate) score: Score,
 }
 
@@ -46,6 +48,7 @@ impl Toy {
             capacity: 1000,
             rows: Vec::new(),
             batches: Vec::new(),
+            most: usize::MAX,
             score,
         }
     }
@@ -63,6 +66,10 @@ impl Toy {
 }
 
 impl NextToken for Toy {
+    fn is_broken_off(&self) -> bool {
+        self.batches.len() >= self.most
+    }
+
     fn vocabulary(&self) -> usize {
         self.vocabulary
     }

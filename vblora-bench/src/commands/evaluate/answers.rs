@@ -11,10 +11,14 @@ use clap::Args;
 
 use super::model::{MODEL, ModelArguments};
 use crate::{
-    commands::{device::DeviceArguments, progress},
+    commands::{
+        apart::{Named, check_apart},
+        device::DeviceArguments,
+        progress,
+    },
     evaluate::{
         Answer, AnswerFile, AnswerJob, AnsweringModel, Asking, Benchmark, Evaluation, Question,
-        Score, asked, read_answers,
+        Score, asked, counted, encoded, note, origin_path, read_answers, recorded_note,
     },
     program::{complain, listen},
     report::{Align, Table},
@@ -87,6 +91,21 @@ impl AnswerArguments {
         file.map_or(Path::new(""), PathBuf::as_path)
     }
 
+    /// Refuses a file that is written and named by another flag too.
+    pub(super) fn check_apart(&self, export: Option<&Path>) -> Result<()> {
+        let beside = self.out.as_deref().or(self.score.as_deref());
+        let beside = beside.and_then(|file| origin_path(file).ok());
+        let mut written = named("--export", export);
+        written.extend(named("--out", self.out.as_deref()));
+        written.extend(named("the file beside the answers", beside.as_deref()));
+        let read = [
+            named("--score", self.score.as_deref()),
+            named("--data", self.data.as_deref()),
+            named("--adapter", self.base.adapter.as_deref()),
+        ];
+        check_apart(&written, &read.concat())
+    }
+
     /// Answers the questions and scores the answers, or scores a file. `None` after a signal: the file keeps what was answered.
     pub(super) fn scored(
         &self,
@@ -94,7 +113,11 @@ impl AnswerArguments {
         settings: &Evaluation,
     ) -> Result<Option<Scored>> {
         let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
-            (Some(file), ..) => (read_answers(file, benchmark)?, None),
+            (Some(file), ..) => {
+                let answers = read_answers(file, benchmark)?;
+                let note = recorded_note(file, answers.len())?;
+                (answers, note)
+            }
             (None, Some(model), Some(data), Some(out)) => {
                 match self.answered(benchmark, settings, model, data, out)? {
                     Some(answered) => answered,
@@ -133,6 +156,13 @@ impl AnswerArguments {
         let interrupted = listen().context("cannot listen for Ctrl-C")?;
         let mut origin = model.origin()?;
         origin.extend(asked(benchmark, &asking)?);
+        origin.extend(counted(questions.len(), all));
+        // A prompt without room is found before a file is made.
+        encoded(
+            &questions.iter().collect::<Vec<_>>(),
+            model.tokenizer(),
+            model.config(),
+        )?;
         let mut file = AnswerFile::open(out, &questions, &origin, self.overwrite)?;
         self.ask(model, &questions, &asking, &mut file, interrupted)?;
         let count = file.count();
@@ -143,8 +173,7 @@ impl AnswerArguments {
             ));
             return Ok(None);
         };
-        let subset = (questions.len() < all)
-            .then(|| format!("{} of {all} questions, evenly spaced", questions.len()));
+        let subset = note(answers.len(), questions.len(), all);
         Ok(Some((answers, subset)))
     }
 
@@ -177,6 +206,10 @@ impl AnswerArguments {
         bar.finish_and_clear();
         Ok(done?)
     }
+}
+
+fn named<'a>(flag: &'a str, path: Option<&'a Path>) -> Vec<Named<'a>> {
+    path.map(|path| (flag, path)).into_iter().collect()
 }
 
 impl Scored {

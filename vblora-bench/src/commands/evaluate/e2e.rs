@@ -9,6 +9,7 @@ use vblora::storage::write_atomically;
 
 use super::{answers::WITH_MODEL, generated::GeneratedArguments};
 use crate::{
+    commands::apart::check_apart,
     evaluate::e2e::{Corpus, E2eScores, HOW_TO_GET_METEOR, JavaMetrics, References, Scored},
     program::{complain, say},
     terminal::visible,
@@ -70,6 +71,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         "--segments is for one file of outputs, found {}",
         arguments.outputs.len()
     );
+    if let Some(segments) = &arguments.segments {
+        let outputs = arguments.outputs.iter();
+        let outputs = outputs.map(|path| ("--outputs", path.as_path()));
+        let read: Vec<_> = outputs.chain([("--refs", refs.as_path())]).collect();
+        check_apart(&[("--segments", segments)], &read)?;
+    }
     let java = arguments
         .java_metrics
         .as_deref()

@@ -53,6 +53,7 @@ pub(super) struct GeneratedArguments {
 impl GeneratedArguments {
     /// Answers and scores. `None` after a signal.
     pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Scored>> {
+        self.answers.check_apart(self.export.as_deref())?;
         let settings = Evaluation {
             beams: self.beams,
             length_penalty: self.length_penalty,

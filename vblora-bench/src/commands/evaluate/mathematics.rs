@@ -74,6 +74,7 @@ pub(super) fn math(arguments: &MathArguments) -> Result<()> {
 
 fn run(arguments: &CommonArguments, benchmark: Benchmark, scorers: &[Scorer]) -> Result<()> {
     let headline = headline(arguments, scorers)?;
+    arguments.answers.check_apart(arguments.export.as_deref())?;
     let settings = Evaluation {
         prompt: arguments.prompt,
         ..Evaluation::default()

@@ -3,10 +3,10 @@
 use std::{
     io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -88,7 +88,7 @@ impl JavaMetrics {
             let arguments = [program, "-preserveLines", "-lowerCase"];
             let mut java = self.start("the Stanford tokenizer", &["-cp"], jar, &arguments)?;
             java.send(lines.join("\n"));
-            java.all_lines(lines.len())
+            java.all_lines(lines)
         })
     }
 
@@ -245,8 +245,9 @@ impl Running {
         score.ok_or_else(|| self.failed(&format!("expected a score in 0..=1, java said {line:?}")))
     }
 
-    /// All lines of an answer that ends the program: `count` of them, of which the last may be left out where they are empty.
-    fn all_lines(&mut self, count: usize) -> Result<Vec<String>> {
+    /// All lines of an answer that ends the program: one for each text. The last may be left out where their texts are blank.
+    fn all_lines(&mut self, texts: &[String]) -> Result<Vec<String>> {
+        let count = texts.len();
         self.input = None;
         let mut lines = Vec::new();
         loop {
@@ -262,8 +263,9 @@ impl Running {
         if !succeeded {
             return Err(self.failed("java failed"));
         }
-        let is_empty = lines.iter().skip(count).all(String::is_empty);
-        if !is_empty {
+        let is_extra = lines.iter().skip(count).any(|line| !line.is_empty());
+        let mut left_out = texts.iter().skip(lines.len());
+        if is_extra || left_out.any(|text| !text.trim().is_empty()) {
             let reason = format!("expected {count} lines of tokens, found {}", lines.len());
             return Err(self.failed(&reason));
         }
@@ -271,11 +273,26 @@ impl Running {
         Ok(lines)
     }
 
+    /// The status of a program that ended by itself. One that closed its output gets a moment to end.
+    fn ended(&mut self) -> Option<ExitStatus> {
+        let start = Instant::now();
+        let has_closed = || matches!(self.lines.try_recv(), Err(TryRecvError::Disconnected));
+        loop {
+            match self.child.try_wait() {
+                Ok(None) if has_closed() && start.elapsed() < LAST_WAIT => {
+                    thread::sleep(Duration::from_millis(5));
+                }
+                found => return found.ok().flatten(),
+            }
+        }
+    }
+
     /// The error with the end of what the program wrote to its error output.
     fn failed(&mut self, reason: &str) -> Error {
+        let ended = self.ended();
         // A second kill or wait has nothing left to do.
         let _ = self.child.kill();
-        let status = self.child.wait();
+        let _ = self.child.wait();
         // A program that it started may keep the output open.
         let lines = std::iter::from_fn(|| self.said.recv_timeout(LAST_WAIT).ok());
         let said: Vec<u8> = lines.flat_map(|line| [line, vec![b' ']].concat()).collect();
@@ -285,7 +302,7 @@ impl Running {
         let start = (start..=said.len())
             .find(|&at| said.is_char_boundary(at))
             .unwrap_or(0);
-        let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+        let status = ended.map_or(String::new(), |status| format!(" ({status})"));
         let said = if said.is_empty() {
             "nothing"
         } else {
@@ -293,7 +310,7 @@ impl Running {
         };
         failed(
             self.name,
-            format!("{reason} ({status}); its error output: {said}"),
+            format!("{reason}{status}; its error output: {said}"),
         )
     }
 }
@@ -307,7 +324,7 @@ impl Drop for Running {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::{fs, time::Instant};
+    use std::fs;
 
     use super::*;
 
@@ -373,7 +390,7 @@ esac; done";
             ),
             (
                 "echo hello; sleep 60",
-                "METEOR: expected the counts of a segment, java said \"hello\"",
+                "METEOR: expected the counts of a segment, java said \"hello\"; its error output",
             ),
             (
                 "echo 1.0 2.0; echo 1.0 2.0; echo NaN; sleep 60",
@@ -422,7 +439,11 @@ esac; done";
             ),
             (
                 "cat; echo; echo z",
-                "the Stanford tokenizer: expected 1 lines of tokens, found 2",
+                "the Stanford tokenizer: expected 1 lines of tokens, found 2 (exit status: 0)",
+            ),
+            (
+                "exit 0",
+                "the Stanford tokenizer: expected 1 lines of tokens, found 0 (exit status: 0)",
             ),
         ] {
             let dir = tempfile::tempdir().unwrap();
@@ -438,6 +459,17 @@ esac; done";
             (&found.outputs[0][..], &found.references[0][0][..]),
             ("y", "x")
         );
+        let blank = Segment {
+            output: " ",
+            references: &references,
+        };
+        let script = "read -r line; echo \"$line\"";
+        let found = with_java(script, dir.path()).tokenize(&[segment, blank]);
+        assert!(found.is_err(), "{found:?}");
+        let script = "grep -v '^ *$'";
+        let dir = tempfile::tempdir().unwrap();
+        let found = with_java(script, dir.path()).tokenize(&[segment, blank]);
+        assert_eq!(found.unwrap().outputs, ["y", ""]);
     }
 
     #[test]

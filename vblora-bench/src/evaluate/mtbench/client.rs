@@ -21,6 +21,9 @@ pub const OPENAI: &str = "https://api.openai.com/v1";
 const MAX_ANSWER: u64 = 16 << 20;
 const SHOWN: usize = 200;
 
+/// The path below the base address.
+const PATH: &str = "/chat/completions";
+
 /// The unit of time in which a wait is given up after a signal.
 const PULSE: Duration = Duration::from_millis(50);
 
@@ -158,7 +161,7 @@ impl Endpoint {
             .build();
         Ok(Self {
             agent,
-            address: format!("{}/chat/completions", base.trim_end_matches('/')),
+            address: format!("{}{PATH}", base.trim_end_matches('/')),
             key,
             patience,
             was_there: AtomicBool::new(false),
@@ -186,7 +189,7 @@ impl Endpoint {
                 return Err(Failure::Interrupted);
             }
             let (reason, asked) = match self.attempt(&body) {
-                Ok(judgment) => return Ok(judgment),
+                Ok(judgment) => return Ok(self.clean(judgment)),
                 Err(Trouble::Lasting(failure)) => return Err(self.without_key(failure)),
                 Err(Trouble::Passing(reason, asked)) => (self.clean(reason), asked),
             };
@@ -210,9 +213,8 @@ impl Endpoint {
         };
         self.was_there.store(was_there, Ordering::Relaxed);
         match answer {
-            Ok(answer) if (200..300).contains(&answer.status()) => read(answer),
-            Ok(answer) => Err(refused(answer.status(), answer)),
-            Err(ureq::Error::Status(status, answer)) => Err(refused(status, answer)),
+            Ok(answer) if (200..300).contains(&answer.status()) => self.read(answer),
+            Ok(answer) | Err(ureq::Error::Status(_, answer)) => Err(self.refused(answer)),
             Err(ureq::Error::Transport(cause)) => Err(unreached(&cause, was_there)),
         }
     }
@@ -232,12 +234,120 @@ impl Endpoint {
         }
     }
 
-    /// A message without the key, which some endpoints repeat.
+    /// A text without the key, which some endpoints repeat, also in the forms that it has in JSON.
     fn clean(&self, text: String) -> String {
-        match &self.key {
-            Some(ApiKey(key)) => text.replace(key.as_str(), "[key]"),
-            None => text,
+        let Some(ApiKey(key)) = &self.key else {
+            return text;
+        };
+        let quoted = Value::from(key.as_str()).to_string();
+        let quoted = &quoted[1..quoted.len() - 1];
+        let forms = [quoted.replace('/', "\\/"), quoted.into(), key.clone()];
+        forms
+            .iter()
+            .fold(text, |text, form| match text.contains(form) {
+                true => text.replace(form, "[key]"),
+                false => text,
+            })
+    }
+
+    /// A text in one line of bounded length. The key is taken out before a cut could leave a part of it.
+    fn shortened(&self, text: &str) -> String {
+        let text = self.clean(text.to_owned());
+        let words: Vec<_> = text.split_whitespace().collect();
+        let line = words.join(" ");
+        match line.char_indices().nth(SHOWN) {
+            Some((at, _)) => format!("{}..", &line[..at]),
+            None => line,
         }
+    }
+
+    /// The start of an answer, for a message.
+    fn start(&self, bytes: &[u8]) -> String {
+        match bytes {
+            [] => "nothing".into(),
+            bytes => self.shortened(&String::from_utf8_lossy(bytes)),
+        }
+    }
+
+    /// The judgment in a successful answer.
+    fn read(&self, answer: Response) -> std::result::Result<String, Trouble> {
+        let passing = |reason: String| Trouble::Passing(reason, None);
+        let mut bytes = Vec::new();
+        let read = answer
+            .into_reader()
+            .take(MAX_ANSWER + 1)
+            .read_to_end(&mut bytes);
+        read.map_err(|e| passing(format!("the answer was cut off: {e}")))?;
+        if bytes.len() as u64 > MAX_ANSWER {
+            let most = MAX_ANSWER >> 20;
+            return Err(passing(format!("the answer is longer than {most} MiB")));
+        }
+        let value: Value = serde_json::from_slice(&bytes).map_err(|e| {
+            passing(format!(
+                "the answer is not JSON: {e}: {}",
+                self.start(&bytes)
+            ))
+        })?;
+        let choice = &value["choices"][0];
+        let message = &choice["message"];
+        let texts = [&message["content"], &message["refusal"]].map(Value::as_str);
+        let text = texts
+            .into_iter()
+            .flatten()
+            .find(|text| !text.trim().is_empty());
+        match (text, choice["finish_reason"].as_str()) {
+            (Some(text), _) => Ok(text.to_owned()),
+            (None, Some("content_filter")) => {
+                let reason = "the endpoint refused the content (content_filter)";
+                Err(Trouble::Lasting(Failure::This(reason.into())))
+            }
+            (None, _) => {
+                let start = self.start(&bytes);
+                Err(passing(format!("no judgment in the answer: {start}")))
+            }
+        }
+    }
+
+    /// The trouble that a status says.
+    fn refused(&self, answer: Response) -> Trouble {
+        let status = answer.status();
+        let asked = answer.header("Retry-After").and_then(retry_after);
+        if let (300..=399, Some(place)) = (status, answer.header("Location")) {
+            let place = self.shortened(&base_of(place, &self.address));
+            let reason = format!("status {status}: moved to {place}; give that as --base-url");
+            return Trouble::Lasting(Failure::All(reason));
+        }
+        let mut bytes = Vec::new();
+        // A message that is cut off is still one.
+        let _ = answer
+            .into_reader()
+            .take(MAX_ANSWER)
+            .read_to_end(&mut bytes);
+        let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+        let error = &value["error"];
+        let message = error["message"]
+            .as_str()
+            .map_or_else(|| self.start(&bytes), |text| self.shortened(text));
+        let reason = format!("status {status}: {message}");
+        let is_out_of_money = error["code"] == "insufficient_quota";
+        match status {
+            429 if is_out_of_money => Trouble::Lasting(Failure::All(reason)),
+            408 | 409 | 425 | 429 | 500.. => Trouble::Passing(reason, asked),
+            300..=399 | 401..=405 => Trouble::Lasting(Failure::All(reason)),
+            _ => Trouble::Lasting(Failure::This(reason)),
+        }
+    }
+}
+
+/// The base address that leads to the place of a redirection from `address`.
+fn base_of(place: &str, address: &str) -> String {
+    let place = place.strip_suffix(PATH).unwrap_or(place);
+    // A path alone is one on the same host.
+    let is_path = place.starts_with('/') && !place.starts_with("//");
+    let host = address.splitn(4, '/').take(3).collect::<Vec<_>>().join("/");
+    match is_path {
+        true => host + place,
+        false => place.to_owned(),
     }
 }
 
@@ -248,61 +358,6 @@ pub fn is_local(address: &str) -> bool {
         let rest = host.strip_prefix(local);
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with([':', '/']))
     })
-}
-
-/// The judgment in a successful answer.
-fn read(answer: Response) -> std::result::Result<String, Trouble> {
-    let passing = |reason: String| Trouble::Passing(reason, None);
-    let mut bytes = Vec::new();
-    let read = answer
-        .into_reader()
-        .take(MAX_ANSWER)
-        .read_to_end(&mut bytes);
-    read.map_err(|e| passing(format!("the answer was cut off: {e}")))?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|e| passing(format!("the answer is not JSON: {e}: {}", start(&bytes))))?;
-    let choice = &value["choices"][0];
-    let message = &choice["message"];
-    let texts = [&message["content"], &message["refusal"]].map(Value::as_str);
-    let text = texts
-        .into_iter()
-        .flatten()
-        .find(|text| !text.trim().is_empty());
-    match (text, choice["finish_reason"].as_str()) {
-        (Some(text), _) => Ok(text.to_owned()),
-        (None, Some("content_filter")) => {
-            let reason = "the endpoint refused the content (content_filter)";
-            Err(Trouble::Lasting(Failure::This(reason.into())))
-        }
-        (None, _) => Err(passing(format!(
-            "no judgment in the answer: {}",
-            start(&bytes)
-        ))),
-    }
-}
-
-/// The trouble that a status says.
-fn refused(status: u16, answer: Response) -> Trouble {
-    let asked = answer.header("Retry-After").and_then(retry_after);
-    let mut bytes = Vec::new();
-    // A message that is cut off is still one.
-    let _ = answer
-        .into_reader()
-        .take(MAX_ANSWER)
-        .read_to_end(&mut bytes);
-    let value: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-    let error = &value["error"];
-    let message = error["message"]
-        .as_str()
-        .map_or_else(|| start(&bytes), shortened);
-    let reason = format!("status {status}: {message}");
-    let is_out_of_money = error["code"] == "insufficient_quota";
-    match status {
-        429 if is_out_of_money => Trouble::Lasting(Failure::All(reason)),
-        408 | 409 | 425 | 429 | 500.. => Trouble::Passing(reason, asked),
-        300..=399 | 401..=405 => Trouble::Lasting(Failure::All(reason)),
-        _ => Trouble::Lasting(Failure::This(reason)),
-    }
 }
 
 /// The trouble of an endpoint that did not answer. One that was never there is most likely not running, or has another address.
@@ -339,24 +394,6 @@ fn retry_after(header: &str) -> Option<Duration> {
     }
     let date = rfc2822::parse(header).ok()?.timestamp();
     date.duration_since(Timestamp::now()).try_into().ok()
-}
-
-/// The start of an answer, for a message.
-fn start(bytes: &[u8]) -> String {
-    match bytes {
-        [] => "nothing".into(),
-        bytes => shortened(&String::from_utf8_lossy(bytes)),
-    }
-}
-
-/// One line of bounded length.
-fn shortened(text: &str) -> String {
-    let words: Vec<_> = text.split_whitespace().collect();
-    let line = words.join(" ");
-    match line.char_indices().nth(SHOWN) {
-        Some((at, _)) => format!("{}..", &line[..at]),
-        None => line,
-    }
 }
 
 fn sleep(wait: Duration, is_interrupted: &dyn Fn() -> bool) {
@@ -431,5 +468,27 @@ mod tests {
         assert!(!format!("{endpoint:?}").contains("sk-secret"));
         let failure = endpoint.without_key(Failure::All("wrong key sk-secret".into()));
         assert_eq!(failure, Failure::All("wrong key [key]".into()));
+        let odd = Endpoint {
+            key: Some(ApiKey(r#"sk-a/b"c"#.into())),
+            ..endpoint
+        };
+        for form in [r#"sk-a/b"c"#, r#"sk-a/b\"c"#, r#"sk-a\/b\"c"#] {
+            assert_eq!(odd.clean(format!("<{form}>")), "<[key]>");
+        }
+        // A cut in the middle of the key would leave its start.
+        let text = format!("{}sk-a/b\"c", " x".repeat(98));
+        assert!(!odd.shortened(&text).contains("sk-"), "{text}");
+    }
+
+    #[test]
+    fn a_redirection_names_the_base_address() {
+        let address = "http://host:1/v1/chat/completions";
+        for (place, base) in [
+            ("https://other/v2/chat/completions", "https://other/v2"),
+            ("/v2/chat/completions", "http://host:1/v2"),
+            ("https://other/login", "https://other/login"),
+        ] {
+            assert_eq!(base_of(place, address), base);
+        }
     }
 }

@@ -292,7 +292,9 @@ impl<B: VbLoraBackend> Asking<'_, B> {
                 false => ControlFlow::Continue(()),
             }
         };
-        let rows = self.responder.generate(&prompts, &settings, go_on)?;
+        let rows = self
+            .responder
+            .generate(&prompts, &settings, self.interrupted, go_on)?;
         for row in &rows {
             done.tokens += row.tokens.len();
             let is_cut = matches!(row.ended, Ended::Length | Ended::Capacity);

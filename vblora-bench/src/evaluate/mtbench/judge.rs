@@ -286,7 +286,8 @@ impl Desk {
             let reason = judgment.error.clone().filter(|_| in_a_row >= FAILURES);
             let mut done = self.add(job, judgment);
             if let Some(reason) = reason {
-                let reason = format!("{in_a_row} judgments in a row failed, the last by {reason}");
+                let reason =
+                    format!("{in_a_row} judgments in a row failed, the last one: {reason}");
                 done = done.and(Err(failed(endpoint, reason)));
             }
             if done.is_err() {

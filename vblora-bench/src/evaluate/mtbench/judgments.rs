@@ -71,11 +71,12 @@ pub struct JudgmentFile {
     path: PathBuf,
     /// The judgments in the file's order.
     judgments: Vec<Judgment>,
-    file: File,
+    /// Open for appending. A file that does not exist yet is made with its first judgment.
+    file: Option<File>,
 }
 
 impl JudgmentFile {
-    /// Opens a file to append to it, or makes it. A last line that a killed process left unfinished is dropped.
+    /// Opens a file to append to it. The first judgment makes a file that does not exist. A last line that a killed process left unfinished is dropped.
     ///
     /// # Errors
     /// The file cannot be read or written; a line that is not the last does not parse.
@@ -97,14 +98,14 @@ impl JudgmentFile {
                 ),
             }
         }
-        if !rest.is_empty() || !path.exists() {
+        if !rest.is_empty() {
             write(path, &judgments)?;
         }
-        let file = File::options().append(true).open(path);
+        let is_there = path.exists();
         Ok(Self {
             path: path.to_owned(),
             judgments,
-            file: file.map_err(|e| Error::write(path, e))?,
+            file: is_there.then(|| growing(path)).transpose()?,
         })
     }
 
@@ -133,8 +134,12 @@ impl JudgmentFile {
     /// The file cannot be written.
     pub fn append(&mut self, judgment: Judgment) -> Result<()> {
         let line = line(&self.path, &judgment)?;
-        let written = self.file.write_all(line.as_bytes());
-        let synced = written.and_then(|()| self.file.sync_data());
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(growing(&self.path)?),
+        };
+        let written = file.write_all(line.as_bytes());
+        let synced = written.and_then(|()| file.sync_data());
         synced.map_err(|e| Error::write(&self.path, e))?;
         self.judgments.push(judgment);
         Ok(())
@@ -157,11 +162,20 @@ impl JudgmentFile {
         });
         if self.judgments.len() < before {
             write(&self.path, &self.judgments)?;
-            let file = File::options().append(true).open(&self.path);
-            self.file = file.map_err(|e| Error::write(&self.path, e))?;
+            self.file = Some(growing(&self.path)?);
         }
         Ok(())
     }
+}
+
+/// A file that is appended to, made where there is none.
+fn growing(path: &Path) -> Result<File> {
+    let failed = |cause| Error::write(path, cause);
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let file = File::options().append(true).create(true).open(path);
+    file.map_err(failed)
 }
 
 fn parse(path: &Path, text: &str) -> Result<Vec<Judgment>> {
@@ -213,6 +227,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/f.jsonl");
         let mut file = JudgmentFile::open(&path).unwrap();
+        assert!(!path.exists(), "no file before the first judgment");
         file.append(judgment(5, 7)).unwrap();
         file.append(judgment(6, 7)).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();

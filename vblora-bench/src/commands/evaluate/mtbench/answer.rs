@@ -11,6 +11,7 @@ use super::question_file;
 use crate::{
     Error,
     commands::{
+        apart::check_apart,
         device::DeviceArguments,
         evaluate::model::{MODEL, ModelArguments},
         progress,
@@ -54,8 +55,8 @@ pub(super) struct Arguments {
     /// File of questions [default: OUT/question.jsonl]
     #[arg(long, value_name = "FILE", help_heading = ANSWERS)]
     questions: Option<PathBuf>,
-    /// Prompts: alpaca, llama-2, mistral, vicuna_v1.1, gemma, zero_shot, one_shot or raw of FastChat; chat (the model's chat template); or
-    /// training (the form of the adapter's training) [default: training]
+    /// Form of the prompts: chat (the model's template), training (the adapter's form), or FastChat's alpaca, llama-2, mistral, vicuna_v1.1,
+    /// gemma, zero_shot, one_shot or raw [default: training]
     #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
     template: Option<TemplateName>,
     /// Maximum number of tokens of an answer
@@ -85,8 +86,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(arguments.batch > 0, "--batch 0 answers nothing");
     ensure!(arguments.limit != Some(0), "--limit 0 answers nothing");
     let questions_path = question_file(arguments.questions.as_ref(), &arguments.out);
-    let questions = Questions::read(&questions_path)?;
     let path = answer_file(&arguments.out, &arguments.model_id)?;
+    arguments.check_apart(&path, &questions_path)?;
+    let questions = Questions::read(&questions_path)?;
     let model = arguments.base.open(&arguments.model)?;
     let adapter = arguments.base.adapter.as_deref();
     let template = Template::find(arguments.template.as_ref(), adapter, model.files())?;
@@ -121,6 +123,21 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         complain("interrupted; the same command goes on");
     }
     Ok(())
+}
+
+impl Arguments {
+    /// Refuses questions or an adapter in the place of the answers.
+    fn check_apart(&self, answers: &Path, questions: &Path) -> Result<()> {
+        let beside = answers.with_extension("json");
+        let written = [
+            ("the file of answers", answers),
+            ("the file beside the answers", &*beside),
+        ];
+        let adapter = self.base.adapter.as_deref();
+        let adapter = adapter.map(|path| ("--adapter", path));
+        let read = [("--questions", questions)].into_iter().chain(adapter);
+        check_apart(&written, &read.collect::<Vec<_>>())
+    }
 }
 
 /// The settings that answers depend on.

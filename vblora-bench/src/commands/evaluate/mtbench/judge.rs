@@ -12,7 +12,7 @@ use serde_json::json;
 
 use super::question_file;
 use crate::{
-    commands::progress,
+    commands::{apart::check_apart, progress},
     evaluate::mtbench::{
         AnswerFile, ApiKey, Desk, Endpoint, JudgePrompts, Judging, Judgment, JudgmentFile,
         Material, OPENAI, Outcome, Patience, Questions, Request, answer_file, is_local, json_line,
@@ -23,6 +23,9 @@ use crate::{
 
 /// The environment variable with the key of OpenAI.
 const OPENAI_KEY: &str = "OPENAI_API_KEY";
+
+/// The longest wait for an answer, in seconds: a day.
+const LONGEST_TIMEOUT: u64 = 86_400;
 
 // Headings of the help.
 const JUDGMENTS: &str = "Judgments";
@@ -91,6 +94,17 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     arguments.check()?;
     let path = judgment_file(&arguments.out, &arguments.judge)?;
+    let given = [
+        ("--questions", &arguments.questions),
+        ("--prompts", &arguments.prompts),
+        ("--references", &arguments.references),
+    ];
+    let given = given.into_iter();
+    let given = given.filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
+    check_apart(
+        &[("the file of judgments", &path)],
+        &given.collect::<Vec<_>>(),
+    )?;
     let requests = arguments.requests()?;
     if arguments.dry_run {
         return arguments.rehearse(&path, &requests);
@@ -159,10 +173,14 @@ impl Arguments {
             ("--parallel", self.parallel),
             ("--repeat", self.repeat),
             ("--tries", self.tries),
-            ("--timeout", self.timeout as usize),
         ] {
             ensure!(value > 0, "{flag} must be at least 1, found 0");
         }
+        ensure!(
+            (1..=LONGEST_TIMEOUT).contains(&self.timeout),
+            "--timeout must be 1 to {LONGEST_TIMEOUT}, found {}",
+            self.timeout
+        );
         ensure!(
             self.parallel <= 256,
             "--parallel must be at most 256, found {}",
@@ -262,10 +280,13 @@ impl Arguments {
             say(json_line(&line)?);
         }
         complain(format!(
-            "{} of {} judgments would be asked for, {} times each: {letters} characters",
+            "{} of {} judgments would be asked for, {}: {letters} characters",
             left.len(),
             requests.len(),
-            self.repeat
+            match self.repeat {
+                1 => "once each".into(),
+                times => format!("{times} times each"),
+            }
         ));
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
@@ -59,6 +59,11 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<()> {
     let path = arguments.judgments()?;
     let judgments = JudgmentFile::read(&path)?;
+    ensure!(
+        !judgments.is_empty(),
+        "{}: no judgment in this file; `vblora evaluate mtbench judge` makes them",
+        path.display()
+    );
     let questions = question_file(arguments.questions.as_ref(), &arguments.out);
     let questions = match arguments.questions.is_some() || questions.exists() {
         true => Some(Questions::read(&questions)?),
