@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
 
-use super::{device::DeviceArguments, models, progress};
+use super::{adapter, device::DeviceArguments, models, progress};
 use crate::{
     predict::{Classifier, Form, Rows, run},
     program::{complain, is_interrupted},
@@ -46,6 +46,7 @@ pub(super) struct ClassifierArguments {
 impl ClassifierArguments {
     /// The base's files and the trained head.
     pub(super) fn open(&self) -> Result<(ModelFiles, Classifier)> {
+        adapter::check_no_session(&self.adapter)?;
         let files = models::find(&self.model, self.revision.as_deref())?;
         let classifier = Classifier::open(&self.adapter, &files)?;
         Ok((files, classifier))

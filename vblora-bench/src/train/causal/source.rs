@@ -6,12 +6,15 @@ use vblora_models::{
     decoder::{self, CausalLm},
 };
 
-use super::{encode::Encoding, objective::Causal};
+use super::{
+    encode::{EncodedTexts, Encoding},
+    objective::{Causal, epoch},
+};
 use crate::{
     Error, Result,
     recipes::Recipe,
-    tasks::causal::Texts,
-    train::{Loaded, ModelSummary, Source},
+    tasks::causal::{Layout, Texts},
+    train::{DataName, Loaded, ModelSummary, Source, Survey},
 };
 
 /// Texts to train on, and held-out texts.
@@ -58,8 +61,73 @@ pub fn encoding<'a>(
     })
 }
 
+/// Notes for the user on texts that were changed or left out.
+fn notes(train: &EncodedTexts, dev: &EncodedTexts, max_length: usize) -> Vec<String> {
+    let splits = [("training", train), ("held-out", dev)];
+    let moved = splits.into_iter().filter(|(_, split)| split.moved() > 0);
+    let moved = moved.map(|(name, split)| {
+        format!(
+            "{} prompts of {name} texts have other tokens alone, as generation has them, than before their responses",
+            split.moved()
+        )
+    });
+    let rendered = splits.into_iter().filter(|(_, split)| split.rendered() > 0);
+    let rendered = rendered.map(|(name, split)| {
+        format!(
+            "{} {name} texts begin or end with special tokens of the model already, as from a chat template, and do not get these twice",
+            split.rendered()
+        )
+    });
+    splits
+        .into_iter()
+        .filter(|(_, split)| split.cut() + split.dropped() > 0)
+        .map(|(name, split)| {
+            format!(
+                "{} {name} texts were cut to fit {max_length} tokens (prompts from their left, conversations by their last turns), {} left out",
+                split.cut(),
+                split.dropped()
+            )
+        })
+        .chain(moved)
+        .chain(rendered)
+        .collect()
+}
+
 impl Source for TextSource {
     type Objective<B: VbLoraBackend> = Causal;
+
+    fn named(&self, _: &Recipe) -> DataName {
+        let Texts {
+            texts,
+            source,
+            layout,
+            ..
+        } = &self.train;
+        let name = source.file_name().unwrap_or(source.as_os_str());
+        let has_turns = texts.iter().any(|text| text.turns.is_some());
+        DataName {
+            name: name.to_string_lossy().into_owned(),
+            unit: match (layout, has_turns) {
+                (Layout::Blocks, _) => "block",
+                (Layout::Examples, true) => "conversation",
+                (Layout::Examples, false) => "text",
+            },
+        }
+    }
+
+    fn survey(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Survey> {
+        let config = config(recipe, files)?;
+        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(&config)?;
+        let encoding = encoding(recipe, &config, &tokenizer)?;
+        let train = encoding.encode(&self.train)?;
+        let dev = encoding.encode(&self.held_out)?;
+        let seed = recipe.seeds.first().copied().unwrap_or_default();
+        Ok(Survey {
+            rows: [train.len(), dev.len()],
+            batches: epoch(&train, recipe, seed, 1).len(),
+            notes: notes(&train, &dev, encoding.max_length),
+        })
+    }
 
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
         let config = config(recipe, files)?;
@@ -85,35 +153,7 @@ impl Source for TextSource {
         let encoding = encoding(recipe, &config, &tokenizer)?;
         let train = encoding.encode(&self.train)?;
         let dev = encoding.encode(&self.held_out)?;
-        let splits = [("training", &train), ("held-out", &dev)];
-        let moved = splits.into_iter().filter(|(_, split)| split.moved() > 0);
-        let moved = moved.map(|(name, split)| {
-            format!(
-                "{} prompts of {name} texts have other tokens alone, as generation has them, than before their responses",
-                split.moved()
-            )
-        });
-        let rendered = splits.into_iter().filter(|(_, split)| split.rendered() > 0);
-        let rendered = rendered.map(|(name, split)| {
-            format!(
-                "{} {name} texts begin or end with special tokens of the model already, as from a chat template, and do not get these twice",
-                split.rendered()
-            )
-        });
-        let notes = splits
-            .into_iter()
-            .filter(|(_, split)| split.cut() + split.dropped() > 0)
-            .map(|(name, split)| {
-                format!(
-                    "{} {name} texts were cut to fit {} tokens (prompts from their left, conversations by their last turns), {} left out",
-                    split.cut(),
-                    encoding.max_length,
-                    split.dropped()
-                )
-            })
-            .chain(moved)
-            .chain(rendered)
-            .collect();
+        let notes = notes(&train, &dev, encoding.max_length);
         let (base, _) = CausalLm::load_with(config, files, device)?;
         Ok(Loaded {
             base,
