@@ -15,14 +15,18 @@ pub(super) fn check(path: &Path) -> Result<()> {
     }
 }
 
-/// Refuses a directory of a session in place of an adapter or a head.
-pub(super) fn check_no_session(path: &Path) -> Result<()> {
-    let is_run = [ADAPTER, "head.safetensors", "model.safetensors"]
-        .iter()
-        .any(|name| path.join(name).is_file());
-    match why_session(path).filter(|_| !is_run) {
-        None => Ok(()),
-        Some(reason) => bail!("{}: {reason}", path.display()),
+/// Refuses a directory of a session in place of one of its runs.
+pub(super) fn check_run(path: &Path) -> Result<()> {
+    if !is_session(path) || is_run(path) {
+        return Ok(());
+    }
+    match folders(path, is_run).as_slice() {
+        [] => Ok(()),
+        runs => bail!(
+            "{}: it is the directory of a session; its runs are in {}",
+            path.display(),
+            runs.join(", ")
+        ),
     }
 }
 
@@ -40,28 +44,36 @@ pub fn why_none(dir: &Path) -> Option<String> {
     if has("model.safetensors") {
         return Some("no adapter: it is a whole model, in model.safetensors".into());
     }
-    why_session(dir)
-}
-
-/// What the directory of a session holds instead of an adapter.
-fn why_session(dir: &Path) -> Option<String> {
-    let has = |name: &str| dir.join(name).is_file();
-    (has("config.toml") || has("results.json")).then(|| match adapters_in(dir).as_slice() {
-        [] => {
-            "no adapter: it is the directory of a session, and no run of it has an adapter".into()
+    is_session(dir).then(|| {
+        let runs = folders(dir, |folder| folder.join(ADAPTER).is_file());
+        match runs.as_slice() {
+            [] => "no adapter: it is the directory of a session, and no run of it has an adapter"
+                .into(),
+            runs => format!(
+                "no adapter: it is the directory of a session; the adapters of its runs are in {}",
+                runs.join(", ")
+            ),
         }
-        runs => format!(
-            "no adapter: it is the directory of a session; the adapters of its runs are in {}",
-            runs.join(", ")
-        ),
     })
 }
 
-/// The names of the subdirectories that hold an adapter, sorted.
-fn adapters_in(dir: &Path) -> Vec<String> {
+/// Returns true if training has written to the directory.
+fn is_session(dir: &Path) -> bool {
+    let marks = ["config.toml", "results.json"];
+    marks.iter().any(|name| dir.join(name).is_file())
+}
+
+/// Returns true if the directory holds what a run has trained.
+fn is_run(dir: &Path) -> bool {
+    let marks = [ADAPTER, "head.safetensors", "model.safetensors"];
+    marks.iter().any(|name| dir.join(name).is_file())
+}
+
+/// The names of the subdirectories of a kind, sorted.
+fn folders(dir: &Path, is_wanted: impl Fn(&Path) -> bool) -> Vec<String> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let runs = entries.filter(|entry| entry.path().join(ADAPTER).is_file());
-    let mut names: Vec<_> = runs
+    let found = entries.filter(|entry| is_wanted(&entry.path()));
+    let mut names: Vec<_> = found
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();

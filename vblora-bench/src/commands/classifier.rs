@@ -46,7 +46,7 @@ pub(super) struct ClassifierArguments {
 impl ClassifierArguments {
     /// The base's files and the trained head.
     pub(super) fn open(&self) -> Result<(ModelFiles, Classifier)> {
-        adapter::check_no_session(&self.adapter)?;
+        adapter::check_run(&self.adapter)?;
         let files = models::find(&self.model, self.revision.as_deref())?;
         let classifier = Classifier::open(&self.adapter, &files)?;
         Ok((files, classifier))

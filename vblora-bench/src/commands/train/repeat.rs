@@ -206,3 +206,26 @@ impl Arguments {
         self.device.backend
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_bare_if_it_only_says_which_session_goes_on() {
+        let is_bare = |line: &str| is_bare(&line.split(' ').map(String::from).collect::<Vec<_>>());
+        for line in [
+            "train --resume --out run",
+            "--out=run --resume --quiet",
+            "train --out --epochs --resume",
+        ] {
+            assert!(is_bare(line), "{line}");
+        }
+        for line in [
+            "train --resume --out run --epochs 3",
+            "train --model train --resume --out run",
+        ] {
+            assert!(!is_bare(line), "{line}");
+        }
+    }
+}
