@@ -217,7 +217,7 @@ pub enum Error {
         /// The checkpoint or configuration.
         place: PathBuf,
         /// The part that differs: backend, base model, data, recipe or run.
-        part: &'static str,
+        part: String,
         /// The stored value.
         expected: String,
         /// The present value.
@@ -241,7 +241,7 @@ pub enum Error {
         /// The file that says so.
         place: PathBuf,
         /// The part that differs: backend, base model, data, recipe, threads.
-        part: &'static str,
+        part: String,
         /// The recorded value.
         expected: String,
         /// The present value.

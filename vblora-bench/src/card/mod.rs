@@ -5,8 +5,11 @@ mod escape;
 
 use std::path::Path;
 
+use vblora::storage::read_text;
+
 use crate::{
     Result,
+    limits::MAX_TEXT_BYTES,
     metrics::Metric,
     recipes::Recipe,
     results::{EpochScores, RunResult},
@@ -14,6 +17,33 @@ use crate::{
 
 pub(crate) use base::Base;
 use escape::{code, fenced, quoted};
+
+/// What an example of a file of conversations is.
+const CONVERSATION: &str = "conversation";
+/// The tag of an adapter that was trained on conversations.
+const CONVERSATIONAL: &str = "conversational";
+/// The name of the training split's hash.
+pub(crate) const TRAIN: &str = "training split";
+/// The name of the development split's hash.
+pub(crate) const DEV: &str = "development split";
+
+/// Returns true if the card at this path says that the adapter was trained on conversations.
+pub(crate) fn is_conversational(card: &Path) -> bool {
+    let text = read_text(card, MAX_TEXT_BYTES).unwrap_or_default();
+    let metadata = text.strip_prefix("---\n").unwrap_or_default();
+    let mut lines = metadata.lines().take_while(|line| *line != "---");
+    lines.any(|line| line.strip_prefix("- ") == Some(CONVERSATIONAL))
+}
+
+/// The hashes of the training and the development split in the card at this path.
+pub(crate) fn splits(card: &Path) -> Option<[String; 2]> {
+    let text = read_text(card, MAX_TEXT_BYTES).ok()?;
+    let hash = |name: &str| {
+        let (_, rest) = text.split_once(&format!("\n- {name}: `"))?;
+        Some(rest.split_once('`')?.0.to_owned())
+    };
+    Some([hash(TRAIN)?, hash(DEV)?])
+}
 
 /// The hashes of a run's inputs.
 #[derive(Debug)]
@@ -31,6 +61,12 @@ pub(crate) struct Hashes<'a> {
 pub(crate) struct Card<'a> {
     /// The run so far. Its best evaluation is that of the adapter.
     pub(crate) result: &'a RunResult,
+    /// The name of the data: that of the task, or of the file of texts.
+    pub(crate) data: &'a str,
+    /// What an example is: `row`, `text`, `conversation` or `block`.
+    pub(crate) unit: &'a str,
+    /// The numbers of examples that were trained on and evaluated on.
+    pub(crate) rows: [usize; 2],
     pub(crate) recipe: &'a Recipe,
     pub(crate) base: Base,
     pub(crate) hashes: Hashes<'a>,
@@ -89,9 +125,10 @@ impl Card<'_> {
         }));
         lines.push(format!("- {}", quoted(&self.result.method)));
         lines.push("- burn".into());
+        lines.extend((self.unit == CONVERSATION).then(|| format!("- {CONVERSATIONAL}")));
         let metrics = self.metrics();
         if !metrics.is_empty() {
-            let name = quoted(task.name());
+            let name = quoted(self.data);
             lines.push("metrics:".into());
             lines.extend(metrics.iter().map(|(metric, _)| format!("- {metric}")));
             lines.push("model-index:".into());
@@ -116,30 +153,34 @@ impl Card<'_> {
     fn introduction(&self) -> String {
         let RunResult {
             method,
-            task,
             seed,
             targets,
             ..
         } = self.result;
+        let name = code(self.data);
+        let (title, data) = match self.result.task.is_text() {
+            true => (format!("the {}s of {name}", self.unit), String::new()),
+            false => (name, "the task ".to_owned()),
+        };
+        let ([train, dev], unit) = (self.rows, self.unit);
         let revision = match self.base.revision() {
             Some(revision) => format!(" at revision {}", code(revision)),
             None => String::new(),
         };
         let base = code(self.base.name());
-        let loaded = match task.is_text() {
+        let loaded = match self.result.task.is_text() {
             true => "",
             false => {
                 ", with its head, on the base as transformers' AutoModelForSequenceClassification with the `config.json` of the directory"
             }
         };
         format!(
-            "# {} for {}\n\n\
-             An adapter of {base}{revision} by the method {}, trained on the task {} with seed {seed} on the linear maps {}. \
+            "# {} for {title}\n\n\
+             An adapter of {base}{revision} by the method {}, trained on {data}{title} with seed {seed} on the linear maps {}. \
+             It was trained on {train} {unit}s and evaluated on {dev}. \
              `vblora` {} made it. PEFT loads this directory{loaded}.\n\n",
             code(method),
-            code(task.name()),
             code(method),
-            code(task.name()),
             code(targets),
             env!("CARGO_PKG_VERSION"),
         )
@@ -167,15 +208,19 @@ impl Card<'_> {
     fn sizes(&self) -> String {
         let RunResult {
             trained_parameters,
-            stored_parameters,
+            stored_bytes,
             head_parameters,
             ..
         } = self.result;
+        let head = match head_parameters {
+            0 => String::new(),
+            head => format!("- trained and stored parameters of the head: {head}\n"),
+        };
         format!(
             "## Sizes\n\n\
              - trained parameters of the adapter: {trained_parameters}\n\
-             - stored parameters of the adapter, in float32-equivalents: {stored_parameters}\n\
-             - trained and stored parameters of the head: {head_parameters}\n\
+             - bytes of the stored adapter: {stored_bytes}\n\
+             {head}\
              - bytes of `adapter_model.safetensors`: {}\n\n",
             self.adapter_bytes
         )
@@ -187,8 +232,8 @@ impl Card<'_> {
             "## Hashes\n\n\
              SHA-256 of what the adapter was trained on. A split is hashed as tokens and labels, a large one as texts and labels.\n\n\
              - files of the base: `{model}`\n\
-             - training split: `{train}`\n\
-             - development split: `{dev}`\n\n"
+             - {TRAIN}: `{train}`\n\
+             - {DEV}: `{dev}`\n\n"
         )
     }
 
@@ -211,7 +256,8 @@ impl Card<'_> {
         };
         format!(
             "## The command that repeats it\n\n\
-             It ran on the backend {}{threads}.{note}\n\n{}\n",
+             It ran on the backend {}{threads}.{note} `--out` must be new, or `vblora verify RUN`, with the directory of the run, \
+             repeats it elsewhere and compares the bytes.\n\n{}\n",
             code(self.backend),
             fenced("sh", &command)
         )
@@ -260,12 +306,26 @@ mod tests {
 
     fn text(base: Base, task: &str, arguments: &[&str]) -> String {
         let mut result = test_run("vblora", "all", 1, &[0.5, 0.75]);
-        result.task.name = task.into();
+        result.task = match task.ends_with(".jsonl") {
+            true => Task::text(),
+            false => Task {
+                name: task.into(),
+                ..result.task
+            },
+        };
+        result.head_parameters *= u64::from(!result.task.is_text());
         let mut recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
         recipe.model = "/home/me/secret/model".into();
         let arguments: Vec<String> = arguments.iter().map(|word| (*word).into()).collect();
         let card = Card {
             result: &result,
+            data: task,
+            unit: if task.ends_with(".jsonl") {
+                CONVERSATION
+            } else {
+                "row"
+            },
+            rows: [96, 24],
             recipe: &recipe,
             base,
             hashes: Hashes {
@@ -292,12 +352,30 @@ mod tests {
             "at revision `abc123`",
             "PEFT loads this directory, with its head, on",
             "in epoch 2:\n\n- accuracy: 0.75\n",
+            "It was trained on 96 rows and evaluated on 24.",
+            "- bytes of the stored adapter: 101376\n- trained and stored parameters of the head: 1051650\n",
             "- bytes of `adapter_model.safetensors`: 1234\n",
+            "`vblora verify RUN`",
             "- training split: `t5`\n",
-            "flex` with 2 threads.\n\n```sh\nvblora train --data 'my data.tsv' --seeds 1\n```\n",
+            "\n\n```sh\nvblora train --data 'my data.tsv' --seeds 1\n```\n",
             "```toml\ntask = \"demo\"\nmodel = \"org/name\"\n",
         ] {
             assert!(text.contains(part), "{part:?} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_card_of_conversations_is_named_after_their_file_and_knows_their_form() {
+        let dir = tempfile::tempdir().unwrap();
+        let card = dir.path().join("README.md");
+        for (task, is_conversational) in [("chat.jsonl", true), ("mrpc", false)] {
+            let text = text(Base::directory("model"), task, &[]);
+            std::fs::write(&card, &text).unwrap();
+            assert_eq!(super::is_conversational(&card), is_conversational, "{text}");
+            assert_eq!(splits(&card), Some(["t5".into(), "d5".into()]), "{text}");
+            let named = text.contains("# `vblora` for the conversations of `chat.jsonl`\n");
+            assert_eq!(named, is_conversational, "{text}");
+            assert_eq!(text.contains("the head"), !is_conversational, "{text}");
         }
     }
 

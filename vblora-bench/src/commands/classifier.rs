@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
 
-use super::{device::DeviceArguments, models, progress};
+use super::{adapter, device::DeviceArguments, models, progress};
 use crate::{
     predict::{Classifier, Form, Rows, run},
     program::{complain, is_interrupted},
@@ -46,6 +46,9 @@ pub(super) struct ClassifierArguments {
 impl ClassifierArguments {
     /// The base's files and the trained head.
     pub(super) fn open(&self) -> Result<(ModelFiles, Classifier)> {
+        if let Some(adapter) = &self.adapter {
+            adapter::check_run(adapter)?;
+        }
         let files = models::find(&self.model, self.revision.as_deref())?;
         let model = Path::new(&self.model);
         let dir = self.adapter.as_deref().unwrap_or(model);

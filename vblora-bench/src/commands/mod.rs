@@ -1,5 +1,6 @@
 //! Subcommands that several programs share. `vblora`, `cargo xtask` and the examples parse the same arguments and call the same functions.
 
+pub mod adapter;
 mod apart;
 mod classifier;
 pub mod config;

@@ -28,7 +28,7 @@ Train a run directory's adapters again and compare their bytes
 
 The command that made the directory is run again, in a temporary directory, with the recorded recipe. Before training starts, the model's \
 files, the data, the backend and the numbers of threads must be the recorded ones; the error names the first difference. Relative paths \
-are those of the present directory. The exit status is 0 if every file of every run is the same, and 1 otherwise. Only flex and ndarray \
+are those of the present directory. Every file of weights and settings of every run is compared. The exit status is 0 if all are the same, and 1 otherwise. Only flex and ndarray \
 repeat a run to the bit.";
 
 /// Train a run directory's adapters again and compare their bytes
@@ -69,6 +69,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if is_interrupted() {
         say("Interrupted before the adapters were compared.");
         return Ok(code);
+    }
+    for path in RunDir::foreign(dir)? {
+        say(format!(
+            "{}: not compared, since this session did not make it",
+            path.display()
+        ));
     }
     let mut are_same = true;
     for run in &runs {
@@ -130,11 +136,11 @@ fn check(dir: &Path, made: &Made, backend: BackendKind) -> Result<()> {
         dir.display()
     );
     let here = Made::here(Vec::new());
-    let other = |part, expected: String, found: String| {
+    let other = |part: &str, expected: String, found: String| {
         let place = dir.join("session.json");
         Err(Error::OtherRepetition {
             place,
-            part,
+            part: part.to_owned(),
             expected,
             found,
         })

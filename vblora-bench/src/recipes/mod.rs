@@ -5,6 +5,7 @@
 
 mod builtin;
 mod class_weights;
+mod difference;
 mod evaluation;
 mod recipe;
 mod text;
@@ -12,6 +13,7 @@ mod validate;
 
 pub use builtin::Size;
 pub use class_weights::{ClassWeights, WeightRule};
+pub(crate) use difference::{Difference, first_difference};
 pub use evaluation::EvaluationSettings;
 pub use recipe::{
     AdamSettings, HeadInit, HeadSettings, LearningRates, Recipe, ScheduleSettings, SharedBank,

@@ -349,6 +349,11 @@ impl Recipe {
         toml::to_string(self).map_err(|e| syntax("to be written", e))
     }
 
+    /// The recipe as a table of TOML, with the same keys and values.
+    pub(super) fn to_table(&self) -> Result<toml::Table> {
+        toml::Table::try_from(self).map_err(|e| syntax("to be written", e))
+    }
+
     /// The form in which the base is held, given the form of its files, with the settings of 4 bits.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use super::numbers::{grouped, human_bytes};
 use super::{Align, Table, as_markdown, by_class_tables};
-use crate::results::{Results, Spread, Stop, Summary};
+use crate::results::{Results, Spread, Stop, Summary, best_run};
 use crate::tasks::Task;
 
 /// The summary as Markdown: one table per task, with one row per method and targets. Notes below it state how best and last were chosen,
@@ -100,16 +100,11 @@ fn classes(task: &Task, results: &Results) -> String {
     if task.is_known() {
         return String::new();
     }
-    let metric = task.primary_metric;
-    let runs = results.runs.iter().filter(|run| run.task == *task);
-    let scored = runs.filter_map(|run| {
-        let (best, by_class) = (run.best.as_ref()?, run.by_class.as_ref()?);
-        let merit = best.metrics.get(metric).map(|value| metric.merit(value));
-        Some((merit.unwrap_or(f64::NEG_INFINITY), run, best, by_class))
-    });
-    // The first of equal runs.
-    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
-    best.map_or(String::new(), |(_, run, best, by_class)| {
+    let runs = results.runs.iter();
+    let runs = runs.filter(|run| run.task == *task && run.by_class.is_some());
+    let parts =
+        best_run(runs).and_then(|run| Some((run, run.best.as_ref()?, run.by_class.as_ref()?)));
+    parts.map_or(String::new(), |(run, best, by_class)| {
         let name = format!("{} {} seed {}", run.method, run.targets, run.seed);
         format!(
             "\nEach class on dev, epoch {} of {}:\n\n{}",
@@ -150,12 +145,13 @@ fn notes(task: &Task, results: &Results, rows: &[&Summary]) -> String {
     let mut notes = match task.is_text() {
         true => vec![
             "Negative log-likelihood per predicted token on held-out texts, in nats, median ± sample standard deviation \
-             over seeds. Best: each run's lowest epoch, picked on these texts themselves; last: its last epoch."
+             over seeds. Best: each run's best evaluation, picked on these texts themselves; the adapter written is that one. \
+             Last: its last evaluation."
                 .to_string(),
         ],
         false => vec![
-            "Dev scores, median ± sample standard deviation over seeds. Best: each run's highest epoch, picked on dev \
-             itself; last: its last epoch."
+            "Dev scores, median ± sample standard deviation over seeds. Best: each run's best evaluation, picked on dev \
+             itself; the adapter written is that one. Last: its last evaluation."
                 .to_string(),
             "Trained and stored are of the adapter alone; the head is trained and stored beside it.".into(),
         ],

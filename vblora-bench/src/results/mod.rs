@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vblora::storage::{read_file, strict_json, write_atomically};
 
-pub use run::{EpochResult, EpochScores, RunResult, Speed, best_epoch, since_best};
+pub use run::{EpochResult, EpochScores, RunResult, Speed, best_epoch, best_run, since_best};
 pub use stop::Stop;
 pub use summary::{Spread, Summary, summarise};
 

@@ -183,6 +183,19 @@ pub fn best_epoch(epochs: &[EpochResult], metric: Metric) -> Option<&EpochResult
     })
 }
 
+/// The run with the best value of its task's primary metric at its best evaluation, the first of equal ones. Runs of several tasks do not
+/// compare.
+pub fn best_run<'a>(runs: impl IntoIterator<Item = &'a RunResult>) -> Option<&'a RunResult> {
+    let scored = runs.into_iter().filter_map(|run| {
+        let metric = run.task.primary_metric;
+        let value = run.best.as_ref()?.metrics.get(metric);
+        let merit = value.map_or(f64::NEG_INFINITY, |value| metric.merit(value));
+        Some((merit, run))
+    });
+    let best = scored.reduce(|best, next| if next.0 > best.0 { next } else { best });
+    best.map(|(_, run)| run)
+}
+
 fn nan_for_null<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<f64, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }

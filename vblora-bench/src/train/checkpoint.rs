@@ -253,9 +253,9 @@ impl RunCheckpoints {
 
     /// Refuses a checkpoint of another run, or of the same run with other settings.
     fn check_run(&self, place: &Path, state: &State) -> Result<()> {
-        let other = |part, expected: &str, found: &str| Error::OtherRun {
+        let other = |part: &str, expected: &str, found: &str| Error::OtherRun {
             place: place.to_owned(),
-            part,
+            part: part.to_owned(),
             expected: expected.to_owned(),
             found: found.to_owned(),
         };

@@ -62,6 +62,10 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         split.truncated()
     }
 
+    fn rows(split: &EncodedSplit) -> usize {
+        split.len()
+    }
+
     fn epoch(split: &EncodedSplit, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
         match recipe.group_by_length {
             true => order::grouped(&split.lengths(), seed, epoch, recipe.batch),

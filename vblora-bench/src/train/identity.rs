@@ -14,6 +14,9 @@ use vblora_models::host_tensor;
 
 use crate::{Result, recipes::Recipe};
 
+/// The name of the data among the parts of an identity.
+pub(super) const DATA: &str = "data";
+
 /// The properties of a run that must be unchanged when it is resumed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,7 +80,7 @@ impl Identity {
         [
             ("backend", other.backend.as_str(), self.backend.as_str()),
             ("base model", &other.base, &self.base),
-            ("data", &other.data, &self.data),
+            (DATA, &other.data, &self.data),
             ("recipe", &other.recipe, recipe),
             ("bank", bank(other), bank(self)),
         ]

@@ -165,6 +165,17 @@ impl Layout {
         Ok(())
     }
 
+    /// What a session's folders hold that no session here has made. A folder that is no run of a session stands for all in it.
+    pub(super) fn into_foreign(self) -> Vec<PathBuf> {
+        let Self {
+            foreign, strangers, ..
+        } = self;
+        let alone = |path: &PathBuf| !strangers.iter().any(|folder| path.starts_with(folder));
+        let mut found: Vec<_> = foreign.into_iter().filter(alone).collect();
+        found.extend(strangers);
+        found
+    }
+
     /// One file or folder that a session made, if any.
     pub(super) fn first(&self) -> Option<&Path> {
         let mut all = self.files.iter().rev().chain(&self.folders);

@@ -1,4 +1,4 @@
-//! The progress of a run: a progress bar for people, JSON lines for programs.
+//! The progress of a run: a progress bar for people, a line for each evaluation where there is no terminal, JSON lines for programs.
 
 use std::{
     fs::File,
@@ -19,6 +19,7 @@ use crate::{
     Error, Result,
     limits::MAX_LOG_BYTES,
     metrics::{Metric, Scores},
+    program::complain,
     results::{EpochResult, EpochScores, RunResult},
     tensorboard::EventFile,
 };
@@ -213,7 +214,7 @@ impl StepLog {
 
     /// An evaluation. `ends_epoch` is true if the epoch ended with it.
     pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult, ends_epoch: bool) -> Result<()> {
-        self.show(|| {
+        let line = || {
             let within = match epoch.step {
                 Some(step) if !ends_epoch => format!("  step {step:>6}"),
                 Some(_) | None => String::new(),
@@ -225,7 +226,8 @@ impl StepLog {
                 epoch.train_loss,
                 text(&epoch.metrics)
             )
-        });
+        };
+        self.show(line, complain);
         if let (Some(events), Some(step)) = (&mut self.events, epoch.step) {
             let metric =
                 |(metric, value): (Metric, Option<f64>)| Some((format!("dev/{metric}"), value?));
@@ -244,7 +246,7 @@ impl StepLog {
         evaluation: &EpochScores,
         compact: &Compact,
     ) -> Result<()> {
-        self.show(|| {
+        let line = || {
             format!(
                 "{:<18} as a compact file of 8 bits: {} bytes, factors off by {:.1e} of {:.1e} at most, {}",
                 run.label(),
@@ -253,7 +255,8 @@ impl StepLog {
                 compact.largest_entry,
                 text(&compact.metrics)
             )
-        });
+        };
+        self.show(line, |line| tracing::info!("{line}"));
         let label = run.label();
         self.write(&Line::Compact {
             run: &label,
@@ -264,11 +267,11 @@ impl StepLog {
         self.flush()
     }
 
-    /// Prints a line above the progress bar, or logs it without a bar.
-    fn show(&self, line: impl FnOnce() -> String) {
+    /// Prints a line above the progress bar. Without a terminal, for which there is no bar, `otherwise` prints it.
+    fn show(&self, line: impl FnOnce() -> String, otherwise: impl FnOnce(String)) {
         match (self.quiet, self.bar.is_hidden()) {
             (true, _) => {}
-            (false, true) => tracing::info!("{}", line()),
+            (false, true) => otherwise(line()),
             (false, false) => self.bar.println(line()),
         }
     }

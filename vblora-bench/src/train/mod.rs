@@ -51,7 +51,7 @@ pub(crate) use parameters::RequireGrad;
 pub use run::{Prepared, Run};
 pub use run_dir::RunDir;
 pub use session::{Ended, Session};
-pub use source::{DataSource, Loaded, ModelSummary, Source};
+pub use source::{DataName, DataSource, Loaded, ModelSummary, Source, Survey};
 pub use step::{MicroGradients, StepReport, StepSum};
 pub use touched::Touched;
 

@@ -59,6 +59,9 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// The number of examples that were cut to the maximum length or left out.
     fn truncated(split: &Self::Split) -> u64;
 
+    /// The number of examples.
+    fn rows(split: &Self::Split) -> usize;
+
     /// The micro-batches of an epoch, a function of (seed, epoch). Their number depends only on the split and the recipe.
     fn epoch(split: &Self::Split, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Self::Rows>;
 

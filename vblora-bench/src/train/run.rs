@@ -14,7 +14,7 @@ use super::{
     method::Method,
     objective::Objective,
     run_dir::RunDir,
-    source::ModelSummary,
+    source::{DataName, ModelSummary},
     training::Training,
 };
 use crate::{
@@ -47,6 +47,8 @@ pub struct Prepared<B: VbLoraBackend, O: Objective<B> = Classification> {
     pub bank: Option<Bank>,
     /// The identity that checkpoints are bound to.
     pub identity: Identity,
+    /// The name of the data.
+    pub(super) data: DataName,
     /// The length of every run.
     pub(super) length: Length,
     /// The hashes of the encoded training and development split.

@@ -17,7 +17,7 @@ use vblora_models::{BaseDtype, ModelFiles};
 
 use super::{
     checkpoint::{self, CheckpointSettings},
-    identity::Identity,
+    identity::{DATA, Identity},
     layout::{self, CARD, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE, TENSORBOARD},
     learner::{Learner, Trained},
     made::Made,
@@ -28,9 +28,9 @@ use super::{
 };
 use crate::{
     Error, Result,
-    card::{Base, Card, Hashes},
+    card::{self, Base, Card, Hashes},
     directory::{DirLock, clear_leftovers, is_file},
-    recipes::Recipe,
+    recipes::{Difference, Recipe, first_difference},
     recordings::{Header, Recorder},
     results::{Results, RunResult},
     terminal::visible,
@@ -103,24 +103,35 @@ impl SessionIdentity {
         Ok(write_atomically(path, &text)?)
     }
 
-    /// Refuses to repeat the session in `dir` with another model, other data, another recipe or backend.
-    pub(super) fn check_repeats(&self, dir: &Path) -> Result<()> {
+    /// Refuses to repeat the session in `dir` with another model, other data, another recipe or backend. `splits` are the hashes of the
+    /// encoded training and development split.
+    pub(super) fn check_repeats(
+        &self,
+        dir: &Path,
+        (recipe, held): (&Recipe, BaseDtype),
+        splits: &[String; 2],
+    ) -> Result<()> {
         let place = dir.join(SESSION);
-        self.check(&Self::read(&place)?, &place)
-            .map_err(|error| match error {
-                Error::OtherRun {
+        let same = check_recipe(dir, recipe, held);
+        let same = same.and_then(|()| self.check(&Self::read(&place)?, &place));
+        same.map_err(|error| match error {
+            Error::OtherRun {
+                place,
+                part,
+                expected,
+                found,
+            } => {
+                let split = (part == DATA).then(|| other_split(dir, splits)).flatten();
+                let (part, expected, found) = split.unwrap_or((part, expected, found));
+                Error::OtherRepetition {
                     place,
                     part,
                     expected,
                     found,
-                } => Error::OtherRepetition {
-                    place,
-                    part,
-                    expected,
-                    found,
-                },
-                other => other,
-            })
+                }
+            }
+            other => other,
+        })
     }
 
     /// Refuses a directory of another session.
@@ -138,7 +149,7 @@ impl SessionIdentity {
             None => Ok(()),
             Some((part, there, here)) => Err(Error::OtherRun {
                 place: place.to_owned(),
-                part,
+                part: part.to_owned(),
                 expected: there.to_owned(),
                 found: here.to_owned(),
             }),
@@ -193,6 +204,7 @@ impl<'a> Claim<'a> {
             old: Layout::default(),
             is_resumed: false,
         };
+        require_room(claim.path)?;
         if claim.path.is_dir() {
             claim.lock = Some(DirLock::take(claim.path, LOCK)?);
             claim.look()?;
@@ -320,19 +332,44 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// Refuses a recipe that differs from the existing session's. The error names the first line that differs. Earlier versions recorded "f32"
+/// Refuses a path at which no directory can be or become.
+fn require_room(path: &Path) -> Result<()> {
+    let there = path.ancestors().find(|place| place.exists());
+    match there.filter(|place| !place.is_dir()) {
+        None => Ok(()),
+        Some(file) => Err(Error::in_the_way(
+            file,
+            "expected a directory, found a file",
+        )),
+    }
+}
+
+/// Refuses a recipe that differs from the existing session's. The error names the first key that differs. Earlier versions recorded "f32"
 /// where the files are in 4 bits.
 fn check_recipe(dir: &Path, recipe: &Recipe, held: BaseDtype) -> Result<()> {
-    let there = RunDir::recipe(dir)?.settled(held).to_toml()?;
-    let here = recipe.settled(held).to_toml()?;
-    match first_difference(&there, &here) {
+    let (there, here) = (RunDir::recipe(dir)?.settled(held), recipe.settled(held));
+    match first_difference(&there, &here)? {
         None => Ok(()),
-        Some((there, here)) => Err(Error::OtherRun {
+        Some(Difference { key, first, second }) => Err(Error::OtherRun {
             place: dir.join(CONFIG),
-            part: "recipe",
-            expected: there,
-            found: here,
+            part: format!("recipe's {key}"),
+            expected: first,
+            found: second,
         }),
+    }
+}
+
+/// The split whose hash differs from that on the cards of a session's adapters, with both hashes. `None` if both differ, or no card has them.
+fn other_split(dir: &Path, here: &[String; 2]) -> Option<(String, String, String)> {
+    let cards = layout::folders(dir).ok()?.into_iter();
+    let mut there = cards.filter_map(|folder| card::splits(&folder.join(CARD)));
+    let there = there.next()?;
+    let names = [card::TRAIN, card::DEV].into_iter();
+    let pairs = names.zip(there.into_iter().zip(here));
+    let mut others = pairs.filter(|(_, (there, here))| there != *here);
+    match (others.next(), others.next()) {
+        (Some((name, (there, here))), None) => Some((name.into(), there, here.clone())),
+        _ => None,
     }
 }
 
@@ -382,6 +419,14 @@ impl RunDir {
         layout::trained_files(folder)
     }
 
+    /// Files and folders in the folders of runs that no session here has made, and folders with the names of runs that none has made.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn foreign(dir: &Path) -> Result<Vec<PathBuf>> {
+        Ok(Layout::find(dir)?.into_foreign())
+    }
+
     /// Writes the card of an adapter, with the scores of the last evaluation.
     pub(super) fn save_card<B: VbLoraBackend, O: Objective<B>>(
         &self,
@@ -400,6 +445,9 @@ impl RunDir {
         } = &self.identity;
         let [train, dev] = &prepared.splits;
         let card = Card {
+            data: &prepared.data.name,
+            unit: prepared.data.unit,
+            rows: [O::rows(&prepared.train), O::rows(&prepared.dev)],
             result,
             recipe: &prepared.recipe,
             base: Base::new(&prepared.files),
@@ -622,15 +670,6 @@ impl RunDir {
         };
         O::save(learner, saving)
     }
-}
-
-/// The first line in which two texts differ.
-fn first_difference(a: &str, b: &str) -> Option<(String, String)> {
-    let line = |text: &str, i: usize| text.lines().nth(i).unwrap_or("no more lines").to_owned();
-    let lines = a.lines().count().max(b.lines().count());
-    (0..lines)
-        .map(|i| (line(a, i), line(b, i)))
-        .find(|(a, b)| a != b)
 }
 
 /// The PEFT form in which an adapter is stored: VB-LoRA as bank and codes, other methods unchanged. With `select-all`, the logits are

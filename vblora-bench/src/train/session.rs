@@ -19,11 +19,12 @@ use super::{
     output::Output,
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
-    source::{DataSource, Loaded, ModelSummary, Source},
+    source::{DataSource, Loaded, ModelSummary, Source, Survey},
 };
 use crate::{
     Error, Result,
     directory::DirLock,
+    program::complain,
     recipes::Recipe,
     results::{Results, RunResult, Stop},
 };
@@ -97,6 +98,51 @@ impl<S: Source> Session<S> {
         ))
     }
 
+    /// The rest of the dry run: reads the data, and checks everything that can be checked without the model's weights. Returns the outline
+    /// of what would run.
+    ///
+    /// # Errors
+    /// Settings, data or the output directory are wrong, as in [`run`](Self::run).
+    pub fn rehearse(&self) -> Result<String> {
+        self.validate()?;
+        self.out.as_ref().map(|out| self.claim(out)).transpose()?;
+        self.bank(&self.summary()?)?;
+        let Survey {
+            rows,
+            batches,
+            notes,
+        } = self.data.survey(&self.recipe, &self.files)?;
+        for note in notes.iter().filter(|_| !self.quiet) {
+            tracing::warn!("{note}");
+        }
+        let length = Length::new(&self.recipe, batches.div_ceil(self.recipe.accumulation))?;
+        Ok(self.outline(rows, length))
+    }
+
+    /// What runs, in a line. `rows` are the examples of the training and the development split.
+    fn outline(&self, rows: [usize; 2], length: Length) -> String {
+        let Recipe { epochs, seeds, .. } = &self.recipe;
+        let of_epoch = length.steps_per_epoch;
+        let steps = match length.steps < epochs.saturating_mul(of_epoch) {
+            true => format!(
+                "{} ({of_epoch} are an epoch)",
+                counted(length.steps, "step")
+            ),
+            false => format!(
+                "{} × {}",
+                counted(*epochs, "epoch"),
+                counted(of_epoch, "step")
+            ),
+        };
+        format!(
+            "{} × {} × {steps}; {} to train on, {} to evaluate on",
+            counted(self.methods.len(), "method"),
+            counted(seeds.len(), "seed"),
+            counted(rows[0], self.data.named(&self.recipe).unit),
+            rows[1],
+        )
+    }
+
     /// The model's summary for a dry run.
     ///
     /// # Errors
@@ -155,6 +201,11 @@ impl<S: Source> Session<S> {
         // Errors of the directory are found before anything is loaded.
         let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
         let prepared = self.prepare::<B>(device)?;
+        if !self.quiet {
+            let rows =
+                [&prepared.train, &prepared.dev].map(<S::Objective<B> as Objective<B>>::rows);
+            complain(self.outline(rows, prepared.length));
+        }
         let backend = B::name(device);
         let enter = |claim| self.enter(claim, &prepared, &backend);
         let dir = claim.map(enter).transpose()?;
@@ -223,14 +274,14 @@ impl<S: Source> Session<S> {
 
     /// Refuses to continue with fewer runs, because the results of the others would be lost.
     fn check_past(&self, past: &[RunResult]) -> Result<()> {
-        let other = |(part, expected, found)| {
+        let other = |(part, expected, found): (&str, String, String)| {
             Err(Error::OtherRun {
                 place: self
                     .out
                     .as_ref()
                     .map(|out| out.dir.clone())
                     .unwrap_or_default(),
-                part,
+                part: part.to_owned(),
                 expected,
                 found,
             })
@@ -272,17 +323,17 @@ impl<S: Source> Session<S> {
     }
 
     /// Opens the output directory, new or with its existing files.
-    fn enter<B: VbLoraBackend, O: Objective<B>>(
+    fn enter<B: VbLoraBackend>(
         &self,
         claim: Claim<'_>,
-        prepared: &Prepared<B, O>,
+        prepared: &Prepared<B, S::Objective<B>>,
         backend: &str,
     ) -> Result<RunDir> {
-        let (identity, held) = (&prepared.identity, prepared.summary.base_dtype);
+        let held = prepared.summary.base_dtype;
         let made = Made::here(claim.arguments().to_vec());
-        let identity = SessionIdentity::new(&self.files, identity.clone(), made)?;
+        let identity = SessionIdentity::new(&self.files, prepared.identity.clone(), made)?;
         if let Some(repeated) = self.out.as_ref().and_then(|out| out.repeats.as_ref()) {
-            identity.check_repeats(repeated)?;
+            identity.check_repeats(repeated, (&self.recipe, held), &prepared.splits)?;
         }
         let write_config = |dir: &RunDir| {
             let recipe = self.recipe.settled(held);
@@ -354,8 +405,17 @@ impl<S: Source> Session<S> {
             before,
             recipe: recipe.settled(held),
             device: device.clone(),
+            data: self.data.named(recipe),
             length,
             splits,
         })
+    }
+}
+
+/// A number and what it counts.
+fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        number => format!("{number} {what}s"),
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     Result, demo,
     recipes::Recipe,
     tasks::{
-        Split, SplitName,
+        Split, SplitName, class_counts,
         own::{OwnData, Splits},
         read_split,
     },
@@ -27,6 +27,15 @@ pub trait Source: Debug {
     /// The configuration cannot be used; the settings do not fit this kind of task.
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary>;
 
+    /// The name of the data.
+    fn named(&self, recipe: &Recipe) -> DataName;
+
+    /// Reads the data without the model, and checks them.
+    ///
+    /// # Errors
+    /// A file is missing or wrong; a weight of classes fits no class.
+    fn survey(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Survey>;
+
     /// Loads the examples and the model.
     ///
     /// # Errors
@@ -37,6 +46,26 @@ pub trait Source: Debug {
         files: &ModelFiles,
         device: &B::Device,
     ) -> Result<Loaded<B, Self::Objective<B>>>;
+}
+
+/// The name of data for readers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataName {
+    /// The name: that of the task, or of the file of texts.
+    pub name: String,
+    /// What an example is: `row`, `text`, `conversation`, or `block` of documents.
+    pub unit: &'static str,
+}
+
+/// The numbers of a session's data.
+#[derive(Debug)]
+pub struct Survey {
+    /// Examples of the training and the development split.
+    pub rows: [usize; 2],
+    /// Micro-batches of an epoch.
+    pub batches: usize,
+    /// Notes on the data for the user.
+    pub notes: Vec<String>,
 }
 
 /// The model's properties that a dry run needs.
@@ -161,6 +190,40 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<EncoderConfig> {
 
 impl Source for DataSource {
     type Objective<B: VbLoraBackend> = Classification;
+
+    fn named(&self, recipe: &Recipe) -> DataName {
+        DataName {
+            name: recipe.task.name().to_owned(),
+            unit: "row",
+        }
+    }
+
+    fn survey(&self, recipe: &Recipe, _: &ModelFiles) -> Result<Survey> {
+        let classes = recipe.task.classes();
+        let (rows, counts, notes) = match self {
+            Self::Own(own) => {
+                let Splits { train, dev, notes } = own.read(&recipe.task)?;
+                let counts = train.counts(classes.len());
+                ([train.len(), dev.len()], counts, notes)
+            }
+            Self::Demo | Self::Directory(_) => {
+                let train = self.read(recipe, SplitName::Train)?;
+                let dev = self.read(recipe, SplitName::Dev)?;
+                let labels = train.examples.iter().map(|example| &example.label);
+                let counts = class_counts(labels, classes.len());
+                let rows = [&train, &dev].map(|split| split.examples.len());
+                (rows, counts, Vec::new())
+            }
+        };
+        if let Some(weights) = &recipe.class_weights {
+            weights.resolve(classes, &counts)?;
+        }
+        Ok(Survey {
+            rows,
+            batches: rows[0].div_ceil(recipe.batch),
+            notes,
+        })
+    }
 
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
         let config = config(recipe, files)?;

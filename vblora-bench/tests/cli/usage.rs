@@ -204,3 +204,68 @@ fn a_directory_without_recordings_says_how_one_is_made() {
     assert_eq!(status, 1, "{error}");
     assert!(error.contains("hours"), "{error}");
 }
+
+#[test]
+fn a_first_mistake_of_training_says_which_flag_is_missing() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let row = |i: usize| format!("{i},the {i}th text,{}\n", ["bad", "good"][i % 2]);
+    let rows: String = (0..20).map(row).collect();
+    std::fs::write(at("a.csv"), format!("id,message,topic\n{rows}")).unwrap();
+    std::fs::write(at("dev.csv"), "id,message,topic\n1,x,bad\n2,x,other\n").unwrap();
+    let chat = r#"{"messages": [{"role": "user", "content": "x"}]}"#;
+    std::fs::write(at("chat.jsonl"), chat).unwrap();
+    std::fs::write(at("text.txt"), "x").unwrap();
+    std::fs::create_dir_all(at("run/head-seed1")).unwrap();
+    for name in [
+        "config.toml",
+        "results.json",
+        "table.md",
+        "head-seed1/head.safetensors",
+    ] {
+        std::fs::write(at("run").join(name), "").unwrap();
+    }
+    let table = "train --data a.csv --text message --label topic --plan";
+    let used = "--model bundled:roberta --adapter run --data a.csv";
+    for (arguments, reason) in [
+        (
+            "train --data a.csv --out x".to_owned(),
+            "a.csv: a table needs --text COLUMN and --label COLUMN; its columns are id, message, topic",
+        ),
+        (
+            "train --data chat.jsonl --method vblora".into(),
+            "conversations need --model with a causal model, for example bundled:llama",
+        ),
+        ("train --data text.txt".into(), "documents need --model"),
+        (
+            "train --data a.csv --task mrpc".into(),
+            "needs --data DIR with mrpc/train.tsv",
+        ),
+        // Nothing is left for training to find.
+        (format!("{table} --dev absent.csv"), "absent.csv"),
+        (format!("{table} --dev dev.csv"), "dev.csv, line 3"),
+        (format!("{table} --patience 90"), "evaluation.patience"),
+        (format!("{table} --out a.csv/x"), "a.csv is in the way"),
+        (format!("{table} --out run"), "run already holds a run"),
+        (format!("predict {used}"), "its runs are in head-seed1"),
+        (format!("evaluate {used}"), "its runs are in head-seed1"),
+        (
+            "generate --model bundled:llama --adapter run --prompt x".into(),
+            "the directory of a session",
+        ),
+        ("report run --out page".into(), "table.md and curves.svg"),
+    ] {
+        let (status, out, error) = vblora(dir.path(), &arguments);
+        assert_eq!(status, 1, "{arguments}: {error}");
+        assert!(error.contains(reason), "{arguments}: {error}");
+        assert!(!out.contains("VB-LoRA"), "{arguments}: {out}");
+    }
+    let (status, out, error) = vblora(
+        dir.path(),
+        &format!("{table} --epochs 2 --batch 4 --seeds 1,2"),
+    );
+    assert_eq!(status, 0, "{error}");
+    let outline =
+        "3 methods × 2 seeds × 2 epochs × 5 steps; 18 rows to train on, 2 to evaluate on\n";
+    assert!(out.ends_with(outline), "{out}");
+}

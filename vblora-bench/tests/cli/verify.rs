@@ -84,3 +84,67 @@ fn adapters_are_made_again_and_a_changed_byte_is_found() {
     refusal("verify run", &["run/session.json", "an earlier version"]);
     refusal("verify data", &["data/session.json"]);
 }
+
+#[test]
+fn a_table_of_another_name_is_repeated_and_a_session_goes_on_by_its_recorded_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let row = |i: usize| format!("the {i}th text,{}\n", ["bad", "good"][i % 2]);
+    let rows: String = (0..16).map(row).collect();
+    std::fs::write(at("a.csv"), format!("message,topic\n{rows}")).unwrap();
+    std::fs::write(at("dev.csv"), "message,topic\nx,bad\ny,good\n").unwrap();
+    std::fs::write(at("weights.toml"), "bad = 2.0\ngood = 1.0\n").unwrap();
+    let train = "train --data a.csv --text message --label topic --dev dev.csv --class-weights weights.toml --method vblora \
+                 --epochs 1 --batch 8 --out run";
+    let (status, out, error) = vblora(dir.path(), train);
+    assert_eq!(status, 0, "{error}");
+    assert!(
+        out.contains(
+            "Written to run: table.md, curves.svg, vblora-seed1/\nBest: run/vblora-seed1\n"
+        ),
+        "{out}"
+    );
+    // Without a terminal, each evaluation is a line.
+    for said in [
+        "1 method × 1 seed × 1 epoch × 2 steps; 16 rows",
+        "vblora seed 1      epoch   1  loss",
+    ] {
+        assert_eq!(error.matches(said).count(), 1, "{error}");
+    }
+
+    let (status, _, error) = vblora(dir.path(), "train --resume --out run --epochs 3");
+    assert_eq!(status, 1, "{error}");
+    for part in [
+        "its recipe's task is \"a\", now it is \"demo\"",
+        "first command: vblora train --data a.csv --text message",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let (status, out, error) = vblora(dir.path(), "train --resume --out run");
+    assert_eq!(status, 0, "{error}");
+    assert!(out.contains("| vblora |"), "{out}");
+
+    // The recipe has the task and the weights. Only rows are read again.
+    std::fs::rename(at("a.csv"), at("b.csv")).unwrap();
+    std::fs::remove_file(at("weights.toml")).unwrap();
+    std::fs::create_dir(at("run/lora-seed7")).unwrap();
+    for name in ["lora-seed7/a", "vblora-seed1/notes.txt"] {
+        std::fs::write(at("run").join(name), "").unwrap();
+    }
+    let (status, out, error) = vblora(dir.path(), "verify run --data b.csv");
+    assert_eq!(status, 0, "{error}");
+    for part in [
+        "run/lora-seed7: not compared",
+        "run/vblora-seed1/notes.txt: not compared",
+        "vblora-seed1: the same",
+    ] {
+        assert!(out.contains(part), "{out}");
+    }
+    std::fs::write(at("dev.csv"), "message,topic\nx,bad\nz,good\n").unwrap();
+    let (status, _, error) = vblora(dir.path(), "verify run --data b.csv");
+    assert_eq!(status, 1, "{error}");
+    assert!(
+        error.contains("cannot be repeated: its development split is "),
+        "{error}"
+    );
+}

@@ -272,7 +272,7 @@ fn rows_that_are_no_conversation_of_texts_are_named() {
     for (rows, expected) in [
         (
             row(&[("assistant", "a")]),
-            "line 1: expected a turn of the user before the first",
+            "line 1: expected a turn of the user before the first of the assistant, found the assistant in turn 1 of field",
         ),
         (
             turn(json!({"role": "robot", "content": "a"})),
@@ -323,8 +323,12 @@ fn rows_that_are_no_conversation_of_texts_are_named() {
             "found a field \"tools\"",
         ),
         (
+            json!({"system": "s", "messages": [{"role": "system", "content": "b"}]}).to_string(),
+            "found field \"system\" and turn 1 of field \"messages\"",
+        ),
+        (
             row(&[("user", "a"), ("system", "b"), ("assistant", "c")]),
-            "expected a system prompt in front",
+            "expected a system prompt in front of all other turns, found one in turn 2 of field",
         ),
         (
             row(&[("user", "a </s> b"), ("assistant", "c")]),

@@ -13,10 +13,11 @@ use vblora::{
     },
 };
 
-use vblora_bench::{commands::config::ModelConfig, predict::with_head_beside, train::HEAD_FILE};
-
-/// The file that marks a PEFT directory.
-const ADAPTER: &str = "adapter_config.json";
+use vblora_bench::{
+    commands::{adapter::why_none, config::ModelConfig},
+    predict::with_head_beside,
+    train::HEAD_FILE,
+};
 
 /// The place of an adapter.
 #[derive(Args, Clone)]
@@ -69,7 +70,7 @@ impl Place {
     }
 
     fn open_directory(&self) -> Result<Opened> {
-        if let Some(reason) = why_no_adapter(&self.path) {
+        if let Some(reason) = why_none(&self.path) {
             return Err(wrong(&self.path, reason).into());
         }
         let found = PeftDirectory::open(&self.path)?;
@@ -117,42 +118,6 @@ impl Place {
             })
             .collect()
     }
-}
-
-/// The reason why a directory of a session or of a model holds no adapter. `None` for all other directories.
-fn why_no_adapter(dir: &Path) -> Option<String> {
-    let has = |name: &str| dir.join(name).is_file();
-    if has(ADAPTER) {
-        return None;
-    }
-    if has(HEAD_FILE) {
-        return Some(format!(
-            "no adapter: the run trained the head alone, which is in {HEAD_FILE}"
-        ));
-    }
-    if has("model.safetensors") {
-        return Some("no adapter: it is a whole model, in model.safetensors".into());
-    }
-    (has("config.toml") || has("results.json")).then(|| match adapters_in(dir).as_slice() {
-        [] => {
-            "no adapter: it is the directory of a session, and no run of it has an adapter".into()
-        }
-        runs => format!(
-            "no adapter: it is the directory of a session; the adapters of its runs are in {}",
-            runs.join(", ")
-        ),
-    })
-}
-
-/// The names of the subdirectories that hold an adapter, sorted.
-fn adapters_in(dir: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let runs = entries.filter(|entry| entry.path().join(ADAPTER).is_file());
-    let mut names: Vec<_> = runs
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    names.sort();
-    names
 }
 
 /// The adapter's method and settings.

@@ -6,7 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use vblora_models::BaseDtype;
 
-use crate::{commands::models, evaluate::AnsweringModel};
+use crate::{
+    commands::{adapter, models},
+    evaluate::AnsweringModel,
+};
 
 /// The heading of the help.
 pub(super) const MODEL: &str = "Model and adapter";
@@ -33,6 +36,7 @@ impl ModelArguments {
     pub(super) fn open(&self, model: &str) -> Result<AnsweringModel> {
         let files = models::find(model, self.revision.as_deref())?;
         let adapter = self.adapter.as_deref();
+        adapter.map_or(Ok(()), adapter::check)?;
         Ok(AnsweringModel::open(
             files,
             self.base_dtype,

@@ -17,7 +17,7 @@ vblora generate --model path/to/gpt2 --adapter path/to/adapter --prompt Once";
 const LONG: &str = "\
 Generate text with a causal model, with or without an adapter
 
-The model is a GPT-2, Llama, Mistral or Gemma. One text is printed as it grows. Several are printed when all have ended.
+The model is a causal model: Llama, Qwen, Mistral, Gemma, GPT-2 and others (docs/models.md). One text is printed as it grows. Several are printed when all have ended.
 
 vblora generate --model path/to/SmolLM2-135M-Instruct --chat --prompt \"What is the capital of France?\"
 vblora generate --model path/to/mistral --temperature 0.7 --top-p 0.9 --seed 1 --stop \"###\" --prompt \"Once upon a time\"";

@@ -18,8 +18,9 @@ use vblora_models::{
 
 pub use arguments::Arguments;
 
-use super::models;
+use super::{adapter, models};
 use crate::{
+    card::is_conversational,
     program::{complain, is_closed_pipe, is_interrupted, listen},
     terminal::visible,
 };
@@ -52,6 +53,12 @@ pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> 
     let mut files = files;
     let adapter = match &arguments.adapter {
         Some(path) => {
+            adapter::check(path)?;
+            if !arguments.chat && is_conversational(&path.join("README.md")) {
+                complain(
+                    "note: this adapter was trained on conversations: --chat gives the prompt their form",
+                );
+            }
             let found = AdaptedConfig::open(path, model)?;
             model = found.config;
             files = files.with_tokenizer_of(path);

@@ -21,8 +21,8 @@ vblora train --model bundled:llama --out runs/texts";
 const LONG: &str = "\
 Fine-tune an encoder or a causal model, and compare methods
 
-The model's config.json determines the kind of model. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (GPT-2, \
-Llama, Mistral, Gemma) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
+The model's config.json determines the kind of model. An encoder (RoBERTa, BERT) learns a task with labels. A causal model (Llama, \
+Qwen, Mistral, Gemma, GPT-2 and others; docs/models.md) learns to answer prompts. Flags that only the other kind has are refused. Without flags the bundled RoBERTa \
 learns the bundled task in about a minute.
 
 vblora train --model roberta-base --data reviews.csv --text review --label stars --method vblora --out runs/reviews
@@ -154,7 +154,7 @@ pub(super) struct MethodArguments {
     /// Linear maps to adapt: qv, all, or a comma-separated list of suffixes [default: the recipe's]
     #[arg(long, value_name = "qv|all|SUFFIX,...")]
     pub(super) targets: Option<String>,
-    /// Rank, r, of every method that has one. Encoders keep LoRA's alpha, causal models keep LoRA's scale
+    /// Rank, r, of every method that has one. With another rank, encoders keep LoRA's alpha, 16; causal models keep alpha / r
     #[arg(long)]
     pub(super) rank: Option<usize>,
     /// Number of bank vectors, h [default: the recipe's]
@@ -215,7 +215,7 @@ pub(super) struct OutputArguments {
     /// Use --out even if it holds a run
     #[arg(long)]
     pub(super) overwrite: bool,
-    /// Continue the interrupted session in --out
+    /// Continue the interrupted session in --out. Without flags but these two, those of its first command apply
     #[arg(long, requires = "out", conflicts_with = "overwrite")]
     pub(super) resume: bool,
     /// Write a checkpoint to --out every N steps, in addition to one after each epoch and each evaluation

@@ -52,9 +52,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     };
     let device = &arguments.device;
     let results = device.backend.dispatch(device.device, work)??;
-    if arguments.output.out.is_some() && arguments.output.repeats.is_none() {
-        say(format!("Written to {}.", out.display()));
-    }
+    arguments.say_written(&results);
     Ok(super::outcome(&results))
 }
 
@@ -98,7 +96,18 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
             );
             (train, format.texts(&TextFile::read(held_out)?, files)?)
         }
-        None => train.hold_out(HELD_OUT)?,
+        None => {
+            let (train, held_out) = train.hold_out(HELD_OUT)?;
+            if arguments.output.says_plan() {
+                say(format!(
+                    "{}: 1 of {HELD_OUT} prompts is held out to evaluate on, {} of {} texts (--held-out FILE names others)",
+                    data.display(),
+                    held_out.texts.len(),
+                    held_out.texts.len() + train.texts.len()
+                ));
+            }
+            (train, held_out)
+        }
     })
 }
 
@@ -159,7 +168,10 @@ fn recipe(arguments: &Arguments, files: &ModelFiles, methods: &[Method]) -> Resu
     text.packing |= causal.packing;
     // Packed rows all have the same length.
     recipe.group_by_length &= !recipe.text.packing;
-    recipe.model = files.place();
+    // A repetition has the recorded recipe. The model's files are compared by their hash.
+    if arguments.output.repeats.is_none() {
+        recipe.model = files.place();
+    }
     recipe.validate()?;
     Ok(recipe)
 }

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use vblora_models::{EncoderConfig, ModelFiles};
 
 use super::{Work, arguments::Arguments, recipe::set_rank, table};
@@ -25,9 +25,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
     let device = &arguments.device;
     let results = run_encoder(device.backend, device.device, &session, interrupted)?;
     say(summary_table(&results));
-    if let Some(out) = session.out.iter().find(|out| out.repeats.is_none()) {
-        say(format!("Written to {}.", out.dir.display()));
-    }
+    arguments.say_written(&results);
     Ok(super::outcome(&results))
 }
 
@@ -53,6 +51,18 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
             }
             DataSource::Own(own)
         }
+        (None, Some(file)) if file.is_file() => {
+            return Err(
+                match (&arguments.encoder.task, &arguments.optimisation.recipe) {
+                    (None, None) => table::without_columns(file),
+                    _ => anyhow!(
+                        "{}, and {} is a file",
+                        needs_directory(&recipe.task),
+                        file.display()
+                    ),
+                },
+            );
+        }
         (None, Some(dir)) => {
             check_splits(dir, &recipe.task)?;
             DataSource::Directory(dir.to_owned())
@@ -61,13 +71,13 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
         (None, None) if recipe.task.is_known() && recipe.task.name() == Task::demo().name() => {
             DataSource::Demo
         }
-        (None, None) => bail!(
-            "task {} needs --data DIR with {}/train.tsv and dev.tsv",
-            recipe.task,
-            recipe.task
-        ),
+        (None, None) => bail!(needs_directory(&recipe.task)),
     };
     Ok(arguments.session(recipe, methods, files, data))
+}
+
+fn needs_directory(task: &Task) -> String {
+    format!("task {task} needs --data DIR with {task}/train.tsv and dev.tsv")
 }
 
 /// The recipe file, or the built-in recipe for a model of this width; flags override keys.

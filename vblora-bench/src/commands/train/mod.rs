@@ -17,12 +17,13 @@ use vblora_models::ModelFiles;
 
 pub use arguments::Arguments;
 
+use self::arguments::OutputArguments;
 use super::models;
 use crate::{
     program::{command_line, listen, say},
     recipes::Recipe,
     report::draw,
-    results::Results,
+    results::{Results, RunResult, best_run},
     train::{CheckpointSettings, Method, Output, Session, Source},
 };
 use kind::Kind;
@@ -34,6 +35,12 @@ use kind::Kind;
 /// # Errors
 /// Flags, model and data do not fit together; a file cannot be read or written; the device does not work.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let continued = arguments.continued()?;
+    let arguments = continued.as_ref().unwrap_or(arguments);
+    train(arguments).map_err(|error| arguments.with_first_command(error))
+}
+
+fn train(arguments: &Arguments) -> Result<ExitCode> {
     let named = &arguments.model;
     let model = named.model.as_deref().unwrap_or(models::ROBERTA);
     let files = models::find(model, named.revision.as_deref())?;
@@ -100,16 +107,37 @@ impl Arguments {
         }
     }
 
+    /// Says where the results are, unless only `vblora verify` reads them.
+    fn say_written(&self, results: &Results) {
+        let OutputArguments { out, repeats, .. } = &self.output;
+        let Some(out) = out.as_ref().filter(|_| repeats.is_none()) else {
+            return;
+        };
+        let is_there = |name: &String| out.join(name).is_dir();
+        let runs = results.runs.iter().map(RunResult::file_name);
+        let runs = runs.filter(is_there).map(|run| format!("{run}/"));
+        let files = ["table.md".to_owned(), "curves.svg".into()];
+        let all: Vec<_> = files.into_iter().chain(runs).collect();
+        say(format!("Written to {}: {}", out.display(), all.join(", ")));
+        let best = best_run(&results.runs).map(RunResult::file_name);
+        if let Some(best) = best.filter(is_there) {
+            say(format!("Best: {}", out.join(best).display()));
+        }
+    }
+
     /// Prints the plan, and listens for signals if there is more to do.
     fn announce<S: Source>(&self, session: &Session<S>) -> Result<Work> {
         if let Some(asked) = self.model.base_dtype {
             asked.settle_named(session.summary()?.base_dtype)?;
         }
         let plan = session.plan()?;
+        let is_dry = self.output.plan;
+        let outline = is_dry.then(|| session.rehearse()).transpose()?;
         if self.output.says_plan() {
             say(plan);
         }
-        if self.output.plan {
+        if let Some(outline) = outline {
+            say(outline);
             return Ok(Work::Planned);
         }
         let interrupted = listen().context("cannot listen for Ctrl-C")?;

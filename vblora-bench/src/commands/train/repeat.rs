@@ -2,19 +2,47 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use clap::{Args, Command, FromArgMatches};
 use vblora::backend::BackendKind;
 
-use super::{Arguments, arguments::OutputArguments, kind::Kind};
+use super::{
+    Arguments,
+    arguments::{CausalArguments, ModelArguments, OutputArguments},
+    kind::Kind,
+    table::TableArguments,
+};
 use crate::{
+    Error,
     commands::models,
     program,
-    train::{CheckpointSettings, Method},
+    train::{CheckpointSettings, Made, Method},
 };
 
 /// The subcommand's own name among the program's arguments.
 const NAME: &str = "train";
+
+/// The recorded arguments of the session in a directory, if it has some.
+fn first_command(out: &Path) -> Option<Vec<String>> {
+    let made = Made::read(out).ok().flatten();
+    made.map(|made| made.arguments)
+        .filter(|words| !words.is_empty())
+}
+
+/// Returns true if the words of a command say no more than that the session in a directory goes on.
+fn is_bare(words: &[String]) -> bool {
+    let mut words = words.iter().map(String::as_str).peekable();
+    words.next_if_eq(&NAME);
+    while let Some(word) = words.next() {
+        match word {
+            "--out" => drop(words.next()),
+            "--resume" | "--plan" | "--quiet" => {}
+            word if word.starts_with("--out=") => {}
+            _ => return false,
+        }
+    }
+    true
+}
 
 /// The repetition of a session.
 #[derive(Debug)]
@@ -48,6 +76,88 @@ impl Arguments {
         words
     }
 
+    /// The arguments that a session has recorded.
+    fn recorded(words: &[String]) -> Result<Self> {
+        let command = Command::new("vblora train").no_binary_name(true);
+        let matches = Self::augment_args(command).try_get_matches_from(words);
+        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.context("this version does not take the recorded arguments")
+    }
+
+    /// The same arguments without all that a recipe holds: the task and every hyperparameter. Those that say which rows are read stay.
+    fn without_settings(self) -> Result<Self> {
+        let none = Self::recorded(&[])?;
+        let (model, table, causal) = (self.model, self.table, self.causal);
+        Ok(Self {
+            model: ModelArguments {
+                max_length: None,
+                base_dtype: None,
+                ..model
+            },
+            table: TableArguments {
+                dev: table.dev,
+                hold_out: table.hold_out,
+                hold_out_seed: table.hold_out_seed,
+                ..none.table
+            },
+            causal: CausalArguments {
+                held_out: causal.held_out,
+                format: causal.format,
+                template: causal.template,
+                rows: causal.rows,
+                held_out_rows: causal.held_out_rows,
+                ..none.causal
+            },
+            device: self.device,
+            ..none
+        })
+    }
+
+    /// The arguments of the session to continue, if this command says no more than where it is.
+    pub(super) fn continued(&self) -> Result<Option<Self>> {
+        let OutputArguments {
+            out,
+            resume,
+            plan,
+            quiet,
+            ..
+        } = &self.output;
+        let is_bare = *resume && is_bare(&program::words());
+        let Some(out) = out.as_ref().filter(|_| is_bare) else {
+            return Ok(None);
+        };
+        let Some(words) = first_command(out) else {
+            return Ok(None);
+        };
+        let mut arguments = Self::recorded(&words)?;
+        arguments.output = OutputArguments {
+            out: Some(out.clone()),
+            overwrite: false,
+            resume: true,
+            plan: *plan,
+            quiet: *quiet,
+            ..arguments.output
+        };
+        Ok(Some(arguments))
+    }
+
+    /// The error, with the first command of a session that other flags cannot continue.
+    pub(super) fn with_first_command(&self, error: anyhow::Error) -> anyhow::Error {
+        let is_other = matches!(error.downcast_ref(), Some(Error::OtherRun { .. }));
+        let out = self.output.out.as_ref().filter(|_| is_other);
+        let command = out.and_then(|out| first_command(out));
+        let command = command.and_then(|words| {
+            let words = words.iter().map(String::as_str);
+            shlex::try_join(words).ok()
+        });
+        match command {
+            Some(command) => {
+                anyhow!("{error}; give the flags of the first command: vblora train {command}")
+            }
+            None => error,
+        }
+    }
+
     /// The arguments of the session that recorded these words, for its repetition in another directory. Nothing but the adapters is made
     /// again: no answers, no recordings, no additional checkpoints.
     ///
@@ -65,10 +175,7 @@ impl Arguments {
             data,
             out,
         } = repetition;
-        let command = Command::new("vblora train").no_binary_name(true);
-        let matches = Self::augment_args(command).try_get_matches_from(words);
-        let parsed = matches.and_then(|matches| Self::from_arg_matches(&matches));
-        let mut arguments = parsed.context("this version does not take the recorded arguments")?;
+        let mut arguments = Self::recorded(words)?.without_settings()?;
         arguments.model.model = model.or(arguments.model.model);
         arguments.model.data = data.or(arguments.model.data);
         arguments.optimisation.recipe = Some(recipe);
@@ -97,5 +204,28 @@ impl Arguments {
     /// The backend.
     pub(in crate::commands) fn backend(&self) -> BackendKind {
         self.device.backend
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_bare_if_it_only_says_which_session_goes_on() {
+        let is_bare = |line: &str| is_bare(&line.split(' ').map(String::from).collect::<Vec<_>>());
+        for line in [
+            "train --resume --out run",
+            "--out=run --resume --quiet",
+            "train --out --epochs --resume",
+        ] {
+            assert!(is_bare(line), "{line}");
+        }
+        for line in [
+            "train --resume --out run --epochs 3",
+            "train --model train --resume --out run",
+        ] {
+            assert!(!is_bare(line), "{line}");
+        }
     }
 }

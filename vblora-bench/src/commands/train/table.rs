@@ -2,18 +2,22 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::Args;
 use vblora::storage::{read_text, strict_json};
 
 use super::arguments::given;
 use crate::{
+    Error,
     limits::MAX_TEXT_BYTES,
     metrics::Metric,
     recipes::{ClassWeights, WeightRule},
     tasks::{
-        Columns, Target, Task, counted,
+        Columns, Target, Task,
+        causal::CONVERSATIONS,
+        counted,
         own::{Dev, Files, Given, Labelling, OwnData, find, scan},
+        table::Table,
     },
 };
 
@@ -60,7 +64,7 @@ pub(super) struct TableArguments {
     /// File to evaluate on [default: dev or validation in the directory --data, or --hold-out]
     #[arg(long, value_name = "FILE", requires = "text")]
     pub(super) dev: Option<PathBuf>,
-    /// Share of the rows to evaluate on instead of training, the same in each class [default: 0.1 without a dev file]
+    /// Share of the rows to evaluate on instead of training, the same in each class (not with --multi-label) [default: 0.1 without a dev file]
     #[arg(
         long,
         value_name = "SHARE",
@@ -266,6 +270,29 @@ fn check_names(names: &[String]) -> Result<()> {
         "--labels: expected names, found an empty one"
     );
     Ok(())
+}
+
+/// The error for a file of data without the flags that say what is in it.
+pub(super) fn without_columns(file: &Path) -> anyhow::Error {
+    let place = file.display();
+    let causal = "--model with a causal model, for example bundled:llama";
+    // No column has this name, so that the error lists those that there are.
+    let absent = |table: Table| table.read(&["\0"], &mut |_| Ok(()));
+    match Table::open(file).and_then(absent) {
+        Err(Error::NoColumn { found, .. }) => {
+            let is_there =
+                |field: &&str| found.split(", ").any(|name| name == format!("{field:?}"));
+            match CONVERSATIONS.iter().any(is_there) {
+                true => anyhow!("{place}: conversations need {causal}"),
+                false => anyhow!(
+                    "{place}: a table needs --text COLUMN and --label COLUMN; its columns are {}",
+                    found.replace('"', "")
+                ),
+            }
+        }
+        Err(error) => anyhow!("{error}; documents need {causal}"),
+        Ok(()) => anyhow!("{place}: a table needs --text COLUMN and --label COLUMN"),
+    }
 }
 
 /// A weight by class name, from a TOML or JSON file.

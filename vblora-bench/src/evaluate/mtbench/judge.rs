@@ -172,7 +172,7 @@ impl Desk {
             None => Ok(()),
             Some(runs) => Err(Error::OtherRun {
                 place: self.path.clone(),
-                part: "number of judgments of an answer (--repeat)",
+                part: "number of judgments of an answer (--repeat)".into(),
                 expected: runs.to_string(),
                 found: repeat.to_string(),
             }),

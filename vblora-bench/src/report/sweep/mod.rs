@@ -34,6 +34,11 @@ pub fn sweep_report(dir: &Path) -> Result<Page> {
     };
     let store = Store::open(dir)?;
     let plans = store.plans()?;
+    if plans.is_empty() && dir.join("results.json").is_file() && dir.join("table.md").is_file() {
+        return Err(failed(
+            "it holds the session of vblora train, whose report is table.md and curves.svg".into(),
+        ));
+    }
     if plans.is_empty() {
         return Err(failed("it holds no sweep; vblora sweep makes one".into()));
     }

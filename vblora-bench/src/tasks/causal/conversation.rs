@@ -7,7 +7,7 @@ use super::rows::{Row, shown};
 use crate::Result;
 
 /// The fields that hold the turns of a conversation.
-pub(super) const FIELDS: [&str; 2] = ["messages", "conversations"];
+pub(crate) const FIELDS: [&str; 2] = ["messages", "conversations"];
 /// ShareGPT's field for a system prompt beside the turns.
 const SYSTEM: &str = "system";
 /// Fields of a row that change what the model reads. They are refused rather than left out.
@@ -58,7 +58,8 @@ pub(super) fn read(row: &Row<'_>) -> Result<Option<Vec<Message>>> {
     }
     let (field, turns) = turns(row)?;
     let mut messages = Vec::with_capacity(turns.len() + 1);
-    if row.values.get(SYSTEM).is_some_and(|value| !value.is_null()) {
+    let has_system = row.values.get(SYSTEM).is_some_and(|value| !value.is_null());
+    if has_system {
         messages.push(Message::new(SYSTEM, row.text(SYSTEM)?));
     }
     for (i, turn) in (1..).zip(turns) {
@@ -66,17 +67,27 @@ pub(super) fn read(row: &Row<'_>) -> Result<Option<Vec<Message>>> {
         let wrong = |expected: &str, found: String| row.error(named(expected.to_owned()), found);
         messages.push(message(turn, wrong)?);
     }
-    let second_system = messages.iter().skip(1).any(|m| m.role == SYSTEM);
-    if second_system {
-        return Err(row.error(
-            "a system prompt in front of all other turns",
-            "one after another turn",
-        ));
+    let turn = |message: usize| {
+        let number = message + usize::from(!has_system);
+        format!("turn {number} of field \"{field}\"")
+    };
+    let is_later_system = |at: &usize| messages[*at].role == SYSTEM;
+    if let Some(at) = (1..messages.len()).find(is_later_system) {
+        return Err(match has_system {
+            true => row.error(
+                format!("one system prompt, in field \"{SYSTEM}\" or as the first turn"),
+                format!("field \"{SYSTEM}\" and {}", turn(at)),
+            ),
+            false => row.error(
+                "a system prompt in front of all other turns",
+                format!("one in {}", turn(at)),
+            ),
+        });
     }
-    let first = messages.iter().find(|m| m.role != SYSTEM);
-    if first.is_some_and(|m| m.role == "assistant") {
+    let first = messages.iter().position(|m| m.role != SYSTEM);
+    if let Some(at) = first.filter(|at| messages[*at].role == "assistant") {
         let expected = "a turn of the user before the first of the assistant";
-        return Err(row.error(expected, "a conversation that the assistant begins"));
+        return Err(row.error(expected, format!("the assistant in {}", turn(at))));
     }
     let is_blank = |m: &Message| m.role != SYSTEM && m.content.trim().is_empty();
     let teaches = messages.iter().any(|m| m.role == "assistant") && !messages.iter().any(is_blank);

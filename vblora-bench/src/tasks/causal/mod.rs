@@ -15,6 +15,7 @@ use std::{
 };
 
 pub use chat::{ChatForm, Turns};
+pub(crate) use conversation::FIELDS as CONVERSATIONS;
 pub use form::Form;
 pub use format::{Format, TextFile};
 use rayon::prelude::*;

@@ -36,6 +36,25 @@ pub struct Causal {
     recompute: bool,
 }
 
+/// The micro-batches of an epoch, as the indices of the texts in each row.
+pub(super) fn epoch(
+    split: &EncodedTexts,
+    recipe: &Recipe,
+    seed: u64,
+    epoch: usize,
+) -> Vec<Vec<Vec<usize>>> {
+    let lengths = split.lengths();
+    if recipe.text.packing {
+        let rows = order::packed(&lengths, seed, epoch, split.max_length);
+        return rows.chunks(recipe.batch).map(<[_]>::to_vec).collect();
+    }
+    let batches = match recipe.group_by_length {
+        true => order::grouped(&lengths, seed, epoch, recipe.batch),
+        false => order::shuffled(lengths.len(), seed, epoch, recipe.batch),
+    };
+    batches.into_iter().map(one_a_row).collect()
+}
+
 impl<B: VbLoraBackend> Objective<B> for Causal {
     type Model = CausalLm<B>;
     type Base = CausalLm<Autodiff<B>>;
@@ -64,17 +83,12 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         split.cut() + split.dropped()
     }
 
-    fn epoch(split: &EncodedTexts, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Self::Rows> {
-        let lengths = split.lengths();
-        if recipe.text.packing {
-            let rows = order::packed(&lengths, seed, epoch, split.max_length);
-            return rows.chunks(recipe.batch).map(<[_]>::to_vec).collect();
-        }
-        let batches = match recipe.group_by_length {
-            true => order::grouped(&lengths, seed, epoch, recipe.batch),
-            false => order::shuffled(lengths.len(), seed, epoch, recipe.batch),
-        };
-        batches.into_iter().map(one_a_row).collect()
+    fn rows(split: &EncodedTexts) -> usize {
+        split.len()
+    }
+
+    fn epoch(split: &EncodedTexts, recipe: &Recipe, seed: u64, number: usize) -> Vec<Self::Rows> {
+        epoch(split, recipe, seed, number)
     }
 
     fn batch(split: &EncodedTexts, rows: &Self::Rows, base: &Self::Base) -> Result<TextBatch> {

@@ -6,12 +6,18 @@ use vblora_models::{
     decoder::{self, CausalLm},
 };
 
-use super::{encode::Encoding, objective::Causal};
+use super::{
+    encode::{EncodedTexts, Encoding},
+    objective::{Causal, epoch},
+};
 use crate::{
     Error, Result,
     recipes::Recipe,
-    tasks::{causal::Texts, counted},
-    train::{Loaded, ModelSummary, Source},
+    tasks::{
+        causal::{Layout, Texts},
+        counted,
+    },
+    train::{DataName, Loaded, ModelSummary, Source, Survey},
 };
 
 /// Texts to train on, and held-out texts.
@@ -58,8 +64,81 @@ pub fn encoding<'a>(
     })
 }
 
+/// Notes for the user on texts that were changed or left out.
+fn notes(train: &EncodedTexts, dev: &EncodedTexts, max_length: usize) -> Vec<String> {
+    let splits = [("training", train), ("held-out", dev)];
+    let moved = splits.into_iter().filter(|(_, split)| split.moved() > 0);
+    let moved = moved.map(|(name, split)| {
+        let prompts = counted(
+            split.moved() as usize,
+            &format!("prompt of {name} texts has"),
+            &format!("prompts of {name} texts have"),
+        );
+        format!("{prompts} other tokens alone, as generation has them, than before the response")
+    });
+    let rendered = splits.into_iter().filter(|(_, split)| split.rendered() > 0);
+    let rendered = rendered.map(|(name, split)| {
+        let texts = counted(
+            split.rendered() as usize,
+            &format!("{name} text begins or ends"),
+            &format!("{name} texts begin or end"),
+        );
+        format!("{texts} with special tokens of the model already, as from a chat template; these are not added twice")
+    });
+    splits
+        .into_iter()
+        .filter(|(_, split)| split.cut() + split.dropped() > 0)
+        .map(|(name, split)| {
+            let cut = counted(
+                split.cut() as usize,
+                &format!("{name} text was"),
+                &format!("{name} texts were"),
+            );
+            format!(
+                "{cut} cut to fit {max_length} tokens (prompts from their left, conversations by their last turns), {} left out",
+                split.dropped()
+            )
+        })
+        .chain(moved)
+        .chain(rendered)
+        .collect()
+}
+
 impl Source for TextSource {
     type Objective<B: VbLoraBackend> = Causal;
+
+    fn named(&self, _: &Recipe) -> DataName {
+        let Texts {
+            texts,
+            source,
+            layout,
+            ..
+        } = &self.train;
+        let name = source.file_name().unwrap_or(source.as_os_str());
+        let has_turns = texts.iter().any(|text| text.turns.is_some());
+        DataName {
+            name: name.to_string_lossy().into_owned(),
+            unit: match (layout, has_turns) {
+                (Layout::Blocks, _) => "block",
+                (Layout::Examples, true) => "conversation",
+                (Layout::Examples, false) => "text",
+            },
+        }
+    }
+
+    fn survey(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Survey> {
+        let config = config(recipe, files)?;
+        let tokenizer = TextTokenizer::from_files(files)?.for_decoder(&config)?;
+        let encoding = encoding(recipe, &config, &tokenizer)?;
+        let train = encoding.encode(&self.train)?;
+        let dev = encoding.encode(&self.held_out)?;
+        let seed = recipe.seeds.first().copied().unwrap_or_default();
+        Ok(Survey {
+            rows: [train.len(), dev.len()],
+            batches: epoch(&train, recipe, seed, 1).len(),
+            notes: notes(&train, &dev, encoding.max_length),
+        })
+    }
 
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
         let config = config(recipe, files)?;
@@ -85,45 +164,7 @@ impl Source for TextSource {
         let encoding = encoding(recipe, &config, &tokenizer)?;
         let train = encoding.encode(&self.train)?;
         let dev = encoding.encode(&self.held_out)?;
-        let splits = [("training", &train), ("held-out", &dev)];
-        let moved = splits.into_iter().filter(|(_, split)| split.moved() > 0);
-        let moved = moved.map(|(name, split)| {
-            let prompts = counted(
-                split.moved() as usize,
-                &format!("prompt of {name} texts has"),
-                &format!("prompts of {name} texts have"),
-            );
-            format!(
-                "{prompts} other tokens alone, as generation has them, than before the response"
-            )
-        });
-        let rendered = splits.into_iter().filter(|(_, split)| split.rendered() > 0);
-        let rendered = rendered.map(|(name, split)| {
-            let texts = counted(
-                split.rendered() as usize,
-                &format!("{name} text begins or ends"),
-                &format!("{name} texts begin or end"),
-            );
-            format!("{texts} with special tokens of the model already, as from a chat template; these are not added twice")
-        });
-        let notes = splits
-            .into_iter()
-            .filter(|(_, split)| split.cut() + split.dropped() > 0)
-            .map(|(name, split)| {
-                format!(
-                    "{} cut to fit {} tokens (prompts from their left, conversations by their last turns), {} left out",
-                    counted(
-                        split.cut() as usize,
-                        &format!("{name} text was"),
-                        &format!("{name} texts were")
-                    ),
-                    encoding.max_length,
-                    split.dropped()
-                )
-            })
-            .chain(moved)
-            .chain(rendered)
-            .collect();
+        let notes = notes(&train, &dev, encoding.max_length);
         let (base, _) = CausalLm::load_with(config, files, device)?;
         Ok(Loaded {
             base,
