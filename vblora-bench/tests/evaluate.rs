@@ -359,7 +359,7 @@ fn keys_of_texts_are_refused_where_they_have_no_meaning() {
         (
             "rows = 48",
             "rows = 48\nmax_steps = 99",
-            "seed=1: setting max_steps: expected at most 3, the steps of 1 epoch of 3, found 99",
+            "seed=1: setting max_steps: expected at most 6, the steps of 1 epoch of 6, found 99",
         ),
         ("rows = 48", "rows = -1", "whole number"),
         ("rows = 48", "rows = 0", "rows: expected at least 1"),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     Error, Result,
-    train::{check_length, model_hash},
+    train::{check_steps, model_hash},
 };
 
 /// The runs of a sweep, resolved, counted and identified by a hash.
@@ -160,7 +160,7 @@ impl Cache {
         let recipe = &config.recipe;
         let batches = data.train.div_ceil(recipe.batch);
         let steps_per_epoch = batches.div_ceil(recipe.accumulation);
-        check_length(recipe, steps_per_epoch.max(1))?;
+        check_steps(recipe, steps_per_epoch)?;
         let steps = recipe.steps(steps_per_epoch);
         Ok(PlannedRun {
             name: wanted.name.clone(),
@@ -305,7 +305,7 @@ seed = 1
     fn a_name_without_a_place_says_how_to_give_it() {
         let spec = SPEC.replacen("task = \"demo\"", "task = \"sst2\"", 1);
         let spec = spec.replacen("recipe = \"demo\"", "recipe = \"roberta_base\"", 1);
-        let text = spec.replacen("[base]", "[base]\ndata = \"glue/SST-2\"", 1);
+        let text = spec.replacen("[base]", "[base]\ndata = \"glue\"", 1);
         let error = plan(&text).unwrap_err().to_string();
         assert!(
             error.ends_with("; give its directory with --place glue=DIR"),

@@ -28,19 +28,7 @@ impl Length {
             steps,
             period: every.unwrap_or(steps_per_epoch),
         };
-        let all = steps_per_epoch.saturating_mul(recipe.epochs);
-        let epochs = recipe.epochs;
-        at_most("max_steps", recipe.max_steps, all, || {
-            let plural = if epochs == 1 { "" } else { "s" };
-            format!("the steps of {epochs} epoch{plural} of {steps_per_epoch}")
-        })?;
-        let warmup = recipe.schedule.warmup_steps;
-        at_most("schedule.warmup_steps", warmup, steps, || {
-            "the steps of the run".into()
-        })?;
-        at_most("evaluation.every", every, steps, || {
-            "the steps of the run".into()
-        })?;
+        check_steps(recipe, steps_per_epoch)?;
         let evaluations = length.evaluations(steps as u64) as usize;
         match patience {
             Some(patience) if patience >= evaluations => Err(Error::Setting {
@@ -74,12 +62,24 @@ impl Length {
     }
 }
 
-/// Refuses a setting in steps or evaluations that is beyond the end of a run whose epochs have at most this many steps.
+/// Refuses a setting in steps that is beyond the end of a run whose epochs have at most this many steps.
 ///
 /// # Errors
 /// The error names the setting.
-pub(crate) fn check_length(recipe: &Recipe, steps_per_epoch: usize) -> Result<()> {
-    Length::new(recipe, steps_per_epoch).map(|_| ())
+pub(crate) fn check_steps(recipe: &Recipe, steps_per_epoch: usize) -> Result<()> {
+    let (steps, epochs) = (recipe.steps(steps_per_epoch), recipe.epochs);
+    let all = steps_per_epoch.saturating_mul(epochs);
+    at_most("max_steps", recipe.max_steps, all, || {
+        let plural = if epochs == 1 { "" } else { "s" };
+        format!("the steps of {epochs} epoch{plural} of {steps_per_epoch}")
+    })?;
+    for (name, value) in [
+        ("schedule.warmup_steps", recipe.schedule.warmup_steps),
+        ("evaluation.every", recipe.evaluation.every),
+    ] {
+        at_most(name, value, steps, || "the steps of the run".into())?;
+    }
+    Ok(())
 }
 
 fn at_most(

@@ -39,7 +39,7 @@ pub use head_settings::{FILE as HEAD_SETTINGS, HeadSettings};
 pub use identity::Identity;
 pub use learner::{Learner, Trained};
 pub use learner_state::LearnerState;
-pub(crate) use length::check_length;
+pub(crate) use length::check_steps;
 pub use log::StepLog;
 pub use made::Made;
 pub use method::Method;
