@@ -185,6 +185,26 @@ fn what_does_not_fit_is_refused(dir: &Path) {
         &["--text-pair"],
     );
     fail(dir, &predict("--data none.csv"), &["none.csv"]);
+    let swallows = "review\n\"So\nNo.\n\"So.\" he said\n";
+    std::fs::write(dir.join("quote.csv"), swallows).unwrap();
+    fail(
+        dir,
+        &predict("--data quote.csv"),
+        &["quote.csv, line 2", "line 4"],
+    );
+    for (flag, found) in [
+        ("--hold-out -1", "found -1"),
+        ("--dev train.csv", "dev"),
+        ("--labels 'wrong, x'", "a label of \"wrong\", \"x\", found"),
+    ] {
+        let train = "train --model bundled:roberta --data train.csv --text review --label stars";
+        fail(dir, &format!("{train} {flag} --plan"), &[found]);
+    }
+    fail(
+        dir,
+        "train --model bundled:llama --data train.csv --held-out train.csv --format completion:review",
+        &["--held-out", "train.csv"],
+    );
     fail(dir, &predict("--data dev.csv --out out.txt"), &["out.txt"]);
     fail(
         dir,

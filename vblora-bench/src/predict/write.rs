@@ -86,7 +86,7 @@ pub fn check(task: &Task, form: Form) -> Result<()> {
         Some(name) => Err(Error::Setting {
             setting: "out".into(),
             expected: format!(
-                "a file that ends in .jsonl, because {separator:?} separates the labels of a row in CSV and TSV"
+                "JSON lines (--out FILE.jsonl or --format jsonl), because {separator:?} separates the labels of a row in CSV and TSV"
             ),
             found: format!("a class {name:?}"),
         }),

@@ -86,16 +86,16 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
         );
         return Ok((demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?));
     };
+    if let Some(held_out) = &causal.held_out {
+        ensure!(
+            !is_same(data, held_out),
+            "--held-out: expected another file than --data, found {}",
+            held_out.display()
+        );
+    }
     let (format, train) = training_texts(arguments, data, files)?;
     Ok(match &causal.held_out {
-        Some(held_out) => {
-            ensure!(
-                !is_same(data, held_out),
-                "--held-out: expected another file than --data, found {}",
-                held_out.display()
-            );
-            (train, format.texts(&TextFile::read(held_out)?, files)?)
-        }
+        Some(held_out) => (train, format.texts(&TextFile::read(held_out)?, files)?),
         None => {
             let (train, held_out) = train.hold_out(HELD_OUT)?;
             if arguments.output.says_plan() {

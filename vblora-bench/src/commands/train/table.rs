@@ -202,7 +202,9 @@ impl TableArguments {
                 Dev::HeldOut { share, seed }
             }
         };
-        Ok((OwnData { train, dev }, notes))
+        let own = OwnData { train, dev };
+        own.check()?;
+        Ok((own, notes))
     }
 
     fn labelling(&self) -> Labelling {

@@ -372,6 +372,10 @@ mod tests {
         assert_eq!(texts.texts[0].prompt, "b");
         let error = parse_texts("{\"q\":\"a\",\"a\":\"\"}", "jsonl", "data", &form).unwrap_err();
         assert!(error.to_string().contains("one that is empty"), "{error}");
+        let document = "completion".parse().unwrap();
+        let error = parse_texts("{\"text\":\"\"}", "jsonl", "data", &document).unwrap_err();
+        let expected = "expected a text, found one that is empty";
+        assert!(error.to_string().contains(expected), "{error}");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The labels that a training column has.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::label::{Labelling, class, is_null, number, set};
 use crate::tasks::{
@@ -65,44 +65,11 @@ pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
             }
         })?;
     }
-    let place = files[0].display().to_string();
-    if found.rows == 0 {
-        return Err(Error::EmptySplit { file: place });
-    }
-    let constant = |what: String| Error::Entry {
-        file: place.clone(),
-        place: format!("column {:?}", given.column),
-        expected: "at least two different labels".into(),
-        found: match found.rows {
-            1 => format!("{what} in the only row"),
-            rows => format!("{what} in all {rows} rows"),
-        },
-    };
-    match &given.labelling {
-        Labelling::Class => {
-            if let [only] = &*found.sorted() {
-                return Err(constant(format!("{only:?}")));
-            }
-            Ok(Target::Classes {
-                names: found.names(given),
-                written: Written::Name,
-            })
-        }
-        Labelling::Set { separator } => match found.set {
-            Some((set, true)) => Err(constant(match set.is_empty() {
-                true => "no label".into(),
-                false => quoted(&set),
-            })),
-            Some((_, false)) | None => Ok(Target::Sets {
-                names: found.names(given),
-                separator: separator.clone(),
-            }),
-        },
-        Labelling::Number => match found.range {
-            Some(range) if range.lowest == range.highest => Err(constant(range.lowest.to_string())),
-            Some(range) => range.target(),
-            None => Ok(NUMBER),
-        },
+    match found.rows {
+        0 => Err(Error::EmptySplit {
+            file: files[0].display().to_string(),
+        }),
+        _ => found.target(&files[0], given),
     }
 }
 
@@ -144,6 +111,48 @@ struct Found {
 }
 
 impl Found {
+    /// The target of these labels, of which two differ.
+    fn target(self, file: &Path, given: &Given) -> Result<Target> {
+        let constant = |what: String| {
+            let found = match self.rows {
+                1 => format!("{what} in the only row"),
+                rows => format!("{what} in all {rows} rows"),
+            };
+            Error::Entry {
+                file: file.display().to_string(),
+                place: format!("column {:?}", given.column),
+                expected: "at least two different labels".into(),
+                found,
+            }
+        };
+        match &given.labelling {
+            Labelling::Class => {
+                if let [only] = &*self.sorted() {
+                    return Err(constant(format!("{only:?}")));
+                }
+                Ok(Target::Classes {
+                    names: self.names(given),
+                    written: Written::Name,
+                })
+            }
+            Labelling::Set { separator } => match &self.set {
+                Some((set, true)) if set.is_empty() => Err(constant("no label".into())),
+                Some((set, true)) => Err(constant(quoted(set))),
+                Some((_, false)) | None => Ok(Target::Sets {
+                    names: self.names(given),
+                    separator: separator.clone(),
+                }),
+            },
+            Labelling::Number => match self.range {
+                Some(Range {
+                    lowest, highest, ..
+                }) if lowest == highest => Err(constant(lowest.to_string())),
+                Some(range) => range.target(),
+                None => Ok(NUMBER),
+            },
+        }
+    }
+
     fn add(&mut self, table: &Table, place: Place, name: String, given: &Given) -> Result<()> {
         if let Some(count) = self.counts.get_mut(&name) {
             *count += 1;

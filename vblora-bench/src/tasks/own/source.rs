@@ -53,7 +53,7 @@ impl OwnData {
     /// The task is not one of [`Task::own`]; a file cannot be read; a row has no label, or one that is not the task's.
     pub fn read(&self, task: &Task) -> Result<Splits> {
         let (columns, target) = task.named()?;
-        self.check_files()?;
+        self.check()?;
         let (store, mut notes) = read(&self.train, columns, target)?;
         let store = Arc::new(store);
         let mut seen = None;
@@ -84,7 +84,10 @@ impl OwnData {
     }
 
     /// Refuses a development file that is a training file.
-    fn check_files(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// The file.
+    pub fn check(&self) -> Result<()> {
         let Dev::Files(files) = &self.dev else {
             return Ok(());
         };

@@ -328,6 +328,20 @@ fn empty_texts_are_kept_and_counted() {
 }
 
 #[test]
+fn one_row_is_told_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = put(dir.path(), "a.csv", "x,y\n,p\nb,\n");
+    let separator = Some(";".into());
+    let (_, splits) = read(&file, &given(Labelling::Set { separator })).unwrap();
+    for (note, end) in splits.notes.iter().zip([
+        "1 row has an empty text, at line 2; it is kept",
+        "1 row has no label; it counts as a row of no class",
+    ]) {
+        assert!(note.ends_with(end), "{note}");
+    }
+}
+
+#[test]
 fn pairs_have_two_texts() {
     let dir = tempfile::tempdir().unwrap();
     let file = put(dir.path(), "a.csv", "x,z,y\na,b,1\nc,d,2\n");
