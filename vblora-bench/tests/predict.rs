@@ -306,7 +306,7 @@ fn other_forms(dir: &Path) {
     let names = Family::Bert.classifier();
     let old = PeftAdapter::new(found.adapter.clone());
     old.write(&dir.join("old")).unwrap();
-    let head: Named = found.saved.iter().cloned().collect();
+    let head: Named = found.saved.clone();
     let own = head
         .iter()
         .map(|(name, tensor)| (names.read(name), tensor.clone()));
