@@ -266,7 +266,9 @@ fn a_whole_model_needs_no_adapter(dir: &Path) {
     assert!(said.contains("RobertaForSequenceClassification"), "{said}");
     let merged = succeed(dir, "predict --model merged --data dev.csv", "");
     let expected = succeed(dir, &format!("predict {SHARED} --data dev.csv"), "");
-    assert!(apart(&merged, &expected) < 1e-5);
+    // The bundled weights are in half precision, and so are the sums.
+    let apart = apart(&merged, &expected);
+    assert!(apart < 5e-3, "{apart}");
     // The adapter a second time.
     let line = "predict --model merged --adapter run/vblora-seed1 --data dev.csv";
     let (status, _, warned) = vblora(dir, line, "");
@@ -324,7 +326,7 @@ fn other_forms(dir: &Path) {
     let names = Family::Bert.classifier();
     let old = PeftAdapter::new(found.adapter.clone());
     old.write(&dir.join("old")).unwrap();
-    let head: Named = found.saved.iter().cloned().collect();
+    let head: Named = found.saved.clone();
     let own = head
         .iter()
         .map(|(name, tensor)| (names.read(name), tensor.clone()));
