@@ -524,8 +524,7 @@ fn what_was_made_otherwise_is_not_gone_on_with() {
     let message = refusal(other);
     assert!(
         message.contains("config.toml")
-            && message.contains("head = 0.001")
-            && message.contains("head = 0.125"),
+            && message.contains("its recipe's lr.head is 0.001, now it is 0.125"),
         "{message}"
     );
     let mut other = session(whole.path());

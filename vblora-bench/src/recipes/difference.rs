@@ -79,7 +79,8 @@ mod tests {
         };
         assert_eq!(found(&|_| ()), None);
         let rate = format!("lr.head {:?} 0.5", recipe().lr.head);
-        let cases: [(fn(&mut Recipe), &str); 3] = [
+        type Edit = fn(&mut Recipe);
+        let cases: [(Edit, &str); 3] = [
             (|r| r.lr.head = 0.5, &rate),
             (|r| r.max_steps = Some(7), "max_steps not set 7"),
             // The task is named before keys that come with it.

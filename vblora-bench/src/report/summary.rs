@@ -248,6 +248,7 @@ mod tests {
             !text.contains("did not finish") && !text.contains("cut to"),
             "{text}"
         );
+        assert!(text.contains("the adapter written is that one"), "{text}");
     }
 
     #[test]

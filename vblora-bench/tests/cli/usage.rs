@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -268,4 +269,38 @@ fn a_first_mistake_of_training_says_which_flag_is_missing() {
     let outline =
         "3 methods × 2 seeds × 2 epochs × 5 steps; 18 rows to train on, 2 to evaluate on\n";
     assert!(out.ends_with(outline), "{out}");
+}
+
+#[test]
+fn an_adapter_of_conversations_asks_for_their_form() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/tiny-llama");
+    std::fs::create_dir(at("model")).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(assets.join(name), at("model").join(name)).unwrap();
+    }
+    let template = "{% for m in messages %}{{ '<s>' + m.role + '\n' + m.content + '</s>\n' }}{% endfor %}\
+                    {% if add_generation_prompt %}{{ '<s>assistant\n' }}{% endif %}";
+    std::fs::write(at("model/chat_template.jinja"), template).unwrap();
+    let row = |i: usize| {
+        format!(
+            r#"{{"messages": [{{"role": "user", "content": "{i}?"}}, {{"role": "assistant", "content": "It is {i}."}}]}}"#
+        ) + "\n"
+    };
+    std::fs::write(at("chat.jsonl"), (0..20).map(row).collect::<String>()).unwrap();
+    let train =
+        "train --model model --data chat.jsonl --method vblora --epochs 1 --generate 0 --out run";
+    let (status, out, error) = vblora(dir.path(), train);
+    assert_eq!(status, 0, "{error}");
+    assert!(out.contains("chat.jsonl: one in 20 is held out"), "{out}");
+    let counts = "19 conversations to train on, 1 to evaluate on\n";
+    assert!(error.contains(counts), "{error}");
+    let generate = "generate --model model --adapter run/vblora-seed1 --prompt x --max-tokens 1";
+    let note = "note: this adapter was trained on conversations: --chat gives";
+    for (flag, count) in [("", 1), ("--chat", 0)] {
+        let (status, _, error) = vblora(dir.path(), &format!("{generate} {flag}"));
+        assert_eq!(status, 0, "{error}");
+        assert_eq!(error.matches(note).count(), count, "{error}");
+    }
 }

@@ -97,16 +97,14 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
     Ok(match &causal.held_out {
         Some(held_out) => (train, format.texts(&TextFile::read(held_out)?, files)?),
         None => {
-            let (train, held_out) = train.hold_out(HELD_OUT)?;
+            let parts = train.hold_out(HELD_OUT)?;
             if arguments.output.says_plan() {
                 say(format!(
-                    "{}: 1 of {HELD_OUT} prompts is held out to evaluate on, {} of {} texts (--held-out FILE names others)",
-                    data.display(),
-                    held_out.texts.len(),
-                    held_out.texts.len() + train.texts.len()
+                    "{}: one in {HELD_OUT} is held out to evaluate on (--held-out FILE names others)",
+                    data.display()
                 ));
             }
-            (train, held_out)
+            parts
         }
     })
 }

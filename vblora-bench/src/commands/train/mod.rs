@@ -35,9 +35,10 @@ use kind::Kind;
 /// # Errors
 /// Flags, model and data do not fit together; a file cannot be read or written; the device does not work.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let continued = arguments.continued()?;
-    let arguments = continued.as_ref().unwrap_or(arguments);
-    train(arguments).map_err(|error| arguments.with_first_command(error))
+    match arguments.continued()? {
+        Some(recorded) => train(&recorded),
+        None => train(arguments).map_err(|error| arguments.with_first_command(error)),
+    }
 }
 
 fn train(arguments: &Arguments) -> Result<ExitCode> {
