@@ -168,8 +168,10 @@ fn files_of_evaluations_of_arbitrary_bytes_are_read_or_refused() {
         "mr,ref\nname[A],A is.\nname[A],It is A.\nname[B],B is.\n",
     );
     let lines = put("refs.txt", "A is.\nIt is A.\n\nB is.\n");
-    attack(&table, 600, |path| {
-        References::read(path)?.with_outputs(path).map(drop)
-    });
-    attack(&lines, 600, |path| References::read(path).map(drop));
+    let known = References::read(&table).unwrap();
+    for references in [table, lines] {
+        attack(&references, 600, |path| References::read(path).map(drop));
+    }
+    let outputs = put("outputs.csv", "mr,output\nname[A],A was.\nname[B],B was.\n");
+    attack(&outputs, 600, |path| known.with_outputs(path).map(drop));
 }
