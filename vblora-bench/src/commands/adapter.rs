@@ -3,11 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use vblora::storage::peft;
 
 use crate::train::HEAD_FILE;
-
-/// The file that makes a directory an adapter.
-const ADAPTER: &str = "adapter_config.json";
 
 /// Refuses a directory of a session or of a model in place of an adapter.
 pub(super) fn check(path: &Path) -> Result<()> {
@@ -35,7 +33,7 @@ pub(super) fn check_run(path: &Path) -> Result<()> {
 /// The reason why a directory of a session or of a model holds no adapter. `None` for all other directories.
 pub fn why_none(dir: &Path) -> Option<String> {
     let has = |name: &str| dir.join(name).is_file();
-    if has(ADAPTER) {
+    if has(peft::CONFIG) {
         return None;
     }
     if has(HEAD_FILE) {
@@ -47,7 +45,7 @@ pub fn why_none(dir: &Path) -> Option<String> {
         return Some("no adapter: it is a whole model, in model.safetensors".into());
     }
     is_session(dir).then(|| {
-        let runs = folders(dir, |folder| folder.join(ADAPTER).is_file());
+        let runs = folders(dir, |folder| folder.join(peft::CONFIG).is_file());
         match runs.as_slice() {
             [] => "no adapter: it is the directory of a session, and no run of it has an adapter"
                 .into(),
@@ -67,7 +65,7 @@ fn is_session(dir: &Path) -> bool {
 
 /// Returns true if the directory holds what a run has trained.
 fn is_run(dir: &Path) -> bool {
-    let marks = [ADAPTER, HEAD_FILE, "model.safetensors"];
+    let marks = [peft::CONFIG, HEAD_FILE, "model.safetensors"];
     marks.iter().any(|name| dir.join(name).is_file())
 }
 

@@ -151,7 +151,7 @@ pub fn read_answers(path: &Path, benchmark: Benchmark) -> Result<Vec<Answer>> {
 }
 
 /// The number of questions that were asked and of all questions, as an origin has them.
-pub fn counted(asked: usize, all: usize) -> Origin {
+pub fn question_counts(asked: usize, all: usize) -> Origin {
     let counts = [asked, all].map(|count| count.to_string());
     Origin::from_iter(COUNTS.map(str::to_owned).into_iter().zip(counts))
 }
@@ -407,7 +407,7 @@ mod tests {
             (1, 3, "1 of 3 questions, evenly spaced"),
         ] {
             let mut origin = origin("a");
-            origin.extend(counted(asked, all));
+            origin.extend(question_counts(asked, all));
             AnswerFile::open(&path, &questions, &origin, false).unwrap();
             assert_eq!(noted().as_deref(), Some(expected));
         }

@@ -16,7 +16,7 @@ mod trained;
 
 pub use answer::{Answer, Question, StopReason};
 pub use benchmark::{Benchmark, Evaluation, asked};
-pub use file::{AnswerFile, Origin, counted, note, read_answers, recorded_note};
+pub use file::{AnswerFile, Origin, note, question_counts, read_answers, recorded_note};
 pub(crate) use file::{check_origin, origin_path};
 pub use generated::output;
 pub use model::{AnswerJob, AnsweringModel};

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
-use vblora::{Factors, backend::VbLoraBackend};
+use vblora::{Factors, backend::VbLoraBackend, storage::peft};
 use vblora_models::{
     TextTokenizer,
     decoder::{AdaptedConfig, CausalLm},
@@ -14,8 +14,8 @@ use vblora_models::{
 };
 
 use super::{
-    Answer, AnswerFile, Benchmark, Evaluation, Origin, Responder, asked, counted, encoded,
-    model::adapter_hash, named,
+    Answer, AnswerFile, Benchmark, Evaluation, Origin, Responder, asked, encoded,
+    model::adapter_hash, named, question_counts,
 };
 use crate::{
     Error, Result,
@@ -92,7 +92,7 @@ impl<B: VbLoraBackend> Trained<'_, B> {
 
     fn model(&self, dir: &Path) -> Result<OfRun<B>> {
         let config = self.base.config().clone();
-        if dir.join("adapter_config.json").is_file() {
+        if dir.join(peft::CONFIG).is_file() {
             let found = AdaptedConfig::open(dir, config)?;
             // Runs train no whole module of the base, and this base has none replaced.
             if !found.saved.is_empty() {
@@ -137,7 +137,7 @@ impl<B: VbLoraBackend> Trained<'_, B> {
             ),
         ]);
         origin.extend(asked(benchmark, &asking)?);
-        origin.extend(counted(questions.len(), all));
+        origin.extend(question_counts(questions.len(), all));
         // A prompt without room is found before a file is made.
         let asked: Vec<_> = questions.iter().collect();
         encoded(&asked, responder.tokenizer, self.base.config())?;

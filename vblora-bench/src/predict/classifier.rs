@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use vblora::storage::{HostAdapter, HostTensor, peft::PeftDirectory};
+use vblora::storage::{
+    HostAdapter, HostTensor,
+    peft::{self, PeftDirectory},
+};
 use vblora_models::{EncoderConfig, ModelFiles, roberta};
 
 use super::head::{self, no_head};
@@ -41,7 +44,7 @@ impl Classifier {
         }
         let mut config = EncoderConfig::from_files(files)?;
         // An adapter without its configuration is an error too. Its head alone would predict something else.
-        let adapter_files = ["adapter_config.json", "adapter_model.safetensors"];
+        let adapter_files = [peft::CONFIG, peft::TENSORS];
         let adapter = match adapter_files.iter().any(|name| dir.join(name).is_file()) {
             true => Some(PeftDirectory::open(dir)?.bind(&roberta::sites(&config))?),
             false => None,

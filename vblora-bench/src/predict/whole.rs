@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
 use vblora::storage::{MAX_CONFIG_BYTES, Whole, peft::PeftAdapter, read_input};
 use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, config_with};
 
 use crate::{
     Error, Result,
-    train::{HEAD_SETTINGS, HeadSettings},
+    train::{HEAD_SETTINGS, HeadSettings, class_settings},
 };
 
 const CONFIG: &str = "config.json";
@@ -52,23 +51,12 @@ pub fn whole(
     let own = dir.join(CONFIG);
     let text = match !files.is_empty() && own.is_file() {
         true => read_input(&own, MAX_CONFIG_BYTES).map_err(|e| Error::read(&own, e))?,
-        false => config_with(base, labels(names.class, outputs))?.into_bytes(),
+        false => {
+            let labels: Vec<_> = (0..outputs).map(|id| format!("LABEL_{id}")).collect();
+            config_with(base, class_settings(names.class, &labels))?.into_bytes()
+        }
     };
     files.push((CONFIG.to_owned(), text));
     let prefix = names.prefix.to_owned();
     Ok(Some((names.class, Whole { prefix, files })))
-}
-
-/// The settings of a head whose classes have no names.
-fn labels(class: &str, outputs: usize) -> Map<String, Value> {
-    let name = |id: usize| format!("LABEL_{id}");
-    let ids: Map<_, _> = (0..outputs)
-        .map(|id| (id.to_string(), json!(name(id))))
-        .collect();
-    let labels: Map<_, _> = (0..outputs).map(|id| (name(id), json!(id))).collect();
-    Map::from_iter([
-        ("architectures".into(), json!([class])),
-        ("id2label".into(), ids.into()),
-        ("label2id".into(), labels.into()),
-    ])
 }

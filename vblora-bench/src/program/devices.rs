@@ -4,7 +4,7 @@
 //! that the task would have made stay as they were, so everything computed from them is wrong. The program therefore ends at once, as if it
 //! were killed: what it has written stays whole, and a run continues from its last checkpoint.
 
-use std::{any::Any, panic, process};
+use std::{panic, process};
 
 use super::complain;
 
@@ -16,7 +16,7 @@ pub(super) fn watch() {
     let others = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let thread = std::thread::current();
-        match failure(thread.name().unwrap_or_default(), info.payload()) {
+        match failure(thread.name().unwrap_or_default(), info.payload_as_str()) {
             Some(failure) => {
                 complain(format!("error: {failure}"));
                 process::exit(1);
@@ -26,12 +26,10 @@ pub(super) fn watch() {
     }));
 }
 
-/// What the panic of this thread says about a GPU; `None` for a thread that belongs to no GPU.
-fn failure(thread: &str, payload: &(dyn Any + Send)) -> Option<String> {
+/// The failure of a GPU that the panic of its thread tells. `None` for a thread that belongs to no GPU.
+fn failure(thread: &str, panic: Option<&str>) -> Option<String> {
     THREADS.iter().find(|start| thread.starts_with(**start))?;
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    let text = text.unwrap_or("a panic without a message");
+    let text = panic.unwrap_or("a panic without a message");
     let text = text.rsplit("value: ").next().unwrap_or(text);
     Some(match text.contains("allocate") {
         true => format!(
@@ -46,7 +44,7 @@ mod tests {
     use super::*;
 
     fn said(thread: &str, text: &str) -> Option<String> {
-        failure(thread, &text.to_owned())
+        failure(thread, Some(text))
     }
 
     #[test]
@@ -62,7 +60,7 @@ mod tests {
         let found = said("DSU-0-1", "no such page").unwrap();
         assert_eq!(found, "the GPU failed: no such page");
         assert!(
-            failure("DSD-0-0", &7)
+            failure("DSD-0-0", None)
                 .unwrap()
                 .contains("without a message")
         );

@@ -145,13 +145,13 @@ fn notes(task: &Task, results: &Results, rows: &[&Summary]) -> String {
     let mut notes = match task.is_text() {
         true => vec![
             "Negative log-likelihood per predicted token on held-out texts, in nats, median ± sample standard deviation \
-             over seeds. Best: each run's best evaluation, picked on these texts themselves; the adapter written is that one. \
+             over seeds. Best: each run's best evaluation, picked on these texts themselves; with --out, the adapter written is that one. \
              Last: its last evaluation."
                 .to_string(),
         ],
         false => vec![
             "Dev scores, median ± sample standard deviation over seeds. Best: each run's best evaluation, picked on dev \
-             itself; the adapter written is that one. Last: its last evaluation."
+             itself; with --out, the adapter written is that one. Last: its last evaluation."
                 .to_string(),
             "Trained and stored are of the adapter alone; the head is trained and stored beside it.".into(),
         ],

@@ -183,18 +183,26 @@ fn settings(class: &str, recipe: &Recipe) -> Map<String, Value> {
         Some(Target::Sets { .. }) => (classes(), "multi_label_classification"),
         Some(Target::Number { .. }) | None => (vec!["LABEL_0"], "regression"),
     };
-    let ids = names.iter().enumerate();
+    let mut settings = class_settings(class, &names);
+    settings.extend([
+        ("classifier_dropout".into(), json!(recipe.head.dropout)),
+        ("problem_type".into(), problem.into()),
+    ]);
+    settings
+}
+
+/// The settings in the `config.json` of transformers' class that hold for any head: the class, and the names of its outputs.
+pub(crate) fn class_settings(class: &str, names: &[impl AsRef<str>]) -> Map<String, Value> {
+    let ids = names.iter().map(AsRef::as_ref).enumerate();
     let id2label: Map<_, _> = ids
         .clone()
         .map(|(id, name)| (id.to_string(), json!(name)))
         .collect();
-    let label2id: Map<_, _> = ids.map(|(id, name)| ((*name).into(), json!(id))).collect();
+    let label2id: Map<_, _> = ids.map(|(id, name)| (name.into(), json!(id))).collect();
     Map::from_iter([
         ("architectures".into(), json!([class])),
-        ("classifier_dropout".into(), json!(recipe.head.dropout)),
         ("id2label".into(), id2label.into()),
         ("label2id".into(), label2id.into()),
-        ("problem_type".into(), problem.into()),
     ])
 }
 

@@ -9,10 +9,10 @@ use std::{
 
 use clap::ValueEnum;
 use serde::Deserialize;
-use vblora::storage::{RegularFile, read_file};
+use vblora::storage::{RegularFile, peft, read_file};
 use vblora_models::SIDE_FILES;
 
-use super::{checkpoint, method::Method};
+use super::{HEAD_FILE, HEAD_SETTINGS, checkpoint, method::Method};
 use crate::{
     Error, Result,
     directory::{is_file, is_folder, is_leftover, names},
@@ -44,12 +44,12 @@ const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 /// The files of a run's folder: adapter and head, or a fully trained model. Such a model also has the base's [`SIDE_FILES`].
 const RUN_FILES: [&str; 9] = [
     CARD,
-    "adapter_config.json",
-    "adapter_model.safetensors",
+    peft::CONFIG,
+    peft::TENSORS,
     "compact.safetensors",
     "codes.safetensors",
-    "head.safetensors",
-    "classifier.json",
+    HEAD_FILE,
+    HEAD_SETTINGS,
     "model.safetensors",
     "config.json",
 ];

@@ -32,6 +32,7 @@ mod training;
 
 pub use adamw::{AdamW, Moments, Rule};
 pub use checkpoint::CheckpointSettings;
+pub(crate) use classification::class_settings;
 pub use classification::{Classification, HEAD_FILE, outputs, predictions, with_head};
 pub use data::{EncodedSplit, LabelledBatch};
 pub use entry::{run_causal, run_encoder};

@@ -8,8 +8,9 @@ use vblora::{
     AnyAdapter, Selection, VbLora,
     backend::VbLoraBackend,
     storage::{
-        Bank, HostAdapter, MAX_CONFIG_BYTES, Precision, peft::PeftAdapter, read_file, sha256_hex,
-        strict_json, write_atomically,
+        Bank, HostAdapter, MAX_CONFIG_BYTES, Precision,
+        peft::{self, PeftAdapter},
+        read_file, sha256_hex, strict_json, write_atomically,
     },
 };
 
@@ -435,7 +436,7 @@ impl RunDir {
         result: &RunResult,
     ) -> Result<()> {
         let dir = self.of(run);
-        let adapter = dir.join("adapter_model.safetensors");
+        let adapter = dir.join(peft::TENSORS);
         let size = std::fs::metadata(&adapter).map_err(|e| Error::read(&adapter, e))?;
         let SessionIdentity {
             model,

@@ -27,6 +27,7 @@ use crate::{
     program::complain,
     recipes::Recipe,
     results::{Results, RunResult, Stop},
+    tasks::counted,
 };
 
 /// The settings of a session.
@@ -123,22 +124,23 @@ impl<S: Source> Session<S> {
     fn outline(&self, rows: [usize; 2], length: Length) -> String {
         let Recipe { epochs, seeds, .. } = &self.recipe;
         let of_epoch = length.steps_per_epoch;
+        let unit = self.data.named(&self.recipe).unit;
         let steps = match length.steps < epochs.saturating_mul(of_epoch) {
             true => format!(
                 "{} ({of_epoch} are an epoch)",
-                counted(length.steps, "step")
+                counted(length.steps, "step", "steps")
             ),
             false => format!(
                 "{} × {}",
-                counted(*epochs, "epoch"),
-                counted(of_epoch, "step")
+                counted(*epochs, "epoch", "epochs"),
+                counted(of_epoch, "step", "steps")
             ),
         };
         format!(
             "{} × {} × {steps}; {} to train on, {} to evaluate on",
-            counted(self.methods.len(), "method"),
-            counted(seeds.len(), "seed"),
-            counted(rows[0], self.data.named(&self.recipe).unit),
+            counted(self.methods.len(), "method", "methods"),
+            counted(seeds.len(), "seed", "seeds"),
+            counted(rows[0], unit, &format!("{unit}s")),
             rows[1],
         )
     }
@@ -409,13 +411,5 @@ impl<S: Source> Session<S> {
             length,
             splits,
         })
-    }
-}
-
-/// A number and what it counts.
-fn counted(number: usize, what: &str) -> String {
-    match number {
-        1 => format!("1 {what}"),
-        number => format!("{number} {what}s"),
     }
 }

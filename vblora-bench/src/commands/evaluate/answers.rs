@@ -18,7 +18,7 @@ use crate::{
     },
     evaluate::{
         Answer, AnswerFile, AnswerJob, AnsweringModel, Asking, Benchmark, Evaluation, Question,
-        Score, asked, counted, encoded, note, origin_path, read_answers, recorded_note,
+        Score, asked, encoded, note, origin_path, question_counts, read_answers, recorded_note,
     },
     program::{complain, listen},
     report::{Align, Table},
@@ -156,7 +156,7 @@ impl AnswerArguments {
         let interrupted = listen().context("cannot listen for Ctrl-C")?;
         let mut origin = model.origin()?;
         origin.extend(asked(benchmark, &asking)?);
-        origin.extend(counted(questions.len(), all));
+        origin.extend(question_counts(questions.len(), all));
         // A prompt without room is found before a file is made.
         encoded(
             &questions.iter().collect::<Vec<_>>(),

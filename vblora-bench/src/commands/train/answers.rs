@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use vblora::{
     Factors,
     backend::{BackendJob, VbLoraBackend},
-    storage::write_atomically,
+    storage::{peft, write_atomically},
 };
 use vblora_models::{
     TextTokenizer,
@@ -136,7 +136,7 @@ impl Answered<'_> {
             let name = run.file_name();
             let dir = self.out.join(&name);
             // A fully trained model has no adapter.
-            if dir.join("adapter_config.json").is_file() {
+            if dir.join(peft::CONFIG).is_file() {
                 if self.is_interrupted() {
                     return Ok(());
                 }

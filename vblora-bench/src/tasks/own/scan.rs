@@ -178,8 +178,11 @@ impl Found {
         Ok(())
     }
 
-    /// Notes whether every row has the same set of names.
+    /// Notes whether every row has the same set of names. Nothing is left to compare after the first other one.
     fn compare(&mut self, names: &[String]) {
+        if matches!(self.set, Some((_, false))) {
+            return;
+        }
         let mut names = names.to_vec();
         names.sort_unstable();
         names.dedup();

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::base::{INDEX, SINGLE};
 use crate::{
     Error, Result,
-    storage::{files::MAX_CONFIG_BYTES, strict_json},
+    storage::{files::MAX_CONFIG_BYTES, peft, strict_json},
 };
 
 /// Endings of files that hold the base's weights in other forms. They are not merged, and so not copied.
@@ -43,9 +43,6 @@ const OTHER_WEIGHTS: &[&str] = &[
 
 /// The ending of an index of shards, after the form of the weights: `pytorch_model.bin.index.json`.
 const SHARDS: &str = ".index.json";
-
-/// An adapter beside the base. Transformers would add it to whatever weights lie there.
-const ADAPTER: &str = "adapter_config.json";
 
 /// The modules of a sentence-transformers model and their folders.
 const MODULES: &str = "modules.json";
@@ -146,7 +143,8 @@ fn is_of_weights(name: &str) -> bool {
     // The index of the base's own shards is recognised before.
     let index = name.strip_suffix(SHARDS).filter(|_| name != INDEX);
     let weights = index.unwrap_or(name);
-    name == ADAPTER || ending(weights).unwrap_or(false)
+    // Transformers would add an adapter beside the base to whatever weights lie there.
+    name == peft::CONFIG || ending(weights).unwrap_or(false)
 }
 
 /// The folders of a sentence-transformers model's modules.

@@ -27,8 +27,10 @@ pub use read::PeftDirectory;
 
 use super::{HostAdapter, HostTensor};
 
-const CONFIG: &str = "adapter_config.json";
-const TENSORS: &str = "adapter_model.safetensors";
+/// The file of an adapter's settings. A directory with it is an adapter.
+pub const CONFIG: &str = "adapter_config.json";
+/// The file of an adapter's tensors.
+pub const TENSORS: &str = "adapter_model.safetensors";
 /// The prefix of every tensor of the model.
 const ROOT: &str = "base_model.model.";
 const BANK: &str = "base_model.vblora_vector_bank";
