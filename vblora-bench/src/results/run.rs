@@ -251,6 +251,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_best_run_is_the_first_of_the_highest_and_one_that_was_evaluated() {
+        let runs = [(1, 0.6), (2, 0.9), (3, 0.9), (4, 0.7)]
+            .map(|(seed, accuracy)| run("lora", "qv", seed, &[accuracy]));
+        assert_eq!(best_run(&runs).unwrap().seed, 2);
+        let never = run("lora", "qv", 5, &[]);
+        assert!(best_run([&never]).is_none());
+        assert_eq!(best_run([&never, &runs[0]]).unwrap().seed, 1);
+    }
+
+    #[test]
     fn evaluations_since_the_best_are_counted_from_the_first_of_equal_ones() {
         let since = |accuracies: &[f64]| {
             since_best(&run("head", "none", 1, accuracies).epochs, Metric::Accuracy)
