@@ -103,6 +103,14 @@ impl Metric {
         matches!(self, Self::Nll | Self::Mse | Self::Mae)
     }
 
+    /// What tables multiply values by: the paper prints shares and correlations times 100. A loss is printed as it is.
+    pub(crate) fn scale(&self) -> f64 {
+        match self.is_loss() {
+            true => 1.0,
+            false => 100.0,
+        }
+    }
+
     /// The value with the sign that makes larger better.
     pub fn merit(&self, value: f64) -> f64 {
         match self.is_loss() {

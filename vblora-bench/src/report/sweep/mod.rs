@@ -67,7 +67,7 @@ pub fn sweep_report(dir: &Path) -> Result<Page> {
     Ok(page)
 }
 
-const INTRODUCTION: &str = "Scores on dev times 100: the median over seeds of each run's best epoch ± the sample standard deviation; the best of \
+const INTRODUCTION: &str = "Scores on dev, shares and correlations times 100 and losses as they are: the median over seeds of each run's best epoch ± the sample standard deviation; the best of \
 all that can be compared is bold. Stored parameters are in float32 equivalents and without the task head, which is trained and stored beside every method. (2 of 3) marks cells of which seeds are missing.";
 
 const ANSWERS: &str = "Scores of answers that the adapters of the best epochs generate: medians over seeds ± the sample standard deviation, shares \

@@ -87,8 +87,9 @@ impl Scores {
             name: format!("scores-{number}"),
             title: format!("Task {task}, model {model}"),
             caption: format!(
-                "The {metric} times 100 on dev against stored parameters (float32 equivalents, without the head); \
-                 medians of best epochs, bars of one standard deviation over seeds."
+                "The {metric}{} on dev against stored parameters (float32 equivalents, without the head); \
+                 medians of best epochs, bars of one standard deviation over seeds.",
+                times(self.metric, " times 100")
             ),
             svg: draw(
                 &self.points,
@@ -105,9 +106,17 @@ fn point(cell: &Cell<'_>, label: String) -> Option<Point> {
         method: cell.run.config.method.clone(),
         label,
         stored: cell.run.count.stored,
-        score: 100.0 * best.median,
-        sd: 100.0 * best.sd,
+        score: cell.metric().scale() * best.median,
+        sd: cell.metric().scale() * best.sd,
     })
+}
+
+/// The words for a scale that is not one.
+fn times(metric: Metric, words: &'static str) -> &'static str {
+    match metric.is_loss() {
+        true => "",
+        false => words,
+    }
 }
 
 /// Draws the points. `of` names their model and task.
@@ -124,7 +133,10 @@ fn draw(points: &[Point], of: &str, metric: Metric) -> Result<String> {
                 stored_range(points),
             )
         },
-        y: Axis::linear(format!("{words} × 100"), score_range(points)),
+        y: Axis::linear(
+            format!("{words}{}", times(metric, " × 100")),
+            score_range(points, metric),
+        ),
         series: series(points),
     };
     draw_plots(&title, &[plot])
@@ -197,12 +209,12 @@ fn stored_range(points: &[Point]) -> Range<f64> {
 }
 
 /// The range of the scores with their error bars and a margin. It is never empty.
-fn score_range(points: &[Point]) -> Range<f64> {
+fn score_range(points: &[Point], metric: Metric) -> Range<f64> {
     let lows = points.iter().map(|point| point.score - point.sd);
     let highs = points.iter().map(|point| point.score + point.sd);
     let (low, high) = (lows.reduce(f64::min), highs.reduce(f64::max));
     let (low, high) = (low.unwrap_or(0.0), high.unwrap_or(1.0));
-    let margin = (0.08 * (high - low)).max(0.5);
+    let margin = (0.08 * (high - low)).max(0.005 * metric.scale());
     low - margin..high + margin
 }
 

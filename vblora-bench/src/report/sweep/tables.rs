@@ -6,24 +6,29 @@ use super::{
     published::Published,
 };
 use crate::{
+    metrics::Metric,
     report::{human_bytes, numbers::grouped},
     results::Spread,
     sweep::{PairedTest, duration},
+    tasks::counted,
 };
-
-/// The paper prints scores multiplied by this.
-const SCALE: f64 = 100.0;
 
 /// A difference with a smaller p value is called significant.
 const LEVEL: f64 = 0.05;
 
 /// A spread as the paper prints it: `63.3 ±0.7`. One seed has no deviation.
-pub(super) fn printed(spread: Spread) -> String {
-    let (median, sd) = (SCALE * spread.median, SCALE * spread.sd);
+pub(super) fn printed(metric: Metric, spread: Spread) -> String {
+    let (median, sd) = (scaled(metric, spread.median), scaled(metric, spread.sd));
     match spread.count {
-        1 => format!("{median:.1}"),
-        _ => format!("{median:.1} ±{sd:.1}"),
+        1 => median,
+        _ => format!("{median} ±{sd}"),
     }
+}
+
+/// A score to a tenth of a hundredth, a loss to a thousandth.
+fn scaled(metric: Metric, value: f64) -> String {
+    let digits = if metric.is_loss() { 3 } else { 1 };
+    format!("{:.digits$}", metric.scale() * value)
 }
 
 /// Rows with their stored size and scores, and with the average if the columns are tasks.
@@ -101,7 +106,9 @@ fn score(cells: &Cells<'_>, row: usize, column: usize, published: Option<&Publis
         (done, planned) if done < planned => format!(" ({done} of {planned})"),
         _ => String::new(),
     };
-    let text = cell.best().map_or("-".into(), printed);
+    let text = cell
+        .best()
+        .map_or("-".into(), |spread| printed(cell.metric(), spread));
     Entry {
         text: text + &missing,
         note: paper,
@@ -113,10 +120,12 @@ fn score(cells: &Cells<'_>, row: usize, column: usize, published: Option<&Publis
 fn average(cells: &Cells<'_>, row: usize) -> String {
     let median = |column| Some(cells.get(row, column)?.best()?.median);
     let medians: Option<Vec<f64>> = (0..cells.columns.len()).map(median).collect();
-    medians.map_or(String::new(), |medians| {
-        let mean = medians.iter().sum::<f64>() / medians.len() as f64;
-        format!("{:.1}", SCALE * mean)
-    })
+    let metric = cells.row(row).next().map(|cell| cell.metric());
+    medians
+        .zip(metric)
+        .map_or(String::new(), |(medians, metric)| {
+            scaled(metric, medians.iter().sum::<f64>() / medians.len() as f64)
+        })
 }
 
 /// One line per cell with all its numbers.
@@ -190,13 +199,19 @@ pub(super) fn significance(cells: &Cells<'_>) -> Sheet {
                 cells.label(best, &["task"]),
                 cells.label(place, &["task"]),
                 test.pairs.to_string(),
-                format!("{:+.2}", SCALE * test.difference),
+                difference(one.metric(), test.difference),
                 format!("{:.3}{verdict}", test.p),
             ];
             sheet.row(entries.map(Entry::from));
         }
     }
     sheet
+}
+
+/// A signed difference with a digit more than scores have.
+fn difference(metric: Metric, value: f64) -> String {
+    let digits = if metric.is_loss() { 4 } else { 2 };
+    format!("{:+.digits$}", metric.scale() * value)
 }
 
 fn paired(a: &Cell<'_>, b: &Cell<'_>) -> Option<PairedTest> {
@@ -213,13 +228,32 @@ pub(super) fn power(cells: &Cells<'_>) -> String {
     let seeds = cells.all().map(|(_, _, cell)| cell.records.len()).max();
     let seeds = seeds.unwrap_or(0);
     let least = PairedTest::smallest_p(seeds);
-    let method = "Exact two-sided sign-flip permutation test on the differences of runs with one seed, of best epochs times 100.";
+    let method = "Exact two-sided sign-flip permutation test on the differences of runs with one seed, of best epochs, in the table's units.";
     match least <= LEVEL {
         true => {
             format!("{method} * marks p <= {LEVEL}; no correction for the number of comparisons.")
         }
         false => format!(
-            "{method} With {seeds} seeds p cannot be below {least}: no difference here can be called significant, however large (6 seeds could)."
+            "{method} With {} p cannot be below {least}: no difference here can be called significant, however large (6 seeds could).",
+            counted(seeds, "seed", "seeds")
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_printed_as_it_is() {
+        let spread = Spread {
+            median: 1.2235,
+            sd: 0.0104,
+            count: 3,
+        };
+        assert_eq!(printed(Metric::Nll, spread), "1.224 ±0.010");
+        assert_eq!(printed(Metric::Accuracy, spread), "122.4 ±1.0");
+        assert_eq!(difference(Metric::Nll, -0.05346), "-0.0535");
+        assert_eq!(difference(Metric::F1, 0.0535), "+5.35");
     }
 }
