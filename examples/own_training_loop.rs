@@ -16,7 +16,7 @@ use vblora::{Composition, Noise, VbLoraConfig};
 use vblora_bench::train::{EncodedSplit, order};
 use vblora_bench::{demo, program::say, tasks::SplitName};
 use vblora_models::{
-    ClassificationHead, EncoderInput, HeadInit, Roberta, TextTokenizer, loss, roberta,
+    ClassificationHead, EncoderInput, HeadForm, HeadInit, Roberta, TextTokenizer, loss, roberta,
 };
 
 const SEED: u64 = 42;
@@ -38,7 +38,14 @@ fn main() -> Result<()> {
     };
     let mut adapter = config.check(&plan)?.init::<Autodiff<Flex>>(SEED, &device);
     let d = base.config().hidden_size;
-    let mut head = ClassificationHead::init(d, 2, 0.1, HeadInit::Normal(0.02), SEED, &device);
+    let mut head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [d, 2],
+        0.1,
+        HeadInit::Normal(0.02),
+        SEED,
+        &device,
+    );
     let adamw = AdamWConfig::new().with_weight_decay(0.0);
     let (mut for_adapter, mut for_head) = (adamw.init(), adamw.init());
 

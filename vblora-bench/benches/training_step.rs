@@ -18,8 +18,8 @@ use vblora_bench::{
     train::{LabelledBatch, Learner, Trained},
 };
 use vblora_models::{
-    ClassificationHead, EncoderConfig, EncoderInput, HeadInit, Labels, PaddedBatch, Roberta,
-    roberta,
+    ClassificationHead, EncoderConfig, EncoderInput, HeadForm, HeadInit, Labels, PaddedBatch,
+    Roberta, roberta,
 };
 
 #[global_allocator]
@@ -68,7 +68,14 @@ fn learner(
         None if full => Trained::Everything,
         None => Trained::HeadOnly,
     };
-    let head = ClassificationHead::init(768, 2, 0.0, HeadInit::Normal(0.02), 1, &device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [768, 2],
+        0.0,
+        HeadInit::Normal(0.02),
+        1,
+        &device,
+    );
     Learner::new(base, trained, head, &recipe, 1, &device)
 }
 

@@ -15,7 +15,7 @@ fn memory_stays_flat_over_two_hundred_evaluations() {
     use burn::backend::Autodiff;
     use vblora::AdapterConfig;
     use vblora_bench::train::{EncodedSplit, Learner, Trained};
-    use vblora_models::{ClassificationHead, HeadInit, Roberta, TextTokenizer, roberta};
+    use vblora_models::{ClassificationHead, HeadForm, HeadInit, Roberta, TextTokenizer, roberta};
     let device = Default::default();
     let files = demo::model_files();
     let (base, _) = Roberta::<Flex>::load(&files, &device).unwrap();
@@ -30,7 +30,14 @@ fn memory_stays_flat_over_two_hundred_evaluations() {
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone())
         .init::<Autodiff<Flex>>(&plan, 1, &device)
         .unwrap();
-    let head = ClassificationHead::init(256, 2, 0.0, HeadInit::Normal(0.02), 1, &device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [256, 2],
+        0.0,
+        HeadInit::Normal(0.02),
+        1,
+        &device,
+    );
     let learner = Learner::new(
         &base,
         Trained::Adapter(Box::new(adapter)),

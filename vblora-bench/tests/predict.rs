@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
+mod families;
 mod shell;
 
 use std::{

@@ -20,7 +20,7 @@ use vblora_bench::{
     train::{CheckpointSettings, DataSource, EncodedSplit, Method, Output, Session},
 };
 use vblora_models::{
-    Checkpoint, ClassificationHead, EncoderConfig, EncoderInput, ModelFiles, Roberta,
+    Checkpoint, ClassificationHead, EncoderConfig, EncoderInput, HeadForm, ModelFiles, Roberta,
     TextTokenizer, roberta,
 };
 
@@ -72,7 +72,13 @@ fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
         .and_then(|found| found.bind(&base.sites()))
         .unwrap();
     assert_eq!(found.prefix, "roberta.");
-    let head = ClassificationHead::<Flex>::from_tensors("the adapter", &found.saved, 0.1, &device);
+    let head = ClassificationHead::<Flex>::from_tensors(
+        HeadForm::ROBERTA,
+        "the adapter",
+        &found.saved,
+        0.1,
+        &device,
+    );
     let factors = match compact {
         false => found.adapter.factors(&device),
         true => {
@@ -324,7 +330,9 @@ fn a_model_trained_in_full_is_a_directory_that_loads() {
         let tensor = checkpoint.tensor(&name).unwrap();
         (name, tensor)
     });
-    let head = ClassificationHead::from_tensors("the model", &tensors, 0.1, &device).unwrap();
+    let head =
+        ClassificationHead::from_tensors(HeadForm::ROBERTA, "the model", &tensors, 0.1, &device)
+            .unwrap();
     let found = scores(&files, &base, &head, &Factors::none(), dir.path());
     assert_eq!(found, results.runs[0].best.as_ref().unwrap().metrics);
 

@@ -86,15 +86,16 @@ pub mod limits {
 pub use chat::{Answer, ChatTemplate, Message, Rendered};
 pub use config::{
     Activation, AttentionScale, ClassifierNames, DecoderConfig, DecoderFamily, EmbeddingScale,
-    EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
-    RotaryConfig, stop_tokens,
+    EncoderConfig, EncoderPositions, Family, HeadActivation, LayerSet, Layout, Mlp, NormForm,
+    Pooling, Positions, QkNorm, RelativeBuckets, RopeScaling, RotaryConfig, RotaryLayers,
+    stop_tokens,
 };
 pub use contain::contain;
 pub use convert::{Converted, DecodedDtype, dequantize, quantize};
 pub use dtype::{BaseDtype, ComputeDtype, Nf4Settings};
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
-pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
+pub use heads::{ClassificationHead, HeadForm, HeadInit, Labels, loss};
 pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};

@@ -37,7 +37,7 @@ mod training {
 
 mod recorded {
     use super::suite::recorded as tests;
-    on_every_backend!(tests: fixture_roberta);
+    on_every_backend!(tests: fixture_roberta, fixture_further_encoders);
 }
 
 mod recorded_baselines {

@@ -24,8 +24,8 @@ use vblora_bench::{
     train::{AdamW, Gradients, LabelledBatch, Learner, Rule, Trained},
 };
 use vblora_models::{
-    ClassificationHead, DecoderConfig, EncoderConfig, HeadInit, Labels, PaddedBatch, Roberta,
-    decoder::sites, host_tensor, roberta,
+    ClassificationHead, DecoderConfig, EncoderConfig, HeadForm, HeadInit, Labels, PaddedBatch,
+    Roberta, decoder::sites, host_tensor, roberta,
 };
 
 use vblora_bench::commands::progress;
@@ -115,7 +115,14 @@ fn roberta_base(steps: usize) -> Result<String> {
     let plan = roberta::targets("all")?.select(&base.sites())?;
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone());
     let adapter = Trained::Adapter(Box::new(adapter.init(&plan, SEED, &device)?));
-    let head = ClassificationHead::init(768, 2, 0.1, HeadInit::Normal(0.02), SEED, &device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [768, 2],
+        0.1,
+        HeadInit::Normal(0.02),
+        SEED,
+        &device,
+    );
     let mut learner: Learner<Flex> = Learner::new(&base, adapter, head, &recipe, SEED, &device);
     let bar = progress::bar(steps as u64, "RoBERTa-base");
     for step in 0..steps {

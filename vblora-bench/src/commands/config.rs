@@ -18,7 +18,7 @@ const FILE: &str = "config.json";
 /// The configuration of a model of either kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelConfig {
-    /// RoBERTa or BERT.
+    /// An encoder.
     Encoder(EncoderConfig),
     /// A causal model.
     Decoder(Box<DecoderConfig>),
@@ -52,7 +52,13 @@ impl ModelConfig {
     /// # Errors
     /// The file is missing, or this library does not support the model.
     pub fn of(files: &ModelFiles) -> Result<Self> {
-        Self::parse(&files.read(FILE)?, &files.describe(FILE))
+        match EncoderConfig::from_files(files) {
+            Ok(config) => Ok(Self::Encoder(config)),
+            Err(Error::OtherArchitecture { .. }) => {
+                Self::parse(&files.read(FILE)?, &files.describe(FILE))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn parse(bytes: &[u8], file: &str) -> Result<Self> {
@@ -151,7 +157,7 @@ mod tests {
     fn what_describes_no_known_model_is_named() {
         let error = |text: &str| ModelConfig::parse(text.as_bytes(), "x.json").unwrap_err();
         let other = error(r#"{"model_type": "t5"}"#).to_string();
-        for part in ["x.json", "\"t5\"", "roberta, bert, gpt2, llama"] {
+        for part in ["x.json", "\"t5\"", "roberta, bert, ", "gpt2, llama"] {
             assert!(other.contains(part), "{other}");
         }
         let lacking = error(r#"{"model_type": "gpt2", "vocab_size": 9, "n_embd": 8}"#).to_string();

@@ -62,7 +62,10 @@ impl Classifier {
             Some(found) => (Some(found.adapter), found.saved),
             None => (None, Vec::new()),
         };
-        let names = config.family.classifier();
+        // A first map that the adapter saved takes the place of the base's.
+        let dense = format!("{}weight", config.family.classifier().dense);
+        config.head_in_base &= !saved.iter().any(|(name, _)| *name == dense);
+        let names = config.classifier();
         let head = head::find(dir, saved, &names, (files, is_whole))?;
         let Some((width, outputs)) = outputs(&head) else {
             return Err(no_head(&place, "a directory without one".into()));
@@ -113,10 +116,9 @@ fn compare_base(dir: &Path, files: &ModelFiles) -> Result<()> {
 
 /// Width and number of outputs of the head, if there is one.
 fn outputs(head: &[(String, HostTensor)]) -> Option<(usize, usize)> {
-    let bias = |part: &str| {
-        let name = format!("classifier.{part}.bias");
-        let found = head.iter().find(|(found, _)| *found == name);
-        found.map(|(_, tensor)| tensor.values.len())
-    };
-    Some((bias("dense")?, bias("out_proj")?))
+    let weight = |(name, _): &&(String, HostTensor)| name == "classifier.out_proj.weight";
+    match *head.iter().find(weight)?.1.shape.as_slice() {
+        [outputs, width] => Some((width, outputs)),
+        _ => None,
+    }
 }

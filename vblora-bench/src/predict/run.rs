@@ -57,7 +57,8 @@ impl BackendJob for Job<'_> {
         } = self.classifier;
         let tokenizer = TextTokenizer::from_files(self.files)?.for_encoder(config)?;
         // Dropout is off without noise.
-        let head = ClassificationHead::<B>::from_tensors(place, head, 0.0, &device)?;
+        let head =
+            ClassificationHead::<B>::from_tensors(config.head_form(), place, head, 0.0, &device)?;
         let (base, _) = Roberta::<B>::load_with(config.clone(), self.files, &device)?;
         let adapter = self.classifier.adapter.as_ref();
         let factors =

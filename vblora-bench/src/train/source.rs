@@ -232,7 +232,9 @@ impl Source for DataSource {
             width: config.hidden_size,
             parameters: config.parameters(),
             base_dtype: config.base_dtype,
-            head: vblora_models::head_parameters(config.hidden_size, recipe.task.outputs()),
+            head: config
+                .head_form()
+                .parameters(config.hidden_size, recipe.task.outputs()),
             sites: roberta::sites(&config),
             targets: roberta::targets(&recipe.targets)?,
         })

@@ -1,35 +1,34 @@
-//! One encoder layer: self-attention and a two-layer MLP, each followed by dropout, the residual sum and a normalisation.
+//! One encoder layer: self-attention and an MLP, each with a normalisation after its residual sum, or before itself.
 
 use burn::{
     module::Module,
     tensor::{Tensor, activation, backend::Backend},
 };
-use vblora::{
-    Factors, FrozenLinear,
-    backend::VbLoraBackend,
-    ops::{self, GeluForm},
-};
+use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::GeluForm};
 
-use super::input::Padding;
+use super::{
+    attention::{Attention, Pass},
+    sites::{self, BlockMaps},
+};
 use crate::{
     Activation, EncoderConfig, Result,
     parts::{Builder, FrozenLayerNorm},
     source::WeightSource,
 };
 
-/// A post-norm encoder layer with six sites.
+/// An encoder layer with six sites, or four where one map gives query, key and value. The names are BERT's.
 #[derive(Module, Debug)]
 pub struct EncoderLayer<B: Backend> {
-    /// `attention.self.query`
+    /// `attention.self.query`, or the one map of query, key and value.
     pub query: FrozenLinear<B>,
     /// `attention.self.key`
-    pub key: FrozenLinear<B>,
+    pub key: Option<FrozenLinear<B>>,
     /// `attention.self.value`
-    pub value: FrozenLinear<B>,
+    pub value: Option<FrozenLinear<B>>,
     /// `attention.output.dense`
     pub attention_output: FrozenLinear<B>,
-    /// `attention.output.LayerNorm`
-    pub attention_norm: FrozenLayerNorm<B>,
+    /// `attention.output.LayerNorm`. The first layer of a pre-norm family has none.
+    pub attention_norm: Option<FrozenLayerNorm<B>>,
     /// `intermediate.dense`
     pub intermediate: FrozenLinear<B>,
     /// `output.dense`
@@ -41,12 +40,14 @@ pub struct EncoderLayer<B: Backend> {
 }
 
 /// The settings of a layer.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Settings {
-    heads: usize,
+    attention: Attention,
     hidden_dropout: f64,
     attention_dropout: f64,
     activation: Activation,
+    pre_norm: bool,
+    gated: bool,
 }
 
 impl<B: VbLoraBackend> EncoderLayer<B> {
@@ -55,99 +56,146 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
         config: &EncoderConfig,
         index: usize,
     ) -> Result<Self> {
-        let (d, inner, eps) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.layer_norm_eps,
-        );
-        let name = |part: &str| format!("encoder.layer.{index}.{part}");
+        let (layout, maps) = (config.layout(), BlockMaps::new(config));
+        let mut map = |map| sites::build(builder, config, index, map);
+        // Every tensor is asked for, even after a failure, so that the source can report all that is wrong with it.
+        let qkv: Vec<_> = maps.qkv.iter().map(&mut map).collect();
+        let attention_output = map(&maps.attention_output);
+        let (intermediate, output) = (map(&maps.mlp_input), map(&maps.mlp_output));
+        let mut norm = |name| {
+            let name = layout.in_block(index, name);
+            let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+            FrozenLayerNorm::build_with(builder, &name, d, eps, config.norm_bias)
+        };
+        // The norm of the embeddings comes just before.
+        let has_norm = !layout.pre_norm || index > 0;
+        let attention_norm = has_norm.then(|| norm(layout.attention_norm));
+        let output_norm = norm(layout.mlp_norm);
+        let mut qkv = qkv.into_iter();
         Ok(Self {
-            query: builder.linear(&name("attention.self.query"), d, d)?,
-            key: builder.linear(&name("attention.self.key"), d, d)?,
-            value: builder.linear(&name("attention.self.value"), d, d)?,
-            attention_output: builder.linear(&name("attention.output.dense"), d, d)?,
-            attention_norm: FrozenLayerNorm::build(
-                builder,
-                &name("attention.output.LayerNorm"),
-                d,
-                eps,
-            )?,
-            intermediate: builder.linear(&name("intermediate.dense"), d, inner)?,
-            output: builder.linear(&name("output.dense"), inner, d)?,
-            output_norm: FrozenLayerNorm::build(builder, &name("output.LayerNorm"), d, eps)?,
+            query: qkv.next().expect("a layout has a map of queries")?,
+            key: qkv.next().transpose()?,
+            value: qkv.next().transpose()?,
+            attention_output: attention_output?,
+            attention_norm: attention_norm.transpose()?,
+            intermediate: intermediate?,
+            output: output?,
+            output_norm: output_norm?,
             settings: Settings {
-                heads: config.num_heads,
+                attention: Attention::new(config, index),
                 hidden_dropout: config.hidden_dropout,
                 attention_dropout: config.attention_dropout,
                 activation: config.activation,
+                pre_norm: layout.pre_norm,
+                gated: layout.gated,
             },
         })
     }
 
-    /// The layer's linear maps and normalisations under their Hugging Face names.
-    pub(crate) fn linears(&self) -> [&FrozenLinear<B>; 6] {
-        [
-            &self.query,
-            &self.key,
-            &self.value,
-            &self.attention_output,
-            &self.intermediate,
-            &self.output,
-        ]
+    /// The layer's linear maps, in the order of a forward pass.
+    pub(crate) fn linears(&self) -> impl Iterator<Item = &FrozenLinear<B>> {
+        let qkv = std::iter::once(&self.query).chain(&self.key);
+        let rest = [&self.attention_output, &self.intermediate, &self.output];
+        qkv.chain(&self.value).chain(rest)
     }
 
-    pub(crate) fn norms(&self) -> [(&'static str, &FrozenLayerNorm<B>); 2] {
-        [
-            ("attention.output.LayerNorm", &self.attention_norm),
-            ("output.LayerNorm", &self.output_norm),
-        ]
+    pub(super) fn merged(&self, factors: &Factors<B>) -> Self {
+        let mut layer = self.clone();
+        let qkv = std::iter::once(&mut layer.query).chain(&mut layer.key);
+        let rest = [
+            &mut layer.attention_output,
+            &mut layer.intermediate,
+            &mut layer.output,
+        ];
+        for linear in qkv.chain(&mut layer.value).chain(rest) {
+            *linear = linear.merged(factors);
+        }
+        layer
+    }
+
+    /// The normalisations: of the attention, where there is one, and of the MLP.
+    pub(crate) fn norms(&self) -> [Option<&FrozenLayerNorm<B>>; 2] {
+        [self.attention_norm.as_ref(), Some(&self.output_norm)]
     }
 
     /// # Shapes
     /// - input and output: `[n, t, d]`, or `[N, 1, d]` where the padding is left out
     ///
-    /// `factors` carry the layer's own noise.
-    pub fn forward(
-        &self,
-        x: Tensor<B, 3>,
-        padding: &Padding<B>,
-        factors: &Factors<B>,
-    ) -> Tensor<B, 3> {
-        let p = self.settings.hidden_dropout;
+    /// The pass carries the layer's own noise.
+    pub fn forward(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
+        match self.settings.pre_norm {
+            true => self.pre_norm(x, pass),
+            false => self.post_norm(x, pass),
+        }
+    }
+
+    fn post_norm(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
+        let (p, factors) = (self.settings.hidden_dropout, pass.factors);
         let attended = self
             .attention_output
-            .forward(self.attend(x.clone(), padding, factors), factors);
-        let x = self
-            .attention_norm
-            .forward(factors.drop(attended, p, "attention.output") + x);
-        let inner = self.intermediate.forward(x.clone(), factors);
-        let inner = match self.settings.activation {
-            Activation::Gelu => self.output.forward_gelu(inner, GeluForm::Erf, factors),
-            Activation::GeluTanh => self.output.forward_gelu(inner, GeluForm::Tanh, factors),
-            Activation::Relu => self.output.forward(activation::relu(inner), factors),
-        };
+            .forward(self.attend(x.clone(), pass), factors);
+        let sum = factors.drop(attended, p, "attention.output") + x;
+        let x = self.attention_normal(sum);
+        let inner = self.mlp(x.clone(), factors);
         self.output_norm
             .forward(factors.drop(inner, p, "output") + x)
     }
 
+    fn pre_norm(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
+        let (p, factors) = (self.settings.attention_dropout, pass.factors);
+        let normal = self.attention_normal(x.clone());
+        let attended = self
+            .attention_output
+            .forward(self.attend(normal, pass), factors);
+        let x = x + factors.drop(attended, p, "attention.output");
+        let inner = self.mlp(self.output_norm.forward(x.clone()), factors);
+        x + inner
+    }
+
+    fn attention_normal(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        match &self.attention_norm {
+            Some(norm) => norm.forward(x),
+            None => x,
+        }
+    }
+
+    fn mlp(&self, x: Tensor<B, 3>, factors: &Factors<B>) -> Tensor<B, 3> {
+        let inner = self.intermediate.forward(x, factors);
+        if self.settings.gated {
+            return self.output.forward(self.units(inner, factors), factors);
+        }
+        match self.settings.activation {
+            Activation::Gelu => self.output.forward_gelu(inner, GeluForm::Erf, factors),
+            Activation::GeluTanh => self.output.forward_gelu(inner, GeluForm::Tanh, factors),
+            Activation::Relu => self.output.forward(activation::relu(inner), factors),
+        }
+    }
+
+    /// The gated units of the values and the gate that lie side by side.
+    fn units(&self, both: Tensor<B, 3>, factors: &Factors<B>) -> Tensor<B, 3> {
+        let width = both.dims()[2] / 2;
+        let [values, gate] = [0, width].map(|start| both.clone().narrow(2, start, width));
+        let units = self.settings.activation.apply(values) * gate;
+        factors.drop(units, self.settings.hidden_dropout, "mlp")
+    }
+
     /// Softmax attention of every head, without the output map.
-    fn attend(&self, x: Tensor<B, 3>, padding: &Padding<B>, factors: &Factors<B>) -> Tensor<B, 3> {
-        let qkv = [&self.query, &self.key, &self.value].map(|map| map.forward(x.clone(), factors));
-        let Settings {
-            heads,
-            attention_dropout: p,
-            ..
-        } = self.settings;
-        let (noise, place) = (factors.noise(), "attention.self");
-        let mask = match padding {
-            Padding::LeftOut(unpadded) => {
-                let qkv = qkv.map(|x| x.squeeze_dim::<2>(1));
-                let all = ops::unpadded_attention(qkv, unpadded, heads, p, noise, place);
-                return all.unsqueeze_dim(1);
+    fn attend(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
+        let qkv = match (&self.key, &self.value) {
+            (Some(key), Some(value)) => {
+                [&self.query, key, value].map(|map| map.forward(x.clone(), pass.factors))
             }
-            Padding::Masked(mask) => Some(mask.clone()),
-            Padding::None => None,
+            _ => {
+                let all = self.query.forward(x, pass.factors);
+                let width = all.dims()[2] / 3;
+                [0, 1, 2].map(|part| all.clone().narrow(2, part * width, width))
+            }
         };
-        ops::attention(qkv, mask, heads, p, noise, place)
+        let relative = pass.relative.as_ref().zip(self.key.as_ref());
+        let relative = relative.map(|(table, key)| {
+            let rows = |map: &FrozenLinear<B>| map.forward(table.rows.clone(), &table.factors);
+            [rows(&self.query), rows(key)]
+        });
+        self.settings.attention.forward(qkv, relative, pass)
     }
 }

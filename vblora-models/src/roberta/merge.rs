@@ -2,7 +2,7 @@
 
 use vblora::{Factors, backend::VbLoraBackend};
 
-use super::{EncoderLayer, Roberta};
+use super::Roberta;
 
 impl<B: VbLoraBackend> Roberta<B> {
     /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit. The two
@@ -12,23 +12,13 @@ impl<B: VbLoraBackend> Roberta<B> {
     /// The factors are those of a multi-adapter batch.
     #[must_use]
     pub fn merged(&self, factors: &Factors<B>) -> Self {
-        let merged = |layer: &EncoderLayer<B>| {
-            let mut layer = layer.clone();
-            for linear in [
-                &mut layer.query,
-                &mut layer.key,
-                &mut layer.value,
-                &mut layer.attention_output,
-                &mut layer.intermediate,
-                &mut layer.output,
-            ] {
-                *linear = linear.merged(factors);
-            }
-            layer
-        };
-        Self {
-            layers: self.layers.iter().map(merged).collect(),
-            ..self.clone()
+        let mut model = self.clone();
+        let layers = model.layers.iter();
+        model.layers = layers.map(|layer| layer.merged(factors)).collect();
+        let head = model.head.as_mut().map(|head| &mut head.dense);
+        for linear in head.into_iter().chain(&mut model.embeddings.project) {
+            *linear = linear.merged(factors);
         }
+        model
     }
 }

@@ -1,51 +1,51 @@
-//! RoBERTa, and BERT by its settings, as a frozen function with adapter sites.
+//! Encoders as frozen functions with adapter sites: RoBERTa, and the others by their settings.
 
+mod attention;
 mod embeddings;
 mod export;
+mod head;
 mod input;
 mod layer;
 mod merge;
+mod places;
+mod relative;
+mod sites;
 
 use burn::{
     module::Module,
     tensor::{Tensor, backend::Backend},
 };
-use vblora::{BaseWeights, Factors, FrozenLinear, Site, Targets, backend::VbLoraBackend};
+use vblora::{BaseWeights, Factors, FrozenLinear, Site, backend::VbLoraBackend};
 
+pub use attention::Pass;
 pub use embeddings::Embeddings;
+pub use head::HeadMap;
 pub use input::{EncoderInput, Padding};
 pub use layer::EncoderLayer;
+pub use relative::RelativePositions;
+pub use sites::{sites, targets};
 
 use crate::{
-    Checkpoint, EncoderConfig, LoadReport, Loader, ModelFiles, Result,
-    parts::Builder,
+    Checkpoint, EncoderConfig, EncoderPositions, LoadReport, Loader, ModelFiles, Result,
+    config::FINAL_NORM,
+    parts::{Builder, FrozenLayerNorm},
     source::{RandomWeights, WeightSource},
     upload::{host_tensor, sync},
 };
 
-/// The prefixes under which checkpoints keep the encoder.
-const PREFIXES: [&str; 3] = ["roberta.", "bert.", ""];
-
-/// A tensor that every encoder checkpoint has, by which the prefix is known.
-const PROBE: &str = "embeddings.word_embeddings.weight";
-
-/// Tensors of a checkpoint that the encoder does not use: buffers, the pooler, other heads.
-const NOT_USED: [&str; 6] = [
-    "embeddings.position_ids",
-    "embeddings.token_type_ids",
-    "pooler.*",
-    "lm_head.*",
-    "classifier.*",
-    "cls.*",
-];
-
-/// The encoder of RoBERTa or BERT. No parameter requires a gradient; what is trained comes in as [`Factors`].
+/// An encoder. No parameter requires a gradient; what is trained comes in as [`Factors`].
 #[derive(Module, Debug)]
 pub struct Roberta<B: Backend> {
     /// Token, position and type embeddings.
     pub embeddings: Embeddings<B>,
     /// The encoder's layers.
     pub layers: Vec<EncoderLayer<B>>,
+    /// The table of relative positions (DeBERTa).
+    pub relative: Option<RelativePositions<B>>,
+    /// The normalisation after pre-norm layers (ModernBERT).
+    pub final_norm: Option<FrozenLayerNorm<B>>,
+    /// What the base holds of the classification head.
+    pub head: Option<HeadMap<B>>,
     #[module(skip)]
     config: EncoderConfig,
 }
@@ -70,8 +70,11 @@ impl<B: VbLoraBackend> Roberta<B> {
         device: &B::Device,
     ) -> Result<(Self, LoadReport)> {
         config.base_dtype.check::<B>(device)?;
-        let mut loader = Loader::new(Checkpoint::open(files)?).with_prefix(&PREFIXES, PROBE);
-        NOT_USED.iter().for_each(|pattern| loader.ignore(pattern));
+        let layout = config.layout();
+        let loader = Loader::new(Checkpoint::open(files)?);
+        let mut loader = loader.with_prefix(layout.prefixes, layout.word);
+        let not_used = layout.not_used.iter();
+        not_used.for_each(|pattern| loader.ignore(pattern));
         let model = Self::build(config, &mut loader, device);
         // Faults of the file are reported before faults of its use.
         let report = loader.finish()?;
@@ -104,9 +107,23 @@ impl<B: VbLoraBackend> Roberta<B> {
             .collect::<Vec<_>>()
             .into_iter()
             .collect::<Result<_>>();
+        let relative = match config.positions {
+            EncoderPositions::Relative(buckets) => {
+                Some(RelativePositions::build(&mut builder, &config, buckets))
+            }
+            EncoderPositions::Learned | EncoderPositions::Rotary(_) => None,
+        };
+        let final_norm = config.layout().pre_norm.then(|| {
+            let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+            FrozenLayerNorm::build_with(&mut builder, FINAL_NORM, d, eps, config.norm_bias)
+        });
+        let head = HeadMap::build(&mut builder, &config);
         Ok(Self {
             embeddings: embeddings?,
             layers: layers?,
+            relative: relative.transpose()?,
+            final_norm: final_norm.transpose()?,
+            head: head?,
             config,
         })
     }
@@ -116,12 +133,24 @@ impl<B: VbLoraBackend> Roberta<B> {
         &self.config
     }
 
-    /// The linear maps an adapter may act on: six per layer, by their Hugging Face names without prefix.
+    /// The linear maps an adapter may act on, by their Hugging Face names. Families whose head has a site name them with their prefix.
     pub fn sites(&self) -> Vec<Site> {
-        self.layers
-            .iter()
-            .flat_map(|layer| layer.linears().map(FrozenLinear::site))
-            .collect()
+        self.linears().map(FrozenLinear::site).collect()
+    }
+
+    /// The linear maps, in the order of [`sites`].
+    fn linears(&self) -> impl Iterator<Item = &FrozenLinear<B>> {
+        let layers = self.layers.iter().flat_map(EncoderLayer::linears);
+        let head = self.head.iter().map(|head| &head.dense);
+        self.embeddings.project.iter().chain(layers).chain(head)
+    }
+
+    /// What a classification head reads, whose first token it takes: the hidden states, or what the family makes of them.
+    ///
+    /// # Shapes
+    /// - output: `[n, t, d]` or `[n, 1, d]`
+    pub fn for_head(&self, input: &EncoderInput<B>, factors: &Factors<B>) -> Tensor<B, 3> {
+        self.pooled(self.forward(input, factors), input, factors)
     }
 
     /// The last hidden state; zeros at padding that the input leaves out.
@@ -151,55 +180,42 @@ impl<B: VbLoraBackend> Roberta<B> {
         factors: &Factors<B>,
         mut see: impl FnMut(&Tensor<B, 3>),
     ) -> Tensor<B, 3> {
-        let factors = input.padding.factors(factors);
-        let mut x = self.embeddings.forward(input, &factors);
+        let tokens = input.padding.factors(factors);
+        let mut x = self.embeddings.forward(input, &tokens);
         see(&x);
+        let relative = self.relative.as_ref().zip(input.places.relative.as_ref());
+        let relative = relative.map(|(table, rows)| (table, table.rows(rows)));
         for (index, layer) in self.layers.iter().enumerate() {
-            // Places inside a layer have the same names in each, so the layer's number goes into the noise.
-            let factors = match factors.noise() {
-                Some(noise) => factors.with_noise(noise.index(index as u64)),
-                None => factors.clone(),
+            let of_layer = |factors| of_layer(factors, index);
+            let relative = relative
+                .as_ref()
+                .map(|(table, rows)| table.for_layer(rows, input.rows, &of_layer(factors)));
+            let tokens = of_layer(&tokens);
+            let pass = Pass {
+                relative,
+                ..Pass::new(input, &tokens)
             };
-            x = layer.forward(x, &input.padding, &factors);
+            x = layer.forward(x, &pass);
+            if let (Some(norm), true) = (&self.final_norm, index + 1 == self.layers.len()) {
+                x = norm.forward(x);
+            }
             see(&x);
         }
         x
     }
 }
 
-impl<B: VbLoraBackend> BaseWeights for Roberta<B> {
-    fn weight(&self, site: &str) -> Option<Vec<f32>> {
-        let mut linears = self.layers.iter().flat_map(EncoderLayer::linears);
-        let map = linears.find(|map| map.site().name == site)?;
-        Some(host_tensor(map.weight.dense()).values)
+/// The factors with a layer's own noise: places inside a layer have the same names in each.
+fn of_layer<B: VbLoraBackend>(factors: &Factors<B>, index: usize) -> Factors<B> {
+    match factors.noise() {
+        Some(noise) => factors.with_noise(noise.index(index as u64)),
+        None => factors.clone(),
     }
 }
 
-/// The sites of a configuration, without a model: what a dry run needs.
-pub fn sites(config: &EncoderConfig) -> Vec<Site> {
-    let (d, inner) = (config.hidden_size, config.intermediate_size);
-    let roles = [
-        ("attention.self.query", d, d),
-        ("attention.self.key", d, d),
-        ("attention.self.value", d, d),
-        ("attention.output.dense", d, d),
-        ("intermediate.dense", d, inner),
-        ("output.dense", inner, d),
-    ];
-    let layer = |n| {
-        roles.map(|(role, d_in, d_out)| Site::new(format!("encoder.layer.{n}.{role}"), d_in, d_out))
-    };
-    (0..config.num_layers).flat_map(layer).collect()
-}
-
-/// The paper's names for targets, `qv` (query and value) and `all` (every linear map of the encoder), or any other rule.
-///
-/// # Errors
-/// The text is no rule.
-pub fn targets(text: &str) -> Result<Targets> {
-    Ok(match text {
-        "qv" => Targets::suffixes(["query", "value"]),
-        "all" => Targets::all_linear(),
-        other => other.parse()?,
-    })
+impl<B: VbLoraBackend> BaseWeights for Roberta<B> {
+    fn weight(&self, site: &str) -> Option<Vec<f32>> {
+        let map = self.linears().find(|map| map.site().name == site)?;
+        Some(host_tensor(map.weight.dense()).values)
+    }
 }

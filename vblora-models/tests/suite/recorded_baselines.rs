@@ -15,7 +15,7 @@ use vblora::{
     storage::{HostTensor, peft::PeftDirectory},
 };
 use vblora_models::{
-    ClassificationHead, EncoderInput, Labels, ModelFiles, PaddedBatch, Roberta, loss,
+    ClassificationHead, EncoderInput, HeadForm, Labels, ModelFiles, PaddedBatch, Roberta, loss,
 };
 
 use crate::support::{
@@ -88,7 +88,7 @@ fn base_head<B: VbLoraBackend>(device: &B::Device) -> ClassificationHead<B> {
             (name.to_owned(), tensor)
         })
         .collect();
-    ClassificationHead::from_tensors("the base", &tensors, 0.0, device).unwrap()
+    ClassificationHead::from_tensors(HeadForm::ROBERTA, "the base", &tensors, 0.0, device).unwrap()
 }
 
 /// The gradient of a parameter under its name in the record.
@@ -195,8 +195,8 @@ fn linear<'a, B: VbLoraBackend>(model: &'a Roberta<B>, site: &str) -> &'a Frozen
     let linears = model.layers.iter().flat_map(|layer| {
         [
             &layer.query,
-            &layer.key,
-            &layer.value,
+            layer.key.as_ref().expect("three maps"),
+            layer.value.as_ref().expect("three maps"),
             &layer.attention_output,
             &layer.intermediate,
             &layer.output,
@@ -214,7 +214,9 @@ pub(crate) fn fixture_peft_baselines<B: VbLoraBackend>(device: &B::Device) {
         let found = PeftDirectory::open(&path.join("adapter")).unwrap();
         let found = found.bind(&model.sites()).unwrap();
         assert_eq!(found.adapter.plan(), &plan(&path, &model));
-        let head = ClassificationHead::from_tensors("PEFT", &found.saved, 0.0, device).unwrap();
+        let head =
+            ClassificationHead::from_tensors(HeadForm::ROBERTA, "PEFT", &found.saved, 0.0, device)
+                .unwrap();
         let adapter = found.adapter.trainable(device).unwrap();
         let recorded = Tensors::read(&path.join("io.safetensors"));
         check(&recorded, &adapter, &model, &head, device);

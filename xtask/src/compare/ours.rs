@@ -19,8 +19,8 @@ use vblora_bench::{
     },
 };
 use vblora_models::{
-    BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadInit, Labels,
-    PaddedBatch, Roberta,
+    BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadForm, HeadInit,
+    Labels, PaddedBatch, Roberta,
     decoder::{self, CachedLm, CausalInput, CausalLm},
     generate::{GenerationConfig, generate},
     roberta,
@@ -222,7 +222,14 @@ pub(crate) fn encoder_step<B: VbLoraBackend>(
     let mut recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
     recipe.head.dropout = 0.0;
     let d = base.config().hidden_size;
-    let head = ClassificationHead::init(d, 2, 0.0, HeadInit::Normal(0.02), 1, device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [d, 2],
+        0.0,
+        HeadInit::Normal(0.02),
+        1,
+        device,
+    );
     let trained = Trained::Adapter(Box::new(adapter));
     let learner = Learner::new(base, trained, head, &recipe, 1, device);
     let labels = Labels::Classes((0..inputs.rows).map(|row| row % 2).collect());
