@@ -165,7 +165,7 @@ fn a_head_map_of_the_base_stays_there() {
     let file = "pooled-all/vblora-seed1/adapter_model.safetensors";
     let found = names(&dir.join(file));
     assert!(
-        found.contains(&"base_model.model.pooler.dense.vblora_logits_A".to_owned()),
+        found.contains(&"base_model.model.pooler.dense.vblora_logits_A_topk_indices".to_owned()),
         "{found:?}"
     );
     assert!(!found.contains(&"base_model.model.pooler.dense.weight".to_owned()));

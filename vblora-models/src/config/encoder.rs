@@ -203,6 +203,12 @@ impl EncoderConfig {
             checks::size(file, field, size, limit)?;
             checks::weight(file, field, size, self.hidden_size)?;
         }
+        let layout = self.layout();
+        let units = if layout.gated { 2 } else { 1 };
+        let inner = units * self.intermediate_size;
+        checks::weight(file, keys.intermediate_size, inner, self.hidden_size)?;
+        let qkv = 3 * self.hidden_size / layout.qkv.len();
+        checks::weight(file, keys.hidden_size, qkv, self.hidden_size)?;
         // Families that may have no types say so by 0.
         if self.type_vocab_size > 0 || self.family.default_types() != Some(0) {
             checks::size(file, "type_vocab_size", self.type_vocab_size, MAX_ROWS)?;

@@ -5,10 +5,10 @@ use burn::{
     module::Param,
     tensor::{ElementConversion, Tensor},
 };
-use vblora::{Adapter, Factors, Noise, Stack, backend::VbLoraBackend};
+use vblora::{Adapter, BaseWeights, Factors, Noise, Stack, backend::VbLoraBackend, nf4::Nf4Host};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Padding,
-    Roberta,
+    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, Nf4Settings, PaddedBatch,
+    Padding, Roberta,
 };
 
 use super::{
@@ -134,6 +134,8 @@ pub(crate) fn padding_may_be_left_out<B: VbLoraBackend>(device: &B::Device) {
                     _ => whole,
                 };
                 let hidden = model.forward(input, &factors) * kept.clone();
+                let read = model.for_head(input, &factors).narrow(1, 0, 1);
+                let hidden = Tensor::cat(vec![hidden, read], 1);
                 let shown = values(hidden.clone().inner());
                 let weights: Vec<f64> = (0..shown.len()).map(|i| (i % 7) as f64 - 2.0).collect();
                 let weights = tensor::<Ad<B>, 3>(&weights, hidden.dims(), device);
@@ -290,6 +292,45 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word.logits(x.clone()));
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert!(difference < alike(1e-6), "{borders:?}: {difference}");
+    }
+}
+
+/// Every family in 4 bits: its maps decode to the values of the dense maps quantised, and adapters act on them.
+pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device) {
+    for family in FAMILIES {
+        let of = |base_dtype| {
+            let config = EncoderConfig {
+                base_dtype,
+                ..config(family)
+            };
+            Roberta::<B>::random(config, 17, device).unwrap()
+        };
+        let (dense, nf4) = (
+            of(BaseDtype::F32),
+            of(BaseDtype::Nf4(Nf4Settings::default())),
+        );
+        assert_eq!(nf4.sites(), dense.sites());
+        for site in dense.sites() {
+            let (columns, d_out) = (dense.weight(&site.name).unwrap(), site.d_out);
+            let rows = (0..d_out).flat_map(|o| columns[o..].iter().step_by(d_out).copied());
+            let rows: Vec<f32> = rows.collect();
+            let expected = Nf4Host::quantise(&rows, [d_out, site.d_in], true).dequantise();
+            for (i, &value) in nf4.weight(&site.name).unwrap().iter().enumerate() {
+                let place = i % d_out * site.d_in + i / d_out;
+                assert_eq!(value, expected[place], "{site:?}");
+            }
+        }
+        let factors = adapter(&dense, "all-linear", device).factors();
+        let batch = batch(&texts(family), dense.config());
+        let input = EncoderInput::new(&batch, dense.config(), device);
+        let [plain, found, expected] = [
+            nf4.for_head(&input, &Factors::none()),
+            nf4.for_head(&input, &factors),
+            nf4.merged(&factors).for_head(&input, &Factors::none()),
+        ]
+        .map(values);
+        assert_close(&format!("{family:?}"), &found, &expected, products(1e-4));
+        assert_ne!(plain, found);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Many adapters on one model: multi-adapter batches, merging in memory and on the disk.
 
+use burn::tensor::Tensor;
 use vblora::{
     AdapterConfig, AdapterSet, Factors, LoraConfig, Targets,
     backend::VbLoraBackend,
@@ -83,19 +84,23 @@ pub(crate) fn a_multi_adapter_batch_is_its_rows_alone<B: VbLoraBackend>(device: 
             [Some(2), None, Some(0), Some(1), Some(0)],
             [None, Some(1), Some(1), Some(2), Some(0)],
         ] {
-            let together = model.forward(&input, &stack.assign(&rows, device).unwrap());
+            let outputs = |input: &EncoderInput<B>, factors: &Factors<B>| {
+                let read = model.for_head(input, factors).narrow(1, 0, 1);
+                Tensor::cat(vec![model.forward(input, factors), read], 1)
+            };
+            let together = outputs(&input, &stack.assign(&rows, device).unwrap());
             let [_, t, d] = together.dims();
             for (i, adapter) in rows.into_iter().enumerate() {
                 let factors = match adapter {
                     Some(adapter) => set.factors(names[adapter]).unwrap(),
                     None => Factors::none(),
                 };
-                let alone = values(model.forward(&row(&batch, i, config, device), &factors));
+                let alone = values(outputs(&row(&batch, i, config, device), &factors));
                 let found = values(together.clone().slice([i..i + 1, 0..t, 0..d]));
                 let what = format!("{family:?}, row {i} with {adapter:?}");
                 assert_close(&what, &found, &alone, alike(1e-5));
                 // The row's own adapter, not a neighbour's: the base alone is somewhere else.
-                let base = values(model.forward(&row(&batch, i, config, device), &Factors::none()));
+                let base = values(outputs(&row(&batch, i, config, device), &Factors::none()));
                 let moved = found.iter().zip(&base).map(|(a, b)| (a - b).abs());
                 let moved = moved.fold(0.0, f64::max);
                 assert_eq!(moved > 1e-2, adapter.is_some(), "{what} moves by {moved}");
