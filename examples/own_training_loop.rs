@@ -16,7 +16,7 @@ use vblora::{Composition, Noise, VbLoraConfig};
 use vblora_bench::train::{EncodedSplit, order};
 use vblora_bench::{demo, program::say, tasks::SplitName};
 use vblora_models::{
-    ClassificationHead, EncoderInput, HeadForm, HeadInit, Roberta, TextTokenizer, loss, roberta,
+    ClassificationHead, Encoder, EncoderInput, HeadForm, HeadInit, TextTokenizer, encoder, loss,
 };
 
 const SEED: u64 = 42;
@@ -25,13 +25,13 @@ fn main() -> Result<()> {
     let device = Default::default();
     // For your own model: ModelFiles::open("path/to/roberta-base"), or vblora_models::resolve with a hub id.
     let files = demo::model_files();
-    let base = Roberta::<Flex>::load(&files, &device)?.0;
-    let base = Roberta::<Autodiff<Flex>>::from_inner(base);
+    let base = Encoder::<Flex>::load(&files, &device)?.0;
+    let base = Encoder::<Autodiff<Flex>>::from_inner(base);
     let tokenizer = TextTokenizer::from_files(&files)?.for_encoder(base.config())?;
     let split = EncodedSplit::new(&demo::split(SplitName::Train)?, &tokenizer, 64)?;
 
     // The base stays frozen. The optimizers see only the adapter and the head.
-    let plan = roberta::targets("qv")?.select(&base.sites())?;
+    let plan = encoder::targets("qv")?.select(&base.sites())?;
     let config = VbLoraConfig {
         vector_length: 64,
         ..VbLoraConfig::default()

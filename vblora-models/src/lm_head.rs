@@ -8,8 +8,8 @@ use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::gelu};
 
 use crate::{
     EncoderConfig, HostTensor, Result,
+    encoder::Embeddings,
     parts::{Builder, FrozenLayerNorm},
-    roberta::Embeddings,
     source::RandomWeights,
     upload::host_tensor,
 };

@@ -11,7 +11,7 @@ use burn::backend::Flex;
 use corrupt::corrupt;
 use serde_json::{Value, json};
 use vblora_models::{
-    Checkpoint, DecoderConfig, DecoderFamily, EncoderConfig, ModelFiles, Roberta, SaveDtype,
+    Checkpoint, DecoderConfig, DecoderFamily, Encoder, EncoderConfig, ModelFiles, SaveDtype,
     TextTokenizer, decoder::CausalLm, dequantize, quantize, save_safetensors, save_tensors,
 };
 
@@ -472,7 +472,7 @@ fn a_config_that_claims_more_than_the_weights_hold_costs_nothing() {
         let start = Instant::now();
         let device = Default::default();
         let error = match config["model_type"].as_str() {
-            Some("bert") => Roberta::<Flex>::load(&files, &device).map(drop),
+            Some("bert") => Encoder::<Flex>::load(&files, &device).map(drop),
             // GPT-2's map for query, key and value as it is, and cut in three.
             Some("gpt2") => {
                 let config = DecoderConfig {

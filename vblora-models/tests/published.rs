@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 use vblora::{SitePlan, Targets};
-use vblora_models::{DecoderConfig, EncoderConfig, decoder, roberta};
+use vblora_models::{DecoderConfig, EncoderConfig, decoder, encoder};
 
 const MODELS: &str = include_str!("published.json");
 
@@ -12,7 +12,7 @@ const MODELS: &str = include_str!("published.json");
 fn read(name: &str, config: &Value) -> (usize, SitePlan) {
     let json = serde_json::to_vec(config).unwrap();
     let (parameters, sites) = match EncoderConfig::from_json(&json, name) {
-        Ok(config) => (config.parameters(), roberta::sites(&config)),
+        Ok(config) => (config.parameters(), encoder::sites(&config)),
         Err(_) => {
             let config = DecoderConfig::from_json(&json, name).unwrap();
             (config.parameters(), decoder::sites(&config))

@@ -20,7 +20,7 @@ use vblora::{
 };
 use vblora_bench::program::say;
 use vblora_models::{
-    ClassificationHead, EncoderConfig, EncoderInput, Error, ModelFiles, PaddedBatch, Roberta,
+    ClassificationHead, Encoder, EncoderConfig, EncoderInput, Error, ModelFiles, PaddedBatch,
     SaveDtype,
     decoder::{CausalBatch, CausalInput, CausalLm, Side},
     host_tensor, save_safetensors,
@@ -171,7 +171,7 @@ struct Model<B: VbLoraBackend> {
 }
 
 enum Base<B: VbLoraBackend> {
-    Encoder(Roberta<B>),
+    Encoder(Encoder<B>),
     Decoder(CausalLm<B>),
 }
 
@@ -179,7 +179,7 @@ impl<B: VbLoraBackend> Model<B> {
     fn open(dir: &Path, device: B::Device) -> Result<Self> {
         let files = ModelFiles::open(&dir.join("base"))?;
         let base = match EncoderConfig::from_files(&files) {
-            Ok(config) => Base::Encoder(Roberta::load_with(config, &files, &device)?.0),
+            Ok(config) => Base::Encoder(Encoder::load_with(config, &files, &device)?.0),
             Err(Error::OtherArchitecture { .. }) => {
                 Base::Decoder(CausalLm::load(&files, &device)?.0)
             }

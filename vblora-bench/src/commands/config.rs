@@ -8,7 +8,7 @@ use vblora::{
     storage::{MAX_CONFIG_BYTES, read_file},
 };
 use vblora_models::{
-    DecoderConfig, EncoderConfig, Error, ModelFiles, decoder, resolve_config, roberta,
+    DecoderConfig, EncoderConfig, Error, ModelFiles, decoder, encoder, resolve_config,
 };
 
 use super::models;
@@ -104,7 +104,7 @@ impl ModelConfig {
     /// Every linear map except the head, in the model's order.
     pub fn sites(&self) -> Vec<Site> {
         match self {
-            Self::Encoder(config) => roberta::sites(config),
+            Self::Encoder(config) => encoder::sites(config),
             Self::Decoder(config) => decoder::sites(config),
         }
     }
@@ -115,7 +115,7 @@ impl ModelConfig {
     /// The text is not a valid rule.
     pub fn targets(&self, text: &str) -> Result<Targets> {
         Ok(match self {
-            Self::Encoder(_) => roberta::targets(text)?,
+            Self::Encoder(_) => encoder::targets(text)?,
             Self::Decoder(_) => decoder::targets(text)?,
         })
     }

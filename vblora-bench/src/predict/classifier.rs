@@ -6,7 +6,7 @@ use vblora::storage::{
     HostAdapter, HostTensor,
     peft::{self, PeftDirectory},
 };
-use vblora_models::{EncoderConfig, ModelFiles, roberta};
+use vblora_models::{EncoderConfig, ModelFiles, encoder};
 
 use super::head::{self, no_head};
 use crate::{
@@ -46,7 +46,7 @@ impl Classifier {
         // An adapter without its configuration is an error too. Its head alone would predict something else.
         let adapter_files = [peft::CONFIG, peft::TENSORS];
         let adapter = match adapter_files.iter().any(|name| dir.join(name).is_file()) {
-            true => Some(PeftDirectory::open(dir)?.bind(&roberta::sites(&config))?),
+            true => Some(PeftDirectory::open(dir)?.bind(&encoder::sites(&config))?),
             false => None,
         };
         // The head of a base that was trained as well belongs to that base alone.

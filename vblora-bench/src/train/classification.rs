@@ -4,8 +4,8 @@ use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::{Map, Value, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    ClassificationHead, ClassifierNames, Encoded, EncoderInput, HeadInit, HostTensor, Labels,
-    Roberta, SaveDtype, loss, pad, save_config, save_model, save_tensors,
+    ClassificationHead, ClassifierNames, Encoded, Encoder, EncoderInput, HeadInit, HostTensor,
+    Labels, SaveDtype, loss, pad, save_config, save_model, save_tensors,
 };
 
 use super::{
@@ -33,8 +33,8 @@ type Named = Vec<(String, HostTensor)>;
 pub struct Classification;
 
 impl<B: VbLoraBackend> Objective<B> for Classification {
-    type Model = Roberta<B>;
-    type Base = Roberta<Autodiff<B>>;
+    type Model = Encoder<B>;
+    type Base = Encoder<Autodiff<B>>;
     type Head = ClassificationHead<Autodiff<B>>;
     type Split = EncodedSplit;
     type Rows = Vec<usize>;
@@ -107,7 +107,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
     }
 
     fn evaluate(
-        base: &Roberta<B>,
+        base: &Encoder<B>,
         head: &ClassificationHead<B>,
         factors: &Factors<B>,
         split: &EncodedSplit,
@@ -122,7 +122,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
 
     /// An untrained head has no meaningful scores.
     fn before(
-        _: &Roberta<B>,
+        _: &Encoder<B>,
         _: &EncodedSplit,
         _: &Recipe,
         _: &B::Device,
@@ -233,7 +233,7 @@ fn batch_loss<B: VbLoraBackend>(
 /// # Errors
 /// An output is not finite; the error names the text's number.
 pub fn outputs<B: VbLoraBackend>(
-    base: &Roberta<B>,
+    base: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     texts: &[Encoded],
@@ -270,7 +270,7 @@ pub fn outputs<B: VbLoraBackend>(
 
 /// [`outputs`] of a split, chunk by chunk.
 fn outputs_of_split<B: VbLoraBackend>(
-    base: &Roberta<B>,
+    base: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     split: &EncodedSplit,

@@ -7,8 +7,8 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 use vblora_bench::demo;
 use vblora_models::{
-    Activation, EncoderConfig, EncoderPositions, Family, HeadActivation, LayerSet, Pooling,
-    RelativeBuckets, Roberta, RotaryLayers, save_model,
+    Activation, Encoder, EncoderConfig, EncoderPositions, Family, HeadActivation, LayerSet,
+    Pooling, RelativeBuckets, RotaryLayers, save_model,
 };
 
 use super::{apart, data, fail, succeed};
@@ -74,7 +74,7 @@ fn write(dir: &Path, name: &str, config: EncoderConfig) {
     let files = demo::model_files();
     let json: Value = serde_json::from_str(&config.to_json()).unwrap();
     let prefix = config.classifier().prefix;
-    let model = Roberta::<Flex>::random(config, 5, &Default::default()).unwrap();
+    let model = Encoder::<Flex>::random(config, 5, &Default::default()).unwrap();
     let tensors = model.tensors().into_iter();
     let tensors: Vec<_> = tensors
         .map(|(name, tensor)| (format!("{prefix}{name}"), tensor))

@@ -17,8 +17,8 @@ use vblora_bench::{
     train::{Classification, LabelledBatch, Learner, Method, Objective, StepReport, Trained},
 };
 use vblora_models::{
-    Activation, BaseDtype, ClassificationHead, EncoderConfig, Family, HeadForm, HeadInit, Labels,
-    PaddedBatch, Roberta, roberta,
+    Activation, BaseDtype, ClassificationHead, Encoder, EncoderConfig, Family, HeadForm, HeadInit,
+    Labels, PaddedBatch, encoder,
 };
 
 use super::is_exact;
@@ -97,8 +97,8 @@ pub(super) fn learner_of<B: VbLoraBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Learner<B> {
-    let base = Roberta::<B>::random(config(dropout), 3, device).unwrap();
-    let plan = roberta::targets("qv")
+    let base = Encoder::<B>::random(config(dropout), 3, device).unwrap();
+    let plan = encoder::targets("qv")
         .unwrap()
         .select(&base.sites())
         .unwrap();

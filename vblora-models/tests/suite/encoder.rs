@@ -7,8 +7,8 @@ use burn::{
 };
 use vblora::{Adapter, BaseWeights, Factors, Noise, Stack, backend::VbLoraBackend, nf4::Nf4Host};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, Nf4Settings, PaddedBatch,
-    Padding, Roberta,
+    Activation, BaseDtype, Encoded, Encoder, EncoderConfig, EncoderInput, Family, Nf4Settings,
+    PaddedBatch, Padding,
 };
 
 use super::{
@@ -19,7 +19,7 @@ use crate::support::{alike, assert_close, products, tensor, values};
 
 /// Every hidden state of a batch, each `[n, t, d]`.
 fn states<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     input: &EncoderInput<B>,
     factors: &Factors<B>,
 ) -> Vec<Tensor<B, 3>> {
@@ -39,7 +39,7 @@ fn tokens<B: VbLoraBackend>(state: &Tensor<B, 3>, i: usize, count: usize) -> Vec
 }
 
 fn assert_matches_plain<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     factors: &Factors<B>,
     texts: &[Encoded],
     device: &B::Device,
@@ -303,7 +303,7 @@ pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device
                 base_dtype,
                 ..config(family)
             };
-            Roberta::<B>::random(config, 17, device).unwrap()
+            Encoder::<B>::random(config, 17, device).unwrap()
         };
         let (dense, nf4) = (
             of(BaseDtype::F32),
@@ -342,7 +342,7 @@ pub(crate) fn half_precision_is_close_or_refused<B: VbLoraBackend>(device: &B::D
             base_dtype,
             ..config(family)
         };
-        Roberta::<B>::random(config, 17, device)
+        Encoder::<B>::random(config, 17, device)
     };
     let full = model(BaseDtype::F32).expect("f32 is everywhere");
     let adapter = adapter(&full, "all-linear", device);

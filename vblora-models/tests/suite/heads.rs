@@ -3,7 +3,7 @@
 use burn::{backend::Autodiff, module::Param};
 use vblora::{backend::VbLoraBackend, rng::Key};
 use vblora_models::{
-    ClassificationHead, Family, HeadForm, HeadInit, HostTensor, Labels, LmHead, Roberta, loss,
+    ClassificationHead, Encoder, Family, HeadForm, HeadInit, HostTensor, Labels, LmHead, loss,
 };
 
 use super::{
@@ -233,7 +233,7 @@ pub(crate) fn lm_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {
         &inner.times(&words.transposed()),
         plain.matrix("lm_head.bias").row(0),
     );
-    let mut embeddings = Roberta::<B>::random(config.clone(), 3, device)
+    let mut embeddings = Encoder::<B>::random(config.clone(), 3, device)
         .unwrap()
         .embeddings;
     let table = tensor(&words.values, [config.vocab_size, d], device);

@@ -15,8 +15,8 @@ use vblora::{
     },
 };
 use vblora_models::{
-    ClassificationHead, ClassifierNames, EncoderConfig, EncoderInput, HeadForm, HostTensor, Labels,
-    ModelFiles, PaddedBatch, Roberta, loss,
+    ClassificationHead, ClassifierNames, Encoder, EncoderConfig, EncoderInput, HeadForm,
+    HostTensor, Labels, ModelFiles, PaddedBatch, loss,
 };
 
 use crate::support::{
@@ -112,7 +112,7 @@ struct Case<B: VbLoraBackend> {
     /// The adapter with all logits, and in the top-k form.
     full: Tensors,
     topk: Tensors,
-    model: Roberta<Ad<B>>,
+    model: Encoder<Ad<B>>,
     base_head: ClassificationHead<Ad<B>>,
     names: ClassifierNames,
     valid: ValidVbLora,
@@ -129,7 +129,7 @@ impl<B: VbLoraBackend> Case<B> {
             config["problem_type"]
         );
         let (model, _) =
-            Roberta::load(&ModelFiles::open(&family.join("base")).unwrap(), device).unwrap();
+            Encoder::load(&ModelFiles::open(&family.join("base")).unwrap(), device).unwrap();
         let names = model.config().classifier();
         let form = model.config().head_form();
         let io = json(&path.join("io.json"));
@@ -427,7 +427,7 @@ fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
 }
 
 /// The directories that PEFT wrote, as this library reads them: adapter and head, as they are and as LoRA.
-fn check_directories<B: VbLoraBackend>(case: &Case<B>, model: &Roberta<B>, device: &B::Device) {
+fn check_directories<B: VbLoraBackend>(case: &Case<B>, model: &Encoder<B>, device: &B::Device) {
     for (kind, logits) in [
         ("adapter_full", "logits"),
         ("adapter_topk", "logits_topk_reload"),
@@ -456,7 +456,7 @@ fn check_merged_on_disk<B: VbLoraBackend>(
     let dir = tempfile::tempdir().unwrap();
     let (base, out) = (case.path.with_file_name("base"), dir.path().join("out"));
     merge(&base, adapter, &out, false).unwrap();
-    let (model, _) = Roberta::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
+    let (model, _) = Encoder::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
     let weights = Tensors::read(&out.join("model.safetensors"));
     let head = case.head::<B>(&weights, "", device);
     let none = Factors::none();
@@ -466,7 +466,7 @@ fn check_merged_on_disk<B: VbLoraBackend>(
 fn check_output<B: VbLoraBackend>(
     case: &Case<B>,
     name: &str,
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     device: &B::Device,

@@ -15,7 +15,7 @@ use vblora::{
     storage::{HostTensor, peft::PeftDirectory},
 };
 use vblora_models::{
-    ClassificationHead, EncoderInput, HeadForm, Labels, ModelFiles, PaddedBatch, Roberta, loss,
+    ClassificationHead, Encoder, EncoderInput, HeadForm, Labels, ModelFiles, PaddedBatch, loss,
 };
 
 use crate::support::{
@@ -40,9 +40,9 @@ fn records(method: &str, suffix: &str) -> Vec<PathBuf> {
     cases
 }
 
-fn model<B: VbLoraBackend>(device: &B::Device) -> Roberta<Ad<B>> {
+fn model<B: VbLoraBackend>(device: &B::Device) -> Encoder<Ad<B>> {
     let base = base();
-    Roberta::load(&ModelFiles::open(&base).unwrap(), device)
+    Encoder::load(&ModelFiles::open(&base).unwrap(), device)
         .unwrap()
         .0
 }
@@ -53,7 +53,7 @@ fn base() -> PathBuf {
         .join("roberta/base")
 }
 
-fn plan<B: VbLoraBackend>(path: &Path, model: &Roberta<B>) -> SitePlan {
+fn plan<B: VbLoraBackend>(path: &Path, model: &Encoder<B>) -> SitePlan {
     let targets = match path.to_string_lossy().contains("_qv_") {
         true => Targets::suffixes(["query", "value"]),
         false => Targets::all_linear(),
@@ -143,7 +143,7 @@ fn gradients<B: VbLoraBackend>(adapter: &AnyAdapter<Ad<B>>, grads: &Gradients<B>
 fn check<B: VbLoraBackend>(
     recorded: &Tensors,
     adapter: &AnyAdapter<Ad<B>>,
-    model: &Roberta<Ad<B>>,
+    model: &Encoder<Ad<B>>,
     head: &ClassificationHead<Ad<B>>,
     device: &B::Device,
 ) {
@@ -191,7 +191,7 @@ fn check<B: VbLoraBackend>(
     }
 }
 
-fn linear<'a, B: VbLoraBackend>(model: &'a Roberta<B>, site: &str) -> &'a FrozenLinear<B> {
+fn linear<'a, B: VbLoraBackend>(model: &'a Encoder<B>, site: &str) -> &'a FrozenLinear<B> {
     let linears = model.layers.iter().flat_map(|layer| {
         [
             &layer.query,

@@ -5,8 +5,8 @@ use std::path::Path;
 use half::f16;
 use vblora::{Factors, backend::VbLoraBackend};
 use vblora_models::{
-    EncoderConfig, EncoderInput, Error, Family, HostTensor, LoadReport, ModelFiles, Result,
-    Roberta, SaveDtype, save_tensors,
+    Encoder, EncoderConfig, EncoderInput, Error, Family, HostTensor, LoadReport, ModelFiles,
+    Result, SaveDtype, save_tensors,
 };
 
 use super::tiny::{FAMILIES, PLAIN, batch, model, texts};
@@ -29,11 +29,11 @@ fn save(folder: &Path, config: &str, tensors: &Named, dtype: SaveDtype) {
     save_tensors(&folder.join("model.safetensors"), tensors, dtype).unwrap();
 }
 
-fn load<B: VbLoraBackend>(folder: &Path, device: &B::Device) -> Result<(Roberta<B>, LoadReport)> {
-    Roberta::load(&ModelFiles::open(folder).unwrap(), device)
+fn load<B: VbLoraBackend>(folder: &Path, device: &B::Device) -> Result<(Encoder<B>, LoadReport)> {
+    Encoder::load(&ModelFiles::open(folder).unwrap(), device)
 }
 
-fn output<B: VbLoraBackend>(model: &Roberta<B>, device: &B::Device) -> Vec<f64> {
+fn output<B: VbLoraBackend>(model: &Encoder<B>, device: &B::Device) -> Vec<f64> {
     let config = model.config();
     values(model.forward(
         &EncoderInput::new(&batch(&texts(config.family), config), config, device),

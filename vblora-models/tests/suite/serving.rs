@@ -8,15 +8,15 @@ use vblora::{
     storage::{HostAdapter, HostLora, merge, peft::PeftAdapter},
 };
 use vblora_models::{
-    ClassificationHead, EncoderConfig, EncoderInput, Family, HeadForm, HeadInit, ModelFiles,
-    PaddedBatch, Roberta, SaveDtype, save_tensors,
+    ClassificationHead, Encoder, EncoderConfig, EncoderInput, Family, HeadForm, HeadInit,
+    ModelFiles, PaddedBatch, SaveDtype, save_tensors,
 };
 
 use super::tiny::{FAMILIES, adapter, batch, model, texts};
 use crate::support::{alike, assert_close, products, values};
 
 /// LoRA on the MLPs alone, large enough to matter.
-fn lora<B: VbLoraBackend>(model: &Roberta<B>) -> HostAdapter {
+fn lora<B: VbLoraBackend>(model: &Encoder<B>) -> HostAdapter {
     let rule = Targets::suffixes([
         "intermediate.dense",
         "output.dense",
@@ -178,12 +178,12 @@ pub(crate) fn a_merged_directory_is_the_adapted_model<B: VbLoraBackend>(device: 
             ..PeftAdapter::new(adapter)
         };
         merge(&base, &adapter, &out, true).unwrap();
-        let (merged, _) = Roberta::<B>::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
+        let (merged, _) = Encoder::<B>::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
         let weights = vblora::storage::TensorFile::read(&out.join("model.safetensors")).unwrap();
         for (name, tensor) in &adapter.saved {
             assert_eq!(weights.floats(name).unwrap(), tensor.values, "{name}");
         }
-        let logits = |model: &Roberta<B>, factors: &Factors<B>| {
+        let logits = |model: &Encoder<B>, factors: &Factors<B>| {
             let hidden = model.forward(&input, factors);
             values(head(2).forward(hidden, None))
         };

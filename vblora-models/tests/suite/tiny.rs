@@ -6,8 +6,8 @@ use burn::{
 };
 use vblora::{SitePlan, VbLora, VbLoraConfig, backend::VbLoraBackend, rng::Key};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, EncoderPositions, Family, HeadActivation,
-    LayerSet, PaddedBatch, Pooling, RelativeBuckets, Roberta, RotaryLayers, pad, roberta,
+    Activation, BaseDtype, Encoded, Encoder, EncoderConfig, EncoderPositions, Family,
+    HeadActivation, LayerSet, PaddedBatch, Pooling, RelativeBuckets, RotaryLayers, encoder, pad,
 };
 
 /// Every family, with the settings in which their checkpoints differ. Sizes differ from each other wherever they may.
@@ -103,11 +103,11 @@ pub(crate) fn moved<B: VbLoraBackend, M: Module<B>>(module: M) -> M {
     module.map(&mut Moved(0))
 }
 
-pub(crate) fn model_of<B: VbLoraBackend>(config: EncoderConfig, device: &B::Device) -> Roberta<B> {
-    moved(Roberta::random(config, 17, device).expect("a model this small fits"))
+pub(crate) fn model_of<B: VbLoraBackend>(config: EncoderConfig, device: &B::Device) -> Encoder<B> {
+    moved(Encoder::random(config, 17, device).expect("a model this small fits"))
 }
 
-pub(crate) fn model<B: VbLoraBackend>(family: Family, device: &B::Device) -> Roberta<B> {
+pub(crate) fn model<B: VbLoraBackend>(family: Family, device: &B::Device) -> Encoder<B> {
     model_of(config(family), device)
 }
 
@@ -135,11 +135,11 @@ pub(crate) fn batch(texts: &[Encoded], config: &EncoderConfig) -> PaddedBatch {
 
 /// VB-LoRA on every linear map, or on those with these suffixes, with factors large enough to matter.
 pub(crate) fn adapter<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     targets: &str,
     device: &B::Device,
 ) -> VbLora<B> {
-    let plan: SitePlan = roberta::targets(targets)
+    let plan: SitePlan = encoder::targets(targets)
         .unwrap()
         .select(&model.sites())
         .unwrap();

@@ -8,8 +8,8 @@ use burn::{
 };
 use vblora::{Adapter, Composition, Factors, Noise, VbLora, backend::VbLoraBackend};
 use vblora_models::{
-    ClassificationHead, EncoderConfig, EncoderInput, Family, HeadForm, HeadInit, Labels, Roberta,
-    loss, roberta::Pass,
+    ClassificationHead, Encoder, EncoderConfig, EncoderInput, Family, HeadForm, HeadInit, Labels,
+    encoder::Pass, loss,
 };
 
 use super::tiny::{FAMILIES, adapter, batch, config, model, model_of, texts};
@@ -17,7 +17,7 @@ use crate::support::{assert_close, products, tensor, values};
 
 type Ad<B> = Autodiff<B>;
 
-fn input<B: VbLoraBackend>(model: &Roberta<B>, device: &B::Device) -> EncoderInput<B> {
+fn input<B: VbLoraBackend>(model: &Encoder<B>, device: &B::Device) -> EncoderInput<B> {
     EncoderInput::new(
         &batch(&texts(model.config().family), model.config()),
         model.config(),
@@ -26,7 +26,7 @@ fn input<B: VbLoraBackend>(model: &Roberta<B>, device: &B::Device) -> EncoderInp
 }
 
 /// The same with its padding, whose hidden states are then no zeros.
-fn padded<B: VbLoraBackend>(model: &Roberta<B>, device: &B::Device) -> EncoderInput<B> {
+fn padded<B: VbLoraBackend>(model: &Encoder<B>, device: &B::Device) -> EncoderInput<B> {
     let config = model.config();
     EncoderInput::with_padding(&batch(&texts(config.family), config), config, device)
 }
@@ -199,7 +199,7 @@ impl<B: AutodiffBackend> ModuleVisitor<B> for Untouched<'_, B> {
 
 /// The loss of one batch through adapter and head.
 fn batch_loss<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     device: &B::Device,
@@ -212,7 +212,7 @@ fn batch_loss<B: VbLoraBackend>(
 pub(crate) fn the_base_gets_no_gradient<B: VbLoraBackend>(device: &B::Device) {
     for family in FAMILIES {
         // As loading and initialising leave it, without a detour through a mapper.
-        let model = Roberta::<Ad<B>>::random(config(family), 17, device).unwrap();
+        let model = Encoder::<Ad<B>>::random(config(family), 17, device).unwrap();
         let before = model.tensors();
         let (adapter, head) = (adapter(&model, "all-linear", device), head::<Ad<B>>(device));
         let mut step = Composition::new(&adapter);
@@ -311,7 +311,7 @@ fn with_margin<B: VbLoraBackend>(adapter: &VbLora<Ad<B>>, device: &B::Device) ->
 }
 
 fn loss_of<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     adapter: &VbLora<Ad<B>>,
     trained: &Trained,
     noise: Noise,

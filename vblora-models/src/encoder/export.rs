@@ -2,7 +2,7 @@
 
 use vblora::{FrozenLinear, backend::VbLoraBackend};
 
-use super::Roberta;
+use super::Encoder;
 use crate::{
     HostTensor,
     config::{FINAL_NORM, POSITION, RELATIVE, TOKEN_TYPE},
@@ -11,7 +11,7 @@ use crate::{
 
 type Named = Vec<(String, HostTensor)>;
 
-impl<B: VbLoraBackend> Roberta<B> {
+impl<B: VbLoraBackend> Encoder<B> {
     /// Every tensor by its Hugging Face name, weights as torch stores them (`[d_out, d_in]`). Names have the prefix that the model's sites
     /// have.
     pub fn tensors(&self) -> Named {

@@ -6,7 +6,7 @@ use burn::{
 };
 use vblora::{Factors, FrozenLinear, backend::VbLoraBackend};
 
-use super::{EncoderInput, Roberta};
+use super::{Encoder, EncoderInput};
 use crate::{
     EncoderConfig, HeadActivation, Result,
     parts::{Builder, FrozenLayerNorm},
@@ -56,7 +56,7 @@ impl<B: VbLoraBackend> HeadMap<B> {
     }
 }
 
-impl<B: VbLoraBackend> Roberta<B> {
+impl<B: VbLoraBackend> Encoder<B> {
     /// # Shapes
     /// - hidden: `[n, t, d]`; output: the same, or `[n, 1, d]`
     pub(super) fn pooled(

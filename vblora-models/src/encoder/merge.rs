@@ -2,9 +2,9 @@
 
 use vblora::{Factors, backend::VbLoraBackend};
 
-use super::Roberta;
+use super::Encoder;
 
-impl<B: VbLoraBackend> Roberta<B> {
+impl<B: VbLoraBackend> Encoder<B> {
     /// The model with every update added into its weight, which runs as fast as the base. This model stays as it is, to the bit. The two
     /// share all weights that were not adapted. To unmerge, drop the merged model.
     ///

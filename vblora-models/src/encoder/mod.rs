@@ -35,7 +35,7 @@ use crate::{
 
 /// An encoder. No parameter requires a gradient; what is trained comes in as [`Factors`].
 #[derive(Module, Debug)]
-pub struct Roberta<B: Backend> {
+pub struct Encoder<B: Backend> {
     /// Token, position and type embeddings.
     pub embeddings: Embeddings<B>,
     /// The encoder's layers.
@@ -50,7 +50,7 @@ pub struct Roberta<B: Backend> {
     config: EncoderConfig,
 }
 
-impl<B: VbLoraBackend> Roberta<B> {
+impl<B: VbLoraBackend> Encoder<B> {
     /// Loads `config.json` and the safetensors weights of a Hugging Face directory.
     ///
     /// # Errors
@@ -213,7 +213,7 @@ fn of_layer<B: VbLoraBackend>(factors: &Factors<B>, index: usize) -> Factors<B> 
     }
 }
 
-impl<B: VbLoraBackend> BaseWeights for Roberta<B> {
+impl<B: VbLoraBackend> BaseWeights for Encoder<B> {
     fn weight(&self, site: &str) -> Option<Vec<f32>> {
         let map = self.linears().find(|map| map.site().name == site)?;
         Some(host_tensor(map.weight.dense()).values)
