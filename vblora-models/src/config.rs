@@ -16,8 +16,8 @@ pub use decoder::{
     QkNorm, RopeScaling, RotaryConfig,
 };
 pub use encoder::{
-    ClassifierNames, EncoderConfig, EncoderPositions, Family, HeadActivation, Pooling, Positions,
-    RelativeBuckets, RotaryLayers,
+    ClassifierNames, EncoderConfig, EncoderPositions, Family, HeadActivation, HeadForm, Pooling,
+    Positions, RelativeBuckets, RotaryLayers,
 };
 pub(crate) use encoder::{EncoderLayout, FINAL_NORM, POSITION, PROJECT, RELATIVE, TOKEN_TYPE};
 pub use generation::GenerationDefaults;

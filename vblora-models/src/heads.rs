@@ -14,7 +14,8 @@ use vblora::{
 };
 
 use crate::{
-    Activation, Error, HeadActivation, HostTensor, Result, error::Misshapen, upload::host_tensor,
+    Activation, Error, HeadActivation, HeadForm, HostTensor, Result, error::Misshapen,
+    upload::host_tensor,
 };
 
 /// How a fresh head is drawn.
@@ -24,32 +25,6 @@ pub enum HeadInit {
     Normal(f64),
     /// torch's `Linear`: weights and biases uniform in `1 / sqrt(d_in)`.
     Torch,
-}
-
-/// The form of a family's classification head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HeadForm {
-    /// The function after the first map.
-    pub activation: HeadActivation,
-    /// True if the head has a first map. Else that map is a part of the base.
-    pub has_dense: bool,
-    /// True if dropout comes before the first map too.
-    pub drops_input: bool,
-}
-
-impl HeadForm {
-    /// RoBERTa's: dropout, dense, tanh, dropout, projection.
-    pub const ROBERTA: Self = Self {
-        activation: HeadActivation::Tanh,
-        has_dense: true,
-        drops_input: true,
-    };
-
-    /// The number of parameters of a head on hidden states of width `d`.
-    pub fn parameters(self, d: usize, labels: usize) -> usize {
-        let dense = if self.has_dense { (d + 1) * d } else { 0 };
-        dense + (d + 1) * labels
-    }
 }
 
 /// Dense, a function, dropout and projection on the first of the hidden states that it is given. RoBERTa's form has dropout before the

@@ -86,8 +86,8 @@ pub mod limits {
 pub use chat::{Answer, ChatTemplate, Message, Rendered};
 pub use config::{
     Activation, AttentionScale, ClassifierNames, DecoderConfig, DecoderFamily, EmbeddingScale,
-    EncoderConfig, EncoderPositions, Family, HeadActivation, LayerSet, Layout, Mlp, NormForm,
-    Pooling, Positions, QkNorm, RelativeBuckets, RopeScaling, RotaryConfig, RotaryLayers,
+    EncoderConfig, EncoderPositions, Family, HeadActivation, HeadForm, LayerSet, Layout, Mlp,
+    NormForm, Pooling, Positions, QkNorm, RelativeBuckets, RopeScaling, RotaryConfig, RotaryLayers,
     stop_tokens,
 };
 pub use contain::contain;
@@ -96,7 +96,7 @@ pub use dtype::{BaseDtype, ComputeDtype, Nf4Settings};
 pub use encoder::{Encoder, EncoderInput, Padding};
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
-pub use heads::{ClassificationHead, HeadForm, HeadInit, Labels, loss};
+pub use heads::{ClassificationHead, HeadInit, Labels, loss};
 pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};

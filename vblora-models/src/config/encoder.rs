@@ -9,11 +9,13 @@ mod tests;
 mod write;
 
 pub use family::{ClassifierNames, Family, Positions};
-pub use features::{EncoderPositions, HeadActivation, Pooling, RelativeBuckets, RotaryLayers};
+pub use features::{
+    EncoderPositions, HeadActivation, HeadForm, Pooling, RelativeBuckets, RotaryLayers,
+};
 pub(crate) use layout::{EncoderLayout, FINAL_NORM, POSITION, PROJECT, RELATIVE, TOKEN_TYPE};
 
 use super::{Activation, FILE, MAX_LAYERS, MAX_ROWS, MAX_WIDTH, checks, fields::Fields, wrong};
-use crate::{BaseDtype, Checkpoint, HeadForm, ModelFiles, Result};
+use crate::{BaseDtype, Checkpoint, ModelFiles, Result};
 
 /// Sizes and settings of an encoder. Checked: see [`EncoderConfig::check`].
 #[derive(Debug, Clone, PartialEq)]

@@ -53,6 +53,32 @@ pub enum HeadActivation {
     Of(Activation),
 }
 
+/// The form of a family's classification head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeadForm {
+    /// The function after the first map.
+    pub activation: HeadActivation,
+    /// True if the head has a first map. Else that map is a part of the base.
+    pub has_dense: bool,
+    /// True if dropout comes before the first map too.
+    pub drops_input: bool,
+}
+
+impl HeadForm {
+    /// RoBERTa's: dropout, dense, tanh, dropout, projection.
+    pub const ROBERTA: Self = Self {
+        activation: HeadActivation::Tanh,
+        has_dense: true,
+        drops_input: true,
+    };
+
+    /// The number of parameters of a head on hidden states of width `d`.
+    pub fn parameters(self, d: usize, labels: usize) -> usize {
+        let dense = if self.has_dense { (d + 1) * d } else { 0 };
+        dense + (d + 1) * labels
+    }
+}
+
 impl RotaryLayers {
     /// The bases of the global and the local layers.
     pub(crate) fn thetas(&self) -> [f64; 2] {
