@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`ModelFiles`], [`resolve`] | a directory, files in the binary, or a hub id |
 //! | [`EncoderConfig`], [`DecoderConfig`] | `config.json`, checked; of a decoder its features |
-//! | [`roberta`], [`decoder`] | the models: RoBERTa and BERT; every causal model ([`DecoderFamily`] lists the families) |
+//! | [`encoder`], [`decoder`] | the models: every encoder and every causal model ([`Family`] and [`DecoderFamily`] list the families) |
 //! | [`ClassificationHead`], [`LmHead`] | what stands on an encoder |
 //! | [`generate`] | greedy and sampled rows, beam search, stops, text as it grows |
 //! | [`TextTokenizer`], [`ChatTemplate`], [`template`] | text to token ids, conversations to prompts, templates within limits |

@@ -171,17 +171,17 @@ struct Model<B: VbLoraBackend> {
 }
 
 enum Base<B: VbLoraBackend> {
-    Encoder(Encoder<B>),
-    Decoder(CausalLm<B>),
+    Encoder(Box<Encoder<B>>),
+    Decoder(Box<CausalLm<B>>),
 }
 
 impl<B: VbLoraBackend> Model<B> {
     fn open(dir: &Path, device: B::Device) -> Result<Self> {
         let files = ModelFiles::open(&dir.join("base"))?;
         let base = match EncoderConfig::from_files(&files) {
-            Ok(config) => Base::Encoder(Encoder::load_with(config, &files, &device)?.0),
+            Ok(config) => Base::Encoder(Box::new(Encoder::load_with(config, &files, &device)?.0)),
             Err(Error::OtherArchitecture { .. }) => {
-                Base::Decoder(CausalLm::load(&files, &device)?.0)
+                Base::Decoder(Box::new(CausalLm::load(&files, &device)?.0))
             }
             Err(error) => return Err(error.into()),
         };

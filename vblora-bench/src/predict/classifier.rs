@@ -63,7 +63,7 @@ impl Classifier {
             None => (None, Vec::new()),
         };
         // A first map that the adapter saved takes the place of the base's.
-        let dense = format!("{}weight", config.family.classifier().dense);
+        let dense = format!("{}bias", config.family.classifier().dense);
         config.head_in_base &= !saved.iter().any(|(name, _)| *name == dense);
         let names = config.classifier();
         let head = head::find(dir, saved, &names, (files, is_whole))?;
