@@ -13,10 +13,10 @@ use burn::{
 };
 use vblora::storage::{HostAdapter, peft::PeftAdapter};
 use vblora::{Composition, Noise, VbLoraConfig};
-use vblora_bench::train::{EncodedSplit, order};
+use vblora_bench::train::{EncodedSplit, order, with_head};
 use vblora_bench::{demo, program::say, tasks::SplitName};
 use vblora_models::{
-    ClassificationHead, EncoderInput, HeadInit, Roberta, TextTokenizer, loss, roberta,
+    ClassificationHead, Encoder, EncoderInput, HeadInit, TextTokenizer, encoder, loss,
 };
 
 const SEED: u64 = 42;
@@ -25,20 +25,27 @@ fn main() -> Result<()> {
     let device = Default::default();
     // For your own model: ModelFiles::open("path/to/roberta-base"), or vblora_models::resolve with a hub id.
     let files = demo::model_files();
-    let base = Roberta::<Flex>::load(&files, &device)?.0;
-    let base = Roberta::<Autodiff<Flex>>::from_inner(base);
+    let base = Encoder::<Flex>::load(&files, &device)?.0;
+    let base = Encoder::<Autodiff<Flex>>::from_inner(base);
     let tokenizer = TextTokenizer::from_files(&files)?.for_encoder(base.config())?;
     let split = EncodedSplit::new(&demo::split(SplitName::Train)?, &tokenizer, 64)?;
 
     // The base stays frozen. The optimizers see only the adapter and the head.
-    let plan = roberta::targets("qv")?.select(&base.sites())?;
+    let plan = encoder::targets("qv")?.select(&base.sites())?;
     let config = VbLoraConfig {
         vector_length: 64,
         ..VbLoraConfig::default()
     };
     let mut adapter = config.check(&plan)?.init::<Autodiff<Flex>>(SEED, &device);
     let d = base.config().hidden_size;
-    let mut head = ClassificationHead::init(d, 2, 0.1, HeadInit::Normal(0.02), SEED, &device);
+    let mut head = ClassificationHead::init(
+        base.config().head_form(),
+        [d, 2],
+        0.1,
+        HeadInit::Normal(0.02),
+        SEED,
+        &device,
+    );
     let adamw = AdamWConfig::new().with_weight_decay(0.0);
     let (mut for_adapter, mut for_head) = (adamw.init(), adamw.init());
 
@@ -51,7 +58,7 @@ fn main() -> Result<()> {
         // Dropout draws its noise as a function of seed and step.
         let noise = Noise::new(SEED, step as u64, 0);
         let factors = composition.factors().clone().with_noise(noise);
-        let scores = head.forward(base.forward(&input, &factors), Some(noise));
+        let scores = head.forward(base.for_head(&input, &factors), Some(noise));
         let loss = loss(scores, &batch.labels);
         let value = loss.clone().into_scalar();
         say(format!("step {step}: loss {value:.4}"));
@@ -64,13 +71,9 @@ fn main() -> Result<()> {
     }
 
     let dir = std::env::args().nth(1).unwrap_or("adapter".into());
-    let peft = PeftAdapter {
-        prefix: "roberta.".into(),
-        modules_to_save: vec!["classifier".into()],
-        saved: head.valid().tensors(),
-        task_type: Some("SEQ_CLS".into()),
-        ..PeftAdapter::new(HostAdapter::TopK(adapter.valid().store()?))
-    };
+    let peft = PeftAdapter::new(HostAdapter::TopK(adapter.valid().store()?));
+    // The head goes along under the names that the model's family has for it.
+    let peft = with_head(peft, &base.config().classifier(), &head.valid().tensors());
     peft.write(dir.as_ref())?;
     say(format!("Written to {dir}, which PEFT loads."));
     Ok(())

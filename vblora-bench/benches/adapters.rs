@@ -22,7 +22,7 @@ use vblora::{
     storage::{Codes, HostAdapter, Precision, Precisions},
 };
 use vblora_models::{
-    DecoderConfig, EncoderConfig, EncoderInput, PaddedBatch, Roberta, decoder::sites, roberta,
+    DecoderConfig, Encoder, EncoderConfig, EncoderInput, PaddedBatch, decoder::sites, encoder,
 };
 
 #[global_allocator]
@@ -41,7 +41,7 @@ fn settings(sites: &[Site], targets: &str, bank: usize) -> ValidVbLora {
         bank,
         ..VbLoraConfig::default()
     };
-    let plan = roberta::targets(targets).expect("a rule").select(sites);
+    let plan = encoder::targets(targets).expect("a rule").select(sites);
     config.check(&plan.expect("sites")).expect("b = 256 fits")
 }
 
@@ -62,7 +62,7 @@ fn stored(settings: &ValidVbLora, seed: u64) -> StoredVbLora {
 }
 
 fn cases() -> [(&'static str, ValidVbLora); 3] {
-    let roberta = roberta::sites(&roberta_base());
+    let roberta = encoder::sites(&roberta_base());
     [
         ("RoBERTa-base qv", settings(&roberta, "qv", 90)),
         ("RoBERTa-base all", settings(&roberta, "all", 90)),
@@ -121,7 +121,7 @@ fn merging(criterion: &mut Criterion) {
     group
         .sample_size(10)
         .measurement_time(Duration::from_secs(5));
-    let base = Roberta::<Flex>::random(roberta_base(), 1, &device).expect("no limit on the CPU");
+    let base = Encoder::<Flex>::random(roberta_base(), 1, &device).expect("no limit on the CPU");
     for (name, targets) in [("RoBERTa-base qv", "qv"), ("RoBERTa-base all", "all")] {
         let adapter = stored(&settings(&base.sites(), targets, 90), 2);
         let factors = adapter.factors(&device);
@@ -154,7 +154,7 @@ fn merging(criterion: &mut Criterion) {
 /// One adapter adds little to the base's cost. The cases are therefore measured in turn by processor time as well.
 fn multi_adapter_batches(criterion: &mut Criterion) {
     let device = Default::default();
-    let base = Roberta::<Flex>::random(roberta_base(), 1, &device).expect("no limit on the CPU");
+    let base = Encoder::<Flex>::random(roberta_base(), 1, &device).expect("no limit on the CPU");
     let cells = ROWS * COLUMNS;
     let ids = (0..cells as u64).map(|i| 5 + Key::new(1).below(i, 50_000) as i64);
     let batch = PaddedBatch {

@@ -18,8 +18,8 @@ use vblora_bench::{
     train::{LabelledBatch, Learner, Trained},
 };
 use vblora_models::{
-    ClassificationHead, EncoderConfig, EncoderInput, HeadInit, Labels, PaddedBatch, Roberta,
-    roberta,
+    ClassificationHead, Encoder, EncoderConfig, EncoderInput, HeadForm, HeadInit, Labels,
+    PaddedBatch, encoder,
 };
 
 #[global_allocator]
@@ -47,7 +47,7 @@ fn batch() -> LabelledBatch {
 }
 
 fn learner(
-    base: &Roberta<Flex>,
+    base: &Encoder<Flex>,
     method: Option<(&str, AdapterConfig)>,
     full: bool,
 ) -> Learner<Flex> {
@@ -56,7 +56,7 @@ fn learner(
     recipe.head.dropout = 0.0;
     let trained = match method {
         Some((targets, adapter)) => {
-            let plan = roberta::targets(targets)
+            let plan = encoder::targets(targets)
                 .and_then(|t| Ok(t.select(&base.sites())?))
                 .expect("sites of the model");
             Trained::Adapter(Box::new(
@@ -68,7 +68,14 @@ fn learner(
         None if full => Trained::Everything,
         None => Trained::HeadOnly,
     };
-    let head = ClassificationHead::init(768, 2, 0.0, HeadInit::Normal(0.02), 1, &device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [768, 2],
+        0.0,
+        HeadInit::Normal(0.02),
+        1,
+        &device,
+    );
     Learner::new(base, trained, head, &recipe, 1, &device)
 }
 
@@ -89,7 +96,7 @@ fn peak_since_last_call() -> u64 {
 
 fn training_step(criterion: &mut Criterion) {
     let device = Default::default();
-    let base = Roberta::<Flex>::random(EncoderConfig::roberta_base().without_dropout(), 1, &device)
+    let base = Encoder::<Flex>::random(EncoderConfig::roberta_base().without_dropout(), 1, &device)
         .expect("no limit on the CPU");
     let input = EncoderInput::new(&batch().inputs, base.config(), &device);
     let mut group = criterion.benchmark_group("roberta-base 8x128");

@@ -8,7 +8,7 @@ use burn::{
 use serde::{Deserialize, Serialize};
 use vblora::{Factors, Noise, backend::VbLoraBackend, ops::log_softmax, rng::Key};
 use vblora_models::{
-    Encoded, EncoderConfig, EncoderInput, HostTensor, LmHead, PaddedBatch, Roberta, pad,
+    Encoded, Encoder, EncoderConfig, EncoderInput, HostTensor, LmHead, PaddedBatch, pad,
 };
 
 use crate::{
@@ -60,7 +60,7 @@ struct Masked {
 /// A model and head in pretraining.
 #[derive(Debug)]
 pub struct Pretrainer<B: VbLoraBackend> {
-    model: Roberta<Autodiff<B>>,
+    model: Encoder<Autodiff<B>>,
     head: LmHead<Autodiff<B>>,
     optimizer: AdamW<B>,
     settings: PretrainSettings,
@@ -80,9 +80,9 @@ impl<B: VbLoraBackend> Pretrainer<B> {
         device: &B::Device,
     ) -> Result<Self> {
         let head = LmHead::random(&config, settings.seed, device)?;
-        let model = Roberta::random(config, settings.seed, device)?;
+        let model = Encoder::random(config, settings.seed, device)?;
         Ok(Self {
-            model: Roberta::from_inner(model).map(&mut RequireGrad(true)),
+            model: Encoder::from_inner(model).map(&mut RequireGrad(true)),
             head: LmHead::from_inner(head).map(&mut RequireGrad(true)),
             optimizer: AdamW::new(AdamSettings {
                 beta1: 0.9,
@@ -230,7 +230,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
 }
 
 fn loss<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     head: &LmHead<B>,
     masked: &Masked,
     factors: &Factors<B>,

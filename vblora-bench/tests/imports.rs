@@ -70,7 +70,7 @@ const MODELS: Layers = &[
     (&["convert"], "directories to 4 bits and back"),
     (&["chat"], "templates over a tokenizer's files"),
     (&["heads"], "heads of encoders"),
-    (&["roberta"], "encoders of such parts"),
+    (&["encoder"], "encoders of such parts"),
     (&["lm_head"], "heads over both kinds of model"),
     (&["hub"], "files from elsewhere"),
     (&["limits"], "names of what other modules limit"),

@@ -15,22 +15,29 @@ fn memory_stays_flat_over_two_hundred_evaluations() {
     use burn::backend::Autodiff;
     use vblora::AdapterConfig;
     use vblora_bench::train::{EncodedSplit, Learner, Trained};
-    use vblora_models::{ClassificationHead, HeadInit, Roberta, TextTokenizer, roberta};
+    use vblora_models::{ClassificationHead, Encoder, HeadForm, HeadInit, TextTokenizer, encoder};
     let device = Default::default();
     let files = demo::model_files();
-    let (base, _) = Roberta::<Flex>::load(&files, &device).unwrap();
+    let (base, _) = Encoder::<Flex>::load(&files, &device).unwrap();
     let mut dev = demo::split(SplitName::Dev).unwrap();
     dev.examples.truncate(16);
     let split = EncodedSplit::new(&dev, &TextTokenizer::from_files(&files).unwrap(), 32).unwrap();
     let recipe = Recipe::builtin(Size::Demo, &Task::demo()).unwrap();
-    let plan = roberta::targets("all")
+    let plan = encoder::targets("all")
         .unwrap()
         .select(&base.sites())
         .unwrap();
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone())
         .init::<Autodiff<Flex>>(&plan, 1, &device)
         .unwrap();
-    let head = ClassificationHead::init(256, 2, 0.0, HeadInit::Normal(0.02), 1, &device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [256, 2],
+        0.0,
+        HeadInit::Normal(0.02),
+        1,
+        &device,
+    );
     let learner = Learner::new(
         &base,
         Trained::Adapter(Box::new(adapter)),

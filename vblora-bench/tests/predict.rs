@@ -2,6 +2,7 @@
 #![allow(missing_docs)]
 #![cfg(feature = "flex")]
 
+mod families;
 mod shell;
 
 use std::{
@@ -21,7 +22,7 @@ use vblora_bench::{
 };
 
 use vblora_models::{
-    EncoderConfig, Family, HostTensor, ModelFiles, Roberta, SaveDtype, roberta, save_model,
+    Encoder, EncoderConfig, Family, HostTensor, ModelFiles, SaveDtype, encoder, save_model,
     save_tensors,
 };
 
@@ -307,7 +308,7 @@ type Named = Vec<(String, HostTensor)>;
 /// The bundled encoder as a BERT, with further tensors.
 fn bert(dir: &Path, more: Named) {
     let files = demo::model_files();
-    let (base, _) = Roberta::<Flex>::load(&files, &Default::default()).unwrap();
+    let (base, _) = Encoder::<Flex>::load(&files, &Default::default()).unwrap();
     let tensors = [base.tensors(), more].concat();
     let settings = json!({"model_type": "bert", "architectures": ["BertModel"]});
     let settings = settings.as_object().unwrap().clone();
@@ -321,7 +322,7 @@ fn other_forms(dir: &Path) {
     let config = EncoderConfig::from_files(&ModelFiles::open(&dir.join("bert")).unwrap()).unwrap();
     let run = dir.join("run/lora-seed1");
     let found = PeftDirectory::open(&run).unwrap();
-    let found = found.bind(&roberta::sites(&config)).unwrap();
+    let found = found.bind(&encoder::sites(&config)).unwrap();
     assert_eq!(found.prefix, "bert.");
     let names = Family::Bert.classifier();
     let old = PeftAdapter::new(found.adapter.clone());

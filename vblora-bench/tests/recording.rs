@@ -18,7 +18,7 @@ use vblora_bench::{
     tasks::Task,
     train::{CheckpointSettings, DataSource, Method, Output, Session},
 };
-use vblora_models::{EncoderConfig, Roberta, roberta};
+use vblora_models::{Encoder, EncoderConfig, encoder};
 
 /// An epoch of 21 steps on made-up sentences in the folder. The output goes to its subfolder `out`.
 fn session(dir: &Path) -> Session {
@@ -86,7 +86,7 @@ fn a_recording_has_what_was_drawn_first_and_what_was_stored_last() {
     let drawn = Codes::from_logits(&logits, config.bank, config.topk);
     assert_eq!(recording.first().picks, picks(drawn));
 
-    let (base, _) = Roberta::<Flex>::load(&demo::model_files(), &Default::default()).unwrap();
+    let (base, _) = Encoder::<Flex>::load(&demo::model_files(), &Default::default()).unwrap();
     let stored = PeftDirectory::open(&out.join("vblora-seed1"))
         .and_then(|found| found.bind(&base.sites()))
         .unwrap();
@@ -167,8 +167,8 @@ fn recording_costs_under_a_hundredth_of_a_step() {
     // Seconds of a step of 8 x 128 tokens on two cores (docs/performance.md). Tests are not optimized, except for dependencies; a release
     // build records much faster.
     const STEP: f64 = 0.98;
-    let sites = roberta::sites(&EncoderConfig::roberta_base());
-    let plan = roberta::targets("all").unwrap().select(&sites).unwrap();
+    let sites = encoder::sites(&EncoderConfig::roberta_base());
+    let plan = encoder::targets("all").unwrap().select(&sites).unwrap();
     let settings = VbLoraConfig::default().check(&plan).unwrap();
     let adapter = |seed| settings.init::<Flex>(seed, &Default::default());
     let header = Header::new("run".into(), "task".into(), settings.clone(), 1, 1);

@@ -20,8 +20,8 @@ use vblora_bench::{
     train::{CheckpointSettings, DataSource, EncodedSplit, Method, Output, Session},
 };
 use vblora_models::{
-    Checkpoint, ClassificationHead, EncoderConfig, EncoderInput, ModelFiles, Roberta,
-    TextTokenizer, roberta,
+    Checkpoint, ClassificationHead, Encoder, EncoderConfig, EncoderInput, HeadForm, ModelFiles,
+    TextTokenizer, encoder,
 };
 
 /// The first rows of the bundled task in a directory of GLUE's layout.
@@ -67,12 +67,18 @@ fn run(session: &Session) -> vblora_bench::Result<Results> {
 /// The dev scores of an adapter, from its files alone: the PEFT directory, or its compact file with the directory's head.
 fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
     let (files, device) = (demo::model_files(), Default::default());
-    let (base, _) = Roberta::<Flex>::load(&files, &device).unwrap();
+    let (base, _) = Encoder::<Flex>::load(&files, &device).unwrap();
     let found = PeftDirectory::open(adapter)
         .and_then(|found| found.bind(&base.sites()))
         .unwrap();
     assert_eq!(found.prefix, "roberta.");
-    let head = ClassificationHead::<Flex>::from_tensors("the adapter", &found.saved, 0.1, &device);
+    let head = ClassificationHead::<Flex>::from_tensors(
+        HeadForm::ROBERTA,
+        "the adapter",
+        &found.saved,
+        0.1,
+        &device,
+    );
     let factors = match compact {
         false => found.adapter.factors(&device),
         true => {
@@ -86,7 +92,7 @@ fn scores_of_files(adapter: &Path, data: &Path, compact: bool) -> Scores {
 /// The dev scores of a model and a head.
 fn scores(
     files: &ModelFiles,
-    base: &Roberta<Flex>,
+    base: &Encoder<Flex>,
     head: &ClassificationHead<Flex>,
     factors: &Factors<Flex>,
     data: &Path,
@@ -176,7 +182,7 @@ fn every_method_runs_and_leaves_what_it_promises() {
 /// The bank and the codes in a session's output.
 fn stored(adapter: &Path) -> StoredVbLora {
     let found = PeftDirectory::open(adapter).unwrap();
-    let found = found.bind(&roberta::sites(
+    let found = found.bind(&encoder::sites(
         &EncoderConfig::from_files(&demo::model_files()).unwrap(),
     ));
     found.unwrap().adapter.store().unwrap()
@@ -310,7 +316,7 @@ fn a_model_trained_in_full_is_a_directory_that_loads() {
     let results = run(&first).unwrap();
     let folder = dir.path().join("run/full-seed3");
     let (files, device) = (ModelFiles::open(&folder).unwrap(), Default::default());
-    let (base, report) = Roberta::<Flex>::load(&files, &device).unwrap();
+    let (base, report) = Encoder::<Flex>::load(&files, &device).unwrap();
     assert_eq!(report.prefix, "roberta.");
     let mut checkpoint = Checkpoint::open(&files).unwrap();
     let parts = [
@@ -324,7 +330,9 @@ fn a_model_trained_in_full_is_a_directory_that_loads() {
         let tensor = checkpoint.tensor(&name).unwrap();
         (name, tensor)
     });
-    let head = ClassificationHead::from_tensors("the model", &tensors, 0.1, &device).unwrap();
+    let head =
+        ClassificationHead::from_tensors(HeadForm::ROBERTA, "the model", &tensors, 0.1, &device)
+            .unwrap();
     let found = scores(&files, &base, &head, &Factors::none(), dir.path());
     assert_eq!(found, results.runs[0].best.as_ref().unwrap().metrics);
 

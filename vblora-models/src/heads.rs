@@ -1,19 +1,22 @@
-//! The task head: RoBERTa's classification head, trained in full.
+//! The task head: a family's classification head, trained in full.
 
 use burn::{
     module::{Module, Param},
     nn::Linear,
-    tensor::{Tensor, TensorData, backend::Backend},
+    tensor::{Tensor, TensorData, activation::relu, backend::Backend},
 };
 use vblora::{
     Noise,
     backend::VbLoraBackend,
     noise::dropout,
-    ops::{log_softmax, matmul},
+    ops::{gelu, log_softmax, matmul, tanh_gelu},
     rng::Key,
 };
 
-use crate::{Error, HostTensor, Result, error::Misshapen, upload::host_tensor};
+use crate::{
+    Activation, Error, HeadActivation, HeadForm, HostTensor, Result, error::Misshapen,
+    upload::host_tensor,
+};
 
 /// How a fresh head is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -24,51 +27,53 @@ pub enum HeadInit {
     Torch,
 }
 
-/// Dropout, dense, tanh, dropout and projection on the first token of the last hidden state.
+/// Dense, a function, dropout and projection on the first of the hidden states that it is given. RoBERTa's form has dropout before the
+/// first map too.
 ///
 /// One output is regression; more are the scores of as many classes.
 #[derive(Module, Debug)]
 pub struct ClassificationHead<B: Backend> {
-    /// `[d, d]`
-    pub dense: Linear<B>,
+    /// `[d, d]`, if the base does not hold it.
+    pub dense: Option<Linear<B>>,
     /// `[d, labels]`
     pub out_proj: Linear<B>,
     #[module(skip)]
     dropout: f64,
+    #[module(skip)]
+    form: HeadForm,
 }
 
 impl<B: VbLoraBackend> ClassificationHead<B> {
     /// A fresh head; its values depend on `seed` alone.
     pub fn init(
-        d: usize,
-        labels: usize,
+        form: HeadForm,
+        [d, labels]: [usize; 2],
         dropout: f64,
         init: HeadInit,
         seed: u64,
         device: &B::Device,
     ) -> Self {
         let key = Key::new(seed).name("head");
+        let dense = || draw(key.name("dense"), d, d, init, device);
         Self {
-            dense: draw(key.name("dense"), d, d, init, device),
+            dense: form.has_dense.then(dense),
             out_proj: draw(key.name("out_proj"), d, labels, init, device),
             dropout,
+            form,
         }
     }
 
-    /// A head from two pairs of weight `[d_in, d_out]` and bias `[d_out]`.
+    /// A head of RoBERTa's form from two pairs of weight `[d_in, d_out]` and bias `[d_out]`.
     pub fn new(
         dense: (Tensor<B, 2>, Tensor<B, 1>),
         out_proj: (Tensor<B, 2>, Tensor<B, 1>),
         dropout: f64,
     ) -> Self {
-        let linear = |(weight, bias): (Tensor<B, 2>, Tensor<B, 1>)| Linear {
-            weight: Param::from_tensor(weight),
-            bias: Some(Param::from_tensor(bias)),
-        };
         Self {
-            dense: linear(dense),
+            dense: Some(linear(dense)),
             out_proj: linear(out_proj),
             dropout,
+            form: HeadForm::ROBERTA,
         }
     }
 
@@ -77,6 +82,7 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
     /// # Errors
     /// A tensor is missing, has another shape than a head's, or is none of a head's.
     pub fn from_tensors(
+        form: HeadForm,
         file: &str,
         tensors: &[(String, HostTensor)],
         dropout: f64,
@@ -90,11 +96,15 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
                 tensor: name,
             })
         };
+        let parts: &[&str] = match form.has_dense {
+            true => &["dense", "out_proj"],
+            false => &["out_proj"],
+        };
         let is_of_head = |name: &str| {
             let part = name.strip_prefix("classifier.").unwrap_or_default();
-            let parts = ["dense", "out_proj"].into_iter();
-            let mut names =
-                parts.flat_map(|part| ["weight", "bias"].map(|of| format!("{part}.{of}")));
+            let mut names = parts
+                .iter()
+                .flat_map(|part| ["weight", "bias"].map(|of| format!("{part}.{of}")));
             names.any(|name| name == part)
         };
         let names = tensors.iter().map(|(name, _)| name.clone());
@@ -106,8 +116,12 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
                 misshapen: Vec::new(),
             });
         }
-        let d = find("dense.bias")?.1.values.len();
         let labels = find("out_proj.bias")?.1.values.len();
+        // The first map is square, and without one the weight of the last says how wide the hidden states are.
+        let d = match form.has_dense {
+            true => find("dense.bias")?.1.values.len(),
+            false => find("out_proj.weight")?.1.values.len() / labels.max(1),
+        };
         let read = |part: &str, shape: &[usize]| {
             let (name, tensor) = find(part)?;
             if tensor.shape == shape {
@@ -122,31 +136,36 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
                 },
             })
         };
-        let linear = |part: &str, d_out: usize| {
+        let map = |part: &str, d_out: usize| {
             let weight = read(&format!("{part}.weight"), &[d_out, d])?;
             let bias = read(&format!("{part}.bias"), &[d_out])?;
             let bias = Tensor::<B, 1>::from_data(bias, device);
             let weight = Tensor::<B, 2>::from_data(weight, device).transpose();
-            Ok::<_, Error>((weight, bias))
+            Ok::<_, Error>(linear((weight, bias)))
         };
-        Ok(Self::new(
-            linear("dense", d)?,
-            linear("out_proj", labels)?,
+        Ok(Self {
+            dense: form.has_dense.then(|| map("dense", d)).transpose()?,
+            out_proj: map("out_proj", labels)?,
             dropout,
-        ))
+            form,
+        })
     }
 
     /// # Shapes
-    /// - hidden: `[n, t, d]`
+    /// - hidden: `[n, t, d]`; only the first of each row's t is read
     /// - output: `[n, labels]`
     pub fn forward(&self, hidden: Tensor<B, 3>, noise: Option<Noise>) -> Tensor<B, 2> {
         let [n, _, d] = hidden.dims();
-        let first = hidden.slice([0..n, 0..1, 0..d]).reshape([n, d]);
-        let first = dropout(first, self.dropout, noise, "head.input");
-        let dense = self.dense.forward(first).tanh();
-        let dense = dropout(dense, self.dropout, noise, "head.dense");
+        let mut x = hidden.slice([0..n, 0..1, 0..d]).reshape([n, d]);
+        if let Some(dense) = &self.dense {
+            if self.form.drops_input {
+                x = dropout(x, self.dropout, noise, "head.input");
+            }
+            x = self.form.activation.apply(dense.forward(x));
+        }
+        let x = dropout(x, self.dropout, noise, "head.dense");
         // A regression has one column.
-        let output = matmul(dense, self.out_proj.weight.val());
+        let output = matmul(x, self.out_proj.weight.val());
         match &self.out_proj.bias {
             Some(bias) => output + bias.val().unsqueeze(),
             None => output,
@@ -166,13 +185,37 @@ impl<B: VbLoraBackend> ClassificationHead<B> {
                 .map(|bias| (format!("classifier.{name}.bias"), host_tensor(bias.val())));
             std::iter::once(weight).chain(bias).collect::<Vec<_>>()
         };
-        [of("dense", &self.dense), of("out_proj", &self.out_proj)].concat()
+        let dense = self.dense.iter().flat_map(|dense| of("dense", dense));
+        dense.chain(of("out_proj", &self.out_proj)).collect()
     }
 }
 
-/// The number of parameters of a head on hidden states of width `d`.
-pub fn head_parameters(d: usize, labels: usize) -> usize {
-    (d + 1) * d + (d + 1) * labels
+impl HeadActivation {
+    /// The function, element by element.
+    pub(crate) fn apply<B: VbLoraBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+        match self {
+            Self::Tanh => x.tanh(),
+            Self::Of(activation) => activation.apply(x),
+        }
+    }
+}
+
+impl Activation {
+    /// The function, element by element.
+    pub(crate) fn apply<B: VbLoraBackend, const D: usize>(self, x: Tensor<B, D>) -> Tensor<B, D> {
+        match self {
+            Self::Gelu => gelu(x),
+            Self::GeluTanh => tanh_gelu(x),
+            Self::Relu => relu(x),
+        }
+    }
+}
+
+fn linear<B: Backend>((weight, bias): (Tensor<B, 2>, Tensor<B, 1>)) -> Linear<B> {
+    Linear {
+        weight: Param::from_tensor(weight),
+        bias: Some(Param::from_tensor(bias)),
+    }
 }
 
 fn draw<B: Backend>(

@@ -6,7 +6,7 @@
 //! | --- | --- |
 //! | [`ModelFiles`], [`resolve`] | a directory, files in the binary, or a hub id |
 //! | [`EncoderConfig`], [`DecoderConfig`] | `config.json`, checked; of a decoder its features |
-//! | [`roberta`], [`decoder`] | the models: RoBERTa and BERT; every causal model ([`DecoderFamily`] lists the families) |
+//! | [`encoder`], [`decoder`] | the models: every encoder and every causal model ([`Family`] and [`DecoderFamily`] list the families) |
 //! | [`ClassificationHead`], [`LmHead`] | what stands on an encoder |
 //! | [`generate`] | greedy and sampled rows, beam search, stops, text as it grows |
 //! | [`TextTokenizer`], [`ChatTemplate`], [`template`] | text to token ids, conversations to prompts, templates within limits |
@@ -59,6 +59,7 @@ mod contain;
 mod convert;
 pub mod decoder;
 mod dtype;
+pub mod encoder;
 mod error;
 mod files;
 pub mod generate;
@@ -67,7 +68,6 @@ mod hub;
 mod lm_head;
 mod notice;
 mod parts;
-pub mod roberta;
 mod source;
 pub mod template;
 mod tokenizer;
@@ -86,19 +86,20 @@ pub mod limits {
 pub use chat::{Answer, ChatTemplate, Message, Rendered};
 pub use config::{
     Activation, AttentionScale, ClassifierNames, DecoderConfig, DecoderFamily, EmbeddingScale,
-    EncoderConfig, Family, LayerSet, Layout, Mlp, NormForm, Positions, QkNorm, RopeScaling,
-    RotaryConfig, stop_tokens,
+    EncoderConfig, EncoderPositions, Family, HeadActivation, HeadForm, LayerSet, Layout, Mlp,
+    NormForm, Pooling, Positions, QkNorm, RelativeBuckets, RopeScaling, RotaryConfig, RotaryLayers,
+    stop_tokens,
 };
 pub use contain::contain;
 pub use convert::{Converted, DecodedDtype, dequantize, quantize};
 pub use dtype::{BaseDtype, ComputeDtype, Nf4Settings};
+pub use encoder::{Encoder, EncoderInput, Padding};
 pub use error::{Error, Misshapen, Result};
 pub use files::{FileReader, ModelFiles};
-pub use heads::{ClassificationHead, HeadInit, Labels, head_parameters, loss};
+pub use heads::{ClassificationHead, HeadInit, Labels, loss};
 pub use hub::{resolve, resolve_config};
 pub use lm_head::LmHead;
 pub use parts::{FrozenLayerNorm, FrozenNorm, FrozenRmsNorm, TokenEmbedding};
-pub use roberta::{EncoderInput, Padding, Roberta};
 pub use source::{RandomWeights, WeightSource};
 pub use tokenizer::{Continued, Encoded, Marked, PaddedBatch, TextTokenizer, pad};
 pub use upload::host_tensor;

@@ -8,8 +8,8 @@ use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::gelu};
 
 use crate::{
     EncoderConfig, HostTensor, Result,
+    encoder::Embeddings,
     parts::{Builder, FrozenLayerNorm},
-    roberta::Embeddings,
     source::RandomWeights,
     upload::host_tensor,
 };
@@ -69,14 +69,7 @@ impl<B: VbLoraBackend> LmHead<B> {
                 .as_ref()
                 .map(|bias| ("lm_head.dense.bias".into(), host_tensor(bias.val()))),
         );
-        out.push((
-            "lm_head.layer_norm.weight".into(),
-            host_tensor(self.norm.gamma.val()),
-        ));
-        out.push((
-            "lm_head.layer_norm.bias".into(),
-            host_tensor(self.norm.beta.val()),
-        ));
+        out.extend(self.norm.tensors("lm_head.layer_norm"));
         out.push(("lm_head.bias".into(), host_tensor(self.bias.val())));
         out
     }

@@ -16,6 +16,9 @@ pub trait WeightSource {
         self.take(name, shape)
     }
 
+    /// Decides whether the names of what is taken from now on stand beside the model, without its prefix.
+    fn set_at_root(&mut self, _at_root: bool) {}
+
     /// [`take`](Self::take) for the weight of a linear map, which may be in 4 bits. `shape` is that of a dense tensor, and `out_in` is
     /// `[d_out, d_in]`.
     fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
@@ -41,6 +44,10 @@ impl WeightSource for Loader {
 
     fn take_at_root<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
         Loader::take_at_root(self, name, shape)
+    }
+
+    fn set_at_root(&mut self, at_root: bool) {
+        Loader::set_at_root(self, at_root);
     }
 
     fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {

@@ -26,6 +26,8 @@ const WHOLE: &str = "tokenizer.json";
 const VOCAB: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
 const WORDS: &str = "vocab.txt";
+/// The names of SentencePiece models, which this crate does not read.
+const SENTENCE_PIECE: [&str; 3] = ["spm.model", "sentencepiece.bpe.model", "tokenizer.model"];
 const CONFIG: &str = "tokenizer_config.json";
 
 /// A model's tokenizer. Encodes without padding, and truncates only as asked: settings of that kind in the
@@ -518,10 +520,22 @@ fn read(files: &ModelFiles, settings: &TokenizerSettings) -> Result<(Tokenizer, 
             Err(files.no_file(&format!("{WHOLE}, and not both {VOCAB} and {MERGES}")))
         }
         _ => Err(files.no_file(&format!(
-            "{WHOLE}, and other files are not read for a model of type {:?}",
-            settings.model_type.as_deref().unwrap_or_default()
+            "{WHOLE}, and other files are not read for a model of type {:?}{}",
+            settings.model_type.as_deref().unwrap_or_default(),
+            conversion(files)
         ))),
     }
+}
+
+/// How a SentencePiece file becomes one that is read.
+fn conversion(files: &ModelFiles) -> String {
+    let mut known = SENTENCE_PIECE.into_iter();
+    let found = known.find(|name| files.contains(name));
+    found.map_or_else(String::new, |name| {
+        format!(
+            "; transformers makes it of {name}: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+    })
 }
 
 /// A panic of the crate, for a reader.

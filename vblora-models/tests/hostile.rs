@@ -11,7 +11,7 @@ use burn::backend::Flex;
 use corrupt::corrupt;
 use serde_json::{Value, json};
 use vblora_models::{
-    Checkpoint, DecoderConfig, DecoderFamily, EncoderConfig, ModelFiles, Roberta, SaveDtype,
+    Checkpoint, DecoderConfig, DecoderFamily, Encoder, EncoderConfig, ModelFiles, SaveDtype,
     TextTokenizer, decoder::CausalLm, dequantize, quantize, save_safetensors, save_tensors,
 };
 
@@ -68,14 +68,39 @@ fn bert() -> serde_json::Value {
     })
 }
 
+fn deberta() -> serde_json::Value {
+    json!({
+        "model_type": "deberta-v2", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 16, "max_position_embeddings": 24, "max_relative_positions": -1, "norm_rel_ebd": "layer_norm",
+        "pos_att_type": "p2c|c2p", "position_biased_input": false, "position_buckets": 8, "relative_attention": true,
+        "share_att_key": true,
+    })
+}
+
+fn modernbert() -> serde_json::Value {
+    json!({
+        "model_type": "modernbert", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "vocab_size": 16, "max_position_embeddings": 24, "pad_token_id": 1, "layer_types": ["full_attention", "sliding_attention"],
+        "rope_parameters": {"full_attention": {"rope_theta": 100.0, "rope_type": "default"}}, "local_attention": 4,
+    })
+}
+
 #[test]
 fn a_config_of_arbitrary_bytes_is_read_or_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
-    for config in [llama(), gpt2(), bert()] {
+    for (config, cases) in [
+        (llama(), 3000),
+        (gpt2(), 3000),
+        (bert(), 3000),
+        (deberta(), 1000),
+        (modernbert(), 1000),
+    ] {
         std::fs::write(&path, config.to_string()).unwrap();
-        let is_encoder = config["model_type"] == "bert";
-        let right = attack(&path, 3000, |files| match is_encoder {
+        let is_encoder = !["llama", "gpt2"]
+            .iter()
+            .any(|name| config["model_type"] == *name);
+        let right = attack(&path, cases, |files| match is_encoder {
             true => EncoderConfig::from_files(files).map(|config| assert!(config.parameters() > 0)),
             false => {
                 DecoderConfig::from_files(files).map(|config| assert!(config.parameters() > 0))
@@ -447,7 +472,7 @@ fn a_config_that_claims_more_than_the_weights_hold_costs_nothing() {
         let start = Instant::now();
         let device = Default::default();
         let error = match config["model_type"].as_str() {
-            Some("bert") => Roberta::<Flex>::load(&files, &device).map(drop),
+            Some("bert") => Encoder::<Flex>::load(&files, &device).map(drop),
             // GPT-2's map for query, key and value as it is, and cut in three.
             Some("gpt2") => {
                 let config = DecoderConfig {

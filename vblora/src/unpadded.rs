@@ -76,7 +76,10 @@ impl Unpadded {
     }
 
     /// The reverse of [`padded`](Self::padded).
-    pub(crate) fn unpadded<B: Backend>(&self, x: Tensor<B, 3>) -> Tensor<B, 2> {
+    ///
+    /// # Shapes
+    /// - x: `[n, columns, d]`; output: `[N, d]`
+    pub fn unpadded<B: Backend>(&self, x: Tensor<B, 3>) -> Tensor<B, 2> {
         let [n, t, d] = x.dims();
         let places = self.indices(&x.device());
         x.reshape([n * t, d]).select(0, places)

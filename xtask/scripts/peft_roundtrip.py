@@ -17,11 +17,18 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-ROBERTA = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
 GPT2 = ["c_attn", "c_proj", "c_fc"]
 GATED = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BERT = ["query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"]
+DISTILBERT = ["q_lin", "k_lin", "v_lin", "out_lin", "lin1", "lin2"]
+DEBERTA = ["query_proj", "key_proj", "value_proj", *BERT[3:], "pooler.dense"]
 TARGETS = {
-    "roberta": {"qv": ["query", "value"], "all": ROBERTA},
+    "roberta": {"qv": ["query", "value"], "all": BERT},
+    "xlm_roberta": {"qv": ["query", "value"], "all": BERT},
+    "electra": {"qv": ["query", "value"], "all": ["embeddings_project", *BERT]},
+    "distilbert": {"qv": ["q_lin", "v_lin"], "all": DISTILBERT},
+    "deberta_v3": {"qv": ["query_proj", "value_proj"], "all": DEBERTA},
+    "modernbert": {"qv": ["Wqkv"], "all": ["Wqkv", "attn.Wo", "Wi", "mlp.Wo", "head.dense"]},
     "gpt2": {"qv": ["c_attn"], "all": GPT2},
     **{family: {"qv": ["q_proj", "v_proj"], "all": GATED} for family in ("llama", "mistral", "gemma")},
 }
@@ -29,7 +36,24 @@ SIZES = dict(
     vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
     intermediate_size=96, max_position_embeddings=40, initializer_range=0.2,
 )
+ENCODER = dict(
+    vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, max_position_embeddings=40,
+    num_labels=3, initializer_range=0.2,
+)
 CONFIGS = {
+    "xlm_roberta": lambda: transformers.XLMRobertaConfig(**ENCODER, type_vocab_size=1),
+    "electra": lambda: transformers.ElectraConfig(**ENCODER, embedding_size=32),
+    "distilbert": lambda: transformers.DistilBertConfig(
+        vocab_size=100, dim=64, n_layers=2, n_heads=4, hidden_dim=96, max_position_embeddings=40, num_labels=3, initializer_range=0.2,
+    ),
+    "deberta_v3": lambda: transformers.DebertaV2Config(
+        **ENCODER, relative_attention=True, position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True,
+        pos_att_type="p2c|c2p", position_biased_input=False,
+    ),
+    "modernbert": lambda: transformers.ModernBertConfig(
+        **{**ENCODER, "num_hidden_layers": 3}, pad_token_id=1, bos_token_id=2, eos_token_id=3, cls_token_id=2, sep_token_id=3,
+        local_attention=6, classifier_pooling="mean",
+    ),
     "roberta": lambda: transformers.RobertaConfig(
         vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128,
         max_position_embeddings=40, type_vocab_size=1, num_labels=3, initializer_range=0.2,
@@ -43,8 +67,11 @@ CONFIGS = {
 }
 
 
+ENCODERS = ["roberta", "xlm_roberta", "electra", "distilbert", "deberta_v3", "modernbert"]
+
+
 def kind(family):
-    if family == "roberta":
+    if family in ENCODERS:
         return transformers.AutoModelForSequenceClassification, "SEQ_CLS"
     return transformers.AutoModelForCausalLM, "CAUSAL_LM"
 

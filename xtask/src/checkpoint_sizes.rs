@@ -24,8 +24,8 @@ use vblora_bench::{
     train::{AdamW, Gradients, LabelledBatch, Learner, Rule, Trained},
 };
 use vblora_models::{
-    ClassificationHead, DecoderConfig, EncoderConfig, HeadInit, Labels, PaddedBatch, Roberta,
-    decoder::sites, host_tensor, roberta,
+    ClassificationHead, DecoderConfig, Encoder, EncoderConfig, HeadForm, HeadInit, Labels,
+    PaddedBatch, decoder::sites, encoder, host_tensor,
 };
 
 use vblora_bench::commands::progress;
@@ -110,12 +110,19 @@ fn topk_bytes(adapter: &VbLora<Autodiff<Flex>>) -> Result<usize> {
 /// Runs real steps on random weights, each on one sentence of 16 tokens.
 fn roberta_base(steps: usize) -> Result<String> {
     let device = Default::default();
-    let base = Roberta::<Flex>::random(EncoderConfig::roberta_base(), SEED, &device)?;
+    let base = Encoder::<Flex>::random(EncoderConfig::roberta_base(), SEED, &device)?;
     let recipe = Recipe::builtin(Size::Base, &Task::mrpc())?;
-    let plan = roberta::targets("all")?.select(&base.sites())?;
+    let plan = encoder::targets("all")?.select(&base.sites())?;
     let adapter = AdapterConfig::VbLora(recipe.vblora.clone());
     let adapter = Trained::Adapter(Box::new(adapter.init(&plan, SEED, &device)?));
-    let head = ClassificationHead::init(768, 2, 0.1, HeadInit::Normal(0.02), SEED, &device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [768, 2],
+        0.1,
+        HeadInit::Normal(0.02),
+        SEED,
+        &device,
+    );
     let mut learner: Learner<Flex> = Learner::new(&base, adapter, head, &recipe, SEED, &device);
     let bar = progress::bar(steps as u64, "RoBERTa-base");
     for step in 0..steps {

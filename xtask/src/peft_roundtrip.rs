@@ -20,7 +20,8 @@ use vblora::{
 };
 use vblora_bench::program::say;
 use vblora_models::{
-    ClassificationHead, EncoderInput, ModelFiles, PaddedBatch, Roberta, SaveDtype,
+    ClassificationHead, Encoder, EncoderConfig, EncoderInput, Error, ModelFiles, PaddedBatch,
+    SaveDtype,
     decoder::{CausalBatch, CausalInput, CausalLm, Side},
     host_tensor, save_safetensors,
 };
@@ -170,16 +171,19 @@ struct Model<B: VbLoraBackend> {
 }
 
 enum Base<B: VbLoraBackend> {
-    Encoder(Roberta<B>),
-    Decoder(CausalLm<B>),
+    Encoder(Box<Encoder<B>>),
+    Decoder(Box<CausalLm<B>>),
 }
 
 impl<B: VbLoraBackend> Model<B> {
     fn open(dir: &Path, device: B::Device) -> Result<Self> {
         let files = ModelFiles::open(&dir.join("base"))?;
-        let base = match name(dir).as_str() {
-            "roberta" => Base::Encoder(Roberta::load(&files, &device)?.0),
-            _ => Base::Decoder(CausalLm::load(&files, &device)?.0),
+        let base = match EncoderConfig::from_files(&files) {
+            Ok(config) => Base::Encoder(Box::new(Encoder::load_with(config, &files, &device)?.0)),
+            Err(Error::OtherArchitecture { .. }) => {
+                Base::Decoder(Box::new(CausalLm::load(&files, &device)?.0))
+            }
+            Err(error) => return Err(error.into()),
         };
         let inputs = TensorFile::read(&dir.join("inputs.safetensors"))?;
         let whole = |name: &str| -> Result<Vec<i64>> {
@@ -236,15 +240,19 @@ impl<B: VbLoraBackend> Model<B> {
         let factors: Factors<B> = adapter.adapter.factors(&self.device);
         let base = match &self.base {
             Base::Encoder(base) => {
+                let (names, form) = (base.config().classifier(), base.config().head_form());
+                let saved = adapter.saved.iter();
+                let saved = saved.map(|(name, tensor)| (names.read(name), tensor.clone()));
                 let head = ClassificationHead::from_tensors(
+                    form,
                     "the adapter",
-                    &adapter.saved,
+                    &saved.collect::<Vec<_>>(),
                     0.0,
                     &self.device,
                 )?;
                 let input = EncoderInput::new(&self.batch, base.config(), &self.device);
                 return Ok(host_tensor(
-                    head.forward(base.forward(&input, &factors), None),
+                    head.forward(base.for_head(&input, &factors), None),
                 ));
             }
             Base::Decoder(base) => base,

@@ -11,7 +11,7 @@ use vblora_bench::{
     commands::progress,
     program::say,
 };
-use vblora_models::{EncoderConfig, Roberta};
+use vblora_models::{Encoder, EncoderConfig};
 
 use crate::{
     compare::{Pass, Shape, encoder_step},
@@ -107,7 +107,7 @@ fn measure(size: usize, sizes: Sizes, repetitions: usize) -> Result<Point> {
         num_layers: sizes.layers,
         ..EncoderConfig::roberta_base().without_dropout()
     };
-    let base = Roberta::<Flex>::random(config, 1, &device)?;
+    let base = Encoder::<Flex>::random(config, 1, &device)?;
     let batch = Shape::without_padding(sizes.rows, sizes.columns).batch(base.config().pad_token_id);
     let (mut learner, batch) = encoder_step(&base, Pass::VbLoraAll, batch, &device)?;
     let process = std::process::id();

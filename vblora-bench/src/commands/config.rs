@@ -8,7 +8,7 @@ use vblora::{
     storage::{MAX_CONFIG_BYTES, read_file},
 };
 use vblora_models::{
-    DecoderConfig, EncoderConfig, Error, ModelFiles, decoder, resolve_config, roberta,
+    DecoderConfig, EncoderConfig, Error, ModelFiles, decoder, encoder, resolve_config,
 };
 
 use super::models;
@@ -18,7 +18,7 @@ const FILE: &str = "config.json";
 /// The configuration of a model of either kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelConfig {
-    /// RoBERTa or BERT.
+    /// An encoder.
     Encoder(EncoderConfig),
     /// A causal model.
     Decoder(Box<DecoderConfig>),
@@ -52,7 +52,13 @@ impl ModelConfig {
     /// # Errors
     /// The file is missing, or this library does not support the model.
     pub fn of(files: &ModelFiles) -> Result<Self> {
-        Self::parse(&files.read(FILE)?, &files.describe(FILE))
+        match EncoderConfig::from_files(files) {
+            Ok(config) => Ok(Self::Encoder(config)),
+            Err(Error::OtherArchitecture { .. }) => {
+                Self::parse(&files.read(FILE)?, &files.describe(FILE))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn parse(bytes: &[u8], file: &str) -> Result<Self> {
@@ -98,7 +104,7 @@ impl ModelConfig {
     /// Every linear map except the head, in the model's order.
     pub fn sites(&self) -> Vec<Site> {
         match self {
-            Self::Encoder(config) => roberta::sites(config),
+            Self::Encoder(config) => encoder::sites(config),
             Self::Decoder(config) => decoder::sites(config),
         }
     }
@@ -109,7 +115,7 @@ impl ModelConfig {
     /// The text is not a valid rule.
     pub fn targets(&self, text: &str) -> Result<Targets> {
         Ok(match self {
-            Self::Encoder(_) => roberta::targets(text)?,
+            Self::Encoder(_) => encoder::targets(text)?,
             Self::Decoder(_) => decoder::targets(text)?,
         })
     }
@@ -151,7 +157,7 @@ mod tests {
     fn what_describes_no_known_model_is_named() {
         let error = |text: &str| ModelConfig::parse(text.as_bytes(), "x.json").unwrap_err();
         let other = error(r#"{"model_type": "t5"}"#).to_string();
-        for part in ["x.json", "\"t5\"", "roberta, bert, gpt2, llama"] {
+        for part in ["x.json", "\"t5\"", "roberta, bert, ", "gpt2, llama"] {
             assert!(other.contains(part), "{other}");
         }
         let lacking = error(r#"{"model_type": "gpt2", "vocab_size": 9, "n_embd": 8}"#).to_string();

@@ -6,7 +6,7 @@ use vblora::storage::{
     HostAdapter, HostTensor,
     peft::{self, PeftDirectory},
 };
-use vblora_models::{EncoderConfig, ModelFiles, roberta};
+use vblora_models::{EncoderConfig, ModelFiles, encoder};
 
 use super::head::{self, no_head};
 use crate::{
@@ -46,7 +46,7 @@ impl Classifier {
         // An adapter without its configuration is an error too. Its head alone would predict something else.
         let adapter_files = [peft::CONFIG, peft::TENSORS];
         let adapter = match adapter_files.iter().any(|name| dir.join(name).is_file()) {
-            true => Some(PeftDirectory::open(dir)?.bind(&roberta::sites(&config))?),
+            true => Some(PeftDirectory::open(dir)?.bind(&encoder::sites(&config))?),
             false => None,
         };
         // The head of a base that was trained as well belongs to that base alone.
@@ -62,7 +62,10 @@ impl Classifier {
             Some(found) => (Some(found.adapter), found.saved),
             None => (None, Vec::new()),
         };
-        let names = config.family.classifier();
+        // A first map that the adapter saved takes the place of the base's.
+        let dense = format!("{}bias", config.family.classifier().dense);
+        config.head_in_base &= !saved.iter().any(|(name, _)| *name == dense);
+        let names = config.classifier();
         let head = head::find(dir, saved, &names, (files, is_whole))?;
         let Some((width, outputs)) = outputs(&head) else {
             return Err(no_head(&place, "a directory without one".into()));
@@ -113,10 +116,9 @@ fn compare_base(dir: &Path, files: &ModelFiles) -> Result<()> {
 
 /// Width and number of outputs of the head, if there is one.
 fn outputs(head: &[(String, HostTensor)]) -> Option<(usize, usize)> {
-    let bias = |part: &str| {
-        let name = format!("classifier.{part}.bias");
-        let found = head.iter().find(|(found, _)| *found == name);
-        found.map(|(_, tensor)| tensor.values.len())
-    };
-    Some((bias("dense")?, bias("out_proj")?))
+    let weight = |(name, _): &&(String, HostTensor)| name == "classifier.out_proj.weight";
+    match *head.iter().find(weight)?.1.shape.as_slice() {
+        [outputs, width] => Some((width, outputs)),
+        _ => None,
+    }
 }

@@ -13,13 +13,9 @@ use crate::{
 /// Tensors by their names.
 type Named = Vec<(String, HostTensor)>;
 
-/// The tensors of a head of two maps, by the names of [`vblora_models::ClassificationHead`].
-const TENSORS: [&str; 4] = [
-    "classifier.dense.weight",
-    "classifier.dense.bias",
-    "classifier.out_proj.weight",
-    "classifier.out_proj.bias",
-];
+/// The tensors of a head's maps, by the names of [`vblora_models::ClassificationHead`].
+const DENSE: [&str; 2] = ["classifier.dense.weight", "classifier.dense.bias"];
+const OUTPUT: [&str; 2] = ["classifier.out_proj.weight", "classifier.out_proj.bias"];
 
 /// The head of a directory whose adapter saved these tensors. The base has the tensors that the adapter lacks, such as BERT's pooler; a
 /// whole model (`is_whole`) has all of them.
@@ -39,11 +35,12 @@ pub(super) fn find(
         head = beside(dir)?;
     }
     let has = |head: &Named, name: &str| head.iter().any(|(found, _)| found == name);
-    let of_head = |name: &&str| has(&head, name);
-    if !is_whole && !TENSORS.iter().any(of_head) {
+    let dense = DENSE.iter().filter(|_| names.has_dense);
+    let tensors = dense.chain(&OUTPUT).copied();
+    if !is_whole && !tensors.clone().any(|name| has(&head, name)) {
         return no_head("a directory without one".into());
     }
-    let missing = TENSORS.into_iter().filter(|name| !has(&head, name));
+    let missing = tensors.filter(|name| !has(&head, name));
     let missing: Vec<_> = missing.collect();
     if missing.is_empty() {
         return Ok(head);

@@ -5,7 +5,7 @@ use vblora::{
     backend::{BackendJob, BackendKind, VbLoraBackend},
     storage::HostAdapter,
 };
-use vblora_models::{ClassificationHead, Encoded, ModelFiles, Roberta, TextTokenizer};
+use vblora_models::{ClassificationHead, Encoded, Encoder, ModelFiles, TextTokenizer};
 
 use super::classifier::Classifier;
 use crate::{Result, train::outputs};
@@ -57,8 +57,9 @@ impl BackendJob for Job<'_> {
         } = self.classifier;
         let tokenizer = TextTokenizer::from_files(self.files)?.for_encoder(config)?;
         // Dropout is off without noise.
-        let head = ClassificationHead::<B>::from_tensors(place, head, 0.0, &device)?;
-        let (base, _) = Roberta::<B>::load_with(config.clone(), self.files, &device)?;
+        let head =
+            ClassificationHead::<B>::from_tensors(config.head_form(), place, head, 0.0, &device)?;
+        let (base, _) = Encoder::<B>::load_with(config.clone(), self.files, &device)?;
         let adapter = self.classifier.adapter.as_ref();
         let factors =
             adapter.map_or_else(Factors::none, |found| HostAdapter::factors(found, &device));

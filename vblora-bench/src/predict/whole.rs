@@ -29,7 +29,7 @@ pub fn whole(
     else {
         return Ok(None);
     };
-    let names = config.family.classifier();
+    let names = config.classifier();
     let bias = format!("{}bias", names.output);
     let mut sites = adapter.adapter.plan().sites().iter();
     let is_below =

@@ -4,8 +4,8 @@ use burn::{backend::Autodiff, module::AutodiffModule, tensor::Tensor};
 use serde_json::{Map, Value, json};
 use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
 use vblora_models::{
-    ClassificationHead, ClassifierNames, Encoded, EncoderInput, HeadInit, HostTensor, Labels,
-    Roberta, SaveDtype, loss, pad, save_config, save_model, save_tensors,
+    ClassificationHead, ClassifierNames, Encoded, Encoder, EncoderInput, HeadInit, HostTensor,
+    Labels, SaveDtype, loss, pad, save_config, save_model, save_tensors,
 };
 
 use super::{
@@ -28,13 +28,13 @@ pub const HEAD_FILE: &str = "head.safetensors";
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
-/// A head on the first token: cross-entropy for classes, binary cross-entropy for sets of classes, squared error for numbers.
+/// A head on the first token, or on what the family makes of all: cross-entropy for classes, binary cross-entropy for sets of classes, squared error for numbers.
 #[derive(Debug)]
 pub struct Classification;
 
 impl<B: VbLoraBackend> Objective<B> for Classification {
-    type Model = Roberta<B>;
-    type Base = Roberta<Autodiff<B>>;
+    type Model = Encoder<B>;
+    type Base = Encoder<Autodiff<B>>;
     type Head = ClassificationHead<Autodiff<B>>;
     type Split = EncodedSplit;
     type Rows = Vec<usize>;
@@ -51,7 +51,8 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
             recipes::HeadInit::Torch => HeadInit::Torch,
         };
         let (d, labels) = (config.hidden_size, recipe.task.outputs());
-        ClassificationHead::init(d, labels, recipe.head.dropout, init, seed, device)
+        let form = config.head_form();
+        ClassificationHead::init(form, [d, labels], recipe.head.dropout, init, seed, device)
     }
 
     fn sha256(split: &EncodedSplit) -> String {
@@ -106,7 +107,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
     }
 
     fn evaluate(
-        base: &Roberta<B>,
+        base: &Encoder<B>,
         head: &ClassificationHead<B>,
         factors: &Factors<B>,
         split: &EncodedSplit,
@@ -121,7 +122,7 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
 
     /// An untrained head has no meaningful scores.
     fn before(
-        _: &Roberta<B>,
+        _: &Encoder<B>,
         _: &EncodedSplit,
         _: &Recipe,
         _: &B::Device,
@@ -132,12 +133,12 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
     fn save(learner: &Learner<B>, to: Saving<'_>) -> Result<()> {
         HeadSettings::new(to.recipe).write(to.dir)?;
         let head = learner.head().valid().tensors();
-        let names = learner.base().config().family.classifier();
+        let names = learner.base().config().classifier();
         // transformers' configuration of the whole model, which names the classes.
-        save_config(to.dir, to.files, settings(names.class, to.recipe))?;
+        save_config(to.dir, to.files, settings(&names, to.recipe))?;
         if matches!(learner.trained(), Trained::Everything) {
             let tensors = whole(&names, learner.plain_base().tensors(), &head);
-            save_model(to.dir, to.files, settings(names.class, to.recipe), &tensors)?;
+            save_model(to.dir, to.files, settings(&names, to.recipe), &tensors)?;
         }
         match to.adapter {
             Some(adapter) => Ok(with_head(adapter, &names, &head).write(to.dir)?),
@@ -176,16 +177,16 @@ fn whole(names: &ClassifierNames, base: Named, head: &Named) -> Named {
 }
 
 /// The head's settings in the `config.json` of such a model.
-fn settings(class: &str, recipe: &Recipe) -> Map<String, Value> {
+fn settings(of: &ClassifierNames, recipe: &Recipe) -> Map<String, Value> {
     let classes = || recipe.task.classes().iter().map(String::as_str).collect();
     let (names, problem) = match recipe.task.target() {
         Some(Target::Classes { .. }) => (classes(), "single_label_classification"),
         Some(Target::Sets { .. }) => (classes(), "multi_label_classification"),
         Some(Target::Number { .. }) | None => (vec!["LABEL_0"], "regression"),
     };
-    let mut settings = class_settings(class, &names);
+    let mut settings = class_settings(of.class, &names);
     settings.extend([
-        ("classifier_dropout".into(), json!(recipe.head.dropout)),
+        (of.dropout.into(), json!(recipe.head.dropout)),
         ("problem_type".into(), problem.into()),
     ]);
     settings
@@ -216,10 +217,10 @@ fn batch_loss<B: VbLoraBackend>(
         // Nothing below the head has gradients, so no graph is built there. Dropout still applies.
         let factors = noise.map_or_else(Factors::none, |noise| Factors::none().with_noise(noise));
         let input = EncoderInput::new(&batch.inputs, base.config(), &learner.device);
-        Tensor::from_inner(base.valid().forward(&input, &factors))
+        Tensor::from_inner(base.valid().for_head(&input, &factors))
     } else {
         let input = EncoderInput::new(&batch.inputs, base.config(), &learner.device);
-        base.forward(&input, factors)
+        base.for_head(&input, factors)
     };
     loss(learner.head().forward(hidden, noise), &batch.labels)
 }
@@ -232,7 +233,7 @@ fn batch_loss<B: VbLoraBackend>(
 /// # Errors
 /// An output is not finite; the error names the text's number.
 pub fn outputs<B: VbLoraBackend>(
-    base: &Roberta<B>,
+    base: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     texts: &[Encoded],
@@ -246,7 +247,7 @@ pub fn outputs<B: VbLoraBackend>(
     for rows in order::by_length(&lengths, batch) {
         let inputs: Vec<&Encoded> = rows.iter().map(|&row| &texts[row]).collect();
         let input = EncoderInput::new(&pad(&inputs, pad_id), base.config(), device);
-        let output = head.forward(base.forward(&input, factors), None);
+        let output = head.forward(base.for_head(&input, factors), None);
         let [count, labels] = output.dims();
         let values: Vec<f32> = output
             .into_data()
@@ -269,7 +270,7 @@ pub fn outputs<B: VbLoraBackend>(
 
 /// [`outputs`] of a split, chunk by chunk.
 fn outputs_of_split<B: VbLoraBackend>(
-    base: &Roberta<B>,
+    base: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     split: &EncodedSplit,

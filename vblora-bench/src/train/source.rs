@@ -3,7 +3,7 @@
 use std::{fmt::Debug, path::PathBuf};
 
 use vblora::{Site, SitePlan, Targets, backend::VbLoraBackend};
-use vblora_models::{BaseDtype, EncoderConfig, ModelFiles, Roberta, TextTokenizer, roberta};
+use vblora_models::{BaseDtype, Encoder, EncoderConfig, ModelFiles, TextTokenizer, encoder};
 
 use super::{classification::Classification, data::EncodedSplit, objective::Objective};
 use crate::{
@@ -232,9 +232,11 @@ impl Source for DataSource {
             width: config.hidden_size,
             parameters: config.parameters(),
             base_dtype: config.base_dtype,
-            head: vblora_models::head_parameters(config.hidden_size, recipe.task.outputs()),
-            sites: roberta::sites(&config),
-            targets: roberta::targets(&recipe.targets)?,
+            head: config
+                .head_form()
+                .parameters(config.hidden_size, recipe.task.outputs()),
+            sites: encoder::sites(&config),
+            targets: encoder::targets(&recipe.targets)?,
         })
     }
 
@@ -251,7 +253,7 @@ impl Source for DataSource {
         let (train, dev, mut notes) = self.encode(recipe, &tokenizer, max_length)?;
         notes.extend(cut(&train, &dev, max_length));
         let train = weighted(train, recipe)?;
-        let (base, _) = Roberta::load_with(config, files, device)?;
+        let (base, _) = Encoder::load_with(config, files, device)?;
         Ok(Loaded {
             base,
             train,

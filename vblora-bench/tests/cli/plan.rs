@@ -308,7 +308,7 @@ fn what_cannot_be_planned_is_one_line() {
             &*other,
             "",
             1,
-            "model_type \"t5\" is not supported; supported are roberta, bert, gpt2",
+            "model_type \"t5\" is not supported; supported are roberta, bert, xlm-roberta",
         ),
         ("{}", "", 1, "field \"model_type\": missing"),
         ("{", "", 1, "config.json"),

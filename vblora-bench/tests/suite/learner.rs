@@ -17,8 +17,8 @@ use vblora_bench::{
     train::{Classification, LabelledBatch, Learner, Method, Objective, StepReport, Trained},
 };
 use vblora_models::{
-    Activation, BaseDtype, ClassificationHead, EncoderConfig, Family, HeadInit, Labels,
-    PaddedBatch, Roberta, roberta,
+    Activation, BaseDtype, ClassificationHead, Encoder, EncoderConfig, Family, HeadForm, HeadInit,
+    Labels, PaddedBatch, encoder,
 };
 
 use super::is_exact;
@@ -43,6 +43,7 @@ fn config(dropout: f64) -> EncoderConfig {
         initializer_range: 0.2,
         position_offset: 2,
         base_dtype: BaseDtype::F32,
+        ..EncoderConfig::roberta_base()
     }
 }
 
@@ -96,13 +97,20 @@ pub(super) fn learner_of<B: VbLoraBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Learner<B> {
-    let base = Roberta::<B>::random(config(dropout), 3, device).unwrap();
-    let plan = roberta::targets("qv")
+    let base = Encoder::<B>::random(config(dropout), 3, device).unwrap();
+    let plan = encoder::targets("qv")
         .unwrap()
         .select(&base.sites())
         .unwrap();
     let trained = trained(kind, recipe, &base, &plan, device);
-    let head = ClassificationHead::init(16, 2, 0.0, HeadInit::Normal(0.2), 5, device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [16, 2],
+        0.0,
+        HeadInit::Normal(0.2),
+        5,
+        device,
+    );
     Learner::new(&base, trained, head, recipe, seed, device)
 }
 
@@ -168,7 +176,7 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
         let mut learner = learner::<B>(kind, 0.0, 1, device);
         let before = (
             base_values(&learner),
-            values(learner.head().dense.weight.val().inner()),
+            values(learner.head().dense.as_ref().unwrap().weight.val().inner()),
         );
         let deltas = |learner: &Learner<B>| {
             let factors = learner.factors();
@@ -186,7 +194,7 @@ pub(crate) fn each_method_trains_what_it_says<B: VbLoraBackend>(device: &B::Devi
             reports[10].loss
         );
         assert_ne!(
-            values(learner.head().dense.weight.val().inner()),
+            values(learner.head().dense.as_ref().unwrap().weight.val().inner()),
             before.1,
             "the head is trained"
         );
@@ -317,9 +325,9 @@ pub(crate) fn a_bad_step_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
         step += 1;
     }
     assert!(!last.is_finite(), "{last:?}");
-    let before = values(learner.head().dense.weight.val().inner());
+    let before = values(learner.head().dense.as_ref().unwrap().weight.val().inner());
     assert!(!learner.step(step, &[batch(0, 8)], 1.0).unwrap().is_finite());
-    let after = values(learner.head().dense.weight.val().inner());
+    let after = values(learner.head().dense.as_ref().unwrap().weight.val().inner());
     assert!(
         before
             .iter()

@@ -11,7 +11,7 @@ use vblora_bench::{
     tasks::Task,
     train::{LabelledBatch, Learner, Trained},
 };
-use vblora_models::{ClassificationHead, Labels, ModelFiles, PaddedBatch, Roberta};
+use vblora_models::{ClassificationHead, Encoder, Labels, ModelFiles, PaddedBatch};
 
 use crate::support::{
     assert_close,
@@ -27,7 +27,7 @@ pub(crate) fn fixture_train<B: VbLoraBackend>(device: &B::Device) {
     let (Some(runs), Some(models)) = (folder("train"), folder("models")) else {
         return;
     };
-    let (base, _) = Roberta::<B>::load(
+    let (base, _) = Encoder::<B>::load(
         &ModelFiles::open(&models.join("roberta/base")).unwrap(),
         device,
     )
@@ -39,7 +39,7 @@ pub(crate) fn fixture_train<B: VbLoraBackend>(device: &B::Device) {
 }
 
 /// Repeats a run from its initial adapter and compares each loss, each group's gradient norm, and the end.
-fn follow<B: VbLoraBackend>(path: &Path, base: &Roberta<B>, device: &B::Device) {
+fn follow<B: VbLoraBackend>(path: &Path, base: &Encoder<B>, device: &B::Device) {
     let (case, io) = (
         json(&path.join("io.json")),
         Tensors::read(&path.join("io.safetensors")),
@@ -209,7 +209,7 @@ struct Saved {
 }
 
 impl Saved {
-    fn read<B: VbLoraBackend>(folder: &Path, base: &Roberta<B>) -> Self {
+    fn read<B: VbLoraBackend>(folder: &Path, base: &Encoder<B>) -> Self {
         let config = json(&folder.join("adapter_config.json"));
         let tensors = Tensors::read(&folder.join("adapter_model.safetensors"));
         let targets = match &config["target_modules"] {

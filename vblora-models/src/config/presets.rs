@@ -1,6 +1,6 @@
 //! The published sizes of RoBERTa (arXiv 1907.11692, table 9), for plans and benches that have no checkpoint at hand.
 
-use super::{Activation, EncoderConfig, Family};
+use super::{Activation, EncoderConfig, EncoderPositions, Family, HeadActivation, Pooling};
 use crate::BaseDtype;
 
 impl EncoderConfig {
@@ -9,6 +9,7 @@ impl EncoderConfig {
         Self {
             family: Family::Roberta,
             hidden_size: 768,
+            embedding_size: None,
             num_layers: 12,
             num_heads: 12,
             intermediate_size: 3072,
@@ -23,6 +24,14 @@ impl EncoderConfig {
             pad_token_id: 1,
             initializer_range: 0.02,
             position_offset: Family::Roberta.position_offset(1),
+            positions: EncoderPositions::Learned,
+            attention_bias: true,
+            mlp_bias: true,
+            norm_bias: true,
+            pooling: Pooling::First,
+            head_activation: HeadActivation::Tanh,
+            head_bias: true,
+            head_in_base: false,
             base_dtype: BaseDtype::F32,
         }
     }

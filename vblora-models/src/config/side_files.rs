@@ -101,7 +101,7 @@ impl TokenizerClass {
         match (model_type, named) {
             (Some("mistral"), _) => Self::AsFile,
             (_, Some(named)) => Self::from_name(named),
-            (Some("bert"), None) => Self::Bert,
+            (Some("bert" | "distilbert" | "electra"), None) => Self::Bert,
             (Some("roberta"), None) => Self::Roberta,
             (Some("gpt2"), None) => Self::Gpt2,
             (Some("gemma"), None) => Self::Gemma,

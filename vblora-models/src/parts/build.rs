@@ -33,6 +33,14 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
         }
     }
 
+    /// What `build` builds of tensors that stand beside the model, without its prefix.
+    pub(crate) fn at_root<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        self.source.set_at_root(true);
+        let built = build(self);
+        self.source.set_at_root(false);
+        built
+    }
+
     /// A parameter that requires no gradient.
     pub(crate) fn frozen<const D: usize>(
         &mut self,

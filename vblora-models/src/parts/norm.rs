@@ -17,8 +17,8 @@ use crate::{HostTensor, Result, config::NormForm, host_tensor, source::WeightSou
 pub struct FrozenLayerNorm<B: Backend> {
     /// `[d]`
     pub gamma: Param<Tensor<B, 1>>,
-    /// `[d]`
-    pub beta: Param<Tensor<B, 1>>,
+    /// `[d]`; 0 where there is none.
+    pub beta: Option<Param<Tensor<B, 1>>>,
     #[module(skip)]
     epsilon: f64,
     #[module(skip)]
@@ -31,9 +31,11 @@ const MAX_RATIO: f32 = 16.0;
 /// Returns true if the input can be computed from the output to few bits less than it has.
 fn is_invertible<B: VbLoraBackend>(
     gamma: &Param<Tensor<B, 1>>,
-    beta: &Param<Tensor<B, 1>>,
+    beta: Option<&Param<Tensor<B, 1>>>,
 ) -> bool {
-    let [gamma, beta] = [gamma, beta].map(|weight| host_tensor(weight.val()).values);
+    let values = |weight: &Param<Tensor<B, 1>>| host_tensor(weight.val()).values;
+    let gamma = values(gamma);
+    let beta = beta.map_or_else(|| vec![0.0; gamma.len()], values);
     let mut both = gamma.iter().zip(&beta);
     both.all(|(gamma, beta)| *gamma != 0.0 && beta.abs() <= MAX_RATIO * gamma.abs())
 }
@@ -45,14 +47,37 @@ impl<B: VbLoraBackend> FrozenLayerNorm<B> {
         d: usize,
         epsilon: f64,
     ) -> Result<Self> {
-        let gamma = builder.norm_weight(&format!("{name}.weight"), d, 0.0)?;
-        let beta = builder.frozen(&format!("{name}.bias"), [d])?;
+        Self::build_with(builder, name, d, epsilon, true)
+    }
+
+    /// [`build`](Self::build) of a norm that may have no bias.
+    pub(crate) fn build_with<S: WeightSource>(
+        builder: &mut Builder<'_, B, S>,
+        name: &str,
+        d: usize,
+        epsilon: f64,
+        has_bias: bool,
+    ) -> Result<Self> {
+        let gamma = builder.norm_weight(&format!("{name}.weight"), d, 0.0);
+        let bias = has_bias.then(|| builder.frozen(&format!("{name}.bias"), [d]));
+        let (gamma, beta) = (gamma?, bias.transpose()?);
         Ok(Self {
-            is_invertible: is_invertible(&gamma, &beta),
+            is_invertible: is_invertible(&gamma, beta.as_ref()),
             gamma,
             beta,
             epsilon,
         })
+    }
+
+    /// Its tensors as they are stored.
+    pub(crate) fn tensors(&self, name: &str) -> Vec<(String, HostTensor)> {
+        let named = |part: &str, values: &Param<Tensor<B, 1>>| {
+            (format!("{name}.{part}"), host_tensor(values.val()))
+        };
+        let bias = self.beta.as_ref().map(|beta| named("bias", beta));
+        std::iter::once(named("weight", &self.gamma))
+            .chain(bias)
+            .collect()
     }
 
     /// # Shapes
@@ -62,7 +87,12 @@ impl<B: VbLoraBackend> FrozenLayerNorm<B> {
             true => invertible_norm,
             false => layer_norm,
         };
-        norm(x, self.gamma.val(), self.beta.val(), self.epsilon)
+        let gamma = self.gamma.val();
+        let beta = match &self.beta {
+            Some(beta) => beta.val(),
+            None => gamma.zeros_like(),
+        };
+        norm(x, gamma, beta, self.epsilon)
     }
 }
 
@@ -142,13 +172,9 @@ impl<B: VbLoraBackend> FrozenNorm<B> {
 
     /// Its tensors as they are stored.
     pub(crate) fn tensors(&self, name: &str) -> Vec<(String, HostTensor)> {
-        let named = |part: &str, values| (format!("{name}.{part}"), host_tensor(values));
         match self {
-            Self::Layer(norm) => vec![
-                named("weight", norm.gamma.val()),
-                named("bias", norm.beta.val()),
-            ],
-            Self::Rms(norm) => vec![named("weight", norm.stored())],
+            Self::Layer(norm) => norm.tensors(name),
+            Self::Rms(norm) => vec![(format!("{name}.weight"), host_tensor(norm.stored()))],
         }
     }
 }
@@ -173,9 +199,9 @@ mod tests {
                 Param::from_tensor(weight).set_require_grad(false)
             });
             let norm = FrozenLayerNorm {
-                is_invertible: is_invertible(&gamma, &beta),
+                is_invertible: is_invertible(&gamma, Some(&beta)),
                 gamma,
-                beta,
+                beta: Some(beta),
                 epsilon: 1e-5,
             };
             assert_eq!(norm.is_invertible, expected);

@@ -31,6 +31,8 @@ pub struct Loader {
     prefix: String,
     /// The prefix in the model that an adapter names its tensors by.
     full_prefix: String,
+    /// True while names are those beside the model, without a prefix.
+    at_root: bool,
     saved: SavedTensors,
     /// Tensors that are read from another one of the file.
     read_from: BTreeMap<String, String>,
@@ -62,6 +64,7 @@ impl Loader {
             checkpoint,
             prefix: String::new(),
             full_prefix: String::new(),
+            at_root: false,
             saved: SavedTensors::default(),
             read_from: BTreeMap::new(),
             ignored: Vec::new(),
@@ -153,9 +156,30 @@ impl Loader {
         &self.prefix
     }
 
+    /// Decides whether names from now on stand beside the model, without its prefix.
+    pub(crate) fn set_at_root(&mut self, at_root: bool) {
+        self.at_root = at_root;
+    }
+
+    /// The name of a tensor in the file.
+    fn stored(&self, name: &str) -> String {
+        match self.at_root {
+            true => name.to_owned(),
+            false => format!("{}{name}", self.prefix),
+        }
+    }
+
+    /// The name of a tensor in an adapter.
+    fn full(&self, name: &str) -> String {
+        match self.at_root {
+            true => name.to_owned(),
+            false => format!("{}{name}", self.full_prefix),
+        }
+    }
+
     /// Returns true if a tensor of the model is there, under its prefix.
     pub fn contains(&self, name: &str) -> bool {
-        self.contains_at_root(&format!("{}{name}", self.prefix))
+        self.contains_at_root(&self.stored(name))
     }
 
     /// Returns true if a tensor is there under exactly this name (heads stand beside the model, without its prefix).
@@ -166,8 +190,7 @@ impl Loader {
     /// Takes a tensor of the model, under its prefix; a single zero, and a note, if that cannot be done.
     /// A layer norm's old names `gamma` and `beta` stand in for `weight` and `bias`.
     pub fn take<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> HostTensor {
-        let full = format!("{}{name}", self.full_prefix);
-        self.take_as(&format!("{}{name}", self.prefix), &full, shape)
+        self.take_as(&self.stored(name), &self.full(name), shape)
     }
 
     /// As [`Loader::take`], without the prefix.
@@ -177,14 +200,13 @@ impl Loader {
 
     /// Returns true if an adapter saved this tensor of the model.
     pub(crate) fn is_saved(&self, name: &str) -> bool {
-        let full = format!("{}{name}", self.full_prefix);
-        self.saved.shape(&full).is_some()
+        self.saved.shape(&self.full(name)).is_some()
     }
 
     /// As [`Loader::take`], for the weight of a linear map, which the file may hold in 4 bits. `out_in` is its shape then; a dense one has
     /// `shape`.
     pub fn take_map(&mut self, name: &str, shape: [usize; 2], out_in: [usize; 2]) -> MapWeight {
-        let stored = format!("{}{name}", self.prefix);
+        let stored = self.stored(name);
         if self.is_saved(name) || !self.checkpoint.is_4_bit(&stored) {
             return MapWeight::Dense(self.take(name, shape));
         }

@@ -12,13 +12,15 @@ const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
 
 /// Files beside a model's weights and configuration that say how text becomes tokens, and tokens text.
-pub const SIDE_FILES: [&str; 11] = [
+pub const SIDE_FILES: [&str; 13] = [
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
     "generation_config.json",
     "merges.txt",
+    "sentencepiece.bpe.model",
     "special_tokens_map.json",
+    "spm.model",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",

@@ -5,21 +5,21 @@ use burn::{
     module::Param,
     tensor::{ElementConversion, Tensor},
 };
-use vblora::{Adapter, Factors, Noise, Stack, backend::VbLoraBackend};
+use vblora::{Adapter, BaseWeights, Factors, Noise, Stack, backend::VbLoraBackend, nf4::Nf4Host};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, EncoderInput, Family, PaddedBatch, Padding,
-    Roberta,
+    Activation, BaseDtype, Encoded, Encoder, EncoderConfig, EncoderInput, Family, Nf4Settings,
+    PaddedBatch, Padding,
 };
 
 use super::{
     plain::Plain,
-    tiny::{FAMILIES, adapter, batch, config, model, model_of, texts},
+    tiny::{FAMILIES, PLAIN, adapter, batch, config, model, model_of, texts},
 };
 use crate::support::{alike, assert_close, products, tensor, values};
 
 /// Every hidden state of a batch, each `[n, t, d]`.
 fn states<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     input: &EncoderInput<B>,
     factors: &Factors<B>,
 ) -> Vec<Tensor<B, 3>> {
@@ -39,7 +39,7 @@ fn tokens<B: VbLoraBackend>(state: &Tensor<B, 3>, i: usize, count: usize) -> Vec
 }
 
 fn assert_matches_plain<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     factors: &Factors<B>,
     texts: &[Encoded],
     device: &B::Device,
@@ -62,7 +62,7 @@ fn assert_matches_plain<B: VbLoraBackend>(
 }
 
 pub(crate) fn matches_the_plain_reference<B: VbLoraBackend>(device: &B::Device) {
-    for family in FAMILIES {
+    for family in PLAIN {
         for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
             let model = model_of::<B>(
                 EncoderConfig {
@@ -134,6 +134,8 @@ pub(crate) fn padding_may_be_left_out<B: VbLoraBackend>(device: &B::Device) {
                     _ => whole,
                 };
                 let hidden = model.forward(input, &factors) * kept.clone();
+                let read = model.for_head(input, &factors).narrow(1, 0, 1);
+                let hidden = Tensor::cat(vec![hidden, read], 1);
                 let shown = values(hidden.clone().inner());
                 let weights: Vec<f64> = (0..shown.len()).map(|i| (i % 7) as f64 - 2.0).collect();
                 let weights = tensor::<Ad<B>, 3>(&weights, hidden.dims(), device);
@@ -286,10 +288,49 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert_eq!(difference, 0.0, "{borders:?}");
         assert_eq!(pieces.tensors(), whole.tensors(), "{borders:?}");
-        let x = whole.embeddings.position.val();
+        let x = whole.embeddings.position.as_ref().unwrap().val();
         let [found, expected] = [&pieces, &whole].map(|m| m.embeddings.word.logits(x.clone()));
         let difference = (found - expected).abs().max().into_scalar().elem::<f64>();
         assert!(difference < alike(1e-6), "{borders:?}: {difference}");
+    }
+}
+
+/// Every family in 4 bits: its maps decode to the values of the dense maps quantised, and adapters act on them.
+pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device) {
+    for family in FAMILIES {
+        let of = |base_dtype| {
+            let config = EncoderConfig {
+                base_dtype,
+                ..config(family)
+            };
+            Encoder::<B>::random(config, 17, device).unwrap()
+        };
+        let (dense, nf4) = (
+            of(BaseDtype::F32),
+            of(BaseDtype::Nf4(Nf4Settings::default())),
+        );
+        assert_eq!(nf4.sites(), dense.sites());
+        for site in dense.sites() {
+            let (columns, d_out) = (dense.weight(&site.name).unwrap(), site.d_out);
+            let rows = (0..d_out).flat_map(|o| columns[o..].iter().step_by(d_out).copied());
+            let rows: Vec<f32> = rows.collect();
+            let expected = Nf4Host::quantise(&rows, [d_out, site.d_in], true).dequantise();
+            for (i, &value) in nf4.weight(&site.name).unwrap().iter().enumerate() {
+                let place = i % d_out * site.d_in + i / d_out;
+                assert_eq!(value, expected[place], "{site:?}");
+            }
+        }
+        let factors = adapter(&dense, "all-linear", device).factors();
+        let batch = batch(&texts(family), dense.config());
+        let input = EncoderInput::new(&batch, dense.config(), device);
+        let [plain, found, expected] = [
+            nf4.for_head(&input, &Factors::none()),
+            nf4.for_head(&input, &factors),
+            nf4.merged(&factors).for_head(&input, &Factors::none()),
+        ]
+        .map(values);
+        assert_close(&format!("{family:?}"), &found, &expected, products(1e-4));
+        assert_ne!(plain, found);
     }
 }
 
@@ -301,7 +342,7 @@ pub(crate) fn half_precision_is_close_or_refused<B: VbLoraBackend>(device: &B::D
             base_dtype,
             ..config(family)
         };
-        Roberta::<B>::random(config, 17, device)
+        Encoder::<B>::random(config, 17, device)
     };
     let full = model(BaseDtype::F32).expect("f32 is everywhere");
     let adapter = adapter(&full, "all-linear", device);

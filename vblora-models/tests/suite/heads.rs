@@ -3,8 +3,7 @@
 use burn::{backend::Autodiff, module::Param};
 use vblora::{backend::VbLoraBackend, rng::Key};
 use vblora_models::{
-    ClassificationHead, Family, HeadInit, HostTensor, Labels, LmHead, Roberta, head_parameters,
-    loss,
+    ClassificationHead, Encoder, Family, HeadForm, HeadInit, HostTensor, Labels, LmHead, loss,
 };
 
 use super::{
@@ -59,7 +58,7 @@ fn check_head<B: VbLoraBackend>(labels: usize, device: &B::Device) {
     assert_close("scores", &values(found), &expected.values, products(1e-5));
     assert_eq!(
         burn::module::Module::num_params(&head),
-        head_parameters(d, labels)
+        HeadForm::ROBERTA.parameters(d, labels)
     );
     // Saved as torch stores it.
     let names = [
@@ -97,10 +96,12 @@ fn check_head<B: VbLoraBackend>(labels: usize, device: &B::Device) {
 /// RoBERTa's initial values are normal with zero biases, torch's uniform in `1 / sqrt(d_in)`; both depend on the seed alone.
 fn initial_values<B: VbLoraBackend>(device: &B::Device) {
     let weights = |init, seed| {
-        let head = ClassificationHead::<B>::init(64, 3, 0.1, init, seed, device);
+        let head =
+            ClassificationHead::<B>::init(HeadForm::ROBERTA, [64, 3], 0.1, init, seed, device);
+        let dense = head.dense.expect("RoBERTa's form");
         [
-            values(head.dense.weight.val()),
-            values(head.dense.bias.unwrap().val()),
+            values(dense.weight.val()),
+            values(dense.bias.unwrap().val()),
             values(head.out_proj.bias.unwrap().val()),
         ]
     };
@@ -232,7 +233,7 @@ pub(crate) fn lm_head_is_the_plain_one<B: VbLoraBackend>(device: &B::Device) {
         &inner.times(&words.transposed()),
         plain.matrix("lm_head.bias").row(0),
     );
-    let mut embeddings = Roberta::<B>::random(config.clone(), 3, device)
+    let mut embeddings = Encoder::<B>::random(config.clone(), 3, device)
         .unwrap()
         .embeddings;
     let table = tensor(&words.values, [config.vocab_size, d], device);

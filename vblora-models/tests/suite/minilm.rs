@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::{Tensor, TensorData};
 use serde_json::Value;
 use vblora::{Factors, backend::VbLoraBackend};
-use vblora_models::{EncoderInput, ModelFiles, Roberta, TextTokenizer, pad};
+use vblora_models::{Encoder, EncoderInput, ModelFiles, TextTokenizer, pad};
 
 use crate::support::{assert_close, fixtures, models, values};
 
@@ -20,7 +20,7 @@ fn golden() -> Option<Value> {
 }
 
 struct MiniLm<B: VbLoraBackend> {
-    model: Roberta<B>,
+    model: Encoder<B>,
     tokenizer: TextTokenizer,
     device: B::Device,
 }
@@ -28,7 +28,7 @@ struct MiniLm<B: VbLoraBackend> {
 impl<B: VbLoraBackend> MiniLm<B> {
     fn load(folder: &Path, device: &B::Device) -> Self {
         let files = ModelFiles::open(folder).unwrap();
-        let (model, report) = Roberta::load(&files, device).unwrap();
+        let (model, report) = Encoder::load(&files, device).unwrap();
         assert_eq!((report.prefix.as_str(), report.tensors), ("", 5 + 16 * 6));
         let tokenizer = TextTokenizer::from_files(&files).unwrap();
         tokenizer.check_fits(model.config().vocab_size).unwrap();

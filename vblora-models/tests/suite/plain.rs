@@ -93,7 +93,7 @@ impl Plain {
         let (words, positions, types) = (table("word"), table("position"), table("token_type"));
         let first = match self.config.family {
             Family::Roberta => self.config.pad_token_id as usize + 1,
-            Family::Bert => 0,
+            _ => 0,
         };
         let mut out = Vec::new();
         for (place, (&id, &kind)) in text.ids.iter().zip(&text.type_ids).enumerate() {

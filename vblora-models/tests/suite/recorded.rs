@@ -1,5 +1,5 @@
-//! Values recorded from PEFT on a small RoBERTa (shared/fixtures/models, where there): every adapter of every encoder found there, with
-//! names, shapes and settings from the files beside it. Anything that these tests cannot interpret is a failure.
+//! Values recorded from PEFT on small encoders (shared/fixtures/models and models2, where there): every adapter of every encoder found
+//! there, with names, shapes and settings from the files beside it. Anything that these tests cannot interpret is a failure.
 
 use std::path::{Path, PathBuf};
 
@@ -15,14 +15,14 @@ use vblora::{
     },
 };
 use vblora_models::{
-    ClassificationHead, EncoderInput, Labels, ModelFiles, PaddedBatch, Roberta, head_parameters,
-    loss,
+    ClassificationHead, ClassifierNames, Encoder, EncoderConfig, EncoderInput, HeadForm,
+    HostTensor, Labels, ModelFiles, PaddedBatch, loss,
 };
 
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, number, rank_first},
-    products, tensor, values,
+    products, values,
 };
 
 type Ad<B> = Autodiff<B>;
@@ -53,7 +53,15 @@ const INTERPRETED: [&str; 9] = [
 ];
 
 pub(crate) fn fixture_roberta<B: VbLoraBackend>(device: &B::Device) {
-    let Some(folder) = folder("models") else {
+    check_folder::<B>("models", device);
+}
+
+pub(crate) fn fixture_further_encoders<B: VbLoraBackend>(device: &B::Device) {
+    check_folder::<B>("models2/models", device);
+}
+
+fn check_folder<B: VbLoraBackend>(name: &str, device: &B::Device) {
+    let Some(folder) = folder(name) else {
         return;
     };
     let mut cases = 0;
@@ -66,24 +74,35 @@ pub(crate) fn fixture_roberta<B: VbLoraBackend>(device: &B::Device) {
         if architecture.ends_with("ForCausalLM") || architecture.ends_with("LMHeadModel") {
             continue; // A decoder: no case of this crate's encoders.
         }
+        check_words_of_transformers_4(&family.join("base"));
         for path in entries(&family, "")
             .into_iter()
             .filter(|path| !path.ends_with("base"))
         {
             println!("{}", path.display());
-            assert_eq!(
-                architecture,
-                "RobertaForSequenceClassification",
-                "no head for {}",
-                family.display()
-            );
-            check_case::<B>(&Case::read(&family, &path, &config, device), device);
+            let case = Case::read(&family, &path, &config, device);
+            assert_eq!(architecture, case.names.class, "{}", family.display());
+            check_case::<B>(&case, device);
             cases += 1;
         }
     }
     if cases == 0 {
         println!("skipped: no encoder among {}", folder.display());
     }
+}
+
+/// A configuration in the words of published checkpoints describes the same model, and so does the one that this library writes.
+fn check_words_of_transformers_4(base: &Path) {
+    let read = |name: &str| {
+        let text = std::fs::read(base.join(name)).ok()?;
+        Some(EncoderConfig::from_json(&text, name).unwrap())
+    };
+    let config = read("config.json").expect("config.json");
+    if let Some(old) = read("config_v4.json") {
+        assert_eq!(old, config);
+    }
+    let again = EncoderConfig::from_json(config.to_json().as_bytes(), "written").unwrap();
+    assert_eq!(again, config);
 }
 
 /// One recorded adapter on one base.
@@ -93,10 +112,9 @@ struct Case<B: VbLoraBackend> {
     /// The adapter with all logits, and in the top-k form.
     full: Tensors,
     topk: Tensors,
-    model: Roberta<Ad<B>>,
+    model: Encoder<Ad<B>>,
     base_head: ClassificationHead<Ad<B>>,
-    /// In front of the encoder's names in the checkpoint.
-    prefix: String,
+    names: ClassifierNames,
     valid: ValidVbLora,
     path: PathBuf,
 }
@@ -110,8 +128,10 @@ impl<B: VbLoraBackend> Case<B> {
             "problem type {}",
             config["problem_type"]
         );
-        let (model, report) =
-            Roberta::load(&ModelFiles::open(&family.join("base")).unwrap(), device).unwrap();
+        let (model, _) =
+            Encoder::load(&ModelFiles::open(&family.join("base")).unwrap(), device).unwrap();
+        let names = model.config().classifier();
+        let form = model.config().head_form();
         let io = json(&path.join("io.json"));
         let recorded = Tensors::read(&path.join("io.safetensors"));
         recorded.names().for_each(refuse_unknown_tensor);
@@ -127,12 +147,12 @@ impl<B: VbLoraBackend> Case<B> {
         };
         Self {
             valid: vblora
-                .check(&plan(&io, &settings, &model.sites(), &report.prefix))
+                .check(&plan(&io, &settings, &model.sites(), names.prefix))
                 .unwrap(),
-            base_head: head(&base, "classifier", device),
+            base_head: head(&base, "", &names, form, device),
             full: adapter("adapter_full"),
             topk: adapter("adapter_topk"),
-            prefix: report.prefix,
+            names,
             path: path.to_owned(),
             io,
             recorded,
@@ -142,7 +162,7 @@ impl<B: VbLoraBackend> Case<B> {
 
     /// A module's name in PEFT's files.
     fn module(&self, site: &str) -> String {
-        format!("base_model.model.{}{site}", self.prefix)
+        format!("base_model.model.{}{site}", self.names.prefix)
     }
 
     /// Logits, or their gradients, of all sites in this library's order; `name` maps a tensor of the layer to its name in `file`.
@@ -167,6 +187,16 @@ impl<B: VbLoraBackend> Case<B> {
         self.valid
             .load(bank, narrow(&self.slab(&self.full, "", "")), device)
             .unwrap()
+    }
+
+    fn head<C: VbLoraBackend>(
+        &self,
+        file: &Tensors,
+        before: &str,
+        device: &C::Device,
+    ) -> ClassificationHead<C> {
+        let form = self.model.config().head_form();
+        head(file, before, &self.names, form, device)
     }
 
     fn batch(&self) -> PaddedBatch {
@@ -294,7 +324,7 @@ fn plan(io: &Value, settings: &Value, sites: &[Site], prefix: &str) -> SitePlan 
         .collect();
     found.sort();
     let module = |(name, dims): (&String, &Value)| {
-        assert_eq!(dims[2], false, "{name}: RoBERTa has no Conv1D");
+        assert_eq!(dims[2], false, "{name}: encoders have no Conv1D");
         (
             name.clone(),
             dims[0].as_u64().unwrap() as usize,
@@ -312,20 +342,31 @@ fn plan(io: &Value, settings: &Value, sites: &[Site], prefix: &str) -> SitePlan 
     plan
 }
 
-/// The classification head under a name of a file; weights are stored `[d_out, d_in]`.
-fn head<B: VbLoraBackend>(file: &Tensors, name: &str, device: &B::Device) -> ClassificationHead<B> {
-    let linear = |part: &str| {
-        let weight = format!("{name}.{part}.weight");
-        let [d_out, d_in] = *file.shape(&weight) else {
-            panic!("{weight}")
+/// The classification head of a file whose names begin with `before`.
+fn head<B: VbLoraBackend>(
+    file: &Tensors,
+    before: &str,
+    names: &ClassifierNames,
+    form: HeadForm,
+    device: &B::Device,
+) -> ClassificationHead<B> {
+    let tensor = |name: String| {
+        let stored = format!("{before}{}", names.written(&name));
+        let tensor = HostTensor {
+            shape: file.shape(&stored).to_vec(),
+            values: file.get(&stored).iter().map(|&v| v as f32).collect(),
         };
-        let weight = tensor::<B, 2>(file.get(&weight), [d_out, d_in], device).transpose();
-        (
-            weight,
-            tensor::<B, 1>(file.get(&format!("{name}.{part}.bias")), [d_out], device),
-        )
+        (name, tensor)
     };
-    ClassificationHead::new(linear("dense"), linear("out_proj"), 0.0)
+    let tensors: Vec<_> = head_tensors(form).map(tensor).collect();
+    ClassificationHead::from_tensors(form, before, &tensors, 0.0, device).unwrap()
+}
+
+/// The names of a head's tensors.
+fn head_tensors(form: HeadForm) -> impl Iterator<Item = String> {
+    let maps = [form.has_dense.then_some("dense"), Some("out_proj")];
+    let of = |map| ["weight", "bias"].map(|part| format!("classifier.{map}.{part}"));
+    maps.into_iter().flatten().flat_map(of)
 }
 
 #[track_caller]
@@ -362,7 +403,7 @@ fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
         case.recorded.get("delta_first"),
         products(1e-5),
     );
-    let head = head::<B>(&case.full, "base_model.model.classifier", device);
+    let head = case.head::<B>(&case.full, "base_model.model.", device);
     let model = case.model.valid();
     let stored = inner.store().unwrap();
     check_codes(case, &stored);
@@ -386,15 +427,18 @@ fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
 }
 
 /// The directories that PEFT wrote, as this library reads them: adapter and head, as they are and as LoRA.
-fn check_directories<B: VbLoraBackend>(case: &Case<B>, model: &Roberta<B>, device: &B::Device) {
+fn check_directories<B: VbLoraBackend>(case: &Case<B>, model: &Encoder<B>, device: &B::Device) {
     for (kind, logits) in [
         ("adapter_full", "logits"),
         ("adapter_topk", "logits_topk_reload"),
     ] {
         let found = PeftDirectory::open(&case.path.join(kind)).unwrap();
         let found = found.bind(&model.sites()).unwrap();
-        assert_eq!(found.prefix, case.prefix);
-        let head = ClassificationHead::from_tensors(kind, &found.saved, 0.0, device).unwrap();
+        assert_eq!(found.prefix, case.names.prefix);
+        let form = model.config().head_form();
+        let read = |(name, tensor): &(String, HostTensor)| (case.names.read(name), tensor.clone());
+        let saved: Vec<_> = found.saved.iter().map(read).collect();
+        let head = ClassificationHead::from_tensors(form, kind, &saved, 0.0, device).unwrap();
         check_merged_on_disk(case, &found, device);
         let as_lora = HostAdapter::Lora(found.adapter.to_lora());
         for adapter in [found.adapter, as_lora] {
@@ -412,9 +456,9 @@ fn check_merged_on_disk<B: VbLoraBackend>(
     let dir = tempfile::tempdir().unwrap();
     let (base, out) = (case.path.with_file_name("base"), dir.path().join("out"));
     merge(&base, adapter, &out, false).unwrap();
-    let (model, _) = Roberta::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
+    let (model, _) = Encoder::load(&ModelFiles::open(&out).unwrap(), device).unwrap();
     let weights = Tensors::read(&out.join("model.safetensors"));
-    let head = head::<B>(&weights, "classifier", device);
+    let head = case.head::<B>(&weights, "", device);
     let none = Factors::none();
     check_output(case, "logits_merged", &model, &head, &none, device);
 }
@@ -422,13 +466,13 @@ fn check_merged_on_disk<B: VbLoraBackend>(
 fn check_output<B: VbLoraBackend>(
     case: &Case<B>,
     name: &str,
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     device: &B::Device,
 ) -> Tensor<B, 2> {
     let input = EncoderInput::new(&case.batch(), model.config(), device);
-    let found = head.forward(model.forward(&input, factors), None);
+    let found = head.forward(model.for_head(&input, factors), None);
     assert_within(
         name,
         &values(found.clone()),
@@ -447,7 +491,7 @@ fn check_counts<B: VbLoraBackend>(case: &Case<B>) {
         case.model.config().hidden_size,
         case.recorded.shape("logits")[1],
     ];
-    let head = head_parameters(d, labels) as f64;
+    let head = case.model.config().head_form().parameters(d, labels) as f64;
     assert_eq!(saved("full"), [count.trained as f64, head]);
     // PEFT's signed indices are wider than the paper's at h = 256 and from 32,768 on.
     let width = match config.bank {
@@ -481,13 +525,14 @@ fn check_base<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
 /// Hidden states, scores, loss and every gradient of one training pass.
 fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, device: &B::Device) {
     let recorded = &case.recorded;
-    let head = head::<Ad<B>>(&case.full, "base_model.model.classifier", device);
+    let head = case.head::<Ad<B>>(&case.full, "base_model.model.", device);
     let input = EncoderInput::new(&case.batch(), case.model.config(), device);
     let mut step = Composition::new(adapter);
     let mut states = Vec::new();
-    let last = case.model.trace(&input, step.factors(), |state| {
+    case.model.trace(&input, step.factors(), |state| {
         states.push(values(state.clone().inner()))
     });
+    let read = case.model.for_head(&input, step.factors());
     assert_eq!(
         states.len(),
         recorded
@@ -505,7 +550,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
             products(1e-4),
         );
     }
-    let output = head.forward(last, None);
+    let output = head.forward(read, None);
     assert_within(
         "logits",
         &values(output.clone().inner()),
@@ -521,33 +566,28 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
     );
     let mut grads = loss.backward();
     let mut compared = 0;
-    for (name, linear) in [("dense", &head.dense), ("out_proj", &head.out_proj)] {
-        let name = |part: &str| format!("grad.base_model.model.classifier.{name}.{part}");
-        let weight = linear
-            .weight
-            .val()
-            .grad(&grads)
-            .expect("a gradient")
-            .transpose();
-        assert_close(
-            &name("weight"),
-            &values(weight),
-            recorded.get(&name("weight")),
-            products(1e-4),
-        );
-        let bias = linear
-            .bias
-            .as_ref()
-            .unwrap()
-            .val()
-            .grad(&grads)
-            .expect("a gradient");
-        assert_close(
-            &name("bias"),
-            &values(bias),
-            recorded.get(&name("bias")),
-            products(1e-4),
-        );
+    let maps = [
+        ("dense", head.dense.as_ref()),
+        ("out_proj", Some(&head.out_proj)),
+    ];
+    let maps = maps
+        .into_iter()
+        .filter_map(|(name, map)| Some((name, map?)));
+    for (name, linear) in maps {
+        let name = |part: &str| {
+            let name = case.names.written(&format!("classifier.{name}.{part}"));
+            format!("grad.base_model.model.{name}")
+        };
+        let weight = linear.weight.val().grad(&grads).expect("a gradient");
+        let bias = linear.bias.as_ref().unwrap().val();
+        let bias = bias.grad(&grads).expect("a gradient");
+        for (part, found) in [
+            ("weight", values(weight.transpose())),
+            ("bias", values(bias)),
+        ] {
+            let name = name(part);
+            assert_close(&name, &found, recorded.get(&name), products(1e-4));
+        }
         compared += 2;
     }
     step.collect(&mut grads);

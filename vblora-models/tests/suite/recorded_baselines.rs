@@ -15,7 +15,7 @@ use vblora::{
     storage::{HostTensor, peft::PeftDirectory},
 };
 use vblora_models::{
-    ClassificationHead, EncoderInput, Labels, ModelFiles, PaddedBatch, Roberta, loss,
+    ClassificationHead, Encoder, EncoderInput, HeadForm, Labels, ModelFiles, PaddedBatch, loss,
 };
 
 use crate::support::{
@@ -40,9 +40,9 @@ fn records(method: &str, suffix: &str) -> Vec<PathBuf> {
     cases
 }
 
-fn model<B: VbLoraBackend>(device: &B::Device) -> Roberta<Ad<B>> {
+fn model<B: VbLoraBackend>(device: &B::Device) -> Encoder<Ad<B>> {
     let base = base();
-    Roberta::load(&ModelFiles::open(&base).unwrap(), device)
+    Encoder::load(&ModelFiles::open(&base).unwrap(), device)
         .unwrap()
         .0
 }
@@ -53,7 +53,7 @@ fn base() -> PathBuf {
         .join("roberta/base")
 }
 
-fn plan<B: VbLoraBackend>(path: &Path, model: &Roberta<B>) -> SitePlan {
+fn plan<B: VbLoraBackend>(path: &Path, model: &Encoder<B>) -> SitePlan {
     let targets = match path.to_string_lossy().contains("_qv_") {
         true => Targets::suffixes(["query", "value"]),
         false => Targets::all_linear(),
@@ -88,7 +88,7 @@ fn base_head<B: VbLoraBackend>(device: &B::Device) -> ClassificationHead<B> {
             (name.to_owned(), tensor)
         })
         .collect();
-    ClassificationHead::from_tensors("the base", &tensors, 0.0, device).unwrap()
+    ClassificationHead::from_tensors(HeadForm::ROBERTA, "the base", &tensors, 0.0, device).unwrap()
 }
 
 /// The gradient of a parameter under its name in the record.
@@ -143,7 +143,7 @@ fn gradients<B: VbLoraBackend>(adapter: &AnyAdapter<Ad<B>>, grads: &Gradients<B>
 fn check<B: VbLoraBackend>(
     recorded: &Tensors,
     adapter: &AnyAdapter<Ad<B>>,
-    model: &Roberta<Ad<B>>,
+    model: &Encoder<Ad<B>>,
     head: &ClassificationHead<Ad<B>>,
     device: &B::Device,
 ) {
@@ -191,12 +191,12 @@ fn check<B: VbLoraBackend>(
     }
 }
 
-fn linear<'a, B: VbLoraBackend>(model: &'a Roberta<B>, site: &str) -> &'a FrozenLinear<B> {
+fn linear<'a, B: VbLoraBackend>(model: &'a Encoder<B>, site: &str) -> &'a FrozenLinear<B> {
     let linears = model.layers.iter().flat_map(|layer| {
         [
             &layer.query,
-            &layer.key,
-            &layer.value,
+            layer.key.as_ref().expect("three maps"),
+            layer.value.as_ref().expect("three maps"),
             &layer.attention_output,
             &layer.intermediate,
             &layer.output,
@@ -214,7 +214,9 @@ pub(crate) fn fixture_peft_baselines<B: VbLoraBackend>(device: &B::Device) {
         let found = PeftDirectory::open(&path.join("adapter")).unwrap();
         let found = found.bind(&model.sites()).unwrap();
         assert_eq!(found.adapter.plan(), &plan(&path, &model));
-        let head = ClassificationHead::from_tensors("PEFT", &found.saved, 0.0, device).unwrap();
+        let head =
+            ClassificationHead::from_tensors(HeadForm::ROBERTA, "PEFT", &found.saved, 0.0, device)
+                .unwrap();
         let adapter = found.adapter.trainable(device).unwrap();
         let recorded = Tensors::read(&path.join("io.safetensors"));
         check(&recorded, &adapter, &model, &head, device);

@@ -4,18 +4,22 @@ use burn::{
     module::{Module, ModuleMapper, Param},
     tensor::{Tensor, TensorData, backend::Backend},
 };
-use vblora::{SitePlan, Targets, VbLora, VbLoraConfig, backend::VbLoraBackend, rng::Key};
+use vblora::{SitePlan, VbLora, VbLoraConfig, backend::VbLoraBackend, rng::Key};
 use vblora_models::{
-    Activation, BaseDtype, Encoded, EncoderConfig, Family, PaddedBatch, Roberta, pad,
+    Activation, BaseDtype, Encoded, Encoder, EncoderConfig, EncoderPositions, Family,
+    HeadActivation, LayerSet, PaddedBatch, Pooling, RelativeBuckets, RotaryLayers, encoder, pad,
 };
 
-/// Both families, with the settings in which their checkpoints differ. Sizes differ from each other wherever they may.
+/// Every family, with the settings in which their checkpoints differ. Sizes differ from each other wherever they may.
 pub(crate) fn config(family: Family) -> EncoderConfig {
     let (pad_token_id, layer_norm_eps, type_vocab_size) = match family {
-        Family::Roberta => (1, 1e-5, 1),
-        Family::Bert => (0, 1e-12, 2),
+        Family::Roberta | Family::XlmRoberta => (1, 1e-5, 1),
+        Family::Bert | Family::Electra => (0, 1e-12, 2),
+        Family::DistilBert => (0, 1e-12, 0),
+        Family::ModernBert => (5, 1e-5, 0),
+        Family::DebertaV2 => (0, 1e-7, 0),
     };
-    EncoderConfig {
+    let common = EncoderConfig {
         family,
         hidden_size: 32,
         num_layers: 2,
@@ -33,10 +37,52 @@ pub(crate) fn config(family: Family) -> EncoderConfig {
         initializer_range: 0.3,
         position_offset: family.position_offset(pad_token_id),
         base_dtype: BaseDtype::F32,
+        ..EncoderConfig::roberta_base()
+    };
+    match family {
+        Family::Roberta | Family::XlmRoberta | Family::Bert => common,
+        Family::DistilBert => EncoderConfig {
+            head_activation: HeadActivation::Of(Activation::Relu),
+            ..common
+        },
+        Family::Electra => EncoderConfig {
+            embedding_size: Some(16),
+            head_activation: HeadActivation::Of(Activation::Gelu),
+            ..common
+        },
+        // One global and one local layer, whose window is narrower than the texts.
+        Family::ModernBert => EncoderConfig {
+            positions: EncoderPositions::Rotary(RotaryLayers {
+                theta: 1000.0,
+                local_theta: 10.0,
+                reach: 2,
+                local: LayerSet::Listed(vec![false, true]),
+            }),
+            attention_bias: false,
+            mlp_bias: false,
+            norm_bias: false,
+            pooling: Pooling::Mean,
+            head_activation: HeadActivation::Of(Activation::Gelu),
+            head_bias: false,
+            head_in_base: true,
+            ..common
+        },
+        Family::DebertaV2 => EncoderConfig {
+            positions: EncoderPositions::Relative(RelativeBuckets {
+                buckets: 4,
+                reach: 24,
+            }),
+            head_activation: HeadActivation::Of(Activation::Gelu),
+            head_in_base: true,
+            ..common
+        },
     }
 }
 
-pub(crate) const FAMILIES: [Family; 2] = [Family::Roberta, Family::Bert];
+pub(crate) const FAMILIES: [Family; 7] = Family::ALL;
+
+/// The families that the plain reference computes.
+pub(crate) const PLAIN: [Family; 2] = [Family::Roberta, Family::Bert];
 
 /// Moves every parameter, so that no bias is 0 and no norm is 1.
 struct Moved(u64);
@@ -57,11 +103,11 @@ pub(crate) fn moved<B: VbLoraBackend, M: Module<B>>(module: M) -> M {
     module.map(&mut Moved(0))
 }
 
-pub(crate) fn model_of<B: VbLoraBackend>(config: EncoderConfig, device: &B::Device) -> Roberta<B> {
-    moved(Roberta::random(config, 17, device).expect("a model this small fits"))
+pub(crate) fn model_of<B: VbLoraBackend>(config: EncoderConfig, device: &B::Device) -> Encoder<B> {
+    moved(Encoder::random(config, 17, device).expect("a model this small fits"))
 }
 
-pub(crate) fn model<B: VbLoraBackend>(family: Family, device: &B::Device) -> Roberta<B> {
+pub(crate) fn model<B: VbLoraBackend>(family: Family, device: &B::Device) -> Encoder<B> {
     model_of(config(family), device)
 }
 
@@ -89,12 +135,11 @@ pub(crate) fn batch(texts: &[Encoded], config: &EncoderConfig) -> PaddedBatch {
 
 /// VB-LoRA on every linear map, or on those with these suffixes, with factors large enough to matter.
 pub(crate) fn adapter<B: VbLoraBackend>(
-    model: &Roberta<B>,
+    model: &Encoder<B>,
     targets: &str,
     device: &B::Device,
 ) -> VbLora<B> {
-    let plan: SitePlan = targets
-        .parse::<Targets>()
+    let plan: SitePlan = encoder::targets(targets)
         .unwrap()
         .select(&model.sites())
         .unwrap();

@@ -19,11 +19,11 @@ use vblora_bench::{
     },
 };
 use vblora_models::{
-    BaseDtype, ClassificationHead, DecoderConfig, EncoderConfig, EncoderInput, HeadInit, Labels,
-    PaddedBatch, Roberta,
+    BaseDtype, ClassificationHead, DecoderConfig, Encoder as FrozenEncoder, EncoderConfig,
+    EncoderInput, HeadForm, HeadInit, Labels, PaddedBatch,
     decoder::{self, CachedLm, CausalInput, CausalLm},
+    encoder,
     generate::{GenerationConfig, generate},
-    roberta,
 };
 
 use super::work::{
@@ -34,14 +34,14 @@ use super::work::{
 pub(super) struct Ours<B: VbLoraBackend> {
     device: B::Device,
     /// The last encoder that was built. Works of one encoder follow each other, and a large one takes long to initialize.
-    built: Option<Roberta<B>>,
+    built: Option<FrozenEncoder<B>>,
     /// The last decoder that was built.
     decoder: Option<CausalLm<B>>,
 }
 
 /// A work that is ready to run.
 pub(super) enum Job<B: VbLoraBackend> {
-    Forward(Box<(Roberta<B>, EncoderInput<B>)>),
+    Forward(Box<(FrozenEncoder<B>, EncoderInput<B>)>),
     Step(Box<(Learner<B>, LabelledBatch, usize)>),
     Score(Box<(CausalLm<B>, CausalInput<B>)>),
     CausalStep(Box<(Learner<B, Causal>, TextBatch, usize)>),
@@ -116,7 +116,7 @@ impl<B: VbLoraBackend> Ours<B> {
     ) -> Result<Job<B>> {
         let base = match self.built.take() {
             Some(base) => base,
-            None => Roberta::random(config(encoder, dtype), 1, &self.device)?,
+            None => FrozenEncoder::random(config(encoder, dtype), 1, &self.device)?,
         };
         self.built = Some(base.clone());
         let inputs = shape.batch(base.config().pad_token_id);
@@ -209,7 +209,7 @@ impl<B: VbLoraBackend> Job<B> {
 
 /// The learner and the batch with labels for a training pass of an encoder.
 pub(crate) fn encoder_step<B: VbLoraBackend>(
-    base: &Roberta<B>,
+    base: &FrozenEncoder<B>,
     pass: Pass,
     inputs: PaddedBatch,
     device: &B::Device,
@@ -217,12 +217,19 @@ pub(crate) fn encoder_step<B: VbLoraBackend>(
     let (adapter, targets) = pass
         .adapter()
         .ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
-    let plan = roberta::targets(targets)?.select(&base.sites())?;
+    let plan = encoder::targets(targets)?.select(&base.sites())?;
     let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, device)?;
     let mut recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
     recipe.head.dropout = 0.0;
     let d = base.config().hidden_size;
-    let head = ClassificationHead::init(d, 2, 0.0, HeadInit::Normal(0.02), 1, device);
+    let head = ClassificationHead::init(
+        HeadForm::ROBERTA,
+        [d, 2],
+        0.0,
+        HeadInit::Normal(0.02),
+        1,
+        device,
+    );
     let trained = Trained::Adapter(Box::new(adapter));
     let learner = Learner::new(base, trained, head, &recipe, 1, device);
     let labels = Labels::Classes((0..inputs.rows).map(|row| row % 2).collect());

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use anyhow::{Context, Error, Result, bail};
 use serde::Serialize;
 use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Key};
-use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, roberta};
+use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, encoder};
 
 /// Rules that select the lowest site of each kind of model. Gradients flow as far down as if every site were adapted.
 const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,model.layers.0.self_attn.q_proj,transformer.h.0.attn.c_attn";
@@ -232,8 +232,8 @@ impl Shapes {
     pub(super) fn vblora(self) -> Result<(SitePlan, VbLoraConfig)> {
         let default = VbLoraConfig::default();
         let (sites, config) = match self {
-            Self::RobertaBase => (roberta::sites(&Encoder::Base.config()), default),
-            Self::RobertaLarge => (roberta::sites(&Encoder::Large.config()), default),
+            Self::RobertaBase => (encoder::sites(&Encoder::Base.config()), default),
+            Self::RobertaLarge => (encoder::sites(&Encoder::Large.config()), default),
             Self::Llama2At7B => (
                 sites(&DecoderConfig::llama_2_7b()),
                 VbLoraConfig {

@@ -22,7 +22,7 @@ use vblora_bench::{
     tasks::{Label, SplitName, Task},
     train::{CheckpointSettings, DataSource, Method, Output, Session},
 };
-use vblora_models::{EncoderConfig, Roberta, SaveDtype, roberta, save_tensors};
+use vblora_models::{Encoder, EncoderConfig, SaveDtype, encoder, save_tensors};
 
 /// The job of a child, and its folder.
 const JOB: &str = "VBLORA_KILL_JOB";
@@ -138,7 +138,7 @@ impl Job {
     /// Writes an adapter to `work/out`, over the existing files.
     fn replace(self, place: &Path, name: &str) -> Result<(), String> {
         let (inputs, out) = (place.join("in"), place.join("work/out"));
-        let sites = roberta::sites(&config());
+        let sites = encoder::sites(&config());
         let found = PeftDirectory::open(&inputs.join(name)).and_then(|found| found.bind(&sites));
         let adapter = found.map_err(|error| error.to_string())?;
         let done = match self {
@@ -219,8 +219,8 @@ fn config() -> EncoderConfig {
 }
 
 /// A RoBERTa of random weights, with a side file.
-fn base(dir: &Path) -> Roberta<Flex> {
-    let model = Roberta::<Flex>::random(config(), 7, &Default::default()).unwrap();
+fn base(dir: &Path) -> Encoder<Flex> {
+    let model = Encoder::<Flex>::random(config(), 7, &Default::default()).unwrap();
     std::fs::create_dir_all(dir).unwrap();
     std::fs::write(dir.join("config.json"), config().to_json()).unwrap();
     std::fs::write(dir.join("vocab.json"), "{}").unwrap();
@@ -232,8 +232,8 @@ fn base(dir: &Path) -> Roberta<Flex> {
     model
 }
 
-fn adapter(base: &Roberta<Flex>, seed: u64) -> PeftAdapter {
-    let plan = roberta::targets("qv")
+fn adapter(base: &Encoder<Flex>, seed: u64) -> PeftAdapter {
+    let plan = encoder::targets("qv")
         .unwrap()
         .select(&base.sites())
         .unwrap();

@@ -3,6 +3,7 @@
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use vblora::{Factors, MASKED, Unpadded, backend::VbLoraBackend};
 
+use super::places::Places;
 use crate::{EncoderConfig, PaddedBatch, Positions};
 
 /// Token, type and position ids of `n` sequences of `t` tokens, and what is known of their padding.
@@ -16,6 +17,9 @@ pub struct EncoderInput<B: Backend> {
     pub positions: Tensor<B, 2, Int>,
     /// The padding of the batch.
     pub padding: Padding<B>,
+    pub(super) places: Places<B>,
+    /// n
+    pub(super) rows: usize,
 }
 
 /// The padding of a batch.
@@ -47,6 +51,17 @@ impl<B: Backend> Padding<B> {
             return x;
         };
         unpadded.padded(x.squeeze_dim(1))
+    }
+
+    /// The reverse of [`padded`](Self::padded).
+    ///
+    /// # Shapes
+    /// - x: `[n, t, d]`; output: as the batch lies
+    pub(super) fn left_out(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
+        let Self::LeftOut(unpadded) = self else {
+            return x;
+        };
+        unpadded.unpadded(x).unsqueeze_dim(1)
     }
 }
 
@@ -84,6 +99,8 @@ impl<B: VbLoraBackend> EncoderInput<B> {
             ids: ints(batch.ids.clone()),
             type_ids: ints(type_ids(batch, config)),
             positions: ints(positions(batch, config)),
+            rows: batch.rows,
+            places: Places::new(batch, config, Some(&unpadded), device),
             padding: Padding::LeftOut(unpadded),
         })
     }
@@ -109,13 +126,15 @@ impl<B: VbLoraBackend> EncoderInput<B> {
             type_ids: ints(type_ids(batch, config)),
             positions: ints(positions(batch, config)),
             padding: mask.map_or(Padding::None, Padding::Masked),
+            places: Places::new(batch, config, None, device),
+            rows: batch.rows,
         }
     }
 }
 
 /// Models with one type take no second.
 fn type_ids(batch: &PaddedBatch, config: &EncoderConfig) -> Vec<i64> {
-    let last = config.type_vocab_size as i64 - 1;
+    let last = (config.type_vocab_size as i64 - 1).max(0);
     batch.type_ids.iter().map(|&id| id.min(last)).collect()
 }
 

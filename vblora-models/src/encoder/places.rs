@@ -1,0 +1,160 @@
+//! Where the tokens of a batch stand, for the families whose layers need it.
+
+use std::ops::Range;
+
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
+use vblora::{MASKED, Unpadded};
+
+use crate::{
+    EncoderConfig, EncoderPositions, PaddedBatch, Pooling, RelativeBuckets, RotaryConfig,
+    RotaryLayers,
+    parts::{Angles, Rotary},
+};
+
+/// Facts about the tokens of a batch. Families with learned positions need none.
+#[derive(Debug, Clone)]
+pub(super) struct Places<B: Backend> {
+    /// The angles of global and of local layers, as the batch lies; none without rotary positions.
+    pub(super) angles: Vec<Angles<B>>,
+    /// `[n or 1, 1, t, t]`, added to the scores of local layers. `None` if every token sees all tokens there.
+    pub(super) window: Option<Tensor<B, 4>>,
+    /// `[n, 1, 1, t]`, added to the scores of each key where scores are relative; `None` without padding.
+    pub(super) keys: Option<Tensor<B, 4>>,
+    pub(super) relative: Option<RelativeRows<B>>,
+    /// `[n, t, 1]`: the share of each token in the mean that a head reads.
+    pub(super) mean: Option<Tensor<B, 3>>,
+}
+
+/// The rows of the table of relative positions that a batch needs, and the row of each distance.
+#[derive(Debug, Clone)]
+pub(super) struct RelativeRows<B: Backend> {
+    /// Rows of the table.
+    pub(super) rows: Range<usize>,
+    /// `[2 t - 1]`: of these rows, those of the distances `1 - t` to `t - 1`.
+    pub(super) ascending: Tensor<B, 1, Int>,
+    /// The reverse.
+    pub(super) descending: Tensor<B, 1, Int>,
+}
+
+impl<B: Backend> Places<B> {
+    pub(super) fn new(
+        batch: &PaddedBatch,
+        config: &EncoderConfig,
+        unpadded: Option<&Unpadded>,
+        device: &B::Device,
+    ) -> Self {
+        let mean = (config.pooling == Pooling::Mean).then(|| shares(batch, device));
+        let none = Self {
+            angles: Vec::new(),
+            window: None,
+            keys: None,
+            relative: None,
+            mean,
+        };
+        match &config.positions {
+            EncoderPositions::Learned => none,
+            EncoderPositions::Rotary(rotary) => Self {
+                angles: angles(batch, config, rotary, unpadded, device),
+                window: window(batch, rotary.reach, device),
+                ..none
+            },
+            EncoderPositions::Relative(buckets) => Self {
+                keys: hidden_keys(batch, device),
+                relative: Some(RelativeRows::new(*buckets, batch.columns, device)),
+                ..none
+            },
+        }
+    }
+}
+
+fn angles<B: Backend>(
+    batch: &PaddedBatch,
+    config: &EncoderConfig,
+    rotary: &RotaryLayers,
+    unpadded: Option<&Unpadded>,
+    device: &B::Device,
+) -> Vec<Angles<B>> {
+    let columns = batch.columns.max(1);
+    let (places, dims): (Vec<i64>, _) = match unpadded {
+        Some(unpadded) => (
+            unpadded
+                .places()
+                .map(|place| (place % columns) as i64)
+                .collect(),
+            [unpadded.tokens(), 1],
+        ),
+        None => (
+            (0..batch.rows)
+                .flat_map(|_| 0..batch.columns as i64)
+                .collect(),
+            [batch.rows, batch.columns],
+        ),
+    };
+    let size = config.hidden_size / config.num_heads;
+    let angles =
+        |theta| Rotary::new(size, &RotaryConfig::plain(theta)).angles(&places, dims, device);
+    rotary.thetas().map(angles).into()
+}
+
+/// What hides padding, and tokens further away than `reach`.
+fn window<B: Backend>(
+    batch: &PaddedBatch,
+    reach: usize,
+    device: &B::Device,
+) -> Option<Tensor<B, 4>> {
+    let t = batch.columns;
+    if t <= reach + 1 {
+        return None;
+    }
+    let row = |i: usize| (0..t).map(move |j| if i.abs_diff(j) > reach { MASKED } else { 0.0 });
+    let values: Vec<f32> = (0..t).flat_map(row).collect();
+    let window = Tensor::from_data(TensorData::new(values, [1, 1, t, t]), device);
+    Some(match hidden_keys(batch, device) {
+        Some(keys) => window + keys,
+        None => window,
+    })
+}
+
+fn hidden_keys<B: Backend>(batch: &PaddedBatch, device: &B::Device) -> Option<Tensor<B, 4>> {
+    let (n, t) = (batch.rows, batch.columns);
+    batch.mask.contains(&0).then(|| {
+        let values = batch.mask.iter();
+        let values = values.map(|&m| if m == 0 { MASKED } else { 0.0 });
+        let values: Vec<f32> = values.collect();
+        Tensor::from_data(TensorData::new(values, [n, 1, 1, t]), device)
+    })
+}
+
+fn shares<B: Backend>(batch: &PaddedBatch, device: &B::Device) -> Tensor<B, 3> {
+    let rows = batch.mask.chunks(batch.columns.max(1));
+    let shares = rows.flat_map(|row| {
+        let tokens = row.iter().filter(|&&m| m != 0).count().max(1);
+        row.iter().map(move |&m| match m {
+            0 => 0.0,
+            _ => 1.0 / tokens as f32,
+        })
+    });
+    let shares: Vec<f32> = shares.collect();
+    let dims = [batch.rows, batch.columns, 1];
+    Tensor::from_data(TensorData::new(shares, dims), device)
+}
+
+impl<B: Backend> RelativeRows<B> {
+    fn new(buckets: RelativeBuckets, t: usize, device: &B::Device) -> Self {
+        let last = t as i64 - 1;
+        // Rows do not fall as distances grow.
+        let rows = buckets.row(-last)..buckets.row(last) + 1;
+        let of = |distance| (buckets.row(distance) - rows.start) as i32;
+        let ascending: Vec<i32> = (-last..=last).map(of).collect();
+        let descending: Vec<i32> = ascending.iter().rev().copied().collect();
+        let ints = |values: Vec<i32>| {
+            let dims = [values.len()];
+            Tensor::from_data(TensorData::new(values, dims), device)
+        };
+        Self {
+            ascending: ints(ascending),
+            descending: ints(descending),
+            rows,
+        }
+    }
+}
