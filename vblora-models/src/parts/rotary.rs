@@ -13,6 +13,10 @@ pub(crate) type Angles<B> = [Tensor<B, 3>; 2];
 #[derive(Debug, Clone)]
 pub(crate) struct Rotary {
     frequencies: Vec<f64>,
+    /// Those of texts with more tokens than this, where they are others.
+    long: Option<(usize, Vec<f64>)>,
+    /// The factor on cos and sin.
+    factor: f64,
 }
 
 impl Rotary {
@@ -20,48 +24,116 @@ impl Rotary {
     pub(crate) fn new(head_size: usize, config: &RotaryConfig) -> Self {
         let turning = config.rotated(head_size);
         let frequency = |i: usize| config.theta.powf(-2.0 * i as f64 / turning as f64);
-        let frequencies = (0..turning / 2).map(frequency);
+        let plain: Vec<f64> = (0..turning / 2).map(frequency).collect();
+        let (mut long, mut attention_factor) = (None, 1.0);
+        let frequencies = match &config.scaling {
+            RopeScaling::None => plain,
+            RopeScaling::Linear { factor } => plain.iter().map(|f| f / factor).collect(),
+            RopeScaling::Llama3 {
+                factor,
+                low,
+                high,
+                original,
+            } => {
+                // How often a wave turns within the first training's texts decides how much of it is kept.
+                let kept = |f: f64| (original * f / TAU - low) / (high - low);
+                plain.iter().map(|&f| mixed(f, *factor, kept(f))).collect()
+            }
+            RopeScaling::Yarn {
+                factor, attention, ..
+            } => {
+                attention_factor = *attention;
+                let kept = yarn_kept(config, turning);
+                let pairs = plain.iter().zip(kept);
+                pairs.map(|(&f, kept)| mixed(f, *factor, kept)).collect()
+            }
+            RopeScaling::LongRope {
+                short,
+                long: in_long,
+                original,
+                attention,
+            } => {
+                attention_factor = *attention;
+                let by =
+                    |divisors: &[f64]| plain.iter().zip(divisors).map(|(f, by)| f / by).collect();
+                long = Some((*original, by(in_long)));
+                by(short)
+            }
+        };
         Self {
-            frequencies: frequencies.map(|f| scaled(f, config.scaling)).collect(),
+            frequencies,
+            long,
+            factor: attention_factor,
         }
     }
 
-    /// The angles of positions `[n, t]`, computed on the host in f64 and rounded once.
+    /// The angles of positions `[n, t]`, computed on the host in f64 and rounded once. Each of the `n` rows turns as in a text of its length.
     pub(crate) fn angles<B: Backend>(
         &self,
         positions: &[i64],
-        [n, t]: [usize; 2],
+        lengths: &[usize],
+        t: usize,
         device: &B::Device,
     ) -> Angles<B> {
-        let half = self.frequencies.len();
+        let (n, half) = (lengths.len(), self.frequencies.len());
         [f64::cos, f64::sin].map(|function| {
-            let row = |&position: &i64| {
-                let angle = move |frequency: &f64| function(position as f64 * frequency) as f32;
-                self.frequencies.iter().map(angle)
-            };
-            let values: Vec<f32> = positions.iter().flat_map(row).collect();
+            let rows = positions.chunks(t.max(1)).zip(lengths);
+            let angles = rows.flat_map(|(row, &length)| {
+                let frequencies = self.of_length(length);
+                let angle = move |position: i64, frequency: &f64| {
+                    (function(position as f64 * frequency) * self.factor) as f32
+                };
+                row.iter()
+                    .flat_map(move |&position| frequencies.iter().map(move |f| angle(position, f)))
+            });
+            let values: Vec<f32> = angles.collect();
             Tensor::from_data(TensorData::new(values, [n, t, half]), device)
         })
     }
-}
 
-/// Llama 3's rule is that of `_compute_llama3_parameters` in transformers.
-fn scaled(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::Llama3 {
-            factor,
-            low,
-            high,
-            original,
-        } => {
-            // How often a wave of this frequency turns within the first training's texts.
-            let turns = original * frequency / TAU;
-            let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-            (1.0 - kept) * frequency / factor + kept * frequency
+    /// The frequencies in a text of this many tokens.
+    fn of_length(&self, length: usize) -> &[f64] {
+        match &self.long {
+            Some((original, long)) if length > *original => long,
+            Some(_) | None => &self.frequencies,
         }
     }
+}
+
+/// A frequency of which a share, cut to 0 to 1, is kept, and the rest divided.
+fn mixed(frequency: f64, factor: f64, kept: f64) -> f64 {
+    let kept = kept.clamp(0.0, 1.0);
+    (1.0 - kept) * frequency / factor + kept * frequency
+}
+
+/// The share of each pair's frequency that YaRN keeps, by the rule of `_compute_yarn_parameters` in transformers. It may lie outside 0 to 1.
+fn yarn_kept(config: &RotaryConfig, turning: usize) -> Vec<f64> {
+    let RopeScaling::Yarn {
+        fast,
+        slow,
+        truncate,
+        original,
+        ..
+    } = config.scaling
+    else {
+        return Vec::new();
+    };
+    // The pair that turns this often in a text of the first training.
+    let place = |turns: f64| {
+        let logarithm = (original / (turns * TAU)).ln();
+        turning as f64 * logarithm / (2.0 * config.theta.ln())
+    };
+    let (first, last) = match truncate {
+        true => (place(fast).floor(), place(slow).ceil()),
+        false => (place(fast), place(slow)),
+    };
+    let (first, last) = (first.max(0.0), last.min(turning as f64 - 1.0));
+    // Where both are one, transformers sets them apart by this much.
+    let width = if first == last { 0.001 } else { last - first };
+    let pairs = 0..turning / 2;
+    pairs
+        .map(|pair| 1.0 - (pair as f64 - first) / width)
+        .collect()
 }
 
 #[cfg(test)]
@@ -92,7 +164,13 @@ mod tests {
             (0.01, 0.01 / 8.0),
             (0.001, 0.001 / 8.0),
         ] {
-            let found = scaled(frequency, scaling);
+            // The second of two pairs has the frequency theta^(-1/2).
+            let theta = 1.0 / (frequency * frequency);
+            let config = RotaryConfig {
+                scaling: scaling.clone(),
+                ..RotaryConfig::plain(theta)
+            };
+            let found = Rotary::new(4, &config).frequencies[1];
             assert!((found - expected).abs() < 1e-15, "{frequency}: {found}");
         }
     }

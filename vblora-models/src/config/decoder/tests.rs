@@ -30,7 +30,7 @@ fn gpt2() -> Value {
 fn configurations_of_either_age_are_read() {
     let old = read(&llama()).unwrap();
     assert_eq!(
-        (old.rotary, old.head_size, old.num_kv_heads),
+        (old.rotary.clone(), old.head_size, old.num_kv_heads),
         (Some(RotaryConfig::plain(500_000.0)), 16, 2)
     );
     assert_eq!(
@@ -78,14 +78,14 @@ fn what_is_not_said_has_transformers_defaults() {
 
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
-    let scaled = json!({"rope_type": "yarn", "factor": 2.0});
+    let scaled = json!({"rope_type": "dynamic", "factor": 2.0});
     for (field, value, said) in [
         (
             "rope_scaling",
-            json!({"type": "linear", "factor": 2.0}),
-            "rope scaling \"linear\"",
+            json!({"type": "longrope", "factor": 2.0}),
+            "rope scaling \"longrope\"",
         ),
-        ("rope_parameters", scaled, "rope scaling \"yarn\""),
+        ("rope_parameters", scaled, "rope scaling \"dynamic\""),
         (
             "rope_parameters",
             json!({"partial_rotary_factor": 0.5}),

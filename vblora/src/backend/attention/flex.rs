@@ -85,7 +85,7 @@ impl AttentionOps for Flex {
         first: Option<IntTensor<Self>>,
         settings: CausalSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !is_readable(&qkv, first.as_ref()) {
+        if !is_readable(&qkv, first.as_ref(), settings) {
             return default::causal_attention::<Self>(qkv, first, settings);
         }
         let (inputs, first) = causal(qkv, first, settings);
@@ -99,7 +99,7 @@ impl AttentionOps for Flex {
         settings: CausalSettings,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
-        if !is_readable(&qkv, first.as_ref()) {
+        if !is_readable(&qkv, first.as_ref(), settings) {
             return default::causal_attention_backward::<Self>(qkv, saved, settings, grad);
         }
         let (inputs, first) = causal(qkv, first, settings);
@@ -220,9 +220,14 @@ fn visible(mask: Option<&FlexTensor>) -> Visible<'_> {
     Visible::Masked(mask.map(|mask| mask.storage()))
 }
 
-/// True if the kernels read these inputs.
-fn is_readable(qkv: &[FlexTensor; 3], first: Option<&FlexTensor>) -> bool {
-    is_f32(&qkv.each_ref()) && first.is_none_or(|first| first.dtype() == DType::I32)
+/// True if the kernels read these inputs. They have no cap on scores.
+fn is_readable(
+    qkv: &[FlexTensor; 3],
+    first: Option<&FlexTensor>,
+    settings: CausalSettings,
+) -> bool {
+    let is_read = is_f32(&qkv.each_ref()) && first.is_none_or(|first| first.dtype() == DType::I32);
+    is_read && settings.cap.is_none()
 }
 
 /// The inputs of causal attention, and the first key that each query sees.
