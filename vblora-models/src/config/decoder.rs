@@ -265,7 +265,7 @@ impl DecoderConfig {
         }
         for rotary in self.rotaries() {
             let rotated = rotary.rotated(head_size);
-            rotary.scaling.check_pairs(file, rotated / 2)?;
+            rotary.check_pairs(file, rotated / 2)?;
             if rotated == 0 || rotated > head_size || !rotated.is_multiple_of(2) {
                 let problem = match rotary.share {
                     1.0 => format!("{head_size} is odd, and rotary positions turn pairs"),

@@ -174,4 +174,156 @@ mod tests {
             assert!((found - expected).abs() < 1e-15, "{frequency}: {found}");
         }
     }
+
+    /// The values of `ROPE_INIT_FUNCTIONS` of transformers 5.23.0, for heads of 12 and a theta of 10,000:
+    ///
+    /// ```python
+    /// config = LlamaConfig(hidden_size=48, num_attention_heads=4, max_position_embeddings=4096,
+    ///     rope_parameters={"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 1024})
+    /// frequencies, factor = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+    /// ```
+    ///
+    /// The second YaRN has `beta_fast` 16, `beta_slow` 2, `truncate` false, `mscale` 0.7 and `mscale_all_dim` 0.3. LongRoPE is that of
+    /// `Phi3Config(hidden_size=64, num_attention_heads=4, max_position_embeddings=64, original_max_position_embeddings=10,
+    /// partial_rotary_factor=0.75)` at `seq_len` 10 and 11.
+    #[test]
+    fn scaled_frequencies_are_those_of_transformers() {
+        let yarn = |factor, original, attention| RopeScaling::Yarn {
+            factor,
+            fast: 32.0,
+            slow: 1.0,
+            truncate: true,
+            original,
+            attention,
+        };
+        let exact = RopeScaling::Yarn {
+            factor: 4.0,
+            fast: 16.0,
+            slow: 2.0,
+            truncate: false,
+            original: 1024.0,
+            attention: (0.07 * 4_f64.ln() + 1.0) / (0.03 * 4_f64.ln() + 1.0),
+        };
+        let long = RopeScaling::LongRope {
+            short: vec![1.0, 1.15, 1.3, 1.45, 1.6, 1.75],
+            long: vec![1.0, 2.7, 4.4, 6.1, 7.8, 9.5],
+            original: 10,
+            attention: (1.0 + 6.4_f64.ln() / 10_f64.ln()).sqrt(),
+        };
+        let linear = RopeScaling::Linear { factor: 4.0 };
+        let llama3 = RopeScaling::Llama3 {
+            factor: 4.0,
+            low: 1.0,
+            high: 4.0,
+            original: 1024.0,
+        };
+        for (scaling, length, factor, expected) in [
+            (
+                linear,
+                1,
+                1.0,
+                [
+                    0.25,
+                    0.053_860_86,
+                    0.011_603_97,
+                    0.0025,
+                    0.000_538_608_6,
+                    0.000_116_039_7,
+                ],
+            ),
+            (
+                llama3,
+                1,
+                1.0,
+                [
+                    1.0,
+                    0.215_443_4,
+                    0.046_415_88,
+                    0.004_074_366,
+                    0.000_538_608_6,
+                    0.000_116_039_7,
+                ],
+            ),
+            (
+                yarn(4.0, 1024.0, 0.1 * 4_f64.ln() + 1.0),
+                1,
+                1.138_629_44,
+                [
+                    1.0,
+                    0.215_443_4,
+                    0.034_811_91,
+                    0.005,
+                    0.000_538_608_6,
+                    0.000_116_039_7,
+                ],
+            ),
+            (
+                exact,
+                1,
+                1.053_237_68,
+                [
+                    1.0,
+                    0.215_443_4,
+                    0.033_875_08,
+                    0.0025,
+                    0.000_538_608_6,
+                    0.000_116_039_7,
+                ],
+            ),
+            (
+                yarn(8.0, 512.0, 1.25),
+                1,
+                1.25,
+                [
+                    1.0,
+                    0.152_605_8,
+                    0.019_339_95,
+                    0.00125,
+                    0.000_269_304_3,
+                    5.801_987e-5,
+                ],
+            ),
+            (
+                long.clone(),
+                10,
+                1.343_941_95,
+                [
+                    1.0,
+                    0.187_342_2,
+                    0.035_704_53,
+                    0.006_896_552,
+                    0.001_346_521,
+                    0.000_265_233_7,
+                ],
+            ),
+            (
+                long,
+                11,
+                1.343_941_95,
+                [
+                    1.0,
+                    0.079_793_87,
+                    0.010_549_06,
+                    0.001_639_344,
+                    0.000_276_209_5,
+                    4.885_884e-5,
+                ],
+            ),
+        ] {
+            let config = RotaryConfig {
+                scaling,
+                ..RotaryConfig::plain(10_000.0)
+            };
+            let rotary = Rotary::new(12, &config);
+            assert!((rotary.factor - factor).abs() < 1e-8, "{config:?}");
+            let found = rotary.of_length(length);
+            assert_eq!(found.len(), expected.len());
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(
+                    (found / expected - 1.0).abs() < 1e-6,
+                    "{config:?}: {found} {expected}"
+                );
+            }
+        }
+    }
 }

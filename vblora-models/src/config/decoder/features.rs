@@ -148,6 +148,32 @@ impl RotaryConfig {
         }
     }
 
+    /// Refuses divisors that are not one for each of this many pairs, and frequencies that do not fall.
+    pub(super) fn check_pairs(&self, file: &str, pairs: usize) -> Result<()> {
+        match &self.scaling {
+            RopeScaling::LongRope { short, long, .. } => {
+                for (field, found) in [("short_factor", short), ("long_factor", long)] {
+                    if found.len() != pairs {
+                        let problem = format!(
+                            "expected {pairs} numbers, one for each pair of a head's values, found {}",
+                            found.len()
+                        );
+                        return Err(wrong(file, field, problem));
+                    }
+                }
+                Ok(())
+            }
+            RopeScaling::Yarn { .. } if self.theta <= 1.0 => {
+                let problem = format!("expected a number over 1 for yarn, found {}", self.theta);
+                Err(wrong(file, "rope_theta", problem))
+            }
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Yarn { .. } => Ok(()),
+        }
+    }
+
     /// How many of a head's values turn.
     pub(crate) fn rotated(&self, head_size: usize) -> usize {
         (head_size as f64 * self.share) as usize
@@ -198,20 +224,6 @@ impl RopeScaling {
                 (ORIGINAL, original),
             ],
         }
-    }
-
-    /// Refuses divisors that are not one for each pair of a head's values.
-    pub(super) fn check_pairs(&self, file: &str, pairs: usize) -> Result<()> {
-        let Self::LongRope { short, long, .. } = self else {
-            return Ok(());
-        };
-        for (field, found) in [("short_factor", short.len()), ("long_factor", long.len())] {
-            if found != pairs {
-                let problem = format!("expected {pairs} numbers, one for each pair, found {found}");
-                return Err(wrong(file, field, problem));
-            }
-        }
-        Ok(())
     }
 }
 
