@@ -85,7 +85,7 @@ impl AttentionOps for Flex {
         first: Option<IntTensor<Self>>,
         settings: CausalSettings,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !is_readable(&qkv, first.as_ref(), settings) {
+        if !is_readable(&qkv, first.as_ref()) {
             return default::causal_attention::<Self>(qkv, first, settings);
         }
         let (inputs, first) = causal(qkv, first, settings);
@@ -99,7 +99,7 @@ impl AttentionOps for Flex {
         settings: CausalSettings,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 3] {
-        if !is_readable(&qkv, first.as_ref(), settings) {
+        if !is_readable(&qkv, first.as_ref()) {
             return default::causal_attention_backward::<Self>(qkv, saved, settings, grad);
         }
         let (inputs, first) = causal(qkv, first, settings);
@@ -134,6 +134,7 @@ struct Inputs {
     heads: [usize; 2],
     /// The number of keys that attention reads. There may be room for more after them.
     keys: usize,
+    cap: Option<f32>,
     dropout: Option<Mask>,
 }
 
@@ -148,6 +149,7 @@ impl Inputs {
             qkv: qkv.map(|x| x.to_contiguous()),
             heads,
             keys,
+            cap: None,
             dropout: dropout.map(|(key, p)| Mask::new(key, p)),
         }
     }
@@ -169,6 +171,7 @@ impl Inputs {
             kv_heads,
             size: d / heads,
             visible,
+            cap: self.cap,
             dropout: self.dropout.as_ref(),
             place: [0, queries, self.keys],
         }
@@ -220,14 +223,9 @@ fn visible(mask: Option<&FlexTensor>) -> Visible<'_> {
     Visible::Masked(mask.map(|mask| mask.storage()))
 }
 
-/// True if the kernels read these inputs. They have no cap on scores.
-fn is_readable(
-    qkv: &[FlexTensor; 3],
-    first: Option<&FlexTensor>,
-    settings: CausalSettings,
-) -> bool {
-    let is_read = is_f32(&qkv.each_ref()) && first.is_none_or(|first| first.dtype() == DType::I32);
-    is_read && settings.cap.is_none()
+/// True if the kernels read these inputs.
+fn is_readable(qkv: &[FlexTensor; 3], first: Option<&FlexTensor>) -> bool {
+    is_f32(&qkv.each_ref()) && first.is_none_or(|first| first.dtype() == DType::I32)
 }
 
 /// The inputs of causal attention, and the first key that each query sees.
@@ -238,7 +236,10 @@ fn causal(
 ) -> (Inputs, Option<FlexTensor>) {
     let keys = settings.offset + qkv[0].shape()[1];
     let heads = [settings.heads, settings.kv_heads];
-    let inputs = Inputs::new(qkv, heads, keys, settings.dropout);
+    let inputs = Inputs {
+        cap: settings.cap.map(|cap| cap as f32),
+        ..Inputs::new(qkv, heads, keys, settings.dropout)
+    };
     (inputs, first.map(|first| first.to_contiguous()))
 }
 
