@@ -145,9 +145,11 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
 
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         if self.grows_long(tokens) {
-            let texts = self.texts.clone();
-            let texts: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
-            return self.read_all(&texts);
+            let texts = std::mem::take(&mut self.texts);
+            let borrowed: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let logits = self.read_all(&borrowed);
+            self.texts = texts;
+            return logits;
         }
         let cache = self.cache.as_ref().expect("started");
         let starts = cache.starts.iter().map(|&start| start as i64);
