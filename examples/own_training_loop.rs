@@ -51,7 +51,7 @@ fn main() -> Result<()> {
 
     let batches = order::shuffled(split.len(), SEED, 1, 32);
     for (step, rows) in batches.iter().enumerate() {
-        let batch = split.batch(rows, base.config().pad_token_id)?;
+        let batch = split.batch(&rows, base.config().pad_token_id)?;
         let input = EncoderInput::new(&batch.inputs, base.config(), &device);
         // All factors are composed once per step, from one bank.
         let mut composition = Composition::new(&adapter);

@@ -176,6 +176,7 @@ enum Kind {
     Ids,
     Texts,
     Counts,
+    Numbers,
     Object,
 }
 
@@ -191,6 +192,7 @@ impl Kind {
             Self::Ids => value.is_i64() || all(Value::is_i64),
             Self::Texts => all(Value::is_string),
             Self::Counts => all(Value::is_u64),
+            Self::Numbers => all(Value::is_number),
             Self::Object => value.is_object(),
         }
     }
@@ -219,6 +221,7 @@ const FIELDS: &[(Kind, &[&str])] = &[
             "num_key_value_heads",
             "head_dim",
             "max_position_embeddings",
+            "original_max_position_embeddings",
             "type_vocab_size",
             "sliding_window",
             "max_window_layers",
@@ -295,8 +298,15 @@ const ROPE_FIELDS: &[(Kind, &[&str])] = &[
             "high_freq_factor",
             "original_max_position_embeddings",
             "partial_rotary_factor",
+            "attention_factor",
+            "beta_fast",
+            "beta_slow",
+            "mscale",
+            "mscale_all_dim",
         ],
     ),
+    (Kind::Flag, &["truncate"]),
+    (Kind::Numbers, &["short_factor", "long_factor"]),
     (Kind::Object, &["full_attention", "sliding_attention"]),
 ];
 
@@ -381,9 +391,9 @@ fn try_types(config: &Value, object: &str, fields: &[(Kind, &'static [&'static s
                 assert!(error.contains("here/config.json"), "{what}: {error}");
                 refused += 1;
             }
-            // With `null` a file says that there is no window where the family has one by default.
-            let is_no_window = field == "sliding_window" && value.is_null();
-            if kind.fits(&value) || is_no_window {
+            // With `null` a file says that there is no window or cap where the family has one by default.
+            let may_be_none = field == "sliding_window" || field.ends_with("softcapping");
+            if kind.fits(&value) || may_be_none && value.is_null() {
                 continue;
             }
             match &found {
@@ -408,10 +418,18 @@ fn a_field_of_a_wrong_type_is_named_or_as_good_as_absent() {
     let llama3 = json!({
         "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 16,
     });
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    let pairs = least("phi3")["hidden_size"].as_u64().unwrap()
+        / least("phi3")["num_attention_heads"].as_u64().unwrap()
+        / 2;
+    let divisors: Vec<u64> = (1..=pairs).collect();
+    let long = json!({"type": "longrope", "short_factor": divisors, "long_factor": divisors});
     let kinds = json!({"full_attention": {"rope_type": "linear", "factor": 8.0}, "sliding_attention": {"rope_type": "default"}});
     for (family, field, inner, object) in [
         ("llama", "rope_scaling", llama3.clone(), "/rope_scaling"),
         ("llama", "rope_parameters", llama3, "/rope_parameters"),
+        ("qwen2", "rope_scaling", yarn, "/rope_scaling"),
+        ("phi3", "rope_scaling", long, "/rope_scaling"),
         (
             "gemma3_text",
             "rope_parameters",

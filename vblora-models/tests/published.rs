@@ -1,6 +1,7 @@
 //! Published models: their configurations are read, have as many parameters as published, and can be adapted.
 //!
-//! `published.json` holds facts of each model: the numbers of its `config.json` and its number of parameters. No file of a model is copied.
+//! `published.json` holds facts of each model: the numbers of its `config.json` and its number of parameters. No file of a model is copied:
+//! the divisors of Phi's longrope are as many as there, but ones.
 
 use serde_json::Value;
 use vblora::{SitePlan, Targets};

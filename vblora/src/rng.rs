@@ -89,10 +89,15 @@ impl Key {
     /// The numbers `0..n` in random order (Fisher and Yates).
     pub fn permutation(self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
-        for i in (1..n).rev() {
-            order.swap(i, self.below(i as u64, i + 1));
-        }
+        self.shuffle(&mut order);
         order
+    }
+
+    /// Puts items in the order that [`permutation`](Self::permutation) gives to their places.
+    pub fn shuffle<T>(self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u64, i + 1));
+        }
     }
 
     /// Value `counter` of the stream as a number below `n` (`n > 0`).
@@ -152,6 +157,9 @@ mod tests {
         assert_eq!(sorted, (0..1000).collect::<Vec<_>>());
         assert!(order.iter().enumerate().filter(|&(i, &o)| i == o).count() < 10);
         assert!(Key::new(3).permutation(0).is_empty());
+        let mut items: Vec<_> = (0..1000).map(|place| place * 7).collect();
+        Key::new(3).shuffle(&mut items);
+        assert!(items.into_iter().eq(order.iter().map(|place| place * 7)));
     }
 
     #[test]

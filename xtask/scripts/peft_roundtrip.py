@@ -30,7 +30,10 @@ TARGETS = {
     "deberta_v3": {"qv": ["query_proj", "value_proj"], "all": DEBERTA},
     "modernbert": {"qv": ["Wqkv"], "all": ["Wqkv", "attn.Wo", "Wi", "mlp.Wo", "head.dense"]},
     "gpt2": {"qv": ["c_attn"], "all": GPT2},
-    **{family: {"qv": ["q_proj", "v_proj"], "all": GATED} for family in ("llama", "mistral", "gemma")},
+    **{family: {"qv": ["q_proj", "v_proj"], "all": GATED} for family in (
+        "llama", "mistral", "gemma", "gemma2", "gemma3", "qwen2", "qwen3", "olmo2", "granite", "smollm3",
+    )},
+    "phi3": {"qkv": ["qkv_proj"], "all": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]},
 }
 SIZES = dict(
     vocab_size=100, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
@@ -64,6 +67,26 @@ CONFIGS = {
     "llama": lambda: transformers.LlamaConfig(**SIZES),
     "mistral": lambda: transformers.MistralConfig(**SIZES, sliding_window=4),
     "gemma": lambda: transformers.GemmaConfig(**SIZES),
+    "gemma2": lambda: transformers.Gemma2Config(
+        **SIZES, sliding_window=4, query_pre_attn_scalar=24, attn_logit_softcapping=2.0, final_logit_softcapping=8.0,
+    ),
+    "gemma3": lambda: transformers.Gemma3TextConfig(
+        **SIZES, sliding_window=4, layer_types=["sliding_attention", "full_attention"], query_pre_attn_scalar=24,
+    ),
+    "qwen2": lambda: transformers.Qwen2Config(**SIZES),
+    "qwen3": lambda: transformers.Qwen3Config(**SIZES),
+    "olmo2": lambda: transformers.Olmo2Config(**SIZES, eos_token_id=2),
+    "granite": lambda: transformers.GraniteConfig(
+        **SIZES, embedding_multiplier=2.0, residual_multiplier=0.6, attention_multiplier=0.3, logits_scaling=2.0,
+    ),
+    "smollm3": lambda: transformers.SmolLM3Config(
+        **SIZES, pad_token_id=0, bos_token_id=2, eos_token_id=3, no_rope_layers=[1, 0],
+    ),
+    # The longest text of the batch has 12 tokens.
+    "phi3": lambda: transformers.Phi3Config(
+        **SIZES, pad_token_id=0, bos_token_id=2, eos_token_id=3, original_max_position_embeddings=10,
+        rope_scaling={"type": "longrope", "short_factor": [1 + i / 8 for i in range(8)], "long_factor": [1.0 + i for i in range(8)]},
+    ),
 }
 
 

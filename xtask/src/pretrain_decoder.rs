@@ -114,7 +114,9 @@ fn pretrain<B: VbLoraBackend>(arguments: &Arguments, device: &B::Device) -> Resu
     let start = Instant::now();
     let bar = progress::bar(arguments.steps as u64, "pretraining");
     let schedule = recipe.schedule(arguments.steps);
-    let epoch = |n| <Causal as Objective<B>>::epoch(&train, &recipe, arguments.seed, n);
+    let epoch = |n| -> Vec<_> {
+        <Causal as Objective<B>>::epoch(&train, &recipe, arguments.seed, n).collect()
+    };
     let mut log = Vec::new();
     let mut batches = (1..).flat_map(epoch);
     for step in 0..arguments.steps {

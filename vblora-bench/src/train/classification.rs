@@ -67,11 +67,23 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         split.len()
     }
 
-    fn epoch(split: &EncodedSplit, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Vec<usize>> {
-        match recipe.group_by_length {
-            true => order::grouped(&split.lengths(), seed, epoch, recipe.batch),
+    fn epoch(
+        split: &EncodedSplit,
+        recipe: &Recipe,
+        seed: u64,
+        epoch: usize,
+    ) -> impl ExactSizeIterator<Item = Vec<usize>> {
+        let batches = match recipe.group_by_length {
+            true => order::grouped(
+                split.len(),
+                |row| split.length(row),
+                seed,
+                epoch,
+                recipe.batch,
+            ),
             false => order::shuffled(split.len(), seed, epoch, recipe.batch),
-        }
+        };
+        batches.into_batches()
     }
 
     fn batch(split: &EncodedSplit, rows: &Vec<usize>, base: &Self::Base) -> Result<LabelledBatch> {

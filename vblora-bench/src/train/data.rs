@@ -223,14 +223,11 @@ impl EncodedSplit {
         sha256_hex(encoded.iter().zip(labels).map(example))
     }
 
-    /// The length of each example: its tokens, or its bytes of text in a large split of the user's own data.
-    pub fn lengths(&self) -> Vec<usize> {
+    /// The length of an example: its tokens, or its bytes of text in a large split of the user's own data.
+    pub fn length(&self, row: usize) -> usize {
         match &self.inputs {
-            Inputs::Encoded { encoded, .. } => encoded.iter().map(|e| e.ids.len()).collect(),
-            Inputs::Stored(stored) => {
-                let rows = 0..stored.split.len();
-                rows.map(|row| stored.split.bytes(row)).collect()
-            }
+            Inputs::Encoded { encoded, .. } => encoded[row].ids.len(),
+            Inputs::Stored(stored) => stored.split.bytes(row),
         }
     }
 
@@ -332,7 +329,7 @@ mod tests {
     #[test]
     fn truncated_inputs_are_counted() {
         assert_eq!(split(50).truncated(), 1);
-        assert_eq!(split(3).lengths(), [3, 10, 6]);
+        assert_eq!([0, 1, 2].map(|row| split(3).length(row)), [3, 10, 6]);
     }
 
     #[test]

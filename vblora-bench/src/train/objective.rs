@@ -63,7 +63,12 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     fn rows(split: &Self::Split) -> usize;
 
     /// The micro-batches of an epoch, a function of (seed, epoch). Their number depends only on the split and the recipe.
-    fn epoch(split: &Self::Split, recipe: &Recipe, seed: u64, epoch: usize) -> Vec<Self::Rows>;
+    fn epoch(
+        split: &Self::Split,
+        recipe: &Recipe,
+        seed: u64,
+        epoch: usize,
+    ) -> impl ExactSizeIterator<Item = Self::Rows>;
 
     /// # Errors
     /// The labels have two kinds.

@@ -393,8 +393,8 @@ impl<S: Source> Session<S> {
             _ => identity,
         };
         let seed = recipe.seeds.first().copied().unwrap_or_default();
-        let epoch = <S::Objective<B> as Objective<B>>::epoch(&train, recipe, seed, 1);
-        let length = Length::new(recipe, epoch.len().div_ceil(recipe.accumulation))?;
+        let batches = <S::Objective<B> as Objective<B>>::epoch(&train, recipe, seed, 1).len();
+        let length = Length::new(recipe, batches.div_ceil(recipe.accumulation))?;
         let before = <S::Objective<B> as Objective<B>>::before(&base, &dev, recipe, device)?;
         Ok(Prepared {
             base,

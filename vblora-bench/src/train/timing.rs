@@ -23,6 +23,7 @@ impl<S: Source> Session<S> {
         let prepared = self.prepare::<B>(device)?;
         let mut learner = Run { method, seed }.learner(&prepared)?;
         let rows = S::Objective::<B>::epoch(&prepared.train, &self.recipe, seed, 1);
+        let rows: Vec<_> = rows.collect();
         let steps: Vec<_> = rows.chunks(self.recipe.accumulation).collect();
         let mut take = |step: usize| {
             let base = learner.base();

@@ -123,16 +123,18 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
     /// Trains the rest of an epoch. Returns the reason if the run ends in it.
     fn epoch(&mut self, epoch: usize, interrupted: &AtomicBool) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
-        let micro_batches = O::epoch(train, recipe, self.run.seed, epoch);
         let done = self.progress.result.steps as usize - (epoch - 1) * self.length.steps_per_epoch;
-        for rows in micro_batches.chunks(recipe.accumulation).skip(done) {
+        let micro_batches = O::epoch(train, recipe, self.run.seed, epoch);
+        let mut micro_batches = micro_batches.skip(done * recipe.accumulation);
+        while micro_batches.len() > 0 {
+            let rows: Vec<_> = micro_batches.by_ref().take(recipe.accumulation).collect();
             if let Some(stop) = self.end() {
                 return Ok(Some(stop));
             }
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(self.checkpoint()?.or(Some(Stop::Interrupted)));
             }
-            let stop = match self.step(rows)? {
+            let stop = match self.step(&rows)? {
                 None => self.evaluate_and_save()?,
                 stop => stop,
             };

@@ -68,8 +68,12 @@ pub struct DecoderConfig {
     pub residual_scale: f64,
     /// The factor on the products of queries and keys.
     pub attention_scale: AttentionScale,
+    /// The soft cap c of attention's scores s, `c tanh(s / c)`.
+    pub score_cap: Option<f64>,
     /// The divisor of the logits.
     pub logits_divisor: f64,
+    /// Their soft cap.
+    pub logit_cap: Option<f64>,
     /// True if the head is the token embedding.
     pub tied: bool,
     /// True if the maps to query, key and value have biases.
@@ -181,7 +185,15 @@ impl DecoderConfig {
     /// The different rotary settings of the layers: those of `rotary` and, where they are others, those of layers with a window.
     pub(crate) fn rotaries(&self) -> Vec<RotaryConfig> {
         let local = self.local_theta.map(RotaryConfig::plain);
-        self.rotary.into_iter().chain(local).collect()
+        self.rotary.clone().into_iter().chain(local).collect()
+    }
+
+    /// The tokens of a text beyond which its positions turn by other frequencies.
+    pub(crate) fn long_from(&self) -> Option<usize> {
+        let RopeScaling::LongRope { original, .. } = self.rotary.as_ref()?.scaling else {
+            return None;
+        };
+        Some(original)
     }
 
     /// The place of a layer's settings in [`rotaries`](Self::rotaries).
@@ -253,6 +265,7 @@ impl DecoderConfig {
         }
         for rotary in self.rotaries() {
             let rotated = rotary.rotated(head_size);
+            rotary.check_pairs(file, rotated / 2)?;
             if rotated == 0 || rotated > head_size || !rotated.is_multiple_of(2) {
                 let problem = match rotary.share {
                     1.0 => format!("{head_size} is odd, and rotary positions turn pairs"),
@@ -289,6 +302,12 @@ impl DecoderConfig {
             over_0.push(("partial_rotary_factor", rotary.share, 1.0));
             let scaling = rotary.scaling.numbers().into_iter();
             over_0.extend(scaling.map(|(field, value)| (field, value, f64::MAX)));
+        }
+        for (field, cap) in [
+            (read::SCORE_CAP, self.score_cap),
+            (read::LOGIT_CAP, self.logit_cap),
+        ] {
+            over_0.extend(cap.map(|cap| (field, cap, f64::MAX)));
         }
         let local = self.local_theta.into_iter();
         over_0.extend(local.map(|theta| ("rope_local_base_freq", theta, f64::MAX)));

@@ -148,6 +148,14 @@ impl<'a> Fields<'a> {
             .unwrap_or_default())
     }
 
+    /// A list of numbers; empty if absent.
+    pub(super) fn numbers(&self, field: &str) -> Result<Vec<f64>> {
+        let as_numbers = |value: &Value| value.as_array()?.iter().map(Value::as_f64).collect();
+        Ok(self
+            .optional(field, "a list of numbers", as_numbers)?
+            .unwrap_or_default())
+    }
+
     /// The fields of an object inside.
     pub(super) fn object(&self, field: &str) -> Result<Option<Fields<'a>>> {
         let values = self.optional(field, "an object", |v| v.as_object().cloned())?;

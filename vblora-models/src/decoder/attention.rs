@@ -47,6 +47,7 @@ struct Settings {
     /// The place of the layer's angles in those of the input.
     rotary: Option<usize>,
     query_scale: Option<f64>,
+    score_cap: Option<f64>,
     dropout: f64,
 }
 
@@ -72,6 +73,7 @@ impl<B: VbLoraBackend> Attention<B> {
                 window: config.window_of(index),
                 rotary: config.rotary_of(index),
                 query_scale: config.query_scale(),
+                score_cap: config.score_cap,
                 dropout: config.attention_dropout,
             },
         })
@@ -135,6 +137,7 @@ impl<B: VbLoraBackend> Attention<B> {
             kv_heads: self.settings.kv_heads,
             offset: places.offset,
             window: self.settings.window,
+            cap: self.settings.score_cap,
             dropout: noise.map(|noise| (noise.key("attention"), p)),
         }
     }

@@ -17,6 +17,8 @@ pub struct CachedLm<'a, B: Backend> {
     /// Those of the rows at hand.
     factors: Factors<B>,
     cache: Option<KvCache<B>>,
+    /// The tokens of each row, where keys are made again in long texts; empty elsewhere.
+    texts: Vec<Vec<u32>>,
     capacity: usize,
     device: B::Device,
     /// Ends the rows once it is set.
@@ -36,6 +38,7 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             all: factors.clone(),
             factors,
             cache: None,
+            texts: Vec::new(),
             capacity: capacity.min(model.config.max_positions),
             device: device.clone(),
             interrupted: None,
@@ -49,6 +52,32 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             interrupted: Some(flag),
             ..self
         }
+    }
+
+    /// Reads whole texts into a new cache; gives the logits after the last column.
+    fn read_all(&mut self, texts: &[&[u32]]) -> Result<Vec<f32>> {
+        let batch = CausalBatch::pad(texts, 0, Side::Left);
+        let starts = texts.iter().map(|text| batch.columns - text.len());
+        // So that the shortest row's text, which starts last, can be as long as any.
+        let padding = starts.clone().max().unwrap_or(0);
+        let config = &self.model.config;
+        let width = config.num_kv_heads * config.head_size;
+        self.cache = Some(KvCache::new(
+            config.num_layers,
+            starts.collect(),
+            [self.capacity + padding, width],
+            &self.device,
+        )?);
+        self.read(&batch)
+    }
+
+    /// Adds a token to each row's text. Returns true if a text turns by other frequencies from now on, so that its keys must be made again.
+    fn grows_long(&mut self, tokens: &[u32]) -> bool {
+        let texts = self.texts.iter_mut().zip(tokens);
+        texts.for_each(|(text, &token)| text.push(token));
+        let from = self.model.config.long_from();
+        let has_grown = |text: &Vec<u32>| from.is_some_and(|from| text.len() == from + 1);
+        self.texts.iter().any(has_grown)
     }
 
     /// Reads tokens after those remembered; gives the logits after the last column.
@@ -106,23 +135,22 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
         if let Some(row) = prompts.iter().position(|prompt| prompt.is_empty()) {
             return Err(Error::EmptyText { row });
         }
-        let batch = CausalBatch::pad(prompts, 0, Side::Left);
-        let starts = prompts.iter().map(|prompt| batch.columns - prompt.len());
-        // So that the shortest row's text, which starts last, can be as long as any.
-        let padding = starts.clone().max().unwrap_or(0);
-        let config = &self.model.config;
-        let width = config.num_kv_heads * config.head_size;
-        self.cache = Some(KvCache::new(
-            config.num_layers,
-            starts.collect(),
-            [self.capacity + padding, width],
-            &self.device,
-        )?);
         self.factors = self.all.clone();
-        self.read(&batch)
+        self.texts = match self.model.config.long_from() {
+            Some(_) => prompts.iter().map(|prompt| prompt.to_vec()).collect(),
+            None => Vec::new(),
+        };
+        self.read_all(prompts)
     }
 
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        if self.grows_long(tokens) {
+            let texts = std::mem::take(&mut self.texts);
+            let borrowed: Vec<&[u32]> = texts.iter().map(Vec::as_slice).collect();
+            let logits = self.read_all(&borrowed);
+            self.texts = texts;
+            return logits;
+        }
         let cache = self.cache.as_ref().expect("started");
         let starts = cache.starts.iter().map(|&start| start as i64);
         let batch = CausalBatch {
@@ -146,6 +174,9 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
         }
         cache.keep(rows, &self.device)?;
         self.factors = self.factors.of_rows(rows);
+        if !self.texts.is_empty() {
+            self.texts = rows.iter().map(|&row| self.texts[row].clone()).collect();
+        }
         Ok(())
     }
 }

@@ -49,7 +49,10 @@ impl Footprint {
             kept_per_token: config.num_layers * block + ends,
             recomputed_per_token: F32 * d * (config.num_layers + 1) + ends,
             block_per_token: block,
-            logits_per_token: 2 * F32 * config.vocab_size,
+            // A cap keeps its own values once more.
+            logits_per_token: (2 + usize::from(config.logit_cap.is_some()))
+                * F32
+                * config.vocab_size,
         }
     }
 

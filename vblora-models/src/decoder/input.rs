@@ -38,13 +38,26 @@ impl<B: Backend> CausalInput<B> {
     /// # Errors
     /// A token outside the vocabulary, a text with more tokens than the model has positions for.
     pub fn new(batch: &CausalBatch, config: &DecoderConfig, device: &B::Device) -> Result<Self> {
-        Self::after(0, batch, config, device)
+        let longest = lengths(batch).into_iter().max().unwrap_or(0);
+        Self::placed(0, batch, &vec![longest; batch.rows], config, device)
     }
 
-    /// [`new`](Self::new) for tokens that come after `offset` columns of remembered ones, which `first` counts too.
+    /// [`new`](Self::new) for tokens that come after `offset` columns of remembered ones, which `first` counts too. Rows turn as they would
+    /// alone. In `new` all turn as the longest text does, as in transformers.
     pub(super) fn after(
         offset: usize,
         batch: &CausalBatch,
+        config: &DecoderConfig,
+        device: &B::Device,
+    ) -> Result<Self> {
+        Self::placed(offset, batch, &lengths(batch), config, device)
+    }
+
+    /// A batch whose rows turn as in texts of these lengths.
+    fn placed(
+        offset: usize,
+        batch: &CausalBatch,
+        lengths: &[usize],
         config: &DecoderConfig,
         device: &B::Device,
     ) -> Result<Self> {
@@ -59,7 +72,7 @@ impl<B: Backend> CausalInput<B> {
         let rotaries = config.rotaries().into_iter();
         let angles = rotaries.map(|rotary| {
             let rotary = Rotary::new(config.head_size, &rotary);
-            rotary.angles(&batch.positions, dims, device)
+            rotary.angles(&batch.positions, lengths, batch.columns, device)
         });
         Ok(Self {
             ids: ints(&batch.ids),
@@ -77,17 +90,20 @@ impl<B: Backend> CausalInput<B> {
     }
 }
 
+/// The tokens of each row's longest text so far.
+fn lengths(batch: &CausalBatch) -> Vec<usize> {
+    let rows = batch.positions.chunks(batch.columns.max(1));
+    let length = |row: &[i64]| row.iter().max().map_or(0, |&last| last as usize + 1);
+    rows.map(length).collect()
+}
+
 fn check(batch: &CausalBatch, config: &DecoderConfig) -> Result<()> {
     let vocab_size = config.vocab_size;
     let known = |id: &i64| usize::try_from(*id).is_ok_and(|id| id < vocab_size);
     if let Some(&id) = batch.ids.iter().find(|id| !known(id)) {
         return Err(Error::NoSuchToken { id, vocab_size });
     }
-    let length = batch
-        .positions
-        .iter()
-        .max()
-        .map_or(0, |&last| last as usize + 1);
+    let length = lengths(batch).into_iter().max().unwrap_or(0);
     if length > config.max_positions {
         return Err(Error::TooLong {
             length,

@@ -243,9 +243,13 @@ impl<B: VbLoraBackend> CausalLm<B> {
     }
 
     fn scaled(&self, logits: Tensor<B, 2>) -> Tensor<B, 2> {
-        match self.config.logits_divisor {
+        let logits = match self.config.logits_divisor {
             1.0 => logits,
             divisor => logits.div_scalar(divisor),
+        };
+        match self.config.logit_cap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
         }
     }
 

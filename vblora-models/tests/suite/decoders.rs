@@ -72,6 +72,14 @@ fn with_own_settings(config: DecoderConfig) -> DecoderConfig {
             }),
             ..config
         },
+        DecoderFamily::Gemma2 => DecoderConfig {
+            window: Some(3),
+            windowed: first,
+            attention_scale: AttentionScale::RootOf(24.0),
+            score_cap: Some(1.5),
+            logit_cap: Some(4.0),
+            ..config
+        },
         DecoderFamily::Gemma3 => DecoderConfig {
             local_theta: Some(10.0),
             window: Some(3),
@@ -98,6 +106,14 @@ fn with_own_settings(config: DecoderConfig) -> DecoderConfig {
         DecoderFamily::Phi3 => DecoderConfig {
             rotary: Some(RotaryConfig {
                 share: 0.5,
+                // Texts of a batch turn alike, so they stay below this in the tests that compare them with themselves alone. Those that
+                // grow pass it.
+                scaling: RopeScaling::LongRope {
+                    short: vec![1.0, 1.2, 1.4, 1.6],
+                    long: vec![1.0, 3.0, 5.0, 7.0],
+                    original: 10,
+                    attention: 1.3,
+                },
                 ..RotaryConfig::plain(100.0)
             }),
             window: Some(3),

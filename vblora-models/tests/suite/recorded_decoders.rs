@@ -69,13 +69,15 @@ fn check_family<B: VbLoraBackend>(name: &str, device: &B::Device) {
 }
 
 /// The further families whose recorded values hold.
-const FURTHER: [&str; 9] = [
+const FURTHER: [&str; 11] = [
+    "gemma2",
     "gemma3",
     "granite",
     "llama3",
     "mistral_nemo",
     "olmo2",
     "phi3",
+    "phi3_longrope",
     "qwen2",
     "qwen3",
     "smollm3",

@@ -217,6 +217,7 @@ impl Case {
             kv_heads,
             offset,
             window,
+            cap,
             ..
         } = self.settings;
         let (t, size, room) = (self.t, self.size, k.rows / self.n);
@@ -231,7 +232,8 @@ impl Case {
             let scores = (from..=own).map(|j| {
                 let key = &k.row(row * room + j)[shared..][..size];
                 let score: f64 = query.iter().zip(key).map(|(a, b)| a * b).sum();
-                (score / (size as f64).sqrt()).exp()
+                let score = score / (size as f64).sqrt();
+                cap.map_or(score, |cap| cap * (score / cap).tanh()).exp()
             });
             let scores: Vec<f64> = scores.collect();
             let sum: f64 = scores.iter().sum();
@@ -260,11 +262,12 @@ fn settings(heads: usize, kv_heads: usize, window: Option<usize>) -> CausalSetti
         kv_heads,
         offset: 0,
         window,
+        cap: None,
         dropout: None,
     }
 }
 
-/// Plain, grouped, windowed, padded in front, packed, and with dropout.
+/// Plain, grouped, windowed, padded in front, packed, with dropout, and with caps.
 fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case> {
     let case = |n: usize, t: usize, size: usize, settings: CausalSettings| {
         let mask = vec![1.0; n * settings.heads * t * t];
@@ -292,6 +295,12 @@ fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case> {
         burn::tensor::TensorPrimitive::Float(B::dropout(ones.into_primitive().tensor(), key, 0.3));
     dropped.mask = values(Tensor::<B, 1>::from_primitive(ones));
     assert!(dropped.mask.contains(&0.0));
+    let mut capped = [grouped.clone(), packed.clone(), dropped.clone()];
+    // Scores are a few times the least of these caps.
+    for (case, cap) in capped.iter_mut().zip([0.3, 1.0, 20.0]) {
+        case.settings.cap = Some(cap);
+    }
+    let [capped_groups, capped_texts, capped_dropped] = capped;
     vec![
         plain,
         grouped,
@@ -299,6 +308,9 @@ fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case> {
         padded,
         packed,
         dropped,
+        capped_groups,
+        capped_texts,
+        capped_dropped,
         case(1, 1, 4, settings(1, 1, None)),
         // One key for several queries.
         case(3, 1, 5, settings(4, 2, None)),
@@ -337,11 +349,17 @@ pub(crate) fn causal_attention_and_its_gradients<B: VbLoraBackend>(device: &B::D
 
 /// The last queries over keys remembered from before, in a memory with room to spare whose contents must not matter.
 pub(crate) fn remembered_keys_are_seen<B: VbLoraBackend>(device: &B::Device) {
-    for (t, offset, window) in [(1, 6, None), (2, 3, Some(3)), (3, 0, None)] {
+    for (t, offset, window, cap) in [
+        (1, 6, None, None),
+        (2, 3, Some(3), None),
+        (3, 0, None, None),
+        (2, 4, Some(3), Some(0.5)),
+    ] {
         let (n, size, room) = (2, 3, 9);
         let all = offset + t;
         let settings = CausalSettings {
             offset,
+            cap,
             ..settings(4, 2, window)
         };
         let first: Vec<usize> = (0..n * t)

@@ -13,26 +13,36 @@ pub(super) fn split(
 ) -> (Vec<u32>, Vec<u32>) {
     let key = Key::new(seed).name("hold-out");
     let mut is_dev = vec![false; rows];
-    let mut draw = |members: &[u32], key: Key| {
-        let order = key.permutation(members.len());
-        for place in order.into_iter().take(taken(members.len(), share)) {
-            is_dev[members[place] as usize] = true;
+    let mut draw = |mut members: Vec<u32>, key: Key| {
+        key.shuffle(&mut members);
+        for row in &members[..taken(members.len(), share)] {
+            is_dev[*row as usize] = true;
         }
     };
     match classes {
         Some(classes) => {
             let count = classes.iter().max().map_or(0, |most| *most as usize + 1);
-            let mut members = vec![Vec::new(); count];
+            let mut counts = vec![0; count];
+            classes
+                .iter()
+                .for_each(|class| counts[*class as usize] += 1);
+            let mut members: Vec<_> = counts.into_iter().map(Vec::with_capacity).collect();
             for (row, class) in (0..).zip(classes) {
                 members[*class as usize].push(row);
             }
-            for (class, members) in (0..).zip(&members) {
+            for (class, members) in (0..).zip(members) {
                 draw(members, key.index(class));
             }
         }
-        None => draw(&(0..rows as u32).collect::<Vec<_>>(), key),
+        None => draw((0..rows as u32).collect(), key),
     }
-    (0..rows as u32).partition(|row| !is_dev[*row as usize])
+    let held_out = is_dev.iter().filter(|is_dev| **is_dev).count();
+    let mut train = Vec::with_capacity(rows - held_out);
+    let mut dev = Vec::with_capacity(held_out);
+    for (row, is_dev) in (0..).zip(is_dev) {
+        if is_dev { &mut dev } else { &mut train }.push(row);
+    }
+    (train, dev)
 }
 
 /// The number of rows that a group gives.

@@ -8,7 +8,7 @@ use super::{
     label::{class, number, set},
     notes::Oddities,
     scan::listed,
-    store::Store,
+    store::{MAX_ROWS, Store},
 };
 use crate::tasks::{
     Columns, Label, Target, Written, sets,
@@ -95,6 +95,9 @@ impl<'a> Reader<'a> {
             odd.add_empty(|| row.place.to_string());
         }
         odd.unlabelled += usize::from(label == Label::Classes(Vec::new()));
+        if store.len() == MAX_ROWS {
+            return Err(table.error(row.place, format!("at most {MAX_ROWS} rows"), "more"));
+        }
         store.push(texts.iter().map(AsRef::as_ref), &label);
         Ok(())
     }

@@ -6,6 +6,12 @@ use vblora::storage::sha256_hex;
 
 use crate::tasks::{Example, Label, Target, class_counts};
 
+/// The most examples: their numbers have 32 bits.
+pub(super) const MAX_ROWS: usize = u32::MAX as usize;
+
+/// Room is made for rows of this many bytes. Shorter ones let the ends and labels grow, which takes up to twice their memory.
+const ROW_BYTES: usize = 16;
+
 /// The examples of some files.
 #[derive(Debug)]
 pub(super) struct Store {
@@ -24,22 +30,20 @@ enum Labels {
 }
 
 impl Store {
-    /// An empty store, with room for this many bytes of text.
+    /// An empty store, with room for the examples of files with this many bytes.
     pub(super) fn new(target: &Target, is_pair: bool, bytes: usize) -> Self {
+        let rows = bytes / ROW_BYTES;
         let labels = match target {
-            Target::Classes { .. } => Labels::Classes(Vec::new()),
+            Target::Classes { .. } => Labels::Classes(with_room(rows)),
             Target::Sets { .. } => Labels::Sets {
-                ids: Vec::new(),
-                ends: Vec::new(),
+                ids: with_room(rows),
+                ends: with_room(rows),
             },
-            Target::Number { .. } => Labels::Values(Vec::new()),
+            Target::Number { .. } => Labels::Values(with_room(rows)),
         };
-        let mut text = String::new();
-        // The size is a guess from the file, so a store without this room is no error. Pages that are not written to take no memory.
-        let _ = text.try_reserve_exact(bytes);
         Self {
-            text,
-            ends: Vec::new(),
+            text: String::from_utf8(with_room(bytes)).unwrap_or_default(),
+            ends: with_room(rows * (1 + usize::from(is_pair))),
             is_pair,
             labels,
         }
@@ -103,6 +107,14 @@ impl Store {
             Labels::Values(all) => Label::Value(all[row]),
         }
     }
+}
+
+/// An empty list with room for this many items. The number is a guess from a file's size, so a list without this room is no error. Pages
+/// that are not written to take no memory.
+fn with_room<T>(items: usize) -> Vec<T> {
+    let mut list = Vec::new();
+    let _ = list.try_reserve_exact(items);
+    list
 }
 
 /// Some examples of a store, in the order of its file.

@@ -49,10 +49,10 @@ pub(super) fn epoch(
         return rows.chunks(recipe.batch).map(<[_]>::to_vec).collect();
     }
     let batches = match recipe.group_by_length {
-        true => order::grouped(&lengths, seed, epoch, recipe.batch),
+        true => order::grouped(lengths.len(), |row| lengths[row], seed, epoch, recipe.batch),
         false => order::shuffled(lengths.len(), seed, epoch, recipe.batch),
     };
-    batches.into_iter().map(one_a_row).collect()
+    batches.into_batches().map(one_a_row).collect()
 }
 
 impl<B: VbLoraBackend> Objective<B> for Causal {
@@ -87,8 +87,13 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         split.len()
     }
 
-    fn epoch(split: &EncodedTexts, recipe: &Recipe, seed: u64, number: usize) -> Vec<Self::Rows> {
-        epoch(split, recipe, seed, number)
+    fn epoch(
+        split: &EncodedTexts,
+        recipe: &Recipe,
+        seed: u64,
+        number: usize,
+    ) -> impl ExactSizeIterator<Item = Self::Rows> {
+        epoch(split, recipe, seed, number).into_iter()
     }
 
     fn batch(split: &EncodedTexts, rows: &Self::Rows, base: &Self::Base) -> Result<TextBatch> {

@@ -20,6 +20,8 @@ pub enum DecoderFamily {
     Mistral,
     /// Gemma (arXiv 2403.08295): Llama with scaled embeddings, norms that hold what is added to 1, and a GELU gate.
     Gemma,
+    /// Gemma 2 (arXiv 2408.00118): norms before and after, caps on scores and logits, a window in every second layer.
+    Gemma2,
     /// Gemma 3, its text model (arXiv 2503.19786): norms before and after, query and key norms, windows, two rotary bases.
     Gemma3,
     /// Qwen 2 and 2.5 (arXiv 2407.10671, 2412.15115): Llama with biases on query, key and value.
@@ -45,6 +47,8 @@ pub(super) enum WindowRule {
     Every(Option<usize>),
     /// Layers from `max_window_layers` on, if `use_sliding_window` asks for it.
     Asked,
+    /// In every second layer, the first one among them.
+    Alternating,
     /// In all layers but every `sliding_window_pattern`-th; the number is its default.
     Pattern(usize),
 }
@@ -60,11 +64,12 @@ pub(super) enum Keys {
 
 impl DecoderFamily {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Gpt2,
         Self::Llama,
         Self::Mistral,
         Self::Gemma,
+        Self::Gemma2,
         Self::Gemma3,
         Self::Qwen2,
         Self::Qwen3,
@@ -81,6 +86,7 @@ impl DecoderFamily {
             Self::Llama => "llama",
             Self::Mistral => "mistral",
             Self::Gemma => "gemma",
+            Self::Gemma2 => "gemma2",
             Self::Gemma3 => "gemma3_text",
             Self::Qwen2 => "qwen2",
             Self::Qwen3 => "qwen3",
@@ -98,6 +104,7 @@ impl DecoderFamily {
             Self::Llama => "LlamaForCausalLM",
             Self::Mistral => "MistralForCausalLM",
             Self::Gemma => "GemmaForCausalLM",
+            Self::Gemma2 => "Gemma2ForCausalLM",
             Self::Gemma3 => "Gemma3ForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
@@ -120,16 +127,15 @@ impl DecoderFamily {
             Self::Gpt2 => DecoderConfig::gpt2_medium(),
             Self::Llama | Self::Mistral => llama,
             Self::Gemma => DecoderConfig::gemma_7b(),
+            Self::Gemma2 => DecoderConfig {
+                score_cap: Some(50.0),
+                logit_cap: Some(30.0),
+                ..after_gemma(llama)
+            },
             Self::Gemma3 => DecoderConfig {
-                layout: &layout::GEMMA2,
-                norm: NormForm::Rms { offset: 1.0 },
                 qk_norm: Some(QkNorm::Head),
-                mlp: Mlp::Gated(Gate::GeluTanh),
-                embedding_scale: EmbeddingScale::RootOfWidth,
                 rotary: Some(RotaryConfig::plain(1_000_000.0)),
-                windowed: LayerSet::All,
-                tied: true,
-                ..llama
+                ..after_gemma(llama)
             },
             Self::Qwen2 => DecoderConfig {
                 qkv_bias: true,
@@ -162,7 +168,7 @@ impl DecoderFamily {
     /// The width of a head where a file does not say; `None` where the heads share the model's width.
     pub(super) fn head_size(self) -> Option<usize> {
         match self {
-            Self::Gemma | Self::Gemma3 => Some(256),
+            Self::Gemma | Self::Gemma2 | Self::Gemma3 => Some(256),
             Self::Qwen3 => Some(128),
             Self::Gpt2
             | Self::Llama
@@ -182,6 +188,7 @@ impl DecoderFamily {
             Self::Llama
             | Self::Mistral
             | Self::Gemma
+            | Self::Gemma2
             | Self::Gemma3
             | Self::Qwen2
             | Self::Qwen3
@@ -198,6 +205,7 @@ impl DecoderFamily {
             Self::Mistral => WindowRule::Every(Some(4096)),
             Self::Phi3 => WindowRule::Every(None),
             Self::Qwen2 | Self::Qwen3 | Self::SmolLm3 => WindowRule::Asked,
+            Self::Gemma2 => WindowRule::Alternating,
             Self::Gemma3 => WindowRule::Pattern(6),
             Self::Gpt2 | Self::Llama | Self::Gemma | Self::Olmo2 | Self::Granite => {
                 WindowRule::Never
@@ -208,16 +216,31 @@ impl DecoderFamily {
     /// The kinds of rotary scaling that are implemented for it.
     pub(super) fn rope_kinds(self) -> &'static [&'static str] {
         match self {
-            Self::Llama | Self::SmolLm3 => &["default", "llama3"],
+            Self::Gpt2 => &["default"],
             Self::Gemma3 => &["default", "linear"],
-            Self::Gpt2
+            Self::Phi3 => &["default", "longrope"],
+            Self::Llama
             | Self::Mistral
             | Self::Gemma
+            | Self::Gemma2
             | Self::Qwen2
             | Self::Qwen3
             | Self::Olmo2
             | Self::Granite
-            | Self::Phi3 => &["default"],
+            | Self::SmolLm3 => &["default", "linear", "llama3", "yarn"],
         }
+    }
+}
+
+/// What Gemma 2 and 3 share with each other.
+fn after_gemma(llama: DecoderConfig) -> DecoderConfig {
+    DecoderConfig {
+        layout: &layout::GEMMA2,
+        norm: NormForm::Rms { offset: 1.0 },
+        mlp: Mlp::Gated(Gate::GeluTanh),
+        embedding_scale: EmbeddingScale::RootOfWidth,
+        windowed: LayerSet::All,
+        tied: true,
+        ..llama
     }
 }

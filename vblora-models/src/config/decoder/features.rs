@@ -2,7 +2,10 @@
 
 use vblora::ops::Gate;
 
-use crate::Activation;
+use crate::{Activation, Result, config::wrong};
+
+/// The tokens of a text in the first training, in `config.json`.
+pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 
 /// The normalisation of hidden states.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -57,7 +60,7 @@ pub enum AttentionScale {
 }
 
 /// Rotary positions (arXiv 2104.09864).
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RotaryConfig {
     /// The base of the frequencies.
     pub theta: f64,
@@ -68,7 +71,7 @@ pub struct RotaryConfig {
 }
 
 /// How rotary frequencies are scaled so that a model reads longer texts than it was first trained on.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// Not at all.
     None,
@@ -87,6 +90,32 @@ pub enum RopeScaling {
         high: f64,
         /// Tokens of a text in the first training.
         original: f64,
+    },
+    /// YaRN (arXiv 2309.00071): as Llama 3, but the pairs of a head are interpolated by their places.
+    Yarn {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// Pairs that turn more often than this in a text of the first training stay.
+        fast: f64,
+        /// Pairs that turn less often than this are scaled.
+        slow: f64,
+        /// True if the places of these pairs are rounded to whole pairs, outwards.
+        truncate: bool,
+        /// Tokens of a text in the first training.
+        original: f64,
+        /// The factor on cos and sin.
+        attention: f64,
+    },
+    /// LongRoPE (arXiv 2402.13753): each frequency has a divisor of its own, another one in long texts.
+    LongRope {
+        /// The divisors in texts of at most `original` tokens.
+        short: Vec<f64>,
+        /// The divisors in longer texts.
+        long: Vec<f64>,
+        /// Tokens of a text in the first training.
+        original: usize,
+        /// The factor on cos and sin.
+        attention: f64,
     },
 }
 
@@ -119,6 +148,32 @@ impl RotaryConfig {
         }
     }
 
+    /// Refuses divisors that are not one for each of this many pairs, and frequencies that do not fall.
+    pub(super) fn check_pairs(&self, file: &str, pairs: usize) -> Result<()> {
+        match &self.scaling {
+            RopeScaling::LongRope { short, long, .. } => {
+                for (field, found) in [("short_factor", short), ("long_factor", long)] {
+                    if found.len() != pairs {
+                        let problem = format!(
+                            "expected {pairs} numbers, one for each pair of a head's values, found {}",
+                            found.len()
+                        );
+                        return Err(wrong(file, field, problem));
+                    }
+                }
+                Ok(())
+            }
+            RopeScaling::Yarn { .. } if self.theta <= 1.0 => {
+                let problem = format!("expected a number over 1 for yarn, found {}", self.theta);
+                Err(wrong(file, "rope_theta", problem))
+            }
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::Yarn { .. } => Ok(()),
+        }
+    }
+
     /// How many of a head's values turn.
     pub(crate) fn rotated(&self, head_size: usize) -> usize {
         (head_size as f64 * self.share) as usize
@@ -131,6 +186,31 @@ impl RopeScaling {
         match *self {
             Self::None => Vec::new(),
             Self::Linear { factor } => vec![("factor", factor)],
+            Self::Yarn {
+                factor,
+                fast,
+                slow,
+                original,
+                attention,
+                ..
+            } => vec![
+                ("factor", factor),
+                ("beta_fast", fast),
+                ("beta_slow", slow),
+                (ORIGINAL, original),
+                ("attention_factor", attention),
+            ],
+            Self::LongRope {
+                ref short,
+                ref long,
+                original,
+                attention,
+            } => {
+                let short = short.iter().map(|&value| ("short_factor", value));
+                let long = long.iter().map(|&value| ("long_factor", value));
+                let others = [(ORIGINAL, original as f64), ("attention_factor", attention)];
+                short.chain(long).chain(others).collect()
+            }
             Self::Llama3 {
                 factor,
                 low,
@@ -141,7 +221,7 @@ impl RopeScaling {
                 ("low_freq_factor", low),
                 ("high_freq_factor", high),
                 ("high_freq_factor over low_freq_factor", high - low),
-                ("original_max_position_embeddings", original),
+                (ORIGINAL, original),
             ],
         }
     }

@@ -12,6 +12,12 @@ use crate::{
     config::{MAX_LAYERS, checks, fields::Fields, quantization, wrong},
 };
 
+/// The limit of attention's scores.
+pub(super) const SCORE_CAP: &str = "attn_logit_softcapping";
+
+/// The limit of the logits.
+pub(super) const LOGIT_CAP: &str = "final_logit_softcapping";
+
 /// Reads what is said, and takes the family's defaults for what is not.
 pub(super) fn config(fields: &Fields<'_>) -> Result<DecoderConfig> {
     let family = family(fields)?;
@@ -153,11 +159,16 @@ fn own_settings(fields: &Fields<'_>, config: DecoderConfig) -> Result<DecoderCon
             logits_divisor: fields.number_or("logits_scaling", 1.0)?,
             ..config
         }),
+        DecoderFamily::Gemma2 => Ok(DecoderConfig {
+            attention_scale: query_scalar(fields)?,
+            score_cap: cap(fields, SCORE_CAP, config.score_cap)?,
+            logit_cap: cap(fields, LOGIT_CAP, config.logit_cap)?,
+            ..config
+        }),
         DecoderFamily::Gemma3 => {
             refuse_caps(fields)?;
-            let scalar = fields.number_or("query_pre_attn_scalar", 256.0)?;
             Ok(DecoderConfig {
-                attention_scale: AttentionScale::RootOf(scalar),
+                attention_scale: query_scalar(fields)?,
                 ..config
             })
         }
@@ -180,10 +191,24 @@ fn own_settings(fields: &Fields<'_>, config: DecoderConfig) -> Result<DecoderCon
     }
 }
 
+fn query_scalar(fields: &Fields<'_>) -> Result<AttentionScale> {
+    let scalar = fields.number_or("query_pre_attn_scalar", 256.0)?;
+    Ok(AttentionScale::RootOf(scalar))
+}
+
+/// A soft cap. `null` says that there is none.
+fn cap(fields: &Fields<'_>, field: &str, default: Option<f64>) -> Result<Option<f64>> {
+    match fields.mentions(field) {
+        true => fields.number(field),
+        false => Ok(default),
+    }
+}
+
+/// Transformers' Gemma 3 reads one of the two and applies the other.
 fn refuse_caps(fields: &Fields<'_>) -> Result<()> {
-    for field in ["attn_logit_softcapping", "final_logit_softcapping"] {
+    for field in [SCORE_CAP, LOGIT_CAP] {
         if fields.has(field) {
-            let problem = "expected null: soft caps are not implemented".to_owned();
+            let problem = "expected null: soft caps are implemented for gemma2 alone".to_owned();
             return Err(wrong(fields.file, field, problem));
         }
     }
@@ -229,9 +254,10 @@ fn padding(family: DecoderFamily, fields: &Fields<'_>, vocab_size: usize) -> Res
 }
 
 fn gate(family: DecoderFamily, fields: &Fields<'_>) -> Result<Gate> {
-    let is_gemma = matches!(family, DecoderFamily::Gemma | DecoderFamily::Gemma3);
-    // Transformers' Gemma 3 has `hidden_act` in files and does not read it.
-    let field = match family == DecoderFamily::Gemma3 || fields.has("hidden_activation") {
+    // Transformers' Gemma 2 and 3 have `hidden_act` in files and do not read it.
+    let is_later_gemma = matches!(family, DecoderFamily::Gemma2 | DecoderFamily::Gemma3);
+    let is_gemma = family == DecoderFamily::Gemma || is_later_gemma;
+    let field = match is_later_gemma || fields.has("hidden_activation") {
         true => "hidden_activation",
         false => "hidden_act",
     };

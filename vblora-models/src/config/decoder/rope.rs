@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     family::DecoderFamily,
-    features::{RopeScaling, RotaryConfig},
+    features::{ORIGINAL, RopeScaling, RotaryConfig},
 };
 use crate::{
     DecoderConfig, Result,
@@ -29,7 +29,7 @@ pub(super) fn read(
             }
             None => None,
         };
-        let config = read_object(family, &full, "rope_parameters", default)?;
+        let config = read_object(family, fields, (&full, "rope_parameters"), default)?;
         return Ok((config, theta.or(local_default(family))));
     }
     let mut config = RotaryConfig {
@@ -39,7 +39,7 @@ pub(super) fn read(
     };
     for field in ["rope_scaling", "rope_parameters"] {
         if let Some(inner) = fields.object(field)? {
-            config = read_object(family, &inner, field, config)?;
+            config = read_object(family, fields, (&inner, field), config)?;
         }
     }
     let local = match local_default(family) {
@@ -54,14 +54,14 @@ fn local_default(family: DecoderFamily) -> Option<f64> {
     (family == DecoderFamily::Gemma3).then_some(10_000.0)
 }
 
-/// `rope_scaling` of transformers 4, or `rope_parameters` of transformers 5.
+/// `rope_scaling` of transformers 4, or `rope_parameters` of transformers 5; and the fields around them.
 fn read_object(
     family: DecoderFamily,
-    inner: &Fields<'_>,
-    field: &str,
+    fields: &Fields<'_>,
+    (inner, field): (&Fields<'_>, &str),
     outer: RotaryConfig,
 ) -> Result<RotaryConfig> {
-    let kind = kind(inner)?;
+    let kind = kind(family, inner)?;
     if !family.rope_kinds().contains(&kind.as_str()) {
         let known: Vec<_> = family
             .rope_kinds()
@@ -83,23 +83,93 @@ fn read_object(
                 factor: required(inner, "factor")?,
                 low: required(inner, "low_freq_factor")?,
                 high: required(inner, "high_freq_factor")?,
-                original: required(inner, "original_max_position_embeddings")?,
+                original: required(inner, ORIGINAL)?,
             },
+            "yarn" => yarn(fields, inner)?,
+            "longrope" => long_rope(fields, inner)?,
             _ => RopeScaling::None,
         },
         share: share(family, inner, field, outer.share)?,
     })
 }
 
-fn kind(inner: &Fields<'_>) -> Result<String> {
-    match inner.has("rope_type") {
+fn kind(family: DecoderFamily, inner: &Fields<'_>) -> Result<String> {
+    let kind = match inner.has("rope_type") {
         true => inner.text("rope_type"),
         false => inner.text_or("type", "default"),
+    }?;
+    Ok(match (family, kind.as_str()) {
+        // The names in Phi-3's first files.
+        (DecoderFamily::Phi3, "su" | "yarn") => "longrope".into(),
+        _ => kind,
+    })
+}
+
+/// YaRN as `_compute_yarn_parameters` of transformers 5 has it.
+fn yarn(fields: &Fields<'_>, inner: &Fields<'_>) -> Result<RopeScaling> {
+    let factor = required(inner, "factor")?;
+    let grown = |share: f64| match factor > 1.0 {
+        true => 0.1 * share * factor.ln() + 1.0,
+        false => 1.0,
+    };
+    let given = |field: &str| -> Result<Option<f64>> {
+        Ok(inner.number(field)?.filter(|&value| value != 0.0))
+    };
+    let attention = match (
+        inner.number("attention_factor")?,
+        given("mscale")?,
+        given("mscale_all_dim")?,
+    ) {
+        (Some(factor), _, _) => factor,
+        (None, Some(of_one), Some(of_all)) => grown(of_one) / grown(of_all),
+        (None, _, _) => grown(1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        fast: given("beta_fast")?.unwrap_or(32.0),
+        slow: given("beta_slow")?.unwrap_or(1.0),
+        truncate: inner.flag_or("truncate", true)?,
+        original: original(fields, inner)? as f64,
+        attention,
+    })
+}
+
+/// LongRoPE as `_compute_longrope_parameters` of transformers 5 has it.
+fn long_rope(fields: &Fields<'_>, inner: &Fields<'_>) -> Result<RopeScaling> {
+    let original = original(fields, inner)?;
+    let grown = fields.count("max_position_embeddings")? as f64 / original as f64;
+    let factor = inner.number_or("factor", grown)?;
+    let default = match factor > 1.0 {
+        true => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+        false => 1.0,
+    };
+    Ok(RopeScaling::LongRope {
+        short: inner.numbers("short_factor")?,
+        long: inner.numbers("long_factor")?,
+        original,
+        attention: inner.number_or("attention_factor", default)?,
+    })
+}
+
+/// The tokens of a text in the first training.
+fn original(fields: &Fields<'_>, inner: &Fields<'_>) -> Result<usize> {
+    let found = match fields.count_or_none(ORIGINAL)? {
+        None => inner.count_or_none(ORIGINAL)?,
+        outer => outer,
+    };
+    match found {
+        Some(0) => Err(wrong(
+            fields.file,
+            ORIGINAL,
+            "expected 1 or more, found 0".into(),
+        )),
+        Some(found) => Ok(found),
+        None => fields.count("max_position_embeddings"),
     }
 }
 
 fn refuse_scaled(family: DecoderFamily, local: &Fields<'_>) -> Result<()> {
-    let kind = kind(local)?;
+    let kind = kind(family, local)?;
     if kind != "default" {
         let problem = format!(
             "rope scaling {kind:?} of layers with a window is not implemented for {}",
@@ -131,8 +201,36 @@ fn share(family: DecoderFamily, fields: &Fields<'_>, named: &str, default: f64) 
 
 /// Writes the fields of transformers 4 and those of transformers 5 side by side.
 pub(super) fn write(config: &DecoderConfig, rotary: &RotaryConfig, fields: &mut Value) {
-    let mut parameters = match rotary.scaling {
+    let mut parameters = match &rotary.scaling {
         RopeScaling::None => json!({"rope_type": "default"}),
+        RopeScaling::Yarn {
+            factor,
+            fast,
+            slow,
+            truncate,
+            original,
+            attention,
+        } => json!({
+            "rope_type": "yarn",
+            "factor": factor,
+            "beta_fast": fast,
+            "beta_slow": slow,
+            "truncate": truncate,
+            ORIGINAL: *original as u64,
+            "attention_factor": attention,
+        }),
+        RopeScaling::LongRope {
+            short,
+            long,
+            original,
+            attention,
+        } => json!({
+            "rope_type": "longrope",
+            "short_factor": short,
+            "long_factor": long,
+            ORIGINAL: original,
+            "attention_factor": attention,
+        }),
         RopeScaling::Linear { factor } => json!({"rope_type": "linear", "factor": factor}),
         RopeScaling::Llama3 {
             factor,
@@ -144,12 +242,26 @@ pub(super) fn write(config: &DecoderConfig, rotary: &RotaryConfig, fields: &mut 
             "factor": factor,
             "low_freq_factor": low,
             "high_freq_factor": high,
-            "original_max_position_embeddings": original,
+            ORIGINAL: original,
         }),
     };
     fields["rope_theta"] = json!(rotary.theta);
-    if rotary.scaling != RopeScaling::None {
-        fields["rope_scaling"] = parameters.clone();
+    match &rotary.scaling {
+        RopeScaling::None => {}
+        // Transformers 4 refuses other fields beside these.
+        RopeScaling::LongRope {
+            short,
+            long,
+            original,
+            ..
+        } => {
+            fields[ORIGINAL] = json!(original);
+            fields["rope_scaling"] =
+                json!({"type": "longrope", "short_factor": short, "long_factor": long});
+        }
+        RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => {
+            fields["rope_scaling"] = parameters.clone();
+        }
     }
     parameters["rope_theta"] = json!(rotary.theta);
     if rotary.share != 1.0 {

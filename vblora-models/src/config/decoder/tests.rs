@@ -30,7 +30,7 @@ fn gpt2() -> Value {
 fn configurations_of_either_age_are_read() {
     let old = read(&llama()).unwrap();
     assert_eq!(
-        (old.rotary, old.head_size, old.num_kv_heads),
+        (old.rotary.clone(), old.head_size, old.num_kv_heads),
         (Some(RotaryConfig::plain(500_000.0)), 16, 2)
     );
     assert_eq!(
@@ -78,14 +78,14 @@ fn what_is_not_said_has_transformers_defaults() {
 
 #[test]
 fn what_is_not_implemented_is_refused_by_name() {
-    let scaled = json!({"rope_type": "yarn", "factor": 2.0});
+    let scaled = json!({"rope_type": "dynamic", "factor": 2.0});
     for (field, value, said) in [
         (
             "rope_scaling",
-            json!({"type": "linear", "factor": 2.0}),
-            "rope scaling \"linear\"",
+            json!({"type": "longrope", "factor": 2.0}),
+            "rope scaling \"longrope\"",
         ),
-        ("rope_parameters", scaled, "rope scaling \"yarn\""),
+        ("rope_parameters", scaled, "rope scaling \"dynamic\""),
         (
             "rope_parameters",
             json!({"partial_rotary_factor": 0.5}),
@@ -217,4 +217,131 @@ fn ids_that_are_no_tokens_are_left_out() {
     }
     let beyond = json!(1_000_000);
     assert_eq!(with(gpt2(), "pad_token_id", beyond).pad_token_id, None);
+}
+
+/// Gemma 2 says nothing of its caps where they are 50 and 30. `null` says that there are none.
+#[test]
+fn gemma_2_has_caps_and_a_window_in_every_second_layer() {
+    let mut gemma = llama();
+    gemma["model_type"] = json!("gemma2");
+    gemma["num_hidden_layers"] = json!(3);
+    gemma["query_pre_attn_scalar"] = json!(144);
+    let found = read(&gemma).unwrap();
+    assert_eq!((found.score_cap, found.logit_cap), (Some(50.0), Some(30.0)));
+    assert_eq!(found.attention_scale, AttentionScale::RootOf(144.0));
+    let every_second = LayerSet::Listed(vec![true, false, true]);
+    assert_eq!((found.window, &found.windowed), (Some(4096), &every_second));
+    assert!(found.tied && found.head_size == 256);
+    gemma["attn_logit_softcapping"] = Value::Null;
+    gemma["final_logit_softcapping"] = json!(7.5);
+    let found = read(&gemma).unwrap();
+    assert_eq!((found.score_cap, found.logit_cap), (None, Some(7.5)));
+    let again = DecoderConfig::from_json(found.to_json().as_bytes(), "x").unwrap();
+    assert_eq!(again, found);
+    let message = problem(gemma.clone(), "final_logit_softcapping", json!(-1.0));
+    assert!(message.contains("final_logit_softcapping") && message.contains("found -1"));
+    gemma["model_type"] = json!("gemma3_text");
+    let message = read(&gemma).unwrap_err().to_string();
+    assert!(message.contains("gemma2 alone"), "{message}");
+}
+
+fn scaled(family: &str, field: &str, scaling: Value) -> Value {
+    let mut config = llama();
+    config["model_type"] = json!(family);
+    config[field] = scaling;
+    config
+}
+
+#[test]
+fn long_rope_is_read_in_each_of_its_forms() {
+    let factors = |first: f64| (0..8).map(|i| first + f64::from(i)).collect::<Vec<_>>();
+    let inner = |kind: &str| json!({"type": kind, "short_factor": factors(1.0), "long_factor": factors(1.5)});
+    let mut old = scaled("phi3", "rope_scaling", inner("longrope"));
+    old["original_max_position_embeddings"] = json!(10);
+    let found = read(&old).unwrap();
+    let scaling = RopeScaling::LongRope {
+        short: factors(1.0),
+        long: factors(1.5),
+        original: 10,
+        attention: (1.0 + 6.4_f64.ln() / 10_f64.ln()).sqrt(),
+    };
+    assert_eq!(found.rotary.clone().unwrap().scaling, scaling);
+    assert_eq!(found.long_from(), Some(10));
+    // The names of earlier files, and the place in those of transformers 5.
+    for kind in ["su", "yarn"] {
+        let mut other = old.clone();
+        other["rope_scaling"] = inner(kind);
+        assert_eq!(read(&other).unwrap(), found);
+    }
+    let mut new = inner("longrope");
+    new["original_max_position_embeddings"] = json!(10);
+    new["rope_theta"] = json!(500_000.0);
+    assert_eq!(
+        read(&scaled("phi3", "rope_parameters", new)).unwrap(),
+        found
+    );
+    let written: Value = serde_json::from_str(&found.to_json()).unwrap();
+    assert_eq!(read(&written).unwrap(), found);
+    assert_eq!(written["rope_scaling"], inner("longrope"));
+    let mut set = old.clone();
+    set["rope_scaling"]["attention_factor"] = json!(1.1);
+    let set = read(&set).unwrap().rotary.unwrap().scaling;
+    assert!(matches!(set, RopeScaling::LongRope { attention, .. } if attention == 1.1));
+    for (field, value, said) in [
+        ("short_factor", json!([1.0, 2.0]), "expected 8 numbers"),
+        ("long_factor", Value::Null, "found 0"),
+        ("long_factor", json!([1.0, "x"]), "a list of numbers"),
+        ("long_factor", json!(vec![0.0; 8]), "over 0"),
+    ] {
+        let mut wrong = old.clone();
+        wrong["rope_scaling"][field] = value;
+        let message = read(&wrong).unwrap_err().to_string();
+        assert!(
+            message.contains(field) && message.contains(said),
+            "{message}"
+        );
+    }
+    let message = problem(old, "original_max_position_embeddings", json!(0));
+    assert!(
+        message.contains("original_max_position_embeddings"),
+        "{message}"
+    );
+}
+
+#[test]
+fn yarn_and_linear_scaling_are_read_and_written() {
+    let linear = json!({"type": "linear", "factor": 2.0});
+    let yarn = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+    for family in [
+        "llama", "qwen2", "qwen3", "mistral", "olmo2", "granite", "smollm3", "gemma", "gemma2",
+    ] {
+        for scaling in [&linear, &yarn] {
+            let [old, new] = ["rope_scaling", "rope_parameters"]
+                .map(|field| read(&scaled(family, field, scaling.clone())).unwrap());
+            assert_eq!(old, new);
+            let again = DecoderConfig::from_json(old.to_json().as_bytes(), "x").unwrap();
+            assert_eq!(again, old);
+        }
+    }
+    let found = read(&scaled("qwen2", "rope_scaling", yarn.clone())).unwrap();
+    let scaling = RopeScaling::Yarn {
+        factor: 4.0,
+        fast: 32.0,
+        slow: 1.0,
+        truncate: true,
+        original: 16.0,
+        attention: 0.1 * 4_f64.ln() + 1.0,
+    };
+    assert_eq!(found.rotary.unwrap().scaling, scaling);
+    let message = problem(
+        scaled("llama", "rope_scaling", yarn),
+        "rope_theta",
+        json!(1.0),
+    );
+    assert!(
+        message.contains("rope_theta") && message.contains("over 1"),
+        "{message}"
+    );
+    let message = read(&scaled("llama", "rope_scaling", json!({"type": "yarn"}))).unwrap_err();
+    assert!(message.to_string().contains("factor"), "{message}");
 }

@@ -25,7 +25,8 @@ pub(super) fn read(
         WindowRule::Never => return never(family, fields, &kinds),
         WindowRule::Every(default) => return every(family, fields, &kinds, default),
         WindowRule::Asked => asked(fields, layers)?,
-        WindowRule::Pattern(default) => pattern(fields, layers, default)?,
+        WindowRule::Alternating => spared(fields, layers, 2)?,
+        WindowRule::Pattern(default) => spared(fields, layers, pattern(fields, default)?)?,
     };
     let listed = match kinds.is_empty() {
         true => listed,
@@ -88,11 +89,8 @@ fn asked(fields: &Fields<'_>, layers: usize) -> Result<(Option<usize>, Vec<bool>
     Ok((window, (0..layers).map(|layer| layer >= first).collect()))
 }
 
-fn pattern(
-    fields: &Fields<'_>,
-    layers: usize,
-    default: usize,
-) -> Result<(Option<usize>, Vec<bool>)> {
+/// The number of layers of which the last has no window.
+fn pattern(fields: &Fields<'_>, default: usize) -> Result<usize> {
     let field = match fields.has("sliding_window_pattern") {
         true => "sliding_window_pattern",
         false => "_sliding_window_pattern",
@@ -102,6 +100,15 @@ fn pattern(
         let problem = "expected 1 or more, found 0".to_owned();
         return Err(wrong(fields.file, field, problem));
     }
+    Ok(pattern)
+}
+
+/// A window in all layers but every `pattern`-th.
+fn spared(
+    fields: &Fields<'_>,
+    layers: usize,
+    pattern: usize,
+) -> Result<(Option<usize>, Vec<bool>)> {
     let window = fields.count_or("sliding_window", 4096)?;
     let listed = (1..=layers).map(|place| !place.is_multiple_of(pattern));
     Ok((Some(window), listed.collect()))
@@ -137,7 +144,7 @@ pub(super) fn write(config: &DecoderConfig, fields: &mut Value) {
             fields["sliding_window"] = json!(config.window);
             fields["layer_types"] = json!(kinds);
         }
-        WindowRule::Pattern(_) => {
+        WindowRule::Alternating | WindowRule::Pattern(_) => {
             fields["sliding_window"] = json!(config.window);
             fields["layer_types"] = json!(kinds);
         }

@@ -6,6 +6,7 @@ use vblora::ops::Gate;
 use super::{
     family::{DecoderFamily, Keys},
     features::{AttentionScale, EmbeddingScale, Mlp},
+    read::{LOGIT_CAP, SCORE_CAP},
     rope, windows,
 };
 use crate::DecoderConfig;
@@ -68,7 +69,7 @@ fn gated(config: &DecoderConfig) -> Value {
             Gate::GeluTanh => "gelu_pytorch_tanh",
         };
         fields["hidden_act"] = json!(name);
-        if config.family == DecoderFamily::Gemma3 {
+        if matches!(config.family, DecoderFamily::Gemma2 | DecoderFamily::Gemma3) {
             fields["hidden_activation"] = json!(name);
         }
     }
@@ -93,11 +94,12 @@ fn own_settings(config: &DecoderConfig, fields: &mut Value) {
             fields["residual_multiplier"] = json!(config.residual_scale);
             fields["logits_scaling"] = json!(config.logits_divisor);
         }
-        DecoderFamily::Gemma3 => {
-            if let AttentionScale::RootOf(value) = config.attention_scale {
-                fields["query_pre_attn_scalar"] = json!(value);
-            }
+        DecoderFamily::Gemma2 => {
+            fields[SCORE_CAP] = json!(config.score_cap);
+            fields[LOGIT_CAP] = json!(config.logit_cap);
+            query_scalar(config, fields);
         }
+        DecoderFamily::Gemma3 => query_scalar(config, fields),
         DecoderFamily::SmolLm3 => {
             let layers = 0..config.num_layers;
             let listed = layers.map(|layer| u8::from(config.rotated.has(layer)));
@@ -114,5 +116,11 @@ fn own_settings(config: &DecoderConfig, fields: &mut Value) {
         | DecoderFamily::Qwen2
         | DecoderFamily::Qwen3
         | DecoderFamily::Olmo2 => {}
+    }
+}
+
+fn query_scalar(config: &DecoderConfig, fields: &mut Value) {
+    if let AttentionScale::RootOf(value) = config.attention_scale {
+        fields["query_pre_attn_scalar"] = json!(value);
     }
 }

@@ -237,6 +237,10 @@ pub(in crate::backend) fn causal_attention<B: AttentionOps>(
     let [k, v] = [k, v].map(|x| split(seen::<B>(x, all), kv_heads));
     let scale = 1.0 / ((d / heads) as f64).sqrt();
     let scores = matmul(group(q.mul_scalar(scale), settings), k.swap_dims(2, 3));
+    let scores = match settings.cap {
+        Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+        None => scores,
+    };
     let scores = scores.reshape([n, heads, t, all]);
     let hidden = hidden_keys::<B>(first, [n, t, all], settings, &device);
     let scores = scores.mask_fill(hidden.expand([n, heads, t, all]), HIDDEN);
@@ -271,6 +275,13 @@ pub(in crate::backend) fn causal_attention_backward<B: AttentionOps>(
     let d_weights = drop_weights(d_weights, dropout);
     let d_scores: Tensor<B, 4> = float(B::row_softmax_backward(weights, primitive(d_weights)));
     let d_scores = d_scores.mul_scalar(scale).reshape(grouped);
+    let d_scores = match settings.cap {
+        Some(cap) => {
+            let scores = matmul(q.clone().mul_scalar(scale / cap), k.clone().swap_dims(2, 3));
+            d_scores * (-scores.tanh().square()).add_scalar(1.0)
+        }
+        None => d_scores,
+    };
     let dq = matmul(d_scores.clone(), k);
     let dk = matmul(d_scores.swap_dims(2, 3), q);
     [

@@ -134,6 +134,7 @@ struct Inputs {
     heads: [usize; 2],
     /// The number of keys that attention reads. There may be room for more after them.
     keys: usize,
+    cap: Option<f32>,
     dropout: Option<Mask>,
 }
 
@@ -148,6 +149,7 @@ impl Inputs {
             qkv: qkv.map(|x| x.to_contiguous()),
             heads,
             keys,
+            cap: None,
             dropout: dropout.map(|(key, p)| Mask::new(key, p)),
         }
     }
@@ -169,6 +171,7 @@ impl Inputs {
             kv_heads,
             size: d / heads,
             visible,
+            cap: self.cap,
             dropout: self.dropout.as_ref(),
             place: [0, queries, self.keys],
         }
@@ -233,7 +236,10 @@ fn causal(
 ) -> (Inputs, Option<FlexTensor>) {
     let keys = settings.offset + qkv[0].shape()[1];
     let heads = [settings.heads, settings.kv_heads];
-    let inputs = Inputs::new(qkv, heads, keys, settings.dropout);
+    let inputs = Inputs {
+        cap: settings.cap.map(|cap| cap as f32),
+        ..Inputs::new(qkv, heads, keys, settings.dropout)
+    };
     (inputs, first.map(|first| first.to_contiguous()))
 }
 

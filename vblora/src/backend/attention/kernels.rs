@@ -36,6 +36,8 @@ pub(super) struct Attention<'a> {
     pub(super) kv_heads: usize,
     pub(super) size: usize,
     pub(super) visible: Visible<'a>,
+    /// The soft cap of scores.
+    pub(super) cap: Option<f32>,
     pub(super) dropout: Option<&'a Mask>,
     /// The place in the dropout mask `[.., heads, queries, keys]`: the index of the first sequence here, and the numbers of queries and
     /// keys.
@@ -256,7 +258,14 @@ impl WithSimd for Forward<'_> {
     }
 }
 
-/// Writes the scores of a block of queries, mask included. Returns the keys that the block sees.
+/// `cap tanh(score / cap)`, within 1e-7 of the cap.
+#[inline(always)]
+fn capped(score: f32, cap: f32) -> f32 {
+    let power = exp(-2.0 * (score / cap).abs());
+    (cap * (1.0 - power) / (1.0 + power)).copysign(score)
+}
+
+/// Writes the scores of a block of queries, cap and mask included. Returns the keys that the block sees.
 #[inline(always)]
 fn score_block<S: Simd>(
     simd: S,
@@ -280,6 +289,13 @@ fn score_block<S: Simd>(
         (&mut scores[from..], t_width),
         false,
     );
+    if let Some(cap) = all.cap {
+        for row in scores.chunks_exact_mut(t_width).take(count) {
+            for score in &mut row[from..from + width] {
+                *score = capped(*score, cap);
+            }
+        }
+    }
     if let Some(mask) = all.mask(sequence) {
         for row in scores.chunks_exact_mut(t_width).take(count) {
             for (score, &mask) in row.iter_mut().zip(mask) {
@@ -321,7 +337,8 @@ fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sum
             let (head, query) = place(row);
             let q = all.query(sequence, head, query);
             let masked = all.mask(sequence).map_or(0.0, |mask| mask[key]);
-            scores[row * all.keys + key] = sum_of(size, |i| q[i] * values[i]) * scale + masked;
+            let score = sum_of(size, |i| q[i] * values[i]) * scale;
+            scores[row * all.keys + key] = all.cap.map_or(score, |cap| capped(score, cap)) + masked;
         }
     }
     for (row, scores) in scores.chunks_exact_mut(all.keys).enumerate() {
@@ -417,6 +434,7 @@ impl WithSimd for Backward<'_> {
         let [scores, d_scores, kept] = of_scores.each_mut().map(|values| &mut **values);
         let [q_block, g_block, block] = of_queries.each_mut().map(|values| &mut **values);
         let [d_keys, d_values] = of_keys.each_mut().map(|values| &mut **values);
+        let mut slopes = vec![0.0; all.cap.map_or(0, |_| all.keys)];
         for member in 0..all.group() {
             let head = kv_head * all.group() + member;
             for first in (0..all.queries).step_by(QUERIES) {
@@ -448,6 +466,11 @@ impl WithSimd for Backward<'_> {
                     let range = i * t_width..(i + 1) * t_width;
                     let row = &mut scores[range.clone()];
                     let own = all.seen(sequence, first + i);
+                    if let Some(cap) = all.cap {
+                        for (slope, score) in slopes.iter_mut().zip(&row[seen.clone()]) {
+                            *slope = 1.0 - (score / cap) * (score / cap);
+                        }
+                    }
                     weigh_again(row, &sums[2 * (at + i)..][..2], own, seen.clone());
                     let d_row = &mut d_scores[range.clone()][seen.clone()];
                     let kept = &mut kept[range][seen.clone()];
@@ -459,6 +482,10 @@ impl WithSimd for Backward<'_> {
                         drop_out(mask, place, d_row);
                     }
                     softmax_row_backward(row, d_row);
+                    // Empty without a cap.
+                    for (d_score, slope) in d_row.iter_mut().zip(&slopes) {
+                        *d_score *= slope;
+                    }
                 }
                 small(
                     simd,

@@ -98,7 +98,8 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
     /// Causal softmax attention, `dropout(softmax(q k^T / sqrt(size))) v`, whose heads may share keys in groups of `heads / kv_heads`.
     ///
     /// Query i of a row stands at key `offset + i`. It sees the keys from `first` (0 without it) to its own, and of these the last
-    /// `window`. Keys after the last query are room for later ones. The second output is for the backward pass and is not differentiable.
+    /// `window`. Keys after the last query are room for later ones. With a `cap` c, a score s is `c tanh(s / c)`. The second output is for the
+    /// backward pass and is not differentiable.
     ///
     /// # Shapes
     /// - q and output: `[n, t, heads size]`; k, v: `[n, T, kv_heads size]`, `T >= offset + t`; first: `[n, t]`, at most `offset + i`
@@ -202,6 +203,8 @@ pub struct CausalSettings {
     pub offset: usize,
     /// The number of keys that a query sees at most, its own among them (Mistral's sliding window).
     pub window: Option<usize>,
+    /// The limit that scores come near and do not pass (Gemma 2's soft cap).
+    pub cap: Option<f64>,
     /// Key and probability of the dropout of the weights; `None` outside training.
     pub dropout: Option<(u64, f64)>,
 }

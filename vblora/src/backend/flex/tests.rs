@@ -182,12 +182,13 @@ proptest! {
     #[test]
     fn causal_attention_is_its_default_body(
         n in 1_usize..3, t in 1_usize..60, kv_heads in 1_usize..3, group in 1_usize..4, half in 1_usize..20,
-        offset in 0_usize..9, room in 0_usize..3, windowed: bool, late: bool, drops: bool, window in 1_usize..30,
+        offset in 0_usize..9, room in 0_usize..3, windowed: bool, late: bool, drops: bool, capped: bool, window in 1_usize..30,
     ) {
         let (heads, size) = (kv_heads * group, 2 * half);
         let settings = |offset| CausalSettings {
             heads, kv_heads, offset,
             window: windowed.then_some(window),
+            cap: capped.then_some(1.5),
             dropout: drops.then_some((5, 0.3)),
         };
         let inputs = |offset: usize, room: usize| [

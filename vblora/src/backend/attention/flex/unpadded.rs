@@ -61,6 +61,7 @@ impl<'a> Inputs<'a> {
             kv_heads: self.heads,
             size: self.d / self.heads,
             visible: Visible::Masked(None),
+            cap: None,
             dropout: self.dropout.as_ref(),
             place: [i, columns, columns],
         }
