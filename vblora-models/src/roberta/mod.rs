@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The prefixes under which checkpoints keep the encoder.
-const PREFIXES: [&str; 3] = ["roberta.", "bert.", ""];
+pub(crate) const PREFIXES: [&str; 3] = ["roberta.", "bert.", ""];
 
 /// A tensor that every encoder checkpoint has, by which the prefix is known.
 const PROBE: &str = "embeddings.word_embeddings.weight";
