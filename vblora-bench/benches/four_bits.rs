@@ -14,7 +14,7 @@ use burn::{
     backend::{Autodiff, Flex},
     tensor::Tensor,
 };
-use vblora::{Adapter, Composition, Factors, SitePlan, VbLora, VbLoraConfig};
+use vblora::{Composition, Factors, SitePlan, VbLora, VbLoraConfig};
 use vblora_models::{
     BaseDtype, DecoderConfig, EncoderConfig, EncoderInput, Nf4Settings, PaddedBatch, Roberta,
     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, sites, targets},
@@ -98,8 +98,8 @@ fn step(adapter: &VbLora<Ad>, loss: impl Fn(&Factors<Ad>) -> Tensor<Ad, 1>) {
 }
 
 /// Rows of `columns` tokens.
-fn ids(rows: usize, columns: usize) -> Vec<Vec<i64>> {
-    let id = |i: usize| 5 + (i * 7919 % 20_000) as i64;
+fn ids(rows: usize, columns: usize) -> Vec<Vec<u32>> {
+    let id = |i: usize| 5 + (i * 7919 % 20_000) as u32;
     let row = |row: usize| (0..columns).map(|i| id(row * columns + i)).collect();
     (0..rows).map(row).collect()
 }
@@ -115,7 +115,7 @@ fn train_decoder(name: &str, [rows, columns]: [usize; 2], pairs: usize, config: 
         };
         let model = CausalLm::<Ad>::random(config, 1, &device).expect("a model");
         let ids = ids(rows, columns);
-        let ids: Vec<&[i64]> = ids.iter().map(Vec::as_slice).collect();
+        let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         let batch = CausalBatch::pad(&ids, 0, Side::Right);
         let input = CausalInput::new(&batch, model.config(), &device).expect("a batch");
         let adapter = adapter(&plan);
@@ -137,7 +137,11 @@ fn train_encoder(name: &str, [rows, columns]: [usize; 2], pairs: usize) {
         let plan = plan.select(&model.sites()).expect("sites");
         let cells = rows * columns;
         let batch = PaddedBatch {
-            ids: ids(rows, columns).concat(),
+            ids: ids(rows, columns)
+                .concat()
+                .into_iter()
+                .map(i64::from)
+                .collect(),
             type_ids: vec![0; cells],
             mask: vec![1; cells],
             rows,
@@ -165,27 +169,23 @@ fn llama_layer() -> DecoderConfig {
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).collect();
     let names: Vec<&String> = asked.iter().filter(|name| !name.starts_with('-')).collect();
-    let cases: [(&str, fn(&str)); 4] = [
-        ("decode-7b-layer", |name| {
-            decode(name, 4, 31, &llama_layer());
-        }),
-        ("decode-smollm2-135m", |name| {
-            decode(name, 8, 41, &DecoderConfig::smollm2_135m());
-        }),
-        ("train-smollm2-135m", |name| {
-            train_decoder(name, [4, 128], 15, &DecoderConfig::smollm2_135m());
-        }),
-        ("train-roberta-base", |name| {
-            train_encoder(name, [8, 128], 15);
-        }),
-    ];
+    let wanted =
+        |name: &&str| names.is_empty() || names.iter().any(|asked| name.contains(asked.as_str()));
+    let smollm2 = DecoderConfig::smollm2_135m;
     // The operations run in the pool, as in the program.
     let pool = rayon::ThreadPoolBuilder::new().build().expect("threads");
     pool.install(|| {
-        for (name, run) in cases {
-            if names.is_empty() || names.iter().any(|asked| name.contains(asked.as_str())) {
-                run(name);
-            }
+        if let Some(name) = Some("decode-7b-layer").filter(wanted) {
+            decode(name, 4, 31, &llama_layer());
+        }
+        if let Some(name) = Some("decode-smollm2-135m").filter(wanted) {
+            decode(name, 8, 41, &smollm2());
+        }
+        if let Some(name) = Some("train-smollm2-135m").filter(wanted) {
+            train_decoder(name, [4, 128], 15, &smollm2());
+        }
+        if let Some(name) = Some("train-roberta-base").filter(wanted) {
+            train_encoder(name, [8, 128], 15);
         }
     });
 }

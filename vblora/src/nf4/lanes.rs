@@ -71,8 +71,15 @@ mod tests {
 
     #[test]
     fn the_order_of_lanes_keeps_every_code() {
-        for (d_out, d_in) in [(1, 1), (3, 21), (16, 8), (17, 64), (40, 96), (33, 70)] {
-            let bytes = (d_out * d_in + 1) / 2;
+        for (d_out, d_in) in [
+            (1_usize, 1_usize),
+            (3, 21),
+            (16, 8),
+            (17, 64),
+            (40, 96),
+            (33, 70),
+        ] {
+            let bytes = (d_out * d_in).div_ceil(2);
             let draws = Key::new(4).normal(bytes, 1e4);
             let packed: Vec<u8> = draws.iter().map(|x| (x.abs() as u32 % 256) as u8).collect();
             let words = to_lanes(&packed, [d_out, d_in]);

@@ -98,7 +98,7 @@ impl Strip<'_> {
                 let eight = Eight {
                     words: loaded_words::<V, C>(v, &words, run, k),
                     scales: loaded_scales::<V, C>(v, scales),
-                    x: std::array::from_fn(|r| &x[r][run][k]),
+                    x: eight_of(&x, run, k),
                     table,
                 };
                 eight.add::<0>(v, &mut sums);
@@ -171,6 +171,16 @@ impl<V: Sixteen, const C: usize, const R: usize> Eight<'_, V, C, R> {
             }
         }
     }
+}
+
+/// The elements of each row that meet words number `k` of a run.
+#[inline(always)]
+fn eight_of<'a, const R: usize>(
+    x: &[&'a [[[f32; CODES]; RUN / CODES]]; R],
+    run: usize,
+    k: usize,
+) -> [&'a [f32; CODES]; R] {
+    std::array::from_fn(|r| &x[r][run][k])
 }
 
 #[inline(always)]
