@@ -19,7 +19,8 @@ use vblora_bench::{
     train::{CheckpointSettings, Identity, Method, Output, RunDir, Session, causal::TextSource},
 };
 use vblora_models::{
-    BaseDtype, DecodedDtype, DecoderConfig, ModelFiles, Nf4Settings,
+    BaseDtype, DecodedDtype, DecoderConfig, Encoder, EncoderConfig, EncoderInput, ModelFiles,
+    Nf4Settings, PaddedBatch,
     decoder::{CausalBatch, CausalInput, CausalLm, Side},
     dequantize, host_tensor, quantize,
 };
@@ -244,4 +245,43 @@ fn what_does_not_go_with_4_bits_is_refused() {
     let again = Recipe::from_toml(&recipe.to_toml().unwrap(), "again").unwrap();
     assert_eq!(again, recipe);
     assert!(!recipe.nf4.double_quant);
+}
+
+/// An encoder's directory in 4 bits is the encoder that is quantised while it is loaded, and the one of its values.
+#[test]
+fn an_encoder_is_written_in_4_bits_and_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let files = demo::model_files();
+    let keep = ["intermediate.dense".to_owned()];
+    let done = quantize(&files, &path("nf4"), true, &[]).unwrap();
+    let some = quantize(&files, &path("some"), true, &keep).unwrap();
+    assert!(done.after < done.before && some.maps < done.maps);
+    let nf4 = ModelFiles::open(&path("nf4")).unwrap();
+    dequantize(&nf4, &path("floats"), Some(DecodedDtype::F32)).unwrap();
+
+    let device = Default::default();
+    let states = |files: &ModelFiles, dtype: Option<BaseDtype>| {
+        let mut config = EncoderConfig::from_files(files).unwrap();
+        config.base_dtype = dtype.unwrap_or(config.base_dtype);
+        let (model, _) = Encoder::<Flex>::load_with(config, files, &device).unwrap();
+        let batch = PaddedBatch {
+            ids: vec![0, 5, 9, 4, 7, 2],
+            type_ids: vec![0; 6],
+            mask: vec![1; 6],
+            rows: 2,
+            columns: 3,
+        };
+        let input = EncoderInput::new(&batch, model.config(), &device);
+        host_tensor(model.forward(&input, &Factors::none())).values
+    };
+    let found = states(&nf4, None);
+    let loading = states(&files, Some(BaseDtype::Nf4(Nf4Settings::default())));
+    assert_eq!(found, loading);
+    assert_eq!(
+        found,
+        states(&ModelFiles::open(&path("floats")).unwrap(), None)
+    );
+    let partly = states(&ModelFiles::open(&path("some")).unwrap(), None);
+    assert!(found != states(&files, None) && found != partly);
 }

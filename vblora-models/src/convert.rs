@@ -12,13 +12,15 @@ use std::{
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 use vblora::{
+    Site,
     nf4::{Nf4Host, QUANT_STATE},
     storage::{from_f32, replace_directory, strict_json},
 };
 
 use crate::{
-    Checkpoint, DecoderConfig, Error, HostTensor, ModelFiles, Result, SIDE_FILES,
-    decoder::sites,
+    Checkpoint, DecoderConfig, EncoderConfig, Error, HostTensor, ModelFiles, Result, SIDE_FILES,
+    config::PROJECT,
+    decoder, encoder,
     upload::transposed,
     weights::{
         INDEX, SINGLE, Shard,
@@ -81,46 +83,37 @@ pub struct Converted {
     pub after: usize,
 }
 
-/// Writes a causal model with the maps of its blocks in 4 bits, as transformers and bitsandbytes store and load them. Embeddings, norms and
-/// head stay as they are, and so do maps whose module's name ends in one of `keep`. Shards and index are kept.
+/// Writes a causal model or an encoder with the maps of its blocks in 4 bits, as transformers and bitsandbytes store and load them.
+/// Embeddings, norms and heads stay as they are, and so do maps whose module's name ends in one of `keep`. Shards and index are kept.
 ///
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
 ///
 /// # Errors
-/// The model is no causal model, or is in 4 bits already; a file cannot be read or written; `to` exists; `keep` has a name that no map has.
+/// The model is of no family that is read, or is in 4 bits already; a file cannot be read or written; `to` exists; `keep` has a name that no map has.
 pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> Result<Converted> {
-    let config = DecoderConfig::from_files(from)?;
+    let blocks = Blocks::read(from)?;
     let checkpoint = Checkpoint::open(from)?;
     if checkpoint.has_4_bit() {
         return Err(refused(from, "its maps are in 4 bits already"));
     }
-    let maps = maps(&config, &checkpoint, keep)?;
+    let maps = blocks.maps(&checkpoint, keep)?;
     if maps.is_empty() {
         return Err(refused(from, "no map is left to be quantised"));
     }
     let mut fields = fields(from)?;
     let stored = maps.keys().find_map(|name| checkpoint.find(name));
     let compute = stored.map_or("float32", |(_, entry)| torch_name(entry.dtype));
-    let kept = sites(&config)
-        .into_iter()
-        .filter(|site| keep.iter().any(|end| ends_in(&site.name, end)));
-    // transformers takes each name as the end of many, so that only a whole one means one map.
-    let skipped = match keep {
-        [] => Value::Null,
-        _ => iter::once("lm_head".to_owned())
-            .chain(kept.map(|site| site.name))
-            .collect(),
-    };
+    let skipped = blocks.skipped(keep);
     fields.insert(QUANTIZATION.into(), quantization(compute, double, skipped));
     let change = Change {
         maps,
         form: Form::Quantised { double },
-        is_conv1d: config.layout.conv1d,
+        is_conv1d: blocks.is_conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
 }
 
-/// Writes a causal model whose maps are in 4 bits with those maps as floats. Without `dtype` they get the type that they were quantised from.
+/// Writes a model whose maps are in 4 bits with those maps as floats. Without `dtype` they get the type that they were quantised from.
 /// All other tensors stay as they are. Shards and index are kept.
 ///
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
@@ -129,13 +122,13 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
 /// No tensor is in 4 bits; a map is missing, has another shape than the model's, or is neither in 4 bits nor in floats; a part of a tensor in
 /// 4 bits has no tensor; a file cannot be read or written; `to` exists; a value does not fit the type.
 pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> Result<Converted> {
-    let config = DecoderConfig::from_files(from)?;
+    let blocks = Blocks::read(from)?;
     let checkpoint = Checkpoint::open(from)?;
     if !checkpoint.has_4_bit() {
         return Err(refused(from, "no tensor is in 4 bits"));
     }
-    let maps = maps(&config, &checkpoint, &[])?;
-    check_4_bit(&checkpoint, &maps, config.layout.conv1d)?;
+    let maps = blocks.maps(&checkpoint, &[])?;
+    check_4_bit(&checkpoint, &maps, blocks.is_conv1d)?;
     let mut fields = fields(from)?;
     fields.remove(QUANTIZATION);
     if let Some(dtype) = dtype {
@@ -148,7 +141,7 @@ pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> 
     let change = Change {
         maps,
         form: Form::Decoded { dtype },
-        is_conv1d: config.layout.conv1d,
+        is_conv1d: blocks.is_conv1d,
     };
     write(from, &checkpoint, &change, &fields, to)
 }
@@ -207,39 +200,102 @@ fn refused(from: &ModelFiles, problem: &str) -> Error {
     }
 }
 
-/// The weights of the blocks' maps by their names in the file, each with `[d_out, d_in]`.
-fn maps(
-    config: &DecoderConfig,
-    checkpoint: &Checkpoint,
-    keep: &[String],
-) -> Result<BTreeMap<String, [usize; 2]>> {
-    let all = sites(config);
-    for end in keep {
-        if !all.iter().any(|site| ends_in(&site.name, end)) {
-            return Err(vblora::Error::Setting {
-                setting: "keep",
-                expected: "the end of a map's name, such as down_proj".into(),
-                found: end.clone(),
+/// The maps of a model's blocks, and how its files name them.
+struct Blocks {
+    sites: Vec<Site>,
+    /// What a name in a file may have in front. Names of sites have the first one, or none.
+    prefixes: Vec<&'static str>,
+    /// True if dense maps are stored `[d_in, d_out]`.
+    is_conv1d: bool,
+    /// Modules beside the blocks that stay dense, where transformers does not know them by itself.
+    others: Vec<&'static str>,
+}
+
+impl Blocks {
+    fn read(from: &ModelFiles) -> Result<Self> {
+        let config = match EncoderConfig::from_files(from) {
+            Err(Error::OtherArchitecture { .. }) => return Self::of_decoder(from),
+            other => other?,
+        };
+        let layout = config.layout();
+        let blocks = format!("{}.", layout.blocks);
+        let in_block = |site: &Site| site.name.contains(&blocks);
+        let heads = layout
+            .not_used
+            .iter()
+            .filter_map(|name| name.strip_suffix(".*"));
+        let heads = heads.chain(layout.head.map(|(dense, _)| dense));
+        Ok(Self {
+            sites: encoder::sites(&config)
+                .into_iter()
+                .filter(in_block)
+                .collect(),
+            prefixes: layout.prefixes.to_vec(),
+            is_conv1d: false,
+            others: heads.chain([PROJECT]).collect(),
+        })
+    }
+
+    fn of_decoder(from: &ModelFiles) -> Result<Self> {
+        let config = DecoderConfig::from_files(from)?;
+        Ok(Self {
+            sites: decoder::sites(&config),
+            prefixes: vec![config.layout.prefix, ""],
+            is_conv1d: config.layout.conv1d,
+            others: Vec::new(),
+        })
+    }
+
+    /// `llm_int8_skip_modules`. transformers takes each name as the end of many, so that only a whole one means one map.
+    fn skipped(&self, keep: &[String]) -> Value {
+        let kept = self.sites.iter().map(|site| &site.name);
+        let kept = kept.filter(|name| keep.iter().any(|end| ends_in(name, end)));
+        match (&self.others[..], keep) {
+            ([], []) => Value::Null,
+            ([], _) => iter::once("lm_head")
+                .chain(kept.map(String::as_str))
+                .collect(),
+            (others, _) => {
+                let others = others.iter().copied();
+                others.chain(kept.map(String::as_str)).collect()
             }
-            .into());
         }
     }
-    let prefix = config.layout.prefix;
-    let wanted = all
-        .into_iter()
-        .filter(|site| !keep.iter().any(|end| ends_in(&site.name, end)));
-    let named = wanted.map(|site| {
-        let full = format!("{}.weight", site.name);
-        let bare = full.strip_prefix(prefix).unwrap_or(&full);
-        let found = [full.as_str(), bare];
-        let found = found.into_iter().find(|name| checkpoint.contains(name));
-        let name = found.ok_or_else(|| Error::NoTensor {
-            file: checkpoint.file().to_owned(),
-            tensor: full.clone(),
-        })?;
-        Ok((name.to_owned(), [site.d_out, site.d_in]))
-    });
-    named.collect()
+
+    /// The weights of the maps by their names in the file, each with `[d_out, d_in]`.
+    fn maps(
+        &self,
+        checkpoint: &Checkpoint,
+        keep: &[String],
+    ) -> Result<BTreeMap<String, [usize; 2]>> {
+        for end in keep {
+            if !self.sites.iter().any(|site| ends_in(&site.name, end)) {
+                return Err(vblora::Error::Setting {
+                    setting: "keep",
+                    expected: "the end of a map's name, such as down_proj".into(),
+                    found: end.clone(),
+                }
+                .into());
+            }
+        }
+        let wanted = self.sites.iter();
+        let wanted = wanted.filter(|site| !keep.iter().any(|end| ends_in(&site.name, end)));
+        let named = wanted.map(|site| {
+            let bare = site.name.strip_prefix(self.prefixes[0]);
+            let bare = bare.unwrap_or(&site.name);
+            let mut names = self
+                .prefixes
+                .iter()
+                .map(|front| format!("{front}{bare}.weight"));
+            let found = names.find(|name| checkpoint.contains(name));
+            let name = found.ok_or_else(|| Error::NoTensor {
+                file: checkpoint.file().to_owned(),
+                tensor: format!("{}.weight", site.name),
+            })?;
+            Ok((name, [site.d_out, site.d_in]))
+        });
+        named.collect()
+    }
 }
 
 fn fields(from: &ModelFiles) -> Result<Map<String, Value>> {

@@ -5,6 +5,7 @@ Arguments: cpu or cuda, the number of threads, and whether a GPU may multiply f3
 
 import contextlib
 import gc
+import importlib.metadata
 import json
 import platform
 import sys
@@ -20,6 +21,42 @@ DEVICE = torch.device(sys.argv[1])
 torch.set_num_threads(int(sys.argv[2]))
 torch.set_float32_matmul_precision("high" if sys.argv[3] == "tf32" else "highest")
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
+
+# Modules beside the blocks, which stay as they are when maps are quantised.
+HEADS = ("lm_head", "classifier")
+
+
+def placed(model, what, dtype):
+    """The model on the device, in the number type of its frozen weights."""
+    if dtype != "nf4":
+        return model.to(DEVICE, DTYPES[dtype])
+    import bitsandbytes
+
+    compute = DTYPES[what["compute"]]
+    maps = (torch.nn.Linear, transformers.pytorch_utils.Conv1D)
+    inside = [(name, module) for name, module in model.named_modules() if isinstance(module, maps) and not name.startswith(HEADS)]
+    for name, module in inside:
+        weight = module.weight.data if isinstance(module, torch.nn.Linear) else module.weight.data.T.contiguous()
+        d_out, d_in = weight.shape
+        quantised = bitsandbytes.nn.Linear4bit(
+            d_in, d_out, bias=module.bias is not None, compute_dtype=compute, compress_statistics=True, quant_type="nf4",
+        )
+        quantised.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
+        if module.bias is not None:
+            quantised.bias = module.bias
+        parent, _, last = name.rpartition(".")
+        setattr(model.get_submodule(parent), last, quantised)
+    # Moving to the device quantises. Everything else is in the type of the products, as in a half-precision run.
+    model.to(DEVICE)
+    for parameter in model.parameters():
+        if not isinstance(parameter, bitsandbytes.nn.Params4bit):
+            parameter.data = parameter.data.to(compute)
+    model.is_loaded_in_4bit = True
+    return model
+
+
+def is_half(what, dtype):
+    return what.get("compute", dtype) != "f32"
 
 
 def adapted(model, adapter, task_type=None, head=None):
@@ -37,9 +74,9 @@ def adapted(model, adapter, task_type=None, head=None):
 class Training:
     """A training step as PEFT's users write it."""
 
-    def __init__(self, model, adapter, task, head, dtype):
+    def __init__(self, model, adapter, task, head, half):
         self.model = adapted(model, adapter, task, head).train()
-        self.half = dtype != "f32"
+        self.half = half
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         of = lambda word: [p for name, p in trained if word in name]
         rest = [p for name, p in trained if "vector_bank" not in name and "vblora_logits" not in name]
@@ -70,15 +107,15 @@ class Encoder:
         config = transformers.RobertaConfig(**what["config"], num_labels=2)
         config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
         config.classifier_dropout = 0.0
-        model = transformers.RobertaForSequenceClassification(config).to(DEVICE, DTYPES[dtype])
+        model = placed(transformers.RobertaForSequenceClassification(config), what, dtype)
         as_rows = lambda values: torch.tensor(values, device=DEVICE).view(what["rows"], -1)
         self.inputs = {"input_ids": as_rows(what["ids"]), "attention_mask": as_rows(what["mask"]) if what["mask"] else None}
-        self.half = dtype != "f32"
+        self.half = is_half(what, dtype)
         self.training = None
         if what["adapter"] is None:
             self.model = model.roberta.eval().requires_grad_(False)
             return
-        self.training = Training(model, what["adapter"], "SEQ_CLS", ["classifier"], dtype)
+        self.training = Training(model, what["adapter"], "SEQ_CLS", ["classifier"], self.half)
         self.inputs["labels"] = torch.arange(what["rows"], device=DEVICE) % 2
 
     def run(self):
@@ -100,15 +137,15 @@ class Decoder:
 
     def __init__(self, what, dtype):
         config, model = CAUSAL[what["family"]]
-        model = model(config(**what["config"])).to(DEVICE, DTYPES[dtype])
+        model = placed(model(config(**what["config"])), what, dtype)
         model.config.use_cache = False
         ids = torch.tensor(what["ids"], device=DEVICE).view(what["rows"], -1)
-        self.half = dtype != "f32"
+        self.half = is_half(what, dtype)
         self.inputs, self.training = {"input_ids": ids}, None
         if what["adapter"] is None:
             self.model = model.eval().requires_grad_(False)
             return
-        self.training = Training(model, what["adapter"], "CAUSAL_LM", None, dtype)
+        self.training = Training(model, what["adapter"], "CAUSAL_LM", None, self.half)
         self.inputs["labels"] = ids
 
     def run(self):
@@ -124,7 +161,7 @@ class Decode:
 
     def __init__(self, what, dtype):
         config, model = CAUSAL[what["family"]]
-        self.model = model(config(**what["config"])).to(DEVICE, DTYPES[dtype]).eval()
+        self.model = placed(model(config(**what["config"])), what, dtype).eval()
         self.model.generation_config.eos_token_id = None
         self.ids = torch.tensor(what["prompts"], device=DEVICE)
         self.added = what["added"]
@@ -196,6 +233,8 @@ def say(**answer):
 def main():
     versions = {"python": platform.python_version(), "torch": torch.__version__}
     versions |= {"transformers": transformers.__version__, "peft": peft.__version__}
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        versions["bitsandbytes"] = importlib.metadata.version("bitsandbytes")
     say(versions=versions)
     job = None
     for line in sys.stdin:

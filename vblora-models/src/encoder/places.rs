@@ -75,7 +75,7 @@ fn angles<B: Backend>(
     device: &B::Device,
 ) -> Vec<Angles<B>> {
     let columns = batch.columns.max(1);
-    let (places, dims): (Vec<i64>, _) = match unpadded {
+    let (places, [rows, t]): (Vec<i64>, _) = match unpadded {
         Some(unpadded) => (
             unpadded
                 .places()
@@ -91,8 +91,11 @@ fn angles<B: Backend>(
         ),
     };
     let size = config.hidden_size / config.num_heads;
-    let angles =
-        |theta| Rotary::new(size, &RotaryConfig::plain(theta)).angles(&places, dims, device);
+    let lengths = vec![columns; rows];
+    let angles = |theta| {
+        let rotary = Rotary::new(size, &RotaryConfig::plain(theta));
+        rotary.angles(&places, &lengths, t, device)
+    };
     rotary.thetas().map(angles).into()
 }
 

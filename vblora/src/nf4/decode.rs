@@ -7,10 +7,9 @@ use super::{NESTED_BLOCK, Nf4Host, Nf4Scales};
 /// Values that one thread decodes at once.
 const RUN: usize = 1 << 14;
 
-/// A matrix in 4 bits, wherever its parts lie, with what decoding needs prepared.
-#[derive(Debug, Clone)]
-pub(crate) struct Nf4View<'a> {
-    pub(crate) shape: [usize; 2],
+/// A matrix in 4 bits, with what decoding needs prepared.
+#[derive(Debug)]
+pub(super) struct Nf4View<'a> {
     block: usize,
     packed: &'a [u8],
     /// The two values of each byte.
@@ -18,13 +17,13 @@ pub(crate) struct Nf4View<'a> {
     scales: ScalesView<'a>,
 }
 
-/// The scales of a [`Nf4View`].
+/// The scales of a matrix, wherever they lie.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum ScalesView<'a> {
     Single(&'a [f32]),
     Double {
         codes: &'a [u8],
-        map: &'a [f32],
+        map: &'a [f32; 256],
         nested: &'a [f32],
         offset: f32,
     },
@@ -33,7 +32,7 @@ pub(crate) enum ScalesView<'a> {
 impl ScalesView<'_> {
     /// The scale of one block. The order of the three operations is the format's.
     #[inline(always)]
-    fn get(&self, block: usize) -> f32 {
+    pub(crate) fn get(&self, block: usize) -> f32 {
         match *self {
             Self::Single(absmax) => absmax[block],
             Self::Double {
@@ -44,19 +43,46 @@ impl ScalesView<'_> {
             } => map[usize::from(codes[block])] * nested[block / NESTED_BLOCK] + offset,
         }
     }
+
+    /// The scales of runs of values from the one numbered `first` on. A block has `in_block` runs.
+    #[cfg(feature = "flex")]
+    #[inline(always)]
+    pub(crate) fn runs<'t>(
+        &self,
+        first: usize,
+        in_block: usize,
+        mut to: impl ExactSizeIterator<Item = &'t mut f32>,
+    ) {
+        match *self {
+            Self::Double {
+                codes,
+                map,
+                nested,
+                offset,
+            } if in_block == 1 => {
+                let (mut at, end) = (first, first + to.len());
+                while at < end {
+                    let next = (at + 1).next_multiple_of(NESTED_BLOCK).min(end);
+                    let scale = nested[at / NESTED_BLOCK];
+                    for (&code, to) in codes[at..next].iter().zip(&mut to) {
+                        *to = map[usize::from(code)] * scale + offset;
+                    }
+                    at = next;
+                }
+            }
+            _ => {
+                for (run, to) in (first..).zip(to) {
+                    *to = self.get(run / in_block);
+                }
+            }
+        }
+    }
 }
 
 impl<'a> Nf4View<'a> {
-    pub(crate) fn new(
-        shape: [usize; 2],
-        block: usize,
-        packed: &'a [u8],
-        code: &[f32],
-        scales: ScalesView<'a>,
-    ) -> Self {
+    fn new(block: usize, packed: &'a [u8], code: &[f32], scales: ScalesView<'a>) -> Self {
         let pair = |byte: usize| [code[byte >> 4], code[byte & 15]];
         Self {
-            shape,
             block,
             packed,
             pairs: Box::new(std::array::from_fn(pair)),
@@ -66,7 +92,7 @@ impl<'a> Nf4View<'a> {
 
     /// Decodes the values from the one numbered `start` on, counted by rows.
     #[inline(always)]
-    pub(crate) fn decode(&self, start: usize, mut out: &mut [f32]) {
+    pub(super) fn decode(&self, start: usize, mut out: &mut [f32]) {
         let mut at = start;
         while !out.is_empty() {
             let rest = self.block - at % self.block;
@@ -79,24 +105,6 @@ impl<'a> Nf4View<'a> {
             at += now.len();
             out = later;
         }
-    }
-
-    /// The values by the columns of the matrix.
-    ///
-    /// # Shapes
-    /// - output: `[d_in, d_out]`
-    #[cfg(feature = "flex")]
-    pub(crate) fn turned(&self) -> Vec<f32> {
-        let [d_out, d_in] = self.shape;
-        let mut out = vec![0.0; d_out * d_in];
-        let mut row = vec![0.0; d_in];
-        for i in 0..d_out {
-            self.decode(i * d_in, &mut row);
-            for (to, &value) in out[i..].iter_mut().step_by(d_out.max(1)).zip(&row) {
-                *to = value;
-            }
-        }
-        out
     }
 
     /// Values before their scale.
@@ -120,23 +128,28 @@ impl<'a> Nf4View<'a> {
     }
 }
 
-impl Nf4Host {
-    pub(crate) fn view(&self) -> Nf4View<'_> {
-        let scales = match &self.scales {
-            Nf4Scales::Single(absmax) => ScalesView::Single(absmax),
-            Nf4Scales::Double {
+impl Nf4Scales {
+    pub(crate) fn view(&self) -> ScalesView<'_> {
+        match self {
+            Self::Single(absmax) => ScalesView::Single(absmax),
+            Self::Double {
                 codes,
                 map,
                 nested,
                 offset,
             } => ScalesView::Double {
                 codes,
-                map: &map[..],
+                map,
                 nested,
                 offset: *offset,
             },
-        };
-        Nf4View::new(self.shape, self.block, &self.packed, &self.code, scales)
+        }
+    }
+}
+
+impl Nf4Host {
+    pub(super) fn view(&self) -> Nf4View<'_> {
+        Nf4View::new(self.block, &self.packed, &self.code, self.scales.view())
     }
 
     /// The values in f32, not rounded, by rows.

@@ -8,10 +8,11 @@
 
 mod codebook;
 mod decode;
+pub(crate) mod lanes;
 mod quantise;
 
 pub use codebook::{NF4, scale_map};
-pub(crate) use decode::{Nf4View, ScalesView};
+pub(crate) use decode::ScalesView;
 pub use quantise::scale_codes;
 
 /// Values that share a scale, when this library quantises.

@@ -27,7 +27,14 @@ impl Nf4Host {
             .par_chunks(RUN * BLOCK)
             .zip(packed.par_chunks_mut(RUN * BLOCK / 2))
             .zip(absmax.par_chunks_mut(RUN))
-            .for_each(|((values, packed), absmax)| run(values, &midpoints, packed, absmax));
+            .for_each(|((values, packed), absmax)| {
+                with_vectors(Run {
+                    values,
+                    midpoints: &midpoints,
+                    packed,
+                    absmax,
+                });
+            });
         let scales = match double {
             true => double_scales(&absmax),
             false => Nf4Scales::Single(absmax),
@@ -42,44 +49,93 @@ impl Nf4Host {
     }
 }
 
-fn run(values: &[f32], midpoints: &[f32; 15], packed: &mut [u8], absmax: &mut [f32]) {
-    let blocks = values.chunks(BLOCK).zip(packed.chunks_mut(BLOCK / 2));
-    for ((values, packed), absmax) in blocks.zip(absmax) {
-        *absmax = values.iter().fold(0.0, |most, x| x.abs().max(most));
-        let mut codes = [ZERO; BLOCK];
-        if *absmax > 0.0 {
-            codes_of(values, *absmax, midpoints, &mut codes);
-        }
-        for (to, pair) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
-            *to = pair[0] << 4 | pair[1];
+/// Some blocks, and where their codes and scales go.
+struct Run<'a> {
+    values: &'a [f32],
+    midpoints: &'a [f32; 15],
+    packed: &'a mut [u8],
+    absmax: &'a mut [f32],
+}
+
+/// Uses the vector instructions of the processor at hand. All processors give the same bits.
+#[cfg(feature = "flex")]
+fn with_vectors(run: Run<'_>) {
+    pulp::Arch::new().dispatch(run);
+}
+
+#[cfg(not(feature = "flex"))]
+fn with_vectors(run: Run<'_>) {
+    run.quantise();
+}
+
+#[cfg(feature = "flex")]
+impl pulp::NullaryFnOnce for Run<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        self.quantise();
+    }
+}
+
+impl Run<'_> {
+    #[inline(always)]
+    fn quantise(self) {
+        let blocks = self.values.chunks(BLOCK);
+        let blocks = blocks.zip(self.packed.chunks_mut(BLOCK / 2));
+        for ((values, packed), absmax) in blocks.zip(self.absmax) {
+            // A short block ends with zeros, whose code is that of zero.
+            let mut block = [0.0; BLOCK];
+            block[..values.len()].copy_from_slice(values);
+            *absmax = largest_magnitude(&block);
+            let mut codes = [ZERO; BLOCK];
+            if *absmax > 0.0 {
+                codes = codes_of(block, *absmax, values.len() == BLOCK, self.midpoints);
+            }
+            for (to, pair) in packed.iter_mut().zip(codes.as_chunks::<2>().0) {
+                *to = pair[0] << 4 | pair[1];
+            }
         }
     }
 }
 
-/// The codes of one block; the rest of `codes` stays.
-#[inline]
-fn codes_of(values: &[f32], absmax: f32, midpoints: &[f32; 15], codes: &mut [u8; BLOCK]) {
+/// The largest magnitude of a block, found in sixteen parts side by side.
+#[inline(always)]
+fn largest_magnitude(block: &[f32; BLOCK]) -> f32 {
+    let mut most = [0.0_f32; 16];
+    for values in block.as_chunks::<16>().0 {
+        for (most, x) in most.iter_mut().zip(values) {
+            *most = if x.abs() > *most { x.abs() } else { *most };
+        }
+    }
+    most.into_iter().fold(0.0, f32::max)
+}
+
+#[inline(always)]
+fn codes_of(
+    mut block: [f32; BLOCK],
+    absmax: f32,
+    is_whole: bool,
+    midpoints: &[f32; 15],
+) -> [u8; BLOCK] {
     let inverse = 1.0 / absmax;
-    let mut scaled = [0.0; BLOCK];
     // The package multiplies whole blocks and divides a short one. The inverse of the least numbers is no number.
-    if values.len() == BLOCK && inverse.is_finite() {
-        for (to, x) in scaled.iter_mut().zip(values) {
-            *to = x * inverse;
+    if is_whole && inverse.is_finite() {
+        for x in &mut block {
+            *x *= inverse;
         }
     } else {
-        for (to, x) in scaled.iter_mut().zip(values) {
-            *to = x / absmax;
+        for x in &mut block {
+            *x /= absmax;
         }
     }
     let mut counts = [0i32; BLOCK];
     for &midpoint in midpoints {
-        for (count, &x) in counts.iter_mut().zip(&scaled) {
+        for (count, &x) in counts.iter_mut().zip(&block) {
             *count += i32::from(x > midpoint);
         }
     }
-    for (code, &count) in codes.iter_mut().zip(&counts[..values.len()]) {
-        *code = count as u8;
-    }
+    counts.map(|count| count as u8)
 }
 
 /// The scales of one matrix in 8 bits: their mean apart, the rest in blocks.

@@ -73,8 +73,9 @@ fn same<B: VbLoraBackend>(what: &str, found: &[f64], expected: &[f64], device: &
     }
 }
 
-const SHAPES: [[usize; 2]; 7] = [
+const SHAPES: [[usize; 2]; 8] = [
     [64, 64],
+    [128, 40],
     [96, 33],
     [1, 7],
     [130, 1],

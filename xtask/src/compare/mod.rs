@@ -15,6 +15,7 @@ use vblora::{
 };
 use vblora_bench::commands::progress;
 use vblora_bench::program::say;
+use vblora_models::ComputeDtype;
 
 use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
 pub(crate) use self::{
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
     /// Python interpreter with torch, transformers and peft (pip install torch transformers peft)
     #[arg(long)]
     python: PathBuf,
-    /// Comma-separated works, for example roberta-base/vblora-all/8x128 [default: one list for CPUs, one for GPUs]
+    /// Comma-separated works, for example roberta-base/vblora-all/8x128, with /bf16 or /nf4 (bitsandbytes) behind [default: one list for CPUs, one for GPUs]
     #[arg(long, value_delimiter = ',', value_name = "WORK,...")]
     only: Vec<Work>,
     /// Backend: flex, ndarray, wgpu or cuda. With cuda the reference also runs on the GPU, otherwise on the CPU
@@ -82,7 +83,14 @@ impl BackendJob for Comparison<'_> {
         let own = format!("{own}, {}", arguments.backend);
         report.versions.insert("vblora".into(), own);
         let mut sides = Sides::<B> {
-            ours: Ours::new(device),
+            ours: Ours::new(
+                device,
+                if gpu {
+                    ComputeDtype::Bf16
+                } else {
+                    ComputeDtype::F32
+                },
+            ),
             reference,
             peak: if gpu { Peak::Device } else { Peak::Resident },
             pairs: arguments.pairs.max(1),

@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, ops::ControlFlow, time::Instant};
 
-use anyhow::{Result, anyhow, ensure};
+use anyhow::{Result, anyhow, bail, ensure};
 use burn::{
     backend::Autodiff,
     tensor::{Distribution, FloatDType, Tensor},
@@ -19,8 +19,8 @@ use vblora_bench::{
     },
 };
 use vblora_models::{
-    BaseDtype, ClassificationHead, DecoderConfig, Encoder as FrozenEncoder, EncoderConfig,
-    EncoderInput, HeadForm, HeadInit, Labels, PaddedBatch,
+    BaseDtype, ClassificationHead, ComputeDtype, DecoderConfig, Encoder as FrozenEncoder,
+    EncoderConfig, EncoderInput, HeadForm, HeadInit, Labels, Nf4Settings, PaddedBatch,
     decoder::{self, CachedLm, CausalInput, CausalLm},
     encoder,
     generate::{GenerationConfig, generate},
@@ -37,6 +37,8 @@ pub(super) struct Ours<B: VbLoraBackend> {
     built: Option<FrozenEncoder<B>>,
     /// The last decoder that was built.
     decoder: Option<CausalLm<B>>,
+    /// The number type of products with a base in 4 bits.
+    compute: ComputeDtype,
 }
 
 /// A work that is ready to run.
@@ -51,11 +53,12 @@ pub(super) enum Job<B: VbLoraBackend> {
 }
 
 impl<B: VbLoraBackend> Ours<B> {
-    pub(super) fn new(device: B::Device) -> Self {
+    pub(super) fn new(device: B::Device, compute: ComputeDtype) -> Self {
         Self {
             device,
             built: None,
             decoder: None,
+            compute,
         }
     }
 
@@ -82,14 +85,14 @@ impl<B: VbLoraBackend> Ours<B> {
 
     fn release(&mut self, next: Work) {
         let wanted = match next.task {
-            Task::Encoder(encoder, ..) => Some(config(encoder, next.dtype)),
+            Task::Encoder(encoder, ..) => Some(self.config(encoder, next.dtype)),
             _ => None,
         };
         self.built
             .take_if(|base| Some(base.config()) != wanted.as_ref());
         let wanted = match next.task {
             Task::Decode(decoder, _) | Task::Decoder(decoder, ..) => {
-                Some(decoder_config(decoder, next.dtype))
+                Some(self.decoder_config(decoder, next.dtype))
             }
             _ => None,
         };
@@ -101,7 +104,7 @@ impl<B: VbLoraBackend> Ours<B> {
     fn decoder(&mut self, decoder: Decoder, dtype: Dtype) -> Result<CausalLm<B>> {
         let model = match self.decoder.take() {
             Some(model) => model,
-            None => CausalLm::random(decoder_config(decoder, dtype), 1, &self.device)?,
+            None => CausalLm::random(self.decoder_config(decoder, dtype), 1, &self.device)?,
         };
         self.decoder = Some(model.clone());
         Ok(model)
@@ -116,7 +119,7 @@ impl<B: VbLoraBackend> Ours<B> {
     ) -> Result<Job<B>> {
         let base = match self.built.take() {
             Some(base) => base,
-            None => FrozenEncoder::random(config(encoder, dtype), 1, &self.device)?,
+            None => FrozenEncoder::random(self.config(encoder, dtype), 1, &self.device)?,
         };
         self.built = Some(base.clone());
         let inputs = shape.batch(base.config().pad_token_id);
@@ -157,14 +160,40 @@ impl<B: VbLoraBackend> Ours<B> {
     }
 
     fn product(&self, n: usize, dtype: Dtype) -> Result<Job<B>> {
-        base_dtype(dtype).check::<B>(&self.device)?;
+        self.base_dtype(dtype).check::<B>(&self.device)?;
         let float = match dtype {
             Dtype::F32 => FloatDType::F32,
             Dtype::Bf16 => FloatDType::BF16,
+            Dtype::Nf4 => bail!("a product has no base that could be in 4 bits"),
         };
         let draw =
             || Tensor::<B, 2>::random([n, n], Distribution::Default, &self.device).cast(float);
         Ok(Job::Product([draw(), draw()]))
+    }
+
+    fn base_dtype(&self, dtype: Dtype) -> BaseDtype {
+        match dtype {
+            Dtype::F32 => BaseDtype::F32,
+            Dtype::Bf16 => BaseDtype::Bf16,
+            Dtype::Nf4 => BaseDtype::Nf4(Nf4Settings {
+                double_quant: true,
+                compute: self.compute,
+            }),
+        }
+    }
+
+    fn config(&self, encoder: Encoder, dtype: Dtype) -> EncoderConfig {
+        EncoderConfig {
+            base_dtype: self.base_dtype(dtype),
+            ..encoder.config()
+        }
+    }
+
+    fn decoder_config(&self, decoder: Decoder, dtype: Dtype) -> DecoderConfig {
+        DecoderConfig {
+            base_dtype: self.base_dtype(dtype),
+            ..decoder.config()
+        }
     }
 
     /// Milliseconds for `repetitions` of the job, until the device has finished.
@@ -296,26 +325,5 @@ impl<B: VbLoraBackend> Composing<B> {
         composition.collect(&mut loss.backward());
         composition.push_back()?;
         Ok(())
-    }
-}
-
-fn base_dtype(dtype: Dtype) -> BaseDtype {
-    match dtype {
-        Dtype::F32 => BaseDtype::F32,
-        Dtype::Bf16 => BaseDtype::Bf16,
-    }
-}
-
-fn config(encoder: Encoder, dtype: Dtype) -> EncoderConfig {
-    EncoderConfig {
-        base_dtype: base_dtype(dtype),
-        ..encoder.config()
-    }
-}
-
-fn decoder_config(decoder: Decoder, dtype: Dtype) -> DecoderConfig {
-    DecoderConfig {
-        base_dtype: base_dtype(dtype),
-        ..decoder.config()
     }
 }

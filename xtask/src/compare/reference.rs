@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use vblora::{AdapterConfig, VbLoraConfig};
 use vblora_models::DecoderConfig;
 
-use super::work::{ADDED, Pass, Shapes, Task, Work, prompts};
+use super::work::{ADDED, Dtype, Pass, Shapes, Task, Work, prompts};
 
 const SCRIPT: &str = include_str!("../../scripts/compare.py");
 
@@ -22,6 +22,8 @@ pub(super) struct Reference {
     process: Child,
     requests: ChildStdin,
     answers: BufReader<ChildStdout>,
+    /// The number type of products with a base in 4 bits.
+    compute: Dtype,
     /// Packages and their versions.
     pub(super) versions: BTreeMap<String, String>,
 }
@@ -62,6 +64,7 @@ impl Reference {
             process,
             requests,
             answers: BufReader::new(stdout),
+            compute: if gpu { Dtype::Bf16 } else { Dtype::F32 },
             versions: BTreeMap::new(),
         };
         match reference.answer()? {
@@ -78,7 +81,7 @@ impl Reference {
 
     /// Prepares a work.
     pub(super) fn prepare(&mut self, work: Work) -> Result<()> {
-        let work = describe(work)?;
+        let work = describe(work, self.compute)?;
         self.ask(&Request::Prepare { work }).map(|_| ())
     }
 
@@ -115,8 +118,8 @@ impl Drop for Reference {
 }
 
 /// A work with every size that the script needs, so that sizes are defined only here.
-fn describe(work: Work) -> Result<Value> {
-    let task = match work.task {
+fn describe(work: Work, compute: Dtype) -> Result<Value> {
+    let mut task = match work.task {
         Task::Encoder(encoder, pass, shape) => {
             let config = encoder.config();
             let batch = shape.batch(config.pad_token_id);
@@ -154,6 +157,9 @@ fn describe(work: Work) -> Result<Value> {
         Task::Compose(shapes) => compose(shapes)?,
         Task::Product(n) => json!({"task": "product", "size": n}),
     };
+    if work.dtype == Dtype::Nf4 {
+        task["compute"] = json!(compute);
+    }
     Ok(json!({"dtype": work.dtype, "what": task}))
 }
 

@@ -84,6 +84,13 @@ pub(super) enum Shapes {
 pub(super) enum Dtype {
     F32,
     Bf16,
+    /// 4 bits with double quantisation. Products are in bf16 on a GPU, and in f32 on a CPU.
+    Nf4,
+}
+
+impl Dtype {
+    const ALL: [(&'static str, Self); 3] =
+        [("f32", Self::F32), ("bf16", Self::Bf16), ("nf4", Self::Nf4)];
 }
 
 impl Encoder {
@@ -274,6 +281,8 @@ impl Work {
                 "llama-1.1b/vblora-all/2x512",
                 "llama-1.1b/gradient-flow/2x512/bf16",
                 "llama-1.1b/vblora-all/2x512/bf16",
+                "llama-1.1b/lora-qv/2x512/nf4",
+                "llama-1.1b/vblora-all/2x512/nf4",
                 "smollm2/decode/1",
                 "smollm2/decode/8",
                 "llama-1.1b/decode/1",
@@ -358,7 +367,7 @@ impl fmt::Display for Work {
         }?;
         match self.dtype {
             Dtype::F32 => Ok(()),
-            Dtype::Bf16 => f.write_str("/bf16"),
+            other => write!(f, "/{}", name(&Dtype::ALL, other)),
         }
     }
 }
@@ -389,9 +398,10 @@ impl FromStr for Work {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (rest, dtype) = match text.strip_suffix("/bf16") {
-            Some(rest) => (rest, Dtype::Bf16),
-            None => (text, Dtype::F32),
+        let (rest, dtype) = match text.rsplit_once('/') {
+            Some((rest, "bf16")) => (rest, Dtype::Bf16),
+            Some((rest, "nf4")) => (rest, Dtype::Nf4),
+            _ => (text, Dtype::F32),
         };
         let task = match *rest.split('/').collect::<Vec<_>>() {
             ["compose", shapes] => Task::Compose(named(&Shapes::ALL, shapes)?),
@@ -408,6 +418,9 @@ impl FromStr for Work {
                 "expected MODEL/PASS/ROWSxCOLUMNS, MODEL/decode/ROWS, compose/MODEL or product/SIZE, found {text:?}"
             ),
         };
+        if dtype == Dtype::Nf4 && matches!(task, Task::Compose(_) | Task::Product(_)) {
+            bail!("{rest} has no base that could be in 4 bits, found {text:?}");
+        }
         Ok(Self { task, dtype })
     }
 }
@@ -464,6 +477,8 @@ mod tests {
             ("product", "product/SIZE"),
             ("smollm3/decode/1", "gpt2-medium"),
             ("smollm2/decode/0", "from 1 to"),
+            ("product/8/nf4", "4 bits"),
+            ("compose/llama-2-7b/nf4", "4 bits"),
         ] {
             let message = name.parse::<Work>().unwrap_err().to_string();
             assert!(message.contains(expected), "{name}: {message}");

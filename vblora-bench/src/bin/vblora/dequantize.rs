@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use vblora_models::{DecodedDtype, ModelFiles, dequantize};
 
-/// Write a causal model whose maps are in 4 bits with those maps in floats
+/// Write a model whose maps are in 4 bits with those maps in floats
 ///
 /// Reads what transformers and bitsandbytes store (NF4 and FP4). `vblora merge` needs such a base. Values are decoded in f32 and rounded
 /// once. All other tensors stay as they are, shards and index are kept, and tokenizer files are copied.

@@ -6,10 +6,10 @@ use anyhow::Result;
 use clap::Args;
 use vblora_models::{ModelFiles, quantize};
 
-/// Write a causal model with its linear maps in 4 bits (NF4)
+/// Write a model with its linear maps in 4 bits (NF4)
 ///
 /// transformers loads the directory with bitsandbytes.
-/// Embeddings, norms and head stay as they are. Shards and index are kept, and tokenizer files are copied. One tensor is in memory at a
+/// Embeddings, norms and heads stay as they are. Shards and index are kept, and tokenizer files are copied. One tensor is in memory at a
 /// time. Training and generation quantise by themselves with --base-dtype nf4; a quantised directory is smaller and loads faster.
 #[derive(Args)]
 #[command(before_help = "\

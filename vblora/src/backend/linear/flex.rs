@@ -9,18 +9,15 @@ use burn::{
 use super::{
     AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default,
     kernels::{
-        Added, FEW_ROWS, Matrix, Quantised, input_gradient, input_gradient_through, narrow_product,
-        output_gradients, product,
+        Added, FEW_ROWS, Matrix, Quantised, RightHand, input_gradient, input_gradient_through,
+        narrow_product, output_gradients, product,
     },
 };
-use crate::{
-    backend::{
-        GeluForm,
-        activation::flex::{gelu_both, tanh_gelu_both},
-        flex::{is_f32, tensor},
-        kernels::zeros,
-    },
-    nf4::Nf4View,
+use crate::backend::{
+    GeluForm,
+    activation::flex::{gelu_both, tanh_gelu_both},
+    flex::{is_f32, tensor},
+    kernels::zeros,
 };
 
 impl LinearOps for Flex {
@@ -154,15 +151,11 @@ fn multiplied(x: &[f32], rows: usize, w: &Weight<'_>, added: Added<'_>) -> FlexT
     match w {
         Weight::Dense(w) => dense(x, w, added, &mut out),
         Weight::Turned(w) => dense(x, &w.transpose(0, 1), added, &mut out),
-        Weight::Nf4 { view, is_turned } => {
-            let w = Quantised {
-                view,
-                is_turned: *is_turned,
-            };
+        Weight::Nf4(w) => {
             let is_plain = added.bias.is_none() && added.narrow.is_none();
-            match *is_turned && is_plain && rows <= FEW_ROWS {
-                true => few_rows(x, view, &mut out),
-                false => product(x, w, added, &mut out),
+            match w.is_turned && is_plain && rows <= FEW_ROWS {
+                true => few_rows(x, *w, &mut out),
+                false => product(x, *w, added, &mut out),
             }
         }
     }
@@ -183,9 +176,14 @@ fn dense(x: &[f32], w: &FlexTensor, added: Added<'_>, out: &mut [f32]) {
 
 /// The product of a few rows with a transposed weight in 4 bits. With a dense weight it is made of dot products, whose sums have an order of
 /// their own. So the values are laid out here as a dense weight's are.
-fn few_rows(x: &[f32], view: &Nf4View<'_>, out: &mut [f32]) {
-    let [d_out, d_in] = view.shape;
-    let values = view.turned();
+fn few_rows(x: &[f32], w: Quantised<'_>, out: &mut [f32]) {
+    let [d_out, d_in] = w.shape;
+    let mut values = vec![0.0; d_out * d_in];
+    let untransposed = Quantised {
+        is_turned: false,
+        ..w
+    };
+    untransposed.pack(0..d_out, d_out, &mut values);
     let w = Matrix {
         values: &values,
         shape: [d_out, d_in],
@@ -199,10 +197,7 @@ enum Weight<'a> {
     Dense(&'a FlexTensor),
     /// The transpose of one.
     Turned(&'a FlexTensor),
-    Nf4 {
-        view: Nf4View<'a>,
-        is_turned: bool,
-    },
+    Nf4(Quantised<'a>),
 }
 
 impl Weight<'_> {
@@ -211,7 +206,7 @@ impl Weight<'_> {
         let (dims, is_turned) = match self {
             Self::Dense(weight) => (weight.shape().dims(), false),
             Self::Turned(weight) => (weight.shape().dims(), true),
-            Self::Nf4 { view, is_turned } => (view.shape, !is_turned),
+            Self::Nf4(w) => (w.shape, !w.is_turned),
         };
         match (dims, is_turned) {
             ([rows, columns], true) => [columns, rows],
@@ -223,10 +218,10 @@ impl Weight<'_> {
         match self {
             Self::Dense(weight) => Self::Turned(weight),
             Self::Turned(weight) => Self::Dense(weight),
-            Self::Nf4 { view, is_turned } => Self::Nf4 {
-                view: view.clone(),
-                is_turned: !is_turned,
-            },
+            Self::Nf4(w) => Self::Nf4(Quantised {
+                is_turned: !w.is_turned,
+                ..*w
+            }),
         }
     }
 }
@@ -246,10 +241,7 @@ fn weight_in_f32(weight: &HeldWeight<Flex>) -> Option<Weight<'_>> {
     }
     Some(match weight {
         HeldWeight::Dense(weight) => Weight::Dense(weight),
-        HeldWeight::Nf4(weight) => Weight::Nf4 {
-            view: weight.view(),
-            is_turned: false,
-        },
+        HeldWeight::Nf4(weight) => Weight::Nf4(weight.view()),
     })
 }
 

@@ -8,27 +8,29 @@ use burn::tensor::{
 
 use crate::{
     backend::{float, primitive},
-    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales},
+    nf4::{
+        NESTED_BLOCK, Nf4Host, Nf4Scales,
+        lanes::{CODES, LANES, from_lanes, tiles, to_lanes},
+    },
 };
 
-/// Half bytes of a word.
-const HALVES: usize = 8;
-
-/// A weight `[d_in, d_out]` in 4 bits, as the device holds it: by the rows of `[d_out, d_in]`, in whole blocks.
+/// A weight `[d_in, d_out]` in 4 bits, as the device holds it.
 #[derive(Debug, Clone)]
 pub struct Nf4Weight<B: Backend> {
     /// `[d_out, d_in]`
     shape: [usize; 2],
     block: usize,
     compute: FloatDType,
-    /// Words of 32 bits, the bytes of [`Nf4Host`] in little-endian order.
-    packed: IntTensor<B>,
+    /// The codes, in the order of [`lanes`](crate::nf4::lanes).
+    words: IntTensor<B>,
+    /// The code that ends an odd number of values in the format.
+    last: u8,
     /// `[16]`
     code: FloatTensor<B>,
     scales: DeviceScales<B>,
 }
 
-/// The scales of the blocks. Words are as in [`Nf4Weight`].
+/// The scales of the blocks. Words have the bytes of [`Nf4Scales`] in little-endian order.
 #[derive(Debug, Clone)]
 pub(super) enum DeviceScales<B: Backend> {
     Single(FloatTensor<B>),
@@ -50,7 +52,7 @@ impl<B: Backend> Nf4Weight<B> {
     /// Moves a weight to the device. Products with it are computed in `compute`.
     pub fn from_host(host: &Nf4Host, compute: FloatDType, device: &B::Device) -> Self {
         let blocks = host.scales().len();
-        let packed = words::<B>(host.packed(), blocks * host.block() / 2, device);
+        let codes = to_lanes(host.packed(), host.shape());
         let scales = match host.scales() {
             Nf4Scales::Single(absmax) => DeviceScales::Single(floats::<B>(absmax, device)),
             Nf4Scales::Double {
@@ -59,7 +61,7 @@ impl<B: Backend> Nf4Weight<B> {
                 nested,
                 offset,
             } => DeviceScales::Double {
-                codes: words::<B>(codes, blocks.next_multiple_of(4), device),
+                codes: words_of::<B>(codes, blocks.next_multiple_of(4), device),
                 map: floats::<B>(&map[..], device),
                 nested: floats::<B>(nested, device),
                 offset: *offset,
@@ -69,7 +71,8 @@ impl<B: Backend> Nf4Weight<B> {
             shape: host.shape(),
             block: host.block(),
             compute,
-            packed,
+            words: ints::<B>(codes, device),
+            last: host.packed().last().map_or(0, |byte| byte & 15),
             code: floats::<B>(host.code(), device),
             scales,
         }
@@ -88,14 +91,15 @@ impl<B: Backend> Nf4Weight<B> {
 
     /// The device that holds the weight.
     pub fn device(&self) -> B::Device {
-        B::int_device(&self.packed)
+        B::int_device(&self.words)
     }
 
-    /// Its tensors by name. The offset of the scales comes as a tensor of one value.
+    /// Its tensors by name, with the codes in the order of the format, in whole blocks. The offset of the scales comes as a tensor of one
+    /// value.
     pub(crate) fn parts(&self) -> Nf4Parts<B> {
         let int = |tensor: &IntTensor<B>| Tensor::from_primitive(tensor.clone());
         let of = |tensor: &FloatTensor<B>| float::<B, 1>(tensor.clone());
-        let mut ints = vec![("packed", int(&self.packed))];
+        let mut ints = vec![("packed", self.packed())];
         let mut floats = vec![("code", of(&self.code))];
         match &self.scales {
             DeviceScales::Single(absmax) => floats.push(("absmax", of(absmax))),
@@ -124,7 +128,8 @@ impl<B: Backend> Nf4Weight<B> {
             shape: self.shape,
             block: self.block,
             compute: self.compute,
-            packed: ints(self.packed),
+            words: ints(self.words),
+            last: self.last,
             code: floats(self.code),
             scales: match self.scales {
                 DeviceScales::Single(absmax) => DeviceScales::Single(floats(absmax)),
@@ -150,24 +155,48 @@ impl<B: Backend> Nf4Weight<B> {
         )
     }
 
+    /// The codes as words of the format's bytes, in whole blocks.
+    fn packed(&self) -> Tensor<B, 1, Int> {
+        let words = Tensor::<B, 1, Int>::from_primitive(self.words.clone());
+        let words: Vec<i32> = words.into_data().iter().collect();
+        let bytes = from_lanes(&words, self.shape, self.last);
+        let len = self.blocks() * self.block / 2;
+        Tensor::from_primitive(words_of::<B>(&bytes, len, &self.device()))
+    }
+
     /// The values, rounded once to the compute dtype. Nothing keeps them.
     ///
     /// # Shapes
     /// - output: `[d_in, d_out]`
     pub fn dequantised(&self) -> FloatTensor<B> {
-        let [d_out, d_in] = self.shape;
-        let blocks = self.blocks();
-        let absmax = self.absmax().reshape([blocks, 1]);
-        let codes = bits::<B, HALVES>(&self.packed, 4, |half| 8 * (half / 2) + 4 * (1 - half % 2));
+        let ([d_out, d_in], [tiles, in_row]) = (self.shape, tiles(self.shape));
+        let codes = bits::<B, CODES>(&self.words, 4, |code| 4 * code);
         let values = float::<B, 1>(self.code.clone()).select(0, codes);
-        let values = values.reshape([blocks, self.block]) * absmax;
-        let values = values.reshape([blocks * self.block]);
-        let values = values.narrow(0, 0, d_out * d_in).reshape([d_out, d_in]);
+        let values = values
+            .reshape([tiles, in_row, LANES, CODES])
+            .swap_dims(1, 2);
+        let values = values.reshape([tiles * LANES, in_row * CODES]);
+        let values = values.narrow(0, 0, d_out).narrow(1, 0, d_in);
+        let values = self.scaled(values.reshape([d_out * d_in]));
+        let values = values.reshape([d_out, d_in]);
         let values = match self.compute {
             FloatDType::F32 => values,
             other => values.cast(other),
         };
         primitive(values.transpose())
+    }
+
+    /// Values in the order of the format, times their scales.
+    fn scaled(&self, values: Tensor<B, 1>) -> Tensor<B, 1> {
+        let [n] = values.dims();
+        let blocks = self.blocks();
+        let rest = blocks * self.block - n;
+        let values = match rest {
+            0 => values,
+            _ => Tensor::cat(vec![values, Tensor::zeros([rest], &self.device())], 0),
+        };
+        let values = values.reshape([blocks, self.block]) * self.absmax().reshape([blocks, 1]);
+        values.reshape([blocks * self.block]).narrow(0, 0, n)
     }
 
     fn blocks(&self) -> usize {
@@ -217,14 +246,14 @@ mod flex {
     use burn::backend::Flex;
 
     use super::{DeviceScales, Nf4Weight};
-    use crate::nf4::{Nf4View, ScalesView};
+    use crate::{backend::linear::kernels::Quantised, nf4::ScalesView};
 
     // Flex's memory then has the bytes of the words in the order of the format.
     const _: () = assert!(cfg!(target_endian = "little"));
 
     impl Nf4Weight<Flex> {
-        /// The weight in flex's memory.
-        pub(in crate::backend::linear) fn view(&self) -> Nf4View<'_> {
+        /// The weight in flex's memory, as products take it.
+        pub(in crate::backend::linear) fn view(&self) -> Quantised<'_> {
             let scales = match &self.scales {
                 DeviceScales::Single(absmax) => ScalesView::Single(absmax.storage()),
                 DeviceScales::Double {
@@ -234,30 +263,35 @@ mod flex {
                     offset,
                 } => ScalesView::Double {
                     codes: codes.bytes(),
-                    map: map.storage(),
+                    map: &map.storage().as_chunks().0[0],
                     nested: nested.storage(),
                     offset: *offset,
                 },
             };
-            Nf4View::new(
-                self.shape,
-                self.block,
-                self.packed.bytes(),
-                self.code.storage(),
+            Quantised {
+                shape: self.shape,
+                block: self.block,
+                words: self.words.storage(),
+                code: self.code.storage::<f32>().as_chunks().0[0],
                 scales,
-            )
+                is_turned: false,
+            }
         }
     }
 }
 
 /// Bytes as words of 32 bits, with zeros up to `len` bytes.
-fn words<B: Backend>(bytes: &[u8], len: usize, device: &B::Device) -> IntTensor<B> {
+fn words_of<B: Backend>(bytes: &[u8], len: usize, device: &B::Device) -> IntTensor<B> {
     let word = |at: usize| {
         let byte = |i: usize| bytes.get(at + i).copied().unwrap_or(0);
         i32::from_le_bytes(std::array::from_fn(byte))
     };
-    let words: Vec<i32> = (0..len).step_by(4).map(word).collect();
-    let data = TensorData::new(words, [len.div_ceil(4)]);
+    ints::<B>((0..len).step_by(4).map(word).collect(), device)
+}
+
+fn ints<B: Backend>(values: Vec<i32>, device: &B::Device) -> IntTensor<B> {
+    let len = values.len();
+    let data = TensorData::new(values, [len]);
     Tensor::<B, 1, Int>::from_data(data, (device, DType::I32)).into_primitive()
 }
 

@@ -6,10 +6,7 @@ use std::{cell::Cell, ops::Range};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use super::{
-    right::{Matrix, RightHand},
-    thin,
-};
+use super::right::{Matrix, RightHand};
 use crate::backend::kernels::{
     Aligned,
     tile::{ROWS, Sums, accumulate, load, load_part, store},
@@ -50,9 +47,7 @@ pub(in crate::backend::linear) fn product(
     if out.is_empty() {
         return;
     }
-    if let Some(w) = w.matrix()
-        && thin::product(x, w, added, out)
-    {
+    if w.few_rows(x, added, out) {
         return;
     }
     let rows = out.len() / columns;

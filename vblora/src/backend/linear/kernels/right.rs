@@ -1,8 +1,8 @@
-//! The right-hand side of a product: floats in memory, or 4 bits that are decoded while they are laid out.
+//! The right-hand side of a product.
 
 use std::ops::Range;
 
-use crate::nf4::Nf4View;
+use super::{product::Added, thin};
 
 /// Rows of a panel that are laid out at once from a matrix that lies transposed.
 const TURNED: usize = 64;
@@ -12,8 +12,8 @@ pub(in crate::backend::linear) trait RightHand: Copy + Sync {
     /// `[inner, columns]`
     fn shape(&self) -> [usize; 2];
 
-    /// The matrix in memory, if its values lie there.
-    fn matrix(&self) -> Option<Matrix<'_>>;
+    /// `out = x w + added`, if the product has few rows and there is a way for them. Returns true if it was done.
+    fn few_rows(self, x: &[f32], added: Added<'_>, out: &mut [f32]) -> bool;
 
     /// Writes columns `range` as one panel, with its rows `width` apart. Columns that the matrix does not have are zero.
     fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]);
@@ -44,8 +44,8 @@ impl RightHand for Matrix<'_> {
         self.shape
     }
 
-    fn matrix(&self) -> Option<Matrix<'_>> {
-        Some(*self)
+    fn few_rows(self, x: &[f32], added: Added<'_>, out: &mut [f32]) -> bool {
+        thin::product(x, self, added, out)
     }
 
     #[inline(always)]
@@ -75,57 +75,6 @@ impl RightHand for Matrix<'_> {
                     for (i, to) in to.chunks_exact_mut(width).enumerate() {
                         to[j] = from[at + i * self.strides[0]];
                     }
-                }
-            }
-        }
-    }
-}
-
-/// A weight `[d_in, d_out]` in 4 bits, or its transpose.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::backend::linear) struct Quantised<'a> {
-    /// The weight by the rows of `[d_out, d_in]`.
-    pub(in crate::backend::linear) view: &'a Nf4View<'a>,
-    /// True for the transpose, `[d_out, d_in]`.
-    pub(in crate::backend::linear) is_turned: bool,
-}
-
-impl RightHand for Quantised<'_> {
-    fn shape(&self) -> [usize; 2] {
-        let [d_out, d_in] = self.view.shape;
-        match self.is_turned {
-            true => [d_out, d_in],
-            false => [d_in, d_out],
-        }
-    }
-
-    fn matrix(&self) -> Option<Matrix<'_>> {
-        None
-    }
-
-    #[inline(always)]
-    fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
-        let [_, d_in] = self.view.shape;
-        let columns = range.len().min(self.shape()[1] - range.start);
-        if self.is_turned {
-            for (i, to) in to.chunks_exact_mut(width).enumerate() {
-                let (values, rest) = to.split_at_mut(columns);
-                self.view.decode(i * d_in + range.start, values);
-                rest.fill(0.0);
-            }
-            return;
-        }
-        if columns < width {
-            to.fill(0.0);
-        }
-        let mut values = [0.0; TURNED];
-        for (block, to) in to.chunks_mut(TURNED * width).enumerate() {
-            let values = &mut values[..to.len() / width];
-            for j in 0..columns {
-                let at = (range.start + j) * d_in + block * TURNED;
-                self.view.decode(at, values);
-                for (&value, to) in values.iter().zip(to.chunks_exact_mut(width)) {
-                    to[j] = value;
                 }
             }
         }

@@ -33,20 +33,29 @@ pub(super) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32
     if w.strides[1] != 1 {
         return false;
     }
+    in_strips(out, columns, inner, |first, sums| {
+        begin(added, first, rows, sums);
+        Arch::new().dispatch(Sum { x, w, first, sums });
+    });
+    true
+}
+
+/// Calls `strip(first, sums)` for strips of the columns of `out`, each from a multiple of 16 on, on all threads if there is enough work.
+/// `sums` is `[rows, columns of the strip]`, zeros at first.
+pub(super) fn in_strips(
+    out: &mut [f32],
+    columns: usize,
+    inner: usize,
+    strip: impl Fn(usize, &mut [f32]) + Sync,
+) {
+    let rows = out.len() / columns;
     let threads = rayon::current_num_threads();
     let strips = columns.div_ceil(STRIP * threads) * threads;
     let width = columns.div_ceil(strips).next_multiple_of(16);
     let strip = |i: usize| {
         let range = i * width..((i + 1) * width).min(columns);
         let mut sums = vec![0.0; rows * range.len()];
-        Arch::new().dispatch(Strip {
-            x,
-            w,
-            added,
-            first: range.start,
-            rows,
-            sums: &mut sums,
-        });
+        strip(range.start, &mut sums);
         sums
     };
     let strips = columns.div_ceil(width);
@@ -61,7 +70,19 @@ pub(super) fn product(x: &[f32], w: Matrix<'_>, added: Added<'_>, out: &mut [f32
             out[row * columns + i * width..][..len].copy_from_slice(sums);
         }
     }
-    true
+}
+
+/// Starts the sums of a strip with the terms that are added to the product. The order of the sums is that of larger products.
+pub(super) fn begin(added: Added<'_>, first: usize, rows: usize, sums: &mut [f32]) {
+    if let Some(bias) = added.bias {
+        let len = sums.len() / rows;
+        for sums in sums.chunks_exact_mut(len) {
+            sums.copy_from_slice(&bias[first..][..len]);
+        }
+    }
+    if let Some((x, w)) = added.narrow {
+        Arch::new().dispatch(Sum { x, w, first, sums });
+    }
 }
 
 /// For right-hand sides whose columns are contiguous.
@@ -77,36 +98,23 @@ fn by_dots(x: &[f32], w: Matrix<'_>, out: &mut [f32]) {
     }
 }
 
-/// Some columns of the result, as `[rows, columns]`.
-struct Strip<'a> {
+/// `sums += x w` for the columns from `first` on.
+struct Sum<'a> {
     x: &'a [f32],
     w: Matrix<'a>,
-    added: Added<'a>,
     first: usize,
-    rows: usize,
     sums: &'a mut [f32],
 }
 
-impl WithSimd for Strip<'_> {
+impl WithSimd for Sum<'_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let len = self.sums.len() / self.rows;
-        if let Some(bias) = self.added.bias {
-            for sums in self.sums.chunks_exact_mut(len) {
-                sums.copy_from_slice(&bias[self.first..][..len]);
-            }
-        }
-        // The order of the sums is that of larger products.
-        if let Some((narrow, up)) = self.added.narrow {
-            add(simd, narrow, up, self.first, self.sums);
-        }
         add(simd, self.x, self.w, self.first, self.sums);
     }
 }
 
-/// `sums += x w` for the columns from `first` on.
 #[inline(always)]
 fn add<S: Simd>(simd: S, x: &[f32], w: Matrix<'_>, first: usize, sums: &mut [f32]) {
     let [inner, _] = w.shape;
