@@ -16,10 +16,10 @@ use vblora::{
 use vblora_bench::commands::progress;
 use vblora_bench::program::say;
 
-use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
+use self::{ours::Ours, reference::Reference, report::Report, report::Row};
 pub(crate) use self::{
-    ours::encoder_step,
-    work::{Pass, Shape},
+    ours::{decoder_config, encoder_config, encoder_step},
+    work::{Pass, Shape, Task as WorkTask, Work},
 };
 use crate::memory::{self, Peak};
 

@@ -82,7 +82,7 @@ impl<B: VbLoraBackend> Ours<B> {
 
     fn release(&mut self, next: Work) {
         let wanted = match next.task {
-            Task::Encoder(encoder, ..) => Some(config(encoder, next.dtype)),
+            Task::Encoder(encoder, ..) => Some(encoder_config(encoder, next.dtype)),
             _ => None,
         };
         self.built
@@ -116,7 +116,7 @@ impl<B: VbLoraBackend> Ours<B> {
     ) -> Result<Job<B>> {
         let base = match self.built.take() {
             Some(base) => base,
-            None => Roberta::random(config(encoder, dtype), 1, &self.device)?,
+            None => Roberta::random(encoder_config(encoder, dtype), 1, &self.device)?,
         };
         self.built = Some(base.clone());
         let inputs = shape.batch(base.config().pad_token_id);
@@ -299,14 +299,14 @@ fn base_dtype(dtype: Dtype) -> BaseDtype {
     }
 }
 
-fn config(encoder: Encoder, dtype: Dtype) -> EncoderConfig {
+pub(crate) fn encoder_config(encoder: Encoder, dtype: Dtype) -> EncoderConfig {
     EncoderConfig {
         base_dtype: base_dtype(dtype),
         ..encoder.config()
     }
 }
 
-fn decoder_config(decoder: Decoder, dtype: Dtype) -> DecoderConfig {
+pub(crate) fn decoder_config(decoder: Decoder, dtype: Dtype) -> DecoderConfig {
     DecoderConfig {
         base_dtype: base_dtype(dtype),
         ..decoder.config()
