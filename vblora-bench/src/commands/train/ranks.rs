@@ -165,7 +165,7 @@ fn said(error: &Error, rank: usize) -> String {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
 
@@ -192,11 +192,11 @@ mod tests {
         let named = |name: &str| Some(name.to_owned());
         assert_eq!(device("", place(1, 2)).unwrap(), None);
         assert_eq!(
-            device("cuda:0,cuda:1", place(1, 2)).unwrap(),
-            named("cuda:1")
+            device("flex:0,flex:1", place(1, 2)).unwrap(),
+            named("flex:1")
         );
-        assert_eq!(device("cuda:3", place(1, 2)).unwrap(), named("cuda:3"));
-        let error = device("cuda:0,cuda:1", place(2, 3))
+        assert_eq!(device("flex:3", place(1, 2)).unwrap(), named("flex:3"));
+        let error = device("flex:0,flex:1", place(2, 3))
             .unwrap_err()
             .to_string();
         assert!(
