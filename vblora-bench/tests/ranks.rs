@@ -151,17 +151,19 @@ fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
             found.extend(inner.map(|(inner, bytes)| (name.join(inner), bytes)));
             continue;
         }
-        let without = |part: &str| {
+        let without = |parts: &[&str]| {
             let text = fs::read_to_string(&path).unwrap();
-            let lines = text.lines().filter(|line| !line.contains(part));
+            let stays = |line: &&str| !parts.iter().any(|part| line.contains(part));
+            let lines = text.lines().filter(stays);
             lines.collect::<Vec<_>>().join("\n").into_bytes()
         };
         let bytes = match name.to_str().unwrap() {
             // They contain times, or hashes of times. A process killed while it writes a file leaves its temporary file.
             "table.md" | "manifest.json" => continue,
             name if name.starts_with(".tmp") => continue,
-            "results.json" | "state.json" => without("second"),
-            "log.jsonl" => without("\"event\":\"communication\""),
+            // The last command is that of the resumption.
+            "results.json" | "state.json" => without(&["second", "\"command\""]),
+            "log.jsonl" => without(&["\"event\":\"communication\""]),
             _ => fs::read(&path).unwrap(),
         };
         found.insert(name, bytes);

@@ -262,9 +262,15 @@ impl<S: Source> Session<S> {
             let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i));
             let leader = leader.transpose()?;
             let dir = dir.as_ref();
-            reached[i] = Some(run.train_with(&prepared, &mut log, dir, leader, interrupted)?);
+            let result = run.train_with(&prepared, &mut log, dir, leader, interrupted)?;
+            // A signal to another rank is not seen here.
+            let is_interrupted = result.stop == Stop::Interrupted;
+            reached[i] = Some(result);
             if let Some(dir) = dir {
                 dir.save_results(&results(&reached))?;
+            }
+            if is_interrupted {
+                break;
             }
         }
         ranks.end()?;

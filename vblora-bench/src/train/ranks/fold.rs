@@ -55,10 +55,10 @@ impl<B: VbLoraBackend> Flat<B> {
     pub(super) fn received(
         from: usize,
         layout: Layout,
-        values: &[f32],
+        values: Vec<f32>,
         device: &B::Device,
     ) -> Result<Self> {
-        check_len(from, layout.len(), values)?;
+        check_len(from, layout.len(), &values)?;
         let values = upload(values, device);
         Ok(Self { layout, values })
     }
@@ -117,8 +117,9 @@ pub(super) fn check_len(from: usize, expected: usize, values: &[f32]) -> Result<
 }
 
 /// Values on the device.
-pub(super) fn upload<B: VbLoraBackend>(values: &[f32], device: &B::Device) -> Tensor<B, 1> {
-    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), device)
+pub(super) fn upload<B: VbLoraBackend>(values: Vec<f32>, device: &B::Device) -> Tensor<B, 1> {
+    let count = values.len();
+    Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
 /// The sum over a step's micro-batches.

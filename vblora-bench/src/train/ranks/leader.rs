@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -27,6 +30,9 @@ use crate::{
 
 /// How often a signal is looked for while rank 0 waits.
 const GLANCE: Duration = Duration::from_millis(100);
+
+/// A message, and the rank that it is from.
+type Arrival = (usize, Arc<Message>);
 
 /// The communication of steps.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -91,7 +97,7 @@ impl<'a> Leader<'a> {
             let micro = learner.micro_batch(&factors, &batches[number], noise, shares[number])?;
             fold.add(number, 0, Flat::of(micro))?;
             while let Some((from, found)) = self.ranks.group.receive(Duration::ZERO) {
-                self.take(&mut fold, step, from, &found, learner)?;
+                self.take(&mut fold, step, (from, found), learner)?;
             }
         }
         // On a GPU the gradients above are still being computed.
@@ -102,7 +108,7 @@ impl<'a> Leader<'a> {
         let started = Instant::now();
         while fold.missing(batches.len()).next().is_some() {
             let (from, found) = self.wait(&fold, (step, batches.len()), interrupted)?;
-            self.take(&mut fold, step, from, &found, learner)?;
+            self.take(&mut fold, step, (from, found), learner)?;
         }
         self.communication.seconds += started.elapsed().as_secs_f64();
         if let Some(all) = fold.into_sum() {
@@ -147,12 +153,11 @@ impl<'a> Leader<'a> {
         &mut self,
         fold: &mut Fold<B>,
         step: usize,
-        from: usize,
-        message: &Message,
+        (from, message): Arrival,
         learner: &Learner<B, O>,
     ) -> Result<()> {
         self.communication.bytes += message.bytes();
-        let part: Part = head(from, message)?;
+        let part: Part = head(from, &message)?;
         if part.step != step || part.number % self.ranks.size() != from {
             return Err(Error::RankMessage {
                 rank: from,
@@ -161,7 +166,8 @@ impl<'a> Leader<'a> {
             });
         }
         self.interrupted |= part.interrupted;
-        let flat = Flat::received(from, part.layout, &message.values, &learner.device)?;
+        let values = Arc::unwrap_or_clone(message).values;
+        let flat = Flat::received(from, part.layout, values, &learner.device)?;
         fold.add(part.number, from, flat)
     }
 
@@ -171,7 +177,7 @@ impl<'a> Leader<'a> {
         fold: &Fold<B>,
         (step, count): (usize, usize),
         interrupted: &AtomicBool,
-    ) -> Result<(usize, std::sync::Arc<Message>)> {
+    ) -> Result<Arrival> {
         let started = Instant::now();
         let mut was_interrupted = interrupted.load(Ordering::Relaxed);
         let missing = || {

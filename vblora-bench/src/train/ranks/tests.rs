@@ -245,7 +245,7 @@ fn causal_models_leave_the_same_files_by_one_and_three_ranks() {
 fn a_run_goes_on_with_another_number_of_ranks() {
     let dir = tempfile::tempdir().unwrap();
     data(dir.path(), 26);
-    let methods = [Method::VbLora];
+    let methods = [Method::VbLora, Method::Head];
     together(&encoder(dir.path(), "whole", &methods), 1);
     let session = encoder(dir.path(), "parts", &methods);
     let group = Threads::group(2);
@@ -258,6 +258,7 @@ fn a_run_goes_on_with_another_number_of_ranks() {
         (&first.runs[0].stop, first.runs[0].steps),
         (&Stop::Interrupted, 1)
     );
+    assert_eq!(first.runs.len(), 1, "no other run starts");
     let session = Session {
         resume: true,
         ..session

@@ -144,7 +144,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
         let (of_slabs, of_head) = order.values.split_at(composed);
         learner.set_head(of_head);
         let factors = {
-            let mut pieces = Pieces::new(upload(of_slabs, &learner.device));
+            let mut pieces = Pieces::new(upload(of_slabs.to_vec(), &learner.device));
             let slabs = slabs.iter().map(|&shape| pieces.matrix(shape));
             learner.factors_of(&slabs.collect::<Vec<_>>())
         };
