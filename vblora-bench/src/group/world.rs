@@ -157,7 +157,12 @@ impl Group for World {
             match arrivals.recv_timeout(patience) {
                 Ok(Arrival::Message(from, message)) => return Some((from, message)),
                 Ok(Arrival::Beat) => {}
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => return None,
+                // The thread of MPI has panicked. Nothing more will come.
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(patience);
+                    return None;
+                }
             }
         }
     }

@@ -17,7 +17,7 @@ use super::{
     method::Method,
     objective::Objective,
     output::Output,
-    ranks::{Leader, Ranks, Terms, agree, serve},
+    ranks::{Leader, Ranks, Terms, agree, instructions, serve},
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, ModelSummary, Source, Survey},
@@ -231,8 +231,8 @@ impl<S: Source> Session<S> {
             let rows =
                 [&prepared.train, &prepared.dev].map(<S::Objective<B> as Objective<B>>::rows);
             complain(self.outline(rows, prepared.length));
-            if let Some(advice) = ranks.advice(&self.recipe) {
-                complain(advice);
+            if let Some(line) = ranks.line(&self.recipe) {
+                complain(line);
             }
         }
         let backend = B::name(device);
@@ -323,6 +323,7 @@ impl<S: Source> Session<S> {
             recipe: prepared.recipe.to_toml()?,
             methods: methods.collect(),
             threads: is_cpu.then_some(threads),
+            instructions: is_cpu.then(instructions),
         })
     }
 

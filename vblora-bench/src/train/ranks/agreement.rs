@@ -27,6 +27,19 @@ pub(in crate::train) struct Terms {
     pub(in crate::train) methods: Vec<String>,
     /// The numbers of threads, if results depend on them.
     pub(in crate::train) threads: Option<String>,
+    /// The widest vector instructions of the processor, if results depend on them.
+    pub(in crate::train) instructions: Option<String>,
+}
+
+/// The widest vector instructions of this processor. Kernels are chosen by them.
+pub(in crate::train) fn instructions() -> String {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        return "AVX-512".into();
+    } else if std::arch::is_x86_feature_detected!("avx2") {
+        return "AVX2".into();
+    }
+    std::env::consts::ARCH.into()
 }
 
 impl Terms {
@@ -82,7 +95,15 @@ pub(in crate::train) fn agree(ranks: Ranks<'_>, terms: &Terms) -> Result<()> {
             });
         };
         missing.retain(|&rank| rank != from);
-        if let Some((part, expected, found)) = terms.difference(&head(from, &found)?)? {
+        let theirs: Terms = head(from, &found)?;
+        if theirs.instructions != terms.instructions {
+            let named = |of: &Terms| of.instructions.clone().unwrap_or_default();
+            let (ours, theirs) = (named(terms), named(&theirs));
+            tracing::warn!(
+                "rank {from} computes with {theirs} and rank 0 with {ours}: the result will not have the bits of one rank"
+            );
+        }
+        if let Some((part, expected, found)) = terms.difference(&theirs)? {
             return Err(Error::OtherRank {
                 rank: from,
                 part,

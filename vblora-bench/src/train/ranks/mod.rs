@@ -15,7 +15,7 @@ mod worker;
 
 use std::time::Duration;
 
-pub(super) use agreement::{Terms, agree};
+pub(super) use agreement::{Terms, agree, instructions};
 pub(super) use leader::{Communication, Leader};
 pub(super) use worker::serve;
 
@@ -61,36 +61,39 @@ impl<'a> Ranks<'a> {
         self.group.place().size
     }
 
-    /// What to say if ranks would have no work: the batch and the accumulation of the same step for all of them.
-    pub(super) fn advice(&self, recipe: &Recipe) -> Option<String> {
-        let (
-            size,
-            Recipe {
-                batch,
-                accumulation,
-                ..
-            },
-        ) = (self.size(), recipe);
-        let rows = batch * accumulation;
-        if *accumulation >= size || size == 1 {
-            return None;
-        }
-        let idle = counted(size - accumulation, "rank has", "ranks have");
-        Some(match rows >= size {
-            true => format!(
-                "{idle} no work: a step has {}. --batch {} --accumulation {size} uses all {size} ranks",
-                counted(*accumulation, "micro-batch", "micro-batches"),
-                rows.div_ceil(size),
-            ),
-            false => format!(
-                "{idle} no work: a step has {}",
-                counted(rows, "row", "rows")
-            ),
-        })
+    /// How the ranks share the work, in a line; `None` for one rank. If some would have no work, it names the batch and the accumulation of
+    /// the same step for all of them.
+    pub(super) fn line(&self, recipe: &Recipe) -> Option<String> {
+        shared(self.size(), recipe.batch, recipe.accumulation)
     }
 
     /// The number of this rank.
     pub fn rank(&self) -> usize {
         self.group.place().rank
+    }
+}
+
+/// See [`Ranks::line`].
+fn shared(size: usize, batch: usize, accumulation: usize) -> Option<String> {
+    let micro_batches = counted(accumulation, "micro-batch", "micro-batches");
+    let rows = batch.saturating_mul(accumulation);
+    match size {
+        1 => None,
+        _ if accumulation >= size => Some(format!(
+            "{size} ranks share the {micro_batches} of each step"
+        )),
+        _ => {
+            let idle = counted(size - accumulation, "rank has", "ranks have");
+            let way = match rows >= size {
+                true => format!(
+                    "; --batch {} --accumulation {size} would use all {size}",
+                    rows.div_ceil(size)
+                ),
+                false => String::new(),
+            };
+            Some(format!(
+                "{idle} no work, because a step has {micro_batches}{way}"
+            ))
+        }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 use vblora::backend::BackendKind;
 use vblora_models::BaseDtype;
 
-use super::Ranks;
+use super::{Ranks, shared};
 use crate::{
     Error, Result, demo,
     group::{Group, Message, Place, Threads},
@@ -372,5 +372,23 @@ fn a_rank_that_does_not_answer_is_named_with_its_step() {
     assert!(
         said.starts_with("no answer from rank 2 in step 0 for 1 s"),
         "{said}"
+    );
+}
+
+#[test]
+fn ranks_without_work_are_told_how_to_have_some() {
+    assert_eq!(shared(1, 32, 1), None);
+    let line = |size, batch, accumulation| shared(size, batch, accumulation).unwrap();
+    assert_eq!(
+        line(2, 4, 3),
+        "2 ranks share the 3 micro-batches of each step"
+    );
+    assert_eq!(
+        line(4, 32, 1),
+        "3 ranks have no work, because a step has 1 micro-batch; --batch 8 --accumulation 4 would use all 4"
+    );
+    assert_eq!(
+        line(4, 1, 3),
+        "1 rank has no work, because a step has 3 micro-batches"
     );
 }

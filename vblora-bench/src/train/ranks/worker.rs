@@ -64,6 +64,8 @@ struct Worker<'a, B: VbLoraBackend, O: Objective<B>> {
 struct Current<B: VbLoraBackend, O: Objective<B>> {
     seed: u64,
     learner: Learner<B, O>,
+    /// The number of the head's values.
+    head: usize,
     /// The number of an epoch, and its micro-batches.
     epoch: Option<(usize, Vec<O::Rows>)>,
 }
@@ -86,9 +88,11 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
                     expected: format!("one of {} runs", runs.len()),
                     found: format!("run {index}"),
                 })?;
+                let learner = run.learner(self.prepared)?;
                 self.current = Some(Current {
                     seed: run.seed,
-                    learner: run.learner(self.prepared)?,
+                    head: learner.head_values().len(),
+                    learner,
                     epoch: None,
                 });
             }
@@ -139,8 +143,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
         })?;
         let learner = &mut current.learner;
         let composed: usize = slabs.iter().map(|[rows, columns]| rows * columns).sum();
-        let head: usize = learner.head_values().len();
-        check_len(0, composed + head, &order.values)?;
+        check_len(0, composed + current.head, &order.values)?;
         let (of_slabs, of_head) = order.values.split_at(composed);
         learner.set_head(of_head);
         let factors = {
