@@ -295,7 +295,7 @@ impl<S: Source> Session<S> {
         let runs: Vec<Run> = self.runs().collect();
         serve(&prepared, &runs, ranks, interrupted)?;
         Ok(Ended {
-            results: Results::new(&self.command, &B::name(device), Vec::new()),
+            results: Results::new(&self.command, B::name(device), Vec::new()),
             base: prepared.base,
             lock: None,
         })

@@ -94,9 +94,9 @@ impl<B: VbLoraBackend> Pieces<B> {
     }
 
     pub(super) fn take(&mut self, size: usize) -> Tensor<B, 1> {
-        let start = self.next;
+        let piece = self.values.clone().narrow(0, self.next, size);
         self.next += size;
-        self.values.clone().slice([start..self.next])
+        piece
     }
 
     pub(super) fn matrix(&mut self, [rows, columns]: [usize; 2]) -> Tensor<B, 2> {

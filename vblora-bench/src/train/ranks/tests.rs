@@ -219,7 +219,8 @@ fn every_method_leaves_the_same_files_by_one_to_four_ranks() {
 /// A causal model, and what changes its backward pass: recomputed activations, several texts in a row, a base in 4 bits.
 #[test]
 fn causal_models_leave_the_same_files_by_one_and_three_ranks() {
-    let edits: [(&str, fn(&mut Recipe)); 3] = [
+    type Edit = (&'static str, fn(&mut Recipe));
+    let edits: [Edit; 3] = [
         ("recompute", |recipe| recipe.text.recompute = true),
         ("packing", |recipe| {
             (recipe.text.packing, recipe.group_by_length) = (true, false);
