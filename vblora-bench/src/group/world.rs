@@ -250,7 +250,7 @@ impl Courier {
     fn may_leave(&mut self) -> bool {
         if self.here.rank == 0 && !self.is_released {
             self.is_released = true;
-            self.to_children(tag::GOODBYE, None);
+            self.send_down(tag::GOODBYE, None);
             return false;
         }
         self.is_released
@@ -259,12 +259,12 @@ impl Courier {
     fn show_life(&mut self) {
         if self.here.rank == 0 && self.beaten.elapsed() >= self.beat {
             self.beaten = Instant::now();
-            self.to_children(tag::BEAT, None);
+            self.send_down(tag::BEAT, None);
         }
     }
 
     /// Sends what comes from rank 0 on its way along a binomial tree.
-    fn to_children(&mut self, tag: i32, message: Option<&Arc<Message>>) {
+    fn send_down(&mut self, tag: i32, message: Option<&Arc<Message>>) {
         for to in children(self.here.rank, self.here.size) {
             let message = message.cloned();
             self.outgoing.push_back(Parcel { to, tag, message });
@@ -277,7 +277,7 @@ impl Courier {
         loop {
             match next {
                 Ok(Command::Broadcast(message)) => {
-                    self.to_children(tag::BROADCAST, Some(&Arc::new(message)));
+                    self.send_down(tag::BROADCAST, Some(&Arc::new(message)));
                 }
                 Ok(Command::Report(message)) => self.outgoing.push_back(Parcel {
                     to: 0,
@@ -319,11 +319,11 @@ impl Courier {
         matched.matched_receive_into(&mut head[..]);
         match kind {
             tag::BEAT => {
-                self.to_children(tag::BEAT, None);
+                self.send_down(tag::BEAT, None);
                 let _ = self.arrivals.send(Arrival::Beat);
             }
             tag::GOODBYE => {
-                self.to_children(tag::GOODBYE, None);
+                self.send_down(tag::GOODBYE, None);
                 self.is_released = true;
             }
             kind => drop(self.heads.insert(from, (kind, head))),
@@ -335,7 +335,7 @@ impl Courier {
         let message = Arc::new(message);
         let from = match kind {
             tag::BROADCAST => {
-                self.to_children(tag::BROADCAST, Some(&message));
+                self.send_down(tag::BROADCAST, Some(&message));
                 0
             }
             _ => from as usize,
