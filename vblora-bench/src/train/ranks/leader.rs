@@ -87,6 +87,7 @@ impl<'a> Leader<'a> {
     ) -> Result<StepReport> {
         let shares = shares::<B, O>(batches);
         let mut sum = learner.compose(step);
+        synced::<B>(&learner.device)?;
         let started = Instant::now();
         self.send(learner, &sum, step, &shares)?;
         self.communication.seconds += started.elapsed().as_secs_f64();
@@ -100,11 +101,7 @@ impl<'a> Leader<'a> {
                 self.take(&mut fold, step, (from, found), learner)?;
             }
         }
-        // On a GPU the gradients above are still being computed.
-        B::sync(&learner.device).map_err(|cause| Error::Program {
-            program: "the device",
-            reason: format!("{cause:?}"),
-        })?;
+        synced::<B>(&learner.device)?;
         let started = Instant::now();
         while fold.missing(batches.len()).next().is_some() {
             let (from, found) = self.wait(&fold, (step, batches.len()), interrupted)?;
@@ -207,6 +204,14 @@ impl<'a> Leader<'a> {
             }
         }
     }
+}
+
+/// Waits for a GPU, so that its work does not count as communication.
+fn synced<B: VbLoraBackend>(device: &B::Device) -> Result<()> {
+    B::sync(device).map_err(|cause| Error::Program {
+        program: "the device",
+        reason: format!("{cause:?}"),
+    })
 }
 
 impl Ranks<'_> {
