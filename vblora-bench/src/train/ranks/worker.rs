@@ -73,11 +73,13 @@ struct Current<B: VbLoraBackend, O: Objective<B>> {
 impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
     /// Does what rank 0 asks for next. Returns false at the end.
     fn work(&mut self, runs: &[Run], during: &mut String) -> Result<bool> {
-        let Some((_, found)) = self.ranks.group.receive(self.ranks.patience) else {
+        // Rank 0 may itself wait for a rank that hangs. It gives up first, because it knows which one.
+        let patience = 2 * self.ranks.patience;
+        let Some((_, found)) = self.ranks.group.receive(patience) else {
             return Err(Error::SilentRank {
                 ranks: "rank 0".into(),
                 during: during.clone(),
-                seconds: self.ranks.patience.as_secs(),
+                seconds: patience.as_secs(),
             });
         };
         match head(0, &found)? {
