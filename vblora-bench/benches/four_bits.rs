@@ -16,10 +16,10 @@ use burn::{
 };
 use vblora::{Composition, Factors, SitePlan, VbLora, VbLoraConfig};
 use vblora_models::{
-    BaseDtype, DecoderConfig, EncoderConfig, EncoderInput, Nf4Settings, PaddedBatch, Roberta,
+    BaseDtype, DecoderConfig, Encoder, EncoderConfig, EncoderInput, Nf4Settings, PaddedBatch,
     decoder::{CachedLm, CausalBatch, CausalInput, CausalLm, Side, sites, targets},
+    encoder,
     generate::{GenerationConfig, generate},
-    roberta,
 };
 
 #[global_allocator]
@@ -132,8 +132,8 @@ fn train_encoder(name: &str, [rows, columns]: [usize; 2], pairs: usize) {
             base_dtype,
             ..EncoderConfig::roberta_base().without_dropout()
         };
-        let model = Roberta::<Ad>::random(config, 1, &device).expect("a model");
-        let plan = roberta::targets("all").expect("targets");
+        let model = Encoder::<Ad>::random(config, 1, &device).expect("a model");
+        let plan = encoder::targets("all").expect("targets");
         let plan = plan.select(&model.sites()).expect("sites");
         let cells = rows * columns;
         let batch = PaddedBatch {

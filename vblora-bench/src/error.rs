@@ -247,6 +247,50 @@ pub enum Error {
         /// The present value.
         found: String,
     },
+    /// A rank was given something else than rank 0.
+    #[error(
+        "rank {rank} cannot work with rank 0: its {part} is {found}, that of rank 0 is {expected}"
+    )]
+    OtherRank {
+        /// The rank.
+        rank: usize,
+        /// The part that differs: version, backend, recipe, data, threads.
+        part: String,
+        /// The value of rank 0.
+        expected: String,
+        /// The rank's value.
+        found: String,
+    },
+    /// Ranks do not answer.
+    #[error("no answer from {ranks} {during} for {seconds} s (--rank-timeout)")]
+    SilentRank {
+        /// The ranks that are waited for.
+        ranks: String,
+        /// The time in the run: `in step 12`.
+        during: String,
+        /// The seconds waited.
+        seconds: u64,
+    },
+    /// A message of another rank is not what was agreed on.
+    #[error("rank {rank} sent {found}, expected {expected}")]
+    RankMessage {
+        /// The rank.
+        rank: usize,
+        /// The expected content.
+        expected: String,
+        /// The found content.
+        found: String,
+    },
+    /// The work of a rank other than 0 failed.
+    #[error("rank {rank} failed {during}: {cause}")]
+    OfRank {
+        /// The rank.
+        rank: usize,
+        /// The time in the run: `in step 12`.
+        during: String,
+        /// Its error.
+        cause: Box<Error>,
+    },
     /// A recording of selections cannot be used.
     #[error("recording {}: {reason}", path.display())]
     Recording {

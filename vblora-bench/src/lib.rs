@@ -47,6 +47,7 @@
 //! | [`recordings`] | VB-LoRA's selections during training, in a file that stays readable if it is cut off |
 //! | [`tensorboard`] | event files that TensorBoard reads |
 //! | [`program`], [`terminal`] | signals, exit codes and terminal output; escaping of untrusted text for the terminal |
+//! | [`group`] | processes that do one job together, over MPI |
 //! | [`limits`], [`error`] | size limits of readers; the errors of this crate |
 //!
 //! | part | what it does |
@@ -73,6 +74,7 @@ mod directory;
 pub mod error;
 pub mod evaluate;
 pub mod figures;
+pub mod group;
 pub mod limits;
 pub mod metrics;
 pub mod predict;

@@ -30,6 +30,9 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// The number of that signal; 0 before it.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
+/// True in a process that prints nothing on standard output.
+static SILENT: AtomicBool = AtomicBool::new(false);
+
 /// The error with which standard output failed. A closed pipe is not an error.
 static LOST: OnceLock<io::Error> = OnceLock::new();
 
@@ -220,10 +223,16 @@ impl Write for VisibleErrors {
     }
 }
 
+/// Makes [`say`] print nothing from here on. Of several processes that do one job, one speaks.
+pub fn say_nothing() {
+    SILENT.store(true, Ordering::Relaxed);
+}
+
 /// Prints a line on standard output, with terminal control characters escaped ([`visible`]). If standard output fails, the work continues,
 /// and the exit code reports the failure.
 pub fn say(text: impl Display) {
-    if LOST.get().is_none()
+    if !SILENT.load(Ordering::Relaxed)
+        && LOST.get().is_none()
         && let Err(cause) = writeln!(io::stdout(), "{}", visible(&text.to_string()))
     {
         let _ = LOST.set(cause);

@@ -26,6 +26,7 @@ const BENCH: Layers = &[
         &["program"],
         "signals and output; knows nothing of training",
     ),
+    (&["group"], "messages between the processes of a job"),
     (&["directory"], "locks and leftovers of a folder"),
     (&["tensorboard"], "curves in a file that grows"),
     (&["schedule"], "a factor for each step"),

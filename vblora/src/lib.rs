@@ -87,7 +87,7 @@ mod unpadded;
 
 pub use adapter::{
     Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, FactorGradients, MethodConfig,
-    ParameterGroup, methods::*,
+    ParameterGroup, leaf_factors, methods::*,
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};

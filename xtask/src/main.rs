@@ -18,6 +18,7 @@ mod paper_memory;
 mod peft_roundtrip;
 mod pretrain_decoder;
 mod pretrain_tiny;
+mod ranks;
 mod scaling;
 mod train_tokenizer;
 
@@ -53,6 +54,7 @@ enum Command {
     PeftRoundtrip(peft_roundtrip::Arguments),
     PretrainDecoder(pretrain_decoder::Arguments),
     PretrainTiny(pretrain_tiny::Arguments),
+    Ranks(ranks::Arguments),
     Report(report::Arguments),
     Scaling(scaling::Arguments),
     Sweep(sweep::Arguments),
@@ -81,6 +83,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::PeftRoundtrip(arguments) => peft_roundtrip::run(&arguments)?,
         Command::PretrainDecoder(arguments) => pretrain_decoder::run(&arguments)?,
         Command::PretrainTiny(arguments) => pretrain_tiny::run(&arguments)?,
+        Command::Ranks(arguments) => return ranks::run(&arguments),
         Command::Report(arguments) => report::run(&arguments)?,
         Command::Scaling(arguments) => scaling::run(&arguments)?,
         Command::Sweep(arguments) => return sweep::run(&arguments),

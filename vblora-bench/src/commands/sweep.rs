@@ -17,8 +17,8 @@ use crate::{
     report::{draw, human_bytes, plan_table},
     results::RunResult,
     sweep::{
-        Budget, Campaign, Device, News, Outcome, Plan, Record, Spec, Store, duration, estimate,
-        serve,
+        Budget, Campaign, Device, News, Outcome, Plan, Record, Shard, Spec, Store, duration,
+        estimate, serve,
     },
     terminal::visible,
 };
@@ -58,6 +58,9 @@ pub struct Arguments {
     /// Comma-separated devices that workers use in turn: flex, or cuda:0,cuda:1
     #[arg(long, value_delimiter = ',', default_value = DEFAULT_BACKEND)]
     devices: Vec<Device>,
+    /// Make only share I of N of the runs, for array jobs; processes with other shares may use --out at the same time
+    #[arg(long, value_name = "I/N")]
+    shard: Option<Shard>,
     /// Start at most this many runs [default: the sweep's budget, or all]
     #[arg(long)]
     runs: Option<usize>,
@@ -139,7 +142,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         spec.set(assignment)?;
     }
     let plan = Plan::new(&spec, &arguments.places(&spec)?)?;
-    let mut store = Store::open(&arguments.out)?;
+    let mut store = Store::open(&arguments.out)?.with_shard(arguments.shard);
     if !arguments.dry_run {
         store = store.lock()?;
     }

@@ -65,7 +65,7 @@ impl Campaign<'_> {
         self.plan.left(store).iter().map(|run| run.steps).sum()
     }
 
-    /// Runs all remaining runs and records each one when it ends. No other process may write to the directory meanwhile.
+    /// Runs all remaining runs and records each one when it ends. Only processes with other shares may write to the directory meanwhile.
     ///
     /// # Errors
     /// The budget's hours are invalid; another process uses the directory; a worker cannot be started; a result cannot be written. A failed
@@ -107,7 +107,8 @@ impl Campaign<'_> {
     /// Completes work that a kill may have cut off after a result was added: the CSV table, and the removal of checkpoints.
     fn tidy(&self, store: &Store) -> Result<()> {
         store.write_csv()?;
-        for run in self.plan.runs.iter().filter(|run| store.is_done(&run.id)) {
+        let own = self.plan.share(store).into_iter();
+        for run in own.filter(|run| store.is_done(&run.id)) {
             RunDir::remove_checkpoints(&store.run_dir(&run.id))?;
         }
         Ok(())
@@ -155,7 +156,7 @@ impl Campaign<'_> {
             failed: Vec::new(),
             left: 0,
         };
-        for run in &self.plan.runs {
+        for run in self.plan.share(store) {
             match store.get(&run.id).map(|record| &record.error) {
                 Some(None) => outcome.done += 1,
                 Some(Some(error)) => outcome.failed.push((run.name.clone(), error.clone())),

@@ -105,11 +105,21 @@ impl Plan {
         })
     }
 
-    /// The runs that remain, each once.
+    /// The runs of the store's share, or all.
+    pub(super) fn share<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
+        let Some(shard) = store.shard() else {
+            return self.runs.iter().collect();
+        };
+        let own = shard.of(self.runs.iter().map(|run| run.id.as_str()));
+        let runs = self.runs.iter();
+        runs.filter(|run| own.contains(run.id.as_str())).collect()
+    }
+
+    /// The runs of the store's share that remain, each once.
     pub fn left<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
         let mut seen = HashSet::new();
         let is_left = |run: &&PlannedRun| !store.is_done(&run.id) && seen.insert(run.id.clone());
-        self.runs.iter().filter(is_left).collect()
+        self.share(store).into_iter().filter(is_left).collect()
     }
 }
 

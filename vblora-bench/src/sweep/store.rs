@@ -5,11 +5,13 @@ use std::{
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use vblora::storage::{read_file, strict_json, write_atomically};
 
-use super::{plan::Plan, record::Record};
+use super::{plan::Plan, record::Record, shard::Shard};
 use crate::{
     Error, Result,
     directory::{DirLock, clear_leftovers, is_file, is_folder, names, require_no_link},
@@ -27,6 +29,9 @@ const ANSWERS: &str = "answers";
 /// The lock of the process that uses the directory.
 const LOCK: &str = "sweep.lock";
 
+/// How long a process with a share waits for others that look at the directory's lock, as it does itself.
+const MOMENT: Duration = Duration::from_secs(5);
+
 /// The directory of one or several sweeps.
 ///
 /// | file | what |
@@ -38,12 +43,14 @@ const LOCK: &str = "sweep.lock";
 /// | `results.csv` | the same, for spreadsheets |
 /// | `workers/N.log` | the output of worker N |
 /// | `sweep.lock` | the process that makes runs here; removed when it ends |
+/// | `results-I-of-N.jsonl`, `sweep-I-of-N.lock` | those of share I of N; results of all shares are read together |
 ///
 /// The directory itself may be a symbolic link. A link under one of these names is an error for a process that writes there.
 #[derive(Debug)]
 pub struct Store {
     dir: PathBuf,
     lock: Option<DirLock>,
+    shard: Option<Shard>,
     records: BTreeMap<String, Record>,
     damaged: Vec<String>,
 }
@@ -54,32 +61,60 @@ impl Store {
     /// # Errors
     /// The results cannot be read. A damaged line is no error: see [`damaged`](Self::damaged).
     pub fn open(dir: &Path) -> Result<Self> {
-        let path = dir.join(RESULTS);
-        let text = match path.exists() {
-            true => read_file(&path, MAX_RESULTS_BYTES).map_err(|e| Error::read(&path, e))?,
-            false => Vec::new(),
-        };
         let mut store = Self {
             dir: dir.to_owned(),
             lock: None,
+            shard: None,
             records: BTreeMap::new(),
             damaged: Vec::new(),
         };
+        let names = match dir.is_dir() {
+            true => names(dir)?,
+            false => Vec::new(),
+        };
+        for name in names.iter().filter(|name| is_results(name)) {
+            for record in store.read(&dir.join(name))?.into_values() {
+                store.merge(record);
+            }
+        }
+        Ok(store)
+    }
+
+    /// The same store for a process that makes the runs of a share, or of all.
+    #[must_use]
+    pub fn with_shard(self, shard: Option<Shard>) -> Self {
+        Self { shard, ..self }
+    }
+
+    /// The share whose runs are made, if it is not all.
+    pub fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// Takes in a record of another file. A failure does not replace a completed run.
+    fn merge(&mut self, record: Record) {
+        if record.completed().is_some() || !self.is_done(&record.id) {
+            self.records.insert(record.id.clone(), record);
+        }
+    }
+
+    /// The last record of each run in a file of results.
+    fn read(&mut self, path: &Path) -> Result<BTreeMap<String, Record>> {
+        let text = read_file(path, MAX_RESULTS_BYTES).map_err(|e| Error::read(path, e))?;
+        let mut records = BTreeMap::new();
         for (i, line) in text.split(|byte| *byte == b'\n').enumerate() {
             if line.iter().all(u8::is_ascii_whitespace) {
                 continue;
             }
             match read_record(line) {
-                Ok(record) => {
-                    store.records.insert(record.id.clone(), record);
-                }
+                Ok(record) => drop(records.insert(record.id.clone(), record)),
                 Err(error) => {
                     let place = format!("{}, line {}: {error}", path.display(), i + 1);
-                    store.damaged.push(place);
+                    self.damaged.push(place);
                 }
             }
         }
-        Ok(store)
+        Ok(records)
     }
 
     /// Locks the directory for this process, and creates it if it is missing. The results are read again, because another process may have
@@ -91,10 +126,10 @@ impl Store {
         if self.lock.is_some() {
             return Ok(self);
         }
-        let dir = self.dir;
+        let (dir, shard) = (self.dir, self.shard);
         std::fs::create_dir_all(&dir).map_err(|e| Error::write(&dir, e))?;
-        let lock = DirLock::take(&dir, LOCK)?;
-        for name in [RESULTS, CSV] {
+        let lock = take(&dir, shard)?;
+        for name in [&*in_share(RESULTS, shard), CSV] {
             is_file(&dir.join(name))?;
         }
         for name in [PLANS, RUNS, WORKERS, ANSWERS] {
@@ -108,12 +143,16 @@ impl Store {
                 require_no_link(&folder.join(name))?;
             }
         }
-        for folder in [dir.join(PLANS), dir.clone()] {
-            clear_leftovers(&folder)?;
+        // What looks left over may be another share's work in progress.
+        if shard.is_none() {
+            for folder in [dir.join(PLANS), dir.clone()] {
+                clear_leftovers(&folder)?;
+            }
         }
         let lock = Some(lock);
         Ok(Self {
             lock,
+            shard,
             ..Self::open(&dir)?
         })
     }
@@ -151,15 +190,18 @@ impl Store {
 
     /// The file for the output of a worker.
     pub fn worker_log(&self, worker: usize) -> PathBuf {
-        self.dir.join(WORKERS).join(format!("{worker}.log"))
+        let name = format!("{worker}.log");
+        let share = self.shard.map(Shard::in_files);
+        let name = share.map_or(name.clone(), |share| format!("{share}-{name}"));
+        self.dir.join(WORKERS).join(name)
     }
 
-    /// Appends a line, flushes it to the disk, and rewrites the CSV.
+    /// Appends a line, flushes it to the disk, and rewrites the CSV. With a share the CSV is left to a later process with all runs.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn add(&mut self, record: Record) -> Result<()> {
-        let path = self.dir.join(RESULTS);
+        let path = self.dir.join(in_share(RESULTS, self.shard));
         let mut line = json(&path, &record)?;
         line.push('\n');
         append(&path, &line).map_err(|e| Error::write(&path, e))?;
@@ -201,7 +243,7 @@ impl Store {
     /// # Errors
     /// The file cannot be written.
     pub(super) fn write_csv(&self) -> Result<()> {
-        if self.records.is_empty() {
+        if self.records.is_empty() || self.shard.is_some() {
             return Ok(());
         }
         let path = self.dir.join(CSV);
@@ -215,6 +257,49 @@ impl Store {
         let bytes = bytes.map_err(|error| Error::write(&path, error.into_error()))?;
         Ok(write_atomically(&path, &bytes)?)
     }
+}
+
+/// The name of a file that each share has for itself: `results-2-of-4.jsonl`.
+fn in_share(name: &str, shard: Option<Shard>) -> String {
+    match (shard, name.split_once('.')) {
+        (Some(shard), Some((stem, end))) => format!("{stem}-{}.{end}", shard.in_files()),
+        _ => name.to_owned(),
+    }
+}
+
+/// Returns true if the name is that of a file of results, or of a share's.
+fn is_results(name: &str) -> bool {
+    name == RESULTS || share_of(name, RESULTS).is_some()
+}
+
+/// The share that a file of this kind belongs to.
+fn share_of(name: &str, kind: &str) -> Option<Shard> {
+    let (stem, end) = kind.split_once('.')?;
+    let share = name.strip_prefix(stem)?.strip_prefix('-')?;
+    let share = share.strip_suffix(end)?.strip_suffix('.')?;
+    share.replacen("-of-", "/", 1).parse().ok()
+}
+
+/// Locks the directory for the runs of a share, or of all. Shares do not exclude each other, and all runs exclude every share. Each side takes
+/// its own lock before it looks at the other's, so one of two sees the other.
+fn take(dir: &Path, shard: Option<Shard>) -> Result<DirLock> {
+    let lock = DirLock::take(dir, &in_share(LOCK, shard))?;
+    if shard.is_some() {
+        let started = Instant::now();
+        while let Err(error) = DirLock::take(dir, LOCK) {
+            if started.elapsed() > MOMENT || !matches!(error, Error::InUse { .. }) {
+                return Err(error);
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        return Ok(lock);
+    }
+    for name in names(dir)? {
+        if share_of(&name, LOCK).is_some() {
+            DirLock::take(dir, &name)?;
+        }
+    }
+    Ok(lock)
 }
 
 fn json(path: &Path, value: &impl serde::Serialize) -> Result<String> {
@@ -368,6 +453,34 @@ mod tests {
         drop(store.lock().unwrap());
         assert!(early.lock().unwrap().is_done("a"), "read again");
         assert_eq!(names(&out).unwrap(), [CSV, RESULTS]);
+    }
+
+    #[test]
+    fn shares_write_at_the_same_time_and_are_read_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = |shard: &str| {
+            let shard = (!shard.is_empty()).then(|| shard.parse().unwrap());
+            Store::open(dir.path()).unwrap().with_shard(shard).lock()
+        };
+        let (mut first, mut second) = (open("1/2").unwrap(), open("2/2").unwrap());
+        for other in ["1/2", ""] {
+            let error = open(other).unwrap_err();
+            assert!(matches!(error, Error::InUse { .. }), "{error}");
+        }
+        first.add(record("a", "lora", 1, &[0.5])).unwrap();
+        second.add(record("b", "lora", 2, &[0.6])).unwrap();
+        let config = record("a", "lora", 1, &[0.5]).config;
+        let failed = Record::new(("a", "s", "n"), &config, Err("no memory".into()), made());
+        second.add(failed).unwrap();
+        assert!(!dir.path().join(CSV).exists());
+        drop((first, second));
+        let mut all = open("").unwrap();
+        assert!(all.is_done("a") && all.is_done("b"));
+        all.add(record("c", "lora", 3, &[0.7])).unwrap();
+        let csv = std::fs::read_to_string(dir.path().join(CSV)).unwrap();
+        assert_eq!(csv.lines().count(), 4);
+        let error = open("1/3").unwrap_err();
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
     }
 
     #[cfg(unix)]

@@ -22,7 +22,7 @@ use crate::{
         SplitName,
         causal::{Form, Texts, read_texts},
     },
-    train::{Ended, Session, causal::TextSource},
+    train::{Ended, Ranks, Session, causal::TextSource},
 };
 
 /// The format of the bundled data.
@@ -169,7 +169,9 @@ impl Evaluated<'_> {
         device: &B::Device,
         steps: Arc<AtomicU64>,
     ) -> Result<Results> {
-        let ended = self.session.run_all::<B>(device, self.interrupted, steps)?;
+        let ended = self
+            .session
+            .run_with::<B>(device, self.interrupted, steps, Ranks::alone())?;
         // The lock is kept so that no other process changes the adapter before it has answered.
         let Ended {
             mut results,

@@ -2,11 +2,11 @@
 //!
 //! These functions are not generic, so this crate compiles the training code once for every backend, and programs only link it.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, atomic::AtomicBool};
 
 use vblora::backend::{BackendJob, BackendKind, VbLoraBackend};
 
-use super::{causal::TextSource, session::Session, source::Source};
+use super::{causal::TextSource, ranks::Ranks, session::Session, source::Source};
 use crate::{Result, results::Results};
 
 /// [`Session::run`] for an encoder, on the backend's device with this index.
@@ -19,7 +19,21 @@ pub fn run_encoder(
     session: &Session,
     interrupted: &AtomicBool,
 ) -> Result<Results> {
-    backend.dispatch(device, Job(session, interrupted))?
+    run_encoder_with(backend, device, session, interrupted, Ranks::alone())
+}
+
+/// [`run_encoder`] as one of several ranks. The results are those of rank 0; other ranks have none.
+///
+/// # Errors
+/// As [`run_encoder`]; a rank differs from rank 0 or does not answer.
+pub fn run_encoder_with(
+    backend: BackendKind,
+    device: usize,
+    session: &Session,
+    interrupted: &AtomicBool,
+    ranks: Ranks<'_>,
+) -> Result<Results> {
+    run_with(backend, device, session, interrupted, ranks)
 }
 
 /// [`Session::run`] for a causal model, on the backend's device with this index.
@@ -32,15 +46,28 @@ pub fn run_causal(
     session: &Session<TextSource>,
     interrupted: &AtomicBool,
 ) -> Result<Results> {
-    backend.dispatch(device, Job(session, interrupted))?
+    run_with(backend, device, session, interrupted, Ranks::alone())
 }
 
-struct Job<'a, S>(&'a Session<S>, &'a AtomicBool);
+/// Runs a session of any kind.
+pub(super) fn run_with<S: Source + Sync>(
+    backend: BackendKind,
+    device: usize,
+    session: &Session<S>,
+    interrupted: &AtomicBool,
+    ranks: Ranks<'_>,
+) -> Result<Results> {
+    backend.dispatch(device, Job(session, interrupted, ranks))?
+}
+
+struct Job<'a, S>(&'a Session<S>, &'a AtomicBool, Ranks<'a>);
 
 impl<S: Source + Sync> BackendJob for Job<'_, S> {
     type Output = Result<Results>;
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
-        self.0.run::<B>(&device, self.1)
+        let Self(session, interrupted, ranks) = self;
+        let ended = session.run_with::<B>(&device, interrupted, Arc::default(), ranks)?;
+        Ok(ended.results)
     }
 }

@@ -5,8 +5,11 @@ use std::collections::BTreeMap;
 use burn::{
     backend::Autodiff,
     module::{AutodiffModule, Module},
+    tensor::Tensor,
 };
-use vblora::{Adapter, AnyAdapter, Factors, ParameterGroup, VbLora, backend::VbLoraBackend};
+use vblora::{
+    Adapter, AnyAdapter, Factors, ParameterGroup, VbLora, backend::VbLoraBackend, leaf_factors,
+};
 
 use super::{
     adamw::AdamW, classification::Classification, objective::Objective, parameters::RequireGrad,
@@ -138,6 +141,14 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         match &self.trained {
             Trained::Adapter(adapter) => adapter.valid().factors(),
             _ => Factors::none(),
+        }
+    }
+
+    /// The factors of slabs that another machine has composed for the same adapter, each as a leaf tensor; empty without an adapter.
+    pub(super) fn factors_of(&self, slabs: &[Tensor<B, 2>]) -> Factors<Autodiff<B>> {
+        match &self.trained {
+            Trained::Adapter(adapter) => leaf_factors(&**adapter, slabs),
+            Trained::HeadOnly | Trained::Everything => Factors::none(),
         }
     }
 

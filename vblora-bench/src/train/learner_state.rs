@@ -108,6 +108,26 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         non_finite("head", &self.head).or_else(rest)
     }
 
+    /// The values of the head's parameters, one after another.
+    pub(super) fn head_values(&self) -> Vec<f32> {
+        let values = trained_values("head", &self.head).into_iter();
+        values.flat_map(|(_, values)| values).collect()
+    }
+
+    /// Gives the head other values, as many as [`head_values`](Self::head_values) has.
+    pub(super) fn set_head(&mut self, values: &[f32]) {
+        let (mut rest, device) = (values, &self.device);
+        self.head = update("head", self.head.clone(), |_, shape, _| {
+            let size = shape.iter().product();
+            let (own, later) = rest.split_at(size);
+            rest = later;
+            Some(Tensor::from_data(
+                TensorData::new(own.to_vec(), [size]),
+                device,
+            ))
+        });
+    }
+
     /// Every trained parameter by path, in the order of the module visitor.
     fn trained_values(&self) -> Vec<(String, Vec<f32>)> {
         let mut values = trained_values("head", &self.head);

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use vblora::storage::{read_file, write_atomically};
 
-use super::{StepReport, compact::Compact, run::Run};
+use super::{StepReport, compact::Compact, ranks::Communication, run::Run};
 use crate::{
     Error, Result,
     limits::MAX_LOG_BYTES,
@@ -36,6 +36,8 @@ pub struct StepLog {
     events: Option<EventFile>,
     /// Optimizer steps taken by the current run.
     steps: Arc<AtomicU64>,
+    /// Bytes and seconds of communication, for each step of the current run in this process.
+    communication: Vec<(u64, f64)>,
 }
 
 #[derive(Serialize)]
@@ -47,6 +49,13 @@ enum Line<'a> {
         loss: f64,
         gradient_norm: f64,
         lr: Vec<(&'a str, f64)>,
+    },
+    /// What the ranks of a step said to each other. `step` is the number of steps taken.
+    Communication {
+        run: &'a str,
+        step: usize,
+        bytes: u64,
+        milliseconds: f64,
     },
     Epoch {
         run: &'a str,
@@ -114,6 +123,7 @@ impl StepLog {
             events_folder: None,
             events: None,
             steps: Arc::default(),
+            communication: Vec::new(),
         })
     }
 
@@ -135,6 +145,7 @@ impl StepLog {
     /// Starts or resumes a run of `steps` steps. Removes lines of later steps, which the run will repeat, and a last line that was cut off.
     pub(super) fn start(&mut self, run: &Run, steps: usize, reached: &RunResult) -> Result<()> {
         self.rewind(&run.label(), reached)?;
+        self.communication.clear();
         let folder = self.events_folder.as_ref();
         let open = |folder: &PathBuf| EventFile::open(&folder.join(run.file_name()), reached.steps);
         self.events = folder.map(open).transpose()?;
@@ -212,6 +223,24 @@ impl StepLog {
         })
     }
 
+    /// The communication of step `step`.
+    pub(super) fn communication(
+        &mut self,
+        run: &Run,
+        step: usize,
+        communication: Communication,
+    ) -> Result<()> {
+        let Communication { bytes, seconds } = communication;
+        self.communication.push((bytes, seconds));
+        let label = run.label();
+        self.write(&Line::Communication {
+            run: &label,
+            step: step + 1,
+            bytes,
+            milliseconds: 1e3 * seconds,
+        })
+    }
+
     /// An evaluation. `ends_epoch` is true if the epoch ended with it.
     pub(super) fn epoch(&mut self, run: &Run, epoch: &EpochResult, ends_epoch: bool) -> Result<()> {
         let line = || {
@@ -276,9 +305,25 @@ impl StepLog {
         }
     }
 
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(super) fn finish(&mut self, run: &Run) -> Result<()> {
         self.bar.finish_and_clear();
+        if !self.communication.is_empty() {
+            self.show(|| self.spent(run), complain);
+        }
         self.flush()
+    }
+
+    /// The mean communication of a step, in a line.
+    fn spent(&self, run: &Run) -> String {
+        let steps = self.communication.len() as f64;
+        let bytes: u64 = self.communication.iter().map(|(bytes, _)| bytes).sum();
+        let seconds: f64 = self.communication.iter().map(|(_, seconds)| seconds).sum();
+        format!(
+            "{:<18} between ranks: {:.2} MB and {:.1} ms a step",
+            run.label(),
+            bytes as f64 / steps / 1e6,
+            1e3 * seconds / steps
+        )
     }
 
     /// Flushes the file to the disk.

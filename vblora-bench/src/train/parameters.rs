@@ -56,6 +56,17 @@ impl<B: VbLoraBackend> Gradients<B> {
         });
     }
 
+    /// Gradients of these values, by path.
+    pub(super) fn from_tensors(of: BTreeMap<String, Tensor<B, 1>>) -> Self {
+        Self { of, factor: 1.0 }
+    }
+
+    /// The gradients by path; they are unscaled.
+    pub(super) fn into_tensors(self) -> BTreeMap<String, Tensor<B, 1>> {
+        debug_assert!(self.factor == 1.0);
+        self.of
+    }
+
     /// Adds the gradients of a later micro-batch; both are unscaled.
     pub(super) fn add(&mut self, later: Self) {
         debug_assert!(self.factor == 1.0 && later.factor == 1.0);

@@ -13,6 +13,7 @@ use super::{
     log::StepLog,
     method::Method,
     objective::Objective,
+    ranks::Leader,
     run_dir::RunDir,
     source::{DataName, ModelSummary},
     training::Training,
@@ -102,9 +103,22 @@ impl Run {
         dir: Option<&RunDir>,
         interrupted: &AtomicBool,
     ) -> Result<RunResult> {
+        self.train_with(prepared, log, dir, None, interrupted)
+    }
+
+    /// [`train`](Self::train) with other ranks.
+    pub(super) fn train_with<B: VbLoraBackend, O: Objective<B>>(
+        &self,
+        prepared: &Prepared<B, O>,
+        log: &mut StepLog,
+        dir: Option<&RunDir>,
+        leader: Option<Leader<'_>>,
+        interrupted: &AtomicBool,
+    ) -> Result<RunResult> {
         let learner = self.learner(prepared)?;
         let fresh = self.empty_result(prepared)?;
-        Training::start(*self, prepared, learner, fresh, log, dir)?.run(interrupted)
+        let training = Training::start(*self, prepared, learner, fresh, log, dir)?;
+        training.with(leader).run(interrupted)
     }
 
     pub(super) fn learner<B: VbLoraBackend, O: Objective<B>>(

@@ -17,6 +17,7 @@ use super::{
     method::Method,
     objective::Objective,
     output::Output,
+    ranks::{Leader, Ranks, Terms, agree, instructions, serve},
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, ModelSummary, Source, Survey},
@@ -175,7 +176,25 @@ impl<S: Source> Session<S> {
         device: &B::Device,
         interrupted: &AtomicBool,
     ) -> Result<EndedOn<B, S>> {
-        self.run_all::<B>(device, interrupted, Arc::default())
+        self.run_with::<B>(device, interrupted, Arc::default(), Ranks::alone())
+    }
+
+    /// [`run_locked`](Self::run_locked) as one of several ranks, with the count of [`run_counted`](Self::run_counted). The results, the lock
+    /// and the count are those of rank 0; other ranks have none.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run); a method trains the base; a rank differs from rank 0 or does not answer.
+    pub fn run_with<B: VbLoraBackend>(
+        &self,
+        device: &B::Device,
+        interrupted: &AtomicBool,
+        steps: Arc<AtomicU64>,
+        ranks: Ranks<'_>,
+    ) -> Result<EndedOn<B, S>> {
+        match ranks.leads() {
+            true => self.run_all::<B>(device, interrupted, steps, ranks),
+            false => self.serve::<B>(device, interrupted, ranks),
+        }
     }
 
     /// [`run`](Self::run), but also counts the current run's optimizer steps in `steps`, for a watcher on another thread.
@@ -188,25 +207,33 @@ impl<S: Source> Session<S> {
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
     ) -> Result<Results> {
-        Ok(self.run_all::<B>(device, interrupted, steps)?.results)
+        let ended = self.run_with::<B>(device, interrupted, steps, Ranks::alone())?;
+        Ok(ended.results)
     }
 
-    /// [`run_counted`](Self::run_counted) with the model and the lock of [`run_locked`](Self::run_locked).
-    pub(crate) fn run_all<B: VbLoraBackend>(
+    /// The work of rank 0.
+    fn run_all<B: VbLoraBackend>(
         &self,
         device: &B::Device,
         interrupted: &AtomicBool,
         steps: Arc<AtomicU64>,
+        ranks: Ranks<'_>,
     ) -> Result<EndedOn<B, S>> {
         self.validate()?;
+        self.check_ranks(ranks)?;
         self.plan()?;
         // Errors of the directory are found before anything is loaded.
         let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
-        let prepared = self.prepare::<B>(device)?;
+        let prepared = self.load::<B>(device)?;
+        agree(ranks, &self.terms::<B>(&prepared)?)?;
+        let prepared = self.score_base::<B>(prepared)?;
         if !self.quiet {
             let rows =
                 [&prepared.train, &prepared.dev].map(<S::Objective<B> as Objective<B>>::rows);
             complain(self.outline(rows, prepared.length));
+            if let Some(line) = ranks.line(&self.recipe) {
+                complain(line);
+            }
         }
         let backend = B::name(device);
         let enter = |claim| self.enter(claim, &prepared, &backend);
@@ -232,16 +259,87 @@ impl<S: Source> Session<S> {
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
-            reached[i] = Some(run.train(&prepared, &mut log, dir.as_ref(), interrupted)?);
-            if let Some(dir) = &dir {
+            let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i));
+            let leader = leader.transpose()?;
+            let dir = dir.as_ref();
+            let result = run.train_with(&prepared, &mut log, dir, leader, interrupted)?;
+            // A signal to another rank is not seen here.
+            let is_interrupted = result.stop == Stop::Interrupted;
+            reached[i] = Some(result);
+            if let Some(dir) = dir {
                 dir.save_results(&results(&reached))?;
             }
+            if is_interrupted {
+                break;
+            }
         }
+        ranks.end()?;
         Ok(Ended {
             results: results(&reached),
             base: prepared.base,
             lock: dir.map(RunDir::into_lock),
         })
+    }
+
+    /// The work of a rank other than 0.
+    fn serve<B: VbLoraBackend>(
+        &self,
+        device: &B::Device,
+        interrupted: &AtomicBool,
+        ranks: Ranks<'_>,
+    ) -> Result<EndedOn<B, S>> {
+        self.validate()?;
+        self.check_ranks(ranks)?;
+        let prepared = self.load::<B>(device)?;
+        agree(ranks, &self.terms::<B>(&prepared)?)?;
+        let runs: Vec<Run> = self.runs().collect();
+        serve(&prepared, &runs, ranks, interrupted)?;
+        Ok(Ended {
+            results: Results::new(&self.command, B::name(device), Vec::new()),
+            base: prepared.base,
+            lock: None,
+        })
+    }
+
+    /// What the ranks of this session must have in common.
+    fn terms<B: VbLoraBackend>(&self, prepared: &Prepared<B, S::Objective<B>>) -> Result<Terms> {
+        let Made {
+            version,
+            threads,
+            matmul_threads,
+            ..
+        } = Made::here(Vec::new());
+        // GPUs do not compute on these threads.
+        let is_cpu = ["flex", "ndarray"].contains(&prepared.identity.backend.as_str());
+        let threads = match matmul_threads {
+            Some(products) => format!("{threads}, and MATMUL_NUM_THREADS={products}"),
+            None => threads.to_string(),
+        };
+        let methods = self.methods.iter().map(|method| method.name().to_owned());
+        Ok(Terms {
+            version,
+            identity: prepared.identity.clone(),
+            train: prepared.splits[0].clone(),
+            recipe: prepared.recipe.to_toml()?,
+            methods: methods.collect(),
+            threads: is_cpu.then_some(threads),
+            instructions: is_cpu.then(instructions),
+        })
+    }
+
+    /// Refuses a method whose parameters do not travel between ranks.
+    fn check_ranks(&self, ranks: Ranks<'_>) -> Result<()> {
+        match ranks.size() > 1 && self.methods.contains(&Method::Full) {
+            false => Ok(()),
+            true => Err(Error::Setting {
+                setting: "method".into(),
+                expected: format!(
+                    "an adapter or {}, which several ranks can train",
+                    Method::Head.name()
+                ),
+                found: format!("{} with {} ranks", Method::Full.name(), ranks.size()),
+            }),
+        }
     }
 
     fn validate(&self) -> Result<()> {
@@ -364,6 +462,21 @@ impl<S: Source> Session<S> {
         &self,
         device: &B::Device,
     ) -> Result<Prepared<B, S::Objective<B>>> {
+        self.score_base::<B>(self.load::<B>(device)?)
+    }
+
+    /// Adds the scores of the untrained base.
+    fn score_base<B: VbLoraBackend>(
+        &self,
+        prepared: Prepared<B, S::Objective<B>>,
+    ) -> Result<Prepared<B, S::Objective<B>>> {
+        let (base, dev, device) = (&prepared.base, &prepared.dev, &prepared.device);
+        let before = <S::Objective<B> as Objective<B>>::before(base, dev, &self.recipe, device)?;
+        Ok(Prepared { before, ..prepared })
+    }
+
+    /// Loads the model and the data.
+    fn load<B: VbLoraBackend>(&self, device: &B::Device) -> Result<Prepared<B, S::Objective<B>>> {
         let recipe = &self.recipe;
         let summary = self.summary()?;
         let held = summary.base_dtype;
@@ -395,7 +508,6 @@ impl<S: Source> Session<S> {
         let seed = recipe.seeds.first().copied().unwrap_or_default();
         let batches = <S::Objective<B> as Objective<B>>::epoch(&train, recipe, seed, 1).len();
         let length = Length::new(recipe, batches.div_ceil(recipe.accumulation))?;
-        let before = <S::Objective<B> as Objective<B>>::before(&base, &dev, recipe, device)?;
         Ok(Prepared {
             base,
             files: self.files.clone(),
@@ -404,7 +516,7 @@ impl<S: Source> Session<S> {
             bank,
             train,
             dev,
-            before,
+            before: None,
             recipe: recipe.settled(held),
             device: device.clone(),
             data: self.data.named(recipe),

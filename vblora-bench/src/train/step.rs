@@ -45,11 +45,11 @@ impl StepReport {
 #[derive(Debug)]
 pub struct MicroGradients<B: VbLoraBackend> {
     /// The mean loss times the micro-batch's share of the step, `[1]`, on the device.
-    loss: Tensor<B, 1>,
+    pub(super) loss: Tensor<B, 1>,
     /// Gradients of the head, and of the base if it is trained.
-    parameters: Gradients<B>,
+    pub(super) parameters: Gradients<B>,
     /// Gradients of the step's factors.
-    factors: FactorGradients<B>,
+    pub(super) factors: FactorGradients<B>,
 }
 
 /// The factors of one step, and the sum over its micro-batches.
@@ -69,6 +69,12 @@ impl<B: VbLoraBackend> StepSum<B> {
     pub fn factors(&self) -> Factors<Autodiff<B>> {
         let composition = self.composition.as_ref();
         composition.map_or_else(Factors::none, |found| found.factors().clone())
+    }
+
+    /// The composed slabs that the factors are cut from; none without an adapter.
+    pub(super) fn slabs(&self) -> Vec<Tensor<B, 2>> {
+        let composition = self.composition.as_ref();
+        composition.map_or_else(Vec::new, Composition::slabs)
     }
 
     /// Adds the gradients of micro-batch `number`, counted from 0. Calls may come in any order. The sum is in the order of the numbers, so
@@ -100,16 +106,10 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// # Errors
     /// A site of the adapter got no gradient; a batch does not fit the model.
     pub fn step(&mut self, step: usize, batches: &[O::Batch], factor: f64) -> Result<StepReport> {
-        let whole: f64 = batches.iter().map(O::loss_weight).sum();
         let mut sum = self.compose(step);
         let factors = sum.factors();
-        for (number, batch) in batches.iter().enumerate() {
+        for (number, (batch, share)) in batches.iter().zip(shares::<B, O>(batches)).enumerate() {
             let noise = Noise::new(self.seed, step as u64, number as u64);
-            // The mean is over the whole step, even if micro-batches differ in size. Items that all weigh 0 give no gradient.
-            let share = match whole > 0.0 {
-                true => O::loss_weight(batch) / whole,
-                false => 0.0,
-            };
             sum.add(number, self.micro_batch(&factors, batch, noise, share)?);
         }
         self.finish(sum, factor)
@@ -231,6 +231,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         let are_few_selected = config.topk <= MANY_SELECTED;
         (config.selection.is_sparse() && are_many && are_few_selected).then_some(config.topk)
     }
+}
+
+/// The share of each micro-batch in the mean of its step. The mean is over the whole step, even if micro-batches differ in size. Items that
+/// all weigh 0 give no gradient.
+pub(super) fn shares<B: VbLoraBackend, O: Objective<B>>(batches: &[O::Batch]) -> Vec<f64> {
+    let whole: f64 = batches.iter().map(O::loss_weight).sum();
+    let share = |batch| match whole > 0.0 {
+        true => O::loss_weight(batch) / whole,
+        false => 0.0,
+    };
+    batches.iter().map(share).collect()
 }
 
 /// Parameters with their own learning rate and weight decay.

@@ -15,6 +15,7 @@ use super::{
     length::Length,
     log::StepLog,
     objective::Objective,
+    ranks::Leader,
     run::{Prepared, Run},
     run_dir::RunDir,
 };
@@ -37,6 +38,8 @@ pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     dir: Option<&'a RunDir>,
     checkpoints: Option<RunCheckpoints>,
     recorder: Option<Recorder>,
+    /// Deals micro-batches out, if there are other ranks.
+    leader: Option<Leader<'a>>,
     /// The time when this process started the run, and the seconds of earlier processes.
     started: (Instant, f64),
 }
@@ -98,7 +101,13 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             dir,
             checkpoints,
             recorder,
+            leader: None,
         })
+    }
+
+    /// The same run by other ranks too.
+    pub(super) fn with(self, leader: Option<Leader<'a>>) -> Self {
+        Self { leader, ..self }
     }
 
     /// Trains to the end, or to an interruption, which writes a checkpoint.
@@ -115,7 +124,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if let (Some(recorder), Some(adapter)) = (recorder, self.learner.vblora()) {
             recorder.end(self.progress.result.steps, &adapter.valid())?;
         }
-        self.log.finish()?;
+        self.log.finish(&self.run)?;
         self.count_seconds();
         Ok(self.progress.result)
     }
@@ -131,10 +140,10 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             if let Some(stop) = self.end() {
                 return Ok(Some(stop));
             }
-            if interrupted.load(Ordering::Relaxed) {
+            if interrupted.load(Ordering::Relaxed) || self.is_another_interrupted() {
                 return Ok(self.checkpoint()?.or(Some(Stop::Interrupted)));
             }
-            let stop = match self.step(&rows)? {
+            let stop = match self.step(&rows, interrupted)? {
                 None => self.evaluate_and_save()?,
                 stop => stop,
             };
@@ -171,7 +180,12 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         }
     }
 
-    fn step(&mut self, rows: &[O::Rows]) -> Result<Option<Stop>> {
+    /// True if a rank other than 0 was asked to end.
+    fn is_another_interrupted(&self) -> bool {
+        self.leader.as_ref().is_some_and(Leader::is_interrupted)
+    }
+
+    fn step(&mut self, rows: &[O::Rows], interrupted: &AtomicBool) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
         let step = self.progress.result.steps as usize;
         let started = Instant::now();
@@ -179,10 +193,18 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let batches = rows.iter().map(|rows| O::batch(train, rows, base));
         let batches: Vec<O::Batch> = batches.collect::<Result<_>>()?;
         let factor = self.schedule.factor(step);
-        let report = self.learner.step(step, &batches, factor)?;
+        let learner = &mut self.learner;
+        let report = match &mut self.leader {
+            None => learner.step(step, &batches, factor)?,
+            Some(leader) => leader.step(learner, step, &batches, factor, interrupted)?,
+        };
         let has_head = self.prepared.summary.head > 0;
         let rates = self.run.rates(recipe, has_head, factor);
         self.log.step(&self.run, step, report, rates)?;
+        if let Some(leader) = &mut self.leader {
+            let communication = leader.take_communication();
+            self.log.communication(&self.run, step, communication)?;
+        }
         if !report.is_finite() {
             return Ok(Some(Stop::NonFiniteLoss { step: step as u64 }));
         }

@@ -61,6 +61,44 @@ fn a_sweep_starts_its_own_workers_and_its_report_is_made() {
     assert!(error.contains("out"), "{error}");
 }
 
+/// Two processes make a run each in one directory, and their results are read together.
+#[test]
+fn shares_of_a_sweep_are_reported_together() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    std::fs::write(
+        dir.path().join("s.toml"),
+        SWEEP.replace("seed = [1]", "seed = [1, 2]"),
+    )
+    .unwrap();
+    let share = |number: usize| {
+        let line = format!("sweep s.toml --out out --place little=data --shard {number}/2");
+        vblora(dir.path(), &line)
+    };
+    let done = std::thread::scope(|scope| {
+        let threads = [1, 2].map(|number| scope.spawn(move || share(number)));
+        threads.map(|thread| thread.join().unwrap())
+    });
+    for (status, out, error) in done {
+        assert_eq!(status, 0, "{error}");
+        assert!(out.contains("1 runs done, 0 failed, 0 left"), "{out}");
+    }
+    let (status, _, error) = vblora(dir.path(), "report out --out page");
+    assert_eq!(status, 0, "{error}");
+    // A sweep of all runs finds nothing to do, and makes the table of both.
+    let all = "sweep s.toml --out out --place little=data";
+    let (_, out, _) = vblora(dir.path(), all);
+    assert!(
+        out.contains("0 runs to do") && out.contains("2 runs done"),
+        "{out}"
+    );
+    let csv = std::fs::read_to_string(dir.path().join("out/results.csv")).unwrap();
+    assert_eq!(csv.lines().count(), 3);
+    let (status, _, error) = vblora(dir.path(), &format!("{all} --shard 3/2"));
+    assert_eq!(status, 2);
+    assert!(error.contains("expected I/N"), "{error}");
+}
+
 #[test]
 fn a_place_that_no_run_uses_is_refused() {
     let dir = tempfile::tempdir().unwrap();

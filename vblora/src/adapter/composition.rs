@@ -57,32 +57,20 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
 
     fn of(adapter: &A, slabs: Vec<Tensor<Autodiff<B>, 2>>) -> Self {
         let inner: Vec<Tensor<B, 2>> = slabs.iter().map(|slab| slab.clone().inner()).collect();
-        let leaf =
-            |tensor: Tensor<B, 2>| Tensor::<Autodiff<B>, 2>::from_inner(tensor).require_grad();
         let names = adapter.plan().sites().iter().map(|site| site.name.clone());
-        let sites: Vec<_> = names.zip(adapter.spans()).collect();
-        let pairs = sites.iter().map(|(name, spans)| {
-            let (down, up) = (
-                leaf(spans.down.read(&inner).transpose()),
-                leaf(spans.up.read(&inner)),
-            );
-            (
-                name.clone(),
-                LowRank {
-                    down,
-                    up,
-                    scale: adapter.scale(),
-                },
-            )
-        });
-        let factors = Factors::new(pairs.collect(), adapter.dropout());
         Self {
+            sites: names.zip(adapter.spans()).collect(),
+            factors: leaf_factors(adapter, &inner),
             slabs,
-            sites,
-            factors,
             grads: FactorGradients::none(),
             adapter: PhantomData,
         }
+    }
+
+    /// The composed slabs without their graph. Another machine makes the same factors of them ([`leaf_factors`]).
+    pub fn slabs(&self) -> Vec<Tensor<B, 2>> {
+        let slabs = self.slabs.iter().cloned();
+        slabs.map(Tensor::inner).collect()
     }
 
     /// The step's factors.
@@ -130,6 +118,27 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
     }
 }
 
+/// The factors in composed slabs, each as a leaf tensor. `adapter` says where they lie and how they act; its own values are not used.
+///
+/// # Shapes
+/// - slabs: those of [`Adapter::slabs`]
+pub fn leaf_factors<B: VbLoraBackend, A: Adapter<Autodiff<B>>>(
+    adapter: &A,
+    slabs: &[Tensor<B, 2>],
+) -> Factors<Autodiff<B>> {
+    let leaf = |tensor: Tensor<B, 2>| Tensor::<Autodiff<B>, 2>::from_inner(tensor).require_grad();
+    let sites = adapter.plan().sites().iter().zip(adapter.spans());
+    let pairs = sites.map(|(site, spans)| {
+        let (down, up) = (
+            leaf(spans.down.read(slabs).transpose()),
+            leaf(spans.up.read(slabs)),
+        );
+        let scale = adapter.scale();
+        (site.name.clone(), LowRank { down, up, scale })
+    });
+    Factors::new(pairs.collect(), adapter.dropout())
+}
+
 /// The summed gradients of a step's factors, by site: down `[d_in, r]`, up `[r, d_out]`.
 ///
 /// Sums are taken in the order of the calls, from left to right, so that the same order gives the same bits.
@@ -164,11 +173,24 @@ impl<B: VbLoraBackend> FactorGradients<B> {
         }
     }
 
+    /// The gradients by site: down `[d_in, r]`, up `[r, d_out]`.
+    pub fn into_sites(self) -> BTreeMap<String, [Tensor<B, 2>; 2]> {
+        self.sums
+    }
+
     fn add_site(&mut self, site: String, [down, up]: [Tensor<B, 2>; 2]) {
         let sum = match self.sums.remove(&site) {
             Some([d, u]) => [d + down, u + up],
             None => [down, up],
         };
         self.sums.insert(site, sum);
+    }
+}
+
+impl<B: Backend> FromIterator<(String, [Tensor<B, 2>; 2])> for FactorGradients<B> {
+    fn from_iter<I: IntoIterator<Item = (String, [Tensor<B, 2>; 2])>>(sites: I) -> Self {
+        Self {
+            sums: sites.into_iter().collect(),
+        }
     }
 }

@@ -51,7 +51,7 @@ use burn::{
     tensor::Tensor,
 };
 
-pub use composition::{Composition, FactorGradients};
+pub use composition::{Composition, FactorGradients, leaf_factors};
 pub use config::{AdapterConfig, AnyAdapter};
 pub use groups::ParameterGroup;
 pub use lora_xs::{BaseWeights, LoraXsValues};

@@ -15,12 +15,11 @@ use vblora::{
 };
 use vblora_bench::commands::progress;
 use vblora_bench::program::say;
-use vblora_models::ComputeDtype;
 
-use self::{ours::Ours, reference::Reference, report::Report, report::Row, work::Work};
+use self::{ours::Ours, reference::Reference, report::Report, report::Row};
 pub(crate) use self::{
-    ours::encoder_step,
-    work::{Pass, Shape},
+    ours::{compute_dtype, decoder_config, encoder_config, encoder_step},
+    work::{Pass, Shape, Task as WorkTask, Work},
 };
 use crate::memory::{self, Peak};
 
@@ -83,14 +82,7 @@ impl BackendJob for Comparison<'_> {
         let own = format!("{own}, {}", arguments.backend);
         report.versions.insert("vblora".into(), own);
         let mut sides = Sides::<B> {
-            ours: Ours::new(
-                device,
-                if gpu {
-                    ComputeDtype::Bf16
-                } else {
-                    ComputeDtype::F32
-                },
-            ),
+            ours: Ours::new(device, compute_dtype(gpu)),
             reference,
             peak: if gpu { Peak::Device } else { Peak::Resident },
             pairs: arguments.pairs.max(1),

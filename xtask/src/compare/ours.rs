@@ -85,14 +85,14 @@ impl<B: VbLoraBackend> Ours<B> {
 
     fn release(&mut self, next: Work) {
         let wanted = match next.task {
-            Task::Encoder(encoder, ..) => Some(self.config(encoder, next.dtype)),
+            Task::Encoder(encoder, ..) => Some(encoder_config(encoder, next.dtype, self.compute)),
             _ => None,
         };
         self.built
             .take_if(|base| Some(base.config()) != wanted.as_ref());
         let wanted = match next.task {
             Task::Decode(decoder, _) | Task::Decoder(decoder, ..) => {
-                Some(self.decoder_config(decoder, next.dtype))
+                Some(decoder_config(decoder, next.dtype, self.compute))
             }
             _ => None,
         };
@@ -104,7 +104,11 @@ impl<B: VbLoraBackend> Ours<B> {
     fn decoder(&mut self, decoder: Decoder, dtype: Dtype) -> Result<CausalLm<B>> {
         let model = match self.decoder.take() {
             Some(model) => model,
-            None => CausalLm::random(self.decoder_config(decoder, dtype), 1, &self.device)?,
+            None => CausalLm::random(
+                decoder_config(decoder, dtype, self.compute),
+                1,
+                &self.device,
+            )?,
         };
         self.decoder = Some(model.clone());
         Ok(model)
@@ -119,7 +123,11 @@ impl<B: VbLoraBackend> Ours<B> {
     ) -> Result<Job<B>> {
         let base = match self.built.take() {
             Some(base) => base,
-            None => FrozenEncoder::random(self.config(encoder, dtype), 1, &self.device)?,
+            None => FrozenEncoder::random(
+                encoder_config(encoder, dtype, self.compute),
+                1,
+                &self.device,
+            )?,
         };
         self.built = Some(base.clone());
         let inputs = shape.batch(base.config().pad_token_id);
@@ -160,7 +168,7 @@ impl<B: VbLoraBackend> Ours<B> {
     }
 
     fn product(&self, n: usize, dtype: Dtype) -> Result<Job<B>> {
-        self.base_dtype(dtype).check::<B>(&self.device)?;
+        base_dtype(dtype, self.compute).check::<B>(&self.device)?;
         let float = match dtype {
             Dtype::F32 => FloatDType::F32,
             Dtype::Bf16 => FloatDType::BF16,
@@ -169,31 +177,6 @@ impl<B: VbLoraBackend> Ours<B> {
         let draw =
             || Tensor::<B, 2>::random([n, n], Distribution::Default, &self.device).cast(float);
         Ok(Job::Product([draw(), draw()]))
-    }
-
-    fn base_dtype(&self, dtype: Dtype) -> BaseDtype {
-        match dtype {
-            Dtype::F32 => BaseDtype::F32,
-            Dtype::Bf16 => BaseDtype::Bf16,
-            Dtype::Nf4 => BaseDtype::Nf4(Nf4Settings {
-                double_quant: true,
-                compute: self.compute,
-            }),
-        }
-    }
-
-    fn config(&self, encoder: Encoder, dtype: Dtype) -> EncoderConfig {
-        EncoderConfig {
-            base_dtype: self.base_dtype(dtype),
-            ..encoder.config()
-        }
-    }
-
-    fn decoder_config(&self, decoder: Decoder, dtype: Dtype) -> DecoderConfig {
-        DecoderConfig {
-            base_dtype: self.base_dtype(dtype),
-            ..decoder.config()
-        }
     }
 
     /// Milliseconds for `repetitions` of the job, until the device has finished.
@@ -325,5 +308,46 @@ impl<B: VbLoraBackend> Composing<B> {
         composition.collect(&mut loss.backward());
         composition.push_back()?;
         Ok(())
+    }
+}
+
+/// The number type of products with a base in 4 bits, by the kind of device.
+pub(crate) fn compute_dtype(is_gpu: bool) -> ComputeDtype {
+    match is_gpu {
+        true => ComputeDtype::Bf16,
+        false => ComputeDtype::F32,
+    }
+}
+
+fn base_dtype(dtype: Dtype, compute: ComputeDtype) -> BaseDtype {
+    match dtype {
+        Dtype::F32 => BaseDtype::F32,
+        Dtype::Bf16 => BaseDtype::Bf16,
+        Dtype::Nf4 => BaseDtype::Nf4(Nf4Settings {
+            double_quant: true,
+            compute,
+        }),
+    }
+}
+
+pub(crate) fn encoder_config(
+    encoder: Encoder,
+    dtype: Dtype,
+    compute: ComputeDtype,
+) -> EncoderConfig {
+    EncoderConfig {
+        base_dtype: base_dtype(dtype, compute),
+        ..encoder.config()
+    }
+}
+
+pub(crate) fn decoder_config(
+    decoder: Decoder,
+    dtype: Dtype,
+    compute: ComputeDtype,
+) -> DecoderConfig {
+    DecoderConfig {
+        base_dtype: base_dtype(dtype, compute),
+        ..decoder.config()
     }
 }

@@ -12,15 +12,15 @@ const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,model.layers.0.s
 
 /// One piece of work, which both sides run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Work {
-    pub(super) task: Task,
+pub(crate) struct Work {
+    pub(crate) task: Task,
     /// The number type in which frozen weights, or a product's operands, are stored and multiplied.
-    pub(super) dtype: Dtype,
+    pub(crate) dtype: Dtype,
 }
 
 /// The kind of a work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
+pub(crate) enum Task {
     /// An encoder on a batch.
     Encoder(Encoder, Pass, Shape),
     /// A decoder on a batch. Every next token is a label.
@@ -34,13 +34,13 @@ pub(super) enum Task {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Encoder {
+pub(crate) enum Encoder {
     Base,
     Large,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Decoder {
+pub(crate) enum Decoder {
     SmolLm2,
     Gpt2Medium,
     /// TinyLlama's sizes (arXiv 2401.02385).
@@ -73,7 +73,7 @@ pub(crate) struct Shape {
 
 /// The linear maps of a model that is not run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shapes {
+pub(crate) enum Shapes {
     RobertaBase,
     RobertaLarge,
     Llama2At7B,
@@ -81,7 +81,7 @@ pub(super) enum Shapes {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Dtype {
+pub(crate) enum Dtype {
     F32,
     Bf16,
     /// 4 bits with double quantisation. Products are in bf16 on a GPU, and in f32 on a CPU.
@@ -138,7 +138,7 @@ impl Decoder {
     }
 
     /// The adapter of a pass. A bank vector's length must divide every dimension, and 256 does not for SmolLM2.
-    pub(super) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
+    pub(crate) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
         let (adapter, targets) = pass.adapter()?;
         let adapter = match adapter {
             AdapterConfig::VbLora(config) if self == Self::SmolLm2 => {
@@ -170,7 +170,7 @@ impl Pass {
     ];
 
     /// The adapter that is trained, and its sites as a rule for the model's `targets`; `None` for a forward pass.
-    pub(super) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
+    pub(crate) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
         let one = LoraConfig {
             rank: 1,
             ..LoraConfig::default()
@@ -329,6 +329,17 @@ impl Work {
                 let head = config.vocab_size * config.hidden_size;
                 Some(of_pass(pass, shape, [weights + head, attended]))
             }
+        }
+    }
+}
+
+impl Task {
+    /// Rows and tokens of a batch of a model; nothing for other works.
+    pub(crate) fn sizes(self) -> (usize, usize) {
+        match self {
+            Self::Encoder(_, _, Shape { rows, columns, .. })
+            | Self::Decoder(_, _, Shape { rows, columns, .. }) => (rows, columns),
+            Self::Decode(..) | Self::Compose(_) | Self::Product(_) => (0, 0),
         }
     }
 }

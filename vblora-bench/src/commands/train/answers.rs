@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::{Result, ensure};
@@ -25,7 +28,7 @@ use crate::{
     results::Results,
     tasks::causal::Texts,
     train::{
-        Ended, Session,
+        Ended, Ranks, Session,
         causal::{self, Sample, TextSource},
     },
 };
@@ -87,6 +90,7 @@ pub(super) struct Answered<'a> {
     pub(super) out: &'a Path,
     pub(super) settings: AnswerSettings,
     pub(super) interrupted: &'a AtomicBool,
+    pub(super) ranks: Ranks<'a>,
 }
 
 impl BackendJob for Answered<'_> {
@@ -94,7 +98,12 @@ impl BackendJob for Answered<'_> {
 
     fn run<B: VbLoraBackend>(self, device: B::Device) -> Self::Output {
         // The lock is kept so that no other process changes the adapters before they have answered.
-        let ended = self.session.run_locked::<B>(&device, self.interrupted)?;
+        let ended =
+            self.session
+                .run_with::<B>(&device, self.interrupted, Arc::default(), self.ranks)?;
+        if !self.ranks.leads() {
+            return Ok(ended.results);
+        }
         let Ended {
             results,
             base,

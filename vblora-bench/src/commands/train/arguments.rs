@@ -6,7 +6,7 @@ use clap::Args;
 use vblora::Selection;
 use vblora_models::BaseDtype;
 
-use super::{schedule::ScheduleArguments, table::TableArguments};
+use super::{ranks::RankArguments, schedule::ScheduleArguments, table::TableArguments};
 use crate::{
     commands::device::DeviceArguments,
     recipes::TooLong,
@@ -51,6 +51,8 @@ pub struct Arguments {
     pub(super) output: OutputArguments,
     #[command(flatten)]
     pub(super) device: DeviceArguments,
+    #[command(flatten)]
+    pub(super) ranks: RankArguments,
 }
 
 // Plain comments from here on: a doc comment on flattened flags would become the command's description.

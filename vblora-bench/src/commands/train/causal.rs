@@ -9,6 +9,7 @@ use super::{
     Work,
     answers::{AnswerSettings, Answered},
     arguments::Arguments,
+    ranks::Seat,
     recipe::set_rank,
 };
 use crate::{
@@ -31,9 +32,10 @@ const METHODS: [Method; 2] = [Method::Lora, Method::VbLora];
 /// Without a file of held-out texts, one of so many prompts is held out.
 const HELD_OUT: usize = 20;
 
-pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments, files: ModelFiles, seat: Seat<'_>) -> Result<ExitCode> {
     let (train, held_out) = texts(arguments, &files)?;
     let mut session = session(arguments, files, train, &held_out)?;
+    session.quiet |= !seat.ranks.leads();
     let Work::Run(interrupted) = arguments.announce(&session)? else {
         return Ok(ExitCode::SUCCESS);
     };
@@ -49,10 +51,13 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> 
         out: &out,
         settings: AnswerSettings::new(&arguments.causal),
         interrupted,
+        ranks: seat.ranks,
     };
-    let device = &arguments.device;
-    let results = device.backend.dispatch(device.device, work)??;
-    arguments.say_written(&results);
+    let device = seat.device;
+    let results = device.backend.dispatch(device.index, work)??;
+    if seat.ranks.leads() {
+        arguments.say_written(&results);
+    }
     Ok(super::outcome(&results))
 }
 

@@ -5,27 +5,30 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use vblora_models::{EncoderConfig, ModelFiles};
 
-use super::{Work, arguments::Arguments, recipe::set_rank, table};
+use super::{Work, arguments::Arguments, ranks::Seat, recipe::set_rank, table};
 use crate::{
     program::say,
     recipes::{Recipe, Size},
     report::summary_table,
     tasks::{Task, check_splits},
-    train::{DataSource, Method, Session, run_encoder},
+    train::{DataSource, Method, Session, run_encoder_with},
 };
 
 /// The methods to compare if the user names none.
 const METHODS: [Method; 3] = [Method::Head, Method::Lora, Method::VbLora];
 
-pub(super) fn run(arguments: &Arguments, files: ModelFiles) -> Result<ExitCode> {
-    let session = session(arguments, files)?;
+pub(super) fn run(arguments: &Arguments, files: ModelFiles, seat: Seat<'_>) -> Result<ExitCode> {
+    let mut session = session(arguments, files)?;
+    session.quiet |= !seat.ranks.leads();
     let Work::Run(interrupted) = arguments.announce(&session)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    let device = &arguments.device;
-    let results = run_encoder(device.backend, device.device, &session, interrupted)?;
-    say(summary_table(&results));
-    arguments.say_written(&results);
+    let Seat { device, ranks } = seat;
+    let results = run_encoder_with(device.backend, device.index, &session, interrupted, ranks)?;
+    if ranks.leads() {
+        say(summary_table(&results));
+        arguments.say_written(&results);
+    }
     Ok(super::outcome(&results))
 }
 

@@ -5,6 +5,7 @@ mod arguments;
 mod causal;
 mod encoder;
 mod kind;
+mod ranks;
 mod recipe;
 pub(super) mod repeat;
 mod schedule;
@@ -17,9 +18,10 @@ use vblora_models::ModelFiles;
 
 pub use arguments::Arguments;
 
-use self::arguments::OutputArguments;
+use self::{arguments::OutputArguments, ranks::end};
 use super::models;
 use crate::{
+    group::Job,
     program::{command_line, listen, say},
     recipes::Recipe,
     report::draw,
@@ -35,21 +37,29 @@ use kind::Kind;
 /// # Errors
 /// Flags, model and data do not fit together; a file cannot be read or written; the device does not work.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    match arguments.continued()? {
-        Some(recorded) => train(&recorded),
-        None => train(arguments).map_err(|error| arguments.with_first_command(error)),
-    }
+    let job = Job::open(arguments.ranks.patience())?;
+    let outcome = match arguments.continued() {
+        Ok(Some(recorded)) => train(&recorded, &job),
+        Ok(None) => train(arguments, &job).map_err(|error| arguments.with_first_command(error)),
+        Err(error) => Err(error),
+    };
+    end(job, outcome)
 }
 
-fn train(arguments: &Arguments) -> Result<ExitCode> {
+fn train(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
+    let seat = arguments.seat(job)?;
+    // One rank says what all would do.
+    if arguments.output.plan && !seat.ranks.leads() {
+        return Ok(ExitCode::SUCCESS);
+    }
     let named = &arguments.model;
     let model = named.model.as_deref().unwrap_or(models::ROBERTA);
     let files = models::find(model, named.revision.as_deref())?;
     let kind = Kind::of(&files)?;
     kind.check(arguments, &files)?;
     match kind {
-        Kind::Encoder => encoder::run(arguments, files),
-        Kind::Causal => causal::run(arguments, files),
+        Kind::Encoder => encoder::run(arguments, files, seat),
+        Kind::Causal => causal::run(arguments, files, seat),
     }
 }
 

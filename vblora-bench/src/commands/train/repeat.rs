@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Command, FromArgMatches};
-use vblora::backend::BackendKind;
 
 use super::{
     Arguments,
@@ -22,6 +21,9 @@ use crate::{
 /// The subcommand's own name among the program's arguments.
 const NAME: &str = "train";
 
+/// Flags of a bare command, with their values.
+const VALUED: [&str; 3] = ["--out=", "--devices=", "--rank-timeout="];
+
 /// The recorded arguments of the session in a directory, if it has some.
 fn first_command(out: &Path) -> Option<Vec<String>> {
     let made = Made::read(out).ok().flatten();
@@ -35,9 +37,9 @@ fn is_bare(words: &[String]) -> bool {
     words.next_if_eq(&NAME);
     while let Some(word) = words.next() {
         match word {
-            "--out" => drop(words.next()),
+            "--out" | "--devices" | "--rank-timeout" => drop(words.next()),
             "--resume" | "--plan" | "--quiet" => {}
-            word if word.starts_with("--out=") => {}
+            word if VALUED.iter().any(|start| word.starts_with(start)) => {}
             _ => return false,
         }
     }
@@ -109,6 +111,7 @@ impl Arguments {
                 ..none.causal
             },
             device: self.device,
+            ranks: self.ranks,
             ..none
         })
     }
@@ -130,6 +133,10 @@ impl Arguments {
             return Ok(None);
         };
         let mut arguments = Self::recorded(&words)?;
+        if !self.ranks.devices.is_empty() {
+            arguments.ranks.devices.clone_from(&self.ranks.devices);
+        }
+        arguments.ranks.rank_timeout = self.ranks.rank_timeout;
         arguments.output = OutputArguments {
             out: Some(out.clone()),
             overwrite: false,
@@ -200,11 +207,6 @@ impl Arguments {
         }
         Ok(arguments)
     }
-
-    /// The backend.
-    pub(in crate::commands) fn backend(&self) -> BackendKind {
-        self.device.backend
-    }
 }
 
 #[cfg(test)]
@@ -218,6 +220,7 @@ mod tests {
             "train --resume --out run",
             "--out=run --resume --quiet",
             "train --out --epochs --resume",
+            "train --resume --out run --devices cuda:0,cuda:1 --rank-timeout=9",
         ] {
             assert!(is_bare(line), "{line}");
         }

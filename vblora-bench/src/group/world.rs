@@ -1,0 +1,409 @@
+//! Ranks that are processes of MPI, on one host or on many.
+//!
+//! One thread makes all calls of MPI (`MPI_THREAD_FUNNELED`). It takes messages in while this process computes, passes messages to all on
+//! along a tree, and shows the other ranks that rank 0 lives.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    process,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use mpi::{
+    Threading,
+    point_to_point::{Message as Matched, Status},
+    request::{Request, Scope, scope},
+    topology::SimpleCommunicator,
+    traits::{Communicator, Destination, Equivalence, Source},
+};
+
+use super::{Group, Message, Place};
+use crate::{Error, Result};
+
+/// How long the thread sleeps between two looks for messages.
+const PAUSE: Duration = Duration::from_micros(50);
+
+/// How long a message is pushed on without sleep.
+const EAGER: Duration = Duration::from_millis(2);
+
+/// The longest time between two signs of life of rank 0.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// How long MPI may take to end the job.
+const LAST: Duration = Duration::from_secs(5);
+
+/// The kinds of MPI's messages.
+mod tag {
+    /// The head of a message to rank 0.
+    pub(super) const REPORT: i32 = 1;
+    /// The head of a message to all.
+    pub(super) const BROADCAST: i32 = 2;
+    /// The numbers of the message whose head came before.
+    pub(super) const VALUES: i32 = 3;
+    /// Rank 0 lives.
+    pub(super) const BEAT: i32 = 4;
+    /// Rank 0 leaves.
+    pub(super) const GOODBYE: i32 = 5;
+}
+
+/// This process among those that MPI has started.
+#[derive(Debug)]
+pub(super) struct World {
+    place: Place,
+    commands: Sender<Command>,
+    arrivals: Mutex<Receiver<Arrival>>,
+    ended: Mutex<Receiver<()>>,
+}
+
+/// What the thread of MPI is asked to do.
+#[derive(Debug)]
+enum Command {
+    Report(Message),
+    Broadcast(Message),
+    /// To leave the job once all has been sent.
+    Close,
+    /// To end all processes of the job.
+    Abort,
+}
+
+/// What has come from another rank.
+#[derive(Debug)]
+enum Arrival {
+    Message(usize, Arc<Message>),
+    Beat,
+}
+
+impl World {
+    /// Starts MPI on a thread of its own. `patience` is how long other ranks wait for a sign of life.
+    ///
+    /// # Errors
+    /// The thread cannot be started, or MPI runs already.
+    pub(super) fn open(patience: Duration) -> Result<Self> {
+        let failed = |reason: String| Error::Program {
+            program: "MPI",
+            reason,
+        };
+        let (commands, orders) = channel();
+        let (found, arrivals) = channel();
+        let (place, started) = channel();
+        let (end, ended) = channel();
+        let beat = BEAT.min(patience / 4);
+        let work = move || serve(&place, orders, found, beat, &end);
+        let thread = thread::Builder::new().name("mpi".into());
+        thread
+            .spawn(work)
+            .map_err(|cause| failed(format!("cannot start a thread: {cause}")))?;
+        let place = started
+            .recv()
+            .map_err(|_| failed("cannot start in this process".into()))?;
+        Ok(Self {
+            place,
+            commands,
+            arrivals: Mutex::new(arrivals),
+            ended: Mutex::new(ended),
+        })
+    }
+
+    /// Leaves the job, once all its processes do.
+    ///
+    /// # Errors
+    /// Another process has not left for as long as `patience`.
+    pub(super) fn close(self, patience: Duration) -> Result<()> {
+        self.command(Command::Close);
+        let ended = self.ended.into_inner().expect("no other thread waits");
+        ended.recv_timeout(patience).map_err(|_| Error::SilentRank {
+            ranks: "another rank".into(),
+            during: "at the end of the job".into(),
+            seconds: patience.as_secs(),
+        })
+    }
+
+    /// Ends all processes of the job with exit code 1.
+    pub(super) fn abort(&self) -> ! {
+        self.command(Command::Abort);
+        // The thread of MPI ends this process. If it is stuck, the launcher ends the others when this one has ended.
+        thread::sleep(LAST);
+        process::exit(1)
+    }
+
+    /// The thread takes commands until it has left the job.
+    fn command(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+impl Group for World {
+    fn place(&self) -> Place {
+        self.place
+    }
+
+    fn broadcast(&self, message: Message) {
+        self.command(Command::Broadcast(message));
+    }
+
+    fn report(&self, message: Message) {
+        self.command(Command::Report(message));
+    }
+
+    fn receive(&self, patience: Duration) -> Option<(usize, Arc<Message>)> {
+        let arrivals = self.arrivals.lock().expect("no other thread receives");
+        loop {
+            match arrivals.recv_timeout(patience) {
+                Ok(Arrival::Message(from, message)) => return Some((from, message)),
+                Ok(Arrival::Beat) => {}
+                Err(RecvTimeoutError::Timeout) => return None,
+                // The thread of MPI has panicked. Nothing more will come.
+                Err(RecvTimeoutError::Disconnected) => {
+                    thread::sleep(patience);
+                    return None;
+                }
+            }
+        }
+    }
+}
+
+/// The whole life of MPI in this process, on one thread.
+fn serve(
+    place: &Sender<Place>,
+    commands: Receiver<Command>,
+    arrivals: Sender<Arrival>,
+    beat: Duration,
+    end: &Sender<()>,
+) {
+    let Some((universe, _)) = mpi::initialize_with_threading(Threading::Funneled) else {
+        return;
+    };
+    let world = universe.world();
+    let here = {
+        let local = world.split_shared(world.rank());
+        Place {
+            rank: world.rank() as usize,
+            size: world.size() as usize,
+            local_rank: local.rank() as usize,
+            local_size: local.size() as usize,
+        }
+    };
+    let _ = place.send(here);
+    let mut courier = Courier {
+        world: Rc::new(world),
+        here,
+        commands,
+        arrivals,
+        heads: BTreeMap::new(),
+        outgoing: VecDeque::new(),
+        beat,
+        beaten: Instant::now(),
+        is_closing: false,
+        is_released: false,
+    };
+    courier.run();
+    drop(courier);
+    // Waits until every rank has come this far.
+    drop(universe);
+    let _ = end.send(());
+}
+
+/// Carries messages between this process and the others.
+struct Courier {
+    world: Rc<SimpleCommunicator>,
+    here: Place,
+    commands: Receiver<Command>,
+    arrivals: Sender<Arrival>,
+    /// Heads whose numbers have not come yet, by rank.
+    heads: BTreeMap<i32, (i32, Vec<u8>)>,
+    outgoing: VecDeque<Parcel>,
+    beat: Duration,
+    beaten: Instant,
+    is_closing: bool,
+    is_released: bool,
+}
+
+/// A message on its way to a rank.
+struct Parcel {
+    to: usize,
+    tag: i32,
+    /// `None` for kinds that have no content.
+    message: Option<Arc<Message>>,
+}
+
+impl Courier {
+    fn run(&mut self) {
+        loop {
+            let is_busy = self.take_arrivals() || !self.outgoing.is_empty();
+            self.take_commands(if is_busy { Duration::ZERO } else { PAUSE });
+            self.show_life();
+            match self.outgoing.pop_front() {
+                Some(parcel) => self.deliver(&parcel),
+                None if self.is_closing && self.may_leave() => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Rank 0 tells the others to leave, and they wait for that: leaving MPI keeps a processor busy until all do.
+    fn may_leave(&mut self) -> bool {
+        if self.here.rank == 0 && !self.is_released {
+            self.is_released = true;
+            self.send_down(tag::GOODBYE, None);
+            return false;
+        }
+        self.is_released
+    }
+
+    fn show_life(&mut self) {
+        if self.here.rank == 0 && self.beaten.elapsed() >= self.beat {
+            self.beaten = Instant::now();
+            self.send_down(tag::BEAT, None);
+        }
+    }
+
+    /// Sends what comes from rank 0 on its way along a binomial tree.
+    fn send_down(&mut self, tag: i32, message: Option<&Arc<Message>>) {
+        for to in children(self.here.rank, self.here.size) {
+            let message = message.cloned();
+            self.outgoing.push_back(Parcel { to, tag, message });
+        }
+    }
+
+    /// Waits for commands, for at most this long.
+    fn take_commands(&mut self, wait: Duration) {
+        let mut next = self.commands.recv_timeout(wait);
+        loop {
+            match next {
+                Ok(Command::Broadcast(message)) => {
+                    self.send_down(tag::BROADCAST, Some(&Arc::new(message)));
+                }
+                Ok(Command::Report(message)) => self.outgoing.push_back(Parcel {
+                    to: 0,
+                    tag: tag::REPORT,
+                    message: Some(Arc::new(message)),
+                }),
+                Ok(Command::Close) => self.is_closing = true,
+                Ok(Command::Abort) => self.world.abort(1),
+                // This process has ended its work without leaving the job: it panics.
+                Err(RecvTimeoutError::Disconnected) if !self.is_closing => self.world.abort(1),
+                Err(_) => return,
+            }
+            next = self.commands.recv_timeout(Duration::ZERO);
+        }
+    }
+
+    /// Takes in all messages that are here. Returns false if there are none.
+    fn take_arrivals(&mut self) -> bool {
+        let world = Rc::clone(&self.world);
+        let mut is_any = false;
+        while let Some((matched, status)) = world.any_process().immediate_matched_probe() {
+            self.take(matched, status);
+            is_any = true;
+        }
+        is_any
+    }
+
+    fn take(&mut self, matched: Matched, status: Status) {
+        let (from, kind) = (status.source_rank(), status.tag());
+        if kind == tag::VALUES {
+            let mut values = vec![0.0; count::<f32>(status)];
+            matched.matched_receive_into(&mut values[..]);
+            if let Some((kind, head)) = self.heads.remove(&from) {
+                self.pass(from, kind, Message { head, values });
+            }
+            return;
+        }
+        let mut head = vec![0_u8; count::<u8>(status)];
+        matched.matched_receive_into(&mut head[..]);
+        match kind {
+            tag::BEAT => {
+                self.send_down(tag::BEAT, None);
+                let _ = self.arrivals.send(Arrival::Beat);
+            }
+            tag::GOODBYE => {
+                self.send_down(tag::GOODBYE, None);
+                self.is_released = true;
+            }
+            kind => drop(self.heads.insert(from, (kind, head))),
+        }
+    }
+
+    /// Gives a whole message to this process. One to all goes on, and is from rank 0 whichever rank has passed it on.
+    fn pass(&mut self, from: i32, kind: i32, message: Message) {
+        let message = Arc::new(message);
+        let from = match kind {
+            tag::BROADCAST => {
+                self.send_down(tag::BROADCAST, Some(&message));
+                0
+            }
+            _ => from as usize,
+        };
+        // A process that has ended its work takes no more messages.
+        let _ = self.arrivals.send(Arrival::Message(from, message));
+    }
+
+    /// Sends a message, and takes in others meanwhile, so that two ranks that send to each other do not wait for each other.
+    fn deliver(&mut self, parcel: &Parcel) {
+        let world = Rc::clone(&self.world);
+        let to = world.process_at_rank(parcel.to as i32);
+        let (head, values): (&[u8], Option<&[f32]>) = match &parcel.message {
+            Some(message) => (&message.head, Some(&message.values)),
+            None => (&[], None),
+        };
+        scope(|scope| {
+            let head = to.immediate_send_with_tag(scope, head, parcel.tag);
+            let values =
+                values.map(|values| to.immediate_send_with_tag(scope, values, tag::VALUES));
+            self.finish(head);
+            if let Some(values) = values {
+                self.finish(values);
+            }
+        });
+    }
+
+    fn finish<'a, D: ?Sized, S: Scope<'a>>(&mut self, mut request: Request<'a, D, S>) {
+        let started = Instant::now();
+        while let Err(pending) = request.test() {
+            request = pending;
+            let is_busy = self.take_arrivals();
+            self.take_commands(Duration::ZERO);
+            match is_busy || started.elapsed() < EAGER {
+                true => thread::yield_now(),
+                false => thread::sleep(PAUSE),
+            }
+        }
+    }
+}
+
+/// The number of elements of this type in a message.
+fn count<T: Equivalence>(status: Status) -> usize {
+    usize::try_from(status.count(T::equivalent_datatype())).unwrap_or(0)
+}
+
+/// The ranks that a rank passes a message to all on to, in the binomial tree below rank 0.
+fn children(rank: usize, size: usize) -> Vec<usize> {
+    let powers = (0..usize::BITS).map(|bit| 1_usize << bit);
+    let powers = powers.take_while(|power| *power < size);
+    let found = powers.filter(|power| *power > rank);
+    let found = found.map(|power| rank + power);
+    found.filter(|child| *child < size).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_rank_but_the_first_gets_a_message_to_all_once() {
+        for size in 1..70 {
+            let all = (0..size).flat_map(|rank| children(rank, size));
+            let mut all: Vec<usize> = all.collect();
+            all.sort_unstable();
+            assert_eq!(all, (1..size).collect::<Vec<_>>(), "{size}");
+        }
+        assert_eq!(children(0, 8), [1, 2, 4]);
+        assert_eq!(children(1, 8), [3, 5]);
+    }
+}

@@ -1,0 +1,227 @@
+//! Rank 0 of a run.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use vblora::{Noise, backend::VbLoraBackend};
+use vblora_models::host_tensor;
+
+use super::{
+    Ranks,
+    fold::{Flat, Fold},
+    message::{Order, Part, head, message},
+};
+use crate::{
+    Error, Result,
+    group::Message,
+    train::{
+        learner::Learner,
+        objective::Objective,
+        parameters::join,
+        step::{StepReport, StepSum, shares},
+    },
+};
+
+/// How often a signal is looked for while rank 0 waits.
+const GLANCE: Duration = Duration::from_millis(100);
+
+/// A message, and the rank that it is from.
+type Arrival = (usize, Arc<Message>);
+
+/// The communication of steps.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(in crate::train) struct Communication {
+    /// Bytes that rank 0 has sent once, to be passed on to all, and received.
+    pub(in crate::train) bytes: u64,
+    /// The time in which rank 0 could not go on: it packed, sent and waited for others.
+    pub(in crate::train) seconds: f64,
+}
+
+/// Deals the micro-batches of a run's steps out to the ranks.
+#[derive(Debug)]
+pub(in crate::train) struct Leader<'a> {
+    ranks: Ranks<'a>,
+    /// True once a rank was asked to end.
+    interrupted: bool,
+    communication: Communication,
+}
+
+impl<'a> Leader<'a> {
+    /// Tells the other ranks that run number `index` starts.
+    pub(in crate::train) fn start(ranks: Ranks<'a>, index: usize) -> Result<Self> {
+        ranks.order(&Order::Run(index))?;
+        Ok(Self {
+            ranks,
+            interrupted: false,
+            communication: Communication::default(),
+        })
+    }
+
+    /// True once a rank other than 0 was asked to end.
+    pub(in crate::train) fn is_interrupted(&self) -> bool {
+        self.interrupted
+    }
+
+    /// The communication since the last call.
+    pub(in crate::train) fn take_communication(&mut self) -> Communication {
+        std::mem::take(&mut self.communication)
+    }
+
+    /// [`Learner::step`] by all ranks.
+    ///
+    /// # Errors
+    /// As [`Learner::step`]; a rank does not answer, or sends what was not asked for.
+    pub(in crate::train) fn step<B: VbLoraBackend, O: Objective<B>>(
+        &mut self,
+        learner: &mut Learner<B, O>,
+        step: usize,
+        batches: &[O::Batch],
+        factor: f64,
+        interrupted: &AtomicBool,
+    ) -> Result<StepReport> {
+        let shares = shares::<B, O>(batches);
+        let mut sum = learner.compose(step);
+        synced::<B>(&learner.device)?;
+        let started = Instant::now();
+        self.send(learner, &sum, step, &shares)?;
+        self.communication.seconds += started.elapsed().as_secs_f64();
+        let factors = sum.factors();
+        let mut fold = Fold::new();
+        for number in (0..batches.len()).step_by(self.ranks.size()) {
+            let noise = Noise::new(learner.seed, step as u64, number as u64);
+            let micro = learner.micro_batch(&factors, &batches[number], noise, shares[number])?;
+            fold.add(number, 0, Flat::of(micro))?;
+            while let Some((from, found)) = self.ranks.group.receive(Duration::ZERO) {
+                self.take(&mut fold, step, (from, found), learner)?;
+            }
+        }
+        synced::<B>(&learner.device)?;
+        let started = Instant::now();
+        while fold.missing(batches.len()).next().is_some() {
+            let (from, found) = self.wait(&fold, (step, batches.len()), interrupted)?;
+            self.take(&mut fold, step, (from, found), learner)?;
+        }
+        self.communication.seconds += started.elapsed().as_secs_f64();
+        if let Some(all) = fold.into_sum() {
+            sum.add(0, all);
+        }
+        learner.finish(sum, factor)
+    }
+
+    /// Sends the step's factors, the head's values and the shares of the micro-batches.
+    fn send<B: VbLoraBackend, O: Objective<B>>(
+        &mut self,
+        learner: &Learner<B, O>,
+        sum: &StepSum<B>,
+        step: usize,
+        shares: &[f64],
+    ) -> Result<()> {
+        let slabs = sum.slabs();
+        let shapes = slabs.iter().map(|slab| slab.dims()).collect();
+        let flat = slabs.into_iter().map(|slab| {
+            let size = slab.shape().num_elements();
+            slab.reshape([size])
+        });
+        let flat: Vec<_> = flat.collect();
+        let mut values = match flat.is_empty() {
+            true => Vec::new(),
+            false => host_tensor(join(flat)).values,
+        };
+        values.extend(learner.head_values());
+        let order = Order::Step {
+            step,
+            shares: shares.to_vec(),
+            slabs: shapes,
+        };
+        let message = message(&order, values)?;
+        self.communication.bytes += message.bytes();
+        self.ranks.group.broadcast(message);
+        Ok(())
+    }
+
+    /// Takes in the gradients of a micro-batch.
+    fn take<B: VbLoraBackend, O: Objective<B>>(
+        &mut self,
+        fold: &mut Fold<B>,
+        step: usize,
+        (from, message): Arrival,
+        learner: &Learner<B, O>,
+    ) -> Result<()> {
+        self.communication.bytes += message.bytes();
+        let part: Part = head(from, &message)?;
+        if part.step != step || part.number % self.ranks.size() != from {
+            return Err(Error::RankMessage {
+                rank: from,
+                expected: format!("its micro-batches of step {step}"),
+                found: format!("micro-batch {} of step {}", part.number, part.step),
+            });
+        }
+        self.interrupted |= part.interrupted;
+        let values = Arc::unwrap_or_clone(message).values;
+        let flat = Flat::received(from, part.layout, values, &learner.device)?;
+        fold.add(part.number, from, flat)
+    }
+
+    /// The next message of a rank, while micro-batches of step `step` are missing.
+    fn wait<B: VbLoraBackend>(
+        &self,
+        fold: &Fold<B>,
+        (step, count): (usize, usize),
+        interrupted: &AtomicBool,
+    ) -> Result<Arrival> {
+        let started = Instant::now();
+        let mut was_interrupted = interrupted.load(Ordering::Relaxed);
+        let missing = || {
+            let ranks = fold.missing(count).map(|number| number % self.ranks.size());
+            let ranks: BTreeSet<String> = ranks.map(|rank| format!("rank {rank}")).collect();
+            ranks.into_iter().collect::<Vec<_>>().join(", ")
+        };
+        loop {
+            let left = self.ranks.patience.saturating_sub(started.elapsed());
+            if let Some(found) = self.ranks.group.receive(left.min(GLANCE)) {
+                return Ok(found);
+            }
+            if left.is_zero() {
+                return Err(Error::SilentRank {
+                    ranks: missing(),
+                    during: format!("in step {step}"),
+                    seconds: self.ranks.patience.as_secs(),
+                });
+            }
+            // A launcher sends this signal when a rank has died. The user then learns which, and in which step.
+            if !was_interrupted && interrupted.load(Ordering::Relaxed) {
+                was_interrupted = true;
+                tracing::warn!(
+                    "a signal came in step {step}, which waits for {}",
+                    missing()
+                );
+            }
+        }
+    }
+}
+
+/// Waits for a GPU, so that its work does not count as communication.
+fn synced<B: VbLoraBackend>(device: &B::Device) -> Result<()> {
+    B::sync(device).map_err(|cause| Error::Program {
+        program: "the device",
+        reason: format!("{cause:?}"),
+    })
+}
+
+impl Ranks<'_> {
+    /// Tells the other ranks that all runs have ended.
+    pub(in crate::train) fn end(&self) -> Result<()> {
+        self.order(&Order::End)
+    }
+
+    fn order(&self, order: &Order) -> Result<()> {
+        self.group.broadcast(message(order, Vec::new())?);
+        Ok(())
+    }
+}

@@ -1,0 +1,71 @@
+//! What ranks say to each other.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{Error, Result, group::Message};
+
+/// What rank 0 asks of the others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Order {
+    /// Get ready for a run, by its place in the list of runs.
+    Run(usize),
+    /// Compute the gradients of micro-batches. The message's values are those of the slabs, then those of the head.
+    Step {
+        step: usize,
+        /// The share of each micro-batch in the step's mean.
+        shares: Vec<f64>,
+        /// The shapes of the composed slabs.
+        slabs: Vec<[usize; 2]>,
+    },
+    /// All runs have ended.
+    End,
+}
+
+/// The gradients of one micro-batch. The message's values are the loss, then the tensors of the layout.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Part {
+    pub(super) step: usize,
+    /// The micro-batch's number in the step.
+    pub(super) number: usize,
+    /// True if the rank was asked to end.
+    pub(super) interrupted: bool,
+    pub(super) layout: Layout,
+}
+
+/// The places of gradients in a flat tensor, behind the loss.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Layout {
+    /// Paths and sizes of the head's parameters.
+    pub(super) parameters: Vec<(String, usize)>,
+    /// Sites, with the shapes of their factors down and up.
+    pub(super) sites: Vec<(String, [[usize; 2]; 2])>,
+}
+
+impl Layout {
+    /// The number of values, the loss included.
+    pub(super) fn len(&self) -> usize {
+        let parameters = self.parameters.iter().map(|(_, size)| *size);
+        let factors = self.sites.iter().flat_map(|(_, shapes)| shapes);
+        let factors = factors.map(|[rows, columns]| rows * columns);
+        1 + parameters.chain(factors).sum::<usize>()
+    }
+}
+
+/// A message with this head.
+pub(super) fn message<T: Serialize>(head: &T, values: Vec<f32>) -> Result<Message> {
+    let head = serde_json::to_vec(head).map_err(|cause| Error::Json {
+        file: "of a message to another rank".into(),
+        cause,
+    })?;
+    Ok(Message { head, values })
+}
+
+/// The head of a message from a rank.
+pub(super) fn head<T: DeserializeOwned>(from: usize, message: &Message) -> Result<T> {
+    serde_json::from_slice(&message.head).map_err(|cause| Error::RankMessage {
+        rank: from,
+        expected: "a message of this version".into(),
+        found: cause.to_string(),
+    })
+}

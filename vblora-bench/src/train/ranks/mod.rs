@@ -1,0 +1,99 @@
+//! Training by several ranks, with the bits of one.
+//!
+//! Rank 0 leads. It owns adapter, head, optimizer, files and evaluation. In each step it composes the factors and sends them with the head's
+//! values. Each rank computes the gradients of whole micro-batches: rank r of n takes the numbers r, r + n, and so on. Data order, dropout
+//! and noise are functions of seed, step and number, so it does not matter which rank computes a micro-batch. Rank 0 adds the gradients in
+//! the order of the numbers, as one rank does, and finishes the step.
+
+mod agreement;
+mod fold;
+mod leader;
+mod message;
+#[cfg(all(test, feature = "flex"))]
+mod tests;
+mod worker;
+
+use std::time::Duration;
+
+pub(super) use agreement::{Terms, agree, instructions};
+pub(super) use leader::{Communication, Leader};
+pub(super) use worker::serve;
+
+use crate::{
+    group::{Group, Job, Solo},
+    recipes::Recipe,
+    tasks::counted,
+};
+
+/// The ranks that train together, as one of them sees them.
+#[derive(Debug, Clone, Copy)]
+pub struct Ranks<'a> {
+    group: &'a dyn Group,
+    /// How long to wait for another rank.
+    patience: Duration,
+}
+
+impl Ranks<'static> {
+    /// This process alone.
+    pub fn alone() -> Self {
+        Self::new(&Solo, Duration::ZERO)
+    }
+}
+
+impl<'a> Ranks<'a> {
+    /// The ranks of a group. A rank that another waits for longer than `patience` fails the job.
+    pub fn new(group: &'a dyn Group, patience: Duration) -> Self {
+        Self { group, patience }
+    }
+
+    /// The ranks of a job.
+    pub fn of(job: &'a Job) -> Self {
+        Self::new(job.group(), job.patience())
+    }
+
+    /// True on rank 0.
+    pub fn leads(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// The number of ranks.
+    pub fn size(&self) -> usize {
+        self.group.place().size
+    }
+
+    /// How the ranks share the work, in a line; `None` for one rank. If some would have no work, it names the batch and the accumulation of
+    /// the same step for all of them.
+    pub(super) fn line(&self, recipe: &Recipe) -> Option<String> {
+        shared(self.size(), recipe.batch, recipe.accumulation)
+    }
+
+    /// The number of this rank.
+    pub fn rank(&self) -> usize {
+        self.group.place().rank
+    }
+}
+
+/// See [`Ranks::line`].
+fn shared(size: usize, batch: usize, accumulation: usize) -> Option<String> {
+    let micro_batches = counted(accumulation, "micro-batch", "micro-batches");
+    let rows = batch.saturating_mul(accumulation);
+    match size {
+        1 => None,
+        _ if accumulation >= size => Some(format!(
+            "{size} ranks share the {micro_batches} of each step"
+        )),
+        _ => {
+            let idle = counted(size - accumulation, "rank has", "ranks have");
+            let way = match rows >= size {
+                true => format!(
+                    "; --batch {} --accumulation {size} would use all {size}",
+                    rows.div_ceil(size)
+                ),
+                false => String::new(),
+            };
+            Some(format!(
+                "{idle} no work, because a step has {micro_batches}{way}"
+            ))
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! The other ranks.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vblora::{Noise, backend::VbLoraBackend};
+use vblora_models::host_tensor;
+
+use super::{
+    Ranks,
+    fold::{Flat, Pieces, check_len, upload},
+    message::{self, Order, Part, head},
+};
+use crate::{
+    Error, Result,
+    group::Message,
+    train::{
+        learner::Learner,
+        objective::Objective,
+        run::{Prepared, Run},
+    },
+};
+
+/// Computes micro-batches of these runs until rank 0 ends the work.
+///
+/// # Errors
+/// Rank 0 is silent or sends what cannot be used; a micro-batch cannot be computed.
+pub(in crate::train) fn serve<B: VbLoraBackend, O: Objective<B>>(
+    prepared: &Prepared<B, O>,
+    runs: &[Run],
+    ranks: Ranks<'_>,
+    interrupted: &AtomicBool,
+) -> Result<()> {
+    let mut worker = Worker {
+        prepared,
+        ranks,
+        interrupted,
+        current: None,
+    };
+    let mut during = "before the first step".to_owned();
+    loop {
+        let outcome = worker.work(runs, &mut during);
+        match outcome {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(cause) => {
+                return Err(Error::OfRank {
+                    rank: ranks.rank(),
+                    during,
+                    cause: Box::new(cause),
+                });
+            }
+        }
+    }
+}
+
+struct Worker<'a, B: VbLoraBackend, O: Objective<B>> {
+    prepared: &'a Prepared<B, O>,
+    ranks: Ranks<'a>,
+    interrupted: &'a AtomicBool,
+    current: Option<Current<B, O>>,
+}
+
+/// The run at hand.
+struct Current<B: VbLoraBackend, O: Objective<B>> {
+    seed: u64,
+    learner: Learner<B, O>,
+    /// The number of the head's values.
+    head: usize,
+    /// The number of an epoch, and its micro-batches.
+    epoch: Option<(usize, Vec<O::Rows>)>,
+}
+
+impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
+    /// Does what rank 0 asks for next. Returns false at the end.
+    fn work(&mut self, runs: &[Run], during: &mut String) -> Result<bool> {
+        // Rank 0 may itself wait for a rank that hangs. It gives up first, because it knows which one.
+        let patience = 2 * self.ranks.patience;
+        let Some((_, found)) = self.ranks.group.receive(patience) else {
+            return Err(Error::SilentRank {
+                ranks: "rank 0".into(),
+                during: during.clone(),
+                seconds: patience.as_secs(),
+            });
+        };
+        match head(0, &found)? {
+            Order::End => return Ok(false),
+            Order::Run(index) => {
+                let run = runs.get(index).ok_or_else(|| Error::RankMessage {
+                    rank: 0,
+                    expected: format!("one of {} runs", runs.len()),
+                    found: format!("run {index}"),
+                })?;
+                let learner = run.learner(self.prepared)?;
+                self.current = Some(Current {
+                    seed: run.seed,
+                    head: learner.head_values().len(),
+                    learner,
+                    epoch: None,
+                });
+            }
+            Order::Step {
+                step,
+                shares,
+                slabs,
+            } => {
+                *during = format!("in step {step}");
+                self.step(step, &shares, &slabs, &found)?;
+                *during = format!("after step {step}");
+            }
+        }
+        Ok(true)
+    }
+
+    /// Computes and sends this rank's micro-batches of a step.
+    fn step(
+        &mut self,
+        step: usize,
+        shares: &[f64],
+        slabs: &[[usize; 2]],
+        order: &Message,
+    ) -> Result<()> {
+        let Prepared { train, recipe, .. } = self.prepared;
+        let of_epoch = self.prepared.length.steps_per_epoch;
+        let current = self.current.as_mut().ok_or_else(|| Error::RankMessage {
+            rank: 0,
+            expected: "a run before its steps".into(),
+            found: format!("step {step}"),
+        })?;
+        let number = step / of_epoch + 1;
+        if current
+            .epoch
+            .as_ref()
+            .is_none_or(|(known, _)| *known != number)
+        {
+            let rows = O::epoch(train, recipe, current.seed, number).collect();
+            current.epoch = Some((number, rows));
+        }
+        let (_, epoch) = current.epoch.as_ref().expect("set just above");
+        let rows = epoch.chunks(recipe.accumulation).nth(step % of_epoch);
+        let rows = rows.filter(|rows| rows.len() == shares.len());
+        let rows = rows.ok_or_else(|| Error::RankMessage {
+            rank: 0,
+            expected: "a step of this rank's data".into(),
+            found: format!("step {step} of {} micro-batches", shares.len()),
+        })?;
+        let learner = &mut current.learner;
+        let composed: usize = slabs.iter().map(|[rows, columns]| rows * columns).sum();
+        check_len(0, composed + current.head, &order.values)?;
+        let (of_slabs, of_head) = order.values.split_at(composed);
+        learner.set_head(of_head);
+        let factors = {
+            let mut pieces = Pieces::new(upload(of_slabs.to_vec(), &learner.device));
+            let slabs = slabs.iter().map(|&shape| pieces.matrix(shape));
+            learner.factors_of(&slabs.collect::<Vec<_>>())
+        };
+        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        for number in (rank..rows.len()).step_by(size) {
+            let batch = O::batch(train, &rows[number], learner.base())?;
+            let noise = Noise::new(current.seed, step as u64, number as u64);
+            let micro = learner.micro_batch(&factors, &batch, noise, shares[number])?;
+            let flat = Flat::of(micro);
+            let part = Part {
+                step,
+                number,
+                interrupted: self.interrupted.load(Ordering::Relaxed),
+                layout: flat.layout,
+            };
+            let values = host_tensor(flat.values).values;
+            self.ranks.group.report(message::message(&part, values)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+//! Ranks that are processes of MPI: killed, resumed by another number of ranks, and refused. Unit tests hold the bits of every method with
+//! threads as ranks.
+#![allow(missing_docs, clippy::print_stdout)]
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use vblora_bench::{
+    demo,
+    tasks::{Example, Label, SplitName},
+};
+
+/// What every rank runs: eight steps of four micro-batches, each with a checkpoint.
+const TRAIN: &str = "train --task demo --data data --method vblora --seeds 1 --epochs 4 --batch 4 --accumulation 4 \
+                     --max-length 16 --checkpoint-every 1 --keep 100 --quiet --out run";
+
+/// Returns true if there is MPI to test; otherwise says why not.
+fn is_there() -> bool {
+    let reason = match Command::new("mpirun").arg("--version").output() {
+        _ if !cfg!(feature = "mpi") => "built without the feature mpi",
+        Err(_) => "there is no mpirun",
+        Ok(_) => return true,
+    };
+    println!("skipped: {reason}");
+    false
+}
+
+/// A directory with data.
+fn directory() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    data(&dir.path().join("data"), 32);
+    dir
+}
+
+fn data(dir: &Path, rows: usize) {
+    fs::create_dir_all(dir.join("demo")).unwrap();
+    for (name, rows) in [(SplitName::Train, rows), (SplitName::Dev, 4)] {
+        let split = demo::split(name).unwrap();
+        let line = |e: &Example| {
+            let Label::Class(class) = e.label else {
+                panic!("classes")
+            };
+            format!("x\t{class}\t\t{}\n", e.a)
+        };
+        let text: String = split.examples[..rows].iter().map(line).collect();
+        fs::write(dir.join(format!("demo/{}.tsv", name.name())), text).unwrap();
+    }
+}
+
+/// The program by `size` ranks, or alone.
+fn program(dir: &Path, size: usize) -> Command {
+    let vblora = env!("CARGO_BIN_EXE_vblora");
+    let mut command = match size {
+        0 => Command::new(vblora),
+        _ => {
+            let mut command = Command::new("mpirun");
+            command.args([
+                "--allow-run-as-root",
+                "--oversubscribe",
+                "--bind-to",
+                "none",
+            ]);
+            command.args(["-n", &size.to_string(), vblora]);
+            command
+        }
+    };
+    command
+        .current_dir(dir)
+        .env("RAYON_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+#[track_caller]
+fn succeed(mut command: Command) {
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", said(&done));
+}
+
+fn said(done: &Output) -> String {
+    String::from_utf8_lossy(&[&*done.stdout, &*done.stderr].concat()).into_owned()
+}
+
+/// Waits for the end of a job that something has happened to.
+#[track_caller]
+fn end(mut job: Child, limit: Duration) -> Output {
+    let started = Instant::now();
+    while job.try_wait().unwrap().is_none() {
+        if started.elapsed() > limit {
+            job.kill().unwrap();
+            panic!("the job goes on for {limit:?}");
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    job.wait_with_output().unwrap()
+}
+
+/// The process of a rank of mpirun.
+fn process_of(job: &Child, rank: usize) -> u32 {
+    let variable = format!("OMPI_COMM_WORLD_RANK={rank}");
+    let is_it = |process: u32| {
+        let read = |file: &str| fs::read(format!("/proc/{process}/{file}")).unwrap_or_default();
+        let status = String::from_utf8_lossy(&read("status")).into_owned();
+        let environment = read("environ");
+        let mut variables = environment.split(|&byte| byte == 0);
+        status.contains(&format!("PPid:\t{}\n", job.id()))
+            && variables.any(|found| found == variable.as_bytes())
+    };
+    let names = fs::read_dir("/proc")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    let mut processes = names.filter_map(|name| name.to_str()?.parse().ok());
+    processes.find(|&process| is_it(process)).unwrap()
+}
+
+fn signal(process: u32, name: &str) {
+    let status = Command::new("kill")
+        .args([name, &process.to_string()])
+        .status();
+    assert!(status.unwrap().success());
+}
+
+/// Waits for the checkpoint after this many steps.
+fn wait_for(dir: &Path, step: usize) {
+    let set = dir.join(format!("run/checkpoints/vblora-seed1/step-{step:08}"));
+    let started = Instant::now();
+    while !set.exists() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "no step {step}"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Every file of a session, without the times and the lines about communication in it.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        let name = PathBuf::from(path.file_name().unwrap());
+        if path.is_dir() {
+            let inner = files(&path).into_iter();
+            found.extend(inner.map(|(inner, bytes)| (name.join(inner), bytes)));
+            continue;
+        }
+        let without = |parts: &[&str]| {
+            let text = fs::read_to_string(&path).unwrap();
+            let stays = |line: &&str| !parts.iter().any(|part| line.contains(part));
+            let lines = text.lines().filter(stays);
+            lines.collect::<Vec<_>>().join("\n").into_bytes()
+        };
+        let bytes = match name.to_str().unwrap() {
+            // They contain times, or hashes of times. A process killed while it writes a file leaves its temporary file.
+            "table.md" | "manifest.json" => continue,
+            name if name.starts_with(".tmp") => continue,
+            // The last command is that of the resumption.
+            "results.json" | "state.json" => without(&["second", "\"command\""]),
+            "log.jsonl" => without(&["\"event\":\"communication\""]),
+            _ => fs::read(&path).unwrap(),
+        };
+        found.insert(name, bytes);
+    }
+    found
+}
+
+#[track_caller]
+fn assert_same(found: &Path, expected: &Path) {
+    let [found, expected] = [found, expected].map(|dir| files(&dir.join("run")));
+    assert!(found.keys().eq(expected.keys()), "{:?}", found.keys());
+    for (name, bytes) in &found {
+        let lines = [bytes, &expected[name]].map(|bytes| String::from_utf8_lossy(bytes));
+        let mut lines = lines[0].lines().zip(lines[1].lines());
+        let other = lines.find(|(found, expected)| found != expected);
+        assert!(bytes == &expected[name], "{}: {other:?}", name.display());
+    }
+}
+
+/// A rank dies, another number of ranks goes on, and the files are those of one process.
+#[test]
+fn a_killed_rank_ends_the_job_and_others_finish_it() {
+    if !is_there() {
+        return;
+    }
+    let (alone, killed) = (directory(), directory());
+    let mut command = program(alone.path(), 0);
+    command.args(TRAIN.split_whitespace());
+    succeed(command);
+    let mut command = program(killed.path(), 3);
+    command.args(TRAIN.split_whitespace());
+    let job = command.spawn().unwrap();
+    wait_for(killed.path(), 2);
+    signal(process_of(&job, 1), "-KILL");
+    let done = end(job, Duration::from_secs(20));
+    assert!(!done.status.success());
+    let text = said(&done);
+    assert!(text.contains("rank 1"), "{text}");
+    let mut command = program(killed.path(), 2);
+    command.args(["train", "--resume", "--out", "run", "--quiet"]);
+    succeed(command);
+    assert_same(killed.path(), alone.path());
+}
+
+/// A rank that hangs ends the job after the time that was set, by name.
+#[test]
+fn a_stopped_rank_ends_the_job_after_its_time() {
+    if !is_there() {
+        return;
+    }
+    let dir = directory();
+    let mut command = program(dir.path(), 2);
+    command.args(TRAIN.split_whitespace());
+    command.args(["--rank-timeout", "2"]);
+    let job = command.spawn().unwrap();
+    wait_for(dir.path(), 1);
+    signal(process_of(&job, 1), "-STOP");
+    let done = end(job, Duration::from_secs(20));
+    let text = said(&done);
+    assert_eq!(done.status.code(), Some(1), "{text}");
+    assert!(text.contains("no answer from rank 1 in step "), "{text}");
+}
+
+#[test]
+fn a_rank_with_another_recipe_is_refused_by_name() {
+    if !is_there() {
+        return;
+    }
+    let dir = directory();
+    let mut command = program(dir.path(), 1);
+    command.args(TRAIN.split_whitespace());
+    command.args([":", "-n", "1", env!("CARGO_BIN_EXE_vblora")]);
+    command.args(TRAIN.split_whitespace());
+    command.args(["--lr-head", "0.5"]);
+    let done = command.output().unwrap();
+    let text = said(&done);
+    assert_eq!(done.status.code(), Some(1), "{text}");
+    let expected = "error: rank 1 cannot work with rank 0: its setting lr.head is 0.5";
+    assert!(text.contains(expected), "{text}");
+    assert!(!dir.path().join("run/config.toml").exists());
+}
