@@ -387,6 +387,11 @@ fn workers_share_the_work_and_a_signal_ends_it() {
     };
     assert_eq!(bench.judge(&endpoint, parallel).unwrap(), outcome(4, 0));
     assert_eq!(endpoint.heard().len(), 4);
+    // The signal is heard while the next judgment is still awaited.
+    let endpoint = Endpoint::new(vec![
+        Reply::Text("[[5]]"),
+        Reply::Slow(Duration::from_millis(300)),
+    ]);
     let bench = Bench::new();
     let client = Client::new(&endpoint.base, None, patience()).unwrap();
     let signal = AtomicBool::new(false);
