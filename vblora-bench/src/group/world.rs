@@ -110,15 +110,30 @@ impl World {
         })
     }
 
-    /// Leaves the job, once all its processes do.
+    /// Leaves the job, once all its processes do. Rank 0 may have work of its own until then, and shows that it lives.
     ///
     /// # Errors
-    /// Another process has not left for as long as `patience`.
+    /// Another process has neither left nor shown that it lives for as long as `patience`.
     pub(super) fn close(self, patience: Duration) -> Result<()> {
         self.command(Command::Close);
         let ended = self.ended.into_inner().expect("no other thread waits");
-        ended.recv_timeout(patience).map_err(|_| Error::SilentRank {
-            ranks: "another rank".into(),
+        let arrivals = self
+            .arrivals
+            .into_inner()
+            .expect("no other thread receives");
+        loop {
+            match ended.recv_timeout(patience) {
+                Ok(()) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) if arrivals.try_iter().count() > 0 => {}
+                Err(_) => break,
+            }
+        }
+        let others = match self.place.rank {
+            0 => "another rank",
+            _ => "rank 0",
+        };
+        Err(Error::SilentRank {
+            ranks: others.into(),
             during: "at the end of the job".into(),
             seconds: patience.as_secs(),
         })

@@ -25,7 +25,7 @@ use super::arguments::CausalArguments;
 use crate::{
     program::say,
     report::summary_table,
-    results::Results,
+    results::{Results, Stop},
     tasks::causal::Texts,
     train::{
         Ended, Ranks, Session,
@@ -110,7 +110,11 @@ impl BackendJob for Answered<'_> {
             lock: _lock,
         } = &ended;
         say(summary_table(results));
-        if self.settings.prompts > 0 && !self.is_interrupted() {
+        // A signal may have come to another rank.
+        let mut runs = results.runs.iter();
+        let was_interrupted =
+            self.is_interrupted() || runs.any(|run| run.stop == Stop::Interrupted);
+        if self.settings.prompts > 0 && !was_interrupted {
             self.answers(results, base, &device)?;
         }
         Ok(ended.results)

@@ -15,7 +15,7 @@ use vblora_models::host_tensor;
 use super::{
     Ranks,
     fold::{Flat, Fold},
-    message::{Order, Part, head, message},
+    message::{Order, Report, head, message},
 };
 use crate::{
     Error, Result,
@@ -154,7 +154,13 @@ impl<'a> Leader<'a> {
         learner: &Learner<B, O>,
     ) -> Result<()> {
         self.communication.bytes += message.bytes();
-        let part: Part = head(from, &message)?;
+        let part = match head(from, &message)? {
+            Report::Gradients(part) => part,
+            Report::Interrupted => {
+                self.interrupted = true;
+                return Ok(());
+            }
+        };
         if part.step != step || part.number % self.ranks.size() != from {
             return Err(Error::RankMessage {
                 rank: from,
@@ -179,8 +185,9 @@ impl<'a> Leader<'a> {
         let mut was_interrupted = interrupted.load(Ordering::Relaxed);
         let missing = || {
             let ranks = fold.missing(count).map(|number| number % self.ranks.size());
-            let ranks: BTreeSet<String> = ranks.map(|rank| format!("rank {rank}")).collect();
-            ranks.into_iter().collect::<Vec<_>>().join(", ")
+            let ranks: BTreeSet<usize> = ranks.collect();
+            let names: Vec<_> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
+            names.join(", ")
         };
         loop {
             let left = self.ranks.patience.saturating_sub(started.elapsed());

@@ -22,6 +22,15 @@ pub(super) enum Order {
     End,
 }
 
+/// What a rank says to rank 0.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Report {
+    Gradients(Part),
+    /// The rank was asked to end, and has no micro-batch of the step.
+    Interrupted,
+}
+
 /// The gradients of one micro-batch. The message's values are the loss, then the tensors of the layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
@@ -33,7 +42,7 @@ pub(super) struct Part {
     pub(super) layout: Layout,
 }
 
-/// The places of gradients in a flat tensor, behind the loss.
+/// The places of gradients in a flat tensor, after the loss.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Layout {
     /// Paths and sizes of the head's parameters.

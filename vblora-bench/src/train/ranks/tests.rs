@@ -269,6 +269,19 @@ fn a_run_goes_on_with_another_number_of_ranks() {
 }
 
 #[test]
+fn a_signal_to_a_rank_without_work_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path(), 26);
+    let session = encoder(dir.path(), "out", &[Method::Head]);
+    let group = Threads::group(session.recipe.accumulation + 1);
+    let last = group.len() - 1;
+    let seats = group.iter().enumerate();
+    let seats = seats.map(|(rank, seat)| (&session, seat as &dyn Group, rank == last));
+    let results = run(&seats.collect::<Vec<_>>(), PATIENCE).remove(0).unwrap();
+    assert_eq!(results.runs[0].stop, Stop::Interrupted);
+}
+
+#[test]
 fn a_rank_that_was_given_something_else_is_named() {
     let dir = tempfile::tempdir().unwrap();
     data(dir.path(), 26);

@@ -8,7 +8,7 @@ use vblora_models::host_tensor;
 use super::{
     Ranks,
     fold::{Flat, Pieces, check_len, upload},
-    message::{self, Order, Part, head},
+    message::{self, Order, Part, Report, head},
 };
 use crate::{
     Error, Result,
@@ -166,7 +166,13 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
                 layout: flat.layout,
             };
             let values = host_tensor(flat.values).values;
-            self.ranks.group.report(message::message(&part, values)?);
+            let report = Report::Gradients(part);
+            self.ranks.group.report(message::message(&report, values)?);
+        }
+        // The reports of a rank with work say so as well.
+        if rank >= rows.len() && self.interrupted.load(Ordering::Relaxed) {
+            let report = message::message(&Report::Interrupted, Vec::new())?;
+            self.ranks.group.report(report);
         }
         Ok(())
     }
