@@ -47,6 +47,8 @@ pub(super) enum WindowRule {
     Every(Option<usize>),
     /// Layers from `max_window_layers` on, if `use_sliding_window` asks for it.
     Asked,
+    /// Layers without rotary positions, if `use_sliding_window` asks for it.
+    Unrotated,
     /// In every second layer, the first one among them.
     Alternating,
     /// In all layers but every `sliding_window_pattern`-th; the number is its default.
@@ -204,7 +206,8 @@ impl DecoderFamily {
         match self {
             Self::Mistral => WindowRule::Every(Some(4096)),
             Self::Phi3 => WindowRule::Every(None),
-            Self::Qwen2 | Self::Qwen3 | Self::SmolLm3 => WindowRule::Asked,
+            Self::Qwen2 | Self::Qwen3 => WindowRule::Asked,
+            Self::SmolLm3 => WindowRule::Unrotated,
             Self::Gemma2 => WindowRule::Alternating,
             Self::Gemma3 => WindowRule::Pattern(6),
             Self::Gpt2 | Self::Llama | Self::Gemma | Self::Olmo2 | Self::Granite => {

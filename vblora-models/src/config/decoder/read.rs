@@ -216,7 +216,7 @@ fn refuse_caps(fields: &Fields<'_>) -> Result<()> {
 }
 
 /// The layers with rotary positions: 1 in `no_rope_layers`, or all but every `no_rope_layer_interval`-th.
-fn rotated(fields: &Fields<'_>, layers: usize) -> Result<LayerSet> {
+pub(super) fn rotated(fields: &Fields<'_>, layers: usize) -> Result<LayerSet> {
     let listed = fields.counts("no_rope_layers")?;
     if !listed.is_empty() {
         if listed.len() != layers {

@@ -17,36 +17,57 @@ pub(super) fn read(
     fields: &Fields<'_>,
     default: RotaryConfig,
 ) -> Result<(RotaryConfig, Option<f64>)> {
+    let outer = RotaryConfig {
+        theta: fields.number_or("rope_theta", default.theta)?,
+        share: share(family, fields, "partial_rotary_factor", default.share)?,
+        ..default
+    };
+    let of_field =
+        |inner: &Fields<'_>, field| read_object(family, fields, (inner, field), outer.clone());
+    let scaling = fields.object("rope_scaling")?;
+    let scaling = scaling.map(|inner| of_field(&inner, "rope_scaling"));
+    let parameters = fields.object("rope_parameters")?;
     // Transformers 5 writes Gemma 3's two settings apart.
-    if let Some(kinds) = fields.object("rope_parameters")?
-        && let Some(full) = kinds.object("full_attention")?
+    if let Some(kinds) = &parameters
+        && KINDS.iter().any(|kind| kinds.has(kind))
     {
-        let local = kinds.object("sliding_attention")?;
-        let theta = match local {
+        let [full, local] = KINDS.map(|kind| kinds.object(kind));
+        let theta = match local? {
             Some(local) => {
                 refuse_scaled(family, &local)?;
                 local.number("rope_theta")?
             }
             None => None,
         };
-        let config = read_object(family, fields, (&full, "rope_parameters"), default)?;
-        return Ok((config, theta.or(local_default(family))));
+        let full = full?.map(|full| of_field(&full, "rope_parameters"));
+        let config = agreed(fields, scaling.transpose()?, full.transpose()?)?;
+        return Ok((config.unwrap_or(outer), theta.or(local_default(family))));
     }
-    let mut config = RotaryConfig {
-        theta: fields.number_or("rope_theta", default.theta)?,
-        share: share(family, fields, "partial_rotary_factor", default.share)?,
-        ..default
-    };
-    for field in ["rope_scaling", "rope_parameters"] {
-        if let Some(inner) = fields.object(field)? {
-            config = read_object(family, fields, (&inner, field), config)?;
-        }
-    }
+    let parameters = parameters.map(|inner| of_field(&inner, "rope_parameters"));
+    let config = agreed(fields, scaling.transpose()?, parameters.transpose()?)?;
     let local = match local_default(family) {
         Some(default) => Some(fields.number_or("rope_local_base_freq", default)?),
         None => None,
     };
-    Ok((config, local))
+    Ok((config.unwrap_or(outer), local))
+}
+
+/// The kinds of layers that have rotary settings of their own.
+const KINDS: [&str; 2] = ["full_attention", "sliding_attention"];
+
+/// The one of the two objects that is there. Transformers takes one of them, so they must not differ.
+fn agreed(
+    fields: &Fields<'_>,
+    scaling: Option<RotaryConfig>,
+    parameters: Option<RotaryConfig>,
+) -> Result<Option<RotaryConfig>> {
+    match (scaling, parameters) {
+        (Some(scaling), Some(parameters)) if scaling != parameters => {
+            let problem = "expected the settings of rope_parameters, found others".to_owned();
+            Err(wrong(fields.file, "rope_scaling", problem))
+        }
+        (scaling, parameters) => Ok(scaling.or(parameters)),
+    }
 }
 
 /// The base of layers with a window, in families where it is another.
@@ -68,9 +89,8 @@ fn read_object(
             .iter()
             .map(|k| format!("{k:?}"))
             .collect();
-        let verb = if known.len() == 1 { "is" } else { "are" };
-        let known = known.join(" and ");
-        let problem = format!("rope scaling {kind:?} is not implemented; only {known} {verb}");
+        let known = known.join(", ");
+        let problem = format!("rope scaling {kind:?} is not implemented; expected {known}");
         return Err(wrong(inner.file, field, problem));
     }
     Ok(RotaryConfig {
@@ -83,7 +103,10 @@ fn read_object(
                 factor: required(inner, "factor")?,
                 low: required(inner, "low_freq_factor")?,
                 high: required(inner, "high_freq_factor")?,
-                original: required(inner, ORIGINAL)?,
+                original: match fields.count_or_none(ORIGINAL)? {
+                    Some(outer) => outer as f64,
+                    None => required(inner, ORIGINAL)?,
+                },
             },
             "yarn" => yarn(fields, inner)?,
             "longrope" => long_rope(fields, inner)?,
@@ -138,17 +161,21 @@ fn yarn(fields: &Fields<'_>, inner: &Fields<'_>) -> Result<RopeScaling> {
 fn long_rope(fields: &Fields<'_>, inner: &Fields<'_>) -> Result<RopeScaling> {
     let original = original(fields, inner)?;
     let grown = fields.count("max_position_embeddings")? as f64 / original as f64;
-    let factor = inner.number_or("factor", grown)?;
-    let default = match factor > 1.0 {
-        true => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
-        false => 1.0,
-    };
+    let default = default_attention(inner.number_or("factor", grown)?, original);
     Ok(RopeScaling::LongRope {
         short: inner.numbers("short_factor")?,
         long: inner.numbers("long_factor")?,
         original,
         attention: inner.number_or("attention_factor", default)?,
     })
+}
+
+/// LongRoPE's factor of cosine and sine for texts that are longer than the first ones by this factor.
+fn default_attention(factor: f64, original: usize) -> f64 {
+    match factor > 1.0 {
+        true => (1.0 + factor.ln() / (original as f64).ln()).sqrt(),
+        false => 1.0,
+    }
 }
 
 /// The tokens of a text in the first training.
@@ -248,16 +275,19 @@ pub(super) fn write(config: &DecoderConfig, rotary: &RotaryConfig, fields: &mut 
     fields["rope_theta"] = json!(rotary.theta);
     match &rotary.scaling {
         RopeScaling::None => {}
-        // Transformers 4 refuses other fields beside these.
         RopeScaling::LongRope {
             short,
             long,
             original,
-            ..
+            attention,
         } => {
             fields[ORIGINAL] = json!(original);
-            fields["rope_scaling"] =
-                json!({"type": "longrope", "short_factor": short, "long_factor": long});
+            let grown = config.max_positions as f64 / *original as f64;
+            // Transformers 4 refuses other fields beside these, so it cannot be told another factor.
+            if *attention == default_attention(grown, *original) {
+                fields["rope_scaling"] =
+                    json!({"type": "longrope", "short_factor": short, "long_factor": long});
+            }
         }
         RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. } => {
             fields["rope_scaling"] = parameters.clone();

@@ -77,6 +77,84 @@ fn what_is_not_said_has_transformers_defaults() {
 }
 
 #[test]
+fn windows_go_by_the_rule_of_their_family() {
+    let mut qwen = llama();
+    qwen["model_type"] = json!("qwen2");
+    qwen["use_sliding_window"] = json!(true);
+    qwen["max_window_layers"] = json!(1);
+    let config = read(&qwen).unwrap();
+    assert_eq!(config.window, Some(4096));
+    assert_eq!(
+        [0, 1].map(|layer| config.windowed.has(layer)),
+        [false, true]
+    );
+    qwen["sliding_window"] = Value::Null;
+    assert_eq!(read(&qwen).unwrap().window, None);
+
+    // SmolLM3 has it where positions do not turn, and none unless a number is there.
+    let mut smol = llama();
+    smol["model_type"] = json!("smollm3");
+    smol["use_sliding_window"] = json!(true);
+    smol["no_rope_layers"] = json!([0, 1]);
+    assert_eq!(read(&smol).unwrap().window, None);
+    smol["sliding_window"] = json!(3);
+    let config = read(&smol).unwrap();
+    assert_eq!(config.window, Some(3));
+    assert_eq!(
+        [0, 1].map(|layer| config.windowed.has(layer)),
+        [true, false]
+    );
+
+    let mut gemma = llama();
+    gemma["model_type"] = json!("gemma2");
+    let message = problem(gemma, "sliding_window", Value::Null);
+    assert!(message.contains("found null"), "{message}");
+}
+
+#[test]
+fn two_rotary_objects_must_agree() {
+    let mut config = llama();
+    config["rope_scaling"] = json!({"rope_type": "linear", "factor": 8.0});
+    let message = problem(
+        config.clone(),
+        "rope_parameters",
+        json!({"rope_type": "default"}),
+    );
+    assert!(
+        message.contains("expected the settings of rope_parameters"),
+        "{message}"
+    );
+    config["rope_parameters"] = config["rope_scaling"].clone();
+    assert_eq!(
+        read(&config).unwrap().rotary.unwrap().scaling,
+        RopeScaling::Linear { factor: 8.0 }
+    );
+
+    // A number outside of the object is the one that transformers takes.
+    let mut config = llama();
+    config["rope_scaling"] = json!({
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    });
+    config["original_max_position_embeddings"] = json!(4);
+    let RopeScaling::Llama3 { original, .. } = read(&config).unwrap().rotary.unwrap().scaling
+    else {
+        panic!("not Llama 3's scaling");
+    };
+    assert_eq!(original, 4.0);
+
+    let mut gemma = llama();
+    gemma["model_type"] = json!("gemma3_text");
+    let scaled = json!({"rope_type": "linear", "factor": 8.0, "rope_theta": 3.0});
+    let message = problem(
+        gemma,
+        "rope_parameters",
+        json!({"sliding_attention": scaled}),
+    );
+    assert!(message.contains("layers with a window"), "{message}");
+}
+
+#[test]
 fn what_is_not_implemented_is_refused_by_name() {
     let scaled = json!({"rope_type": "dynamic", "factor": 2.0});
     for (field, value, said) in [

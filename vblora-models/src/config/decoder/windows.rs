@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{
     family::{DecoderFamily, WindowRule},
     features::LayerSet,
+    read::rotated,
 };
 use crate::{
     DecoderConfig, Result,
@@ -25,6 +26,7 @@ pub(super) fn read(
         WindowRule::Never => return never(family, fields, &kinds),
         WindowRule::Every(default) => return every(family, fields, &kinds, default),
         WindowRule::Asked => asked(fields, layers)?,
+        WindowRule::Unrotated => unrotated(fields, layers)?,
         WindowRule::Alternating => spared(fields, layers, 2)?,
         WindowRule::Pattern(default) => spared(fields, layers, pattern(fields, default)?)?,
     };
@@ -32,10 +34,18 @@ pub(super) fn read(
         true => listed,
         false => of_kinds(fields, &kinds, layers)?,
     };
-    Ok(match window {
-        Some(_) if listed.contains(&true) => (window, LayerSet::of(listed)),
-        _ => (None, LayerSet::All),
-    })
+    let is_needed = matches!(
+        family.window_rule(),
+        WindowRule::Alternating | WindowRule::Pattern(_)
+    );
+    match (window, listed.contains(&true)) {
+        (Some(_), true) => Ok((window, LayerSet::of(listed))),
+        (None, true) if is_needed => {
+            let problem = "expected the window of its sliding layers, found null".to_owned();
+            Err(wrong(fields.file, "sliding_window", problem))
+        }
+        _ => Ok((None, LayerSet::All)),
+    }
 }
 
 fn never(
@@ -62,10 +72,7 @@ fn every(
     kinds: &[String],
     default: Option<usize>,
 ) -> Result<(Option<usize>, LayerSet)> {
-    let found = match fields.mentions("sliding_window") {
-        true => fields.count_or_none("sliding_window")?,
-        false => default,
-    };
+    let found = window_or(fields, default)?;
     let all = |kind: &str| kinds.iter().all(|found| found == kind);
     match found {
         Some(_) if all(SLIDING) => Ok((found, LayerSet::All)),
@@ -82,11 +89,31 @@ fn every(
 
 fn asked(fields: &Fields<'_>, layers: usize) -> Result<(Option<usize>, Vec<bool>)> {
     let window = match fields.flag_or("use_sliding_window", false)? {
-        true => Some(fields.count_or("sliding_window", 4096)?),
+        true => window_or(fields, Some(4096))?,
         false => None,
     };
     let first = fields.count_or("max_window_layers", 28)?;
     Ok((window, (0..layers).map(|layer| layer >= first).collect()))
+}
+
+fn unrotated(fields: &Fields<'_>, layers: usize) -> Result<(Option<usize>, Vec<bool>)> {
+    let window = match fields.flag_or("use_sliding_window", false)? {
+        true => window_or(fields, None)?,
+        false => None,
+    };
+    let rotated = rotated(fields, layers)?;
+    Ok((
+        window,
+        (0..layers).map(|layer| !rotated.has(layer)).collect(),
+    ))
+}
+
+/// `sliding_window`, or what transformers takes where the field is absent. `null` says that there is none.
+fn window_or(fields: &Fields<'_>, absent: Option<usize>) -> Result<Option<usize>> {
+    match fields.mentions("sliding_window") {
+        true => fields.count_or_none("sliding_window"),
+        false => Ok(absent),
+    }
 }
 
 /// The number of layers of which the last has no window.
@@ -109,9 +136,9 @@ fn spared(
     layers: usize,
     pattern: usize,
 ) -> Result<(Option<usize>, Vec<bool>)> {
-    let window = fields.count_or("sliding_window", 4096)?;
+    let window = window_or(fields, Some(4096))?;
     let listed = (1..=layers).map(|place| !place.is_multiple_of(pattern));
-    Ok((Some(window), listed.collect()))
+    Ok((window, listed.collect()))
 }
 
 fn of_kinds(fields: &Fields<'_>, kinds: &[String], layers: usize) -> Result<Vec<bool>> {
@@ -139,7 +166,7 @@ pub(super) fn write(config: &DecoderConfig, fields: &mut Value) {
     match config.family.window_rule() {
         WindowRule::Never => {}
         WindowRule::Every(_) => fields["sliding_window"] = json!(config.window),
-        WindowRule::Asked => {
+        WindowRule::Asked | WindowRule::Unrotated => {
             fields["use_sliding_window"] = json!(config.window.is_some());
             fields["sliding_window"] = json!(config.window);
             fields["layer_types"] = json!(kinds);

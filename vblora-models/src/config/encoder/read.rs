@@ -139,15 +139,27 @@ fn rotary_layers(fields: &Fields<'_>, layers: usize) -> Result<RotaryLayers> {
     let local_theta = fields.number_or("local_rope_theta", default)?;
     let [theta, local_theta] = match fields.object("rope_parameters")? {
         None => [theta, local_theta],
+        Some(kinds) if !kinds.has("full_attention") && !kinds.has("sliding_attention") => {
+            let problem = "expected full_attention and sliding_attention".to_owned();
+            return Err(wrong(fields.file, "rope_parameters", problem));
+        }
         Some(kinds) => [
             base(&kinds, "full_attention", theta)?,
             base(&kinds, "sliding_attention", local_theta)?,
         ],
     };
+    let reach = fields.count_or("local_attention", 128)? / 2;
+    if let Some(found) = fields
+        .count_or_none("sliding_window")?
+        .filter(|&w| w != reach)
+    {
+        let problem = format!("expected {reach}, half of local_attention, found {found}");
+        return Err(wrong(fields.file, "sliding_window", problem));
+    }
     Ok(RotaryLayers {
         theta,
         local_theta,
-        reach: fields.count_or("local_attention", 128)? / 2,
+        reach,
         local: local_layers(fields, layers)?,
     })
 }
@@ -156,7 +168,10 @@ fn base(kinds: &Fields<'_>, kind: &str, default: f64) -> Result<f64> {
     let Some(own) = kinds.object(kind)? else {
         return Ok(default);
     };
-    let scaling = own.text_or("rope_type", "default")?;
+    let scaling = match own.has("rope_type") {
+        true => own.text("rope_type"),
+        false => own.text_or("type", "default"),
+    }?;
     if scaling != "default" {
         let problem = format!("rope scaling {scaling:?} is not implemented for ModernBERT");
         return Err(wrong(own.file, "rope_parameters", problem));

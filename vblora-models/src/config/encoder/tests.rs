@@ -365,6 +365,15 @@ fn what_modernbert_leaves_unsaid_or_has_otherwise_is_known_or_refused() {
             "rope_parameters",
             json!({"full_attention": {"rope_type": "yarn"}}),
         ),
+        (
+            "rope_parameters",
+            json!({"full_attention": {"type": "linear", "factor": 4.0}}),
+        ),
+        (
+            "rope_parameters",
+            json!({"rope_type": "linear", "factor": 4.0}),
+        ),
+        ("sliding_window", json!(1)),
         ("global_rope_theta", json!(0)),
         ("local_rope_theta", json!(-1)),
         ("num_attention_heads", json!(64)),
