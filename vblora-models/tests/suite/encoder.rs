@@ -5,10 +5,13 @@ use burn::{
     module::Param,
     tensor::{ElementConversion, Tensor},
 };
-use vblora::{Adapter, BaseWeights, Factors, Noise, Stack, backend::VbLoraBackend, nf4::Nf4Host};
+use vblora::{
+    Adapter, BaseWeights, Factors, FrozenLinear, Noise, Stack, WeightLayout,
+    backend::VbLoraBackend, nf4::Nf4Host,
+};
 use vblora_models::{
     Activation, BaseDtype, Encoded, Encoder, EncoderConfig, EncoderInput, Family, Nf4Settings,
-    PaddedBatch, Padding,
+    PaddedBatch, Padding, encoder::Pass,
 };
 
 use super::{
@@ -201,6 +204,34 @@ pub(crate) fn padding_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
                 products(1e-5),
             );
         }
+    }
+}
+
+/// Dropout follows the output map of the attention in every family but DistilBERT, as in transformers. Other places are silent here.
+pub(crate) fn dropout_follows_the_attention_where_the_family_says<B: VbLoraBackend>(
+    device: &B::Device,
+) {
+    // ModernBERT has one setting for the weights and the outputs of its attention.
+    for family in FAMILIES.into_iter().filter(|&f| f != Family::ModernBert) {
+        let config = EncoderConfig {
+            hidden_dropout: 0.5,
+            attention_dropout: 0.0,
+            ..config(family)
+        };
+        let mut layer = model_of::<B>(config.clone(), device).layers.swap_remove(0);
+        let dims = [config.intermediate_size, config.hidden_size];
+        let zeros = Tensor::zeros(dims, device);
+        layer.output = FrozenLinear::new("output", zeros, None, WeightLayout::InOut);
+        let input = EncoderInput::new(&batch(&texts(family), &config), &config, device);
+        let hidden = model_of::<B>(config, device);
+        let hidden = hidden.embeddings.forward(&input, &Factors::none());
+        let run = |factors: &Factors<B>| {
+            values(layer.forward(hidden.clone(), &Pass::new(&input, factors)))
+        };
+        let alone = run(&Factors::none());
+        let trained = run(&Factors::none().with_noise(Noise::new(1, 2, 3)));
+        let is_same = family == Family::DistilBert;
+        assert_eq!(trained == alone, is_same, "{family:?}");
     }
 }
 
