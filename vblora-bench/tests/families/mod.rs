@@ -5,10 +5,12 @@ use std::path::Path;
 use burn::backend::Flex;
 use safetensors::SafeTensors;
 use serde_json::Value;
+use vblora::Factors;
 use vblora_bench::demo;
 use vblora_models::{
-    Activation, Encoder, EncoderConfig, EncoderPositions, Family, HeadActivation, LayerSet,
-    Pooling, RelativeBuckets, RotaryLayers, save_model,
+    Activation, BaseDtype, Encoder, EncoderConfig, EncoderInput, EncoderPositions, Family,
+    HeadActivation, LayerSet, ModelFiles, Nf4Settings, PaddedBatch, Pooling, RelativeBuckets,
+    RotaryLayers, host_tensor, quantize, save_model,
 };
 
 use super::{apart, data, fail, succeed};
@@ -177,4 +179,46 @@ fn a_head_map_of_the_base_stays_there() {
     let own = succeed(dir, &line.replace("pooled", "bare"), "");
     // The adapter's own map takes the place of the base's.
     assert!(apart(&succeed(dir, line, ""), &own) < 1e-5);
+}
+
+/// What a head reads of two texts.
+fn read_by_head(files: &ModelFiles, dtype: Option<BaseDtype>) -> Vec<f32> {
+    let mut config = EncoderConfig::from_files(files).unwrap();
+    config.base_dtype = dtype.unwrap_or(config.base_dtype);
+    let device = Default::default();
+    let (model, _) = Encoder::<Flex>::load_with(config, files, &device).unwrap();
+    let batch = PaddedBatch {
+        ids: vec![0, 5, 9, 4, 7, 2],
+        type_ids: vec![0; 6],
+        mask: vec![1; 6],
+        rows: 2,
+        columns: 3,
+    };
+    let input = EncoderInput::new(&batch, model.config(), &device);
+    host_tensor(model.for_head(&input, &Factors::none())).values
+}
+
+/// A family's model whose maps beside the blocks are all there.
+fn whole(family: Family) -> EncoderConfig {
+    let config = config(family);
+    EncoderConfig {
+        head_in_base: config.head_in_base || family == Family::DebertaV2,
+        ..config
+    }
+}
+
+/// Loading what `vblora quantize` wrote gives the model that is quantised while it is loaded.
+#[test]
+fn both_ways_to_4_bits_give_one_model() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in Family::ALL {
+        write(dir.path(), family.name(), whole(family));
+        let files = ModelFiles::open(&dir.path().join(family.name())).unwrap();
+        let written = dir.path().join(format!("{}-nf4", family.name()));
+        quantize(&files, &written, true, &[]).unwrap();
+        let found = read_by_head(&ModelFiles::open(&written).unwrap(), None);
+        let loading = BaseDtype::Nf4(Nf4Settings::default());
+        assert_eq!(found, read_by_head(&files, Some(loading)), "{family:?}");
+        assert_ne!(found, read_by_head(&files, None), "{family:?}");
+    }
 }
