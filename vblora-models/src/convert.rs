@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, BufWriter, Seek, SeekFrom, Write},
-    iter,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -30,6 +29,9 @@ use crate::{
 
 const CONFIG: &str = "config.json";
 const QUANTIZATION: &str = "quantization_config";
+
+/// A pooler among what an encoder does not use, and its map.
+const POOLER: (&str, &str) = ("pooler.*", "pooler.dense");
 
 /// Bytes of a tensor's line in a header beside its name, at most.
 const LINE: usize = 200;
@@ -224,7 +226,10 @@ impl Blocks {
             .not_used
             .iter()
             .filter_map(|name| name.strip_suffix(".*"));
-        let heads = heads.chain(layout.head.map(|(dense, _)| dense));
+        // A pooler lies inside the encoder, where transformers 5 finds a module by the whole end of its name only.
+        let pooler = layout.not_used.contains(&POOLER.0).then_some(POOLER.1);
+        let heads = heads.chain(pooler.or(layout.head.map(|(dense, _)| dense)));
+        let project = config.embedding_size.map(|_| PROJECT);
         Ok(Self {
             sites: encoder::sites(&config)
                 .into_iter()
@@ -232,7 +237,7 @@ impl Blocks {
                 .collect(),
             prefixes: layout.prefixes.to_vec(),
             is_conv1d: false,
-            others: heads.chain([PROJECT]).collect(),
+            others: heads.chain(project).collect(),
         })
     }
 
@@ -246,20 +251,27 @@ impl Blocks {
         })
     }
 
-    /// `llm_int8_skip_modules`. transformers takes each name as the end of many, so that only a whole one means one map.
+    /// `llm_int8_skip_modules`. transformers takes each name as the end of many, so that only a whole one means one map. A map that is kept has
+    /// its name in the inner model too, which has no prefix.
     fn skipped(&self, keep: &[String]) -> Value {
+        let others = match (&self.others[..], keep) {
+            ([], []) => return Value::Null,
+            ([], _) => &["lm_head"],
+            (others, _) => others,
+        };
         let kept = self.sites.iter().map(|site| &site.name);
         let kept = kept.filter(|name| keep.iter().any(|end| ends_in(name, end)));
-        match (&self.others[..], keep) {
-            ([], []) => Value::Null,
-            ([], _) => iter::once("lm_head")
-                .chain(kept.map(String::as_str))
-                .collect(),
-            (others, _) => {
-                let others = others.iter().copied();
-                others.chain(kept.map(String::as_str)).collect()
-            }
-        }
+        let named = kept.flat_map(|name| {
+            let bare = self.bare(name);
+            [format!("{}{bare}", self.prefixes[0]), bare.to_owned()]
+        });
+        let others = others.iter().map(|&name| name.to_owned());
+        others.chain(named).collect()
+    }
+
+    /// A site's name without a prefix.
+    fn bare<'a>(&self, site: &'a str) -> &'a str {
+        site.strip_prefix(self.prefixes[0]).unwrap_or(site)
     }
 
     /// The weights of the maps by their names in the file, each with `[d_out, d_in]`.
@@ -281,8 +293,7 @@ impl Blocks {
         let wanted = self.sites.iter();
         let wanted = wanted.filter(|site| !keep.iter().any(|end| ends_in(&site.name, end)));
         let named = wanted.map(|site| {
-            let bare = site.name.strip_prefix(self.prefixes[0]);
-            let bare = bare.unwrap_or(&site.name);
+            let bare = self.bare(&site.name);
             let mut names = self
                 .prefixes
                 .iter()

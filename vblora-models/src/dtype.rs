@@ -117,6 +117,14 @@ impl BaseDtype {
         }
     }
 
+    /// The form of maps beside the blocks: in 4 bits where files have them so, and in the compute dtype elsewhere.
+    pub(crate) fn as_stored(self) -> Self {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Stored4Bit(_) => self,
+            Self::Nf4(Nf4Settings { compute, .. }) => Self::Stored4Bit(compute),
+        }
+    }
+
     /// Bytes of one value of the token embeddings.
     pub fn bytes(self) -> usize {
         match self.dtype() {

@@ -11,7 +11,8 @@ mod encoder {
     use super::suite::encoder as tests;
     on_every_backend!(tests: matches_the_plain_reference, adapters_act_on_their_sites, padding_changes_nothing,
         padding_may_be_left_out, only_padding_behind_tokens_is_left_out,
-        positions_start_where_the_family_says, token_types_are_summed, half_precision_is_close_or_refused, every_family_may_be_in_4_bits, a_word_table_in_pieces_is_one_table);
+        positions_start_where_the_family_says, token_types_are_summed, half_precision_is_close_or_refused, every_family_may_be_in_4_bits, a_word_table_in_pieces_is_one_table,
+        dropout_follows_the_attention_where_the_family_says);
 }
 
 mod heads {

@@ -38,11 +38,11 @@ impl Classifier {
     pub fn open(dir: &Path, files: &ModelFiles) -> Result<Self> {
         let place = dir.display().to_string();
         let kind = std::fs::metadata(dir).map_err(|e| Error::read(dir, e))?;
+        let mut config = EncoderConfig::from_files(files)?;
         if kind.is_file() {
             let found = "a file, which has no head".into();
-            return Err(no_head(&place, found));
+            return Err(no_head(&place, &config.classifier(), found));
         }
-        let mut config = EncoderConfig::from_files(files)?;
         // An adapter without its configuration is an error too. Its head alone would predict something else.
         let adapter_files = [peft::CONFIG, peft::TENSORS];
         let adapter = match adapter_files.iter().any(|name| dir.join(name).is_file()) {
@@ -68,7 +68,7 @@ impl Classifier {
         let names = config.classifier();
         let head = head::find(dir, saved, &names, (files, is_whole))?;
         let Some((width, outputs)) = outputs(&head) else {
-            return Err(no_head(&place, "a directory without one".into()));
+            return Err(no_head(&place, &names, "a directory without one".into()));
         };
         let settings = HeadSettings::read(dir, outputs)?;
         let expected = (config.hidden_size, settings.task.outputs());

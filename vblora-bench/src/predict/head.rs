@@ -28,7 +28,7 @@ pub(super) fn find(
     names: &ClassifierNames,
     (base, is_whole): (&ModelFiles, bool),
 ) -> Result<Named> {
-    let no_head = |found: String| Err(no_head(&dir.display().to_string(), found));
+    let no_head = |found: String| Err(no_head(&dir.display().to_string(), names, found));
     let read = |(name, tensor): (String, _)| (names.read(&name), tensor);
     let mut head: Named = saved.into_iter().map(read).collect();
     if head.is_empty() {
@@ -62,10 +62,15 @@ pub(super) fn find(
     Ok(head)
 }
 
-pub(super) fn no_head(place: &str, found: String) -> Error {
+pub(super) fn no_head(place: &str, names: &ClassifierNames, found: String) -> Error {
+    let [dense, output] = [names.dense, names.output].map(|name| name.trim_end_matches('.'));
+    let maps = match names.has_dense {
+        true => format!("two maps ({dense}, {output})"),
+        false => format!("one map ({output})"),
+    };
     Error::Setting {
         setting: place.to_owned(),
-        expected: "a directory with a head of two maps (classifier.dense, classifier.out_proj), as training writes it".into(),
+        expected: format!("a directory with a head of {maps}, as training writes it"),
         found,
     }
 }
@@ -99,4 +104,25 @@ pub fn with_head_beside(dir: &Path, adapter: &PeftAdapter) -> Result<Option<Peft
     };
     let is_old = !head.is_empty();
     Ok(is_old.then(|| with_head(adapter.clone(), &Family::Bert.classifier(), &head)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_head_is_named_as_the_family_names_it() {
+        let said = |names: &ClassifierNames| no_head("run", names, "none".into()).to_string();
+        let error = said(&Family::DistilBert.classifier());
+        assert!(
+            error.contains("two maps (pre_classifier, classifier)"),
+            "{error}"
+        );
+        let of_base = ClassifierNames {
+            has_dense: false,
+            ..Family::ModernBert.classifier()
+        };
+        let error = said(&of_base);
+        assert!(error.contains("one map (classifier)"), "{error}");
+    }
 }

@@ -5,10 +5,12 @@ use std::path::Path;
 use burn::backend::Flex;
 use safetensors::SafeTensors;
 use serde_json::Value;
+use vblora::Factors;
 use vblora_bench::demo;
 use vblora_models::{
-    Activation, Encoder, EncoderConfig, EncoderPositions, Family, HeadActivation, LayerSet,
-    Pooling, RelativeBuckets, RotaryLayers, save_model,
+    Activation, BaseDtype, Encoder, EncoderConfig, EncoderInput, EncoderPositions, Family,
+    HeadActivation, LayerSet, ModelFiles, Nf4Settings, PaddedBatch, Pooling, RelativeBuckets,
+    RotaryLayers, encoder, host_tensor, quantize, save_model,
 };
 
 use super::{apart, data, fail, succeed};
@@ -177,4 +179,108 @@ fn a_head_map_of_the_base_stays_there() {
     let own = succeed(dir, &line.replace("pooled", "bare"), "");
     // The adapter's own map takes the place of the base's.
     assert!(apart(&succeed(dir, line, ""), &own) < 1e-5);
+}
+
+/// What a head reads of two texts.
+fn read_by_head(files: &ModelFiles, dtype: Option<BaseDtype>) -> Vec<f32> {
+    let mut config = EncoderConfig::from_files(files).unwrap();
+    config.base_dtype = dtype.unwrap_or(config.base_dtype);
+    let device = Default::default();
+    let (model, _) = Encoder::<Flex>::load_with(config, files, &device).unwrap();
+    let batch = PaddedBatch {
+        ids: vec![0, 5, 9, 4, 7, 2],
+        type_ids: vec![0; 6],
+        mask: vec![1; 6],
+        rows: 2,
+        columns: 3,
+    };
+    let input = EncoderInput::new(&batch, model.config(), &device);
+    host_tensor(model.for_head(&input, &Factors::none())).values
+}
+
+/// A family's model whose maps beside the blocks are all there.
+fn whole(family: Family) -> EncoderConfig {
+    let config = config(family);
+    EncoderConfig {
+        head_in_base: config.head_in_base || family == Family::DebertaV2,
+        ..config
+    }
+}
+
+/// Loading what `vblora quantize` wrote gives the model that is quantised while it is loaded.
+#[test]
+fn both_ways_to_4_bits_give_one_model() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in Family::ALL {
+        write(dir.path(), family.name(), whole(family));
+        let files = ModelFiles::open(&dir.path().join(family.name())).unwrap();
+        let written = dir.path().join(format!("{}-nf4", family.name()));
+        quantize(&files, &written, true, &[]).unwrap();
+        let found = read_by_head(&ModelFiles::open(&written).unwrap(), None);
+        let loading = BaseDtype::Nf4(Nf4Settings::default());
+        assert_eq!(found, read_by_head(&files, Some(loading)), "{family:?}");
+        assert_ne!(found, read_by_head(&files, None), "{family:?}");
+    }
+}
+
+/// The maps that transformers leaves dense by these names: modules whose name they begin or end, as `should_convert_module` compares.
+fn is_skipped(map: &str, names: &[String]) -> bool {
+    let mut names = names.iter();
+    names.any(|name| map.ends_with(name.as_str()) || map.starts_with(&format!("{name}.")))
+}
+
+/// transformers leaves dense what is dense in the file, and nothing else: in a classifier, and in the model inside.
+#[test]
+fn transformers_finds_the_maps_that_stay_dense() {
+    let dir = tempfile::tempdir().unwrap();
+    for family in Family::ALL {
+        let config = whole(family);
+        let sites = encoder::sites(&config);
+        let prefix = match config.classifier().prefix {
+            "" if family == Family::ModernBert => "model.",
+            "" => "deberta.",
+            prefix => prefix,
+        };
+        write(dir.path(), family.name(), config);
+        let files = ModelFiles::open(&dir.path().join(family.name())).unwrap();
+        let written = dir.path().join(format!("{}-nf4", family.name()));
+        let is_of_block = |name: &str| name.contains("layer");
+        let of_blocks: Vec<_> = sites.into_iter().map(|site| site.name).collect();
+        let (of_blocks, others): (Vec<_>, Vec<_>) =
+            of_blocks.into_iter().partition(|name| is_of_block(name));
+        quantize(&files, &written, true, &of_blocks[..1]).unwrap();
+        let settings = std::fs::read(written.join("config.json")).unwrap();
+        let settings: Value = serde_json::from_slice(&settings).unwrap();
+        let skipped = settings["quantization_config"]["llm_int8_skip_modules"].clone();
+        let skipped: Vec<String> = serde_json::from_value(skipped).unwrap();
+        for (i, name) in of_blocks.iter().enumerate() {
+            let bare = name.strip_prefix(prefix).unwrap_or(name);
+            for map in [bare.to_owned(), format!("{prefix}{bare}")] {
+                assert_eq!(is_skipped(&map, &skipped), i == 0, "{map}: {skipped:?}");
+            }
+        }
+        let heads = match family {
+            Family::Roberta | Family::XlmRoberta | Family::Electra => {
+                vec!["classifier.dense", "classifier.out_proj"]
+            }
+            Family::Bert => vec!["classifier"],
+            Family::DistilBert => vec!["pre_classifier", "classifier"],
+            Family::ModernBert | Family::DebertaV2 => vec!["classifier"],
+        };
+        let pooler = match family {
+            Family::Roberta | Family::XlmRoberta | Family::Bert => {
+                vec!["pooler.dense".to_owned(), format!("{prefix}pooler.dense")]
+            }
+            _ => Vec::new(),
+        };
+        let beside = others
+            .iter()
+            .flat_map(|name| [name.clone(), format!("{prefix}{name}")]);
+        let heads = heads.into_iter().map(str::to_owned);
+        for map in beside.chain(heads).chain(pooler) {
+            assert!(is_skipped(&map, &skipped), "{map}: {skipped:?}");
+        }
+        let has_project = skipped.iter().any(|name| name == "embeddings_project");
+        assert_eq!(has_project, family == Family::Electra, "{skipped:?}");
+    }
 }

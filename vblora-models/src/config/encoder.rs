@@ -46,7 +46,7 @@ pub struct EncoderConfig {
     pub hidden_dropout: f64,
     /// Dropout probability of attention weights, in [0, 1).
     pub attention_dropout: f64,
-    /// Dropout probability of a classification head; `hidden_dropout` if not set.
+    /// Dropout probability of a classification head, as the file says it. Training takes the recipe's.
     pub classifier_dropout: Option<f64>,
     /// Token id of padding.
     pub pad_token_id: u32,

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::AddedToken;
 
-use super::{FILE, fields::Fields, tokens::read, wrong};
+use super::{FILE, Family, fields::Fields, tokens::read, wrong};
 use crate::{ModelFiles, Result};
 
 pub(super) const TOKENIZER: &str = "tokenizer_config.json";
@@ -101,11 +101,20 @@ impl TokenizerClass {
         match (model_type, named) {
             (Some("mistral"), _) => Self::AsFile,
             (_, Some(named)) => Self::from_name(named),
-            (Some("bert" | "distilbert" | "electra"), None) => Self::Bert,
-            (Some("roberta"), None) => Self::Roberta,
             (Some("gpt2"), None) => Self::Gpt2,
             (Some("gemma"), None) => Self::Gemma,
-            _ => Self::AsFile,
+            (Some(encoder), None) => {
+                Family::from_model_type(encoder).map_or(Self::AsFile, Self::of_encoder)
+            }
+            (None, None) => Self::AsFile,
+        }
+    }
+
+    fn of_encoder(family: Family) -> Self {
+        match family {
+            Family::Bert | Family::DistilBert | Family::Electra => Self::Bert,
+            Family::Roberta => Self::Roberta,
+            Family::XlmRoberta | Family::ModernBert | Family::DebertaV2 => Self::AsFile,
         }
     }
 

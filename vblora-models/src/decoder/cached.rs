@@ -62,6 +62,8 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
         let padding = starts.clone().max().unwrap_or(0);
         let config = &self.model.config;
         let width = config.num_kv_heads * config.head_size;
+        // Two caches are never alive at once.
+        self.cache = None;
         self.cache = Some(KvCache::new(
             config.num_layers,
             starts.collect(),

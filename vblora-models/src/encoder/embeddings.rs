@@ -53,7 +53,7 @@ impl<B: VbLoraBackend> Embeddings<B> {
         );
         let project = config
             .embedding_size
-            .map(|e| builder.linear(PROJECT, e, config.hidden_size));
+            .map(|e| builder.as_stored(|builder| builder.linear(PROJECT, e, config.hidden_size)));
         Ok(Self {
             word: word?,
             position: position.transpose()?,

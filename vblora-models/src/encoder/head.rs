@@ -35,7 +35,8 @@ impl<B: VbLoraBackend> HeadMap<B> {
         };
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
         let (dense, norm) = builder.at_root(|builder| {
-            let dense = builder.linear_named(dense, dense, [d, d], config.head_bias);
+            let dense = builder
+                .as_stored(|builder| builder.linear_named(dense, dense, [d, d], config.head_bias));
             let norm = norm
                 .map(|name| FrozenLayerNorm::build_with(builder, name, d, eps, config.norm_bias));
             (dense, norm)

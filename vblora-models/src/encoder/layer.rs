@@ -44,7 +44,8 @@ pub struct EncoderLayer<B: Backend> {
 struct Settings {
     attention: Attention,
     hidden_dropout: f64,
-    attention_dropout: f64,
+    /// After the output map of the attention.
+    attended_dropout: f64,
     activation: Activation,
     pre_norm: bool,
     gated: bool,
@@ -84,7 +85,11 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
             settings: Settings {
                 attention: Attention::new(config, index),
                 hidden_dropout: config.hidden_dropout,
-                attention_dropout: config.attention_dropout,
+                attended_dropout: match (layout.drops_attention, layout.pre_norm) {
+                    (false, _) => 0.0,
+                    (true, false) => config.hidden_dropout,
+                    (true, true) => config.attention_dropout,
+                },
                 activation: config.activation,
                 pre_norm: layout.pre_norm,
                 gated: layout.gated,
@@ -131,25 +136,24 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
 
     fn post_norm(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
         let (p, factors) = (self.settings.hidden_dropout, pass.factors);
-        let attended = self
-            .attention_output
-            .forward(self.attend(x.clone(), pass), factors);
-        let sum = factors.drop(attended, p, "attention.output") + x;
-        let x = self.attention_normal(sum);
+        let x = self.attention_normal(self.attended(x.clone(), pass) + x);
         let inner = self.mlp(x.clone(), factors);
         self.output_norm
             .forward(factors.drop(inner, p, "output") + x)
     }
 
     fn pre_norm(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
-        let (p, factors) = (self.settings.attention_dropout, pass.factors);
         let normal = self.attention_normal(x.clone());
-        let attended = self
-            .attention_output
-            .forward(self.attend(normal, pass), factors);
-        let x = x + factors.drop(attended, p, "attention.output");
-        let inner = self.mlp(self.output_norm.forward(x.clone()), factors);
+        let x = x + self.attended(normal, pass);
+        let inner = self.mlp(self.output_norm.forward(x.clone()), pass.factors);
         x + inner
+    }
+
+    /// The attention with its output map and dropout, before the residual sum.
+    fn attended(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
+        let factors = pass.factors;
+        let attended = self.attention_output.forward(self.attend(x, pass), factors);
+        factors.drop(attended, self.settings.attended_dropout, "attention.output")
     }
 
     fn attention_normal(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {

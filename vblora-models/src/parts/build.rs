@@ -41,6 +41,15 @@ impl<'a, B: VbLoraBackend, S: WeightSource> Builder<'a, B, S> {
         built
     }
 
+    /// What `build` builds of maps beside the blocks, which are not quantised here. Those that a file has in 4 bits stay so.
+    pub(crate) fn as_stored<T>(&mut self, build: impl FnOnce(&mut Self) -> T) -> T {
+        let dtype = self.dtype;
+        self.dtype = dtype.as_stored();
+        let built = build(self);
+        self.dtype = dtype;
+        built
+    }
+
     /// A parameter that requires no gradient.
     pub(crate) fn frozen<const D: usize>(
         &mut self,

@@ -5,10 +5,13 @@ use burn::{
     module::Param,
     tensor::{ElementConversion, Tensor},
 };
-use vblora::{Adapter, BaseWeights, Factors, Noise, Stack, backend::VbLoraBackend, nf4::Nf4Host};
+use vblora::{
+    Adapter, BaseWeights, Factors, FrozenLinear, Noise, Stack, WeightLayout,
+    backend::VbLoraBackend, nf4::Nf4Host,
+};
 use vblora_models::{
     Activation, BaseDtype, Encoded, Encoder, EncoderConfig, EncoderInput, Family, Nf4Settings,
-    PaddedBatch, Padding,
+    PaddedBatch, Padding, encoder::Pass,
 };
 
 use super::{
@@ -204,6 +207,34 @@ pub(crate) fn padding_changes_nothing<B: VbLoraBackend>(device: &B::Device) {
     }
 }
 
+/// Dropout follows the output map of the attention in every family but DistilBERT, as in transformers. Other places are silent here.
+pub(crate) fn dropout_follows_the_attention_where_the_family_says<B: VbLoraBackend>(
+    device: &B::Device,
+) {
+    // ModernBERT has one setting for the weights and the outputs of its attention.
+    for family in FAMILIES.into_iter().filter(|&f| f != Family::ModernBert) {
+        let config = EncoderConfig {
+            hidden_dropout: 0.5,
+            attention_dropout: 0.0,
+            ..config(family)
+        };
+        let mut layer = model_of::<B>(config.clone(), device).layers.swap_remove(0);
+        let dims = [config.intermediate_size, config.hidden_size];
+        let zeros = Tensor::zeros(dims, device);
+        layer.output = FrozenLinear::new("output", zeros, None, WeightLayout::InOut);
+        let input = EncoderInput::new(&batch(&texts(family), &config), &config, device);
+        let hidden = model_of::<B>(config, device);
+        let hidden = hidden.embeddings.forward(&input, &Factors::none());
+        let run = |factors: &Factors<B>| {
+            values(layer.forward(hidden.clone(), &Pass::new(&input, factors)))
+        };
+        let alone = run(&Factors::none());
+        let trained = run(&Factors::none().with_noise(Noise::new(1, 2, 3)));
+        let is_same = family == Family::DistilBert;
+        assert_eq!(trained == alone, is_same, "{family:?}");
+    }
+}
+
 /// BERT's start at 0 in every row; RoBERTa's at the padding id + 1, and padding stays at the padding id.
 pub(crate) fn positions_start_where_the_family_says<B: VbLoraBackend>(device: &B::Device) {
     let positions = |pad: u32, family: Family| {
@@ -295,7 +326,8 @@ pub(crate) fn a_word_table_in_pieces_is_one_table<B: VbLoraBackend>(device: &B::
     }
 }
 
-/// Every family in 4 bits: its maps decode to the values of the dense maps quantised, and adapters act on them.
+/// Every family in 4 bits: the maps of its blocks decode to the values of the dense maps quantised, those beside the blocks stay dense, and
+/// adapters act on them.
 pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device) {
     for family in FAMILIES {
         let of = |base_dtype| {
@@ -312,6 +344,10 @@ pub(crate) fn every_family_may_be_in_4_bits<B: VbLoraBackend>(device: &B::Device
         assert_eq!(nf4.sites(), dense.sites());
         for site in dense.sites() {
             let (columns, d_out) = (dense.weight(&site.name).unwrap(), site.d_out);
+            if ["embeddings_project", "head.dense", "pooler.dense"].contains(&site.name.as_str()) {
+                assert_eq!(nf4.weight(&site.name).unwrap(), columns, "{site:?}");
+                continue;
+            }
             let rows = (0..d_out).flat_map(|o| columns[o..].iter().step_by(d_out).copied());
             let rows: Vec<f32> = rows.collect();
             let expected = Nf4Host::quantise(&rows, [d_out, site.d_in], true).dequantise();

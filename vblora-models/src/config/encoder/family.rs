@@ -120,7 +120,7 @@ impl Family {
         Self::DebertaV2,
     ];
 
-    pub(super) fn from_model_type(name: &str) -> Option<Self> {
+    pub(in crate::config) fn from_model_type(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.name() == name)
     }
 

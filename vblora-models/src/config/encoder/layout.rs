@@ -22,6 +22,8 @@ pub(crate) struct EncoderLayout {
     /// True if norms stand before attention and MLP. The first block then has none before its attention, and a last norm follows the
     /// blocks.
     pub(crate) pre_norm: bool,
+    /// True if dropout follows the output map of the attention.
+    pub(crate) drops_attention: bool,
     /// True if the first map of the MLP gives the values and the gate (GeGLU).
     pub(crate) gated: bool,
     /// The head's first map and norm where they may be parts of the base, without the encoder's prefix.
@@ -74,6 +76,7 @@ pub(super) const ROBERTA: EncoderLayout = EncoderLayout {
     mlp_output: "output.dense",
     mlp_norm: "output.LayerNorm",
     pre_norm: false,
+    drops_attention: true,
     gated: false,
     head: None,
     not_used: &[
@@ -116,6 +119,7 @@ pub(super) const DISTILBERT: EncoderLayout = EncoderLayout {
     mlp_input: "ffn.lin1",
     mlp_output: "ffn.lin2",
     mlp_norm: "output_layer_norm",
+    drops_attention: false,
     not_used: &[
         "embeddings.position_ids",
         "vocab_transform.*",
@@ -164,6 +168,7 @@ pub(super) const MODERNBERT: EncoderLayout = EncoderLayout {
     mlp_output: "mlp.Wo",
     mlp_norm: "mlp_norm",
     pre_norm: true,
+    drops_attention: true,
     gated: true,
     head: Some(("head.dense", Some("head.norm"))),
     not_used: &["decoder.*", "classifier.*"],

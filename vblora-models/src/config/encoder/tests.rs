@@ -98,6 +98,25 @@ fn writing_and_reading_gives_the_same_settings() {
 }
 
 #[test]
+fn what_is_not_set_is_not_written() {
+    for family in Family::ALL {
+        let config = EncoderConfig {
+            family,
+            ..read(&roberta()).unwrap()
+        };
+        let written: Value = serde_json::from_str(&config.to_json()).unwrap();
+        let null = |field: &(&String, &Value)| field.1.is_null();
+        assert_eq!(written.as_object().unwrap().iter().find(null), None);
+        let set = EncoderConfig {
+            classifier_dropout: Some(0.375),
+            ..config
+        };
+        let written: Value = serde_json::from_str(&set.to_json()).unwrap();
+        assert_eq!(written[family.keys().classifier_dropout], 0.375);
+    }
+}
+
+#[test]
 fn another_architecture_is_named() {
     for model in ["gpt2", "xlm-roberta-xl", "deberta"] {
         let error = with("model_type", json!(model));

@@ -23,7 +23,10 @@ pub(super) fn json(config: &EncoderConfig) -> String {
     let mut set = |field: &str, value: Value| fields[field] = value;
     set(keys.activation, json!(config.activation.name()));
     set(keys.attention_dropout, json!(config.attention_dropout));
-    set(keys.classifier_dropout, json!(config.classifier_dropout));
+    // Some of transformers' configurations refuse null.
+    if let Some(p) = config.classifier_dropout {
+        set(keys.classifier_dropout, json!(p));
+    }
     set(keys.hidden_dropout, json!(config.hidden_dropout));
     set(keys.hidden_size, json!(config.hidden_size));
     set(keys.intermediate_size, json!(config.intermediate_size));
