@@ -37,8 +37,7 @@ use vblora_bench::{
 };
 use vblora_models::{
     ComputeDtype, DecoderConfig, Encoder, EncoderConfig, ModelFiles, TextTokenizer,
-    decoder::{self, CausalLm},
-    encoder,
+    decoder::CausalLm,
 };
 
 use crate::compare::{Work, WorkTask, compute_dtype, decoder_config, encoder_config};
@@ -360,18 +359,7 @@ impl Source for RandomEncoder {
     }
 
     fn summary(&self, recipe: &Recipe, _: &ModelFiles) -> vblora_bench::Result<ModelSummary> {
-        let config = self.config()?;
-        Ok(ModelSummary {
-            layers: config.num_layers,
-            width: config.hidden_size,
-            parameters: config.parameters(),
-            base_dtype: config.base_dtype,
-            head: config
-                .head_form()
-                .parameters(config.hidden_size, recipe.task.outputs()),
-            sites: encoder::sites(&config),
-            targets: encoder::targets(&recipe.targets)?,
-        })
+        ModelSummary::of_encoder(&self.config()?, recipe)
     }
 
     fn load<B: VbLoraBackend>(
@@ -425,16 +413,7 @@ impl Source for RandomDecoder {
     }
 
     fn summary(&self, recipe: &Recipe, _: &ModelFiles) -> vblora_bench::Result<ModelSummary> {
-        let config = self.config();
-        Ok(ModelSummary {
-            layers: config.num_layers,
-            width: config.hidden_size,
-            parameters: config.parameters(),
-            base_dtype: config.base_dtype,
-            head: 0,
-            sites: decoder::sites(&config),
-            targets: decoder::targets(&recipe.targets)?,
-        })
+        ModelSummary::of_decoder(&self.config(), recipe)
     }
 
     fn load<B: VbLoraBackend>(

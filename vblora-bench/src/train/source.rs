@@ -3,7 +3,9 @@
 use std::{fmt::Debug, path::PathBuf};
 
 use vblora::{Site, SitePlan, Targets, backend::VbLoraBackend};
-use vblora_models::{BaseDtype, Encoder, EncoderConfig, ModelFiles, TextTokenizer, encoder};
+use vblora_models::{
+    BaseDtype, DecoderConfig, Encoder, EncoderConfig, ModelFiles, TextTokenizer, decoder, encoder,
+};
 
 use super::{classification::Classification, data::EncodedSplit, objective::Objective};
 use crate::{
@@ -85,6 +87,41 @@ pub struct ModelSummary {
     pub sites: Vec<Site>,
     /// The rule that selects the adapted sites.
     pub targets: Targets,
+}
+
+impl ModelSummary {
+    /// What a run of an encoder plans with.
+    ///
+    /// # Errors
+    /// The recipe's targets are no rule.
+    pub fn of_encoder(config: &EncoderConfig, recipe: &Recipe) -> Result<Self> {
+        let head = config.head_form();
+        Ok(Self {
+            layers: config.num_layers,
+            width: config.hidden_size,
+            parameters: config.parameters(),
+            base_dtype: config.base_dtype,
+            head: head.parameters(config.hidden_size, recipe.task.outputs()),
+            sites: encoder::sites(config),
+            targets: encoder::targets(&recipe.targets)?,
+        })
+    }
+
+    /// What a run of a decoder plans with.
+    ///
+    /// # Errors
+    /// The recipe's targets are no rule.
+    pub fn of_decoder(config: &DecoderConfig, recipe: &Recipe) -> Result<Self> {
+        Ok(Self {
+            layers: config.num_layers,
+            width: config.hidden_size,
+            parameters: config.parameters(),
+            base_dtype: config.base_dtype,
+            head: 0,
+            sites: decoder::sites(config),
+            targets: decoder::targets(&recipe.targets)?,
+        })
+    }
 }
 
 impl ModelSummary {
@@ -226,18 +263,7 @@ impl Source for DataSource {
     }
 
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
-        let config = config(recipe, files)?;
-        Ok(ModelSummary {
-            layers: config.num_layers,
-            width: config.hidden_size,
-            parameters: config.parameters(),
-            base_dtype: config.base_dtype,
-            head: config
-                .head_form()
-                .parameters(config.hidden_size, recipe.task.outputs()),
-            sites: encoder::sites(&config),
-            targets: encoder::targets(&recipe.targets)?,
-        })
+        ModelSummary::of_encoder(&config(recipe, files)?, recipe)
     }
 
     fn load<B: VbLoraBackend>(

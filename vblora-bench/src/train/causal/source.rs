@@ -1,10 +1,7 @@
 //! Texts as the data of a session with a causal model.
 
 use vblora::backend::VbLoraBackend;
-use vblora_models::{
-    DecoderConfig, ModelFiles, TextTokenizer,
-    decoder::{self, CausalLm},
-};
+use vblora_models::{DecoderConfig, ModelFiles, TextTokenizer, decoder::CausalLm};
 
 use super::{
     encode::{EncodedTexts, Encoding},
@@ -141,16 +138,7 @@ impl Source for TextSource {
     }
 
     fn summary(&self, recipe: &Recipe, files: &ModelFiles) -> Result<ModelSummary> {
-        let config = config(recipe, files)?;
-        Ok(ModelSummary {
-            layers: config.num_layers,
-            width: config.hidden_size,
-            parameters: config.parameters(),
-            base_dtype: config.base_dtype,
-            head: 0,
-            sites: decoder::sites(&config),
-            targets: decoder::targets(&recipe.targets)?,
-        })
+        ModelSummary::of_decoder(&config(recipe, files)?, recipe)
     }
 
     fn load<B: VbLoraBackend>(
