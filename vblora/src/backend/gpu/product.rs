@@ -264,6 +264,8 @@ struct Launch<'a, R: CubeRuntime> {
 impl<R: CubeRuntime> Launch<'_, R> {
     /// Runs the kernel and returns the output in this shape.
     fn run(self, shape: Shape) -> CubeTensor<R> {
+        #[cfg(feature = "cublaslt")]
+        let product = self.in_library();
         let out = empty(&self.x.tensor, shape);
         let mut buffers = vec![self.x.tensor, self.w.tensor];
         let ([rows, _, columns], [items, heads]) = (self.sizes, self.batch);
@@ -303,8 +305,35 @@ impl<R: CubeRuntime> Launch<'_, R> {
         };
         let [across, down] = [columns, rows].map(|n| n.div_ceil(TILE) as u32);
         let count = CubeCount::new_3d(across, down, (items * heads) as u32);
+        #[cfg(feature = "cublaslt")]
+        if let Some(product) = product {
+            vblora_cublaslt::submit(&out.device, product, Box::new(kernel), count, arguments);
+            return out;
+        }
         out.client.launch(Box::new(kernel), count, arguments);
         out
+    }
+
+    /// The same product in the library's terms, if the library is there and the hand-over pays.
+    #[cfg(feature = "cublaslt")]
+    fn in_library(&self) -> Option<vblora_cublaslt::Product> {
+        let is_one_matrix = self.batch == [1, 1] && self.scale == 1.0;
+        if !is_one_matrix || self.x.is_transposed || !vblora_cublaslt::is_present() {
+            return None;
+        }
+        let product = vblora_cublaslt::Product {
+            element: self.element.in_library(),
+            sizes: self.sizes,
+            x_row: self.x.layout.row,
+            weight_row: self.w.layout.row,
+            weight_is_transposed: self.w.is_transposed,
+            has_bias: self.bias.is_some(),
+            update: self.update.map(|RankUpdate { narrow, factor }| {
+                let strides = [0, 1].map(|d| factor.meta.strides()[d] as u64);
+                (narrow.meta.shape()[1], strides)
+            }),
+        };
+        product.pays().then_some(product)
     }
 }
 
@@ -347,6 +376,15 @@ impl Element {
     /// The inner dimension of one instruction.
     fn step(self) -> u32 {
         if self == Self::F32 { 8 } else { 16 }
+    }
+
+    #[cfg(feature = "cublaslt")]
+    fn in_library(self) -> vblora_cublaslt::Element {
+        match self {
+            Self::F32 => vblora_cublaslt::Element::F32,
+            Self::Bf16 => vblora_cublaslt::Element::Bf16,
+            Self::F16 => vblora_cublaslt::Element::F16,
+        }
     }
 
     /// Threads of a block.
