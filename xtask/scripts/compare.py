@@ -1,6 +1,10 @@
 """The reference side of `cargo xtask compare`: works as JSON lines on standard input, milliseconds on standard output.
 
-Arguments: cpu or cuda, the number of threads, and whether a GPU may multiply f32 in TF32 (tf32 or f32).
+Arguments: cpu or cuda, the number of threads, whether a GPU may multiply f32 in TF32 (tf32 or f32), and the form.
+
+eager    what users of PEFT and transformers write
+compile  the same under torch.compile; generation with a static cache, which transformers compiles
+graph    what an expert writes: one composition of one slab a step, and the whole step recorded as a CUDA graph
 """
 
 import contextlib
@@ -20,6 +24,7 @@ from peft import LoraConfig, VBLoRAConfig, get_peft_model
 DEVICE = torch.device(sys.argv[1])
 torch.set_num_threads(int(sys.argv[2]))
 torch.set_float32_matmul_precision("high" if sys.argv[3] == "tf32" else "highest")
+FORM = sys.argv[4]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 # Modules beside the blocks, which stay as they are when maps are quantised.
@@ -71,29 +76,100 @@ def adapted(model, adapter, task_type=None, head=None):
     return get_peft_model(model, config)
 
 
+class WithUpdate(torch.nn.Module):
+    """A frozen map and the low-rank update that the slab holds for it."""
+
+    def __init__(self, base, factors, name):
+        super().__init__()
+        self.base, self.factors, self.name = base, factors, name
+
+    def forward(self, x):
+        down, up = (factor.to(x.dtype) for factor in self.factors[self.name])
+        return self.base(x) + (x @ down) @ up
+
+
+class Slab(torch.nn.Module):
+    """VB-LoRA as an expert writes it: the logits of all maps in one tensor, composed at once."""
+
+    def __init__(self, model, adapter):
+        super().__init__()
+        ends = tuple("." + module for module in adapter["modules"])
+        maps = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(ends) and not n.startswith(HEADS)]
+        self.rank, self.topk, length = adapter["rank"], adapter["topk"], adapter["vector_length"]
+        self.maps = [(name, m.in_features, m.out_features) for name, m in maps]
+        self.pieces = [self.rank * d // length for _, *both in self.maps for d in both]
+        self.bank = torch.nn.Parameter(torch.empty(adapter["bank"], length, device=DEVICE).uniform_(-0.02, 0.02))
+        self.logits = torch.nn.Parameter(0.01 * torch.randn(sum(self.pieces), adapter["bank"], device=DEVICE))
+        self.factors = {}
+        for name, m in maps:
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, WithUpdate(m, self.factors, name))
+
+    def compose(self):
+        best, chosen = self.logits.topk(self.topk, dim=-1)
+        vectors = torch.einsum("sk,skb->sb", best.softmax(-1), self.bank[chosen])
+        tiles = iter(vectors.split(self.pieces))
+        for name, d_in, d_out in self.maps:
+            down, up = next(tiles).view(self.rank, d_in), next(tiles).view(self.rank, d_out)
+            self.factors[name] = (down.t(), up)
+
+
 class Training:
-    """A training step as PEFT's users write it."""
+    """A training step in the form that was asked for."""
 
     def __init__(self, model, adapter, task, head, half):
-        self.model = adapted(model, adapter, task, head).train()
-        self.half = half
+        self.half, self.slab, self.graph = half, None, None
+        if FORM == "graph" and adapter["method"] == "vblora":
+            model.requires_grad_(False)
+            for name in head or []:
+                model.get_submodule(name).requires_grad_(True)
+            self.slab, self.model = Slab(model, adapter), model
+        else:
+            self.model = adapted(model, adapter, task, head)
+        self.model.train()
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         of = lambda word: [p for name, p in trained if word in name]
         rest = [p for name, p in trained if "vector_bank" not in name and "vblora_logits" not in name]
         groups = [(of("vector_bank"), 1e-3), (of("vblora_logits"), 1e-2), (rest, 2e-3)]
-        self.trained = [p for _, p in trained]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": params, "lr": lr} for params, lr in groups if params], weight_decay=0.0
-        )
+        if self.slab is not None:
+            groups += [([self.slab.bank], 1e-3), ([self.slab.logits], 1e-2)]
+        groups = [{"params": params, "lr": lr} for params, lr in groups if params]
+        self.trained = [p for group in groups for p in group["params"]]
+        recorded = dict(capturable=True, fused=True) if FORM == "graph" else {}
+        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0, **recorded)
+        self.forward = torch.compile(self.model) if FORM == "compile" else self.model
 
-    def step(self, **inputs):
+    def once(self, inputs):
+        if self.slab is not None:
+            self.slab.compose()
         with autocast(self.half):
-            loss = self.model(**inputs).loss
+            loss = self.forward(**inputs).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
         self.optimizer.step()
-        self.optimizer.zero_grad()
-        loss.item()
+        # A graph writes gradients to the same place each time.
+        self.optimizer.zero_grad(set_to_none=FORM != "graph")
+        return loss
+
+    def record(self, inputs):
+        apart = torch.cuda.Stream()
+        apart.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(apart):
+            for _ in range(3):
+                self.once(inputs)
+        torch.cuda.current_stream().wait_stream(apart)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = self.once(inputs)
+
+    def step(self, **inputs):
+        if FORM != "graph":
+            self.once(inputs).item()
+            return
+        if self.graph is None:
+            self.record(inputs)
+        self.graph.replay()
+        self.loss.item()
 
 
 def autocast(half):
@@ -157,7 +233,7 @@ class Decoder:
 
 
 class Decode:
-    """Greedy generation as transformers' users write it."""
+    """Greedy generation, with a static cache in every form but the eager one."""
 
     def __init__(self, what, dtype):
         config, model = CAUSAL[what["family"]]
@@ -165,12 +241,13 @@ class Decode:
         self.model.generation_config.eos_token_id = None
         self.ids = torch.tensor(what["prompts"], device=DEVICE)
         self.added = what["added"]
+        self.cache = {} if FORM == "eager" else {"cache_implementation": "static"}
 
     def run(self):
         with torch.no_grad():
             out = self.model.generate(
                 self.ids, attention_mask=torch.ones_like(self.ids), max_new_tokens=self.added,
-                min_new_tokens=self.added, do_sample=False, pad_token_id=0,
+                min_new_tokens=self.added, do_sample=False, pad_token_id=0, **self.cache,
             )
         assert out.shape[1] == self.ids.shape[1] + self.added
         out.cpu()

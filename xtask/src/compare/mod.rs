@@ -5,9 +5,9 @@ mod reference;
 mod report;
 mod work;
 
-use std::{path::PathBuf, time::Instant};
+use std::{collections::BTreeSet, path::PathBuf, time::Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use vblora::{
     backend::{BackendJob, BackendKind, VbLoraBackend},
@@ -16,7 +16,12 @@ use vblora::{
 use vblora_bench::commands::progress;
 use vblora_bench::program::say;
 
-use self::{ours::Ours, reference::Reference, report::Report, report::Row};
+use self::{
+    ours::Ours,
+    reference::{Form, Reference},
+    report::Report,
+    report::Row,
+};
 pub(crate) use self::{
     ours::{compute_dtype, decoder_config, encoder_config, encoder_step},
     work::{Pass, Shape, Task as WorkTask, Work},
@@ -35,6 +40,9 @@ pub(crate) struct Arguments {
     /// Backend: flex, ndarray, wgpu or cuda. With cuda the reference also runs on the GPU, otherwise on the CPU
     #[arg(long, default_value = "flex")]
     backend: BackendKind,
+    /// Forms of the reference, each timed beside ours; the first is `reference` in the table [default: eager, and graph with --backend cuda]
+    #[arg(long, value_delimiter = ',', value_name = "FORM,...")]
+    beside: Vec<Form>,
     /// Number of timed pairs of each work
     #[arg(long, default_value_t = 7)]
     pairs: usize,
@@ -71,11 +79,18 @@ impl BackendJob for Comparison<'_> {
             [] => Work::defaults(gpu),
             some => some.to_vec(),
         };
-        let reference =
-            Reference::start(&arguments.python, gpu, threads, !arguments.full_precision)?;
+        let forms = forms(&arguments.beside, gpu)?;
+        let references = forms
+            .iter()
+            .map(|&form| {
+                let tf32 = !arguments.full_precision;
+                let reference = Reference::start(&arguments.python, gpu, threads, tf32, form)?;
+                Ok((form, reference))
+            })
+            .collect::<Result<Vec<_>>>()?;
         let mut report = Report {
             machine: memory::machine(gpu, threads),
-            versions: reference.versions.clone(),
+            versions: references[0].1.versions.clone(),
             rows: Vec::new(),
         };
         let own = concat!(env!("CARGO_PKG_VERSION"), " on burn 0.21.0");
@@ -83,7 +98,7 @@ impl BackendJob for Comparison<'_> {
         report.versions.insert("vblora".into(), own);
         let mut sides = Sides::<B> {
             ours: Ours::new(device, compute_dtype(gpu)),
-            reference,
+            references,
             peak: if gpu { Peak::Device } else { Peak::Resident },
             pairs: arguments.pairs.max(1),
             repetitions: arguments
@@ -110,10 +125,27 @@ impl BackendJob for Comparison<'_> {
     }
 }
 
-/// Ours and the reference, and the settings of the measurement.
+/// The forms to run, each once. The first is the reference of the table's ratio.
+fn forms(asked: &[Form], gpu: bool) -> Result<Vec<Form>> {
+    let mut forms = match asked {
+        [] if gpu => vec![Form::Eager, Form::Graph],
+        [] => vec![Form::Eager],
+        some => some.to_vec(),
+    };
+    let mut seen = BTreeSet::new();
+    forms.retain(|form| seen.insert(*form));
+    ensure!(
+        gpu || !seen.contains(&Form::Graph),
+        "--beside graph records a CUDA graph, so it needs --backend cuda"
+    );
+    Ok(forms)
+}
+
+/// Ours and the references, and the settings of the measurement.
 struct Sides<B: VbLoraBackend> {
     ours: Ours<B>,
-    reference: Reference,
+    /// At least one.
+    references: Vec<(Form, Reference)>,
     peak: Peak,
     pairs: usize,
     repetitions: usize,
@@ -122,25 +154,42 @@ struct Sides<B: VbLoraBackend> {
 
 impl<B: VbLoraBackend> Sides<B> {
     fn compare(&mut self, work: Work) -> Result<Row> {
-        let processes = [std::process::id(), self.reference.id()];
-        let [own, theirs] = processes;
+        let own = std::process::id();
         let start = Instant::now();
         let mut job = self.ours.prepare(work)?;
         self.peak.reset(own);
         self.ours.time(&mut job, 1)?;
         let first = start.elapsed().as_secs_f64() * 1e3;
         self.ours.time(&mut job, self.warm_up)?;
-        self.reference.prepare(work)?;
-        self.peak.reset(theirs);
-        self.reference.time(self.warm_up)?;
+        let mut others = Vec::new();
+        for (index, (form, reference)) in self.references.iter_mut().enumerate() {
+            let ready = reference.prepare(work).and_then(|()| {
+                self.peak.reset(reference.id());
+                reference.time(self.warm_up)
+            });
+            match ready {
+                Ok(_) if index > 0 => others.push((index, *form, Vec::new())),
+                Ok(_) => {}
+                // The other forms are not made for every work: a graph's memory has fixed places, for example.
+                Err(error) if index > 0 => say(format!("{work}, {}: {error:#}", form.name())),
+                Err(error) => return Err(error),
+            }
+        }
         let count = self.repetitions;
         let mut pairs = Vec::with_capacity(self.pairs);
         for _ in 0..self.pairs {
             let ours = self.ours.time(&mut job, count)?;
-            let theirs = self.reference.time(count)?;
+            let theirs = self.references[0].1.time(count)?;
             pairs.push((ours / count as f64, theirs / count as f64));
+            for (index, _, times) in &mut others {
+                times.push(self.references[*index].1.time(count)? / count as f64);
+            }
         }
-        let peaks = processes.map(|process| self.peak.mib(process));
-        Ok(Row::new(work, &pairs, first, peaks))
+        let peaks = [own, self.references[0].1.id()].map(|process| self.peak.mib(process));
+        let others = others
+            .into_iter()
+            .map(|(_, form, times)| (form.name(), times))
+            .collect();
+        Ok(Row::new(work, &pairs, others, first, peaks))
     }
 }

@@ -8,12 +8,34 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use vblora::{AdapterConfig, VbLoraConfig};
 use vblora_models::DecoderConfig;
 
 use super::work::{ADDED, Dtype, Pass, Shapes, Task, Work, prompts};
+
+/// How the reference's steps are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(super) enum Form {
+    /// As users of PEFT and transformers write them.
+    Eager,
+    /// The same under torch.compile; generation has a static cache.
+    Compile,
+    /// As an expert writes them: one composition a step, the whole step as a CUDA graph; generation has a static cache.
+    Graph,
+}
+
+impl Form {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Eager => "eager",
+            Self::Compile => "compile",
+            Self::Graph => "graph",
+        }
+    }
+}
 
 const SCRIPT: &str = include_str!("../../scripts/compare.py");
 
@@ -45,13 +67,20 @@ enum Answer {
 
 impl Reference {
     /// Starts the script in this interpreter.
-    pub(super) fn start(python: &Path, gpu: bool, threads: usize, tf32: bool) -> Result<Self> {
+    pub(super) fn start(
+        python: &Path,
+        gpu: bool,
+        threads: usize,
+        tf32: bool,
+        form: Form,
+    ) -> Result<Self> {
         let mut process = Command::new(python)
             .arg("-c")
             .arg(SCRIPT)
             .arg(if gpu { "cuda" } else { "cpu" })
             .arg(threads.to_string())
             .arg(if tf32 { "tf32" } else { "f32" })
+            .arg(form.name())
             .env("HF_HUB_OFFLINE", "1")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

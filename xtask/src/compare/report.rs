@@ -1,6 +1,9 @@
 //! The results: JSON for programs, a table for people.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+};
 
 use serde::Serialize;
 
@@ -27,21 +30,31 @@ pub(super) struct Row {
     /// 10^12 floating-point operations per second in the base's products and attention.
     pub(super) ours_tflops: Option<f64>,
     pub(super) reference_tflops: Option<f64>,
+    /// Milliseconds of the reference's other forms, by form.
+    pub(super) others_ms: BTreeMap<&'static str, f64>,
+    /// Ours divided by the fastest form.
+    pub(super) ratio_to_fastest: f64,
     /// Milliseconds from the start of the preparation to the end of the first repetition, including kernel compilation.
     pub(super) ours_first_ms: f64,
 }
 
 impl Row {
-    /// `pairs` holds milliseconds of one repetition, ours and the reference's.
+    /// `pairs` holds milliseconds of one repetition, ours and the reference's; `others` those of the reference's other forms.
     pub(super) fn new(
         work: Work,
         pairs: &[(f64, f64)],
+        others: Vec<(&'static str, Vec<f64>)>,
         first: f64,
         peaks: [Option<f64>; 2],
     ) -> Self {
         let ours_ms = median(pairs.iter().map(|(ours, _)| *ours));
         let reference_ms = median(pairs.iter().map(|(_, theirs)| *theirs));
         let ratios = || pairs.iter().map(|(ours, theirs)| ours / theirs);
+        let others_ms: BTreeMap<_, _> = others
+            .into_iter()
+            .map(|(form, times)| (form, median(times.into_iter())))
+            .collect();
+        let fastest = others_ms.values().copied().fold(reference_ms, f64::min);
         let rate = |ms: f64| work.operations().map(|n| n / ms / 1e9);
         Self {
             work: work.to_string(),
@@ -54,8 +67,25 @@ impl Row {
             reference_peak_mb: peaks[1],
             ours_tflops: rate(ours_ms),
             reference_tflops: rate(reference_ms),
+            others_ms,
+            ratio_to_fastest: ours_ms / fastest,
             ours_first_ms: first,
         }
+    }
+}
+
+impl Row {
+    /// The cells of the other forms and of the ratio to the fastest, if any row has such.
+    fn others(&self, forms: &BTreeSet<&&'static str>) -> String {
+        let mut out = String::new();
+        for form in forms {
+            let cell = self.others_ms.get(**form);
+            out += &format!(" {} |", cell.map_or("-".into(), |ms| significant(*ms)));
+        }
+        if !forms.is_empty() {
+            out += &format!(" {:.2} |", self.ratio_to_fastest);
+        }
+        out
     }
 }
 
@@ -75,8 +105,24 @@ impl Report {
     /// The table as Markdown.
     pub(super) fn table(&self) -> String {
         let mut out = format!("{}; {}\n\n", self.machine, self.versions());
-        out += "| work | ours, ms | reference, ms | ratio | min to max | TFLOP/s | peak, MiB |\n";
-        out += "| --- | ---: | ---: | ---: | --- | --- | --- |\n";
+        let forms: BTreeSet<_> = self
+            .rows
+            .iter()
+            .flat_map(|row| row.others_ms.keys())
+            .collect();
+        let of_forms =
+            |cell: &dyn Fn(&str) -> String| forms.iter().map(|form| cell(form)).collect::<String>();
+        let names = of_forms(&|form| format!(" {form}, ms |"));
+        let (fastest, rule) = if forms.is_empty() {
+            ("", "")
+        } else {
+            (" ours / fastest |", " ---: |")
+        };
+        out += &format!(
+            "| work | ours, ms | reference, ms | ratio | min to max |{names}{fastest} TFLOP/s | peak, MiB |\n"
+        );
+        let rules = of_forms(&|_| " ---: |".into());
+        out += &format!("| --- | ---: | ---: | ---: | --- |{rules}{rule} --- | --- |\n");
         for row in &self.rows {
             let both = |a: Option<f64>, b: Option<f64>, digits: usize| match (a, b) {
                 (Some(a), Some(b)) => format!("{a:.digits$} / {b:.digits$}"),
@@ -85,13 +131,14 @@ impl Report {
             };
             writeln!(
                 out,
-                "| {} | {} | {} | {:.2} | {:.2} to {:.2} | {} | {} |",
+                "| {} | {} | {} | {:.2} | {:.2} to {:.2} |{} {} | {} |",
                 row.work,
                 significant(row.ours_ms),
                 significant(row.reference_ms),
                 row.ratio,
                 row.ratio_min,
                 row.ratio_max,
+                row.others(&forms),
                 both(row.ours_tflops, row.reference_tflops, 1),
                 both(row.ours_peak_mb, row.reference_peak_mb, 0),
             )
@@ -150,7 +197,7 @@ mod tests {
     fn ratios_are_taken_pair_by_pair() {
         let work: Work = "product/1000".parse().unwrap();
         let pairs = [(1.0, 2.0), (4.0, 4.0), (3.0, 12.0)];
-        let row = Row::new(work, &pairs, 0.0, [None, Some(1.0)]);
+        let row = Row::new(work, &pairs, Vec::new(), 0.0, [None, Some(1.0)]);
         assert_eq!((row.ours_ms, row.reference_ms), (3.0, 4.0));
         assert_eq!((row.ratio, row.ratio_min, row.ratio_max), (0.5, 0.25, 1.0));
         // 2 * 10^9 operations in 3 ms.
@@ -161,7 +208,7 @@ mod tests {
     fn the_table_says_what_the_adapter_adds() {
         let row = |work: &str, ms: f64| {
             let work: Work = work.parse().unwrap();
-            Row::new(work, &[(ms, 2.0 * ms)], 0.0, [None, None])
+            Row::new(work, &[(ms, 2.0 * ms)], Vec::new(), 0.0, [None, None])
         };
         let report = Report {
             machine: "a machine".into(),
@@ -177,5 +224,24 @@ mod tests {
             "{table}"
         );
         assert!(table.contains("ours 4.0 %, reference 4.0 %"), "{table}");
+    }
+
+    #[test]
+    fn the_fastest_form_is_beside_the_first() {
+        let work: Work = "product/1000".parse().unwrap();
+        let others = vec![("graph", vec![1.0, 3.0, 2.0])];
+        let graph = Row::new(work, &[(3.0, 4.0)], others, 0.0, [None, None]);
+        assert_eq!(graph.ratio_to_fastest, 1.5);
+        let eager = Row::new(work, &[(3.0, 4.0)], Vec::new(), 0.0, [None, None]);
+        assert_eq!(eager.ratio_to_fastest, 0.75);
+        let report = Report {
+            machine: "a machine".into(),
+            versions: BTreeMap::new(),
+            rows: vec![graph, eager],
+        };
+        let table = report.table();
+        assert!(table.contains("| 0.75 to 0.75 | 2.000 | 1.50 |"), "{table}");
+        assert!(table.contains("| 0.75 to 0.75 | - | 0.75 |"), "{table}");
+        assert!(table.contains("graph, ms | ours / fastest |"), "{table}");
     }
 }
