@@ -34,3 +34,20 @@ mod causal {
         packed_texts_train_as_padded_ones, recomputed_blocks_train_as_kept_ones, smoothing_and_prompt_labels_change_the_loss_alone,
         evaluation_does_not_depend_on_batches, a_restored_learner_goes_on_as_if_nothing_had_happened);
 }
+
+#[cfg(feature = "wgpu")]
+mod launches {
+    use super::suite::launches;
+
+    /// A step of two layers with dropout. An H100 takes one product where wgpu takes a product and an update.
+    #[test]
+    fn a_step_asks_for_few() {
+        launches::are_at_most("launches::of_steps", 230, 120);
+    }
+
+    #[test]
+    #[ignore = "run by the test above, in a process of its own"]
+    fn of_steps() {
+        launches::steps::<vblora::backend::Wgpu>(&Default::default());
+    }
+}

@@ -287,7 +287,7 @@ mod tests {
     #[cfg(feature = "wgpu")]
     #[test]
     fn wgpu_splits_or_refuses_beyond_its_limit() {
-        type Gpu = burn::backend::Wgpu;
+        type Gpu = vblora::backend::Wgpu;
         let device = Default::default();
         let (rows, d) = (33, 1 << 20);
         let mut table = HostTensor {

@@ -1,5 +1,6 @@
 //! A frozen linear map with a place for an adapter.
 
+mod joined;
 mod weight;
 
 use burn::{
@@ -7,6 +8,7 @@ use burn::{
     tensor::{FloatDType, Tensor, TensorPrimitive, backend::Backend, ops::FloatTensor},
 };
 
+pub use joined::JoinedMaps;
 pub use weight::FrozenWeight;
 
 use crate::{
@@ -122,6 +124,10 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
     /// # Panics
     /// The factors belong to a multi-adapter batch ([`Stack`](crate::Stack)) with another number of rows than the input.
     pub fn forward<const D: usize>(&self, x: Tensor<B, D>, factors: &Factors<B>) -> Tensor<B, D> {
+        let pair = factors.get(&self.site);
+        if let Some(pair) = pair.filter(|_| !factors.drops() && !factors.is_multi_adapter()) {
+            return self.adapted(x, None, pair);
+        }
         let [d_in, d_out] = self.weight.dims();
         let mut shape = x.dims();
         let batch = if D == 1 { 1 } else { shape[0] };
@@ -129,17 +135,16 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         shape[D - 1] = d_out;
         // One flat product, because backends treat leading dimensions as a batch of small ones.
         let x = x.reshape([rows, d_in]);
-        let y = match factors.get(&self.site) {
+        let y = match pair {
             None => self.frozen(x),
             Some(pair) => match factors.token_scales(&self.site, batch, rows) {
                 Some(scales) => self.stacked(x, pair, scales),
-                None if factors.drops() => {
+                None => {
                     let dropped = factors.drop(x.clone(), factors.dropout(), &self.site);
                     // The scale goes on the narrow side: r columns instead of d_out.
                     let narrow = matmul(dropped, pair.down.clone()).mul_scalar(pair.scale);
                     self.frozen(x) + matmul(narrow, pair.up.clone())
                 }
-                None => self.adapted(x, pair),
             },
         };
         y.reshape(shape)
@@ -164,13 +169,7 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
             let x = Tensor::from_primitive(TensorPrimitive::Float(x));
             return self.forward::<D>(x, factors);
         };
-        let [d_in, d_out] = self.weight.dims();
-        let mut shape = h.dims();
-        let rows = shape.iter().product::<usize>() / d_in;
-        shape[D - 1] = d_out;
-        let h = primitive(h.reshape([rows, d_in]));
-        let (y, _) = B::gelu_linear(h, form, self.map(), update(pair));
-        Tensor::<B, 2>::from_primitive(TensorPrimitive::Float(y)).reshape(shape)
+        self.adapted(h, Some(form), pair)
     }
 
     fn map(&self) -> FrozenMap<B> {
@@ -185,9 +184,14 @@ impl<B: VbLoraBackend> FrozenLinear<B> {
         Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 
-    /// Map and update as one operation with a backward of its own.
-    fn adapted(&self, x: Tensor<B, 2>, pair: &LowRank<B>) -> Tensor<B, 2> {
-        let (y, _) = B::adapted_linear(primitive(x), self.map(), update(pair));
+    /// Map and update, of x or of its GELU, as one operation with a backward of its own.
+    fn adapted<const D: usize>(
+        &self,
+        x: Tensor<B, D>,
+        form: Option<GeluForm>,
+        pair: &LowRank<B>,
+    ) -> Tensor<B, D> {
+        let y = B::adapted_rows(primitive(x), form, self.map(), update(pair));
         Tensor::from_primitive(TensorPrimitive::Float(y))
     }
 

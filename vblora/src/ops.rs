@@ -4,7 +4,7 @@ use burn::tensor::{Int, Tensor, TensorPrimitive};
 
 use crate::{
     Noise, Unpadded,
-    backend::{AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
+    backend::{AdamWStep, AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
 };
 
 pub use crate::backend::{Gate, GeluForm, matmul};
@@ -28,6 +28,22 @@ pub fn join_rows<B: VbLoraBackend>(mut pieces: Vec<Tensor<B, 2>>) -> Tensor<B, 2
     }
     let pieces = pieces.into_iter().map(primitive);
     Tensor::from_primitive(TensorPrimitive::Float(B::join_rows(pieces.collect())))
+}
+
+/// A parameter's value and its moments after a step of AdamW. The results are outside any graph.
+///
+/// # Shapes
+/// - all the same
+pub fn adamw<B: VbLoraBackend, const D: usize>(
+    value: Tensor<B, D>,
+    grad: Tensor<B, D>,
+    moments: Option<[Tensor<B, D>; 2]>,
+    step: AdamWStep,
+) -> (Tensor<B, D>, [Tensor<B, D>; 2]) {
+    let moments = moments.map(|moments| moments.map(primitive));
+    let (value, moments) = B::adamw(primitive(value), primitive(grad), moments, step);
+    let tensor = |x| Tensor::from_primitive(TensorPrimitive::Float(x));
+    (tensor(value), moments.map(tensor))
 }
 
 /// GELU by the error function.
@@ -111,6 +127,26 @@ pub fn invertible_norm<B: VbLoraBackend, const D: usize>(
 ) -> Tensor<B, D> {
     Tensor::from_primitive(TensorPrimitive::Float(B::invertible_norm(
         primitive(x),
+        primitive(gamma),
+        primitive(beta),
+        epsilon,
+    )))
+}
+
+/// [`invertible_norm`] of the sum of x and a residual of its shape.
+///
+/// # Shapes
+/// - as in [`layer_norm`]
+pub fn invertible_sum_norm<B: VbLoraBackend, const D: usize>(
+    x: Tensor<B, D>,
+    residual: Tensor<B, D>,
+    gamma: Tensor<B, 1>,
+    beta: Tensor<B, 1>,
+    epsilon: f64,
+) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::invertible_sum_norm(
+        primitive(x),
+        primitive(residual),
         primitive(gamma),
         primitive(beta),
         epsilon,

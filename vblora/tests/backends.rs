@@ -34,13 +34,18 @@ mod operations {
     use super::suite::operations as tests;
     on_every_backend!(tests: dropout_masks_are_the_same_everywhere, gelu_and_its_gradient, softmax_and_its_gradient,
         log_softmax_and_its_gradient,
-        layer_norm_and_its_gradients, a_norm_goes_back_from_its_output, rows_of_any_width_and_number, rows_are_joined, attention_is_its_parts);
+        layer_norm_and_its_gradients, a_norm_goes_back_from_its_output, a_norm_of_a_sum_is_of_both_inputs, rows_of_any_width_and_number, rows_are_joined, attention_is_its_parts);
 }
 
 mod decoder_operations {
     use super::suite::decoder_operations as tests;
     on_every_backend!(tests: products_and_their_gradients, rms_norm_and_its_gradients, tanh_gelu_and_its_gradient, gated_units_and_their_gradients,
         rotation_and_its_gradient, causal_attention_and_its_gradients, remembered_keys_are_seen);
+}
+
+mod blocks {
+    use super::suite::blocks as tests;
+    on_every_backend!(tests: attention_of_joined_maps, units_of_joined_maps);
 }
 
 mod nf4 {

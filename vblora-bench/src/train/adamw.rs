@@ -8,7 +8,10 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use derive_new::new;
-use vblora::backend::VbLoraBackend;
+use vblora::{
+    backend::{AdamWStep, VbLoraBackend},
+    ops,
+};
 
 use super::{
     parameters::{Gradients, is_small, join, update},
@@ -222,14 +225,20 @@ impl<B: VbLoraBackend> AdamW<B> {
         rule: Rule,
         known: Option<[Tensor<B, 1>; 2]>,
     ) -> (Tensor<B, 1>, [Tensor<B, 1>; 2]) {
-        let moments = self.moved(grad, known);
-        let step = self.step_of(&moments, rule);
-        let value = if rule.decay == 0.0 {
-            value
-        } else {
-            value.mul_scalar(1.0 - rule.lr * rule.decay)
-        };
-        (value - step, moments)
+        ops::adamw(value, grad, known, self.numbers(rule))
+    }
+
+    /// The numbers of this step. They are computed in f64.
+    fn numbers(&self, rule: Rule) -> AdamWStep {
+        let AdamSettings { beta1, beta2, eps } = self.settings;
+        let correction = |beta: f64| 1.0 - beta.powi(self.step);
+        AdamWStep {
+            betas: [beta1, beta2],
+            epsilon: eps,
+            rate: rule.lr / correction(beta1),
+            correction: correction(beta2).sqrt(),
+            shrink: 1.0 - rule.lr * rule.decay,
+        }
     }
 
     fn touched(
@@ -241,43 +250,14 @@ impl<B: VbLoraBackend> AdamW<B> {
         per_row: usize,
     ) -> (Tensor<B, 2>, Moments<B>) {
         known.touch(&grad, per_row);
-        known.moments = self.moved(known.read(grad), Some(known.moments.clone()));
-        let step = self.step_of(&known.moments, rule);
+        // The step of a value of zero is the change with its sign turned.
+        let (turned, moments) = {
+            let (grad, [first, second]) = (known.read(grad), known.moments.clone());
+            let zeros = first.zeros_like();
+            ops::adamw(zeros, grad, Some([first, second]), self.numbers(rule))
+        };
+        known.moments = moments;
+        let step = turned.neg();
         (known.subtract(value, step), Moments::Touched(known))
-    }
-
-    /// The moments after a gradient.
-    fn moved<const D: usize>(
-        &self,
-        grad: Tensor<B, D>,
-        known: Option<[Tensor<B, D>; 2]>,
-    ) -> [Tensor<B, D>; 2] {
-        let AdamSettings { beta1, beta2, .. } = self.settings;
-        let squared = grad.clone().square();
-        match known {
-            Some([first, second]) => [
-                first.mul_scalar(beta1) + grad.mul_scalar(1.0 - beta1),
-                second.mul_scalar(beta2) + squared.mul_scalar(1.0 - beta2),
-            ],
-            None => [
-                grad.mul_scalar(1.0 - beta1),
-                squared.mul_scalar(1.0 - beta2),
-            ],
-        }
-    }
-
-    fn step_of<const D: usize>(
-        &self,
-        [first, second]: &[Tensor<B, D>; 2],
-        rule: Rule,
-    ) -> Tensor<B, D> {
-        let AdamSettings { beta1, beta2, eps } = self.settings;
-        let correction = |beta: f64| 1.0 - beta.powi(self.step);
-        let denominator = second
-            .clone()
-            .sqrt()
-            .div_scalar(correction(beta2).sqrt())
-            .add_scalar(eps);
-        first.clone().mul_scalar(rule.lr / correction(beta1)) / denominator
     }
 }

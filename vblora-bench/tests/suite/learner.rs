@@ -97,8 +97,28 @@ pub(super) fn learner_of<B: VbLoraBackend>(
     seed: u64,
     device: &B::Device,
 ) -> Learner<B> {
+    learner_at("qv", recipe, kind, dropout, seed, device)
+}
+
+/// A learner whose every map is a site.
+pub(super) fn all_maps<B: VbLoraBackend>(
+    kind: Method,
+    dropout: f64,
+    device: &B::Device,
+) -> Learner<B> {
+    learner_at("all", &recipe(), kind, dropout, 1, device)
+}
+
+fn learner_at<B: VbLoraBackend>(
+    sites: &str,
+    recipe: &Recipe,
+    kind: Method,
+    dropout: f64,
+    seed: u64,
+    device: &B::Device,
+) -> Learner<B> {
     let base = Encoder::<B>::random(config(dropout), 3, device).unwrap();
-    let plan = encoder::targets("qv")
+    let plan = encoder::targets(sites)
         .unwrap()
         .select(&base.sites())
         .unwrap();

@@ -1,4 +1,6 @@
 pub(crate) mod causal;
+#[cfg(feature = "wgpu")]
+pub(crate) mod launches;
 pub(crate) mod learner;
 pub(crate) mod optimizer;
 pub(crate) mod recorded;

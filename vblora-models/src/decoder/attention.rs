@@ -5,7 +5,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use vblora::{
-    Factors, FrozenLinear,
+    Factors, FrozenLinear, JoinedMaps,
     backend::{CausalSettings, VbLoraBackend},
     ops,
 };
@@ -90,6 +90,11 @@ impl<B: VbLoraBackend> Attention<B> {
         cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
+        if cache.is_none()
+            && let Some(attended) = self.of_maps(&x, places, factors)
+        {
+            return self.output.forward(attended, factors);
+        }
         let [q, k, v] = self.queries_keys_values(x, factors);
         let [q, k] = self.normalised([q, k]);
         let [q, k] = match self.settings.rotary {
@@ -107,6 +112,32 @@ impl<B: VbLoraBackend> Attention<B> {
         let settings = self.causal(places, factors);
         let attended = ops::causal_attention([q, k, v], places.first.clone(), settings);
         self.output.forward(attended, factors)
+    }
+
+    /// Attention as one operation with its three maps. `None` where the backend has none, and where more than a rotation of whole heads lies
+    /// between maps and attention.
+    fn of_maps(
+        &self,
+        x: &Tensor<B, 3>,
+        places: &Places<B>,
+        factors: &Factors<B>,
+    ) -> Option<Tensor<B, 3>> {
+        let [query, key, value] = self.qkv.as_slice() else {
+            return None;
+        };
+        let angles = self.settings.rotary.map(|at| places.angles[at].clone());
+        let size = self.settings.widths[0] / self.settings.heads;
+        let turns_heads = angles
+            .as_ref()
+            .is_none_or(|[cos, _]| 2 * cos.dims()[2] == size);
+        let is_plain =
+            self.qk_norms.is_none() && self.settings.query_scale.is_none() && places.offset == 0;
+        if !is_plain || !turns_heads {
+            return None;
+        }
+        let maps = JoinedMaps::new([query, key, value], factors)?;
+        let settings = self.causal(places, factors);
+        Some(maps.causal_attention(x.clone(), angles, places.first.clone(), settings))
     }
 
     fn queries_keys_values(&self, x: Tensor<B, 3>, factors: &Factors<B>) -> [Tensor<B, 3>; 3] {

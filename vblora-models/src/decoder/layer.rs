@@ -4,7 +4,7 @@ use burn::{
     module::Module,
     tensor::{Tensor, activation, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, noise::dropout, ops};
+use vblora::{Factors, FrozenLinear, JoinedMaps, backend::VbLoraBackend, noise::dropout, ops};
 
 use super::{
     attention::Attention, input::Places, kv_cache::LayerCache, maps::MapBuilder, sites::BlockMaps,
@@ -155,6 +155,11 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
                 activated(&self.mlp_output, inner, activation, factors)
             }
             Mlp::Gated(form) => {
+                if let [gate, up] = self.mlp_input.as_slice()
+                    && let Some(maps) = JoinedMaps::new([gate, up], factors)
+                {
+                    return self.mlp_output.forward(maps.gated(x, form), factors);
+                }
                 let [gate, up] = self.gate_and_up(x, factors);
                 self.mlp_output.forward(ops::gated(gate, up, form), factors)
             }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use burn::tensor::{Int, Tensor, backend::Backend};
 use vblora::{
-    Factors,
+    Factors, FrozenLinear, JoinedMaps,
     backend::VbLoraBackend,
     noise::dropout,
     ops::{self, matmul, softmax},
@@ -107,6 +107,26 @@ impl Attention {
             (Form::Relative, Some(relative)) => self.disentangled([q, k, v], relative, pass),
             (Form::Relative | Form::Whole, _) => self.whole([q, k, v], pass),
         }
+    }
+
+    /// Attention of query, key and value as one operation with their maps. `None` where the backend or the attention has none.
+    ///
+    /// # Shapes
+    /// - x and output: `[n, t, d]`
+    pub(super) fn of_maps<B: VbLoraBackend>(
+        self,
+        x: &Tensor<B, 3>,
+        maps: [&FrozenLinear<B>; 3],
+        pass: &Pass<'_, B>,
+    ) -> Option<Tensor<B, 3>> {
+        let mask = match (self.form, &pass.input.padding) {
+            (Form::Whole, Padding::Masked(mask)) => Some(mask.clone()),
+            (Form::Whole, Padding::None) => None,
+            _ => return None,
+        };
+        let maps = JoinedMaps::new(maps, pass.factors)?;
+        let noise = pass.factors.noise();
+        Some(maps.attention(x.clone(), mask, self.heads, self.dropout, noise, PLACE))
     }
 
     fn whole<B: VbLoraBackend>(self, qkv: [Tensor<B, 3>; 3], pass: &Pass<'_, B>) -> Tensor<B, 3> {

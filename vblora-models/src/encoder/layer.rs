@@ -136,10 +136,14 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
 
     fn post_norm(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
         let (p, factors) = (self.settings.hidden_dropout, pass.factors);
-        let x = self.attention_normal(self.attended(x.clone(), pass) + x);
+        let attended = self.attended(x.clone(), pass);
+        let x = match &self.attention_norm {
+            Some(norm) => norm.forward_sum(attended, x),
+            None => attended + x,
+        };
         let inner = self.mlp(x.clone(), factors);
-        self.output_norm
-            .forward(factors.drop(inner, p, "output") + x)
+        let inner = factors.drop(inner, p, "output");
+        self.output_norm.forward_sum(inner, x)
     }
 
     fn pre_norm(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
@@ -185,6 +189,12 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
 
     /// Softmax attention of every head, without the output map.
     fn attend(&self, x: Tensor<B, 3>, pass: &Pass<'_, B>) -> Tensor<B, 3> {
+        if let (Some(key), Some(value)) = (&self.key, &self.value) {
+            let maps = [&self.query, key, value];
+            if let Some(attended) = self.settings.attention.of_maps(&x, maps, pass) {
+                return attended;
+            }
+        }
         let qkv = match (&self.key, &self.value) {
             (Some(key), Some(value)) => {
                 [&self.query, key, value].map(|map| map.forward(x.clone(), pass.factors))

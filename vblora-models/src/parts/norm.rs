@@ -6,7 +6,7 @@ use burn::{
 };
 use vblora::{
     backend::VbLoraBackend,
-    ops::{invertible_norm, layer_norm, rms_norm},
+    ops::{invertible_norm, invertible_sum_norm, layer_norm, rms_norm},
 };
 
 use super::build::Builder;
@@ -87,12 +87,30 @@ impl<B: VbLoraBackend> FrozenLayerNorm<B> {
             true => invertible_norm,
             false => layer_norm,
         };
+        let [gamma, beta] = self.weights();
+        norm(x, gamma, beta, self.epsilon)
+    }
+
+    /// [`forward`](Self::forward) of the sum of x and a residual.
+    pub fn forward_sum<const D: usize>(
+        &self,
+        x: Tensor<B, D>,
+        residual: Tensor<B, D>,
+    ) -> Tensor<B, D> {
+        if !self.is_invertible {
+            return self.forward(x + residual);
+        }
+        let [gamma, beta] = self.weights();
+        invertible_sum_norm(x, residual, gamma, beta, self.epsilon)
+    }
+
+    fn weights(&self) -> [Tensor<B, 1>; 2] {
         let gamma = self.gamma.val();
         let beta = match &self.beta {
             Some(beta) => beta.val(),
             None => gamma.zeros_like(),
         };
-        norm(x, gamma, beta, self.epsilon)
+        [gamma, beta]
     }
 }
 

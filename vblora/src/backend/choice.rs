@@ -84,13 +84,13 @@ impl BackendKind {
                 self.start::<burn::backend::NdArray, J>(self.only_device(device)?, device, job)
             }
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => self.start::<burn::backend::Wgpu, J>(wgpu_device(device), device, job),
+            Self::Wgpu => self.start::<super::Wgpu, J>(wgpu_device(device), device, job),
             #[cfg(feature = "cuda")]
-            Self::Cuda => self.start::<burn::backend::Cuda, J>(
-                burn::backend::cuda::CudaDevice::new(device),
-                device,
-                job,
-            ),
+            Self::Cuda => {
+                super::gpu::cache::keep_kernels();
+                let chosen = burn::backend::cuda::CudaDevice::new(device);
+                self.start::<super::Cuda, J>(chosen, device, job)
+            }
             #[allow(unreachable_patterns)]
             _ => Err(self.not_compiled()),
         }

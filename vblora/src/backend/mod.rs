@@ -8,6 +8,8 @@
 //! | [`ActivationOps`] | GELU, softmax, gated units |
 //! | [`AttentionOps`] | attention of padded, unpadded and causal batches, rotary positions |
 //! | [`DropoutOps`] | dropout by a key |
+//! | [`OptimizerOps`] | the update of AdamW |
+//! | [`BlockOps`] | several maps of one input, with attention or a gated unit |
 //!
 //! A family is a folder. `mod.rs` is the contract, `default.rs` has the bodies in plain tensor operations, `autodiff.rs` the hand-written
 //! backward passes. `flex.rs`, `ndarray.rs` and `gpu.rs` have the fast forms of single backends. Other files hold the pieces that several
@@ -16,6 +18,7 @@
 mod activation;
 mod attention;
 mod autodiff;
+mod block;
 mod choice;
 mod dropout;
 #[cfg(feature = "flex")]
@@ -29,6 +32,7 @@ mod mix;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 mod norm;
+mod optimizer;
 
 use burn::tensor::{
     Shape, Tensor, TensorMetadata, TensorPrimitive,
@@ -39,11 +43,17 @@ use burn::tensor::{
 pub use activation::{ActivationOps, Gate, GeluForm};
 pub use attention::{AttentionOps, AttentionSettings, CausalSettings, HeadForm, HeadProduct};
 pub(crate) use autodiff::seed;
+pub use block::{BlockOps, JoinedGradients, SelfAttention};
 pub use choice::{BackendJob, BackendKind, DEFAULT_BACKEND};
 pub use dropout::DropoutOps;
+#[cfg(feature = "cuda")]
+pub use gpu::Cuda;
+#[cfg(feature = "wgpu")]
+pub use gpu::Wgpu;
 pub use linear::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update};
 pub use mix::MixOps;
 pub use norm::{NormGradients, NormOps};
+pub use optimizer::{AdamWStep, OptimizerOps};
 
 /// Burn's `Backend` with every family of operations that the library adds to it.
 ///
@@ -53,7 +63,7 @@ pub use norm::{NormGradients, NormOps};
 /// Every method has a default body: another backend needs an empty `impl` of each family and of this trait. An override must give the
 /// same indices and masks to the bit, and the same sums to rounding. `tests/suite` holds the shipped backends to that.
 pub trait VbLoraBackend:
-    MixOps + LinearOps + NormOps + ActivationOps + AttentionOps + DropoutOps
+    MixOps + LinearOps + NormOps + ActivationOps + AttentionOps + DropoutOps + BlockOps + OptimizerOps
 {
     /// The size in bytes of the largest tensor that is safe on the device. `None` if the backend reports larger ones as errors. Some
     /// backends read back garbage instead.

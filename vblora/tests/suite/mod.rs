@@ -1,6 +1,7 @@
 pub(crate) mod adapters;
 pub(crate) mod admixture;
 pub(crate) mod baselines;
+pub(crate) mod blocks;
 pub(crate) mod decoder_operations;
 pub(crate) mod nf4;
 pub(crate) mod operations;

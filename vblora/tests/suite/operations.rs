@@ -197,6 +197,42 @@ pub(crate) fn a_norm_goes_back_from_its_output<B: VbLoraBackend>(device: &B::Dev
     assert_close("gradient", &found[1], &expected[1], 1e-5);
 }
 
+/// The norm of a sum is that of the added inputs, and its gradient goes to both.
+pub(crate) fn a_norm_of_a_sum_is_of_both_inputs<B: VbLoraBackend>(device: &B::Device) {
+    for (n, d) in [(7, 19), (3, 770)] {
+        let draw = |name: &str, n: usize| {
+            let values = Key::new(13).name(name).normal(n, 1.0);
+            values.into_iter().map(f64::from).collect::<Vec<f64>>()
+        };
+        let gamma: Vec<f64> = draw("gamma", d).iter().map(|v| v + v.signum()).collect();
+        let weights = [gamma, draw("beta", d)].map(|w| tensor::<Ad<B>, 1>(&w, [d], device));
+        let inputs = ["x", "residual"].map(|name| draw(name, n * d));
+        let grad = tensor::<Ad<B>, 2>(&draw("grad", n * d), [n, d], device);
+        let run = |together: bool| {
+            let [gamma, beta] = weights.clone();
+            let [x, residual] = inputs
+                .each_ref()
+                .map(|values| tensor::<Ad<B>, 2>(values, [n, d], device).require_grad());
+            let y = match together {
+                true => ops::invertible_sum_norm(x.clone(), residual.clone(), gamma, beta, 1e-2),
+                false => ops::layer_norm(x.clone() + residual.clone(), gamma, beta, 1e-2),
+            };
+            let shown = values(y.clone().inner());
+            let grads = (y * grad.clone()).sum().backward();
+            let of = |input: &Tensor<Ad<B>, 2>| values(input.grad(&grads).unwrap());
+            [shown, of(&x), of(&residual)]
+        };
+        let (found, expected) = (run(true), run(false));
+        for (i, name) in ["output", "gradient of x", "gradient of the residual"]
+            .into_iter()
+            .enumerate()
+        {
+            let name = format!("{name}, {n} x {d}");
+            assert_close(&name, &found[i], &expected[i], 1e-5);
+        }
+    }
+}
+
 /// Softmax and norms of rows narrower and wider than what a GPU takes at a time, and of more rows than a dimension of its grid holds.
 pub(crate) fn rows_of_any_width_and_number<B: VbLoraBackend>(device: &B::Device) {
     for (n, d) in [(1, 7), (5, 100), (3, 770), (525_000, 2)] {

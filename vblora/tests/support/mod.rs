@@ -17,8 +17,8 @@ macro_rules! on_every_backend {
     ($module:ident: $($test:ident),* $(,)?) => {
         on_every_backend!(@ "flex", flex, burn::backend::Flex, $module, $($test),*);
         on_every_backend!(@ "ndarray", ndarray, burn::backend::NdArray, $module, $($test),*);
-        on_every_backend!(@ "wgpu", wgpu, burn::backend::Wgpu, $module, $($test),*);
-        on_every_backend!(@ "cuda", cuda, burn::backend::Cuda, $module, $($test),*);
+        on_every_backend!(@ "wgpu", wgpu, vblora::backend::Wgpu, $module, $($test),*);
+        on_every_backend!(@ "cuda", cuda, vblora::backend::Cuda, $module, $($test),*);
     };
     (@ $feature:literal, $name:ident, $backend:ty, $module:ident, $($test:ident),*) => {
         #[cfg(feature = $feature)]

@@ -1,19 +1,17 @@
-//! Softmax on GPUs in one launch, with one plane per row. Plain tensor operations would take two reductions and fused kernels between them.
-#![allow(missing_docs, reason = "the macros make launch functions of these")]
+//! Activations on GPUs in one launch each. Softmax has one plane per row, the others one unit per element.
+
+mod kernels;
 
 use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{
-    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
-    tensor::CubeTensor,
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
 };
-use burn_fusion::{Fusion, FusionBackend};
-use cubecl::prelude::*;
 
-use super::{ActivationOps, default};
+use super::{ActivationOps, Gate, default};
 use crate::backend::gpu::{
-    HasPlanes,
-    fusion::{Call, has_kernel, next, register_like},
-    rows::{Rows, like, row},
+    array,
+    elements::Elements,
+    rows::{Rows, like},
 };
 
 impl<R, F, I, T> ActivationOps for CubeBackend<R, F, I, T>
@@ -23,6 +21,24 @@ where
     I: IntElement,
     T: BoolElement,
 {
+    fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu(&x, false).unwrap_or_else(|| default::erf_gelu::<Self>(x))
+    }
+
+    fn erf_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu_backward(&x, &grad, false)
+            .unwrap_or_else(|| default::erf_gelu_backward::<Self>(x, grad))
+    }
+
+    fn tanh_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu(&x, true).unwrap_or_else(|| default::tanh_gelu::<Self>(x))
+    }
+
+    fn tanh_gelu_backward(x: FloatTensor<Self>, grad: FloatTensor<Self>) -> FloatTensor<Self> {
+        gelu_backward(&x, &grad, true)
+            .unwrap_or_else(|| default::tanh_gelu_backward::<Self>(x, grad))
+    }
+
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
         softmax(&x).unwrap_or_else(|| default::row_softmax::<Self>(x))
     }
@@ -34,57 +50,105 @@ where
         softmax_backward(&output, &grad)
             .unwrap_or_else(|| default::row_softmax_backward::<Self>(output, grad))
     }
-}
 
-impl<B: FusionBackend + ActivationOps + HasPlanes> ActivationOps for Fusion<B> {
-    fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        if !has_kernel::<B>(&[&x]) {
-            return default::row_softmax::<Self>(x);
-        }
-        register_like::<B, _>(Kernel::Softmax, vec![x])
+    fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
+        gated(&gate, &up, form).unwrap_or_else(|| default::gated::<Self>(gate, up, form))
     }
 
-    fn row_softmax_backward(
-        output: FloatTensor<Self>,
+    fn gated_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        form: Gate,
         grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if !has_kernel::<B>(&[&output, &grad]) {
-            return default::row_softmax_backward::<Self>(output, grad);
-        }
-        register_like::<B, _>(Kernel::SoftmaxBackward, vec![output, grad])
+    ) -> [FloatTensor<Self>; 2] {
+        gated_backward([&gate, &up, &grad], form)
+            .unwrap_or_else(|| default::gated_backward::<Self>(gate, up, form, grad))
     }
 }
 
-/// The operations that have a kernel. Each variant lists its inputs.
-#[derive(Debug, Clone, Copy)]
-enum Kernel {
-    /// x.
-    Softmax,
-    /// The output and its gradient.
-    SoftmaxBackward,
+/// GELU in either form. Returns `None`, like its gradient and the gated units below, if [`Elements::of`] does.
+fn gelu<R: CubeRuntime>(x: &CubeTensor<R>, is_tanh: bool) -> Option<CubeTensor<R>> {
+    let elements = Elements::of(&[x])?;
+    let out = like(x);
+    kernels::gelu_of_each::launch(
+        &out.client,
+        elements.cubes,
+        elements.dim,
+        array(x),
+        array(&out),
+        is_tanh,
+    );
+    Some(out)
 }
 
-impl<B: ActivationOps> Call<B> for Kernel {
-    fn run(self, mut inputs: impl Iterator<Item = FloatTensor<B>>) -> Vec<FloatTensor<B>> {
-        let mut next = || next(&mut inputs);
-        vec![match self {
-            Self::Softmax => B::row_softmax(next()),
-            Self::SoftmaxBackward => B::row_softmax_backward(next(), next()),
-        }]
-    }
+fn gelu_backward<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    grad: &CubeTensor<R>,
+    is_tanh: bool,
+) -> Option<CubeTensor<R>> {
+    let elements = Elements::of(&[x, grad])?;
+    let out = like(x);
+    kernels::gelu_backward_of_each::launch(
+        &out.client,
+        elements.cubes,
+        elements.dim,
+        array(x),
+        array(grad),
+        array(&out),
+        is_tanh,
+    );
+    Some(out)
 }
 
-/// Returns `None`, like the functions below, if [`Rows::of`] does.
+fn gated<R: CubeRuntime>(
+    gate: &CubeTensor<R>,
+    up: &CubeTensor<R>,
+    form: Gate,
+) -> Option<CubeTensor<R>> {
+    let elements = Elements::of(&[gate, up])?;
+    let out = like(gate);
+    kernels::gated_of_each::launch(
+        &out.client,
+        elements.cubes,
+        elements.dim,
+        array(gate),
+        array(up),
+        array(&out),
+        form == Gate::GeluTanh,
+    );
+    Some(out)
+}
+
+fn gated_backward<R: CubeRuntime>(
+    [gate, up, grad]: [&CubeTensor<R>; 3],
+    form: Gate,
+) -> Option<[CubeTensor<R>; 2]> {
+    let elements = Elements::of(&[gate, up, grad])?;
+    let [d_gate, d_up] = [like(gate), like(up)];
+    kernels::gated_backward_of_each::launch(
+        &d_gate.client,
+        elements.cubes,
+        elements.dim,
+        array(gate),
+        array(up),
+        array(grad),
+        array(&d_gate),
+        array(&d_up),
+        form == Gate::GeluTanh,
+    );
+    Some([d_gate, d_up])
+}
+
+/// Returns `None`, like the function below, if [`Rows::of`] does.
 fn softmax<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
     let rows = Rows::of(&[x])?;
-    let x = into_contiguous(x.clone());
-    let out = like(&x);
-    row_softmax::launch(
+    let out = like(x);
+    kernels::row_softmax::launch(
         &out.client,
         rows.cubes(),
         rows.dim(),
-        x.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(x),
+        array(&out),
         rows.count,
         rows.d,
     );
@@ -96,77 +160,16 @@ fn softmax_backward<R: CubeRuntime>(
     grad: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
     let rows = Rows::of(&[y, grad])?;
-    let [y, grad] = [y, grad].map(|x| into_contiguous(x.clone()));
-    let out = like(&y);
-    row_softmax_backward::launch(
+    let out = like(y);
+    kernels::row_softmax_backward::launch(
         &out.client,
         rows.cubes(),
         rows.dim(),
-        y.into_tensor_arg(),
-        grad.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(y),
+        array(grad),
+        array(&out),
         rows.count,
         rows.d,
     );
     Some(out)
-}
-
-#[cube(launch)]
-fn row_softmax(x: &Tensor<f32>, out: &mut Tensor<f32>, rows: usize, d: usize) {
-    let row = row();
-    if row >= rows {
-        terminate!();
-    }
-    let start = row * d;
-    // The maximum starts at a value of the row, because WGSL has no literal for infinity.
-    let mut max = x[start];
-    let mut j = UNIT_POS_X as usize;
-    while j < d {
-        max = max.max(x[start + j]);
-        j += CUBE_DIM_X as usize;
-    }
-    let max = plane_max(max);
-    let mut sum = 0.0f32;
-    j = UNIT_POS_X as usize;
-    while j < d {
-        let value = (x[start + j] - max).exp();
-        out[start + j] = value;
-        sum += value;
-        j += CUBE_DIM_X as usize;
-    }
-    let sum = plane_sum(sum);
-    j = UNIT_POS_X as usize;
-    while j < d {
-        // Each unit reads what it wrote itself.
-        out[start + j] = out[start + j] / sum;
-        j += CUBE_DIM_X as usize;
-    }
-}
-
-/// `y (g - sum(g y))`
-#[cube(launch)]
-fn row_softmax_backward(
-    y: &Tensor<f32>,
-    grad: &Tensor<f32>,
-    out: &mut Tensor<f32>,
-    rows: usize,
-    d: usize,
-) {
-    let row = row();
-    if row >= rows {
-        terminate!();
-    }
-    let start = row * d;
-    let mut along = 0.0f32;
-    let mut j = UNIT_POS_X as usize;
-    while j < d {
-        along += y[start + j] * grad[start + j];
-        j += CUBE_DIM_X as usize;
-    }
-    let along = plane_sum(along);
-    j = UNIT_POS_X as usize;
-    while j < d {
-        out[start + j] = y[start + j] * (grad[start + j] - along);
-        j += CUBE_DIM_X as usize;
-    }
 }

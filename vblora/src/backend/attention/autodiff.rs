@@ -201,7 +201,7 @@ impl<B: AttentionOps> Backward<B, 1> for Rotate {
         let [cos, sin] = ops.state;
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            grads.register::<B>(node.id, B::rotate(grad, cos, B::float_neg(sin)));
+            grads.register::<B>(node.id, B::rotate_backward(grad, cos, sin));
         }
     }
 }

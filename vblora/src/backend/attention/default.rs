@@ -226,7 +226,7 @@ pub(in crate::backend) fn causal_attention<B: AttentionOps>(
     settings: CausalSettings,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let q = float::<B, 3>(q);
-    let ([n, t, d], device) = (q.dims(), q.device());
+    let [n, t, d] = q.dims();
     let CausalSettings {
         heads,
         kv_heads,
@@ -237,17 +237,27 @@ pub(in crate::backend) fn causal_attention<B: AttentionOps>(
     let [k, v] = [k, v].map(|x| split(seen::<B>(x, all), kv_heads));
     let scale = 1.0 / ((d / heads) as f64).sqrt();
     let scores = matmul(group(q.mul_scalar(scale), settings), k.swap_dims(2, 3));
+    let scores = scores.reshape([n, heads, t, all]);
+    let weights = B::causal_weights(primitive(scores), first, settings);
+    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
+    let output = matmul(dropped.reshape([n, kv_heads, heads / kv_heads * t, all]), v);
+    (primitive(ungroup(output, t, settings)), weights)
+}
+
+pub(in crate::backend) fn causal_weights<B: AttentionOps>(
+    scores: FloatTensor<B>,
+    first: Option<IntTensor<B>>,
+    settings: CausalSettings,
+) -> FloatTensor<B> {
+    let scores = float::<B, 4>(scores);
+    let ([n, heads, t, all], device) = (scores.dims(), scores.device());
     let scores = match settings.cap {
         Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
         None => scores,
     };
-    let scores = scores.reshape([n, heads, t, all]);
     let hidden = hidden_keys::<B>(first, [n, t, all], settings, &device);
     let scores = scores.mask_fill(hidden.expand([n, heads, t, all]), HIDDEN);
-    let weights = B::row_softmax(primitive(scores));
-    let dropped = drop_weights(float::<B, 4>(weights.clone()), settings.dropout);
-    let output = matmul(dropped.reshape([n, kv_heads, heads / kv_heads * t, all]), v);
-    (primitive(ungroup(output, t, settings)), weights)
+    B::row_softmax(primitive(scores))
 }
 
 pub(in crate::backend) fn causal_attention_backward<B: AttentionOps>(
@@ -309,4 +319,12 @@ pub(in crate::backend) fn rotate<B: Backend>(
         3,
     );
     primitive(turned.reshape([n, t, d]))
+}
+
+pub(in crate::backend) fn rotate_backward<B: AttentionOps>(
+    grad: FloatTensor<B>,
+    cos: FloatTensor<B>,
+    sin: FloatTensor<B>,
+) -> FloatTensor<B> {
+    B::rotate(grad, cos, B::float_neg(sin))
 }

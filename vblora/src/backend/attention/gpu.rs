@@ -1,14 +1,21 @@
-//! The products of heads on GPUs, on tensor cores if the device has them.
+//! Attention on GPUs: the products of heads on tensor cores if the device has them, masks with softmax, rotation.
+#![allow(missing_docs, reason = "the macros make launch functions of these")]
 
-use burn::tensor::ops::FloatTensor;
-use burn_cubecl::{BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement};
-use burn_fusion::{Fusion, FusionBackend};
+use burn::tensor::{
+    DType,
+    ops::{FloatTensor, IntTensor},
+};
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
+};
+use cubecl::prelude::*;
 
-use super::{AttentionOps, HeadProduct, default};
+use super::{AttentionOps, CausalSettings, HeadProduct, default};
 use crate::backend::gpu::{
-    HasPlanes,
-    fusion::{Call, next, register},
+    array,
+    elements::Elements,
     product::tensor_core_head_product,
+    rows::{Rows, like, row},
 };
 
 impl<R, F, I, T> AttentionOps for CubeBackend<R, F, I, T>
@@ -27,36 +34,183 @@ where
         tensor_core_head_product(&a, &b, mask.as_ref(), product)
             .unwrap_or_else(|| default::head_product::<Self>(a, b, mask, product))
     }
-}
 
-impl<B: FusionBackend + AttentionOps + HasPlanes> AttentionOps for Fusion<B> {
-    fn head_product(
-        a: FloatTensor<Self>,
-        b: FloatTensor<Self>,
-        mask: Option<FloatTensor<Self>>,
-        product: HeadProduct,
+    fn causal_weights(
+        scores: FloatTensor<Self>,
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
     ) -> FloatTensor<Self> {
-        let (shape, dtype) = (product.shape(&a.shape, &b.shape), a.dtype);
-        let has_mask = mask.is_some();
-        let inputs = [a, b].into_iter().chain(mask).collect();
-        let call = Heads { product, has_mask };
-        let [out] = register::<B, _, _>(call, inputs, [shape], dtype);
-        out
+        causal_softmax(&scores, first.as_ref(), settings)
+            .unwrap_or_else(|| default::causal_weights::<Self>(scores, first, settings))
+    }
+
+    fn rotate(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        turned(&x, [&cos, &sin], 1.0).unwrap_or_else(|| default::rotate::<Self>(x, cos, sin))
+    }
+
+    fn rotate_backward(
+        grad: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        turned(&grad, [&cos, &sin], -1.0)
+            .unwrap_or_else(|| default::rotate_backward::<Self>(grad, cos, sin))
     }
 }
 
-/// A head product. Its inputs are both operands and perhaps a mask.
-#[derive(Debug, Clone, Copy)]
-struct Heads {
-    product: HeadProduct,
-    has_mask: bool,
+/// The weights of a causal attention. Returns `None` if [`Rows::of`] does, or if `first` is not i32.
+fn causal_softmax<R: CubeRuntime>(
+    scores: &CubeTensor<R>,
+    first: Option<&CubeTensor<R>>,
+    settings: CausalSettings,
+) -> Option<CubeTensor<R>> {
+    let rows = Rows::of(&[scores])?;
+    if first.is_some_and(|first| first.dtype != DType::I32) {
+        return None;
+    }
+    let [_, heads, t, all] = scores.meta.shape().dims();
+    let out = like(scores);
+    causal_row_softmax::launch(
+        &out.client,
+        rows.cubes(),
+        rows.dim(),
+        array(scores),
+        // The launch needs an array in the place of `first`. Without it the kernel does not read that.
+        array(first.unwrap_or(scores)),
+        array(&out),
+        rows.count,
+        heads,
+        t,
+        all,
+        settings.offset,
+        settings.window.unwrap_or(all).min(all),
+        settings.cap.unwrap_or(1.0) as f32,
+        first.is_some(),
+        settings.cap.is_some(),
+    );
+    Some(out)
 }
 
-impl<B: AttentionOps> Call<B> for Heads {
-    fn run(self, mut inputs: impl Iterator<Item = FloatTensor<B>>) -> Vec<FloatTensor<B>> {
-        let mut next = || next(&mut inputs);
-        let (a, b) = (next(), next());
-        let mask = self.has_mask.then(next);
-        vec![B::head_product(a, b, mask, self.product)]
+#[cube]
+fn score(scores: &Array<f32>, at: usize, cap: f32, #[comptime] has_cap: bool) -> f32 {
+    let mut score = scores[at];
+    if has_cap {
+        score = (score / cap).tanh() * cap;
     }
+    score
+}
+
+/// Row `(item heads + head) t + i` has the scores of query i, which sees the keys up to `offset + i`, the last `window` of them, from
+/// `first` on.
+#[cube(launch)]
+fn causal_row_softmax(
+    scores: &Array<f32>,
+    first: &Array<i32>,
+    out: &mut Array<f32>,
+    rows: usize,
+    heads: usize,
+    t: usize,
+    all: usize,
+    offset: usize,
+    window: usize,
+    cap: f32,
+    #[comptime] has_first: bool,
+    #[comptime] has_cap: bool,
+) {
+    let row = row();
+    if row >= rows {
+        terminate!();
+    }
+    let (start, query) = (row * all, row % t);
+    let end = offset + query + 1;
+    let mut begin = end - window.min(end);
+    if has_first {
+        let item = row / (heads * t);
+        begin = begin.max(first[item * t + query] as usize);
+    }
+    // A query sees its own key.
+    let mut max = score(scores, start + end - 1, cap, has_cap);
+    let mut j = begin + UNIT_POS_X as usize;
+    while j < end {
+        max = max.max(score(scores, start + j, cap, has_cap));
+        j += CUBE_DIM_X as usize;
+    }
+    let max = plane_max(max);
+    let mut sum = 0.0f32;
+    j = UNIT_POS_X as usize;
+    while j < all {
+        let mut weight = 0.0f32;
+        if j >= begin && j < end {
+            weight = (score(scores, start + j, cap, has_cap) - max).exp();
+        }
+        out[start + j] = weight;
+        sum += weight;
+        j += CUBE_DIM_X as usize;
+    }
+    let sum = plane_sum(sum);
+    j = UNIT_POS_X as usize;
+    while j < all {
+        // Each unit reads what it wrote itself.
+        out[start + j] = out[start + j] / sum;
+        j += CUBE_DIM_X as usize;
+    }
+}
+
+/// The rotation by the angles times `sign`. Returns `None` if [`Elements::of`] does, or if texts share their angles.
+fn turned<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    [cos, sin]: [&CubeTensor<R>; 2],
+    sign: f32,
+) -> Option<CubeTensor<R>> {
+    let elements = Elements::of(&[x, cos, sin])?;
+    let ([n, t, d], angles) = (x.meta.shape().dims(), cos.meta.shape().dims());
+    let [_, _, half] = angles;
+    if angles != [n, t, half] {
+        return None;
+    }
+    let out = like(x);
+    turn::launch(
+        &out.client,
+        elements.cubes,
+        elements.dim,
+        array(x),
+        array(cos),
+        array(sin),
+        array(&out),
+        d,
+        half,
+        sign,
+    );
+    Some(out)
+}
+
+#[cube(launch)]
+fn turn(
+    x: &Array<f32>,
+    cos: &Array<f32>,
+    sin: &Array<f32>,
+    out: &mut Array<f32>,
+    d: usize,
+    half: usize,
+    sign: f32,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= out.len() {
+        terminate!();
+    }
+    let place = at % (2 * half);
+    let angle = at / d * half + place % half;
+    let mut along = sign * sin[angle];
+    let mut other = at;
+    if place < half {
+        other += half;
+        along = -along;
+    } else {
+        other -= half;
+    }
+    out[at] = x[at] * cos[angle] + x[other] * along;
 }

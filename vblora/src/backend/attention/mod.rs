@@ -124,6 +124,19 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
         default::causal_attention_backward::<Self>(qkv, saved, settings, grad)
     }
 
+    /// The weights of a causal attention before dropout: softmax over the keys that each query sees, 0 for the others. `causal_attention`
+    /// says which it sees. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - scores, without the cap, and output: `[n, heads, t, offset + t]`; first: `[n, t]`
+    fn causal_weights(
+        scores: FloatTensor<Self>,
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
+    ) -> FloatTensor<Self> {
+        default::causal_weights::<Self>(scores, first, settings)
+    }
+
     /// Rotary position embedding (arXiv 2104.09864) in Hugging Face's order: element i of a head turns with element i + size / 2. Its
     /// gradient is the rotation of the gradient by `cos` and `-sin`. The angles get no gradient.
     ///
@@ -135,6 +148,18 @@ pub trait AttentionOps: ActivationOps + DropoutOps {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         default::rotate::<Self>(x, cos, sin)
+    }
+
+    /// The gradient of [`rotate`](Self::rotate) to x. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - as in [`rotate`](Self::rotate)
+    fn rotate_backward(
+        grad: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        default::rotate_backward::<Self>(grad, cos, sin)
     }
 }
 

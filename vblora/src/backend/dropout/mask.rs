@@ -14,9 +14,9 @@ const LEVELS: u32 = 1 << 16;
 /// A mask's rounds and the number below which an element is dropped.
 pub(in crate::backend) struct Mask {
     /// The multiplier and addend of each round. The multiplier is odd and has 15 bits, so its product with 16 bits stays below 2^31.
-    rounds: [(u32, u32); ROUNDS],
-    threshold: u32,
-    keep: f32,
+    pub(super) rounds: [(u32, u32); ROUNDS],
+    pub(super) threshold: u32,
+    pub(super) keep: f32,
 }
 
 impl Mask {

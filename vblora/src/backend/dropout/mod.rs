@@ -4,6 +4,8 @@ mod autodiff;
 pub(super) mod default;
 #[cfg(feature = "flex")]
 pub(super) mod flex;
+#[cfg(feature = "gpu")]
+mod gpu;
 pub(super) mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;

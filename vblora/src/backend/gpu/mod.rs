@@ -1,41 +1,35 @@
-//! Pieces that the families share on the CubeCL backends: planes, launches, products on tensor cores, registration with operation fusion.
+//! Pieces that the families share on the CubeCL backends: planes, launches, arguments, products on tensor cores.
+//!
+//! Burn's operation fusion is left out. Its bookkeeping took more of the host's time than the launches that it saves; kernels of our own save
+//! most of them too (docs/performance.md).
 
-pub(super) mod fusion;
+#[cfg(any(feature = "cuda", test))]
+pub(super) mod cache;
+pub(super) mod elements;
 pub(super) mod product;
 pub(super) mod rows;
 
-use burn::tensor::{DType, Shape, backend::Backend, ops::Device};
+use burn::tensor::{DType, Shape, ops::Device};
 use burn_cubecl::{
-    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement,
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
 };
-use burn_fusion::{Fusion, FusionBackend};
-use cubecl::prelude::ComputeClient;
+use cubecl::prelude::{ArrayArg, ComputeClient};
 
-use super::{DropoutOps, VbLoraBackend};
+use super::VbLoraBackend;
+
+/// GPUs through Vulkan, Metal or DX12, without operation fusion.
+#[cfg(feature = "wgpu")]
+pub type Wgpu = CubeBackend<burn::backend::wgpu::WgpuRuntime, f32, i32, u32>;
+
+/// NVIDIA GPUs, without operation fusion.
+#[cfg(feature = "cuda")]
+pub type Cuda = CubeBackend<cubecl::cuda::CudaRuntime, f32, i32, u8>;
 
 /// WebGPU's limit of cubes in one dimension, and CUDA's in the second and third.
 pub(super) const MAX_CUBES: usize = 65_535;
 /// Planes of a cube, each with a row of its own.
 pub(super) const PLANES: u32 = 8;
-
-/// Backends that know their devices' planes.
-pub(super) trait HasPlanes: Backend {
-    /// True if the device has planes of one size. The kernels that give each row a plane need that.
-    fn has_planes(device: &Device<Self>) -> bool;
-}
-
-impl<R, F, I, T> HasPlanes for CubeBackend<R, F, I, T>
-where
-    R: CubeRuntime,
-    F: FloatElement,
-    I: IntElement,
-    T: BoolElement,
-{
-    fn has_planes(device: &Device<Self>) -> bool {
-        fixed_plane(&R::client(device)).is_some()
-    }
-}
 
 impl<R, F, I, T> VbLoraBackend for CubeBackend<R, F, I, T>
 where
@@ -53,25 +47,6 @@ where
     }
 }
 
-impl<B: FusionBackend + VbLoraBackend + HasPlanes> VbLoraBackend for Fusion<B> {
-    fn max_tensor_bytes(device: &Device<Self>) -> Option<usize> {
-        B::max_tensor_bytes(device)
-    }
-}
-
-// The default bodies of dropout are plain tensor operations, which fusion turns into few kernels.
-
-impl<R, F, I, T> DropoutOps for CubeBackend<R, F, I, T>
-where
-    R: CubeRuntime,
-    F: FloatElement,
-    I: IntElement,
-    T: BoolElement,
-{
-}
-
-impl<B: FusionBackend + DropoutOps> DropoutOps for Fusion<B> {}
-
 /// The device's plane size, if it has one size.
 pub(super) fn fixed_plane<R: CubeRuntime>(client: &ComputeClient<R>) -> Option<u32> {
     let hardware = &client.properties().hardware;
@@ -81,5 +56,20 @@ pub(super) fn fixed_plane<R: CubeRuntime>(client: &ComputeClient<R>) -> Option<u
 
 /// An f32 tensor of this shape on the device of `like`, its values not yet written.
 pub(super) fn empty<R: CubeRuntime>(like: &CubeTensor<R>, shape: Shape) -> CubeTensor<R> {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, DType::F32)
+    empty_of(like, shape, DType::F32)
+}
+
+/// [`empty`] of a dtype.
+pub(super) fn empty_of<R: CubeRuntime>(
+    like: &CubeTensor<R>,
+    shape: Shape,
+    dtype: DType,
+) -> CubeTensor<R> {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), shape, dtype)
+}
+
+/// A tensor's values in row-major order, as an argument. Such an argument is a pointer and a length. A tensor's shape and strides would be
+/// copied to the device for every launch.
+pub(super) fn array<R: CubeRuntime>(tensor: &CubeTensor<R>) -> ArrayArg<R> {
+    into_contiguous(tensor.clone()).into_array_arg()
 }

@@ -1,11 +1,11 @@
 // out = scale x w on tensor cores (compute capability 8.0 and later), for NVRTC; x is [rows, inner], w is [inner, columns]. Blocks in the
 // grid's third dimension compute the product of one head of one item of a batch. The output is f32. It includes bias[columns] (one for each
-// item of the batch) if HAS_BIAS is 1, and narrow[rows, RANK] factor[RANK, columns] if RANK > 0.
+// item of the batch) if HAS_BIAS is 1, narrow[rows, RANK] factor[RANK, columns] if RANK > 0, and added[rows, columns] if HAS_ADDED is 1.
 //
 // Defined before this text:
 // - ELEMENT: 0 for f32, multiplied in TF32; 1 for bf16; 2 for f16
 // - X_TRANSPOSED (f32 only), W_TRANSPOSED: 1 if the matrix lies in memory as [inner, rows] or [columns, inner]
-// - RANK, HAS_BIAS
+// - RANK, HAS_BIAS, HAS_ADDED (for a batch of one)
 //
 // A block makes a tile of 128 x 128. Asynchronous copies (cp.async) of 128 bytes of each row of the operands run three stages ahead. Pieces
 // of 16 bytes are swapped within a row, so that neither ldmatrix nor single loads have bank conflicts. Rows of matrices in memory must
@@ -98,6 +98,9 @@ product(const char *__restrict__ x, const char *__restrict__ w,
 #endif
 #if RANK > 0
         const float *__restrict__ narrow, const float *__restrict__ factor,
+#endif
+#if HAS_ADDED
+        const float *__restrict__ added,
 #endif
         float *__restrict__ out, const __grid_constant__ Sizes sizes) {
     extern __shared__ __align__(128) char memory[];
@@ -290,7 +293,13 @@ product(const char *__restrict__ x, const char *__restrict__ w,
                 const u32 c = column_of(j);
                 if (c >= columns) continue;
                 const u64 at = item * sizes.out.item + head * sizes.out.head + r * sizes.out.row + c;
-                *(float2 *)(out + at) = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
+                float2 pair = make_float2(sums[i][j][2 * half], sums[i][j][2 * half + 1]);
+#if HAS_ADDED
+                const float2 term = *(const float2 *)(added + at);
+                pair.x += term.x;
+                pair.y += term.y;
+#endif
+                *(float2 *)(out + at) = pair;
             }
         }
 }

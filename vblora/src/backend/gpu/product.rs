@@ -49,13 +49,27 @@ pub(in crate::backend) fn tensor_core_product<R: CubeRuntime>(
     bias: Option<&CubeTensor<R>>,
     update: Option<&RankUpdate<R>>,
 ) -> Option<CubeTensor<R>> {
+    tensor_core_product_onto(x, weight, bias, update, None)
+}
+
+/// [`tensor_core_product`] plus a matrix of the output's shape, in f32.
+pub(in crate::backend) fn tensor_core_product_onto<R: CubeRuntime>(
+    x: &CubeTensor<R>,
+    weight: &CubeTensor<R>,
+    bias: Option<&CubeTensor<R>>,
+    update: Option<&RankUpdate<R>>,
+    added: Option<&CubeTensor<R>>,
+) -> Option<CubeTensor<R>> {
     let ([rows, inner], [_, columns]) = (x.meta.shape().dims(), weight.meta.shape().dims());
     let element = Element::of(x.dtype)?;
     let fits = (MIN_SIZE..=TILE * MAX_CUBES).contains(&rows)
         && columns >= MIN_SIZE
         && columns.is_multiple_of(PIECE_BYTES / 2)
         && inner.is_multiple_of(element.depth())
-        && bias.is_none_or(|bias| bias.dtype == DType::F32);
+        && [bias, added]
+            .into_iter()
+            .flatten()
+            .all(|term| term.dtype == DType::F32);
     if !fits || weight.dtype != x.dtype || !has_instructions(&x.client, element) {
         return None;
     }
@@ -69,6 +83,7 @@ pub(in crate::backend) fn tensor_core_product<R: CubeRuntime>(
         scale: 1.0,
         bias: bias.cloned(),
         update,
+        added: added.cloned(),
     };
     Some(launch.run(Shape::new([rows, columns])))
 }
@@ -138,6 +153,7 @@ pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
         scale,
         bias: mask.cloned(),
         update: None,
+        added: None,
     };
     Some(launch.run(product.shape(a.meta.shape(), b.meta.shape())))
 }
@@ -259,6 +275,8 @@ struct Launch<'a, R: CubeRuntime> {
     /// The bias, one for every item of the batch if there are many. It is added after the scale.
     bias: Option<CubeTensor<R>>,
     update: Option<&'a RankUpdate<R>>,
+    /// A matrix of the output's shape, for a batch of one.
+    added: Option<CubeTensor<R>>,
 }
 
 impl<R: CubeRuntime> Launch<'_, R> {
@@ -277,6 +295,8 @@ impl<R: CubeRuntime> Launch<'_, R> {
             buffers.push(update.factor.clone());
             factor_strides = [0, 1].map(|d| update.factor.meta.strides()[d] as u64);
         }
+        let has_added = self.added.is_some();
+        buffers.extend(self.added.map(into_contiguous));
         buffers.push(out.clone());
         let buffers = buffers.into_iter().map(|tensor| tensor.handle.binding());
         let layouts = [self.x.layout, self.w.layout, self.out];
@@ -301,6 +321,7 @@ impl<R: CubeRuntime> Launch<'_, R> {
                 .update
                 .map_or(0, |update| update.narrow.meta.shape()[1]),
             has_bias,
+            has_added,
             text: SOURCE,
         };
         let [across, down] = [columns, rows].map(|n| n.div_ceil(TILE) as u32);
@@ -411,6 +432,7 @@ struct Product {
     /// Rank of the update; 0 without one.
     rank: usize,
     has_bias: bool,
+    has_added: bool,
     /// [`SOURCE`] is part of the cache key, so that a kernel in CubeCL's cache does not outlive its source.
     text: &'static str,
 }
@@ -423,6 +445,7 @@ impl Product {
             ("W_TRANSPOSED", self.w_is_transposed.into()),
             ("RANK", self.rank),
             ("HAS_BIAS", self.has_bias.into()),
+            ("HAS_ADDED", self.has_added.into()),
         ];
         let names = names.map(|(name, value)| format!("#define {name} {value}\n"));
         names.concat() + self.text
@@ -434,12 +457,13 @@ impl fmt::Debug for Product {
         let mark = |is_marked: bool, text| if is_marked { text } else { "" };
         write!(
             f,
-            "{:?}{}{} rank {}{}",
+            "{:?}{}{} rank {}{}{}",
             self.element,
             mark(self.x_is_transposed, " x transposed"),
             mark(self.w_is_transposed, " w transposed"),
             self.rank,
             mark(self.has_bias, " bias"),
+            mark(self.has_added, " added"),
         )
     }
 }
@@ -504,6 +528,7 @@ mod tests {
                 w_is_transposed: true,
                 rank: 4,
                 has_bias: true,
+                has_added: true,
                 text: SOURCE,
             };
             let options = Default::default();

@@ -29,6 +29,11 @@ impl Rows {
         })
     }
 
+    /// Planes for as many rows in place of the tensors'.
+    pub(in crate::backend) fn with_count(self, count: usize) -> Self {
+        Self { count, ..self }
+    }
+
     pub(in crate::backend) fn cubes(&self) -> CubeCount {
         let cubes = self.count.div_ceil(PLANES as usize);
         let down = cubes.div_ceil(MAX_CUBES);

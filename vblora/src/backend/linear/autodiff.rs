@@ -7,10 +7,13 @@ use burn::{
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::{backend::AutodiffBackend, ops::FloatTensor},
+    tensor::{TensorMetadata, backend::AutodiffBackend, ops::FloatTensor},
 };
 
-use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
+use super::{
+    AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update,
+    default::{self, flat, like},
+};
 use crate::backend::{GeluForm, autodiff::register, float, primitive};
 
 impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
@@ -48,6 +51,19 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
         adapted::<B, C>(x, None, map, update)
     }
 
+    fn adapted_rows(
+        x: FloatTensor<Self>,
+        form: Option<GeluForm>,
+        map: FrozenMap<Self>,
+        update: Update<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        match is_frozen::<B, C>(&map) {
+            // The change of shape is no node of the graph.
+            true => adapted::<B, C>(x, form, map, update).0,
+            false => default::adapted_rows::<Self>(x, form, map, update),
+        }
+    }
+
     fn gelu_linear(
         h: FloatTensor<Self>,
         form: GeluForm,
@@ -58,12 +74,16 @@ impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
     }
 }
 
+fn is_frozen<B: LinearOps, C: CheckpointStrategy>(map: &FrozenMap<Autodiff<B, C>>) -> bool {
+    let is_trained = |tensor: &FloatTensor<Autodiff<B, C>>| !tensor.node.requirement.is_none();
+    !map.weight.as_dense().is_some_and(is_trained) && !map.bias.as_ref().is_some_and(is_trained)
+}
+
 /// A map's tensors without their graph. A trained map comes back unchanged, because Burn's own gradients of its parts are needed.
-fn frozen<B: LinearOps, C: CheckpointStrategy>(
+pub(in crate::backend) fn frozen<B: LinearOps, C: CheckpointStrategy>(
     map: FrozenMap<Autodiff<B, C>>,
 ) -> Result<FrozenMap<B>, FrozenMap<Autodiff<B, C>>> {
-    let is_trained = |tensor: &FloatTensor<Autodiff<B, C>>| !tensor.node.requirement.is_none();
-    if map.weight.as_dense().is_some_and(is_trained) || map.bias.as_ref().is_some_and(is_trained) {
+    if !is_frozen::<B, C>(&map) {
         return Err(map);
     }
     Ok(FrozenMap {
@@ -83,7 +103,7 @@ fn inner_weight<B: LinearOps, C: CheckpointStrategy>(
 }
 
 /// An update's factors without their graph.
-fn inner<B: LinearOps, C: CheckpointStrategy>(
+pub(in crate::backend) fn inner<B: LinearOps, C: CheckpointStrategy>(
     update: Update<FloatTensor<Autodiff<B, C>>>,
 ) -> Update<FloatTensor<B>> {
     Update {
@@ -107,7 +127,7 @@ impl<B: LinearOps> Backward<B, 1> for FrozenLinear {
     }
 }
 
-/// A map with its update, of `x` itself or of its GELU.
+/// A map with its update, of `x` itself or of its GELU. x has any rank.
 #[allow(clippy::type_complexity, reason = "two tensors of one type")]
 fn adapted<B: LinearOps, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
@@ -125,9 +145,14 @@ fn adapted<B: LinearOps, C: CheckpointStrategy>(
             return default::adapted_linear::<Autodiff<B, C>>(x, map, update);
         }
     };
-    let forward = |x, map, update| match form {
-        Some(form) => B::gelu_linear(x, form, map, update),
-        None => B::adapted_linear(x, map, update),
+    let forward = |x: FloatTensor<B>, map, update| {
+        let outer = x.shape();
+        let x = flat::<B>(x);
+        let (y, narrow) = match form {
+            Some(form) => B::gelu_linear(x, form, map, update),
+            None => B::adapted_linear(x, map, update),
+        };
+        (like::<B>(y, &outer), narrow)
     };
     let weight = map.weight.clone();
     let parents = [&x, &update.down, &update.up].map(|tensor| tensor.node.clone());
@@ -185,13 +210,15 @@ impl<B: LinearOps> Backward<B, 3> for AdaptedLinear {
                 scale: nodes.scale,
             },
         );
-        let grad = grads.consume::<B>(&ops.node);
+        let outer = x.shape();
+        let (x, grad) = (flat::<B>(x), flat::<B>(grads.consume::<B>(&ops.node)));
         let parents = ops.parents.map(|node| node.map(|node| node.id));
         let needs_x = parents[0].is_some();
         let AdaptedGradients { x, down, up } = match form {
             Some(form) => B::gelu_linear_backward(x, form, weight, update, narrow, grad, needs_x),
             None => B::adapted_linear_backward(x, weight, update, narrow, grad, needs_x),
         };
+        let x = x.map(|dx| B::float_reshape(dx, outer));
         register::<B, 3>(grads, parents, [x, Some(down), Some(up)]);
     }
 }

@@ -1,6 +1,6 @@
 //! Linear maps in plain tensor operations.
 
-use burn::tensor::{DType, Tensor, TensorMetadata, backend::Backend, ops::FloatTensor};
+use burn::tensor::{DType, Shape, Tensor, TensorMetadata, backend::Backend, ops::FloatTensor};
 
 use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update};
 use crate::backend::{GeluForm, float, matmul, primitive};
@@ -58,6 +58,21 @@ pub(in crate::backend) fn adapted_linear<B: LinearOps>(
     let narrow = scaled(matmul(x, float(update.down)), update.scale);
     let y = y + matmul(narrow.clone(), float(update.up));
     (primitive(y), primitive(narrow))
+}
+
+pub(super) fn adapted_rows<B: LinearOps>(
+    x: FloatTensor<B>,
+    form: Option<GeluForm>,
+    map: FrozenMap<B>,
+    update: Update<FloatTensor<B>>,
+) -> FloatTensor<B> {
+    let outer = x.shape();
+    let x = flat::<B>(x);
+    let (y, _) = match form {
+        Some(form) => B::gelu_linear(x, form, map, update),
+        None => B::adapted_linear(x, map, update),
+    };
+    like::<B>(y, &outer)
 }
 
 pub(in crate::backend) fn stacked_linear<B: LinearOps>(
@@ -123,4 +138,21 @@ pub(super) fn through_map<B: LinearOps>(
 
 fn scaled<B: Backend>(x: Tensor<B, 2>, scale: f64) -> Tensor<B, 2> {
     if scale == 1.0 { x } else { x.mul_scalar(scale) }
+}
+
+/// `[.., d] -> [n, d]`
+pub(in crate::backend) fn flat<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let shape = x.shape();
+    let d = shape[shape.num_dims() - 1];
+    let rows = shape.num_elements() / d.max(1);
+    B::float_reshape(x, Shape::new([rows, d]))
+}
+
+/// `[n, d] -> [.., d]`, with the other dimensions of `outer`.
+pub(in crate::backend) fn like<B: Backend>(x: FloatTensor<B>, outer: &Shape) -> FloatTensor<B> {
+    let mut dims: Vec<usize> = outer.iter().copied().collect();
+    if let Some(last) = dims.last_mut() {
+        *last = x.shape()[1];
+    }
+    B::float_reshape(x, Shape::from(dims))
 }

@@ -1,6 +1,5 @@
 //! Linear maps on GPUs. Products run on tensor cores if the device has them, and a low-rank update has kernels of its own.
 
-mod fused;
 mod kernels;
 
 use burn::tensor::{
@@ -12,18 +11,18 @@ use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     tensor::CubeTensor,
 };
-use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise};
+use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise, prelude::ArrayArg};
 
 use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
 use crate::backend::gpu::{
-    MAX_CUBES, PLANES, empty, fixed_plane,
-    product::{RankUpdate, tensor_core_product},
+    MAX_CUBES, PLANES, array, empty, fixed_plane,
+    product::{RankUpdate, tensor_core_product, tensor_core_product_onto},
 };
 
 /// The highest rank whose sums fit in a unit's registers. A higher one is no longer narrow and is left to matrix products.
-const MAX_RANK: usize = 16;
+pub(in crate::backend) const MAX_RANK: usize = 16;
 /// Columns of a cube that sums over rows: 32 bytes, the size of one memory access.
-const SUM_COLUMNS: usize = 8;
+pub(in crate::backend) const SUM_COLUMNS: usize = 8;
 /// The most units of a cube that sums over rows.
 const SUM_UNITS: usize = 512;
 
@@ -56,7 +55,7 @@ where
             factor: update.up,
         };
         let x = Self::float_cast(x, held.into());
-        (updated_product::<Self, R>(x, map, update), narrow)
+        (updated_product::<Self, R>(x, map, update, None), narrow)
     }
 
     /// The kernels take columns in pieces of a fixed size. So a row's update is computed as if it were alone, in f32.
@@ -87,7 +86,7 @@ where
             }
         };
         let held_x = Self::float_cast(x.clone(), held.into());
-        let y = updated_product::<Self, R>(held_x, map, piece(0));
+        let y = updated_product::<Self, R>(held_x, map, piece(0), None);
         let others = (MAX_RANK..columns).step_by(MAX_RANK);
         others.fold(y, |y, start| rank_update(y, None, piece(start)))
     }
@@ -117,7 +116,7 @@ where
                 narrow: d_narrow,
                 factor: transposed(update.down),
             };
-            updated_product::<Self, R>(grad, map, update)
+            updated_product::<Self, R>(grad, map, update, None)
         });
         AdaptedGradients {
             x,
@@ -142,6 +141,15 @@ fn plane_size<R: CubeRuntime>(x: &CubeTensor<R>, factors: [&CubeTensor<R>; 2]) -
     (is_f32 && is_filled && rows <= MAX_CUBES * PLANES as usize).then_some(size)
 }
 
+/// A matrix as an argument and its strides. A transposed one is read in place.
+fn strided<R: CubeRuntime>(matrix: CubeTensor<R>) -> (ArrayArg<R>, [usize; 2]) {
+    let [rows, columns] = matrix.meta.shape().dims();
+    if *matrix.meta.strides == [1, rows] {
+        return (matrix.into_array_arg(), [1, rows]);
+    }
+    (array(&matrix), [columns, 1])
+}
+
 /// `scale * x factor`
 ///
 /// # Shapes
@@ -152,36 +160,50 @@ fn narrow_product<R: CubeRuntime>(
     scale: f64,
     plane: u32,
 ) -> CubeTensor<R> {
-    let x = into_contiguous(x);
-    let (n, rank) = (x.meta.shape()[0], factor.meta.shape()[1]);
+    let ([n, d], [_, rank]) = (x.meta.shape().dims(), factor.meta.shape().dims());
     let out = empty(&x, Shape::new([n, rank]));
+    let (factor, strides) = strided(factor);
     let cubes = CubeCount::new_1d(n.div_ceil(PLANES as usize) as u32);
     kernels::narrow_product::launch(
         &out.client,
         cubes,
         CubeDim::new_2d(plane, PLANES),
-        x.into_tensor_arg(),
-        factor.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(&x),
+        factor,
+        array(&out),
+        n,
+        d,
+        strides[0],
+        strides[1],
         scale as f32,
         rank,
     );
     out
 }
 
-/// `x W + b` plus the update, in one kernel if one supports these tensors.
-fn updated_product<B, R>(
+/// `x W + b` plus the update, and plus `added` if there is one, in one kernel if one supports these tensors.
+///
+/// # Shapes
+/// - x: `[n, d_in]`; added, in f32, and output: `[n, d_out]`
+pub(in crate::backend) fn updated_product<B, R>(
     x: CubeTensor<R>,
     map: FrozenMap<B>,
     update: RankUpdate<R>,
+    added: Option<CubeTensor<R>>,
 ) -> CubeTensor<R>
 where
     B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
     R: CubeRuntime,
 {
     let (weight, bias) = (map.weight.into_dense(), map.bias);
-    tensor_core_product(&x, &weight, bias.as_ref(), Some(&update))
-        .unwrap_or_else(|| rank_update(B::float_matmul(x, weight), bias, update))
+    let found = tensor_core_product_onto(&x, &weight, bias.as_ref(), Some(&update), added.as_ref());
+    found.unwrap_or_else(|| {
+        let y = rank_update(B::float_matmul(x, weight), bias, update);
+        match added {
+            Some(added) => B::float_add(added, y),
+            None => y,
+        }
+    })
 }
 
 /// `y + bias + narrow factor`
@@ -194,24 +216,27 @@ fn rank_update<R: CubeRuntime>(
     update: RankUpdate<R>,
 ) -> CubeTensor<R> {
     let RankUpdate { narrow, factor } = update;
-    let y = into_contiguous(y);
     let [n, m] = y.meta.shape().dims();
     let rank = factor.meta.shape()[0];
+    let (factor, strides) = strided(factor);
     let out = empty(&y, Shape::new([n, m]));
     let dim = CubeDim::new(&out.client, n * m);
     let cubes = calculate_cube_count_elemwise(&out.client, n * m, dim);
     let (has_bias, dtype) = (bias.is_some(), y.dtype);
-    // The launch needs a tensor in the bias's place. Without a bias the kernel does not read it.
+    // The launch needs an array in the bias's place. Without a bias the kernel does not read it.
     let bias = bias.unwrap_or_else(|| narrow.clone());
     kernels::rank_update::launch(
         &out.client,
         cubes,
         dim,
-        y.into_tensor_arg(),
-        into_contiguous(bias).into_tensor_arg(),
-        narrow.into_tensor_arg(),
-        factor.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(&y),
+        array(&bias),
+        array(&narrow),
+        factor,
+        array(&out),
+        m,
+        strides[0],
+        strides[1],
         rank,
         has_bias,
         dtype.into(),
@@ -224,25 +249,31 @@ fn rank_update<R: CubeRuntime>(
 /// # Shapes
 /// - wide: `[n, p]`, narrow: `[n, r]`, r at most [`MAX_RANK`]; output: `[r, p]`
 fn row_sums<R: CubeRuntime>(wide: CubeTensor<R>, narrow: CubeTensor<R>) -> CubeTensor<R> {
-    let (wide, narrow) = (into_contiguous(wide), into_contiguous(narrow));
-    let ([_, p], [_, rank]) = (wide.meta.shape().dims(), narrow.meta.shape().dims());
+    let ([n, p], [_, rank]) = (wide.meta.shape().dims(), narrow.meta.shape().dims());
     let out = empty(&wide, Shape::new([rank, p]));
-    let hardware = &out.client.properties().hardware;
-    let sums = hardware.max_shared_memory_size / (size_of::<f32>() * rank);
-    let units = SUM_UNITS
-        .min(hardware.max_units_per_cube as usize)
-        .min(sums);
-    let groups = (units / SUM_COLUMNS).max(1);
+    let groups = sum_groups(&out, rank);
     kernels::row_sums::launch(
         &out.client,
         CubeCount::new_1d(p.div_ceil(SUM_COLUMNS) as u32),
         CubeDim::new_2d(SUM_COLUMNS as u32, groups as u32),
-        wide.into_tensor_arg(),
-        narrow.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(&wide),
+        array(&narrow),
+        array(&out),
+        n,
+        p,
         rank,
         SUM_COLUMNS,
         groups,
     );
     out
+}
+
+/// The number of units that share a column's rows.
+pub(in crate::backend) fn sum_groups<R: CubeRuntime>(on: &CubeTensor<R>, rank: usize) -> usize {
+    let hardware = &on.client.properties().hardware;
+    let sums = hardware.max_shared_memory_size / (size_of::<f32>() * rank);
+    let units = SUM_UNITS
+        .min(hardware.max_units_per_cube as usize)
+        .min(sums);
+    (units / SUM_COLUMNS).max(1)
 }

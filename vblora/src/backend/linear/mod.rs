@@ -5,7 +5,7 @@ pub(super) mod default;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "gpu")]
-mod gpu;
+pub(super) mod gpu;
 #[cfg(feature = "flex")]
 mod kernels;
 mod map;
@@ -15,6 +15,7 @@ use burn::tensor::ops::FloatTensor;
 
 use super::{ActivationOps, GeluForm};
 
+pub(super) use autodiff::{frozen, inner};
 pub use map::{AdaptedGradients, FrozenMap, HeldWeight, Update};
 pub use nf4::Nf4Weight;
 
@@ -91,6 +92,19 @@ pub trait LinearOps: ActivationOps {
         scales: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         default::stacked_linear::<Self>(x, map, [down, up], scales)
+    }
+
+    /// [`adapted_linear`](Self::adapted_linear) of x or of its GELU, for x of any rank, without the second output.
+    ///
+    /// # Shapes
+    /// - x: `[.., d_in]`; output: `[.., d_out]`
+    fn adapted_rows(
+        x: FloatTensor<Self>,
+        form: Option<GeluForm>,
+        map: FrozenMap<Self>,
+        update: Update<FloatTensor<Self>>,
+    ) -> FloatTensor<Self> {
+        default::adapted_rows::<Self>(x, form, map, update)
     }
 
     /// [`adapted_linear`](Self::adapted_linear) of `x = gelu(h)`, which is not kept for the backward pass.

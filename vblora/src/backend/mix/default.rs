@@ -73,7 +73,7 @@ const DENSE_BYTES: usize = 64 << 20;
 ///
 /// # Shapes
 /// - weights and indices: `[S, k]`, grad: `[S, b]`; output: `[h, b]`
-fn bank_gradient<B: Backend>(
+pub(super) fn bank_gradient<B: Backend>(
     weights: Tensor<B, 2>,
     indices: Tensor<B, 2, Int>,
     grad: Tensor<B, 2>,

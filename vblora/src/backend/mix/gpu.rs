@@ -1,21 +1,25 @@
-//! Joins rows on GPUs by one launch for many pieces.
+//! Selection and mixture on GPUs by one launch each; rows are joined by one launch for many pieces.
 #![allow(missing_docs, reason = "the macros make launch functions of these")]
 
 use burn::tensor::{
-    DType, Shape,
-    ops::{FloatTensor, FloatTensorOps},
+    DType, Shape, Tensor,
+    ops::{FloatTensor, FloatTensorOps, IntTensor},
 };
 use burn_cubecl::{
-    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
-    tensor::CubeTensor,
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
 };
-use burn_fusion::{Fusion, FusionBackend};
 use cubecl::prelude::*;
 
-use super::MixOps;
-use crate::backend::gpu::{
-    HasPlanes, MAX_CUBES, empty,
-    fusion::{Call, register},
+use super::{MixOps, default};
+use crate::backend::{
+    float,
+    gpu::{
+        MAX_CUBES, array,
+        elements::Elements,
+        empty, empty_of,
+        rows::{Rows, like, row},
+    },
+    primitive,
 };
 
 /// Units of a cube that copies.
@@ -30,27 +34,206 @@ where
     I: IntElement,
     T: BoolElement,
 {
+    fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
+        match I::dtype() {
+            DType::I32 => top_k(&logits, k),
+            _ => None,
+        }
+        .unwrap_or_else(|| default::top_k_indices::<Self>(logits, k))
+    }
+
+    fn mix(
+        bank: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        mixed(&bank, &weights, &indices)
+            .unwrap_or_else(|| default::mix::<Self>(bank, weights, indices))
+    }
+
+    fn mix_backward(
+        bank: FloatTensor<Self>,
+        weights: FloatTensor<Self>,
+        indices: IntTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        match weight_gradient(&bank, &weights, &indices, &grad) {
+            Some(d_weights) => {
+                let h = bank.meta.shape()[0];
+                let d_bank = default::bank_gradient::<Self>(
+                    float(weights),
+                    Tensor::from_primitive(indices),
+                    float(grad),
+                    h,
+                );
+                (primitive(d_bank), d_weights)
+            }
+            None => default::mix_backward::<Self>(bank, weights, indices, grad),
+        }
+    }
+
     fn join_rows(pieces: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
         join_rows(&pieces).unwrap_or_else(|| Self::float_cat(pieces, 0))
     }
 }
 
-impl<B: FusionBackend + MixOps + HasPlanes> MixOps for Fusion<B> {
-    fn join_rows(pieces: Vec<FloatTensor<Self>>) -> FloatTensor<Self> {
-        let rows = pieces.iter().map(|piece| piece.shape[0]).sum();
-        let (shape, dtype) = ([rows, pieces[0].shape[1]], pieces[0].dtype);
-        let [out] = register::<B, _, _>(JoinRows, pieces, [shape], dtype);
-        out
+/// Returns `None` if [`Rows::of`] does.
+fn top_k<R: CubeRuntime>(logits: &CubeTensor<R>, k: usize) -> Option<CubeTensor<R>> {
+    let rows = Rows::of(&[logits])?;
+    let out = empty_of(logits, Shape::new([rows.count, k]), DType::I32);
+    top_k_of_rows::launch(
+        &out.client,
+        rows.cubes(),
+        rows.dim(),
+        array(logits),
+        array(&out),
+        rows.count,
+        rows.d,
+        k,
+    );
+    Some(out)
+}
+
+/// Returns `None`, like the function below, if the tensors are empty, not f32, or the indices not i32.
+fn mixed<R: CubeRuntime>(
+    bank: &CubeTensor<R>,
+    weights: &CubeTensor<R>,
+    indices: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    let ([s, k], [_, b]) = (weights.meta.shape().dims(), bank.meta.shape().dims());
+    let out = empty(bank, Shape::new([s, b]));
+    let elements = Elements::of(&[&out, bank, weights])?;
+    if indices.dtype != DType::I32 {
+        return None;
+    }
+    mix_of_each::launch(
+        &out.client,
+        elements.cubes,
+        elements.dim,
+        array(bank),
+        array(weights),
+        array(indices),
+        array(&out),
+        k,
+        b,
+    );
+    Some(out)
+}
+
+/// The gradient of the mixture to its weights. Each has a plane.
+fn weight_gradient<R: CubeRuntime>(
+    bank: &CubeTensor<R>,
+    weights: &CubeTensor<R>,
+    indices: &CubeTensor<R>,
+    grad: &CubeTensor<R>,
+) -> Option<CubeTensor<R>> {
+    let ([s, k], [_, b]) = (weights.meta.shape().dims(), bank.meta.shape().dims());
+    let rows = Rows::of(&[bank, weights, grad])?.with_count(s * k);
+    if indices.dtype != DType::I32 || grad.meta.num_elements() == 0 {
+        return None;
+    }
+    let out = like(weights);
+    weights_of_rows::launch(
+        &out.client,
+        rows.cubes(),
+        rows.dim(),
+        array(bank),
+        array(indices),
+        array(grad),
+        array(&out),
+        rows.count,
+        k,
+        b,
+    );
+    Some(out)
+}
+
+/// Places come in order: a larger value first, then a lower index. Each place is the first after the one before.
+#[cube(launch)]
+fn top_k_of_rows(logits: &Array<f32>, out: &mut Array<i32>, rows: usize, h: usize, k: usize) {
+    let row = row();
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * h;
+    let none = u32::cast_from(h);
+    let mut last_value = 0.0f32;
+    let mut last_index = none;
+    for place in 0..k {
+        let mut value = 0.0f32;
+        let mut index = none;
+        let mut j = UNIT_POS_X as usize;
+        while j < h {
+            let candidate = logits[start + j];
+            let at = u32::cast_from(j);
+            let is_later = last_index == none
+                || candidate < last_value
+                || (candidate == last_value && at > last_index);
+            if is_later && (index == none || candidate > value) {
+                value = candidate;
+                index = at;
+            }
+            j += CUBE_DIM_X as usize;
+        }
+        // A unit without a candidate takes part with the lowest value there is.
+        let best = plane_max(select(index == none, comptime!(f32::MIN), value));
+        let is_best = index != none && value == best;
+        let found = plane_min(select(is_best, index, none));
+        if UNIT_POS_X == 0 {
+            out[row * k + place] = i32::cast_from(found);
+        }
+        last_value = best;
+        last_index = found;
     }
 }
 
-/// All inputs are pieces.
-#[derive(Debug, Clone, Copy)]
-struct JoinRows;
+#[cube(launch)]
+fn mix_of_each(
+    bank: &Array<f32>,
+    weights: &Array<f32>,
+    indices: &Array<i32>,
+    out: &mut Array<f32>,
+    k: usize,
+    b: usize,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= out.len() {
+        terminate!();
+    }
+    let (row, column) = (at / b, at % b);
+    let mut sum = 0.0f32;
+    for j in 0..k {
+        let vector = indices[row * k + j] as usize;
+        sum += weights[row * k + j] * bank[vector * b + column];
+    }
+    out[at] = sum;
+}
 
-impl<B: MixOps> Call<B> for JoinRows {
-    fn run(self, inputs: impl Iterator<Item = FloatTensor<B>>) -> Vec<FloatTensor<B>> {
-        vec![B::join_rows(inputs.collect())]
+/// `out[s, j] = bank[indices[s, j]] grad[s]`, a plane for each.
+#[cube(launch)]
+fn weights_of_rows(
+    bank: &Array<f32>,
+    indices: &Array<i32>,
+    grad: &Array<f32>,
+    out: &mut Array<f32>,
+    rows: usize,
+    k: usize,
+    b: usize,
+) {
+    let row = row();
+    if row >= rows {
+        terminate!();
+    }
+    let (vector, start) = (indices[row] as usize * b, row / k * b);
+    let mut sum = 0.0f32;
+    let mut j = UNIT_POS_X as usize;
+    while j < b {
+        sum += bank[vector + j] * grad[start + j];
+        j += CUBE_DIM_X as usize;
+    }
+    let sum = plane_sum(sum);
+    if UNIT_POS_X == 0 {
+        out[row] = sum;
     }
 }
 
@@ -64,7 +247,7 @@ fn join_rows<R: CubeRuntime>(pieces: &[CubeTensor<R>]) -> Option<CubeTensor<R>> 
     let rows = pieces.iter().map(|piece| piece.meta.shape()[0]).sum();
     let out = empty(first, Shape::new([rows, first.meta.shape()[1]]));
     let bound = out.client.properties().hardware.max_bindings as usize;
-    // The output is bound as well, and so are the tensors' shapes.
+    // The output is bound as well, and so are the lengths.
     let at_once = bound.saturating_sub(2).min(MAX_PIECES);
     if !is_f32 || out.meta.num_elements() == 0 || at_once < 2 {
         return None;
@@ -77,15 +260,13 @@ fn join_rows<R: CubeRuntime>(pieces: &[CubeTensor<R>]) -> Option<CubeTensor<R>> 
         if across > MAX_CUBES {
             return None;
         }
-        let bound = pieces
-            .iter()
-            .map(|piece| into_contiguous(piece.clone()).into_tensor_arg());
+        let bound = pieces.iter().map(array);
         join::launch(
             &out.client,
             CubeCount::new_2d(across as u32, pieces.len() as u32),
             dim,
             bound.collect(),
-            out.clone().into_tensor_arg(),
+            array(&out),
             start,
         );
         start += lengths.sum::<usize>();
@@ -95,7 +276,7 @@ fn join_rows<R: CubeRuntime>(pieces: &[CubeTensor<R>]) -> Option<CubeTensor<R>> 
 
 /// Writes the pieces from `start` on one after the other to `out`. Cubes with the same second position copy one piece.
 #[cube(launch)]
-fn join(pieces: &Sequence<Tensor<f32>>, out: &mut Tensor<f32>, start: usize) {
+fn join(pieces: &Sequence<Array<f32>>, out: &mut Array<f32>, start: usize) {
     let at = (CUBE_POS_X * CUBE_DIM_X + UNIT_POS_X) as usize;
     let mut to = start;
     #[unroll]

@@ -7,7 +7,7 @@ use burn::{
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::ops::FloatTensor,
+    tensor::ops::{FloatTensor, FloatTensorOps},
 };
 
 use super::NormOps;
@@ -64,6 +64,35 @@ impl<B: NormOps, C: CheckpointStrategy> NormOps for Autodiff<B, C> {
         }
     }
 
+    fn invertible_sum_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        if [&gamma, &beta]
+            .iter()
+            .any(|w| !w.node.requirement.is_none())
+        {
+            return Self::row_norm(Self::float_add(x, residual), gamma, beta, epsilon);
+        }
+        let (gamma, beta) = (gamma.primitive, beta.primitive);
+        let prepared = InvertibleNorm.prepare::<C>([x.node.clone(), residual.node.clone()]);
+        let inputs = (x.primitive, residual.primitive);
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prep) => {
+                let weights = [gamma.clone(), beta.clone()];
+                let (y, deviation) =
+                    B::sum_norm_and_deviation(inputs.0, inputs.1, gamma, beta, epsilon);
+                prep.finish((y.clone(), weights, deviation), y)
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::invertible_sum_norm(
+                inputs.0, inputs.1, gamma, beta, epsilon,
+            )),
+        }
+    }
+
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
         let parents = [x.node.clone(), gamma.node.clone()];
         match RmsNorm.prepare::<C>(parents).compute_bound().stateful() {
@@ -101,20 +130,20 @@ impl<B: NormOps> Backward<B, 3> for Norm {
     }
 }
 
+/// A norm of one input, or of the sum of two.
 #[derive(Debug)]
 struct InvertibleNorm;
 
-impl<B: NormOps> Backward<B, 1> for InvertibleNorm {
+impl<B: NormOps, const N: usize> Backward<B, N> for InvertibleNorm {
     /// The saved tensors: the output, gamma and beta, and the divisor of each row.
     type State = (FloatTensor<B>, [FloatTensor<B>; 2], FloatTensor<B>);
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let (y, [gamma, beta], deviation) = ops.state;
         let grad = grads.consume::<B>(&ops.node);
-        if let [Some(node)] = ops.parents {
-            let dx = B::invertible_norm_backward(y, gamma, beta, deviation, grad);
-            grads.register::<B>(node.id, dx);
-        }
+        let dx = B::invertible_norm_backward(y, gamma, beta, deviation, grad);
+        let parents = ops.parents.map(|node| node.map(|node| node.id));
+        register::<B, N>(grads, parents, std::array::from_fn(|_| Some(dx.clone())));
     }
 }
 

@@ -48,6 +48,16 @@ pub(in crate::backend) fn norm_and_deviation<B: NormOps>(
     (B::row_norm(x, gamma, beta, epsilon), deviation)
 }
 
+pub(in crate::backend) fn sum_norm_and_deviation<B: NormOps>(
+    x: FloatTensor<B>,
+    residual: FloatTensor<B>,
+    gamma: FloatTensor<B>,
+    beta: FloatTensor<B>,
+    epsilon: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    B::norm_and_deviation(B::float_add(x, residual), gamma, beta, epsilon)
+}
+
 /// `sqrt(var + epsilon)` of each row.
 pub(in crate::backend) fn row_deviation<B: Backend>(
     x: FloatTensor<B>,

@@ -3,17 +3,14 @@
 
 mod kernels;
 
-use burn::tensor::{DType, Shape, ops::FloatTensor};
+use burn::tensor::{Shape, ops::FloatTensor};
 use burn_cubecl::{
-    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
-    tensor::CubeTensor,
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
 };
-use burn_fusion::{Fusion, FusionBackend};
 
 use super::{NormGradients, NormOps, default};
 use crate::backend::gpu::{
-    HasPlanes, empty,
-    fusion::{Call, has_kernel, next, register, register_like},
+    array, empty,
     rows::{Rows, like},
 };
 
@@ -30,7 +27,7 @@ where
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> FloatTensor<Self> {
-        match norm(&x, &gamma, Some(&beta), epsilon) {
+        match norm([&x], &gamma, Some(&beta), epsilon) {
             Some((y, _)) => y,
             None => default::row_norm::<Self>(x, gamma, beta, epsilon),
         }
@@ -56,8 +53,20 @@ where
         beta: FloatTensor<Self>,
         epsilon: f64,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        norm(&x, &gamma, Some(&beta), epsilon)
+        norm([&x], &gamma, Some(&beta), epsilon)
             .unwrap_or_else(|| default::norm_and_deviation::<Self>(x, gamma, beta, epsilon))
+    }
+
+    fn sum_norm_and_deviation(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        norm([&x, &residual], &gamma, Some(&beta), epsilon).unwrap_or_else(|| {
+            default::sum_norm_and_deviation::<Self>(x, residual, gamma, beta, epsilon)
+        })
     }
 
     fn invertible_norm_backward(
@@ -73,7 +82,7 @@ where
     }
 
     fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        match norm(&x, &gamma, None, epsilon) {
+        match norm([&x], &gamma, None, epsilon) {
             Some((y, _)) => y,
             None => default::rms_norm::<Self>(x, gamma, epsilon),
         }
@@ -94,154 +103,33 @@ where
     }
 }
 
-impl<B: FusionBackend + NormOps + HasPlanes> NormOps for Fusion<B> {
-    fn row_norm(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> FloatTensor<Self> {
-        if !has_kernel::<B>(&[&x, &gamma, &beta]) {
-            return default::row_norm::<Self>(x, gamma, beta, epsilon);
-        }
-        register_like::<B, _>(Kernel::Norm { epsilon }, vec![x, gamma, beta])
-    }
-
-    fn row_norm_backward(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        epsilon: f64,
-        grad: FloatTensor<Self>,
-        affine: bool,
-    ) -> NormGradients<Self> {
-        if affine || !has_kernel::<B>(&[&x, &gamma, &grad]) {
-            return default::row_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
-        }
-        let call = Kernel::NormBackward { epsilon };
-        (register_like::<B, _>(call, vec![x, gamma, grad]), None)
-    }
-
-    fn norm_and_deviation(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        epsilon: f64,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        if !has_kernel::<B>(&[&x, &gamma, &beta]) {
-            return default::norm_and_deviation::<Self>(x, gamma, beta, epsilon);
-        }
-        let shape = x.shape.clone();
-        let rows = shape.num_elements() / gamma.shape[0].max(1);
-        let call = Kernel::NormAndDeviation { epsilon };
-        let inputs = vec![x, gamma, beta];
-        let [y, deviation] =
-            register::<B, _, _>(call, inputs, [shape, Shape::new([rows])], DType::F32);
-        (y, deviation)
-    }
-
-    fn invertible_norm_backward(
-        y: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        beta: FloatTensor<Self>,
-        deviation: FloatTensor<Self>,
-        grad: FloatTensor<Self>,
-    ) -> FloatTensor<Self> {
-        if !has_kernel::<B>(&[&y, &gamma, &beta, &deviation, &grad]) {
-            return default::invertible_norm_backward::<Self>(y, [gamma, beta], deviation, grad);
-        }
-        let inputs = vec![y, gamma, beta, deviation, grad];
-        register_like::<B, _>(Kernel::InvertibleBackward, inputs)
-    }
-
-    fn rms_norm(x: FloatTensor<Self>, gamma: FloatTensor<Self>, epsilon: f64) -> FloatTensor<Self> {
-        if !has_kernel::<B>(&[&x, &gamma]) {
-            return default::rms_norm::<Self>(x, gamma, epsilon);
-        }
-        register_like::<B, _>(Kernel::Rms { epsilon }, vec![x, gamma])
-    }
-
-    fn rms_norm_backward(
-        x: FloatTensor<Self>,
-        gamma: FloatTensor<Self>,
-        epsilon: f64,
-        grad: FloatTensor<Self>,
-        affine: bool,
-    ) -> (FloatTensor<Self>, Option<FloatTensor<Self>>) {
-        if affine || !has_kernel::<B>(&[&x, &gamma, &grad]) {
-            return default::rms_norm_backward::<Self>(x, gamma, epsilon, grad, affine);
-        }
-        let call = Kernel::RmsBackward { epsilon };
-        (register_like::<B, _>(call, vec![x, gamma, grad]), None)
-    }
-}
-
-/// The operations that have a kernel. Each variant lists its inputs.
-#[derive(Debug, Clone, Copy)]
-enum Kernel {
-    /// x, gamma and beta.
-    Norm { epsilon: f64 },
-    /// x, gamma and the output's gradient.
-    NormBackward { epsilon: f64 },
-    /// x, gamma and beta, to the output and the divisors of the rows.
-    NormAndDeviation { epsilon: f64 },
-    /// The output, gamma, beta, the divisors of the rows and the output's gradient.
-    InvertibleBackward,
-    /// x and gamma.
-    Rms { epsilon: f64 },
-    /// x, gamma and the output's gradient.
-    RmsBackward { epsilon: f64 },
-}
-
-impl<B: NormOps> Call<B> for Kernel {
-    fn run(self, mut inputs: impl Iterator<Item = FloatTensor<B>>) -> Vec<FloatTensor<B>> {
-        let mut next = || next(&mut inputs);
-        vec![match self {
-            Self::Norm { epsilon } => B::row_norm(next(), next(), next(), epsilon),
-            Self::NormBackward { epsilon } => {
-                B::row_norm_backward(next(), next(), epsilon, next(), false).0
-            }
-            Self::NormAndDeviation { epsilon } => {
-                let (y, deviation) = B::norm_and_deviation(next(), next(), next(), epsilon);
-                return vec![y, deviation];
-            }
-            Self::InvertibleBackward => {
-                let y = next();
-                let [gamma, beta, deviation, grad] = [next(), next(), next(), next()];
-                B::invertible_norm_backward(y, gamma, beta, deviation, grad)
-            }
-            Self::Rms { epsilon } => B::rms_norm(next(), next(), epsilon),
-            Self::RmsBackward { epsilon } => {
-                B::rms_norm_backward(next(), next(), epsilon, next(), false).0
-            }
-        }]
-    }
-}
-
-/// Layer normalisation, or root-mean-square normalisation if there is no beta, and the divisors of the rows. Returns `None`, like the
-/// functions below, if [`Rows::of`] does.
-fn norm<R: CubeRuntime>(
-    x: &CubeTensor<R>,
+/// Layer normalisation, or root-mean-square normalisation if there is no beta, and the divisors of the rows. Two inputs are added first.
+/// Returns `None`, like the functions below, if [`Rows::of`] does.
+fn norm<R: CubeRuntime, const N: usize>(
+    x: [&CubeTensor<R>; N],
     gamma: &CubeTensor<R>,
     beta: Option<&CubeTensor<R>>,
     epsilon: f64,
 ) -> Option<(CubeTensor<R>, CubeTensor<R>)> {
     let any_beta = beta.unwrap_or(gamma);
-    let rows = Rows::of(&[x, gamma, any_beta])?;
-    let [x, gamma, any_beta] = [x, gamma, any_beta].map(|x| into_contiguous(x.clone()));
-    let (out, deviations) = (like(&x), empty(&x, Shape::new([rows.count])));
+    let (first, last) = (x[0], x[N - 1]);
+    let rows = Rows::of(&[first, last, gamma, any_beta])?;
+    let (out, deviations) = (like(first), empty(first, Shape::new([rows.count])));
     kernels::row_norm::launch(
         &out.client,
         rows.cubes(),
         rows.dim(),
-        x.into_tensor_arg(),
-        gamma.into_tensor_arg(),
-        any_beta.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
-        deviations.clone().into_tensor_arg(),
+        array(first),
+        array(last),
+        array(gamma),
+        array(any_beta),
+        array(&out),
+        array(&deviations),
         rows.count,
         rows.d,
         epsilon as f32,
         beta.is_some(),
+        N > 1,
     );
     Some((out, deviations))
 }
@@ -255,16 +143,15 @@ fn norm_backward<R: CubeRuntime>(
     is_centred: bool,
 ) -> Option<CubeTensor<R>> {
     let rows = Rows::of(&[x, gamma, grad])?;
-    let [x, gamma, grad] = [x, gamma, grad].map(|x| into_contiguous(x.clone()));
-    let out = like(&x);
+    let out = like(x);
     kernels::row_norm_backward::launch(
         &out.client,
         rows.cubes(),
         rows.dim(),
-        x.into_tensor_arg(),
-        gamma.into_tensor_arg(),
-        grad.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(x),
+        array(gamma),
+        array(grad),
+        array(&out),
         rows.count,
         rows.d,
         epsilon as f32,
@@ -280,20 +167,18 @@ fn invertible_backward<R: CubeRuntime>(
     deviations: &CubeTensor<R>,
     grad: &CubeTensor<R>,
 ) -> Option<CubeTensor<R>> {
-    let tensors = [y, gamma, beta, deviations, grad];
-    let rows = Rows::of(&tensors)?;
-    let [y, gamma, beta, deviations, grad] = tensors.map(|x| into_contiguous(x.clone()));
-    let out = like(&y);
+    let rows = Rows::of(&[y, gamma, beta, deviations, grad])?;
+    let out = like(y);
     kernels::invertible_norm_backward::launch(
         &out.client,
         rows.cubes(),
         rows.dim(),
-        y.into_tensor_arg(),
-        gamma.into_tensor_arg(),
-        beta.into_tensor_arg(),
-        deviations.into_tensor_arg(),
-        grad.into_tensor_arg(),
-        out.clone().into_tensor_arg(),
+        array(y),
+        array(gamma),
+        array(beta),
+        array(deviations),
+        array(grad),
+        array(&out),
         rows.count,
         rows.d,
     );

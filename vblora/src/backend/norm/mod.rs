@@ -60,6 +60,28 @@ pub trait NormOps: Backend {
         default::norm_and_deviation::<Self>(x, gamma, beta, epsilon)
     }
 
+    /// [`invertible_norm`](Self::invertible_norm) of the sum of x and a residual of its shape. Nothing keeps the sum.
+    fn invertible_sum_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> FloatTensor<Self> {
+        Self::sum_norm_and_deviation(x, residual, gamma, beta, epsilon).0
+    }
+
+    /// [`norm_and_deviation`](Self::norm_and_deviation) of the sum of x and a residual of its shape. Called on the inner backend only.
+    fn sum_norm_and_deviation(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        gamma: FloatTensor<Self>,
+        beta: FloatTensor<Self>,
+        epsilon: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        default::sum_norm_and_deviation::<Self>(x, residual, gamma, beta, epsilon)
+    }
+
     /// The gradient of [`invertible_norm`](Self::invertible_norm) to x, from its output and the divisor of each row. Called on the inner
     /// backend only.
     ///

@@ -14,18 +14,21 @@ use cubecl::prelude::*;
 /// planes wide and several planes high.
 #[cube(launch)]
 pub(super) fn narrow_product(
-    x: &Tensor<f32>,
-    factor: &Tensor<f32>,
-    out: &mut Tensor<f32>,
+    x: &Array<f32>,
+    factor: &Array<f32>,
+    out: &mut Array<f32>,
+    n: usize,
+    d: usize,
+    factor_row: usize,
+    factor_column: usize,
     scale: f32,
     #[comptime] rank: usize,
 ) {
     let row = (CUBE_POS_X * CUBE_DIM_Y + UNIT_POS_Y) as usize;
     // All units of a plane take the same branch.
-    if row >= x.shape(0) {
+    if row >= n {
         terminate!();
     }
-    let d = x.shape(1);
     let mut sums = Array::<f32>::new(rank);
     #[unroll]
     for rho in 0..rank {
@@ -36,7 +39,7 @@ pub(super) fn narrow_product(
         let value = x[row * d + j];
         #[unroll]
         for rho in 0..rank {
-            sums[rho] += value * factor[j * factor.stride(0) + rho * factor.stride(1)];
+            sums[rho] += value * factor[j * factor_row + rho * factor_column];
         }
         j += CUBE_DIM_X as usize;
     }
@@ -52,11 +55,14 @@ pub(super) fn narrow_product(
 /// `out[n, m] = y[n, m] + bias[m] + narrow[n, r] factor[r, m]`, one unit an element.
 #[cube(launch)]
 pub(super) fn rank_update<Y: Float>(
-    y: &Tensor<Y>,
-    bias: &Tensor<f32>,
-    narrow: &Tensor<f32>,
-    factor: &Tensor<f32>,
-    out: &mut Tensor<f32>,
+    y: &Array<Y>,
+    bias: &Array<f32>,
+    narrow: &Array<f32>,
+    factor: &Array<f32>,
+    out: &mut Array<f32>,
+    m: usize,
+    factor_row: usize,
+    factor_column: usize,
     #[comptime] rank: usize,
     #[comptime] has_bias: bool,
     #[define(Y)] _dtype: StorageType,
@@ -65,7 +71,6 @@ pub(super) fn rank_update<Y: Float>(
     if at >= out.len() {
         terminate!();
     }
-    let m = out.shape(1);
     let row = at / m;
     let column = at % m;
     let mut sum = f32::cast_from(y[at]);
@@ -74,8 +79,7 @@ pub(super) fn rank_update<Y: Float>(
     }
     #[unroll]
     for rho in 0..rank {
-        sum +=
-            narrow[row * rank + rho] * factor[rho * factor.stride(0) + column * factor.stride(1)];
+        sum += narrow[row * rank + rho] * factor[rho * factor_row + column * factor_column];
     }
     out[at] = sum;
 }
@@ -86,14 +90,15 @@ const ROWS_AT_ONCE: usize = 8;
 /// `out[r, p] = narrow[n, r]^T wide[n, p]`. A cube has some columns. For each of them, `groups` units share its rows.
 #[cube(launch)]
 pub(super) fn row_sums(
-    wide: &Tensor<f32>,
-    narrow: &Tensor<f32>,
-    out: &mut Tensor<f32>,
+    wide: &Array<f32>,
+    narrow: &Array<f32>,
+    out: &mut Array<f32>,
+    n: usize,
+    p: usize,
     #[comptime] rank: usize,
     #[comptime] columns: usize,
     #[comptime] groups: usize,
 ) {
-    let (n, p) = (wide.shape(0), wide.shape(1));
     let first = CUBE_POS_X as usize * columns;
     let column = (first + UNIT_POS_X as usize).min(p - 1);
     let mut sums = Array::<f32>::new(rank);

@@ -5,14 +5,26 @@ use cubecl::prelude::*;
 
 use crate::backend::gpu::rows::row;
 
+/// A value of the row that is normalised.
+#[cube]
+fn value(x: &Array<f32>, residual: &Array<f32>, at: usize, #[comptime] is_sum: bool) -> f32 {
+    let mut value = x[at];
+    if is_sum {
+        value += residual[at];
+    }
+    value
+}
+
 /// A row's mean, or 0 if it is not subtracted, and `sqrt(var + epsilon)`.
 #[cube]
 fn moments(
-    x: &Tensor<f32>,
+    x: &Array<f32>,
+    residual: &Array<f32>,
     start: usize,
     d: usize,
     epsilon: f32,
     #[comptime] is_centred: bool,
+    #[comptime] is_sum: bool,
 ) -> (f32, f32) {
     let n = f32::cast_from(d);
     let mut mean = 0.0f32;
@@ -20,7 +32,7 @@ fn moments(
         let mut sum = 0.0f32;
         let mut j = UNIT_POS_X as usize;
         while j < d {
-            sum += x[start + j];
+            sum += value(x, residual, start + j, is_sum);
             j += CUBE_DIM_X as usize;
         }
         mean = plane_sum(sum) / n;
@@ -28,41 +40,45 @@ fn moments(
     let mut squares = 0.0f32;
     let mut j = UNIT_POS_X as usize;
     while j < d {
-        let centred = x[start + j] - mean;
+        let centred = value(x, residual, start + j, is_sum) - mean;
         squares += centred * centred;
         j += CUBE_DIM_X as usize;
     }
     (mean, (plane_sum(squares) / n + epsilon).sqrt())
 }
 
+/// The norm of x, or of the sum of x and the residual.
 #[cube(launch)]
 pub(super) fn row_norm(
-    x: &Tensor<f32>,
-    gamma: &Tensor<f32>,
-    beta: &Tensor<f32>,
-    out: &mut Tensor<f32>,
-    deviations: &mut Tensor<f32>,
+    x: &Array<f32>,
+    residual: &Array<f32>,
+    gamma: &Array<f32>,
+    beta: &Array<f32>,
+    out: &mut Array<f32>,
+    deviations: &mut Array<f32>,
     rows: usize,
     d: usize,
     epsilon: f32,
     #[comptime] is_centred: bool,
+    #[comptime] is_sum: bool,
 ) {
     let row = row();
     if row >= rows {
         terminate!();
     }
     let start = row * d;
-    let (mean, deviation) = moments(x, start, d, epsilon, is_centred);
+    let (mean, deviation) = moments(x, residual, start, d, epsilon, is_centred, is_sum);
     if UNIT_POS_X == 0 {
         deviations[row] = deviation;
     }
     let mut j = UNIT_POS_X as usize;
     while j < d {
-        let mut value = (x[start + j] - mean) / deviation * gamma[j];
+        let normal = (value(x, residual, start + j, is_sum) - mean) / deviation;
+        let mut y = normal * gamma[j];
         if is_centred {
-            value += beta[j];
+            y += beta[j];
         }
-        out[start + j] = value;
+        out[start + j] = y;
         j += CUBE_DIM_X as usize;
     }
 }
@@ -70,10 +86,10 @@ pub(super) fn row_norm(
 /// With `n = (x - mean) / std` and `g = grad gamma`: `(g - mean(g) - n mean(g n)) / std`. The means are left out if `is_centred` is false.
 #[cube(launch)]
 pub(super) fn row_norm_backward(
-    x: &Tensor<f32>,
-    gamma: &Tensor<f32>,
-    grad: &Tensor<f32>,
-    out: &mut Tensor<f32>,
+    x: &Array<f32>,
+    gamma: &Array<f32>,
+    grad: &Array<f32>,
+    out: &mut Array<f32>,
     rows: usize,
     d: usize,
     epsilon: f32,
@@ -84,7 +100,7 @@ pub(super) fn row_norm_backward(
         terminate!();
     }
     let (start, n) = (row * d, f32::cast_from(d));
-    let (mean, deviation) = moments(x, start, d, epsilon, is_centred);
+    let (mean, deviation) = moments(x, x, start, d, epsilon, is_centred, false);
     let mut sum = 0.0f32;
     let mut along = 0.0f32;
     let mut j = UNIT_POS_X as usize;
@@ -110,12 +126,12 @@ pub(super) fn row_norm_backward(
 /// [`row_norm_backward`] with `n = (y - beta) / gamma`.
 #[cube(launch)]
 pub(super) fn invertible_norm_backward(
-    y: &Tensor<f32>,
-    gamma: &Tensor<f32>,
-    beta: &Tensor<f32>,
-    deviations: &Tensor<f32>,
-    grad: &Tensor<f32>,
-    out: &mut Tensor<f32>,
+    y: &Array<f32>,
+    gamma: &Array<f32>,
+    beta: &Array<f32>,
+    deviations: &Array<f32>,
+    grad: &Array<f32>,
+    out: &mut Array<f32>,
     rows: usize,
     d: usize,
 ) {

@@ -1,0 +1,73 @@
+//! Dropout on GPUs in one launch. The mask is made from the key where it is applied.
+#![allow(missing_docs, reason = "the macros make launch functions of these")]
+
+use burn::tensor::ops::FloatTensor;
+use burn_cubecl::{
+    BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
+};
+use cubecl::prelude::*;
+
+use super::{DropoutOps, default, mask::Mask};
+use crate::backend::gpu::{array, elements::Elements, rows::like};
+
+impl<R, F, I, T> DropoutOps for CubeBackend<R, F, I, T>
+where
+    R: CubeRuntime,
+    F: FloatElement,
+    I: IntElement,
+    T: BoolElement,
+{
+    fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
+        dropped(&x, &Mask::new(key, p)).unwrap_or_else(|| default::dropout::<Self>(x, key, p))
+    }
+}
+
+/// Returns `None` if [`Elements::of`] does.
+fn dropped<R: CubeRuntime>(x: &CubeTensor<R>, mask: &Mask) -> Option<CubeTensor<R>> {
+    let elements = Elements::of(&[x])?;
+    let out = like(x);
+    drop_out::launch(
+        &out.client,
+        elements.cubes,
+        elements.dim,
+        array(x),
+        array(&out),
+        mask.rounds.iter().map(|&(by, _)| by).collect(),
+        mask.rounds.iter().map(|&(_, plus)| plus).collect(),
+        mask.threshold,
+        mask.keep,
+    );
+    Some(out)
+}
+
+/// The network of [`Mask`], with the multiplier and the addend of each round.
+#[cube(launch)]
+fn drop_out(
+    x: &Array<f32>,
+    out: &mut Array<f32>,
+    multipliers: Sequence<u32>,
+    addends: Sequence<u32>,
+    threshold: u32,
+    keep: f32,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= out.len() {
+        terminate!();
+    }
+    let index = u32::cast_from(at);
+    let mut left = index >> 16u32;
+    let mut right = index & 0xffffu32;
+    #[unroll]
+    for round in 0..multipliers.len() {
+        let mixed = (right * multipliers[round] + addends[round]) >> 11u32;
+        let next = left ^ (mixed & 0xffffu32);
+        left = right;
+        right = next;
+    }
+    let mut value = x[at] * keep;
+    if right < threshold {
+        // As a product with the mask would have it, a value that is not finite stays so.
+        value = x[at] * 0.0f32;
+    }
+    out[at] = value;
+}
