@@ -287,6 +287,8 @@ fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case> {
     padded.first = Some(vec![0, 0, 0, 0, 0, 1, 2, 2]);
     let mut packed = case(1, 7, 2, settings(3, 1, Some(2)));
     packed.first = Some(vec![0, 0, 0, 3, 3, 5, 5]);
+    let mut packed_fours = case(1, 8, 4, settings(4, 1, Some(4)));
+    packed_fours.first = Some(vec![0, 0, 0, 3, 3, 5, 5, 5]);
     let mut dropped = grouped.clone();
     let key = Key::new(77).bits(0);
     dropped.settings.dropout = Some((key, 0.3));
@@ -312,6 +314,10 @@ fn cases<B: VbLoraBackend>(device: &B::Device) -> Vec<Case> {
         capped_texts,
         capped_dropped,
         case(1, 1, 4, settings(1, 1, None)),
+        // Sizes that a card's tensor cores take: with groups, with a window, and both with places that begin later.
+        case(2, 4, 4, settings(4, 2, None)),
+        case(1, 8, 4, settings(2, 2, Some(3))),
+        packed_fours,
         // One key for several queries.
         case(3, 1, 5, settings(4, 2, None)),
     ]

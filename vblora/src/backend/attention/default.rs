@@ -58,7 +58,10 @@ fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     x.swap_dims(1, 2).reshape([n, t, heads * size])
 }
 
-fn drop_weights<B: DropoutOps>(x: Tensor<B, 4>, dropout: Option<(u64, f64)>) -> Tensor<B, 4> {
+pub(super) fn drop_weights<B: DropoutOps>(
+    x: Tensor<B, 4>,
+    dropout: Option<(u64, f64)>,
+) -> Tensor<B, 4> {
     match dropout {
         Some((key, p)) => float(B::dropout(primitive(x), key, p)),
         None => x,
@@ -211,7 +214,7 @@ fn ungroup<B: Backend>(x: Tensor<B, 4>, t: usize, settings: CausalSettings) -> T
 }
 
 /// The keys or values that queries may see, without the unused room after them.
-fn seen<B: Backend>(x: FloatTensor<B>, len: usize) -> Tensor<B, 3> {
+pub(super) fn seen<B: Backend>(x: FloatTensor<B>, len: usize) -> Tensor<B, 3> {
     let x = float::<B, 3>(x);
     if x.dims()[1] == len {
         x

@@ -1,6 +1,8 @@
 //! Attention on GPUs: the products of heads on tensor cores if the device has them, masks with softmax, rotation.
 #![allow(missing_docs, reason = "the macros make launch functions of these")]
 
+mod causal;
+
 use burn::tensor::{
     DType,
     ops::{FloatTensor, IntTensor},
@@ -33,6 +35,27 @@ where
     ) -> FloatTensor<Self> {
         tensor_core_head_product(&a, &b, mask.as_ref(), product)
             .unwrap_or_else(|| default::head_product::<Self>(a, b, mask, product))
+    }
+
+    fn causal_attention(
+        [q, k, v]: [FloatTensor<Self>; 3],
+        first: Option<IntTensor<Self>>,
+        settings: CausalSettings,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        causal::forward::<Self, R>([&q, &k, &v], first.as_ref(), settings)
+            .unwrap_or_else(|| default::causal_attention::<Self>([q, k, v], first, settings))
+    }
+
+    fn causal_attention_backward(
+        [q, k, v]: [FloatTensor<Self>; 3],
+        _first: Option<IntTensor<Self>>,
+        saved: FloatTensor<Self>,
+        settings: CausalSettings,
+        grad: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3] {
+        causal::backward::<Self, R>([&q, &k, &v], &saved, settings, &grad).unwrap_or_else(|| {
+            default::causal_attention_backward::<Self>([q, k, v], saved, settings, grad)
+        })
     }
 
     fn causal_weights(

@@ -9,8 +9,6 @@ mod gpu;
 #[cfg(feature = "flex")]
 mod kernels;
 
-#[cfg(feature = "gpu")]
-use burn::tensor::Shape;
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
 use super::{ActivationOps, DropoutOps};
@@ -183,18 +181,6 @@ pub enum HeadForm {
     Times,
     /// `a^T b`, a: `[n, heads, t, u]`, b: `[n, t, d]`, output: `[n, u, d]`
     TransposedTimes,
-}
-
-impl HeadProduct {
-    /// The output's shape.
-    #[cfg(feature = "gpu")]
-    pub(super) fn shape(self, a: &Shape, b: &Shape) -> Shape {
-        match self.form {
-            HeadForm::TimesTransposed => Shape::new([a[0], self.heads, a[1], b[1]]),
-            HeadForm::Times => Shape::new([a[0], a[2], b[2]]),
-            HeadForm::TransposedTimes => Shape::new([a[0], a[3], b[2]]),
-        }
-    }
 }
 
 /// The non-tensor arguments of an attention.

@@ -39,7 +39,8 @@ struct Layout {
 };
 
 struct Sizes {
-    u64 rows, inner, columns, heads;
+    // `group` heads of x share one of w.
+    u64 rows, inner, columns, heads, group;
     Layout x, w, out;
     u64 factor_row, factor_column;
     double scale;
@@ -112,7 +113,7 @@ product(const char *__restrict__ x, const char *__restrict__ w,
     const u32 slices = (inner + DEPTH - 1) / DEPTH;
     const u64 item = blockIdx.z / sizes.heads, head = blockIdx.z % sizes.heads;
     x += (item * sizes.x.item + head * sizes.x.head) * SIZE;
-    w += (item * sizes.w.item + head * sizes.w.head) * SIZE;
+    w += (item * sizes.w.item + head / sizes.group * sizes.w.head) * SIZE;
 
     // A slice of an operand whose rows in memory go along `inner`.
     auto fetch_along = [&](u32 to, const char *from, u64 stride, u32 first, u32 length, u32 slice) {

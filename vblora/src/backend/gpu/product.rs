@@ -77,6 +77,7 @@ pub(in crate::backend) fn tensor_core_product_onto<R: CubeRuntime>(
         element,
         sizes: [rows, inner, columns],
         batch: [1, 1],
+        group: 1,
         x: Operand::matrix(x.clone())?,
         w: Operand::either(weight.clone())?,
         out: Layout::of_rows(columns),
@@ -95,10 +96,22 @@ pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
     mask: Option<&CubeTensor<R>>,
     product: HeadProduct,
 ) -> Option<CubeTensor<R>> {
+    tensor_core_group_product(a, b, mask, product, product.heads)
+}
+
+/// [`tensor_core_head_product`] where b has fewer heads, `b_heads`, a divisor of a's. Heads of a that share one of b follow one another.
+pub(in crate::backend) fn tensor_core_group_product<R: CubeRuntime>(
+    a: &CubeTensor<R>,
+    b: &CubeTensor<R>,
+    mask: Option<&CubeTensor<R>>,
+    product: HeadProduct,
+    b_heads: usize,
+) -> Option<CubeTensor<R>> {
     let HeadProduct { form, heads, scale } = product;
     let element = Element::F32;
-    let [items, t, d] = b.meta.shape().dims();
-    let size = d / heads;
+    let [items, t, of_b] = b.meta.shape().dims();
+    let size = of_b / b_heads;
+    let d = heads * size;
     let is_f32 = [a, b]
         .into_iter()
         .chain(mask)
@@ -116,7 +129,7 @@ pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
     {
         return None;
     }
-    let w = Operand::joined(b, heads)?;
+    let w = Operand::joined(b, b_heads)?;
     // The dimension of a that has the output's tokens.
     let tokens = |dimension: usize| a.meta.shape()[dimension];
     let joined = |tokens: usize| Layout {
@@ -147,6 +160,7 @@ pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
         element,
         sizes,
         batch: [items, heads],
+        group: heads / b_heads,
         x,
         w,
         out: layout,
@@ -155,7 +169,12 @@ pub(in crate::backend) fn tensor_core_head_product<R: CubeRuntime>(
         update: None,
         added: None,
     };
-    Some(launch.run(product.shape(a.meta.shape(), b.meta.shape())))
+    let (a, b) = (a.meta.shape(), b.meta.shape());
+    Some(launch.run(match form {
+        HeadForm::TimesTransposed => Shape::new([items, heads, a[1], b[1]]),
+        HeadForm::Times => Shape::new([items, a[2], d]),
+        HeadForm::TransposedTimes => Shape::new([items, a[3], d]),
+    }))
 }
 
 /// The distances in memory, in values, between rows of a matrix, between items of a batch, and between heads.
@@ -268,6 +287,8 @@ struct Launch<'a, R: CubeRuntime> {
     sizes: [usize; 3],
     /// Rows of the batch, and heads.
     batch: [usize; 2],
+    /// The heads of x that share one of w.
+    group: usize,
     x: Operand<R>,
     w: Operand<R>,
     out: Layout,
@@ -303,7 +324,7 @@ impl<R: CubeRuntime> Launch<'_, R> {
         let info: Vec<u64> = self
             .sizes
             .into_iter()
-            .chain([heads])
+            .chain([heads, self.group])
             .map(|n| n as u64)
             .chain(layouts.into_iter().flat_map(Layout::values))
             .chain(factor_strides)
