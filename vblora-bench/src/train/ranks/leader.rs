@@ -16,6 +16,7 @@ use super::{
     Ranks,
     fold::{Flat, Fold},
     message::{Order, Report, head, message},
+    names,
 };
 use crate::{
     Error, Result,
@@ -186,8 +187,7 @@ impl<'a> Leader<'a> {
         let missing = || {
             let ranks = fold.missing(count).map(|number| number % self.ranks.size());
             let ranks: BTreeSet<usize> = ranks.collect();
-            let names: Vec<_> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
-            names.join(", ")
+            ranks.into_iter().collect::<Vec<_>>()
         };
         loop {
             let left = self.ranks.patience.saturating_sub(started.elapsed());
@@ -195,18 +195,14 @@ impl<'a> Leader<'a> {
                 return Ok(found);
             }
             if left.is_zero() {
-                return Err(Error::SilentRank {
-                    ranks: missing(),
-                    during: format!("in step {step}"),
-                    seconds: self.ranks.patience.as_secs(),
-                });
+                return Err(self.ranks.silent(&missing(), format!("in step {step}")));
             }
             // A launcher sends this signal when a rank has died. The user then learns which, and in which step.
             if !was_interrupted && interrupted.load(Ordering::Relaxed) {
                 was_interrupted = true;
                 tracing::warn!(
                     "a signal came in step {step}, which waits for {}",
-                    missing()
+                    names(&missing())
                 );
             }
         }

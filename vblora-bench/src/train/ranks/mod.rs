@@ -9,6 +9,7 @@ mod agreement;
 mod fold;
 mod leader;
 mod message;
+mod program;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 mod worker;
@@ -17,13 +18,18 @@ use std::time::Duration;
 
 pub(super) use agreement::{Terms, agree, instructions};
 pub(super) use leader::{Communication, Leader};
+pub(super) use program::program_hash;
 pub(super) use worker::serve;
 
 use crate::{
+    Error,
     group::{Group, Job, Solo},
     recipes::Recipe,
     tasks::counted,
 };
+
+/// How long a rank that does not do its work may take to say that its process lives.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// The ranks that train together, as one of them sees them.
 #[derive(Debug, Clone, Copy)]
@@ -71,6 +77,33 @@ impl<'a> Ranks<'a> {
     pub fn rank(&self) -> usize {
         self.group.place().rank
     }
+}
+
+impl Ranks<'_> {
+    /// The error of ranks that have not answered. Of several, those are named whose processes do not even live: others may wait for a message
+    /// that one of these should have passed on.
+    fn silent(&self, missing: &[usize], during: String) -> Error {
+        let lifeless = match missing {
+            [_] => Vec::new(),
+            several => self.group.lifeless(several, ANSWER.min(self.patience)),
+        };
+        let ranks = if lifeless.is_empty() {
+            missing
+        } else {
+            &lifeless
+        };
+        Error::SilentRank {
+            ranks: names(ranks),
+            during,
+            seconds: self.patience.as_secs(),
+        }
+    }
+}
+
+/// Ranks in a message.
+fn names(ranks: &[usize]) -> String {
+    let names: Vec<_> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
+    names.join(", ")
 }
 
 /// See [`Ranks::line`].
