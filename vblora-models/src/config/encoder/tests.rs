@@ -307,6 +307,7 @@ fn what_deberta_leaves_unsaid_or_has_otherwise_is_known_or_refused() {
     assert_eq!(config.positions, EncoderPositions::Relative(expected));
     assert_eq!((config.type_vocab_size, config.layer_norm_eps), (0, 1e-7));
     assert!(!config.head_in_base && config.head_form().has_dense);
+    assert_eq!(config.optional_site(), Some("pooler.dense"));
     for (field, value) in [
         ("relative_attention", json!(false)),
         ("share_att_key", json!(false)),
