@@ -262,7 +262,7 @@ impl<S: Source> Session<S> {
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
-            let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i));
+            let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i, interrupted));
             let leader = leader.transpose()?;
             let dir = dir.as_ref();
             let result = run.train_with(&prepared, &mut log, dir, leader, interrupted)?;

@@ -18,6 +18,8 @@ pub(super) enum Order {
         /// The shapes of the composed slabs.
         slabs: Vec<[usize; 2]>,
     },
+    /// Compute the outputs for batches of the development split. The message's values are those of the factors, then those of the head.
+    Evaluate(Vec<SiteShape>),
     /// All runs have ended.
     End,
 }
@@ -27,8 +29,27 @@ pub(super) enum Order {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Report {
     Gradients(Part),
+    /// The outputs for batches of an evaluation: for each its indices and its number of values.
+    Outputs(Vec<(Vec<usize>, usize)>),
     /// The rank was asked to end, and has no micro-batch of the step.
     Interrupted,
+}
+
+/// The factors of a site in a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct SiteShape {
+    pub(super) site: String,
+    pub(super) rank: usize,
+    pub(super) d_in: usize,
+    pub(super) d_out: usize,
+    pub(super) scale: f64,
+}
+
+impl SiteShape {
+    /// The number of values.
+    pub(super) fn len(&self) -> usize {
+        self.rank * (self.d_in + self.d_out)
+    }
 }
 
 /// The gradients of one micro-batch. The message's values are the loss, then the tensors of the layout.

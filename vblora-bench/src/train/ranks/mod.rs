@@ -3,9 +3,10 @@
 //! Rank 0 leads. It owns adapter, head, optimizer, files and evaluation. In each step it composes the factors and sends them with the head's
 //! values. Each rank computes the gradients of whole micro-batches: rank r of n takes the numbers r, r + n, and so on. Data order, dropout
 //! and noise are functions of seed, step and number, so it does not matter which rank computes a micro-batch. Rank 0 adds the gradients in
-//! the order of the numbers, as one rank does, and finishes the step.
+//! the order of the numbers, as one rank does, and finishes the step. The batches of an evaluation are dealt out in the same way.
 
 mod agreement;
+mod evaluation;
 mod fold;
 mod leader;
 mod message;
@@ -26,6 +27,7 @@ use crate::{
     group::{Group, Job, Solo},
     recipes::Recipe,
     tasks::counted,
+    train::objective::Turns,
 };
 
 /// How long a rank that does not do its work may take to say that its process lives.
@@ -71,6 +73,12 @@ impl<'a> Ranks<'a> {
     /// the same step for all of them.
     pub(super) fn line(&self, recipe: &Recipe) -> Option<String> {
         shared(self.size(), recipe.batch, recipe.accumulation)
+    }
+
+    /// The batches of an evaluation that this rank computes.
+    fn turns(&self) -> Turns {
+        let (rank, size) = (self.rank(), self.size());
+        Turns { rank, size }
     }
 
     /// The number of this rank.

@@ -6,9 +6,9 @@ use vblora::{Noise, backend::VbLoraBackend};
 use vblora_models::host_tensor;
 
 use super::{
-    Ranks,
+    Ranks, evaluation,
     fold::{Flat, Pieces, check_len, upload},
-    message::{self, Order, Part, Report, head},
+    message::{self, Order, Part, Report, SiteShape, head},
 };
 use crate::{
     Error, Result,
@@ -127,6 +127,10 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
                     epoch: None,
                 });
             }
+            Order::Evaluate(shapes) => {
+                during.replace_range(.., "in an evaluation");
+                self.evaluate(shapes, &found)?;
+            }
             Order::Step {
                 step,
                 shares,
@@ -140,6 +144,31 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
         Ok(true)
     }
 
+    /// Computes and sends the outputs for this rank's batches of an evaluation.
+    fn evaluate(&mut self, shapes: Vec<SiteShape>, order: &Message) -> Result<()> {
+        let Self {
+            prepared, ranks, ..
+        } = *self;
+        let Prepared { dev, recipe, .. } = prepared;
+        let current = self.current("an evaluation")?;
+        let learner = &mut current.learner;
+        let device = learner.device.clone();
+        let (factors, of_head) = evaluation::ordered(shapes, current.head, &order.values, &device)?;
+        learner.set_head(of_head);
+        let outputs = learner.outputs(&factors, dev, recipe, ranks.turns())?;
+        ranks.group.report(evaluation::report(outputs)?);
+        Ok(())
+    }
+
+    /// The run at hand.
+    fn current(&mut self, asked: &str) -> Result<&mut Current<'a, B, O>> {
+        self.current.as_mut().ok_or_else(|| Error::RankMessage {
+            rank: 0,
+            expected: "a run before its work".into(),
+            found: asked.to_owned(),
+        })
+    }
+
     /// Computes and sends this rank's micro-batches of a step.
     fn step(
         &mut self,
@@ -148,12 +177,13 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
         slabs: &[[usize; 2]],
         order: &Message,
     ) -> Result<()> {
-        let prepared = self.prepared;
-        let current = self.current.as_mut().ok_or_else(|| Error::RankMessage {
-            rank: 0,
-            expected: "a run before its steps".into(),
-            found: format!("step {step}"),
-        })?;
+        let Self {
+            prepared,
+            ranks,
+            interrupted,
+            ..
+        } = *self;
+        let current = self.current(&format!("step {step}"))?;
         let rows = current.rows(prepared, step);
         if rows.len() != shares.len() {
             return Err(Error::RankMessage {
@@ -172,7 +202,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
             let slabs = slabs.iter().map(|&shape| pieces.matrix(shape));
             learner.factors_of(&slabs.collect::<Vec<_>>())
         };
-        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        let (rank, size) = (ranks.rank(), ranks.size());
         for number in (rank..rows.len()).step_by(size) {
             let batch = O::batch(&prepared.train, &rows[number], learner.base())?;
             let noise = Noise::new(current.seed, step as u64, number as u64);
@@ -181,17 +211,17 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
             let part = Part {
                 step,
                 number,
-                interrupted: self.interrupted.load(Ordering::Relaxed),
+                interrupted: interrupted.load(Ordering::Relaxed),
                 layout: flat.layout,
             };
             let values = host_tensor(flat.values).values;
             let report = Report::Gradients(part);
-            self.ranks.group.report(message::message(&report, values)?);
+            ranks.group.report(message::message(&report, values)?);
         }
         // The reports of a rank with work say so as well.
-        if rank >= rows.len() && self.interrupted.load(Ordering::Relaxed) {
+        if rank >= rows.len() && interrupted.load(Ordering::Relaxed) {
             let report = message::message(&Report::Interrupted, Vec::new())?;
-            self.ranks.group.report(report);
+            ranks.group.report(report);
         }
         Ok(())
     }
