@@ -261,6 +261,16 @@ pub enum Error {
         /// The rank's value.
         found: String,
     },
+    /// A launcher has started several processes, which cannot share the work.
+    #[error("{name} says that {size} processes were started for this job, and {reason}")]
+    Launched {
+        /// The number of processes.
+        size: usize,
+        /// The variable of the environment that says so.
+        name: &'static str,
+        /// Why they cannot, and what to do.
+        reason: String,
+    },
     /// Ranks do not answer.
     #[error("no answer from {ranks} {during} for {seconds} s (--rank-timeout)")]
     SilentRank {

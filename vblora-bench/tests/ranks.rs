@@ -208,14 +208,14 @@ fn a_killed_rank_ends_the_job_and_others_finish_it() {
     assert_same(killed.path(), alone.path());
 }
 
-/// A rank that hangs ends the job after the time that was set, by name.
+/// A rank that hangs ends the job after the time that was set, by name. Rank 3, which gets its messages from rank 1, is not named.
 #[test]
 fn a_stopped_rank_ends_the_job_after_its_time() {
     if !is_there() {
         return;
     }
     let dir = directory();
-    let mut command = program(dir.path(), 2);
+    let mut command = program(dir.path(), 4);
     command.args(TRAIN.split_whitespace());
     command.args(["--rank-timeout", "2"]);
     let job = command.spawn().unwrap();
@@ -244,4 +244,48 @@ fn a_rank_with_another_recipe_is_refused_by_name() {
     let expected = "error: rank 1 cannot work with rank 0: its setting lr.head is 0.5";
     assert!(text.contains(expected), "{text}");
     assert!(!dir.path().join("run/config.toml").exists());
+}
+
+/// A sweep of four runs.
+const SWEEP: &str = r#"about = "a test"
+
+[base]
+recipe = "demo"
+task = "demo"
+data = "little"
+epochs = 1
+batch = 16
+
+[tables.methods]
+title = "Methods"
+rows = ["method"]
+columns = "task"
+
+[[grid]]
+table = "methods"
+method = ["head", "vblora"]
+seed = [1, 2]
+"#;
+
+/// Each rank makes its share, and rank 0 writes the table of all.
+#[test]
+fn ranks_take_their_shares_of_a_sweep() {
+    if !is_there() {
+        return;
+    }
+    let dir = directory();
+    fs::write(dir.path().join("s.toml"), SWEEP).unwrap();
+    let mut command = program(dir.path(), 2);
+    command.args("sweep s.toml --out out --place little=data".split_whitespace());
+    let done = command.output().unwrap();
+    let text = said(&done);
+    assert!(done.status.success(), "{text}");
+    assert!(text.contains("4 runs done, 0 failed, 0 left"), "{text}");
+    let lines = |name: &str| {
+        let text = fs::read_to_string(dir.path().join("out").join(name)).unwrap();
+        text.lines().count()
+    };
+    assert_eq!(lines("results-1-of-2.jsonl"), 2);
+    assert_eq!(lines("results-2-of-2.jsonl"), 2);
+    assert_eq!(lines("results.csv"), 1 + 4);
 }

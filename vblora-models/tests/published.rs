@@ -38,3 +38,25 @@ fn every_published_model_has_its_parameters_and_a_plan() {
         );
     }
 }
+
+#[test]
+fn presets_of_encoders_are_the_published_configurations() {
+    let models: Vec<Value> = serde_json::from_str(MODELS).unwrap();
+    for (name, preset) in [
+        ("FacebookAI/roberta-base", EncoderConfig::roberta_base()),
+        ("FacebookAI/roberta-large", EncoderConfig::roberta_large()),
+        (
+            "answerdotai/ModernBERT-base",
+            EncoderConfig::modernbert_base(),
+        ),
+        (
+            "microsoft/deberta-v3-base",
+            EncoderConfig::deberta_v3_base(),
+        ),
+    ] {
+        let published = models.iter().find(|model| model["name"] == name).unwrap();
+        let json = serde_json::to_vec(&published["config"]).unwrap();
+        let published = EncoderConfig::from_json(&json, name).unwrap();
+        assert_eq!(preset, published, "{name}");
+    }
+}

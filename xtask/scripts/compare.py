@@ -28,7 +28,7 @@ FORM = sys.argv[4]
 DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 # Modules beside the blocks, which stay as they are when maps are quantised.
-HEADS = ("lm_head", "classifier")
+HEADS = ("lm_head", "classifier", "pooler", "head")
 
 
 def placed(model, what, dtype):
@@ -180,18 +180,16 @@ class Encoder:
     """A training step with a classification head, or a forward pass without gradients."""
 
     def __init__(self, what, dtype):
-        config = transformers.RobertaConfig(**what["config"], num_labels=2)
-        config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0
-        config.classifier_dropout = 0.0
-        model = placed(transformers.RobertaForSequenceClassification(config), what, dtype)
+        config = transformers.AutoConfig.for_model(**what["config"], num_labels=2)
+        model = placed(transformers.AutoModelForSequenceClassification.from_config(config), what, dtype)
         as_rows = lambda values: torch.tensor(values, device=DEVICE).view(what["rows"], -1)
         self.inputs = {"input_ids": as_rows(what["ids"]), "attention_mask": as_rows(what["mask"]) if what["mask"] else None}
         self.half = is_half(what, dtype)
         self.training = None
         if what["adapter"] is None:
-            self.model = model.roberta.eval().requires_grad_(False)
+            self.model = model.base_model.eval().requires_grad_(False)
             return
-        self.training = Training(model, what["adapter"], "SEQ_CLS", ["classifier"], self.half)
+        self.training = Training(model, what["adapter"], "SEQ_CLS", what["head"], self.half)
         self.inputs["labels"] = torch.arange(what["rows"], device=DEVICE) % 2
 
     def run(self):

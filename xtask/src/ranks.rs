@@ -145,9 +145,10 @@ impl Measured<'_> {
         } = self.arguments;
         let (batch, max_length) = work.task.sizes();
         let (mut recipe, adapter) = match work.task {
-            WorkTask::Encoder(_, pass, _) => {
-                (Recipe::builtin(Size::Large, &Task::mrpc())?, pass.adapter())
-            }
+            WorkTask::Encoder(encoder, pass, _) => (
+                Recipe::builtin(Size::Large, &Task::mrpc())?,
+                encoder.adapter(pass),
+            ),
             WorkTask::Decoder(decoder, pass, _) => (
                 Recipe::builtin(Size::Decoder, &Task::text())?,
                 decoder.adapter(pass),

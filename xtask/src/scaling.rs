@@ -109,7 +109,7 @@ fn measure(size: usize, sizes: Sizes, repetitions: usize) -> Result<Point> {
     };
     let base = Encoder::<Flex>::random(config, 1, &device)?;
     let batch = Shape::without_padding(sizes.rows, sizes.columns).batch(base.config().pad_token_id);
-    let (mut learner, batch) = encoder_step(&base, Pass::VbLoraAll, batch, &device)?;
+    let (mut learner, batch) = encoder_step(&base, Pass::VbLoraAll.adapter(), batch, &device)?;
     let process = std::process::id();
     // The first step allocates memory from the system, later steps reuse it.
     learner.step(0, std::slice::from_ref(&batch), 1.0)?;

@@ -101,6 +101,16 @@ impl ModelConfig {
         }
     }
 
+    /// Says which map is a site in some checkpoints only, if the model has such a map and this one has it not.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Self::Encoder(config) => config.optional_site().map(|site| {
+                format!("{site} is trained with the head; in a checkpoint that holds it, it is one more linear map")
+            }),
+            Self::Decoder(_) => None,
+        }
+    }
+
     /// Every linear map except the head, in the model's order.
     pub fn sites(&self) -> Vec<Site> {
         match self {

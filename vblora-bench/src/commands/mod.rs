@@ -11,6 +11,7 @@ pub mod generate;
 pub mod models;
 pub mod predict;
 pub mod progress;
+mod rank;
 pub mod report;
 pub mod sweep;
 pub mod train;

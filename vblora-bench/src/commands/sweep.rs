@@ -4,16 +4,18 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     process::{Command, ExitCode},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use indicatif::ProgressBar;
 use vblora::backend::DEFAULT_BACKEND;
 
 use crate::{
     commands::progress,
-    program::{complain, listen, say},
+    group::{Job, Message, Place},
+    program::{complain, listen, say, say_nothing},
     report::{draw, human_bytes, plan_table},
     results::RunResult,
     sweep::{
@@ -26,13 +28,16 @@ use crate::{
 /// Running jobs end with a checkpoint after a signal.
 const NOT_LISTENING: &str = "cannot listen for Ctrl-C";
 
+/// How long rank 0 waits for the others at the end of a sweep: a week.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// The hidden command that a sweep starts its workers with.
 pub const WORKER: &str = "sweep-worker";
 
 /// Run all experiments of a TOML file of settings
 ///
 /// Runs with a result in the directory are skipped. Interrupted runs continue, and failed runs are tried again.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(before_help = "\
 vblora sweep smoke --out sweeps/smoke --dry-run
 vblora sweep mine.toml --out sweeps/mine --set epochs=3 --runs 20")]
@@ -108,6 +113,36 @@ impl Arguments {
         Ok(places)
     }
 
+    /// The share of a rank: its runs, its devices among those of its host, and its part of the budget.
+    fn of_rank(&self, place: Place) -> Result<Self> {
+        let Place {
+            rank,
+            size,
+            local_rank,
+            local_size,
+        } = place;
+        let devices = match self.devices.as_slice() {
+            [one] => vec![*one],
+            all => {
+                let found = all.len();
+                ensure!(
+                    local_size <= found,
+                    "--devices: expected {local_size} devices for the ranks of this host, found {found}"
+                );
+                let own = all.iter().skip(local_rank).step_by(local_size);
+                own.copied().collect()
+            }
+        };
+        Ok(Self {
+            devices,
+            shard: Some(Shard::of_process(rank, size)),
+            runs: self
+                .runs
+                .map(|runs| runs / size + usize::from(rank < runs % size)),
+            ..self.clone()
+        })
+    }
+
     /// The device of each worker.
     fn workers(&self) -> Vec<Device> {
         let count = self.jobs.map_or(self.devices.len(), usize::from);
@@ -134,9 +169,55 @@ pub fn work(arguments: &WorkerArguments) -> Result<ExitCode> {
 
 /// Runs the remaining runs of the sweep and prints how each ended. The exit code is 1 if a run failed.
 ///
+/// The ranks of a job take a share each.
+///
 /// # Errors
-/// The sweep file or a setting is wrong; another process uses the directory; a result cannot be written.
+/// The sweep file or a setting is wrong; another process uses the directory; a result cannot be written; another rank fails.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let job = Job::open(LONGEST)?;
+    let place = job.group().place();
+    let outcome = match place.size {
+        1 => make(arguments, place),
+        _ => share(arguments, &job),
+    };
+    job.end(outcome)
+}
+
+/// This rank's part of the runs. Rank 0 writes the table of all once the others have done theirs.
+fn share(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
+    let (group, place) = (job.group(), job.group().place());
+    if let Some(shard) = arguments.shard {
+        bail!("--shard {shard}: the ranks of a job take their shares by themselves");
+    }
+    if place.rank > 0 {
+        say_nothing();
+    }
+    if arguments.dry_run {
+        return match place.rank {
+            0 => make(arguments, place),
+            _ => Ok(ExitCode::SUCCESS),
+        };
+    }
+    let code = make(&arguments.of_rank(place)?, place)?;
+    if place.rank > 0 {
+        let (head, values) = (Vec::new(), Vec::new());
+        group.report(Message { head, values });
+        return Ok(code);
+    }
+    for _ in 1..place.size {
+        let done = group.receive(LONGEST);
+        done.context("another rank is still at work after a week")?;
+    }
+    // Starts no run: those that failed have been tried just now.
+    let rest = Arguments {
+        runs: Some(0),
+        ..arguments.clone()
+    };
+    make(&rest, place)
+}
+
+/// Makes the runs of these arguments.
+fn make(arguments: &Arguments, place: Place) -> Result<ExitCode> {
     let mut spec = Spec::find(&arguments.sweep)?;
     for assignment in &arguments.set {
         spec.set(assignment)?;
@@ -160,6 +241,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
             hours: arguments.hours.or(spec.budget.hours),
         },
         devices: arguments.workers(),
+        processors: place.processors()?,
         program: std::env::current_exe().context("cannot find the path of this program")?,
         worker: WORKER.into(),
         commit: commit(),

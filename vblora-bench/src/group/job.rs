@@ -40,24 +40,19 @@ impl Job {
     }
 
     #[cfg(not(feature = "mpi"))]
-    fn of(size: usize, name: &str, _: Duration) -> Result<Self> {
-        Err(apart(
-            "1, because this program was built without the feature mpi",
-            size,
-            name,
-        ))
+    fn of(size: usize, name: &'static str, _: Duration) -> Result<Self> {
+        let reason = "this program was built without the feature mpi, so each would do all of the work: start one process, or build it with --features mpi";
+        Err(apart(size, name, reason.into()))
     }
 
     #[cfg(feature = "mpi")]
-    fn of(size: usize, name: &str, patience: Duration) -> Result<Self> {
+    fn of(size: usize, name: &'static str, patience: Duration) -> Result<Self> {
         let world = super::world::World::open(patience)?;
         let found = world.place().size;
         if found != size {
-            let expected = format!(
-                "{found}, because MPI finds no more (with srun, --mpi=pmix may be missing)"
-            );
+            let reason = format!("MPI finds {found} (with srun, --mpi=pmix may be missing)");
             world.close(patience)?;
-            return Err(apart(&expected, size, name));
+            return Err(apart(size, name, reason));
         }
         let world = Some(world);
         Ok(Self { world, patience })
@@ -99,10 +94,6 @@ impl Job {
 }
 
 /// The error of processes that do not know each other.
-fn apart(expected: &str, size: usize, name: &str) -> Error {
-    Error::Setting {
-        setting: "processes of this job".into(),
-        expected: expected.into(),
-        found: format!("{size} ({name})"),
-    }
+fn apart(size: usize, name: &'static str, reason: String) -> Error {
+    Error::Launched { size, name, reason }
 }

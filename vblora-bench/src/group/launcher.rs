@@ -2,6 +2,8 @@
 
 use std::env;
 
+use crate::{Error, Result};
+
 /// Variables in which launchers say how many processes they have started: Open MPI, MPICH and Intel MPI, MVAPICH, Slurm's `srun`.
 const SIZES: [&str; 4] = [
     "OMPI_COMM_WORLD_SIZE",
@@ -14,6 +16,28 @@ const SIZES: [&str; 4] = [
 /// process.
 pub(super) fn launched() -> Option<(usize, &'static str)> {
     several(|name| env::var(name).ok())
+}
+
+/// Returns true if a launcher has started this process, be it alone.
+pub fn is_launched() -> bool {
+    SIZES.iter().any(|name| env::var_os(name).is_some())
+}
+
+/// Refuses work of which every process of a job would do the whole.
+///
+/// # Errors
+/// A launcher has started several processes.
+pub fn require_alone(work: &str) -> Result<()> {
+    match launched() {
+        None => Ok(()),
+        Some((size, name)) => Err(Error::Launched {
+            size,
+            name,
+            reason: format!(
+                "each would do the whole work of {work}: start it without mpirun or srun"
+            ),
+        }),
+    }
 }
 
 fn several(value: impl Fn(&str) -> Option<String>) -> Option<(usize, &'static str)> {

@@ -5,6 +5,7 @@
 
 mod job;
 mod launcher;
+mod processors;
 #[cfg(test)]
 mod threads;
 #[cfg(feature = "mpi")]
@@ -13,6 +14,8 @@ mod world;
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 pub use job::Job;
+pub use launcher::{is_launched, require_alone};
+pub use processors::processors;
 #[cfg(test)]
 pub(crate) use threads::Threads;
 
@@ -61,6 +64,10 @@ pub trait Group: Debug + Send + Sync {
     /// The next message to this rank, and the rank that it is from. `None` if for as long as `patience` no message came and, on ranks other
     /// than 0, rank 0 has shown no other sign of life.
     fn receive(&self, patience: Duration) -> Option<(usize, Arc<Message>)>;
+
+    /// Asks these ranks whether their processes live, and returns those that have not said so for as long as `patience`. Rank 0 asks, once it
+    /// has given up: messages that come meanwhile are lost. Where ranks cannot be asked, there are none.
+    fn lifeless(&self, ranks: &[usize], patience: Duration) -> Vec<usize>;
 }
 
 /// A job of one process.
@@ -83,5 +90,9 @@ impl Group for Solo {
 
     fn receive(&self, _: Duration) -> Option<(usize, Arc<Message>)> {
         None
+    }
+
+    fn lifeless(&self, _: &[usize], _: Duration) -> Vec<usize> {
+        Vec::new()
     }
 }

@@ -18,7 +18,7 @@ use std::{
 use mpi::{
     Threading,
     point_to_point::{Message as Matched, Status},
-    request::{Request, Scope, scope},
+    request::{Request, Scope, StaticScope, scope},
     topology::SimpleCommunicator,
     traits::{Communicator, Destination, Equivalence, Source},
 };
@@ -50,7 +50,14 @@ mod tag {
     pub(super) const BEAT: i32 = 4;
     /// Rank 0 leaves.
     pub(super) const GOODBYE: i32 = 5;
+    /// Rank 0 asks whether a rank lives.
+    pub(super) const ASK: i32 = 6;
+    /// It does.
+    pub(super) const ALIVE: i32 = 7;
 }
+
+/// The content of messages that have none.
+static NOTHING: [u8; 0] = [];
 
 /// This process among those that MPI has started.
 #[derive(Debug)]
@@ -66,6 +73,8 @@ pub(super) struct World {
 enum Command {
     Report(Message),
     Broadcast(Message),
+    /// To ask these ranks whether they live.
+    Ask(Vec<usize>),
     /// To leave the job once all has been sent.
     Close,
     /// To end all processes of the job.
@@ -77,6 +86,8 @@ enum Command {
 enum Arrival {
     Message(usize, Arc<Message>),
     Beat,
+    /// This rank lives.
+    Alive(usize),
 }
 
 impl World {
@@ -121,12 +132,8 @@ impl World {
             .arrivals
             .into_inner()
             .expect("no other thread receives");
-        loop {
-            match ended.recv_timeout(patience) {
-                Ok(()) => return Ok(()),
-                Err(RecvTimeoutError::Timeout) if arrivals.try_iter().count() > 0 => {}
-                Err(_) => break,
-            }
+        if await_end(&ended, &arrivals, patience) {
+            return Ok(());
         }
         let others = match self.place.rank {
             0 => "another rank",
@@ -153,6 +160,17 @@ impl World {
     }
 }
 
+/// Waits for the end, for as long as something arrives at least every `patience`. Returns false if nothing does.
+fn await_end(ended: &Receiver<()>, arrivals: &Receiver<Arrival>, patience: Duration) -> bool {
+    loop {
+        match ended.recv_timeout(patience) {
+            Ok(()) => return true,
+            Err(RecvTimeoutError::Timeout) if arrivals.try_iter().count() > 0 => {}
+            Err(_) => return false,
+        }
+    }
+}
+
 impl Group for World {
     fn place(&self) -> Place {
         self.place
@@ -171,7 +189,7 @@ impl Group for World {
         loop {
             match arrivals.recv_timeout(patience) {
                 Ok(Arrival::Message(from, message)) => return Some((from, message)),
-                Ok(Arrival::Beat) => {}
+                Ok(Arrival::Beat | Arrival::Alive(_)) => {}
                 Err(RecvTimeoutError::Timeout) => return None,
                 // The thread of MPI has panicked. Nothing more will come.
                 Err(RecvTimeoutError::Disconnected) => {
@@ -180,6 +198,22 @@ impl Group for World {
                 }
             }
         }
+    }
+
+    fn lifeless(&self, ranks: &[usize], patience: Duration) -> Vec<usize> {
+        self.command(Command::Ask(ranks.to_vec()));
+        let arrivals = self.arrivals.lock().expect("no other thread receives");
+        let until = Instant::now() + patience;
+        let mut silent = ranks.to_vec();
+        while !silent.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            match arrivals.recv_timeout(left) {
+                Ok(Arrival::Alive(rank)) => silent.retain(|silent| *silent != rank),
+                Ok(Arrival::Message(..) | Arrival::Beat) => {}
+                Err(_) => break,
+            }
+        }
+        silent
     }
 }
 
@@ -212,6 +246,7 @@ fn serve(
         arrivals,
         heads: BTreeMap::new(),
         outgoing: VecDeque::new(),
+        signals: Vec::new(),
         beat,
         beaten: Instant::now(),
         is_closing: false,
@@ -233,11 +268,16 @@ struct Courier {
     /// Heads whose numbers have not come yet, by rank.
     heads: BTreeMap<i32, (i32, Vec<u8>)>,
     outgoing: VecDeque<Parcel>,
+    /// Messages without content that do not wait for others before them.
+    signals: Vec<Signal>,
     beat: Duration,
     beaten: Instant,
     is_closing: bool,
     is_released: bool,
 }
+
+/// A message without content on its way to a rank.
+type Signal = Request<'static, [u8], StaticScope>;
 
 /// A message on its way to a rank.
 struct Parcel {
@@ -253,6 +293,7 @@ impl Courier {
             let is_busy = self.take_arrivals() || !self.outgoing.is_empty();
             self.take_commands(if is_busy { Duration::ZERO } else { PAUSE });
             self.show_life();
+            self.forget_signals();
             match self.outgoing.pop_front() {
                 Some(parcel) => self.deliver(&parcel),
                 None if self.is_closing && self.may_leave() => return,
@@ -286,6 +327,19 @@ impl Courier {
         }
     }
 
+    /// Sends a message without content at once, even while another message waits for a rank that hangs.
+    fn signal(&mut self, to: usize, tag: i32) {
+        let to = self.world.process_at_rank(to as i32);
+        let sent = to.immediate_send_with_tag(StaticScope, &NOTHING[..], tag);
+        self.signals.push(sent);
+    }
+
+    /// Lets go of the signals that have been sent.
+    fn forget_signals(&mut self) {
+        let signals = std::mem::take(&mut self.signals).into_iter();
+        self.signals = signals.filter_map(|signal| signal.test().err()).collect();
+    }
+
     /// Waits for commands, for at most this long.
     fn take_commands(&mut self, wait: Duration) {
         let mut next = self.commands.recv_timeout(wait);
@@ -299,6 +353,11 @@ impl Courier {
                     tag: tag::REPORT,
                     message: Some(Arc::new(message)),
                 }),
+                Ok(Command::Ask(ranks)) => {
+                    for rank in ranks {
+                        self.signal(rank, tag::ASK);
+                    }
+                }
                 Ok(Command::Close) => self.is_closing = true,
                 Ok(Command::Abort) => self.world.abort(1),
                 // This process has ended its work without leaving the job: it panics.
@@ -341,6 +400,8 @@ impl Courier {
                 self.send_down(tag::GOODBYE, None);
                 self.is_released = true;
             }
+            tag::ASK => self.signal(from as usize, tag::ALIVE),
+            tag::ALIVE => drop(self.arrivals.send(Arrival::Alive(from as usize))),
             kind => drop(self.heads.insert(from, (kind, head))),
         }
     }
@@ -418,7 +479,39 @@ mod tests {
             all.sort_unstable();
             assert_eq!(all, (1..size).collect::<Vec<_>>(), "{size}");
         }
+        // A rank that hangs keeps messages from those below it.
+        assert_eq!(children(1, 4), [3]);
         assert_eq!(children(0, 8), [1, 2, 4]);
         assert_eq!(children(1, 8), [3, 5]);
+    }
+
+    #[test]
+    fn a_rank_waits_for_the_end_while_rank_0_lives() {
+        let patience = Duration::from_millis(200);
+        let ((end, ended), (found, arrivals)) = (channel(), channel());
+        // Rank 0 works for three times as long as others wait, and shows that it lives.
+        let works = thread::spawn(move || {
+            for _ in 0..12 {
+                thread::sleep(patience / 4);
+                found.send(Arrival::Beat).unwrap();
+            }
+            end.send(()).unwrap();
+            found
+        });
+        let started = Instant::now();
+        assert!(await_end(&ended, &arrivals, patience));
+        assert!(started.elapsed() >= 3 * patience);
+        let _found = works.join().unwrap();
+    }
+
+    #[test]
+    fn a_rank_gives_up_at_the_end_if_rank_0_is_silent() {
+        let patience = Duration::from_millis(100);
+        let ((_end, ended), (found, arrivals)) = (channel(), channel());
+        found.send(Arrival::Beat).unwrap();
+        let started = Instant::now();
+        assert!(!await_end(&ended, &arrivals, patience));
+        // The sign of life was good for one more time.
+        assert!(started.elapsed() >= 2 * patience);
     }
 }

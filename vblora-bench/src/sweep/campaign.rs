@@ -31,6 +31,8 @@ pub struct Campaign<'a> {
     pub budget: Budget,
     /// The device of each worker.
     pub devices: Vec<Device>,
+    /// The number of processors that workers on the CPU share.
+    pub processors: usize,
     /// A program that calls [`serve`](super::serve) when started with `worker` and a device as arguments.
     pub program: PathBuf,
     /// The first argument of `program` for a worker.
@@ -125,8 +127,9 @@ impl Campaign<'_> {
 
     /// The workers to start. Workers on the CPU share its cores.
     fn workers(&self, store: &Store) -> Vec<WorkerStart> {
-        let environment = match self.on_cpu() {
-            0 | 1 => Vec::new(),
+        let all = available();
+        let environment = match (self.on_cpu(), self.processors < all) {
+            (0, _) | (1, false) => Vec::new(),
             _ => vec![("RAYON_NUM_THREADS".into(), self.threads().to_string())],
         };
         let start = |(number, device): (usize, &Device)| WorkerStart {
@@ -146,8 +149,7 @@ impl Campaign<'_> {
 
     /// The number of threads of each worker on the CPU.
     fn threads(&self) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        (cores / self.on_cpu().max(1)).max(1)
+        (self.processors / self.on_cpu().max(1)).max(1)
     }
 
     fn outcome(&self, store: &Store) -> Outcome {
@@ -165,6 +167,11 @@ impl Campaign<'_> {
         }
         outcome
     }
+}
+
+/// The number of processors that this process may use.
+fn available() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The progress so far: the results, and the steps of each job.

@@ -13,6 +13,16 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// The share of process `index`, from 0, of `count`.
+    ///
+    /// # Panics
+    /// `index` is `count` or more.
+    pub fn of_process(index: usize, count: usize) -> Self {
+        assert!(index < count, "process {index} of {count}");
+        let number = index + 1;
+        Self { number, count }
+    }
+
     /// The ids of the share's runs: every `count`-th in the order of the ids, so that shares differ by at most one run.
     pub(super) fn of<'a>(self, ids: impl Iterator<Item = &'a str>) -> BTreeSet<&'a str> {
         let all: BTreeSet<&str> = ids.collect();
@@ -79,6 +89,7 @@ mod tests {
             let error = text.parse::<Shard>().unwrap_err().to_string();
             assert!(error.contains("expected I/N"), "{error}");
         }
-        assert_eq!("4/4".parse::<Shard>().unwrap().to_string(), "4/4");
+        assert_eq!("4/4".parse::<Shard>().unwrap(), Shard::of_process(3, 4));
+        assert_eq!(Shard::of_process(3, 4).to_string(), "4/4");
     }
 }

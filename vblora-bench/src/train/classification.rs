@@ -12,7 +12,7 @@ use super::{
     data::{EncodedSplit, LabelledBatch},
     head_settings::HeadSettings,
     learner::{Learner, Trained},
-    objective::{Graph, Objective, Saving},
+    objective::{BatchOutputs, Evaluated, Graph, Objective, Saving, Turns},
     order,
 };
 use crate::{
@@ -118,17 +118,49 @@ impl<B: VbLoraBackend> Objective<B> for Classification {
         Ok(value)
     }
 
-    fn evaluate(
-        base: &Encoder<B>,
-        head: &ClassificationHead<B>,
-        factors: &Factors<B>,
+    fn outputs(
+        trained: Evaluated<'_, B, Self>,
         split: &EncodedSplit,
         recipe: &Recipe,
-        device: &B::Device,
-    ) -> Result<Evaluation> {
+        turns: Turns,
+    ) -> Result<Vec<BatchOutputs>> {
+        let Evaluated {
+            base,
+            head,
+            factors,
+            device,
+        } = trained;
         let batch = HeadSettings::new(recipe).evaluation_batch();
-        let outputs = outputs_of_split(base, head, factors, split, batch, device)?;
-        let predictions = predictions(&recipe.task, &outputs);
+        let (mut all, mut number, mut first) = (Vec::new(), 0, 0);
+        for chunk in split.chunks() {
+            let texts = chunk?;
+            for rows in order::by_length(&lengths(&texts), batch) {
+                if turns.has(number) {
+                    all.push(BatchOutputs {
+                        values: logits(base, head, factors, (&texts, &rows), device),
+                        indices: rows.into_iter().map(|row| first + row).collect(),
+                    });
+                }
+                number += 1;
+            }
+            first += texts.len();
+        }
+        Ok(all)
+    }
+
+    fn score(
+        split: &EncodedSplit,
+        recipe: &Recipe,
+        outputs: Vec<BatchOutputs>,
+    ) -> Result<Evaluation> {
+        let mut all = vec![Vec::new(); split.len()];
+        for BatchOutputs { indices, values } in outputs {
+            let labels = values.len() / indices.len().max(1);
+            for (row, logits) in indices.into_iter().zip(values.chunks(labels.max(1))) {
+                all[row] = finite(logits, row)?.to_vec();
+            }
+        }
+        let predictions = predictions(&recipe.task, &all);
         evaluate(&recipe.task, &predictions, &split.labels())
     }
 
@@ -253,31 +285,49 @@ pub fn outputs<B: VbLoraBackend>(
     device: &B::Device,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<Vec<f32>>>> {
-    let pad_id = base.config().pad_token_id;
-    let lengths: Vec<usize> = texts.iter().map(|text| text.ids.len()).collect();
     let mut all: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
-    for rows in order::by_length(&lengths, batch) {
-        let inputs: Vec<&Encoded> = rows.iter().map(|&row| &texts[row]).collect();
-        let input = EncoderInput::new(&pad(&inputs, pad_id), base.config(), device);
-        let output = head.forward(base.for_head(&input, factors), None);
-        let [count, labels] = output.dims();
-        let values: Vec<f32> = output
-            .into_data()
-            .convert::<f32>()
-            .into_vec()
-            .expect("converted to f32");
-        for (row, logits) in rows.into_iter().zip(values.chunks(labels)) {
-            if logits.iter().any(|logit| !logit.is_finite()) {
-                let what = format!("model output for example {}", first + row + 1);
-                return Err(Error::NonFinite { what });
-            }
-            all[row] = logits.to_vec();
+    for rows in order::by_length(&lengths(texts), batch) {
+        let values = logits(base, head, factors, (texts, &rows), device);
+        let count = rows.len();
+        for (row, logits) in rows.into_iter().zip(values.chunks(values.len() / count)) {
+            all[row] = finite(logits, first + row)?.to_vec();
         }
         if !go_on(count) {
             return Ok(None);
         }
     }
     Ok(Some(all))
+}
+
+fn lengths(texts: &[Encoded]) -> Vec<usize> {
+    texts.iter().map(|text| text.ids.len()).collect()
+}
+
+/// The outputs for these rows of the texts, one row after the other.
+fn logits<B: VbLoraBackend>(
+    base: &Encoder<B>,
+    head: &ClassificationHead<B>,
+    factors: &Factors<B>,
+    (texts, rows): (&[Encoded], &[usize]),
+    device: &B::Device,
+) -> Vec<f32> {
+    let inputs: Vec<&Encoded> = rows.iter().map(|&row| &texts[row]).collect();
+    let batch = pad(&inputs, base.config().pad_token_id);
+    let input = EncoderInput::new(&batch, base.config(), device);
+    let output = head.forward(base.for_head(&input, factors), None);
+    let values = output.into_data().convert::<f32>().into_vec();
+    values.expect("converted to f32")
+}
+
+/// The outputs for an example, if they are finite.
+fn finite(logits: &[f32], row: usize) -> Result<&[f32]> {
+    match logits.iter().all(|logit| logit.is_finite()) {
+        true => Ok(logits),
+        false => {
+            let what = format!("model output for example {}", row + 1);
+            Err(Error::NonFinite { what })
+        }
+    }
 }
 
 /// [`outputs`] of a split, chunk by chunk.

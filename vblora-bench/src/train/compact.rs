@@ -1,8 +1,9 @@
-//! Writes the compact file of a trained VB-LoRA next to its PEFT directory. Measures the cost of 8 bits in the factors and on the dev set.
+//! Writes the compact file of a trained VB-LoRA next to its PEFT directory. Measures the cost of 8 bits in the factors.
 
 use burn::module::AutodiffModule;
 use serde::Serialize;
 use vblora::{
+    Factors,
     backend::VbLoraBackend,
     storage::{HostAdapter, Loss, Precision, Precisions},
 };
@@ -35,7 +36,32 @@ pub(super) struct Compact {
     pub(super) metrics: Scores,
 }
 
-/// Writes `compact.safetensors` with the recipe inside, and evaluates its factors. Only VB-LoRA has this form.
+/// A compact file whose factors are to be scored.
+#[derive(Debug)]
+pub(super) struct Unscored<B: VbLoraBackend> {
+    /// The file's factors.
+    pub(super) factors: Factors<B>,
+    bytes: u64,
+    loss: Loss,
+}
+
+impl<B: VbLoraBackend> Unscored<B> {
+    /// The file with its metrics on dev.
+    pub(super) fn scored(self, metrics: Scores) -> Compact {
+        let Loss {
+            largest_change,
+            largest_entry,
+        } = self.loss;
+        Compact {
+            bytes: self.bytes,
+            largest_change,
+            largest_entry,
+            metrics,
+        }
+    }
+}
+
+/// Writes `compact.safetensors` with the recipe inside. Only VB-LoRA has this form.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -44,32 +70,21 @@ pub(super) fn save<B: VbLoraBackend, O: Objective<B>>(
     run: &Run,
     learner: &Learner<B, O>,
     prepared: &Prepared<B, O>,
-) -> Result<Option<Compact>> {
+) -> Result<Option<Unscored<B>>> {
     let Trained::Adapter(adapter) = learner.trained() else {
         return Ok(None);
     };
     let Some(stored) = HostAdapter::read(&adapter.valid())?.store() else {
         return Ok(None);
     };
-    let Prepared {
-        recipe,
-        dev,
-        device,
-        ..
-    } = prepared;
+    let Prepared { recipe, device, .. } = prepared;
     let stored = stored.with_recipe(Some(recipe.to_toml()?))?;
     let path = dir.of(run).join(FILE);
-    let Loss {
-        largest_change,
-        largest_entry,
-    } = stored.save_as(&path, PRECISIONS)?;
-    let factors = stored.rounded(PRECISIONS)?.factors(device);
-    Ok(Some(Compact {
-        bytes: std::fs::metadata(&path)
-            .map_err(|e| Error::write(&path, e))?
-            .len(),
-        largest_change,
-        largest_entry,
-        metrics: learner.evaluate_with(&factors, dev, recipe)?,
+    let loss = stored.save_as(&path, PRECISIONS)?;
+    let bytes = std::fs::metadata(&path).map_err(|e| Error::write(&path, e))?;
+    Ok(Some(Unscored {
+        factors: stored.rounded(PRECISIONS)?.factors(device),
+        bytes: bytes.len(),
+        loss,
     }))
 }

@@ -12,7 +12,10 @@ use vblora::{
 };
 
 use super::{
-    adamw::AdamW, classification::Classification, objective::Objective, parameters::RequireGrad,
+    adamw::AdamW,
+    classification::Classification,
+    objective::{BatchOutputs, Evaluated, Objective, Turns},
+    parameters::RequireGrad,
 };
 use crate::{
     Result,
@@ -113,27 +116,41 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         self.examine_with(&self.factors(), split, recipe)
     }
 
-    /// [`evaluate`](Self::evaluate) with these factors instead of the adapter's own.
+    /// [`examine`](Self::examine) with these factors instead of the adapter's own.
     ///
     /// # Errors
     /// As [`Objective::evaluate`].
-    pub fn evaluate_with(
-        &self,
-        factors: &Factors<B>,
-        split: &O::Split,
-        recipe: &Recipe,
-    ) -> Result<Scores> {
-        Ok(self.examine_with(factors, split, recipe)?.scores)
-    }
-
-    fn examine_with(
+    pub fn examine_with(
         &self,
         factors: &Factors<B>,
         split: &O::Split,
         recipe: &Recipe,
     ) -> Result<Evaluation> {
-        let (base, head) = (self.base.valid(), self.head.valid());
-        O::evaluate(&base, &head, factors, split, recipe, &self.device)
+        O::score(
+            split,
+            recipe,
+            self.outputs(factors, split, recipe, Turns::ALL)?,
+        )
+    }
+
+    /// The outputs for these batches of a split, which [`Objective::score`] takes.
+    ///
+    /// # Errors
+    /// As [`Objective::outputs`].
+    pub(super) fn outputs(
+        &self,
+        factors: &Factors<B>,
+        split: &O::Split,
+        recipe: &Recipe,
+        turns: Turns,
+    ) -> Result<Vec<BatchOutputs>> {
+        let trained = Evaluated {
+            base: &self.base.valid(),
+            head: &self.head.valid(),
+            factors,
+            device: &self.device,
+        };
+        O::outputs(trained, split, recipe, turns)
     }
 
     /// The adapter's factors for evaluation.

@@ -50,7 +50,7 @@ enum Line<'a> {
         gradient_norm: f64,
         lr: Vec<(&'a str, f64)>,
     },
-    /// What the ranks of a step said to each other. `step` is the number of steps taken.
+    /// What the ranks of a step said to each other.
     Communication {
         run: &'a str,
         step: usize,
@@ -81,11 +81,11 @@ struct Past {
 }
 
 impl Past {
-    /// Returns true if the line is of the part of the run that was reached. A step's line has the number of steps before it. Other lines
+    /// Returns true if the line is of the part of the run that was reached. Lines of a step have the number of steps before it. Other lines
     /// have the number of steps taken, or in earlier versions only the epoch.
     fn is_of(&self, reached: &RunResult) -> bool {
         match (self.event.as_str(), self.step, self.epoch) {
-            ("step", Some(step), _) => step < reached.steps,
+            ("step" | "communication", Some(step), _) => step < reached.steps,
             (_, Some(step), _) => step <= reached.steps,
             (_, None, Some(epoch)) => epoch <= reached.epochs.len() as u64,
             (_, None, None) => false,
@@ -235,7 +235,7 @@ impl StepLog {
         let label = run.label();
         self.write(&Line::Communication {
             run: &label,
-            step: step + 1,
+            step,
             bytes,
             milliseconds: 1e3 * seconds,
         })

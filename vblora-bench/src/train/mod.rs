@@ -46,7 +46,7 @@ pub use log::StepLog;
 pub use made::Made;
 pub use method::Method;
 pub(crate) use model_hash::model_hash;
-pub use objective::{Graph, Objective, PlainHead, Saving};
+pub use objective::{BatchOutputs, Evaluated, Graph, Objective, PlainHead, Saving, Turns};
 pub use output::{Draw, Drawing, Output};
 pub use parameters::Gradients;
 pub(crate) use parameters::RequireGrad;

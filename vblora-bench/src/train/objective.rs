@@ -32,6 +32,47 @@ pub struct Saving<'a> {
     pub recipe: &'a Recipe,
 }
 
+/// What a model says to a batch of an evaluation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchOutputs {
+    /// What the values belong to: the rows of a classification, or the numbers of tokens that means are over.
+    pub indices: Vec<usize>,
+    /// The same number of values for each index.
+    pub values: Vec<f32>,
+}
+
+/// The batches of an evaluation that one of several processes computes: every `size`-th.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Turns {
+    /// The number of the process, from 0.
+    pub rank: usize,
+    /// The number of processes.
+    pub size: usize,
+}
+
+impl Turns {
+    /// All batches.
+    pub const ALL: Self = Self { rank: 0, size: 1 };
+
+    /// Returns true if batch `number`, from 0, is one of these.
+    pub fn has(self, number: usize) -> bool {
+        number % self.size == self.rank
+    }
+}
+
+/// A trained model in an evaluation.
+#[derive(Debug)]
+pub struct Evaluated<'a, B: VbLoraBackend, O: Objective<B>> {
+    /// The base.
+    pub base: &'a O::Model,
+    /// The head.
+    pub head: &'a PlainHead<B, O>,
+    /// The adapter's factors.
+    pub factors: &'a Factors<B>,
+    /// Where they are.
+    pub device: &'a B::Device,
+}
+
 /// Defines the data, the batches, the loss and the scores of a kind of task.
 pub trait Objective<B: VbLoraBackend>: Debug + Sized {
     /// The pretrained model.
@@ -98,19 +139,39 @@ pub trait Objective<B: VbLoraBackend>: Debug + Sized {
         collect: &mut dyn FnMut(&mut Graph<B>),
     ) -> Result<Tensor<B, 1>>;
 
+    /// Computes the outputs for these batches of a split, without dropout and without a graph.
+    ///
+    /// # Errors
+    /// A batch does not fit the model.
+    fn outputs(
+        trained: Evaluated<'_, B, Self>,
+        split: &Self::Split,
+        recipe: &Recipe,
+        turns: Turns,
+    ) -> Result<Vec<BatchOutputs>>;
+
+    /// Scores a split by the outputs for all its batches, in their order.
+    ///
+    /// # Errors
+    /// The split has labels of two kinds; [`Error::NonFinite`](crate::Error::NonFinite) for outputs that are not finite.
+    fn score(
+        split: &Self::Split,
+        recipe: &Recipe,
+        outputs: Vec<BatchOutputs>,
+    ) -> Result<Evaluation>;
+
     /// Scores a split without dropout and without a graph.
     ///
     /// # Errors
-    /// A batch has labels of two kinds or does not fit the model; [`Error::NonFinite`](crate::Error::NonFinite) for outputs that are not
-    /// finite.
+    /// As [`outputs`](Self::outputs) and [`score`](Self::score).
     fn evaluate(
-        base: &Self::Model,
-        head: &PlainHead<B, Self>,
-        factors: &Factors<B>,
+        trained: Evaluated<'_, B, Self>,
         split: &Self::Split,
         recipe: &Recipe,
-        device: &B::Device,
-    ) -> Result<Evaluation>;
+    ) -> Result<Evaluation> {
+        let outputs = Self::outputs(trained, split, recipe, Turns::ALL)?;
+        Self::score(split, recipe, outputs)
+    }
 
     /// Scores the untrained base, if that is meaningful.
     ///

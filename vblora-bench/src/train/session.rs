@@ -15,9 +15,10 @@ use super::{
     log::StepLog,
     made::Made,
     method::Method,
+    model_hash::model_hash,
     objective::Objective,
     output::Output,
-    ranks::{Leader, Ranks, Terms, agree, instructions, serve},
+    ranks::{Leader, Ranks, Terms, agree, instructions, program_hash, serve},
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, ModelSummary, Source, Survey},
@@ -225,7 +226,9 @@ impl<S: Source> Session<S> {
         // Errors of the directory are found before anything is loaded.
         let claim = self.out.as_ref().map(|out| self.claim(out)).transpose()?;
         let prepared = self.load::<B>(device)?;
-        agree(ranks, &self.terms::<B>(&prepared)?)?;
+        if ranks.size() > 1 {
+            agree(ranks, &self.terms::<B>(&prepared)?)?;
+        }
         let prepared = self.score_base::<B>(prepared)?;
         if !self.quiet {
             let rows =
@@ -259,7 +262,7 @@ impl<S: Source> Session<S> {
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
-            let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i));
+            let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i, interrupted));
             let leader = leader.transpose()?;
             let dir = dir.as_ref();
             let result = run.train_with(&prepared, &mut log, dir, leader, interrupted)?;
@@ -318,6 +321,8 @@ impl<S: Source> Session<S> {
         let methods = self.methods.iter().map(|method| method.name().to_owned());
         Ok(Terms {
             version,
+            program: program_hash()?,
+            model: model_hash(&self.files)?,
             identity: prepared.identity.clone(),
             train: prepared.splits[0].clone(),
             recipe: prepared.recipe.to_toml()?,
@@ -328,7 +333,10 @@ impl<S: Source> Session<S> {
     }
 
     /// Refuses a method whose parameters do not travel between ranks.
-    fn check_ranks(&self, ranks: Ranks<'_>) -> Result<()> {
+    ///
+    /// # Errors
+    /// There are several ranks, and a method trains the base.
+    pub fn check_ranks(&self, ranks: Ranks<'_>) -> Result<()> {
         match ranks.size() > 1 && self.methods.contains(&Method::Full) {
             false => Ok(()),
             true => Err(Error::Setting {

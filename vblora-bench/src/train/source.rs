@@ -225,6 +225,16 @@ fn config(recipe: &Recipe, files: &ModelFiles) -> Result<EncoderConfig> {
     Ok(config)
 }
 
+/// Says that the head's dropout is not the one of the model's files.
+fn other_dropout(config: &EncoderConfig, recipe: &Recipe) -> Option<String> {
+    let ours = recipe.head.dropout;
+    let theirs = config.classifier_dropout.filter(|p| *p != ours)?;
+    let field = config.classifier().dropout;
+    Some(format!(
+        "config.json: {field} is {theirs}, and the recipe's head.dropout, {ours}, is taken in its place"
+    ))
+}
+
 impl Source for DataSource {
     type Objective<B: VbLoraBackend> = Classification;
 
@@ -235,9 +245,9 @@ impl Source for DataSource {
         }
     }
 
-    fn survey(&self, recipe: &Recipe, _: &ModelFiles) -> Result<Survey> {
+    fn survey(&self, recipe: &Recipe, files: &ModelFiles) -> Result<Survey> {
         let classes = recipe.task.classes();
-        let (rows, counts, notes) = match self {
+        let (rows, counts, mut notes) = match self {
             Self::Own(own) => {
                 let Splits { train, dev, notes } = own.read(&recipe.task)?;
                 let counts = train.counts(classes.len());
@@ -255,6 +265,7 @@ impl Source for DataSource {
         if let Some(weights) = &recipe.class_weights {
             weights.resolve(classes, &counts)?;
         }
+        notes.extend(other_dropout(&config(recipe, files)?, recipe));
         Ok(Survey {
             rows,
             batches: rows[0].div_ceil(recipe.batch),
@@ -278,6 +289,7 @@ impl Source for DataSource {
         let max_length = recipe.max_length.min(config.usable_positions());
         let (train, dev, mut notes) = self.encode(recipe, &tokenizer, max_length)?;
         notes.extend(cut(&train, &dev, max_length));
+        notes.extend(other_dropout(&config, recipe));
         let train = weighted(train, recipe)?;
         let (base, _) = Encoder::load_with(config, files, device)?;
         Ok(Loaded {

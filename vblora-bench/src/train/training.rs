@@ -6,7 +6,7 @@ use std::{
 };
 
 use burn::module::AutodiffModule;
-use vblora::backend::VbLoraBackend;
+use vblora::{Factors, backend::VbLoraBackend};
 
 use super::{
     checkpoint::{Progress, RunCheckpoints},
@@ -143,7 +143,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             if interrupted.load(Ordering::Relaxed) || self.is_another_interrupted() {
                 return Ok(self.checkpoint()?.or(Some(Stop::Interrupted)));
             }
-            let stop = match self.step(&rows, interrupted)? {
+            let stop = match self.step(&rows)? {
                 None => self.evaluate_and_save()?,
                 stop => stop,
             };
@@ -185,7 +185,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         self.leader.as_ref().is_some_and(Leader::is_interrupted)
     }
 
-    fn step(&mut self, rows: &[O::Rows], interrupted: &AtomicBool) -> Result<Option<Stop>> {
+    fn step(&mut self, rows: &[O::Rows]) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
         let step = self.progress.result.steps as usize;
         let started = Instant::now();
@@ -196,7 +196,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let learner = &mut self.learner;
         let report = match &mut self.leader {
             None => learner.step(step, &batches, factor)?,
-            Some(leader) => leader.step(learner, step, &batches, factor, interrupted)?,
+            Some(leader) => leader.step(learner, step, &batches, factor)?,
         };
         let has_head = self.prepared.summary.head > 0;
         let rates = self.run.rates(recipe, has_head, factor);
@@ -238,16 +238,29 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         Stop::NonFinite { what, step }
     }
 
+    /// Scores the development split with these factors, by all ranks.
+    fn examine(&mut self, factors: &Factors<B>) -> Result<Evaluation> {
+        let Prepared { recipe, dev, .. } = self.prepared;
+        match &mut self.leader {
+            None => self.learner.examine_with(factors, dev, recipe),
+            Some(leader) => {
+                let step = self.progress.result.steps;
+                leader.examine(&self.learner, factors, (dev, recipe), step)
+            }
+        }
+    }
+
     /// Evaluates, and saves the files of the best evaluation. Returns the reason if the run ends because a value is not finite.
     fn evaluate(&mut self) -> Result<Option<Stop>> {
-        let Prepared { recipe, dev, .. } = self.prepared;
+        let Prepared { recipe, .. } = self.prepared;
         if let Some(parameter) = self.learner.non_finite() {
             return Ok(Some(self.non_finite(parameter)));
         }
+        let factors = self.learner.factors();
         let Evaluation {
             scores: metrics,
             by_class,
-        } = match self.learner.examine(dev, recipe) {
+        } = match self.examine(&factors) {
             Err(Error::NonFinite { what }) => return Ok(Some(self.non_finite(what))),
             metrics => metrics?,
         };
@@ -287,10 +300,14 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         if matches!(self.learner.trained(), Trained::Adapter(_)) {
             dir.save_card(&self.run, self.prepared, &self.progress.result)?;
         }
-        let compact = compact::save(dir, &self.run, &self.learner, self.prepared)?;
-        match (compact, &self.progress.result.last) {
-            (Some(compact), Some(evaluation)) => self.log.compact(&self.run, evaluation, &compact),
-            _ => Ok(()),
+        let Some(file) = compact::save(dir, &self.run, &self.learner, self.prepared)? else {
+            return Ok(());
+        };
+        let scores = self.examine(&file.factors)?.scores;
+        let compact = file.scored(scores);
+        match &self.progress.result.last {
+            Some(evaluation) => self.log.compact(&self.run, evaluation, &compact),
+            None => Ok(()),
         }
     }
 

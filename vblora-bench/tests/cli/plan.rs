@@ -396,3 +396,21 @@ fn a_model_of_any_width_has_a_plan_without_flags() {
     assert_eq!(status, 1, "{error}");
     assert!(error.contains("b = 256 does not divide"), "{error}");
 }
+
+/// Whether a DeBERTa's pooler is a site depends on its checkpoint.
+#[test]
+fn a_plan_says_which_map_only_some_checkpoints_have() {
+    let deberta = r#"{"model_type": "deberta-v2", "hidden_size": 64, "intermediate_size": 128, "max_position_embeddings": 40,
+        "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 100, "position_buckets": 8, "pos_att_type": "c2p|p2c",
+        "norm_rel_ebd": "layer_norm", "relative_attention": true, "share_att_key": true, "position_biased_input": false}"#;
+    let dir = tempfile::tempdir().unwrap();
+    let (status, out, error) = run(dir.path(), deberta, "");
+    assert_eq!(status, 0, "{error}");
+    let note = "pooler.dense is trained with the head; in a checkpoint that holds it";
+    assert!(out.contains(note), "{out}");
+    assert_eq!(
+        plan(deberta, "")["sites"].as_array().unwrap().len(),
+        2 * 6,
+        "JSON has no note"
+    );
+}

@@ -304,3 +304,42 @@ fn an_adapter_of_conversations_asks_for_their_form() {
         assert_eq!(error.matches(note).count(), count, "{error}");
     }
 }
+
+/// A launcher starts a command several times; each process would do the whole work.
+#[test]
+fn a_command_that_knows_no_ranks_is_not_done_several_times() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |arguments: &str| {
+        let mut command = program();
+        let command = command.current_dir(dir.path());
+        let command = command.args(arguments.split_whitespace());
+        let output = command.env("SLURM_STEP_NUM_TASKS", "3").output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        (output.status.code(), error)
+    };
+    for arguments in ["plan", "inspect a", "diff a b", "report a --out b"] {
+        let (status, error) = run(arguments);
+        let name = arguments.split(' ').next().unwrap();
+        let expected = format!("the whole work of vblora {name}");
+        assert_eq!(status, Some(2), "{error}");
+        assert!(
+            error.contains("SLURM_STEP_NUM_TASKS") && error.contains(&expected),
+            "{error}"
+        );
+    }
+    if cfg!(not(feature = "mpi")) {
+        for arguments in ["train", "sweep smoke --out out"] {
+            let (status, error) = run(arguments);
+            assert_eq!(status, Some(1), "{error}");
+            assert!(error.contains("without the feature mpi"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn several_devices_are_for_several_processes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (status, _, error) = vblora(dir.path(), "train --devices flex:0,flex:1");
+    assert_eq!(status, 1);
+    assert!(error.contains("mpirun -n 2"), "{error}");
+}

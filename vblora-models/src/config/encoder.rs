@@ -131,6 +131,12 @@ impl EncoderConfig {
         }
     }
 
+    /// The map of the head that would be a site if the checkpoint held it (DeBERTa's pooler). It is trained with the head.
+    pub fn optional_site(&self) -> Option<&'static str> {
+        let head = self.layout().head.filter(|_| !self.head_in_base);
+        head.map(|(name, _)| name)
+    }
+
     /// The form of the family's classification head.
     pub fn head_form(&self) -> HeadForm {
         HeadForm {

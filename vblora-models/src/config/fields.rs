@@ -70,8 +70,13 @@ impl<'a> Fields<'a> {
         self.optional(field, "a token id", as_id)
     }
 
-    /// A whole number where a token id is expected.
+    /// A whole number, which may be below 0.
     pub(super) fn integer(&self, field: &str) -> Result<Option<i64>> {
+        self.optional(field, "a whole number", Value::as_i64)
+    }
+
+    /// A whole number where a token id is expected.
+    pub(super) fn token(&self, field: &str) -> Result<Option<i64>> {
         self.optional(field, "a token id", Value::as_i64)
     }
 
@@ -100,7 +105,7 @@ impl<'a> Fields<'a> {
 
     /// The id of a field, if a vocabulary of `vocab_size` tokens has it. Another is said.
     pub(super) fn id_below(&self, field: &str, vocab_size: usize) -> Result<Option<u32>> {
-        let id = self.integer(field)?;
+        let id = self.token(field)?;
         Ok(id.and_then(|id| self.known(field, id, vocab_size)))
     }
 

@@ -13,6 +13,7 @@ use vblora::{
 use super::{
     input::{EncoderInput, Padding},
     places::RelativeRows,
+    views::{in_order, is_eager},
 };
 use crate::{EncoderConfig, EncoderPositions, parts::Angles};
 
@@ -155,9 +156,10 @@ impl Attention {
         pass: &Pass<'_, B>,
     ) -> Tensor<B, 3> {
         let padding = &pass.input.padding;
-        let [q, k, v] = qkv.map(|x| split(padding.padded(x), self.heads));
-        let scale = 1.0 / (q.dims()[3] as f64).sqrt();
-        let scores = matmul(q.mul_scalar(scale), k.swap_dims(2, 3)) + hidden;
+        let [q, k, v] = qkv;
+        let scale = 1.0 / self.size_of(&q).sqrt();
+        let [q, k, v] = [q.mul_scalar(scale), k, v].map(|x| split(padding.padded(x), self.heads));
+        let scores = shared_sum(matmul(q, k.swap_dims(2, 3)), hidden);
         self.weighted(scores, v, pass)
     }
 
@@ -170,9 +172,10 @@ impl Attention {
         pass: &Pass<'_, B>,
     ) -> Tensor<B, 3> {
         let padding = &pass.input.padding;
-        let [q, k, v] = qkv.map(|x| split(padding.padded(x), self.heads));
-        let scale = 1.0 / (3.0 * q.dims()[3] as f64).sqrt();
-        let [q, k] = [q, k].map(|x| x.mul_scalar(scale));
+        let [q, plain, v] = qkv;
+        let scale = 1.0 / (3.0 * self.size_of(&q)).sqrt();
+        let [q, k] = [&q, &plain].map(|x| x.clone().mul_scalar(scale));
+        let [q, k, plain, v] = [q, k, plain, v].map(|x| split(padding.padded(x), self.heads));
         let rows = pass.input.places.relative.as_ref();
         let RelativeRows {
             ascending,
@@ -185,12 +188,18 @@ impl Attention {
         let content_to_position = shifted(scores(&q, by_distance(of_key, descending)));
         let position_to_content = shifted(scores(&k, by_distance(of_query, ascending)));
         // The content's factor is scaled once.
-        let content = matmul(q, k.swap_dims(2, 3).div_scalar(scale));
-        let mut all = content + content_to_position + position_to_content.swap_dims(2, 3);
+        let content = matmul(q, plain.swap_dims(2, 3));
+        let mut all = content + in_order(content_to_position);
+        all = all + in_order(position_to_content.swap_dims(2, 3));
         if let Some(mask) = &pass.input.places.keys {
             all = all + mask.clone();
         }
         self.weighted(all, v, pass)
+    }
+
+    /// The size of a head of hidden states.
+    fn size_of<B: Backend>(self, x: &Tensor<B, 3>) -> f64 {
+        (x.dims()[2] / self.heads) as f64
     }
 
     /// # Shapes
@@ -234,10 +243,30 @@ fn scores<B: VbLoraBackend>(x: &Tensor<B, 4>, rows: Tensor<B, 4>) -> Tensor<B, 4
     if of == n {
         return matmul(x.clone(), rows);
     }
+    if is_eager::<B>() {
+        // A product for each head and text reads its operands where they are, and its result lies in order.
+        return matmul(x.clone(), rows.expand([n, heads, size, w]));
+    }
     // One product for each head, of all texts together.
     let x = x.clone().swap_dims(0, 1).reshape([heads, n * t, size]);
     let all = matmul(x, rows.reshape([heads, size, w]));
     all.reshape([heads, n, t, w]).swap_dims(0, 1)
+}
+
+/// Adds to the scores what all heads share, and all texts if there is one for all.
+///
+/// # Shapes
+/// - scores: `[n, heads, t, t]`; shared: `[n or 1, 1, t, t]`
+fn shared_sum<B: Backend>(scores: Tensor<B, 4>, shared: Tensor<B, 4>) -> Tensor<B, 4> {
+    let [n, heads, t, u] = scores.dims();
+    match shared.dims()[0] {
+        // As rows, which every backend adds fast.
+        1 => {
+            let rows = scores.reshape([n * heads, t * u]) + shared.reshape([1, t * u]);
+            rows.reshape([n, heads, t, u])
+        }
+        _ => scores + shared,
+    }
 }
 
 /// Picks for token i and token j the column `j - i + t - 1`, by moving each row one place further than the row before.

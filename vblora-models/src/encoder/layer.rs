@@ -9,6 +9,7 @@ use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::GeluForm};
 use super::{
     attention::{Attention, Pass},
     sites::{self, BlockMaps},
+    views::in_order,
 };
 use crate::{
     Activation, EncoderConfig, Result,
@@ -182,7 +183,8 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
     /// The gated units of the values and the gate that lie side by side.
     fn units(&self, both: Tensor<B, 3>, factors: &Factors<B>) -> Tensor<B, 3> {
         let width = both.dims()[2] / 2;
-        let [values, gate] = [0, width].map(|start| both.clone().narrow(2, start, width));
+        let half = |start| in_order(both.clone().narrow(2, start, width));
+        let [values, gate] = [0, width].map(half);
         let units = self.settings.activation.apply(values) * gate;
         factors.drop(units, self.settings.hidden_dropout, "mlp")
     }

@@ -10,6 +10,7 @@ mod merge;
 mod places;
 mod relative;
 mod sites;
+mod views;
 
 use burn::{
     module::Module,

@@ -8,7 +8,8 @@ use burn::{
     tensor::{Distribution, FloatDType, Tensor},
 };
 use vblora::{
-    AnyAdapter, Composition, Factors, backend::VbLoraBackend, ops::frozen_product, rng::Key,
+    AdapterConfig, AnyAdapter, Composition, Factors, backend::VbLoraBackend, ops::frozen_product,
+    rng::Key,
 };
 use vblora_bench::{
     recipes::{Recipe, Size},
@@ -20,7 +21,7 @@ use vblora_bench::{
 };
 use vblora_models::{
     BaseDtype, ClassificationHead, ComputeDtype, DecoderConfig, Encoder as FrozenEncoder,
-    EncoderConfig, EncoderInput, HeadForm, HeadInit, Labels, Nf4Settings, PaddedBatch,
+    EncoderConfig, EncoderInput, HeadInit, Labels, Nf4Settings, PaddedBatch,
     decoder::{self, CachedLm, CausalInput, CausalLm},
     encoder,
     generate::{GenerationConfig, generate},
@@ -135,7 +136,8 @@ impl<B: VbLoraBackend> Ours<B> {
             let input = EncoderInput::new(&inputs, base.config(), &self.device);
             return Ok(Job::Forward(Box::new((base, input))));
         }
-        let (learner, batch) = encoder_step(&base, pass, inputs, &self.device)?;
+        let adapter = encoder.adapter(pass);
+        let (learner, batch) = encoder_step(&base, adapter, inputs, &self.device)?;
         Ok(Job::Step(Box::new((learner, batch, 0))))
     }
 
@@ -222,20 +224,18 @@ impl<B: VbLoraBackend> Job<B> {
 /// The learner and the batch with labels for a training pass of an encoder.
 pub(crate) fn encoder_step<B: VbLoraBackend>(
     base: &FrozenEncoder<B>,
-    pass: Pass,
+    adapter: Option<(AdapterConfig, &str)>,
     inputs: PaddedBatch,
     device: &B::Device,
 ) -> Result<(Learner<B>, LabelledBatch)> {
-    let (adapter, targets) = pass
-        .adapter()
-        .ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
+    let (adapter, targets) = adapter.ok_or_else(|| anyhow!("a forward pass trains nothing"))?;
     let plan = encoder::targets(targets)?.select(&base.sites())?;
     let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, device)?;
     let mut recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
     recipe.head.dropout = 0.0;
     let d = base.config().hidden_size;
     let head = ClassificationHead::init(
-        HeadForm::ROBERTA,
+        base.config().head_form(),
         [d, 2],
         0.0,
         HeadInit::Normal(0.02),
@@ -278,7 +278,7 @@ impl<B: VbLoraBackend> Composing<B> {
     fn new(shapes: Shapes, device: &B::Device) -> Result<Self> {
         let (plan, config) = shapes.vblora()?;
         let rank = config.rank;
-        let adapter = vblora::AdapterConfig::VbLora(config).init(&plan, 1, device)?;
+        let adapter = AdapterConfig::VbLora(config).init(&plan, 1, device)?;
         let draw = |name: &str, shape: [usize; 2]| {
             let values = Key::new(2).name(name).normal(shape[0] * shape[1], 1e-3);
             Tensor::<B, 1>::from_floats(values.as_slice(), device).reshape(shape)

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use vblora::{AdapterConfig, VbLoraConfig};
 use vblora_models::DecoderConfig;
 
-use super::work::{ADDED, Dtype, Pass, Shapes, Task, Work, prompts};
+use super::work::{ADDED, Dtype, Encoder, Pass, Shapes, Task, Work, prompts};
 
 /// How the reference's steps are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -158,7 +158,8 @@ fn describe(work: Work, compute: Dtype) -> Result<Value> {
                 "rows": batch.rows,
                 "ids": batch.ids,
                 "mask": batch.mask.contains(&0).then_some(batch.mask),
-                "adapter": adapter(pass),
+                "adapter": encoder_adapter(encoder, pass),
+                "head": config.classifier().modules,
             })
         }
         Task::Decoder(decoder, pass, shape) => {
@@ -214,22 +215,28 @@ fn causal_adapter(config: &DecoderConfig, adapter: (AdapterConfig, &str)) -> Val
     settings(adapter.0, modules)
 }
 
-fn adapter(pass: Pass) -> Option<Value> {
-    let (adapter, targets) = pass.adapter()?;
-    let modules = match targets {
-        "qv" => vec!["query", "value"],
-        "all" => vec![
-            "query",
-            "key",
-            "value",
-            "attention.output.dense",
-            "intermediate.dense",
-            "output.dense",
-        ],
-        several => several.split(',').collect(),
+fn encoder_adapter(encoder: Encoder, pass: Pass) -> Option<Value> {
+    let (adapter, targets) = encoder.adapter(pass)?;
+    let modules = match (targets, encoder) {
+        ("qv", Encoder::ModernBertBase) => vec!["Wqkv"],
+        ("qv", Encoder::DebertaV3Base) => vec!["query_proj", "value_proj"],
+        ("qv", _) => vec!["query", "value"],
+        ("all", Encoder::ModernBertBase) => vec!["Wqkv", "Wo", "Wi", "head.dense"],
+        ("all", Encoder::DebertaV3Base) => {
+            [["query_proj", "key_proj", "value_proj"], BERT_OUTPUTS].concat()
+        }
+        ("all", _) => [["query", "key", "value"], BERT_OUTPUTS].concat(),
+        (several, _) => several.split(',').collect(),
     };
     Some(settings(adapter, modules))
 }
+
+/// The maps of BERT's layers after query, key and value.
+const BERT_OUTPUTS: [&str; 3] = [
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+];
 
 fn settings(adapter: AdapterConfig, modules: Vec<&str>) -> Value {
     match adapter {

@@ -8,7 +8,7 @@ use vblora::{AdapterConfig, LoraConfig, SitePlan, Targets, VbLoraConfig, rng::Ke
 use vblora_models::{DecoderConfig, EncoderConfig, PaddedBatch, decoder::sites, encoder};
 
 /// Rules that select the lowest site of each kind of model. Gradients flow as far down as if every site were adapted.
-const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,model.layers.0.self_attn.q_proj,transformer.h.0.attn.c_attn";
+const LOWEST_SITE: &str = "encoder.layer.0.attention.self.query,encoder.layer.0.attention.self.query_proj,layers.0.attn.Wqkv,model.layers.0.self_attn.q_proj,transformer.h.0.attn.c_attn";
 
 /// One piece of work, which both sides run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,8 @@ pub(crate) enum Task {
 pub(crate) enum Encoder {
     Base,
     Large,
+    ModernBertBase,
+    DebertaV3Base,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,15 +96,27 @@ impl Dtype {
 }
 
 impl Encoder {
-    const ALL: [(&'static str, Self); 2] =
-        [("roberta-base", Self::Base), ("roberta-large", Self::Large)];
+    const ALL: [(&'static str, Self); 4] = [
+        ("roberta-base", Self::Base),
+        ("roberta-large", Self::Large),
+        ("modernbert-base", Self::ModernBertBase),
+        ("deberta-v3-base", Self::DebertaV3Base),
+    ];
 
     pub(super) fn config(self) -> EncoderConfig {
         match self {
             Self::Base => EncoderConfig::roberta_base(),
             Self::Large => EncoderConfig::roberta_large(),
+            Self::ModernBertBase => EncoderConfig::modernbert_base(),
+            Self::DebertaV3Base => EncoderConfig::deberta_v3_base(),
         }
         .without_dropout()
+    }
+
+    /// The adapter of a pass. A bank vector's length must divide every dimension, and 256 does not for ModernBERT.
+    pub(crate) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
+        let length = (self == Self::ModernBertBase).then_some(192);
+        pass.adapter_of_length(length)
     }
 }
 
@@ -139,17 +153,8 @@ impl Decoder {
 
     /// The adapter of a pass. A bank vector's length must divide every dimension, and 256 does not for SmolLM2.
     pub(crate) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
-        let (adapter, targets) = pass.adapter()?;
-        let adapter = match adapter {
-            AdapterConfig::VbLora(config) if self == Self::SmolLm2 => {
-                AdapterConfig::VbLora(VbLoraConfig {
-                    vector_length: 64,
-                    ..config
-                })
-            }
-            other => other,
-        };
-        Some((adapter, targets))
+        let length = (self == Self::SmolLm2).then_some(64);
+        pass.adapter_of_length(length)
     }
 }
 
@@ -168,6 +173,21 @@ impl Pass {
         ("vblora-qv", Self::VbLoraQv),
         ("vblora-all", Self::VbLoraAll),
     ];
+
+    /// [`adapter`](Self::adapter) with bank vectors of another length.
+    fn adapter_of_length(self, length: Option<usize>) -> Option<(AdapterConfig, &'static str)> {
+        let (adapter, targets) = self.adapter()?;
+        let adapter = match (adapter, length) {
+            (AdapterConfig::VbLora(config), Some(vector_length)) => {
+                AdapterConfig::VbLora(VbLoraConfig {
+                    vector_length,
+                    ..config
+                })
+            }
+            (other, _) => other,
+        };
+        Some((adapter, targets))
+    }
 
     /// The adapter that is trained, and its sites as a rule for the model's `targets`; `None` for a forward pass.
     pub(crate) fn adapter(self) -> Option<(AdapterConfig, &'static str)> {
@@ -296,6 +316,8 @@ impl Work {
                 "roberta-base/lora-qv/8x128",
                 "roberta-base/vblora-all/8x128",
                 "roberta-base/vblora-all/32x64-padded",
+                "modernbert-base/vblora-all/8x128",
+                "deberta-v3-base/vblora-all/8x128",
                 "compose/roberta-base",
                 "smollm2/gradient-flow/2x256",
                 "smollm2/vblora-all/2x256",
@@ -314,8 +336,10 @@ impl Work {
             Task::Product(n) => Some(2.0 * (n as f64).powi(3)),
             Task::Encoder(encoder, pass, shape) => {
                 let config = encoder.config();
-                let weights = config.num_layers * 4 * config.hidden_size.pow(2)
-                    + config.num_layers * 2 * config.hidden_size * config.intermediate_size;
+                // A map of the head sees one token of a row.
+                let maps = encoder::sites(&config).into_iter();
+                let maps = maps.filter(|site| site.name.contains("layer"));
+                let weights: usize = maps.map(|site| site.d_in * site.d_out).sum();
                 let attended = shape.columns * config.num_layers * config.hidden_size;
                 Some(of_pass(pass, shape, [weights, attended]))
             }
@@ -481,7 +505,7 @@ mod tests {
     fn a_wrong_name_is_answered_with_the_right_ones() {
         for (name, expected) in [
             ("roberta-base/vblora-al/8x128", "vblora-all"),
-            ("roberta-huge/vblora-all/8x128", "roberta-large"),
+            ("roberta-huge/vblora-all/8x128", "deberta-v3-base"),
             ("roberta-base/vblora-all/8", "ROWSxCOLUMNS"),
             ("roberta-base/vblora-all/0x128", "from 1 to"),
             ("compose/gpt-5", "llama-2-7b"),

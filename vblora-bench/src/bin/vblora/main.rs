@@ -23,7 +23,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use vblora_bench::{
     commands::{evaluate, figures, generate, predict, report, sweep, train, verify, view},
-    program::{run_program, say},
+    group::require_alone,
+    program::{complain, run_program, say, words},
 };
 
 #[global_allocator]
@@ -69,7 +70,26 @@ fn command() -> clap::Command {
     help::grouped(Arguments::command())
 }
 
+/// The exit status of a wrong command line.
+const USAGE: u8 = 2;
+
+impl Command {
+    /// Returns true if several processes share its work, or if it is of a process that one of these has started.
+    fn knows_ranks(&self) -> bool {
+        matches!(self, Self::Train(_) | Self::Sweep(_) | Self::SweepWorker(_))
+    }
+}
+
 fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let name = words().into_iter().next().unwrap_or_default();
+    if !command.knows_ranks()
+        && let Err(error) = require_alone(&format!("vblora {name}"))
+    {
+        complain(format!(
+            "error: {error}. vblora train and sweep share theirs"
+        ));
+        return Ok(ExitCode::from(USAGE));
+    }
     match command {
         Command::Completions(arguments) => text(completions::run(&arguments)?),
         Command::Convert(arguments) => text(convert::run(&arguments)?),

@@ -124,13 +124,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let model = ModelConfig::find(arguments.place()?, arguments.revision.as_deref())?
         .with_split_qkv(arguments.split_qkv);
     let plan = model.targets(&arguments.targets)?.select(&model.sites())?;
-    match arguments.at_most {
+    let text = match arguments.at_most {
         Some(most) => fitting(arguments, model.name(), &plan, most),
         None => match baseline(arguments)? {
             Some(settings) => describe(arguments, model.name(), &plan, settings),
             None => forward(arguments, model.name(), &plan),
         },
-    }
+    }?;
+    let note = model.note().filter(|_| !arguments.json);
+    Ok(match note {
+        Some(note) => format!("{text}{note}\n"),
+        None => text,
+    })
 }
 
 impl Arguments {

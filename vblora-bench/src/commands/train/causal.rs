@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, files: ModelFiles, seat: Seat<'_>) -> R
     let (train, held_out) = texts(arguments, &files)?;
     let mut session = session(arguments, files, train, &held_out)?;
     session.quiet |= !seat.ranks.leads();
-    let Work::Run(interrupted) = arguments.announce(&session)? else {
+    let Work::Run(interrupted) = arguments.announce(&session, seat.ranks)? else {
         return Ok(ExitCode::SUCCESS);
     };
     // Answers come from the stored adapters, so there must be a directory for them.

@@ -20,7 +20,7 @@ const METHODS: [Method; 3] = [Method::Head, Method::Lora, Method::VbLora];
 pub(super) fn run(arguments: &Arguments, files: ModelFiles, seat: Seat<'_>) -> Result<ExitCode> {
     let mut session = session(arguments, files)?;
     session.quiet |= !seat.ranks.leads();
-    let Work::Run(interrupted) = arguments.announce(&session)? else {
+    let Work::Run(interrupted) = arguments.announce(&session, seat.ranks)? else {
         return Ok(ExitCode::SUCCESS);
     };
     let Seat { device, ranks } = seat;

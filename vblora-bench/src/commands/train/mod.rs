@@ -18,7 +18,7 @@ use vblora_models::ModelFiles;
 
 pub use arguments::Arguments;
 
-use self::{arguments::OutputArguments, ranks::end};
+use self::arguments::OutputArguments;
 use super::models;
 use crate::{
     group::Job,
@@ -26,7 +26,7 @@ use crate::{
     recipes::Recipe,
     report::draw,
     results::{Results, RunResult, best_run},
-    train::{CheckpointSettings, Method, Output, Session, Source},
+    train::{CheckpointSettings, Method, Output, Ranks, Session, Source},
 };
 use kind::Kind;
 
@@ -43,7 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         Ok(None) => train(arguments, &job).map_err(|error| arguments.with_first_command(error)),
         Err(error) => Err(error),
     };
-    end(job, outcome)
+    job.end(outcome)
 }
 
 fn train(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
@@ -137,7 +137,8 @@ impl Arguments {
     }
 
     /// Prints the plan, and listens for signals if there is more to do.
-    fn announce<S: Source>(&self, session: &Session<S>) -> Result<Work> {
+    fn announce<S: Source>(&self, session: &Session<S>, ranks: Ranks<'_>) -> Result<Work> {
+        session.check_ranks(ranks)?;
         if let Some(asked) = self.model.base_dtype {
             asked.settle_named(session.summary()?.base_dtype)?;
         }

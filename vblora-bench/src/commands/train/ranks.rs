@@ -1,16 +1,16 @@
 //! The flags of training over several ranks, and this process's part in it.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context, Error, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use rayon::ThreadPoolBuilder;
 use vblora::backend::BackendKind;
 
 use super::arguments::Arguments;
 use crate::{
-    group::{Job, Place},
-    program::{complain, say_nothing},
+    group::{Job, Place, is_launched, processors},
+    program::say_nothing,
     sweep::Device,
     train::Ranks,
 };
@@ -54,6 +54,10 @@ impl RankArguments {
         match self.devices.as_slice() {
             [] => Ok(None),
             [one] => Ok(Some(*one)),
+            all if place.size == 1 => bail!(
+                "--devices: expected one device for one process, found {0}; mpirun -n {0} starts a process for each",
+                all.len()
+            ),
             all => {
                 let found = all.len();
                 ensure!(
@@ -94,8 +98,10 @@ impl Arguments {
                 }
             }
         };
-        if place.local_size > 1 && !is_gpu {
-            share_threads(place)?;
+        match place.local_size {
+            _ if is_gpu || std::env::var_os(THREADS).is_some() => {}
+            1 => warn_of_binding(place)?,
+            _ => share_threads(place)?,
         }
         Ok(Seat {
             ranks: Ranks::of(job),
@@ -108,15 +114,10 @@ fn is_gpu(backend: BackendKind) -> bool {
     matches!(backend, BackendKind::Cuda | BackendKind::Wgpu)
 }
 
-/// Divides the processors of this host by its ranks, unless the user has set the number of threads.
+/// Divides the processors of this host by its ranks.
 fn share_threads(place: Place) -> Result<()> {
-    if std::env::var_os(THREADS).is_some() {
-        return Ok(());
-    }
-    let allowed = thread::available_parallelism()?.get();
-    let all = processors().unwrap_or(allowed).max(allowed);
-    // A launcher that binds ranks to processors has divided them already.
-    let threads = allowed.min((all / place.local_size).max(1));
+    let all = processors()?;
+    let threads = place.processors()?;
     ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()
@@ -130,39 +131,15 @@ fn share_threads(place: Place) -> Result<()> {
     Ok(())
 }
 
-/// The number of this host's processors, whichever of them this process may use.
-fn processors() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").ok()?;
-    let lines = text.lines().filter(|line| line.starts_with("processor"));
-    Some(lines.count()).filter(|count| *count > 0)
-}
-
-/// Leaves the job. An error of one rank ends all.
-pub(super) fn end(job: Job, outcome: Result<ExitCode>) -> Result<ExitCode> {
-    match outcome {
-        Ok(code) => {
-            job.close()?;
-            Ok(code)
-        }
-        Err(error) if job.group().place().size > 1 => {
-            complain(said(&error, job.group().place().rank));
-            job.abort();
-            Err(error)
-        }
-        Err(error) => Err(error),
+/// Says that a launcher lets the only rank of this host use a part of its processors.
+fn warn_of_binding(place: Place) -> Result<()> {
+    let (allowed, all) = (place.processors()?, processors()?);
+    if place.rank == 0 && is_launched() && allowed < all {
+        tracing::warn!(
+            "the launcher has bound this process to {allowed} of {all} processors, so it computes on {allowed}: the result has the bits of {THREADS}={allowed} (mpirun --bind-to none binds it to none)"
+        );
     }
-}
-
-/// The line of an error, with the rank that it is of.
-fn said(error: &Error, rank: usize) -> String {
-    let is_named = matches!(
-        error.downcast_ref(),
-        Some(crate::Error::OfRank { .. } | crate::Error::OtherRank { .. })
-    );
-    match is_named || rank == 0 {
-        true => format!("error: {error:#}"),
-        false => format!("error: rank {rank}: {error:#}"),
-    }
+    Ok(())
 }
 
 #[cfg(all(test, feature = "flex"))]
@@ -196,30 +173,23 @@ mod tests {
             named("flex:1")
         );
         assert_eq!(device("flex:3", place(1, 2)).unwrap(), named("flex:3"));
+        let alone = Place {
+            rank: 0,
+            size: 1,
+            ..place(0, 1)
+        };
+        assert_eq!(device("flex:1", alone).unwrap(), named("flex:1"));
+        let error = device("flex:0,flex:1", alone).unwrap_err().to_string();
+        assert!(
+            error.contains("one device for one process, found 2"),
+            "{error}"
+        );
         let error = device("flex:0,flex:1", place(2, 3))
             .unwrap_err()
             .to_string();
         assert!(
             error.contains("expected 3 devices") && error.contains("found 2"),
             "{error}"
-        );
-    }
-
-    #[test]
-    fn an_error_names_its_rank_once() {
-        let error = anyhow::anyhow!("a cause");
-        assert_eq!(said(&error, 0), "error: a cause");
-        assert_eq!(said(&error, 2), "error: rank 2: a cause");
-        let named = crate::Error::OtherRank {
-            rank: 1,
-            part: "data".into(),
-            expected: "a".into(),
-            found: "b".into(),
-        };
-        let said = said(&named.into(), 2);
-        assert!(
-            said.starts_with("error: rank 1 cannot work with rank 0"),
-            "{said}"
         );
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     metrics::{Metric, Scores},
     recipes::Recipe,
     tasks::Evaluation,
-    train::{Graph, Learner, Objective, Saving, Trained, order},
+    train::{BatchOutputs, Evaluated, Graph, Learner, Objective, Saving, Trained, Turns, order},
 };
 
 /// Number of predicted tokens whose logits are computed at once in an evaluation. With a vocabulary of 50,000 their logits take 50 MB.
@@ -136,32 +136,41 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         Ok(value)
     }
 
-    fn evaluate(
-        base: &CausalLm<B>,
-        _: &PhantomData<B>,
-        factors: &Factors<B>,
+    /// Means over at most [`SCORED`] tokens each.
+    fn outputs(
+        trained: Evaluated<'_, B, Self>,
         split: &EncodedTexts,
         recipe: &Recipe,
-        device: &B::Device,
-    ) -> Result<Evaluation> {
-        let (mut sum, mut count) = (0.0, 0);
-        for rows in order::by_length(&split.lengths(), recipe.batch) {
-            let pad_id = base.config().pad_token_id.unwrap_or(0);
+        turns: Turns,
+    ) -> Result<Vec<BatchOutputs>> {
+        let Evaluated { base, device, .. } = trained;
+        let pad_id = base.config().pad_token_id.unwrap_or(0);
+        let batches = order::by_length(&split.lengths(), recipe.batch).into_iter();
+        let own = batches.enumerate().filter(|(i, _)| turns.has(*i));
+        let outputs = own.map(|(_, rows)| {
             let batch = split.batch(&one_a_row(rows), pad_id);
             let input = CausalInput::new(&batch.inputs, base.config(), device)?;
-            let hidden = base.forward(&input, factors);
-            let pieces = batch
-                .places
-                .chunks(SCORED)
-                .zip(batch.targets.chunks(SCORED));
-            for (places, targets) in pieces {
+            let hidden = base.forward(&input, trained.factors);
+            let places = batch.places.chunks(SCORED);
+            let pieces = places.zip(batch.targets.chunks(SCORED));
+            let mean = |(places, targets): (&[i32], &[i32])| {
                 let logits = base.logits(chosen(hidden.clone(), places));
-                let mean = token_loss(logits, targets, 0.0)
-                    .into_data()
-                    .convert::<f32>();
-                let mean = mean.into_vec::<f32>().expect("converted to f32")[0];
-                sum += f64::from(mean) * targets.len() as f64;
-                count += targets.len();
+                let mean = token_loss(logits, targets, 0.0).into_data();
+                let mean = mean.convert::<f32>().into_vec::<f32>();
+                (targets.len(), mean.expect("converted to f32")[0])
+            };
+            let (indices, values) = pieces.map(mean).unzip();
+            Ok(BatchOutputs { indices, values })
+        });
+        outputs.collect()
+    }
+
+    fn score(_: &EncodedTexts, _: &Recipe, outputs: Vec<BatchOutputs>) -> Result<Evaluation> {
+        let (mut sum, mut count) = (0.0, 0);
+        for BatchOutputs { indices, values } in outputs {
+            for (tokens, mean) in indices.into_iter().zip(values) {
+                sum += f64::from(mean) * tokens as f64;
+                count += tokens;
             }
         }
         let nll = sum / count as f64;
@@ -178,8 +187,13 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         recipe: &Recipe,
         device: &B::Device,
     ) -> Result<Option<Scores>> {
-        let none = Factors::none();
-        let evaluation = Self::evaluate(base, &PhantomData, &none, split, recipe, device)?;
+        let untrained = Evaluated {
+            base,
+            head: &PhantomData,
+            factors: &Factors::none(),
+            device,
+        };
+        let evaluation = Self::evaluate(untrained, split, recipe)?;
         Ok(Some(evaluation.scores))
     }
 

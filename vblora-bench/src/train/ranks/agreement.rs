@@ -17,6 +17,10 @@ use crate::{
 pub(in crate::train) struct Terms {
     /// The version of this library.
     pub(in crate::train) version: String,
+    /// SHA-256 of the program.
+    pub(in crate::train) program: String,
+    /// SHA-256 of the model's files.
+    pub(in crate::train) model: String,
     /// Backend, base, data, recipe and bank.
     pub(in crate::train) identity: Identity,
     /// The hash of the encoded training split.
@@ -49,8 +53,13 @@ impl Terms {
             (here != there).then(|| (part.to_owned(), here.to_owned(), there.to_owned()))
         };
         let whole = |of: &Option<String>| of.clone().unwrap_or_else(|| "any".into());
+        let hashes = |part: &str, here: &str, there: &str| {
+            let shown = |hash: &str| format!("SHA-256 {hash}");
+            pair(part, &shown(here), &shown(there))
+        };
         let methods = [self, other].map(|terms| terms.methods.join(", "));
         let early = pair("version", &self.version, &other.version)
+            .or_else(|| hashes("program", &self.program, &other.program))
             .or_else(|| pair("backend", &self.identity.backend, &other.identity.backend))
             .or_else(|| pair("list of methods", &methods[0], &methods[1]));
         if early.is_some() {
@@ -64,13 +73,10 @@ impl Terms {
         let threads = [&self.threads, &other.threads].map(whole);
         let data = (&self.identity.data, &other.identity.data);
         let rest = other.identity.difference(&self.identity);
-        let rest = rest.map(|(part, here, there)| {
-            let shown = |hash: &str| format!("SHA-256 {hash}");
-            (part.to_owned(), shown(here), shown(there))
-        });
-        Ok(pair("training data", &self.train, &other.train)
-            .or_else(|| pair("data", data.0, data.1))
-            .or(rest)
+        Ok(hashes("set of model files", &self.model, &other.model)
+            .or_else(|| hashes("training data", &self.train, &other.train))
+            .or_else(|| hashes("data", data.0, data.1))
+            .or_else(|| rest.and_then(|(part, here, there)| hashes(part, here, there)))
             .or_else(|| pair("number of threads", &threads[0], &threads[1])))
     }
 }
@@ -87,12 +93,7 @@ pub(in crate::train) fn agree(ranks: Ranks<'_>, terms: &Terms) -> Result<()> {
     let mut missing: Vec<usize> = (1..ranks.size()).collect();
     while !missing.is_empty() {
         let Some((from, found)) = ranks.group.receive(ranks.patience) else {
-            let names = missing.iter().map(|rank| format!("rank {rank}"));
-            return Err(Error::SilentRank {
-                ranks: names.collect::<Vec<_>>().join(", "),
-                during: "before the first step".into(),
-                seconds: ranks.patience.as_secs(),
-            });
+            return Err(ranks.silent(&missing, "before the first step".into()));
         };
         missing.retain(|&rank| rank != from);
         let theirs: Terms = head(from, &found)?;

@@ -1,7 +1,7 @@
 //! Rank 0 of a run.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,17 +9,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use vblora::{Noise, backend::VbLoraBackend};
+use vblora::{Factors, Noise, backend::VbLoraBackend};
 use vblora_models::host_tensor;
 
 use super::{
-    Ranks,
+    Ranks, evaluation,
     fold::{Flat, Fold},
     message::{Order, Report, head, message},
+    names,
 };
 use crate::{
     Error, Result,
     group::Message,
+    recipes::Recipe,
+    tasks::Evaluation,
     train::{
         learner::Learner,
         objective::Objective,
@@ -47,6 +50,8 @@ pub(in crate::train) struct Communication {
 #[derive(Debug)]
 pub(in crate::train) struct Leader<'a> {
     ranks: Ranks<'a>,
+    /// Set when this process is asked to end.
+    here: &'a AtomicBool,
     /// True once a rank was asked to end.
     interrupted: bool,
     communication: Communication,
@@ -54,10 +59,15 @@ pub(in crate::train) struct Leader<'a> {
 
 impl<'a> Leader<'a> {
     /// Tells the other ranks that run number `index` starts.
-    pub(in crate::train) fn start(ranks: Ranks<'a>, index: usize) -> Result<Self> {
+    pub(in crate::train) fn start(
+        ranks: Ranks<'a>,
+        index: usize,
+        here: &'a AtomicBool,
+    ) -> Result<Self> {
         ranks.order(&Order::Run(index))?;
         Ok(Self {
             ranks,
+            here,
             interrupted: false,
             communication: Communication::default(),
         })
@@ -83,7 +93,6 @@ impl<'a> Leader<'a> {
         step: usize,
         batches: &[O::Batch],
         factor: f64,
-        interrupted: &AtomicBool,
     ) -> Result<StepReport> {
         let shares = shares::<B, O>(batches);
         let mut sum = learner.compose(step);
@@ -104,7 +113,11 @@ impl<'a> Leader<'a> {
         synced::<B>(&learner.device)?;
         let started = Instant::now();
         while fold.missing(batches.len()).next().is_some() {
-            let (from, found) = self.wait(&fold, (step, batches.len()), interrupted)?;
+            let missing = || -> BTreeSet<usize> {
+                let numbers = fold.missing(batches.len());
+                numbers.map(|number| number % self.ranks.size()).collect()
+            };
+            let (from, found) = self.wait(&missing, &format!("in step {step}"))?;
             self.take(&mut fold, step, (from, found), learner)?;
         }
         self.communication.seconds += started.elapsed().as_secs_f64();
@@ -160,6 +173,7 @@ impl<'a> Leader<'a> {
                 self.interrupted = true;
                 return Ok(());
             }
+            Report::Outputs(_) => return Err(unasked(from, "gradients", "outputs")),
         };
         if part.step != step || part.number % self.ranks.size() != from {
             return Err(Error::RankMessage {
@@ -174,42 +188,71 @@ impl<'a> Leader<'a> {
         fold.add(part.number, from, flat)
     }
 
-    /// The next message of a rank, while micro-batches of step `step` are missing.
-    fn wait<B: VbLoraBackend>(
-        &self,
-        fold: &Fold<B>,
-        (step, count): (usize, usize),
-        interrupted: &AtomicBool,
-    ) -> Result<Arrival> {
+    /// Scores a split with these factors, by all ranks. `step` is the number of steps taken.
+    ///
+    /// # Errors
+    /// As [`Objective::evaluate`]; a rank does not answer, or sends what was not asked for.
+    pub(in crate::train) fn examine<B: VbLoraBackend, O: Objective<B>>(
+        &mut self,
+        learner: &Learner<B, O>,
+        factors: &Factors<B>,
+        (split, recipe): (&O::Split, &Recipe),
+        step: u64,
+    ) -> Result<Evaluation> {
+        let order = evaluation::order(factors, learner.head_values())?;
+        self.ranks.group.broadcast(order);
+        let own = learner.outputs(factors, split, recipe, self.ranks.turns())?;
+        let mut parts = BTreeMap::from([(0, own)]);
+        let during = format!("in the evaluation after {step} steps");
+        while parts.len() < self.ranks.size() {
+            let missing = || -> BTreeSet<usize> {
+                let others = 1..self.ranks.size();
+                others.filter(|rank| !parts.contains_key(rank)).collect()
+            };
+            let (from, found) = self.wait(&missing, &during)?;
+            match head(from, &found)? {
+                Report::Outputs(batches) => {
+                    let own = evaluation::reported(from, batches, &found.values)?;
+                    parts.insert(from, own);
+                }
+                Report::Interrupted => self.interrupted = true,
+                Report::Gradients(_) => return Err(unasked(from, "outputs", "gradients")),
+            }
+        }
+        O::score(split, recipe, evaluation::joined(parts)?)
+    }
+
+    /// The next message of a rank, while those of some ranks are missing.
+    fn wait(&self, missing: &dyn Fn() -> BTreeSet<usize>, during: &str) -> Result<Arrival> {
         let started = Instant::now();
-        let mut was_interrupted = interrupted.load(Ordering::Relaxed);
-        let missing = || {
-            let ranks = fold.missing(count).map(|number| number % self.ranks.size());
-            let ranks: BTreeSet<usize> = ranks.collect();
-            let names: Vec<_> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
-            names.join(", ")
-        };
+        let mut was_interrupted = self.here.load(Ordering::Relaxed);
+        let missing = || missing().into_iter().collect::<Vec<_>>();
         loop {
             let left = self.ranks.patience.saturating_sub(started.elapsed());
             if let Some(found) = self.ranks.group.receive(left.min(GLANCE)) {
                 return Ok(found);
             }
             if left.is_zero() {
-                return Err(Error::SilentRank {
-                    ranks: missing(),
-                    during: format!("in step {step}"),
-                    seconds: self.ranks.patience.as_secs(),
-                });
+                return Err(self.ranks.silent(&missing(), during.to_owned()));
             }
             // A launcher sends this signal when a rank has died. The user then learns which, and in which step.
-            if !was_interrupted && interrupted.load(Ordering::Relaxed) {
+            if !was_interrupted && self.here.load(Ordering::Relaxed) {
                 was_interrupted = true;
                 tracing::warn!(
-                    "a signal came in step {step}, which waits for {}",
-                    missing()
+                    "a signal came {during}, which waits for {}",
+                    names(&missing())
                 );
             }
         }
+    }
+}
+
+/// The error of a rank that sent something else than it was asked for.
+fn unasked(rank: usize, expected: &str, found: &str) -> Error {
+    Error::RankMessage {
+        rank,
+        expected: expected.into(),
+        found: found.into(),
     }
 }
 

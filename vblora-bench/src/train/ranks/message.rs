@@ -18,6 +18,8 @@ pub(super) enum Order {
         /// The shapes of the composed slabs.
         slabs: Vec<[usize; 2]>,
     },
+    /// Compute the outputs for batches of the development split. The message's values are those of the factors, then those of the head.
+    Evaluate(Vec<SiteShape>),
     /// All runs have ended.
     End,
 }
@@ -27,8 +29,27 @@ pub(super) enum Order {
 #[serde(rename_all = "lowercase")]
 pub(super) enum Report {
     Gradients(Part),
+    /// The outputs for batches of an evaluation: for each its indices and its number of values.
+    Outputs(Vec<(Vec<usize>, usize)>),
     /// The rank was asked to end, and has no micro-batch of the step.
     Interrupted,
+}
+
+/// The factors of a site in a message.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct SiteShape {
+    pub(super) site: String,
+    pub(super) rank: usize,
+    pub(super) d_in: usize,
+    pub(super) d_out: usize,
+    pub(super) scale: f64,
+}
+
+impl SiteShape {
+    /// The number of values.
+    pub(super) fn len(&self) -> usize {
+        self.rank * (self.d_in + self.d_out)
+    }
 }
 
 /// The gradients of one micro-batch. The message's values are the loss, then the tensors of the layout.
@@ -61,8 +82,26 @@ impl Layout {
     }
 }
 
+/// The most values of a message. MPI counts them in 32 bits with a sign.
+const MAX_VALUES: usize = i32::MAX as usize;
+
+fn check_count(values: usize) -> Result<()> {
+    match values <= MAX_VALUES {
+        true => Ok(()),
+        false => Err(Error::Setting {
+            setting: "ranks".into(),
+            expected: format!("at most {MAX_VALUES} values in the factors and the head of a step"),
+            found: format!("{values} (fewer sites or a lower rank have fewer)"),
+        }),
+    }
+}
+
 /// A message with this head.
+///
+/// # Errors
+/// There are more values than a message can have.
 pub(super) fn message<T: Serialize>(head: &T, values: Vec<f32>) -> Result<Message> {
+    check_count(values.len())?;
     let head = serde_json::to_vec(head).map_err(|cause| Error::Json {
         file: "of a message to another rank".into(),
         cause,
@@ -77,4 +116,19 @@ pub(super) fn head<T: DeserializeOwned>(from: usize, message: &Message) -> Resul
         expected: "a message of this version".into(),
         found: cause.to_string(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_mpi_cannot_count_is_refused() {
+        check_count(MAX_VALUES).unwrap();
+        let error = check_count(MAX_VALUES + 1).unwrap_err().to_string();
+        assert!(
+            error.contains("setting ranks: expected at most 2147483647"),
+            "{error}"
+        );
+    }
 }

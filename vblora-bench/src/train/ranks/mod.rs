@@ -3,12 +3,14 @@
 //! Rank 0 leads. It owns adapter, head, optimizer, files and evaluation. In each step it composes the factors and sends them with the head's
 //! values. Each rank computes the gradients of whole micro-batches: rank r of n takes the numbers r, r + n, and so on. Data order, dropout
 //! and noise are functions of seed, step and number, so it does not matter which rank computes a micro-batch. Rank 0 adds the gradients in
-//! the order of the numbers, as one rank does, and finishes the step.
+//! the order of the numbers, as one rank does, and finishes the step. The batches of an evaluation are dealt out in the same way.
 
 mod agreement;
+mod evaluation;
 mod fold;
 mod leader;
 mod message;
+mod program;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 mod worker;
@@ -17,13 +19,19 @@ use std::time::Duration;
 
 pub(super) use agreement::{Terms, agree, instructions};
 pub(super) use leader::{Communication, Leader};
+pub(super) use program::program_hash;
 pub(super) use worker::serve;
 
 use crate::{
+    Error,
     group::{Group, Job, Solo},
     recipes::Recipe,
     tasks::counted,
+    train::objective::Turns,
 };
+
+/// How long a rank that does not do its work may take to say that its process lives.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// The ranks that train together, as one of them sees them.
 #[derive(Debug, Clone, Copy)]
@@ -67,10 +75,43 @@ impl<'a> Ranks<'a> {
         shared(self.size(), recipe.batch, recipe.accumulation)
     }
 
+    /// The batches of an evaluation that this rank computes.
+    fn turns(&self) -> Turns {
+        let (rank, size) = (self.rank(), self.size());
+        Turns { rank, size }
+    }
+
     /// The number of this rank.
     pub fn rank(&self) -> usize {
         self.group.place().rank
     }
+}
+
+impl Ranks<'_> {
+    /// The error of ranks that have not answered. Of several, those are named whose processes do not even live: others may wait for a message
+    /// that one of these should have passed on.
+    fn silent(&self, missing: &[usize], during: String) -> Error {
+        let lifeless = match missing {
+            [_] => Vec::new(),
+            several => self.group.lifeless(several, ANSWER.min(self.patience)),
+        };
+        let ranks = if lifeless.is_empty() {
+            missing
+        } else {
+            &lifeless
+        };
+        Error::SilentRank {
+            ranks: names(ranks),
+            during,
+            seconds: self.patience.as_secs(),
+        }
+    }
+}
+
+/// Ranks in a message.
+fn names(ranks: &[usize]) -> String {
+    let names: Vec<_> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
+    names.join(", ")
 }
 
 /// See [`Ranks::line`].

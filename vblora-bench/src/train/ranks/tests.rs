@@ -13,7 +13,7 @@ use std::{
 };
 
 use vblora::backend::BackendKind;
-use vblora_models::BaseDtype;
+use vblora_models::{BaseDtype, ModelFiles};
 
 use super::{Ranks, shared};
 use crate::{
@@ -365,6 +365,37 @@ impl Group for Silent<'_> {
     fn receive(&self, patience: Duration) -> Option<(usize, Arc<Message>)> {
         self.0.receive(patience)
     }
+
+    fn lifeless(&self, ranks: &[usize], patience: Duration) -> Vec<usize> {
+        self.0.lifeless(ranks, patience)
+    }
+}
+
+/// Rank 0 of a job in which rank 1 hangs, from which rank 2 gets its messages.
+#[derive(Debug)]
+struct AboveOneThatHangs<'a>(&'a Threads);
+
+impl Group for AboveOneThatHangs<'_> {
+    fn place(&self) -> Place {
+        self.0.place()
+    }
+
+    fn broadcast(&self, message: Message) {
+        self.0.broadcast(message);
+    }
+
+    fn report(&self, message: Message) {
+        self.0.report(message);
+    }
+
+    fn receive(&self, patience: Duration) -> Option<(usize, Arc<Message>)> {
+        self.0.receive(patience)
+    }
+
+    fn lifeless(&self, ranks: &[usize], _: Duration) -> Vec<usize> {
+        assert_eq!(ranks, [1, 2]);
+        vec![1]
+    }
 }
 
 #[test]
@@ -387,6 +418,49 @@ fn a_rank_that_does_not_answer_is_named_with_its_step() {
         said.starts_with("no answer from rank 2 in step 0 for 1 s"),
         "{said}"
     );
+}
+
+#[test]
+fn of_several_silent_ranks_the_one_that_hangs_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path(), 26);
+    let session = encoder(dir.path(), "out", &[Method::Head]);
+    let group = Threads::group(3);
+    let first = AboveOneThatHangs(&group[0]);
+    let others = [&group[1], &group[2]].map(|rank| Silent(rank, AtomicBool::new(false)));
+    let seats = [
+        (&session, &first as &dyn Group, false),
+        (&session, &others[0], false),
+        (&session, &others[1], false),
+    ];
+    let error = run(&seats, Duration::from_millis(1500)).remove(0);
+    let said = error.unwrap_err().to_string();
+    assert!(
+        said.starts_with("no answer from rank 1 in step 0 for 1 s"),
+        "{said}"
+    );
+}
+
+/// A change between the values that a checkpoint's identity samples.
+#[test]
+fn a_base_that_differs_in_a_bit_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path(), 26);
+    let (ours, elsewhere) = (demo::model_files(), tempfile::tempdir().unwrap());
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let mut bytes = ours.read(name).unwrap().into_owned();
+        if name == "model.safetensors" {
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 1;
+        }
+        fs::write(elsewhere.path().join(name), bytes).unwrap();
+    }
+    let [first, mut second] = ["out", "out"].map(|out| encoder(dir.path(), out, &[Method::Head]));
+    second.files = ModelFiles::open(elsewhere.path()).unwrap();
+    match refused(&first, &second).remove(0) {
+        Some(Error::OtherRank { rank: 1, part, .. }) => assert_eq!(part, "set of model files"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

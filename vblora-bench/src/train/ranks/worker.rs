@@ -6,9 +6,9 @@ use vblora::{Noise, backend::VbLoraBackend};
 use vblora_models::host_tensor;
 
 use super::{
-    Ranks,
+    Ranks, evaluation,
     fold::{Flat, Pieces, check_len, upload},
-    message::{self, Order, Part, Report, head},
+    message::{self, Order, Part, Report, SiteShape, head},
 };
 use crate::{
     Error, Result,
@@ -57,20 +57,49 @@ struct Worker<'a, B: VbLoraBackend, O: Objective<B>> {
     prepared: &'a Prepared<B, O>,
     ranks: Ranks<'a>,
     interrupted: &'a AtomicBool,
-    current: Option<Current<B, O>>,
+    current: Option<Current<'a, B, O>>,
 }
 
 /// The run at hand.
-struct Current<B: VbLoraBackend, O: Objective<B>> {
+struct Current<'a, B: VbLoraBackend, O: Objective<B>> {
     seed: u64,
     learner: Learner<B, O>,
     /// The number of the head's values.
     head: usize,
-    /// The number of an epoch, and its micro-batches.
-    epoch: Option<(usize, Vec<O::Rows>)>,
+    epoch: Option<Epoch<'a, O::Rows>>,
 }
 
-impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
+/// The rest of an epoch.
+struct Epoch<'a, R> {
+    number: usize,
+    /// The step of the epoch that the next micro-batches are of.
+    next: usize,
+    micro_batches: Box<dyn ExactSizeIterator<Item = R> + 'a>,
+}
+
+impl<'a, B: VbLoraBackend, O: Objective<B>> Current<'a, B, O> {
+    /// The micro-batches of a step. Steps rise, except where rank 0 starts anew.
+    fn rows(&mut self, prepared: &'a Prepared<B, O>, step: usize) -> Vec<O::Rows> {
+        let Prepared { train, recipe, .. } = prepared;
+        let of_epoch = prepared.length.steps_per_epoch;
+        let (number, place) = (step / of_epoch + 1, step % of_epoch);
+        let known = self.epoch.take();
+        let known = known.filter(|epoch| epoch.number == number && epoch.next <= place);
+        let mut epoch = known.unwrap_or_else(|| Epoch {
+            number,
+            next: 0,
+            micro_batches: Box::new(O::epoch(train, recipe, self.seed, number)),
+        });
+        let skipped = (place - epoch.next) * recipe.accumulation;
+        let rest = epoch.micro_batches.by_ref().skip(skipped);
+        let rows = rest.take(recipe.accumulation).collect();
+        epoch.next = place + 1;
+        self.epoch = Some(epoch);
+        rows
+    }
+}
+
+impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
     /// Does what rank 0 asks for next. Returns false at the end.
     fn work(&mut self, runs: &[Run], during: &mut String) -> Result<bool> {
         // Rank 0 may itself wait for a rank that hangs. It gives up first, because it knows which one.
@@ -98,6 +127,10 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
                     epoch: None,
                 });
             }
+            Order::Evaluate(shapes) => {
+                during.replace_range(.., "in an evaluation");
+                self.evaluate(shapes, &found)?;
+            }
             Order::Step {
                 step,
                 shares,
@@ -111,6 +144,31 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
         Ok(true)
     }
 
+    /// Computes and sends the outputs for this rank's batches of an evaluation.
+    fn evaluate(&mut self, shapes: Vec<SiteShape>, order: &Message) -> Result<()> {
+        let Self {
+            prepared, ranks, ..
+        } = *self;
+        let Prepared { dev, recipe, .. } = prepared;
+        let current = self.current("an evaluation")?;
+        let learner = &mut current.learner;
+        let device = learner.device.clone();
+        let (factors, of_head) = evaluation::ordered(shapes, current.head, &order.values, &device)?;
+        learner.set_head(of_head);
+        let outputs = learner.outputs(&factors, dev, recipe, ranks.turns())?;
+        ranks.group.report(evaluation::report(outputs)?);
+        Ok(())
+    }
+
+    /// The run at hand.
+    fn current(&mut self, asked: &str) -> Result<&mut Current<'a, B, O>> {
+        self.current.as_mut().ok_or_else(|| Error::RankMessage {
+            rank: 0,
+            expected: "a run before its work".into(),
+            found: asked.to_owned(),
+        })
+    }
+
     /// Computes and sends this rank's micro-batches of a step.
     fn step(
         &mut self,
@@ -119,30 +177,21 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
         slabs: &[[usize; 2]],
         order: &Message,
     ) -> Result<()> {
-        let Prepared { train, recipe, .. } = self.prepared;
-        let of_epoch = self.prepared.length.steps_per_epoch;
-        let current = self.current.as_mut().ok_or_else(|| Error::RankMessage {
-            rank: 0,
-            expected: "a run before its steps".into(),
-            found: format!("step {step}"),
-        })?;
-        let number = step / of_epoch + 1;
-        if current
-            .epoch
-            .as_ref()
-            .is_none_or(|(known, _)| *known != number)
-        {
-            let rows = O::epoch(train, recipe, current.seed, number).collect();
-            current.epoch = Some((number, rows));
+        let Self {
+            prepared,
+            ranks,
+            interrupted,
+            ..
+        } = *self;
+        let current = self.current(&format!("step {step}"))?;
+        let rows = current.rows(prepared, step);
+        if rows.len() != shares.len() {
+            return Err(Error::RankMessage {
+                rank: 0,
+                expected: "a step of this rank's data".into(),
+                found: format!("step {step} of {} micro-batches", shares.len()),
+            });
         }
-        let (_, epoch) = current.epoch.as_ref().expect("set just above");
-        let rows = epoch.chunks(recipe.accumulation).nth(step % of_epoch);
-        let rows = rows.filter(|rows| rows.len() == shares.len());
-        let rows = rows.ok_or_else(|| Error::RankMessage {
-            rank: 0,
-            expected: "a step of this rank's data".into(),
-            found: format!("step {step} of {} micro-batches", shares.len()),
-        })?;
         let learner = &mut current.learner;
         let composed: usize = slabs.iter().map(|[rows, columns]| rows * columns).sum();
         check_len(0, composed + current.head, &order.values)?;
@@ -153,26 +202,26 @@ impl<B: VbLoraBackend, O: Objective<B>> Worker<'_, B, O> {
             let slabs = slabs.iter().map(|&shape| pieces.matrix(shape));
             learner.factors_of(&slabs.collect::<Vec<_>>())
         };
-        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        let (rank, size) = (ranks.rank(), ranks.size());
         for number in (rank..rows.len()).step_by(size) {
-            let batch = O::batch(train, &rows[number], learner.base())?;
+            let batch = O::batch(&prepared.train, &rows[number], learner.base())?;
             let noise = Noise::new(current.seed, step as u64, number as u64);
             let micro = learner.micro_batch(&factors, &batch, noise, shares[number])?;
             let flat = Flat::of(micro);
             let part = Part {
                 step,
                 number,
-                interrupted: self.interrupted.load(Ordering::Relaxed),
+                interrupted: interrupted.load(Ordering::Relaxed),
                 layout: flat.layout,
             };
             let values = host_tensor(flat.values).values;
             let report = Report::Gradients(part);
-            self.ranks.group.report(message::message(&report, values)?);
+            ranks.group.report(message::message(&report, values)?);
         }
         // The reports of a rank with work say so as well.
-        if rank >= rows.len() && self.interrupted.load(Ordering::Relaxed) {
+        if rank >= rows.len() && interrupted.load(Ordering::Relaxed) {
             let report = message::message(&Report::Interrupted, Vec::new())?;
-            self.ranks.group.report(report);
+            ranks.group.report(report);
         }
         Ok(())
     }

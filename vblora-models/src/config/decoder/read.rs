@@ -238,7 +238,7 @@ pub(super) fn rotated(fields: &Fields<'_>, layers: usize) -> Result<LayerSet> {
 /// at it.
 fn padding(family: DecoderFamily, fields: &Fields<'_>, vocab_size: usize) -> Result<Option<u32>> {
     let field = "pad_token_id";
-    let Some(id) = fields.integer(field)? else {
+    let Some(id) = fields.token(field)? else {
         return Ok(None);
     };
     let size = vocab_size as i64;

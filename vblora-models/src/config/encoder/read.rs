@@ -1,7 +1,8 @@
 //! `config.json` to an encoder's features.
 
 use super::{
-    EncoderConfig, EncoderPositions, Family, HeadActivation, Pooling, RelativeBuckets, RotaryLayers,
+    EncoderConfig, EncoderPositions, Family, HeadActivation, Pooling, Positions, RelativeBuckets,
+    RotaryLayers,
 };
 use crate::{
     Activation, Error, Result,
@@ -323,7 +324,11 @@ fn refuse_other_forms(fields: &Fields<'_>) -> Result<()> {
 /// which no token sees.
 fn padding(fields: &Fields<'_>, family: Family, vocab_size: usize) -> Result<(u32, usize)> {
     let field = "pad_token_id";
-    let Some(id) = fields.integer(field)? else {
+    let found = fields.token(field)?;
+    if found.is_none() && fields.mentions(field) {
+        return no_padding(fields, family, field);
+    }
+    let Some(id) = found else {
         let id = family.default_pad();
         return Ok((id, family.position_offset(id)));
     };
@@ -336,6 +341,18 @@ fn padding(fields: &Fields<'_>, family: Family, vocab_size: usize) -> Result<(u3
         Err(_) => {
             let problem = format!("expected a token id, found {id}");
             Err(wrong(fields.file, field, problem))
+        }
+    }
+}
+
+/// Where the field is null. Transformers then fills rows with the tokenizer's token. RoBERTa's positions are counted from the id, so there it
+/// cannot go on.
+fn no_padding(fields: &Fields<'_>, family: Family, field: &str) -> Result<(u32, usize)> {
+    match family.positions() {
+        Positions::Columns => Ok((0, 0)),
+        Positions::Tokens => {
+            let problem = "expected the token id that positions are counted from, found null";
+            Err(wrong(fields.file, field, problem.into()))
         }
     }
 }

@@ -180,6 +180,21 @@ fn a_padding_of_minus_one_is_no_token() {
     assert_eq!(read(&config).unwrap().position_offset, 0);
 }
 
+/// As in transformers: rows are filled with any token, which no token sees, unless positions are counted from it.
+#[test]
+fn a_padding_of_null_is_no_token() {
+    for mut config in [modernbert(), deberta()] {
+        config["pad_token_id"] = json!(null);
+        let config = read(&config).unwrap();
+        assert_eq!((config.pad_token_id, config.position_offset), (0, 0));
+    }
+    let error = with("pad_token_id", json!(null));
+    assert!(
+        error.contains("pad_token_id") && error.contains("found null"),
+        "{error}"
+    );
+}
+
 #[test]
 fn impossible_values_are_named() {
     let cases = [
@@ -292,6 +307,7 @@ fn what_deberta_leaves_unsaid_or_has_otherwise_is_known_or_refused() {
     assert_eq!(config.positions, EncoderPositions::Relative(expected));
     assert_eq!((config.type_vocab_size, config.layer_norm_eps), (0, 1e-7));
     assert!(!config.head_in_base && config.head_form().has_dense);
+    assert_eq!(config.optional_site(), Some("pooler.dense"));
     for (field, value) in [
         ("relative_attention", json!(false)),
         ("share_att_key", json!(false)),
@@ -312,6 +328,13 @@ fn what_deberta_leaves_unsaid_or_has_otherwise_is_known_or_refused() {
     ] {
         let error = refused(deberta(), field, value.clone());
         assert!(error.contains(field), "{field} {value}: {error}");
+    }
+    for field in ["position_buckets", "max_relative_positions"] {
+        let error = refused(deberta(), field, json!(1.5));
+        assert!(
+            error.contains("expected a whole number, found 1.5"),
+            "{error}"
+        );
     }
     let mut typed = deberta();
     typed["type_vocab_size"] = json!(2);
