@@ -247,6 +247,7 @@ impl<S: Source> Session<S> {
         let events = dir.as_ref().and_then(RunDir::tensorboard);
         let mut log = log.counting(steps).with_events(events);
         // The order is that of methods and seeds, even if some runs ended earlier.
+        let ranks = dealt::<B>(ranks, device);
         let runs: Vec<Run> = self.runs().collect();
         let past_of = |run: &Run| past.iter().find(|past| run.is_of(past)).cloned();
         let mut reached: Vec<Option<RunResult>> = runs.iter().map(past_of).collect();
@@ -296,6 +297,7 @@ impl<S: Source> Session<S> {
         let prepared = self.load::<B>(device)?;
         agree(ranks, &self.terms::<B>(&prepared)?)?;
         let runs: Vec<Run> = self.runs().collect();
+        let ranks = dealt::<B>(ranks, device);
         serve(&prepared, &runs, ranks, interrupted)?;
         Ok(Ended {
             results: Results::new(&self.command, B::name(device), Vec::new()),
@@ -313,7 +315,7 @@ impl<S: Source> Session<S> {
             ..
         } = Made::here(Vec::new());
         // GPUs do not compute on these threads.
-        let is_cpu = ["flex", "ndarray"].contains(&prepared.identity.backend.as_str());
+        let is_cpu = has_fixed_sums(&prepared.identity.backend);
         let threads = match matmul_threads {
             Some(products) => format!("{threads}, and MATMUL_NUM_THREADS={products}"),
             None => threads.to_string(),
@@ -531,5 +533,18 @@ impl<S: Source> Session<S> {
             length,
             splits,
         })
+    }
+}
+
+/// True for backends on CPUs. Sums of a GPU have no fixed order, even on one device.
+fn has_fixed_sums(backend: &str) -> bool {
+    ["flex", "ndarray"].contains(&backend)
+}
+
+/// The ranks of a run on this device. They add early where nothing is lost by it.
+fn dealt<'a, B: VbLoraBackend>(ranks: Ranks<'a>, device: &B::Device) -> Ranks<'a> {
+    match has_fixed_sums(&B::name(device)) {
+        true => ranks,
+        false => ranks.adding_early(),
     }
 }

@@ -48,21 +48,6 @@ impl<B: VbLoraBackend> Flat<B> {
         Self { layout, values }
     }
 
-    /// The gradients that rank `from` has sent.
-    ///
-    /// # Errors
-    /// There are more or fewer values than the layout has.
-    pub(super) fn received(
-        from: usize,
-        layout: Layout,
-        values: Vec<f32>,
-        device: &B::Device,
-    ) -> Result<Self> {
-        check_len(from, layout.len(), &values)?;
-        let values = upload(values, device);
-        Ok(Self { layout, values })
-    }
-
     /// Takes the gradients apart again.
     pub(super) fn into_micro(self) -> MicroGradients<B> {
         let mut pieces = Pieces::new(self.values);
@@ -122,17 +107,89 @@ pub(super) fn upload<B: VbLoraBackend>(values: Vec<f32>, device: &B::Device) -> 
     Tensor::from_data(TensorData::new(values, [count]), device)
 }
 
-/// The sum over a step's micro-batches.
-#[derive(Debug)]
-pub(super) struct Fold<B: VbLoraBackend> {
-    sum: Option<Flat<B>>,
-    /// The number to add next.
-    next: usize,
-    /// Micro-batches that came before their turn.
-    waiting: BTreeMap<usize, (usize, Flat<B>)>,
+/// Gradients and loss as rank `from` has sent them, on the host.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct HostFlat {
+    layout: Layout,
+    values: Vec<f32>,
 }
 
-impl<B: VbLoraBackend> Fold<B> {
+impl HostFlat {
+    /// # Errors
+    /// There are more or fewer values than the layout has.
+    pub(super) fn received(from: usize, layout: Layout, values: Vec<f32>) -> Result<Self> {
+        check_len(from, layout.len(), &values)?;
+        Ok(Self { layout, values })
+    }
+
+    /// The same on the device.
+    pub(super) fn upload<B: VbLoraBackend>(self, device: &B::Device) -> Flat<B> {
+        Flat {
+            layout: self.layout,
+            values: upload(self.values, device),
+        }
+    }
+}
+
+/// What a [`Fold`] adds.
+pub(super) trait Summand: Sized {
+    fn layout(&self) -> &Layout;
+
+    /// Both added, of equal layouts.
+    fn added(self, other: Self) -> Self;
+
+    /// Both added. Rank `from` has sent `other`.
+    ///
+    /// # Errors
+    /// They are of different tensors.
+    fn plus(self, other: Self, from: usize) -> Result<Self> {
+        match self.layout() == other.layout() {
+            true => Ok(self.added(other)),
+            false => Err(Error::RankMessage {
+                rank: from,
+                expected: "gradients of the tensors that other micro-batches have".into(),
+                found: "gradients of other tensors".into(),
+            }),
+        }
+    }
+}
+
+impl<B: VbLoraBackend> Summand for Flat<B> {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn added(self, other: Self) -> Self {
+        Self {
+            layout: self.layout,
+            values: self.values + other.values,
+        }
+    }
+}
+
+impl Summand for HostFlat {
+    fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    fn added(mut self, other: Self) -> Self {
+        let pairs = self.values.iter_mut().zip(other.values);
+        pairs.for_each(|(sum, value)| *sum += value);
+        self
+    }
+}
+
+/// A sum in the order of numbers, whatever the order in which they come.
+#[derive(Debug)]
+pub(super) struct Fold<S> {
+    sum: Option<S>,
+    /// The number to add next.
+    next: usize,
+    /// What came before its turn.
+    waiting: BTreeMap<usize, (usize, S)>,
+}
+
+impl<S: Summand> Fold<S> {
     pub(super) fn new() -> Self {
         Self {
             sum: None,
@@ -141,11 +198,11 @@ impl<B: VbLoraBackend> Fold<B> {
         }
     }
 
-    /// Adds micro-batch `number`, which rank `from` has computed. Calls may come in any order.
+    /// Adds number `number`, which rank `from` has computed. Calls may come in any order.
     ///
     /// # Errors
     /// The number has come before; the gradients are of other tensors than those before.
-    pub(super) fn add(&mut self, number: usize, from: usize, flat: Flat<B>) -> Result<()> {
+    pub(super) fn add(&mut self, number: usize, from: usize, found: S) -> Result<()> {
         if number < self.next || self.waiting.contains_key(&number) {
             return Err(Error::RankMessage {
                 rank: from,
@@ -153,22 +210,12 @@ impl<B: VbLoraBackend> Fold<B> {
                 found: format!("micro-batch {number} again"),
             });
         }
-        self.waiting.insert(number, (from, flat));
-        while let Some((from, flat)) = self.waiting.remove(&self.next) {
+        self.waiting.insert(number, (from, found));
+        while let Some((from, found)) = self.waiting.remove(&self.next) {
             self.next += 1;
             self.sum = Some(match self.sum.take() {
-                None => flat,
-                Some(sum) if sum.layout == flat.layout => Flat {
-                    layout: sum.layout,
-                    values: sum.values + flat.values,
-                },
-                Some(_) => {
-                    return Err(Error::RankMessage {
-                        rank: from,
-                        expected: "gradients of the tensors that other micro-batches have".into(),
-                        found: "gradients of other tensors".into(),
-                    });
-                }
+                None => found,
+                Some(sum) => sum.plus(found, from)?,
             });
         }
         Ok(())
@@ -180,7 +227,7 @@ impl<B: VbLoraBackend> Fold<B> {
     }
 
     /// The sum, if there is anything in it.
-    pub(super) fn into_sum(self) -> Option<MicroGradients<B>> {
-        self.sum.map(Flat::into_micro)
+    pub(super) fn into_sum(self) -> Option<S> {
+        self.sum
     }
 }

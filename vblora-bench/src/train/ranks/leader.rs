@@ -14,9 +14,10 @@ use vblora_models::host_tensor;
 
 use super::{
     Ranks, evaluation,
-    fold::{Flat, Fold},
+    fold::Flat,
     message::{Order, Report, head, message},
     names,
+    sums::Sums,
 };
 use crate::{
     Error, Result,
@@ -95,36 +96,46 @@ impl<'a> Leader<'a> {
         factor: f64,
     ) -> Result<StepReport> {
         let shares = shares::<B, O>(batches);
+        let mut watch = Watch::new();
         let mut sum = learner.compose(step);
         synced::<B>(&learner.device)?;
-        let started = Instant::now();
+        let composed = watch.lap();
         self.send(learner, &sum, step, &shares)?;
-        self.communication.seconds += started.elapsed().as_secs_f64();
+        let sent = watch.lap();
         let factors = sum.factors();
-        let mut fold = Fold::new();
+        let mut sums = Sums::new(self.ranks.sending);
         for number in (0..batches.len()).step_by(self.ranks.size()) {
             let noise = Noise::new(learner.seed, step as u64, number as u64);
             let micro = learner.micro_batch(&factors, &batches[number], noise, shares[number])?;
-            fold.add(number, 0, Flat::of(micro))?;
+            sums.add_own(number, Flat::of(micro))?;
             while let Some((from, found)) = self.ranks.group.receive(Duration::ZERO) {
-                self.take(&mut fold, step, (from, found), learner)?;
+                self.take(&mut sums, step, (from, found), learner)?;
             }
         }
         synced::<B>(&learner.device)?;
-        let started = Instant::now();
-        while fold.missing(batches.len()).next().is_some() {
+        let computed = watch.lap();
+        loop {
             let missing = || -> BTreeSet<usize> {
-                let numbers = fold.missing(batches.len());
-                numbers.map(|number| number % self.ranks.size()).collect()
+                let ranks = sums.missing(batches.len(), self.ranks.size());
+                ranks.into_iter().collect()
             };
+            if missing().is_empty() {
+                break;
+            }
             let (from, found) = self.wait(&missing, &format!("in step {step}"))?;
-            self.take(&mut fold, step, (from, found), learner)?;
+            self.take(&mut sums, step, (from, found), learner)?;
         }
-        self.communication.seconds += started.elapsed().as_secs_f64();
-        if let Some(all) = fold.into_sum() {
-            sum.add(0, all);
+        let waited = watch.lap();
+        self.communication.seconds += (sent + waited).as_secs_f64();
+        if let Some(all) = sums.into_sum(&learner.device)? {
+            sum.add(0, all.into_micro());
         }
-        learner.finish(sum, factor)
+        let report = learner.finish(sum, factor);
+        let finished = watch.lap();
+        tracing::debug!(
+            "step {step}: {composed:.1?} to compose, {sent:.1?} to send, {computed:.1?} for its own work, {waited:.1?} to wait, {finished:.1?} to finish"
+        );
+        report
     }
 
     /// Sends the step's factors, the head's values and the shares of the micro-batches.
@@ -161,7 +172,7 @@ impl<'a> Leader<'a> {
     /// Takes in the gradients of a micro-batch.
     fn take<B: VbLoraBackend, O: Objective<B>>(
         &mut self,
-        fold: &mut Fold<B>,
+        sums: &mut Sums<B>,
         step: usize,
         (from, message): Arrival,
         learner: &Learner<B, O>,
@@ -184,8 +195,7 @@ impl<'a> Leader<'a> {
         }
         self.interrupted |= part.interrupted;
         let values = Arc::unwrap_or_clone(message).values;
-        let flat = Flat::received(from, part.layout, values, &learner.device)?;
-        fold.add(part.number, from, flat)
+        sums.add_received(from, part, values, &learner.device)
     }
 
     /// Scores a split with these factors, by all ranks. `step` is the number of steps taken.
@@ -253,6 +263,21 @@ fn unasked(rank: usize, expected: &str, found: &str) -> Error {
         rank,
         expected: expected.into(),
         found: found.into(),
+    }
+}
+
+/// Measures one stretch of time after the other.
+struct Watch(Instant);
+
+impl Watch {
+    fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// The time since the last call.
+    fn lap(&mut self) -> Duration {
+        let now = Instant::now();
+        now - std::mem::replace(&mut self.0, now)
     }
 }
 

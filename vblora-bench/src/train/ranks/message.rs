@@ -52,11 +52,11 @@ impl SiteShape {
     }
 }
 
-/// The gradients of one micro-batch. The message's values are the loss, then the tensors of the layout.
+/// The gradients of one micro-batch, or of all that a rank has in a step. The message's values are the loss, then the tensors of the layout.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Part {
     pub(super) step: usize,
-    /// The micro-batch's number in the step.
+    /// The number of the micro-batch in the step, of several the first.
     pub(super) number: usize,
     /// True if the rank was asked to end.
     pub(super) interrupted: bool,

@@ -3,7 +3,8 @@
 //! Rank 0 leads. It owns adapter, head, optimizer, files and evaluation. In each step it composes the factors and sends them with the head's
 //! values. Each rank computes the gradients of whole micro-batches: rank r of n takes the numbers r, r + n, and so on. Data order, dropout
 //! and noise are functions of seed, step and number, so it does not matter which rank computes a micro-batch. Rank 0 adds the gradients in
-//! the order of the numbers, as one rank does, and finishes the step. The batches of an evaluation are dealt out in the same way.
+//! the order of the numbers, as one rank does, and finishes the step. On GPUs, whose sums have no fixed order, each rank sends one sum.
+//! The batches of an evaluation are dealt out in the same way.
 
 mod agreement;
 mod evaluation;
@@ -11,6 +12,7 @@ mod fold;
 mod leader;
 mod message;
 mod program;
+mod sums;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
 mod worker;
@@ -33,10 +35,20 @@ use crate::{
 /// How long a rank that does not do its work may take to say that its process lives.
 const ANSWER: Duration = Duration::from_secs(2);
 
+/// What a rank sends of the gradients of its micro-batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sending {
+    /// Each by itself, so that rank 0 can add all in the order of their numbers.
+    EachMicroBatch,
+    /// Their sum, which is less to send.
+    OneSum,
+}
+
 /// The ranks that train together, as one of them sees them.
 #[derive(Debug, Clone, Copy)]
 pub struct Ranks<'a> {
     group: &'a dyn Group,
+    sending: Sending,
     /// How long to wait for another rank.
     patience: Duration,
 }
@@ -51,7 +63,21 @@ impl Ranks<'static> {
 impl<'a> Ranks<'a> {
     /// The ranks of a group. A rank that another waits for longer than `patience` fails the job.
     pub fn new(group: &'a dyn Group, patience: Duration) -> Self {
-        Self { group, patience }
+        Self {
+            group,
+            sending: Sending::EachMicroBatch,
+            patience,
+        }
+    }
+
+    /// The same ranks, each of which adds its micro-batches before it sends them. Results then have the bits of one rank no longer. GPUs do
+    /// not promise those bits anyway: their sums have no fixed order.
+    #[must_use]
+    pub(super) fn adding_early(self) -> Self {
+        Self {
+            sending: Sending::OneSum,
+            ..self
+        }
     }
 
     /// The ranks of a job.

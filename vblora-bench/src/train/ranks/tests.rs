@@ -241,6 +241,64 @@ fn causal_models_leave_the_same_files_by_one_and_three_ranks() {
     }
 }
 
+/// The sums of ranks, as GPUs send them, are those of one rank up to rounding.
+#[test]
+fn ranks_that_add_early_train_as_one_does() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path(), 26);
+    let methods = [Method::VbLora];
+    let alone = together(&encoder(dir.path(), "1", &methods), 1);
+    let session = encoder(dir.path(), "3", &methods);
+    let group = Threads::group(3);
+    let results = thread::scope(|scope| {
+        let seats = group.iter().map(|seat| {
+            let session = &session;
+            scope.spawn(move || {
+                let ranks = Ranks::new(seat, PATIENCE).adding_early();
+                run_with(
+                    BackendKind::Flex,
+                    0,
+                    session,
+                    &AtomicBool::new(false),
+                    ranks,
+                )
+            })
+        });
+        let seats: Vec<_> = seats.collect();
+        let mut all = seats.into_iter().map(|seat| seat.join().unwrap().unwrap());
+        all.next().unwrap()
+    });
+    let losses = |results: &Results| -> Vec<f64> {
+        let epochs = results.runs[0].epochs.iter();
+        epochs.map(|epoch| epoch.train_loss).collect()
+    };
+    let (found, expected) = (losses(&results), losses(&alone));
+    assert!(!expected.is_empty() && found.len() == expected.len());
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+    }
+    let log = |name: &str| fs::read_to_string(dir.path().join(name).join("log.jsonl")).unwrap();
+    let (early, whole) = (log("3"), log("1"));
+    let lines = |log: &str| -> Vec<serde_json::Value> {
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("\"event\":\"step\""));
+        lines
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    };
+    let pairs = lines(&early).into_iter().zip(lines(&whole));
+    for (found, expected) in pairs {
+        for name in ["loss", "gradient_norm"] {
+            let [found, expected] = [&found, &expected].map(|line| line[name].as_f64().unwrap());
+            assert!(
+                (found - expected).abs() < 1e-4 * expected.abs(),
+                "{name}: {found} {expected}"
+            );
+        }
+    }
+}
+
 /// A signal to any rank ends the run after its step. Another number of ranks goes on.
 #[test]
 fn a_run_goes_on_with_another_number_of_ranks() {

@@ -6,8 +6,8 @@ use vblora::{Noise, backend::VbLoraBackend};
 use vblora_models::host_tensor;
 
 use super::{
-    Ranks, evaluation,
-    fold::{Flat, Pieces, check_len, upload},
+    Ranks, Sending, evaluation,
+    fold::{Flat, Pieces, Summand, check_len, upload},
     message::{self, Order, Part, Report, SiteShape, head},
 };
 use crate::{
@@ -203,20 +203,22 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
             learner.factors_of(&slabs.collect::<Vec<_>>())
         };
         let (rank, size) = (ranks.rank(), ranks.size());
+        let mut sum: Option<(usize, Flat<B>)> = None;
         for number in (rank..rows.len()).step_by(size) {
             let batch = O::batch(&prepared.train, &rows[number], learner.base())?;
             let noise = Noise::new(current.seed, step as u64, number as u64);
             let micro = learner.micro_batch(&factors, &batch, noise, shares[number])?;
             let flat = Flat::of(micro);
-            let part = Part {
-                step,
-                number,
-                interrupted: interrupted.load(Ordering::Relaxed),
-                layout: flat.layout,
-            };
-            let values = host_tensor(flat.values).values;
-            let report = Report::Gradients(part);
-            ranks.group.report(message::message(&report, values)?);
+            match (ranks.sending, sum.take()) {
+                (Sending::EachMicroBatch, _) => report(ranks, step, number, flat, interrupted)?,
+                (Sending::OneSum, None) => sum = Some((number, flat)),
+                (Sending::OneSum, Some((first, earlier))) => {
+                    sum = Some((first, earlier.plus(flat, rank)?));
+                }
+            }
+        }
+        if let Some((first, sum)) = sum {
+            report(ranks, step, first, sum, interrupted)?;
         }
         // The reports of a rank with work say so as well.
         if rank >= rows.len() && interrupted.load(Ordering::Relaxed) {
@@ -225,4 +227,24 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
         }
         Ok(())
     }
+}
+
+/// Sends gradients of micro-batch `number`, or of that one and later ones.
+fn report<B: VbLoraBackend>(
+    ranks: Ranks<'_>,
+    step: usize,
+    number: usize,
+    flat: Flat<B>,
+    interrupted: &AtomicBool,
+) -> Result<()> {
+    let part = Part {
+        step,
+        number,
+        interrupted: interrupted.load(Ordering::Relaxed),
+        layout: flat.layout,
+    };
+    let values = host_tensor(flat.values).values;
+    let report = Report::Gradients(part);
+    ranks.group.report(message::message(&report, values)?);
+    Ok(())
 }
