@@ -1,5 +1,5 @@
 //! Training on every backend: recorded PEFT runs, determinism, checks, and restored states.
-#![allow(missing_docs, clippy::print_stdout)]
+#![allow(missing_docs, clippy::print_stderr, clippy::print_stdout)]
 
 #[path = "../../vblora/tests/support/mod.rs"]
 #[macro_use]

@@ -36,7 +36,6 @@ fn random<B: VbLoraBackend, const D: usize>(
     let values = Key::new(5)
         .name(name)
         .uniform(shape.iter().product(), -1.0, 1.0);
-    let values: Vec<f32> = values.into_iter().map(|v| v as f32).collect();
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 

@@ -101,6 +101,7 @@ pub(super) fn learner_of<B: VbLoraBackend>(
 }
 
 /// A learner whose every map is a site.
+#[cfg(feature = "wgpu")]
 pub(super) fn all_maps<B: VbLoraBackend>(
     kind: Method,
     dropout: f64,

@@ -32,11 +32,14 @@ struct Sizes<const N: usize> {
     widths: [usize; N],
 }
 
+/// A weight and a bias.
+type Map<B> = (Tensor<Ad<B>, 2>, Tensor<Ad<B>, 1>);
+
 /// The input, and down and up of each map, as leaves; the frozen weights and biases; the gradient of the output.
 struct Case<B: VbLoraBackend, const N: usize> {
     x: Tensor<Ad<B>, 3>,
     factors: [[Tensor<Ad<B>, 2>; 2]; N],
-    maps: [(Tensor<Ad<B>, 2>, Tensor<Ad<B>, 1>); N],
+    maps: [Map<B>; N],
     grad: Tensor<Ad<B>, 3>,
 }
 

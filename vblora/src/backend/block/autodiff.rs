@@ -87,10 +87,12 @@ impl<B: BlockOps, C: CheckpointStrategy> BlockOps for Autodiff<B, C> {
     }
 }
 
+type Maps<B, const N: usize> = [FrozenMap<B>; N];
+
 /// The maps without their graph. If one is trained, all come back unchanged.
 fn all_frozen<B: BlockOps, C: CheckpointStrategy, const N: usize>(
     maps: [FrozenMap<Autodiff<B, C>>; N],
-) -> Result<[FrozenMap<B>; N], [FrozenMap<Autodiff<B, C>>; N]> {
+) -> Result<Maps<B, N>, Maps<Autodiff<B, C>, N>> {
     let found: Result<Vec<_>, _> = maps.iter().cloned().map(frozen::<B, C>).collect();
     match found.map(TryInto::try_into) {
         Ok(Ok(inner)) => Ok(inner),
