@@ -317,7 +317,7 @@ fn a_command_that_knows_no_ranks_is_not_done_several_times() {
         let error = String::from_utf8(output.stderr).unwrap();
         (output.status.code(), error)
     };
-    for arguments in ["plan", "inspect a", "diff a b", "report a --out b"] {
+    for arguments in ["plan a", "inspect a", "diff a b", "report a --out b"] {
         let (status, error) = run(arguments);
         let name = arguments.split(' ').next().unwrap();
         let expected = format!("the whole work of vblora {name}");
