@@ -15,7 +15,7 @@ use cubecl::{CubeCount, CubeDim};
 use super::{BlockOps, JoinedGradients, default};
 use crate::backend::{
     FrozenMap, HeldWeight, Update,
-    gpu::{MAX_CUBES, PLANES, array, empty, fixed_plane, product::RankUpdate},
+    gpu::{MAX_CUBES, PLANES, array, cast::cast, empty, fixed_plane, product::RankUpdate},
     linear::gpu::{MAX_RANK, SUM_COLUMNS, sum_groups, updated_product},
 };
 
@@ -41,13 +41,14 @@ where
         let downs = updates.each_ref().map(|update| turned(&update.down));
         let narrows = joined.narrow_products([&x; N], downs.each_ref());
         let mut all = narrows.into_iter().zip(updates);
-        let mut cast: Option<CubeTensor<R>> = None;
+        // Maps of one dtype share the cast input.
+        let mut last: Option<CubeTensor<R>> = None;
         maps.map(|map| {
             let (narrow, update) = all.next().expect("an update for each map");
             let held = map.weight.dtype();
-            let found = cast.take().filter(|cast| cast.dtype == held);
-            let input = found.unwrap_or_else(|| Self::float_cast(x.clone(), held.into()));
-            cast = Some(input.clone());
+            let found = last.take().filter(|last| last.dtype == held);
+            let input = found.unwrap_or_else(|| cast(x.clone(), held));
+            last = Some(input.clone());
             let term = RankUpdate {
                 narrow: narrow.clone(),
                 factor: update.up,
@@ -77,7 +78,7 @@ where
             let mut sum: Option<CubeTensor<R>> = None;
             let parts = weights.into_iter().zip(updates).zip(narrows).zip(grads);
             for (((weight, update), narrow), grad) in parts {
-                let grad = Self::float_cast(grad, weight.dtype().into());
+                let grad = cast(grad, weight.dtype());
                 let weight = Self::float_swap_dims(weight.into_dense(), 0, 1);
                 let term = RankUpdate {
                     narrow,

@@ -5,6 +5,7 @@
 
 #[cfg(any(feature = "cuda", test))]
 pub(super) mod cache;
+pub(super) mod cast;
 pub(super) mod elements;
 pub(super) mod product;
 pub(super) mod rows;

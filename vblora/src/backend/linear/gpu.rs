@@ -15,7 +15,9 @@ use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise, prelude::ArrayAr
 
 use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
 use crate::backend::gpu::{
-    MAX_CUBES, PLANES, array, empty, fixed_plane,
+    MAX_CUBES, PLANES, array,
+    cast::cast,
+    empty, fixed_plane,
     product::{RankUpdate, tensor_core_product, tensor_core_product_onto},
 };
 
@@ -54,7 +56,7 @@ where
             narrow: narrow.clone(),
             factor: update.up,
         };
-        let x = Self::float_cast(x, held.into());
+        let x = cast(x, held);
         (updated_product::<Self, R>(x, map, update, None), narrow)
     }
 
@@ -85,7 +87,7 @@ where
                 factor,
             }
         };
-        let held_x = Self::float_cast(x.clone(), held.into());
+        let held_x = cast(x.clone(), held);
         let y = updated_product::<Self, R>(held_x, map, piece(0), None);
         let others = (MAX_RANK..columns).step_by(MAX_RANK);
         others.fold(y, |y, start| rank_update(y, None, piece(start)))
@@ -110,7 +112,7 @@ where
         let d_narrow = narrow_product(grad.clone(), transposed(update.up), update.scale, plane);
         let down = row_sums(x, d_narrow.clone());
         let x = needs_x.then(|| {
-            let grad = Self::float_cast(grad, weight.dtype().into());
+            let grad = cast(grad, weight.dtype());
             let map = FrozenMap::dense(transposed(weight.into_dense()), None);
             let update = RankUpdate {
                 narrow: d_narrow,
