@@ -136,7 +136,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         Ok(value)
     }
 
-    /// Means over at most [`SCORED`] tokens each.
+    /// Means over at most `SCORED` tokens each.
     fn outputs(
         trained: Evaluated<'_, B, Self>,
         split: &EncodedTexts,
