@@ -12,8 +12,9 @@ use burn::{
 };
 use support::{TF32, assert_close, values};
 use vblora::{
-    Factors, FrozenLinear, LowRank, Result, WeightLayout,
-    backend::{BackendJob, BackendKind, VbLoraBackend},
+    Factors, FrozenLinear, JoinedMaps, LowRank, Result, WeightLayout,
+    backend::{BackendJob, BackendKind, Gate, VbLoraBackend},
+    ops::gated,
     rng::Key,
 };
 
@@ -110,6 +111,57 @@ impl BackendJob for Values {
 #[test]
 fn products_equal_those_of_the_cpu() {
     skipped(on_cuda(Values));
+}
+
+/// Two maps of one input as one operation: the gradient to the input is a sum, to which the second product adds the first.
+fn joined<B: VbLoraBackend>(device: &B::Device) -> [Vec<f64>; 2] {
+    type A<B> = Autodiff<B, NoCheckpointing>;
+    let [rows, inner, columns] = [2048, 256, 512];
+    let map = |name: &str| {
+        let weight = random::<A<B>, 2>(name, [columns, inner], device);
+        FrozenLinear::new(name, weight, None, WeightLayout::OutIn)
+    };
+    let pair = |name: &str| {
+        let pair = LowRank {
+            down: random(&format!("{name} down"), [inner, 4], device),
+            up: random(&format!("{name} up"), [4, columns], device),
+            scale: 0.5,
+        };
+        (name.to_owned(), pair)
+    };
+    let [gate, up] = ["gate", "up"].map(map);
+    let factors = Factors::new(["gate", "up"].map(pair).into(), 0.0);
+    let x = random::<A<B>, 2>("x", [rows, inner], device).require_grad();
+    let y = match JoinedMaps::new([&gate, &up], &factors) {
+        Some(maps) => maps.gated(x.clone(), Gate::Silu),
+        None => gated(
+            gate.forward(x.clone(), &factors),
+            up.forward(x.clone(), &factors),
+            Gate::Silu,
+        ),
+    };
+    let direction = random("direction", [rows, columns], device);
+    let gradients = (y.clone() * direction).sum().backward();
+    let dx = x.grad(&gradients).expect("x has a gradient");
+    [values(y.inner()), values(dx)]
+}
+
+struct Joined;
+
+impl BackendJob for Joined {
+    type Output = ();
+
+    fn run<B: VbLoraBackend>(self, device: B::Device) {
+        let [y, dx] = joined::<B>(&device);
+        let [ey, edx] = joined::<Flex>(&Default::default());
+        assert_close("output", &y, &ey, TF32);
+        assert_close("gradient", &dx, &edx, TF32);
+    }
+}
+
+#[test]
+fn products_are_added_to_one_another() {
+    skipped(on_cuda(Joined));
 }
 
 struct Order;

@@ -34,10 +34,11 @@ const MAX_ALIGNMENT: u64 = 256;
 /// Products of fewer multiplications are over before the hand-over pays.
 const MIN_MULTIPLICATIONS: usize = 1 << 28;
 
-/// `out = x weight + bias + narrow factor`, sums in f32.
+/// `out = x weight + bias + narrow factor + added`, sums in f32.
 ///
 /// # Shapes
 /// - x: `[rows, inner]`, weight: `[inner, columns]`, bias: `[columns]`, narrow: `[rows, rank]`, factor: `[rank, columns]`
+/// - added and out: `[rows, columns]`
 #[derive(Debug, Clone)]
 pub struct Product {
     /// The type of x and weight.
@@ -52,8 +53,10 @@ pub struct Product {
     pub weight_is_transposed: bool,
     /// True if a bias is added.
     pub has_bias: bool,
-    /// The rank of the update and its factor's strides. The narrow operand is contiguous.
+    /// The rank of the update and its factor's strides, one of which is 1. The narrow operand is contiguous.
     pub update: Option<(usize, [u64; 2])>,
+    /// True if a matrix of the output's shape is added.
+    pub has_added: bool,
 }
 
 /// The type of x and weight. Everything else is f32.
@@ -76,8 +79,8 @@ pub fn is_present() -> bool {
     })
 }
 
-/// Queues the product. The last buffer is the output; those before are x, weight, bias, narrow and factor, without those that are not there.
-/// `kernel` does the same work with `arguments`, which begin with the same buffers. It runs if the library cannot.
+/// Queues the product. The buffers of `arguments` are x, weight, bias, narrow, factor, added and the output, without those that are not there.
+/// `kernel` does the same work with these arguments. It runs if the library cannot.
 pub fn submit<D: Device>(
     device: &D,
     product: Product,
@@ -130,6 +133,7 @@ impl Product {
         let (x, weight) = (next(), next());
         let bias = self.has_bias.then(&mut next);
         let factors = self.update.map(|update| (update, next(), next()));
+        let added = self.has_added.then(&mut next);
         let out = next();
         let of = |element, row: u64, is_transposed, at| Matrix {
             element,
@@ -137,7 +141,7 @@ impl Product {
             is_transposed,
             at,
         };
-        // The update is written first, with the bias, and the product adds to it.
+        // The update is written first, with the other terms, and the product adds to it.
         let mut steps = Vec::with_capacity(2);
         if let Some(((rank, strides), narrow, factor)) = factors {
             let is_transposed = strides[1] != 1;
@@ -152,7 +156,7 @@ impl Product {
                 right: of(Element::F32, factor_row, is_transposed, factor),
                 out,
                 bias,
-                adds: false,
+                term: added,
                 is_exact: true,
             });
         }
@@ -168,7 +172,7 @@ impl Product {
             ),
             out,
             bias: bias.filter(|_| !has_update),
-            adds: has_update,
+            term: if has_update { Some(out) } else { added },
             is_exact: false,
         });
         steps
@@ -192,7 +196,7 @@ impl From<CublasError> for Failure {
 }
 
 /// A matrix in row-major order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Matrix {
     element: Element,
     /// The distance of rows in memory, in values.
@@ -201,15 +205,15 @@ struct Matrix {
     at: CUdeviceptr,
 }
 
-/// `out = left right`, plus a bias, or plus what is in `out`. Out is contiguous.
-#[derive(Debug, Clone, Copy)]
+/// `out = left right`, plus a bias, plus a term of the output's shape, which may be `out` itself. Term and out are contiguous.
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Step {
     sizes: [u64; 3],
     left: Matrix,
     right: Matrix,
     out: CUdeviceptr,
     bias: Option<CUdeviceptr>,
-    adds: bool,
+    term: Option<CUdeviceptr>,
     /// True if f32 factors are not rounded to TF32.
     is_exact: bool,
 }
@@ -221,13 +225,19 @@ struct Key {
     elements: [Element; 2],
     rows: [u64; 2],
     is_transposed: [bool; 2],
-    alignments: [u32; 3],
+    /// Of left, right, term and out.
+    alignments: [u32; 4],
     has_bias: bool,
-    adds: bool,
+    has_term: bool,
     is_exact: bool,
 }
 
 impl Step {
+    /// The address of the term. The library asks for one without a term too, and does not read it then.
+    fn term(&self) -> CUdeviceptr {
+        self.term.unwrap_or(self.out)
+    }
+
     fn key(&self) -> Key {
         let aligned = |at: CUdeviceptr| 1u32 << (at | MAX_ALIGNMENT).trailing_zeros();
         Key {
@@ -235,9 +245,9 @@ impl Step {
             elements: [self.left.element, self.right.element],
             rows: [self.left.row, self.right.row],
             is_transposed: [self.left.is_transposed, self.right.is_transposed],
-            alignments: [self.left.at, self.right.at, self.out].map(aligned),
+            alignments: [self.left.at, self.right.at, self.term(), self.out].map(aligned),
             has_bias: self.bias.is_some(),
-            adds: self.adds,
+            has_term: self.term.is_some(),
             is_exact: self.is_exact,
         }
     }
@@ -357,7 +367,7 @@ impl Plan {
             }
         }
         let preference = lt::create_matmul_pref()?;
-        let [of_left, of_right, of_out] = key.alignments;
+        let [of_left, of_right, of_term, of_out] = key.alignments;
         // SAFETY: as above; the preference is destroyed here and used nowhere else.
         let found = unsafe {
             prefer(
@@ -378,7 +388,7 @@ impl Plan {
             prefer(
                 preference,
                 Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES,
-                &of_out,
+                &of_term,
             )?;
             prefer(
                 preference,
@@ -413,7 +423,7 @@ impl Plan {
         workspace: CUdeviceptr,
         stream: sys::cudaStream_t,
     ) -> Result<(), Failure> {
-        let (one, kept) = (1.0f32, f32::from(u8::from(step.adds)));
+        let (one, kept) = (1.0f32, f32::from(u8::from(step.term.is_some())));
         let address = |at: CUdeviceptr| at as *mut c_void;
         // SAFETY: the descriptions are live and fit the operands. The operands' buffers are held by the caller until the work is queued, and
         // what CubeCL queues later waits for it.
@@ -434,7 +444,7 @@ impl Plan {
                 self.right,
                 address(step.left.at),
                 self.left,
-                address(step.out),
+                address(step.term()),
                 self.out,
                 address(step.out),
                 self.out,
@@ -478,6 +488,53 @@ impl Element {
             Self::F32 => Type::CUDA_R_32F,
             Self::Bf16 => Type::CUDA_R_16BF,
             Self::F16 => Type::CUDA_R_16F,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn product(rank: usize, has_bias: bool, has_added: bool) -> Product {
+        Product {
+            element: Element::Bf16,
+            sizes: [7, 5, 3],
+            x_row: 5,
+            weight_row: 3,
+            weight_is_transposed: false,
+            has_bias,
+            update: (rank > 0).then_some((rank, [3, 1])),
+            has_added,
+        }
+    }
+
+    /// Each term is added by one step, and the last buffer alone is written.
+    #[test]
+    fn every_buffer_has_its_place() {
+        for rank in [0, 2] {
+            for [has_bias, has_added] in [[false; 2], [false, true], [true, false], [true; 2]] {
+                let count = 3
+                    + 2 * usize::from(rank > 0)
+                    + [has_bias, has_added].map(usize::from).iter().sum::<usize>();
+                let at: Vec<CUdeviceptr> = (1..=count as u64).collect();
+                let steps = product(rank, has_bias, has_added).steps(&at);
+                let out = at[count - 1];
+                assert!(steps.iter().all(|step| step.out == out));
+                let bias: Vec<_> = steps.iter().filter_map(|step| step.bias).collect();
+                assert_eq!(bias, if has_bias { vec![3] } else { vec![] });
+                let added = has_added.then(|| at[count - 2]);
+                let first = steps[0];
+                assert_eq!(first.term, added);
+                let last = steps[steps.len() - 1];
+                assert_eq!([last.left.at, last.right.at], [1, 2]);
+                assert_eq!(steps.len(), 1 + usize::from(rank > 0));
+                if rank > 0 {
+                    let narrow = 3 + u64::from(has_bias);
+                    assert_eq!([first.left.at, first.right.at], [narrow, narrow + 1]);
+                    assert_eq!(last.term, Some(out));
+                }
+            }
         }
     }
 }

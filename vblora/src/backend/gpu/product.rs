@@ -360,7 +360,12 @@ impl<R: CubeRuntime> Launch<'_, R> {
     #[cfg(feature = "cublaslt")]
     fn in_library(&self) -> Option<vblora_cublaslt::Product> {
         let is_one_matrix = self.batch == [1, 1] && self.scale == 1.0;
-        if !is_one_matrix || self.x.is_transposed || !vblora_cublaslt::is_present() {
+        let strides =
+            |update: &RankUpdate<R>| [0, 1].map(|d| update.factor.meta.strides()[d] as u64);
+        let has_rows = self
+            .update
+            .is_none_or(|update| strides(update).contains(&1));
+        if !is_one_matrix || self.x.is_transposed || !has_rows || !vblora_cublaslt::is_present() {
             return None;
         }
         let product = vblora_cublaslt::Product {
@@ -370,10 +375,10 @@ impl<R: CubeRuntime> Launch<'_, R> {
             weight_row: self.w.layout.row,
             weight_is_transposed: self.w.is_transposed,
             has_bias: self.bias.is_some(),
-            update: self.update.map(|RankUpdate { narrow, factor }| {
-                let strides = [0, 1].map(|d| factor.meta.strides()[d] as u64);
-                (narrow.meta.shape()[1], strides)
-            }),
+            update: self
+                .update
+                .map(|update| (update.narrow.meta.shape()[1], strides(update))),
+            has_added: self.added.is_some(),
         };
         product.pays().then_some(product)
     }
