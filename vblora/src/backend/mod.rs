@@ -43,7 +43,7 @@ use burn::tensor::{
 pub use activation::{ActivationOps, Gate, GeluForm};
 pub use attention::{AttentionOps, AttentionSettings, CausalSettings, HeadForm, HeadProduct};
 pub(crate) use autodiff::seed;
-pub use block::{BlockOps, JoinedGradients, SelfAttention};
+pub use block::{BlockOps, JoinedGradients, SelfAttention, Updates};
 pub use choice::{BackendJob, BackendKind, DEFAULT_BACKEND};
 pub use dropout::DropoutOps;
 #[cfg(feature = "cuda")]

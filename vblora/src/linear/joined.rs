@@ -6,32 +6,28 @@ use super::{FrozenLinear, update};
 use crate::{
     Factors, Noise,
     backend::{
-        AttentionSettings, CausalSettings, FrozenMap, Gate, SelfAttention, Update, VbLoraBackend,
+        AttentionSettings, CausalSettings, FrozenMap, Gate, SelfAttention, Updates, VbLoraBackend,
         primitive,
     },
 };
 
-/// Maps of one input with the updates of their sites, on a backend that is faster with them as one operation.
+/// Maps of one input with the updates of their sites, if they have any, on a backend that is faster with them as one operation.
 #[derive(Debug)]
 pub struct JoinedMaps<B: VbLoraBackend, const N: usize> {
     maps: [FrozenMap<B>; N],
-    updates: [Update<FloatTensor<B>>; N],
+    updates: Updates<FloatTensor<B>, N>,
 }
 
 impl<B: VbLoraBackend, const N: usize> JoinedMaps<B, N> {
-    /// Returns `None` if the backend takes maps one by one, if a map has no pair, or if the pairs do more than add their update: if they drop
-    /// elements of their input, or belong to a multi-adapter batch.
+    /// A map whose site has no pair is joined without an update. Returns `None` if the backend takes maps one by one, or if the pairs do more
+    /// than add their update: if they drop elements of their input, or belong to a multi-adapter batch.
     pub fn new(linears: [&FrozenLinear<B>; N], factors: &Factors<B>) -> Option<Self> {
         if !B::joins_maps() || factors.drops() || factors.is_multi_adapter() {
             return None;
         }
-        let pairs = linears.map(|linear| factors.get(&linear.site).map(update));
-        if pairs.iter().any(Option::is_none) {
-            return None;
-        }
         Some(Self {
             maps: linears.map(FrozenLinear::map),
-            updates: pairs.map(|pair| pair.expect("looked at above")),
+            updates: linears.map(|linear| factors.get(&linear.site).map(update)),
         })
     }
 }

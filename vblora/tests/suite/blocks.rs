@@ -7,7 +7,7 @@ use burn::{
 use vblora::{
     backend::{
         AttentionOps, AttentionSettings, BlockOps, CausalSettings, FrozenMap, LinearOps,
-        SelfAttention, Update, VbLoraBackend,
+        SelfAttention, Update, Updates, VbLoraBackend,
     },
     ops::{self, Gate},
     rng::Key,
@@ -37,6 +37,8 @@ type Map<B> = (Tensor<Ad<B>, 2>, Tensor<Ad<B>, 1>);
 
 /// The input, and down and up of each map, as leaves; the frozen weights and biases; the gradient of the output.
 struct Case<B: VbLoraBackend, const N: usize> {
+    /// The maps that have an update.
+    adapted: [bool; N],
     x: Tensor<Ad<B>, 3>,
     factors: [[Tensor<Ad<B>, 2>; 2]; N],
     maps: [Map<B>; N],
@@ -52,7 +54,7 @@ fn float<B: Backend, const D: usize>(x: FloatTensor<B>) -> Tensor<B, D> {
 }
 
 impl<B: VbLoraBackend, const N: usize> Case<B, N> {
-    fn new(sizes: Sizes<N>, width: usize, device: &B::Device) -> Self {
+    fn new(sizes: Sizes<N>, adapted: [bool; N], width: usize, device: &B::Device) -> Self {
         let Sizes {
             n,
             t,
@@ -66,6 +68,7 @@ impl<B: VbLoraBackend, const N: usize> Case<B, N> {
         let cube =
             |name: &str, d: usize| tensor::<Ad<B>, 3>(&draw(name, n * t * d), [n, t, d], device);
         Self {
+            adapted,
             x: cube("x", d).require_grad(),
             // The down factor lies in memory as [r, d], as adapters have it.
             factors: std::array::from_fn(|i| {
@@ -93,11 +96,14 @@ impl<B: VbLoraBackend, const N: usize> Case<B, N> {
             .map(|(weight, bias)| FrozenMap::dense(primitive(weight), Some(primitive(bias))))
     }
 
-    fn updates(&self) -> [Update<FloatTensor<Ad<B>>>; N] {
-        self.factors.each_ref().map(|[down, up]| Update {
-            down: primitive(down),
-            up: primitive(up),
-            scale: 0.5,
+    fn updates(&self) -> Updates<FloatTensor<Ad<B>>, N> {
+        std::array::from_fn(|i| {
+            let [down, up] = &self.factors[i];
+            self.adapted[i].then(|| Update {
+                down: primitive(down),
+                up: primitive(up),
+                scale: 0.5,
+            })
         })
     }
 
@@ -105,8 +111,17 @@ impl<B: VbLoraBackend, const N: usize> Case<B, N> {
     fn one_by_one(&self) -> [Tensor<Ad<B>, 3>; N] {
         let mut updates = self.updates().into_iter();
         self.maps().map(|map| {
-            let update = updates.next().expect("one for each map");
-            float(Ad::<B>::adapted_rows(primitive(&self.x), None, map, update))
+            let x = primitive(&self.x);
+            match updates.next().expect("a place for each map") {
+                Some(update) => float(Ad::<B>::adapted_rows(x, None, map, update)),
+                None => {
+                    let [n, t, d] = self.x.dims();
+                    let flat = self.x.clone().reshape([n * t, d]);
+                    let y: Tensor<_, 2> = float(Ad::<B>::frozen_linear(primitive(&flat), map));
+                    let [_, width] = y.dims();
+                    y.reshape([n, t, width])
+                }
+            }
         })
     }
 
@@ -119,6 +134,10 @@ impl<B: VbLoraBackend, const N: usize> Case<B, N> {
             ("x".to_owned(), values(self.x.grad(&grads).unwrap())),
         ];
         for (i, pair) in self.factors.iter().enumerate() {
+            if !self.adapted[i] {
+                assert!(pair.iter().all(|factor| factor.grad(&grads).is_none()));
+                continue;
+            }
             for (name, factor) in ["down", "up"].iter().zip(pair) {
                 let grad = values(factor.grad(&grads).unwrap());
                 found.push((format!("{name} {i}"), grad));
@@ -157,8 +176,13 @@ fn attention_sizes() -> [(Sizes<3>, [usize; 2]); 3] {
 }
 
 pub(crate) fn attention_of_joined_maps<B: VbLoraBackend>(device: &B::Device) {
-    for (sizes, [heads, kv_heads]) in attention_sizes() {
-        let case = Case::<B, 3>::new(sizes, sizes.widths[0], device);
+    let all = attention_sizes();
+    let adapted = [[true; 3], [true, false, true], [false; 3]];
+    for ((sizes, [heads, kv_heads]), adapted) in all
+        .into_iter()
+        .flat_map(|sizes| adapted.map(|adapted| (sizes, adapted)))
+    {
+        let case = Case::<B, 3>::new(sizes, adapted, sizes.widths[0], device);
         let Sizes { n, t, widths, .. } = sizes;
         let half = widths[0] / heads / 2;
         let angles = ["cos", "sin"].map(|name| {
@@ -181,7 +205,11 @@ pub(crate) fn attention_of_joined_maps<B: VbLoraBackend>(device: &B::Device) {
             let joined = Ad::<B>::self_attention(x, case.maps(), case.updates(), form);
             let qkv = case.one_by_one().map(|x| primitive(&x));
             let (apart, _) = Ad::<B>::head_attention(qkv, Some(primitive(&mask)), settings);
-            case.compare(&format!("{sizes:?}"), float(joined), float(apart));
+            case.compare(
+                &format!("{sizes:?}, {adapted:?}"),
+                float(joined),
+                float(apart),
+            );
         }
         for (angles, first, window, cap) in [
             (None, None, None, None),
@@ -210,7 +238,11 @@ pub(crate) fn attention_of_joined_maps<B: VbLoraBackend>(device: &B::Device) {
                 None => x,
             });
             let apart = ops::causal_attention([q, k, v], first, settings);
-            case.compare(&format!("causal, {sizes:?}"), float(joined), apart);
+            case.compare(
+                &format!("causal, {sizes:?}, {adapted:?}"),
+                float(joined),
+                apart,
+            );
         }
     }
 }
@@ -224,13 +256,19 @@ pub(crate) fn units_of_joined_maps<B: VbLoraBackend>(device: &B::Device) {
             rank,
             widths: [width; 2],
         };
-        let case = Case::<B, 2>::new(sizes, width, device);
-        for form in [Gate::Silu, Gate::GeluTanh] {
+        let adapted = [[true; 2], [false, true], [true, false], [false; 2]];
+        let forms = adapted.map(|adapted| [(adapted, Gate::Silu), (adapted, Gate::GeluTanh)]);
+        for (adapted, form) in forms.into_iter().flatten() {
+            let case = Case::<B, 2>::new(sizes, adapted, width, device);
             let x = primitive(&case.x);
             let joined = Ad::<B>::gated_maps(x, case.maps(), case.updates(), form);
             let [gate, up] = case.one_by_one();
             let apart = ops::gated(gate, up, form);
-            case.compare(&format!("{form:?}, {sizes:?}"), float(joined), apart);
+            case.compare(
+                &format!("{form:?}, {sizes:?}, {adapted:?}"),
+                float(joined),
+                apart,
+            );
         }
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     /// Repetitions of both sides before the first pair [default: 1 on a CPU, 3 on a GPU]
     #[arg(long)]
     warm_up: Option<usize>,
-    /// Forbid TF32 for f32 products of the reference on a GPU; ours never uses it
+    /// Forbid TF32 for f32 products of the reference on a GPU; ours use it there
     #[arg(long)]
     full_precision: bool,
     /// File for the results as JSON

@@ -1,7 +1,7 @@
 //! Rank 0 of a run.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -115,11 +115,8 @@ impl<'a> Leader<'a> {
         synced::<B>(&learner.device)?;
         let computed = watch.lap();
         loop {
-            let missing = || -> BTreeSet<usize> {
-                let ranks = sums.missing(batches.len(), self.ranks.size());
-                ranks.into_iter().collect()
-            };
-            if missing().is_empty() {
+            let missing = sums.missing(batches.len(), self.ranks.size());
+            if missing.is_empty() {
                 break;
             }
             let (from, found) = self.wait(&missing, &format!("in step {step}"))?;
@@ -215,10 +212,8 @@ impl<'a> Leader<'a> {
         let mut parts = BTreeMap::from([(0, own)]);
         let during = format!("in the evaluation after {step} steps");
         while parts.len() < self.ranks.size() {
-            let missing = || -> BTreeSet<usize> {
-                let others = 1..self.ranks.size();
-                others.filter(|rank| !parts.contains_key(rank)).collect()
-            };
+            let others = 1..self.ranks.size();
+            let missing: Vec<_> = others.filter(|rank| !parts.contains_key(rank)).collect();
             let (from, found) = self.wait(&missing, &during)?;
             match head(from, &found)? {
                 Report::Outputs(batches) => {
@@ -232,26 +227,22 @@ impl<'a> Leader<'a> {
         O::score(split, recipe, evaluation::joined(parts)?)
     }
 
-    /// The next message of a rank, while those of some ranks are missing.
-    fn wait(&self, missing: &dyn Fn() -> BTreeSet<usize>, during: &str) -> Result<Arrival> {
+    /// The next message of a rank, while those of the ranks in `missing` have not come.
+    fn wait(&self, missing: &[usize], during: &str) -> Result<Arrival> {
         let started = Instant::now();
         let mut was_interrupted = self.here.load(Ordering::Relaxed);
-        let missing = || missing().into_iter().collect::<Vec<_>>();
         loop {
             let left = self.ranks.patience.saturating_sub(started.elapsed());
             if let Some(found) = self.ranks.group.receive(left.min(GLANCE)) {
                 return Ok(found);
             }
             if left.is_zero() {
-                return Err(self.ranks.silent(&missing(), during.to_owned()));
+                return Err(self.ranks.silent(missing, during.to_owned()));
             }
             // A launcher sends this signal when a rank has died. The user then learns which, and in which step.
             if !was_interrupted && self.here.load(Ordering::Relaxed) {
                 was_interrupted = true;
-                tracing::warn!(
-                    "a signal came {during}, which waits for {}",
-                    names(&missing())
-                );
+                tracing::warn!("a signal came {during}, which waits for {}", names(missing));
             }
         }
     }

@@ -10,7 +10,7 @@ use burn::{
     tensor::{Shape, TensorMetadata, ops::FloatTensor},
 };
 
-use super::{BlockOps, JoinedGradients, SelfAttention, default, form::Attended};
+use super::{BlockOps, JoinedGradients, SelfAttention, Updates, default, form::Attended};
 use crate::backend::{
     FrozenMap, Gate, HeldWeight, Update,
     autodiff::register,
@@ -28,16 +28,15 @@ impl<B: BlockOps, C: CheckpointStrategy> BlockOps for Autodiff<B, C> {
     fn self_attention(
         x: FloatTensor<Self>,
         maps: [FrozenMap<Self>; 3],
-        updates: [Update<FloatTensor<Self>>; 3],
+        updates: Updates<FloatTensor<Self>, 3>,
         form: SelfAttention<Self>,
     ) -> FloatTensor<Self> {
         let maps = match all_frozen::<B, C, 3>(maps) {
             Ok(maps) => maps,
             Err(maps) => return default::self_attention::<Self>(x, maps, updates, form),
         };
-        let [a, b, c] = &updates;
-        let tensors = [&x, &a.down, &a.up, &b.down, &b.up, &c.down, &c.up];
-        let parents = tensors.map(|tensor| tensor.node.clone());
+        let [[a, b], [c, d], [e, f]] = updates.each_ref().map(|update| factors(update, &x));
+        let parents = [&x, a, b, c, d, e, f].map(|tensor| tensor.node.clone());
         let form = inner_form::<B, C>(form);
         match AttentionOfMaps
             .prepare::<C>(parents)
@@ -46,13 +45,13 @@ impl<B: BlockOps, C: CheckpointStrategy> BlockOps for Autodiff<B, C> {
         {
             OpsKind::Tracked(mut prep) => {
                 let input = prep.checkpoint(&x);
-                let updates = updates.map(inner::<B, C>);
+                let updates = updates.map(|update| update.map(inner::<B, C>));
                 let (ys, saved) = forward::<B, 3>(input, x.primitive, maps, updates);
                 let (output, attended) = form.forward(ys);
                 prep.finish((saved, form, attended), output)
             }
             OpsKind::UnTracked(prep) => {
-                let updates = updates.map(inner::<B, C>);
+                let updates = updates.map(|update| update.map(inner::<B, C>));
                 prep.finish(B::self_attention(x.primitive, maps, updates, form))
             }
         }
@@ -61,30 +60,41 @@ impl<B: BlockOps, C: CheckpointStrategy> BlockOps for Autodiff<B, C> {
     fn gated_maps(
         x: FloatTensor<Self>,
         maps: [FrozenMap<Self>; 2],
-        updates: [Update<FloatTensor<Self>>; 2],
+        updates: Updates<FloatTensor<Self>, 2>,
         form: Gate,
     ) -> FloatTensor<Self> {
         let maps = match all_frozen::<B, C, 2>(maps) {
             Ok(maps) => maps,
             Err(maps) => return default::gated_maps::<Self>(x, maps, updates, form),
         };
-        let [a, b] = &updates;
-        let tensors = [&x, &a.down, &a.up, &b.down, &b.up];
-        let parents = tensors.map(|tensor| tensor.node.clone());
+        let [[a, b], [c, d]] = updates.each_ref().map(|update| factors(update, &x));
+        let parents = [&x, a, b, c, d].map(|tensor| tensor.node.clone());
         match UnitOfMaps.prepare::<C>(parents).compute_bound().stateful() {
             OpsKind::Tracked(mut prep) => {
                 let input = prep.checkpoint(&x);
-                let updates = updates.map(inner::<B, C>);
+                let updates = updates.map(|update| update.map(inner::<B, C>));
                 let (ys, saved) = forward::<B, 2>(input, x.primitive, maps, updates);
                 let [gate, up] = ys.clone();
                 prep.finish((saved, ys, form), B::gated(gate, up, form))
             }
             OpsKind::UnTracked(prep) => {
-                let updates = updates.map(inner::<B, C>);
+                let updates = updates.map(|update| update.map(inner::<B, C>));
                 prep.finish(B::gated_maps(x.primitive, maps, updates, form))
             }
         }
     }
+}
+
+/// An update's factors. x stands in the places of a map without an update; its node then gets no gradient from there.
+fn factors<'a, T>(update: &'a Option<Update<T>>, x: &'a T) -> [&'a T; 2] {
+    update
+        .as_ref()
+        .map_or([x, x], |update| [&update.down, &update.up])
+}
+
+/// The gradients of a pair, if the map has one.
+fn of_pair<T>(pair: Option<[T; 2]>) -> [Option<T>; 2] {
+    pair.map_or([None, None], |pair| pair.map(Some))
 }
 
 type Maps<B, const N: usize> = [FrozenMap<B>; N];
@@ -125,8 +135,8 @@ fn inner_form<B: BlockOps, C: CheckpointStrategy>(
 struct Saved<B: BlockOps, const N: usize> {
     input: NodeId,
     weights: [HeldWeight<B>; N],
-    updates: [Update<FloatTensor<B>>; N],
-    narrows: [FloatTensor<B>; N],
+    updates: Updates<FloatTensor<B>, N>,
+    narrows: [Option<FloatTensor<B>>; N],
 }
 
 /// The outputs of the maps, with the outer dimensions of x.
@@ -134,7 +144,7 @@ fn forward<B: BlockOps, const N: usize>(
     input: NodeId,
     x: FloatTensor<B>,
     maps: [FrozenMap<B>; N],
-    updates: [Update<FloatTensor<B>>; N],
+    updates: Updates<FloatTensor<B>, N>,
 ) -> ([FloatTensor<B>; N], Saved<B, N>) {
     let outer = x.shape();
     let weights = maps.each_ref().map(|map| map.weight.clone());
@@ -191,7 +201,7 @@ impl<B: BlockOps> Backward<B, 7> for AttentionOfMaps {
         let grad = grads.consume::<B>(&ops.node);
         let found = form.backward(attended, grad);
         let found = saved.backward(found, parents[0].is_some(), checkpointer);
-        let [[a, b], [c, d], [e, f]] = found.factors.map(|pair| pair.map(Some));
+        let [[a, b], [c, d], [e, f]] = found.factors.map(of_pair);
         register::<B, 7>(grads, parents, [found.x, a, b, c, d, e, f]);
     }
 }
@@ -214,7 +224,7 @@ impl<B: BlockOps> Backward<B, 5> for UnitOfMaps {
         let grad = grads.consume::<B>(&ops.node);
         let found = B::gated_backward(gate, up, form, grad);
         let found = saved.backward(found, parents[0].is_some(), checkpointer);
-        let [[a, b], [c, d]] = found.factors.map(|pair| pair.map(Some));
+        let [[a, b], [c, d]] = found.factors.map(of_pair);
         register::<B, 5>(grads, parents, [found.x, a, b, c, d]);
     }
 }

@@ -2,29 +2,32 @@
 
 use burn::tensor::{TensorMetadata, ops::FloatTensor};
 
-use super::{BlockOps, JoinedGradients, SelfAttention};
+use super::{BlockOps, JoinedGradients, SelfAttention, Updates};
 use crate::backend::{
-    FrozenMap, Gate, HeldWeight, Update,
+    FrozenMap, Gate, HeldWeight,
     linear::default::{flat, like},
 };
 
 pub(super) fn adapted_linears<B: BlockOps, const N: usize>(
     x: FloatTensor<B>,
     maps: [FrozenMap<B>; N],
-    updates: [Update<FloatTensor<B>>; N],
-) -> [(FloatTensor<B>, FloatTensor<B>); N] {
+    updates: Updates<FloatTensor<B>, N>,
+) -> [(FloatTensor<B>, Option<FloatTensor<B>>); N] {
     let mut updates = updates.into_iter();
-    maps.map(|map| {
-        let update = updates.next().expect("an update for each map");
-        B::adapted_linear(x.clone(), map, update)
+    maps.map(|map| match updates.next().expect("a place for each map") {
+        Some(update) => {
+            let (y, narrow) = B::adapted_linear(x.clone(), map, update);
+            (y, Some(narrow))
+        }
+        None => (B::frozen_linear(x.clone(), map), None),
     })
 }
 
 pub(super) fn adapted_linears_backward<B: BlockOps, const N: usize>(
     x: FloatTensor<B>,
     weights: [HeldWeight<B>; N],
-    updates: [Update<FloatTensor<B>>; N],
-    narrows: [FloatTensor<B>; N],
+    updates: Updates<FloatTensor<B>, N>,
+    narrows: [Option<FloatTensor<B>>; N],
     grads: [FloatTensor<B>; N],
     needs_x: bool,
 ) -> JoinedGradients<FloatTensor<B>, N> {
@@ -32,12 +35,22 @@ pub(super) fn adapted_linears_backward<B: BlockOps, const N: usize>(
     let mut sum = None;
     let factors = weights.map(|weight| {
         let ((update, narrow), grad) = all.next().expect("a gradient for each map");
-        let found = B::adapted_linear_backward(x.clone(), weight, update, narrow, grad, needs_x);
-        sum = match (sum.take(), found.x) {
+        let (dx, factors) = match update.zip(narrow) {
+            Some((update, narrow)) => {
+                let x = x.clone();
+                let found = B::adapted_linear_backward(x, weight, update, narrow, grad, needs_x);
+                (found.x, Some([found.down, found.up]))
+            }
+            None => (
+                needs_x.then(|| B::frozen_linear_backward(grad, weight)),
+                None,
+            ),
+        };
+        sum = match (sum.take(), dx) {
             (Some(sum), Some(dx)) => Some(B::float_add(sum, dx)),
             (sum, dx) => sum.or(dx),
         };
-        [found.down, found.up]
+        factors
     });
     JoinedGradients { x: sum, factors }
 }
@@ -45,7 +58,7 @@ pub(super) fn adapted_linears_backward<B: BlockOps, const N: usize>(
 pub(super) fn self_attention<B: BlockOps>(
     x: FloatTensor<B>,
     maps: [FrozenMap<B>; 3],
-    updates: [Update<FloatTensor<B>>; 3],
+    updates: Updates<FloatTensor<B>, 3>,
     form: SelfAttention<B>,
 ) -> FloatTensor<B> {
     let outer = x.shape();
@@ -57,7 +70,7 @@ pub(super) fn self_attention<B: BlockOps>(
 pub(super) fn gated_maps<B: BlockOps>(
     x: FloatTensor<B>,
     maps: [FrozenMap<B>; 2],
-    updates: [Update<FloatTensor<B>>; 2],
+    updates: Updates<FloatTensor<B>, 2>,
     form: Gate,
 ) -> FloatTensor<B> {
     let outer = x.shape();

@@ -3,6 +3,8 @@
 
 mod kernels;
 
+use std::vec::IntoIter;
+
 use burn::tensor::{
     DType, Shape,
     ops::{FloatTensor, FloatTensorOps},
@@ -12,9 +14,9 @@ use burn_cubecl::{
 };
 use cubecl::{CubeCount, CubeDim};
 
-use super::{BlockOps, JoinedGradients, default};
+use super::{BlockOps, JoinedGradients, Updates, default};
 use crate::backend::{
-    FrozenMap, HeldWeight, Update,
+    FrozenMap, HeldWeight,
     gpu::{MAX_CUBES, PLANES, array, cast::cast, empty, fixed_plane, product::RankUpdate},
     linear::gpu::{MAX_RANK, SUM_COLUMNS, sum_groups, updated_product},
 };
@@ -33,26 +35,28 @@ where
     fn adapted_linears<const N: usize>(
         x: FloatTensor<Self>,
         maps: [FrozenMap<Self>; N],
-        updates: [Update<FloatTensor<Self>>; N],
-    ) -> [(FloatTensor<Self>, FloatTensor<Self>); N] {
+        updates: Updates<FloatTensor<Self>, N>,
+    ) -> [(FloatTensor<Self>, Option<FloatTensor<Self>>); N] {
         let Some(joined) = Joined::of(&x, &updates) else {
             return default::adapted_linears::<Self, N>(x, maps, updates);
         };
-        let downs = updates.each_ref().map(|update| turned(&update.down));
-        let narrows = joined.narrow_products([&x; N], downs.each_ref());
-        let mut all = narrows.into_iter().zip(updates);
+        let adapted = updates.iter().flatten();
+        let downs: Vec<_> = adapted.map(|update| turned(&update.down)).collect();
+        let mut narrows = joined.narrow_products(downs.iter().map(|down| (&x, down)));
+        let mut updates = updates.into_iter();
         // Maps of one dtype share the cast input.
         let mut last: Option<CubeTensor<R>> = None;
         maps.map(|map| {
-            let (narrow, update) = all.next().expect("an update for each map");
+            let update = updates.next().expect("a place for each map");
+            let term = update.map(|update| RankUpdate {
+                narrow: narrows.next().expect("one for each update"),
+                factor: update.up,
+            });
+            let narrow = term.as_ref().map(|term| term.narrow.clone());
             let held = map.weight.dtype();
             let found = last.take().filter(|last| last.dtype == held);
             let input = found.unwrap_or_else(|| cast(x.clone(), held));
             last = Some(input.clone());
-            let term = RankUpdate {
-                narrow: narrow.clone(),
-                factor: update.up,
-            };
             (updated_product::<Self, R>(input, map, term, None), narrow)
         })
     }
@@ -60,8 +64,8 @@ where
     fn adapted_linears_backward<const N: usize>(
         x: FloatTensor<Self>,
         weights: [HeldWeight<Self>; N],
-        updates: [Update<FloatTensor<Self>>; N],
-        narrows: [FloatTensor<Self>; N],
+        updates: Updates<FloatTensor<Self>, N>,
+        narrows: [Option<FloatTensor<Self>>; N],
         grads: [FloatTensor<Self>; N],
         needs_x: bool,
     ) -> JoinedGradients<FloatTensor<Self>, N> {
@@ -70,30 +74,36 @@ where
                 x, weights, updates, narrows, grads, needs_x,
             );
         };
-        let ups = joined.row_sums(grads.each_ref(), narrows.each_ref());
-        let factors = updates.each_ref().map(|update| &update.up);
-        let narrows = joined.narrow_products(grads.each_ref(), factors);
-        let downs = joined.row_sums([&x; N], narrows.each_ref());
+        // The updates with the gradients of their maps' outputs.
+        let adapted = || {
+            let all = updates.iter().zip(&grads);
+            all.filter_map(|(update, grad)| Some((update.as_ref()?, grad)))
+        };
+        let pairs = adapted().zip(narrows.iter().flatten());
+        let mut ups = joined.row_sums(pairs.map(|((_, grad), narrow)| (grad, narrow)));
+        let narrows = joined.narrow_products(adapted().map(|(update, grad)| (grad, &update.up)));
+        let narrows: Vec<_> = narrows.collect();
+        let mut downs = joined.row_sums(narrows.iter().map(|narrow| (&x, narrow)));
+        let factors = updates.each_ref().map(|update| {
+            let mut next = || Some([turned(&downs.next()?), ups.next()?]);
+            update.as_ref().and_then(|_| next())
+        });
         let dx = needs_x.then(|| {
             let mut sum: Option<CubeTensor<R>> = None;
-            let parts = weights.into_iter().zip(updates).zip(narrows).zip(grads);
-            for (((weight, update), narrow), grad) in parts {
+            let mut narrows = narrows.into_iter();
+            for ((weight, update), grad) in weights.into_iter().zip(updates).zip(grads) {
                 let grad = cast(grad, weight.dtype());
                 let weight = Self::float_swap_dims(weight.into_dense(), 0, 1);
-                let term = RankUpdate {
-                    narrow,
+                let term = update.map(|update| RankUpdate {
+                    narrow: narrows.next().expect("one for each update"),
                     factor: turned(&update.down),
-                };
+                });
                 let map = FrozenMap::dense(weight, None);
                 sum = Some(updated_product::<Self, R>(grad, map, term, sum));
             }
             sum.expect("there is a map")
         });
-        let mut ups = ups.into_iter();
-        JoinedGradients {
-            x: dx,
-            factors: downs.map(|down| [turned(&down), ups.next().expect("one for each map")]),
-        }
+        JoinedGradients { x: dx, factors }
     }
 }
 
@@ -104,7 +114,7 @@ fn turned<R: CubeRuntime>(matrix: &CubeTensor<R>) -> CubeTensor<R> {
     matrix
 }
 
-/// The sizes that N maps of one input have in common.
+/// The sizes that the updates of N maps of one input have in common.
 struct Joined {
     /// Rows of the input.
     n: usize,
@@ -119,12 +129,15 @@ impl Joined {
     /// Returns `None` if the kernels do not take these tensors.
     fn of<R: CubeRuntime, const N: usize>(
         x: &CubeTensor<R>,
-        updates: &[Update<CubeTensor<R>>; N],
+        updates: &Updates<CubeTensor<R>, N>,
     ) -> Option<Self> {
-        let first = updates.first()?;
-        let (n, rank) = (x.meta.shape()[0], first.up.meta.shape()[0]);
-        let is_alike = updates.iter().all(|update| {
-            update.scale == first.scale
+        let mut all = updates.iter().flatten();
+        let first = all.clone().next();
+        let n = x.meta.shape()[0];
+        // Without an update there is nothing to launch.
+        let (rank, scale) = first.map_or((1, 1.0), |first| (first.up.meta.shape()[0], first.scale));
+        let is_alike = all.all(|update| {
+            update.scale == scale
                 && update.up.meta.shape()[0] == rank
                 && [&update.down, &update.up]
                     .iter()
@@ -143,56 +156,61 @@ impl Joined {
         fits.then(|| Self {
             n,
             rank,
-            scale: first.scale,
+            scale,
             plane,
             aligned: (properties.memory.alignment as usize / size_of::<f32>()).max(1),
         })
     }
 
-    /// `scale * x_i factor_i^T`
+    /// `scale * x_i factor_i^T` of each pair of an input and a factor.
     ///
     /// # Shapes
-    /// - x: `[n, d_i]`, factors: `[r, d_i]`; outputs: `[n, r]`
-    fn narrow_products<R: CubeRuntime, const N: usize>(
+    /// - inputs: `[n, d_i]`, factors: `[r, d_i]`; outputs: `[n, r]`
+    fn narrow_products<'a, R: CubeRuntime>(
         &self,
-        x: [&CubeTensor<R>; N],
-        factors: [&CubeTensor<R>; N],
-    ) -> [CubeTensor<R>; N] {
-        let sizes = [[self.n, self.rank]; N];
-        let (out, outputs) = self.outputs(x[0], sizes);
+        pairs: impl Iterator<Item = (&'a CubeTensor<R>, &'a CubeTensor<R>)>,
+    ) -> IntoIter<CubeTensor<R>> {
+        let (x, factors): (Vec<_>, Vec<_>) = pairs.unzip();
+        let size = [self.n, self.rank];
+        let Some((out, outputs)) = self.outputs(&x, vec![size; x.len()]) else {
+            return Vec::new().into_iter();
+        };
         let cubes = self.n.div_ceil(PLANES as usize) as u32;
         kernels::narrow_of_each::launch(
             &out.client,
-            CubeCount::new_2d(cubes, N as u32),
+            CubeCount::new_2d(cubes, x.len() as u32),
             CubeDim::new_2d(self.plane, PLANES),
             x.into_iter().map(array).collect(),
             factors.into_iter().map(array).collect(),
             array(&out),
             self.n,
-            self.padded(sizes[0]),
+            self.padded(size),
             self.scale as f32,
             self.rank,
         );
-        outputs
+        outputs.into_iter()
     }
 
-    /// `narrow_i^T wide_i`
+    /// `narrow_i^T wide_i` of each pair of a wide and a narrow matrix.
     ///
     /// # Shapes
     /// - wides: `[n, p_i]`, narrows: `[n, r]`; outputs: `[r, p_i]`
-    fn row_sums<R: CubeRuntime, const N: usize>(
+    fn row_sums<'a, R: CubeRuntime>(
         &self,
-        wides: [&CubeTensor<R>; N],
-        narrows: [&CubeTensor<R>; N],
-    ) -> [CubeTensor<R>; N] {
-        let widths = wides.map(|wide| wide.meta.shape()[1]);
-        let (out, outputs) = self.outputs(wides[0], widths.map(|p| [self.rank, p]));
+        pairs: impl Iterator<Item = (&'a CubeTensor<R>, &'a CubeTensor<R>)>,
+    ) -> IntoIter<CubeTensor<R>> {
+        let (wides, narrows): (Vec<_>, Vec<_>) = pairs.unzip();
+        let widths = wides.iter().map(|wide| wide.meta.shape()[1]);
+        let widest = widths.clone().max().unwrap_or(0);
+        let sizes = widths.map(|p| [self.rank, p]).collect();
+        let Some((out, outputs)) = self.outputs(&wides, sizes) else {
+            return Vec::new().into_iter();
+        };
         let groups = sum_groups(&out, self.rank);
-        let widest = widths.into_iter().max().expect("there is a map");
         let across = widest.div_ceil(SUM_COLUMNS) as u32;
         kernels::sums_of_each::launch(
             &out.client,
-            CubeCount::new_2d(across, N as u32),
+            CubeCount::new_2d(across, wides.len() as u32),
             CubeDim::new_2d(SUM_COLUMNS as u32, groups as u32),
             wides.into_iter().map(array).collect(),
             narrows.into_iter().map(array).collect(),
@@ -203,7 +221,7 @@ impl Joined {
             SUM_COLUMNS,
             groups,
         );
-        outputs
+        outputs.into_iter()
     }
 
     /// The values of a matrix with the unused ones after it.
@@ -211,17 +229,18 @@ impl Joined {
         (rows * columns).next_multiple_of(self.aligned)
     }
 
-    /// One piece of memory, and the matrices of these sizes in it, one after the other.
-    fn outputs<R: CubeRuntime, const N: usize>(
+    /// One piece of memory on the device of the inputs, and the matrices of these sizes in it, one after the other. `None` if there are none.
+    fn outputs<R: CubeRuntime>(
         &self,
-        like: &CubeTensor<R>,
-        sizes: [[usize; 2]; N],
-    ) -> (CubeTensor<R>, [CubeTensor<R>; N]) {
+        inputs: &[&CubeTensor<R>],
+        sizes: Vec<[usize; 2]>,
+    ) -> Option<(CubeTensor<R>, Vec<CubeTensor<R>>)> {
+        let like = inputs.first()?;
         let total: usize = sizes.iter().map(|&size| self.padded(size)).sum();
         let all = empty(like, Shape::new([total]));
         let bytes = |values: usize| (values * size_of::<f32>()) as u64;
         let mut start = 0;
-        let outputs = sizes.map(|size| {
+        let outputs = sizes.into_iter().map(|size| {
             let after = total - start - size[0] * size[1];
             let handle = all.handle.clone();
             let handle = handle.offset_start(bytes(start)).offset_end(bytes(after));
@@ -229,6 +248,7 @@ impl Joined {
             let (client, device) = (all.client.clone(), all.device.clone());
             CubeTensor::new_contiguous(client, device, Shape::new(size), handle, all.dtype)
         });
-        (all, outputs)
+        let outputs = outputs.collect();
+        Some((all, outputs))
     }
 }

@@ -1,4 +1,6 @@
 //! Several maps of one input as one operation: query, key and value with their attention, gate and up with their unit.
+//!
+//! Each map may have an update or none.
 
 mod autodiff;
 mod default;
@@ -16,7 +18,10 @@ use super::{AttentionOps, FrozenMap, Gate, HeldWeight, LinearOps, Update};
 
 pub use form::SelfAttention;
 
-/// Operations on several frozen maps of one input, each with its update.
+/// The update of each of N maps; `None` for a map without one.
+pub type Updates<T, const N: usize> = [Option<Update<T>>; N];
+
+/// Operations on several frozen maps of one input, each perhaps with an update.
 ///
 /// A GPU reads the shared input once for all of them, and autodiff has one node in place of three to ten.
 pub trait BlockOps: LinearOps + AttentionOps {
@@ -25,15 +30,16 @@ pub trait BlockOps: LinearOps + AttentionOps {
         false
     }
 
-    /// [`adapted_linear`](LinearOps::adapted_linear) of one input by each map. The second outputs are not differentiable.
+    /// One input through each map: [`adapted_linear`](LinearOps::adapted_linear) with an update,
+    /// [`frozen_linear`](LinearOps::frozen_linear) and no second output without. The second outputs are not differentiable.
     ///
     /// # Shapes
     /// - x: `[n, d_in]`; outputs of each map: `[n, d_out]` and `[n, r]`
     fn adapted_linears<const N: usize>(
         x: FloatTensor<Self>,
         maps: [FrozenMap<Self>; N],
-        updates: [Update<FloatTensor<Self>>; N],
-    ) -> [(FloatTensor<Self>, FloatTensor<Self>); N] {
+        updates: Updates<FloatTensor<Self>, N>,
+    ) -> [(FloatTensor<Self>, Option<FloatTensor<Self>>); N] {
         default::adapted_linears::<Self, N>(x, maps, updates)
     }
 
@@ -45,8 +51,8 @@ pub trait BlockOps: LinearOps + AttentionOps {
     fn adapted_linears_backward<const N: usize>(
         x: FloatTensor<Self>,
         weights: [HeldWeight<Self>; N],
-        updates: [Update<FloatTensor<Self>>; N],
-        narrows: [FloatTensor<Self>; N],
+        updates: Updates<FloatTensor<Self>, N>,
+        narrows: [Option<FloatTensor<Self>>; N],
         grads: [FloatTensor<Self>; N],
         needs_x: bool,
     ) -> JoinedGradients<FloatTensor<Self>, N> {
@@ -60,7 +66,7 @@ pub trait BlockOps: LinearOps + AttentionOps {
     fn self_attention(
         x: FloatTensor<Self>,
         maps: [FrozenMap<Self>; 3],
-        updates: [Update<FloatTensor<Self>>; 3],
+        updates: Updates<FloatTensor<Self>, 3>,
         form: SelfAttention<Self>,
     ) -> FloatTensor<Self> {
         default::self_attention::<Self>(x, maps, updates, form)
@@ -73,7 +79,7 @@ pub trait BlockOps: LinearOps + AttentionOps {
     fn gated_maps(
         x: FloatTensor<Self>,
         maps: [FrozenMap<Self>; 2],
-        updates: [Update<FloatTensor<Self>>; 2],
+        updates: Updates<FloatTensor<Self>, 2>,
         form: Gate,
     ) -> FloatTensor<Self> {
         default::gated_maps::<Self>(x, maps, updates, form)
@@ -85,6 +91,6 @@ pub trait BlockOps: LinearOps + AttentionOps {
 pub struct JoinedGradients<T, const N: usize> {
     /// `[n, d_in]`; `None` if it was not asked for.
     pub x: Option<T>,
-    /// Of each map: down `[d_in, r]` and up `[r, d_out]`.
-    pub factors: [[T; 2]; N],
+    /// Of each map with an update: down `[d_in, r]` and up `[r, d_out]`.
+    pub factors: [Option<[T; 2]>; N],
 }

@@ -1,10 +1,9 @@
 //! Linear maps on GPUs. Products run on tensor cores if the device has them, and a low-rank update has kernels of its own.
 
-mod kernels;
+pub(in crate::backend) mod kernels;
 
 use burn::tensor::{
     DType, Shape, Slice,
-    backend::Backend,
     ops::{FloatTensor, FloatTensorOps},
 };
 use burn_cubecl::{
@@ -42,6 +41,14 @@ where
             .unwrap_or_else(|| default::frozen_product::<Self>(x, FrozenMap::dense(weight, bias)))
     }
 
+    fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
+        if x.dtype != DType::F32 {
+            return default::frozen_linear::<Self>(x, map);
+        }
+        let input = cast(x, map.weight.dtype());
+        Self::frozen_product(input, map)
+    }
+
     fn adapted_linear(
         x: FloatTensor<Self>,
         map: FrozenMap<Self>,
@@ -57,7 +64,10 @@ where
             factor: update.up,
         };
         let x = cast(x, held);
-        (updated_product::<Self, R>(x, map, update, None), narrow)
+        (
+            updated_product::<Self, R>(x, map, Some(update), None),
+            narrow,
+        )
     }
 
     /// The kernels take columns in pieces of a fixed size. So a row's update is computed as if it were alone, in f32.
@@ -88,7 +98,7 @@ where
             }
         };
         let held_x = cast(x.clone(), held);
-        let y = updated_product::<Self, R>(held_x, map, piece(0), None);
+        let y = updated_product::<Self, R>(held_x, map, Some(piece(0)), None);
         let others = (MAX_RANK..columns).step_by(MAX_RANK);
         others.fold(y, |y, start| rank_update(y, None, piece(start)))
     }
@@ -118,7 +128,7 @@ where
                 narrow: d_narrow,
                 factor: transposed(update.down),
             };
-            updated_product::<Self, R>(grad, map, update, None)
+            updated_product::<Self, R>(grad, map, Some(update), None)
         });
         AdaptedGradients {
             x,
@@ -183,24 +193,28 @@ fn narrow_product<R: CubeRuntime>(
     out
 }
 
-/// `x W + b` plus the update, and plus `added` if there is one, in one kernel if one supports these tensors.
+/// `x W + b` plus the update and `added`, if there are any, in one kernel if one supports these tensors.
 ///
 /// # Shapes
 /// - x: `[n, d_in]`; added, in f32, and output: `[n, d_out]`
 pub(in crate::backend) fn updated_product<B, R>(
     x: CubeTensor<R>,
     map: FrozenMap<B>,
-    update: RankUpdate<R>,
+    update: Option<RankUpdate<R>>,
     added: Option<CubeTensor<R>>,
 ) -> CubeTensor<R>
 where
-    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    B: LinearOps<FloatTensorPrimitive = CubeTensor<R>>,
     R: CubeRuntime,
 {
     let (weight, bias) = (map.weight.into_dense(), map.bias);
-    let found = tensor_core_product_onto(&x, &weight, bias.as_ref(), Some(&update), added.as_ref());
+    let found =
+        tensor_core_product_onto(&x, &weight, bias.as_ref(), update.as_ref(), added.as_ref());
     found.unwrap_or_else(|| {
-        let y = rank_update(B::float_matmul(x, weight), bias, update);
+        let y = match update {
+            Some(update) => rank_update(B::float_matmul(x, weight), bias, update),
+            None => default::frozen_product::<B>(x, FrozenMap::dense(weight, bias)),
+        };
         match added {
             Some(added) => B::float_add(added, y),
             None => y,

@@ -29,6 +29,23 @@ pub(super) fn narrow_product(
     if row >= n {
         terminate!();
     }
+    let strides = (factor_row, factor_column);
+    products_of_row(x, factor, strides, out, row * rank, row, d, scale, rank);
+}
+
+/// `out[to + rho] = scale * wide[row, d] factor[d, rho]`, by a plane. Strides of the factor are those of d and of the rank.
+#[cube]
+pub(in crate::backend) fn products_of_row(
+    wide: &Array<f32>,
+    factor: &Array<f32>,
+    strides: (usize, usize),
+    out: &mut Array<f32>,
+    to: usize,
+    row: usize,
+    d: usize,
+    scale: f32,
+    #[comptime] rank: usize,
+) {
     let mut sums = Array::<f32>::new(rank);
     #[unroll]
     for rho in 0..rank {
@@ -36,10 +53,10 @@ pub(super) fn narrow_product(
     }
     let mut j = UNIT_POS_X as usize;
     while j < d {
-        let value = x[row * d + j];
+        let value = wide[row * d + j];
         #[unroll]
         for rho in 0..rank {
-            sums[rho] += value * factor[j * factor_row + rho * factor_column];
+            sums[rho] += value * factor[j * strides.0 + rho * strides.1];
         }
         j += CUBE_DIM_X as usize;
     }
@@ -47,7 +64,7 @@ pub(super) fn narrow_product(
     for rho in 0..rank {
         let sum = plane_sum(sums[rho]);
         if UNIT_POS_X == 0 {
-            out[row * rank + rho] = scale * sum;
+            out[to + rho] = scale * sum;
         }
     }
 }
@@ -84,9 +101,6 @@ pub(super) fn rank_update<Y: Float>(
     out[at] = sum;
 }
 
-/// The number of rows that a unit of [`row_sums`] reads at a time, so that one read does not wait for the other.
-const ROWS_AT_ONCE: usize = 8;
-
 /// `out[r, p] = narrow[n, r]^T wide[n, p]`. A cube has some columns. For each of them, `groups` units share its rows.
 #[cube(launch)]
 pub(super) fn row_sums(
@@ -106,6 +120,25 @@ pub(super) fn row_sums(
     for rho in 0..rank {
         sums[rho] = 0.0f32;
     }
+    add_rows(wide, narrow, &mut sums, n, p, column, rank, groups);
+    write_sums(&sums, out, 0, p, first, rank, columns, groups);
+}
+
+/// The number of rows that a unit of [`add_rows`] reads at a time, so that one read does not wait for the other.
+const ROWS_AT_ONCE: usize = 8;
+
+/// Adds this unit's rows of a column, each times its narrow values.
+#[cube]
+pub(in crate::backend) fn add_rows(
+    wide: &Array<f32>,
+    narrow: &Array<f32>,
+    sums: &mut Array<f32>,
+    n: usize,
+    p: usize,
+    column: usize,
+    #[comptime] rank: usize,
+    #[comptime] groups: usize,
+) {
     let mut values = Array::<f32>::new(ROWS_AT_ONCE);
     let mut row = UNIT_POS_Y as usize;
     while row < n {
@@ -125,6 +158,20 @@ pub(super) fn row_sums(
         }
         row += ROWS_AT_ONCE * groups;
     }
+}
+
+/// Adds up the sums of the units of each column, and writes those of the columns below p: `out[to + rho * p + column]`.
+#[cube]
+pub(in crate::backend) fn write_sums(
+    sums: &Array<f32>,
+    out: &mut Array<f32>,
+    to: usize,
+    p: usize,
+    first: usize,
+    #[comptime] rank: usize,
+    #[comptime] columns: usize,
+    #[comptime] groups: usize,
+) {
     let mut shared = SharedMemory::<f32>::new(comptime!(rank * columns * groups));
     #[unroll]
     for rho in 0..rank {
@@ -140,7 +187,7 @@ pub(super) fn row_sums(
             sum += shared[(rho * groups + group) * columns + column];
         }
         if first + column < p {
-            out[rho * p + first + column] = sum;
+            out[to + rho * p + first + column] = sum;
         }
         sum_of += columns * groups;
     }
