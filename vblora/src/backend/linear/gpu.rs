@@ -4,7 +4,6 @@ mod kernels;
 
 use burn::tensor::{
     DType, Shape, Slice,
-    backend::Backend,
     ops::{FloatTensor, FloatTensorOps},
 };
 use burn_cubecl::{
@@ -13,7 +12,7 @@ use burn_cubecl::{
 };
 use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise, prelude::ArrayArg};
 
-use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
+use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update, default, nf4};
 use crate::backend::gpu::{
     MAX_CUBES, PLANES, array,
     cast::cast,
@@ -35,6 +34,10 @@ where
     I: IntElement,
     T: BoolElement,
 {
+    fn decoded(weight: Nf4Weight<Self>) -> FloatTensor<Self> {
+        nf4::decoded(&weight).unwrap_or_else(|| weight.dequantised())
+    }
+
     fn frozen_product(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
         let FrozenMap { weight, bias } = map;
         let weight = weight.into_dense();
@@ -194,7 +197,7 @@ pub(in crate::backend) fn updated_product<B, R>(
     added: Option<CubeTensor<R>>,
 ) -> CubeTensor<R>
 where
-    B: Backend<FloatTensorPrimitive = CubeTensor<R>>,
+    B: LinearOps<FloatTensorPrimitive = CubeTensor<R>>,
     R: CubeRuntime,
 {
     let (weight, bias) = (map.weight.into_dense(), map.bias);
