@@ -2,6 +2,7 @@
 
 #[cfg(feature = "gpu")]
 mod gpu;
+mod random;
 
 use burn::{
     module::{Param, ParamId},
