@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     /// Python interpreter with torch, transformers and peft (pip install torch transformers peft)
     #[arg(long)]
     python: PathBuf,
-    /// Comma-separated works, for example roberta-base/vblora-all/8x128, with /bf16 or /nf4 (bitsandbytes) behind [default: one list for CPUs, one for GPUs]
+    /// Comma-separated works, for example roberta-base/vblora-all/8x128 or llama-2-7b/lora-all/4x528-recompute, with /bf16 or /nf4 (bitsandbytes) behind [default: one list for CPUs, one for GPUs]
     #[arg(long, value_delimiter = ',', value_name = "WORK,...")]
     only: Vec<Work>,
     /// Backend: flex, ndarray, wgpu or cuda. With cuda the reference also runs on the GPU, otherwise on the CPU
