@@ -88,3 +88,56 @@ impl<B: VbLoraBackend> CausalLm<B> {
         Ok(model)
     }
 }
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::backend::Flex;
+    use vblora::Factors;
+
+    use super::*;
+    use crate::{
+        Nf4Settings,
+        decoder::{CausalBatch, CausalInput, Side},
+    };
+
+    /// A drawn model has the shapes of one from the host, and it runs.
+    #[test]
+    fn a_drawn_model_runs() {
+        let small = |config| DecoderConfig {
+            vocab_size: 50,
+            hidden_size: 32,
+            num_layers: 2,
+            num_heads: 2,
+            num_kv_heads: 2,
+            head_size: 16,
+            intermediate_size: 64,
+            ..config
+        };
+        let device = Default::default();
+        for config in [DecoderConfig::llama_2_7b(), DecoderConfig::gpt2_medium()] {
+            for base_dtype in [BaseDtype::F32, BaseDtype::Nf4(Nf4Settings::default())] {
+                let config = DecoderConfig {
+                    base_dtype,
+                    ..small(config.clone())
+                };
+                let model = CausalLm::<Flex>::drawn(config.clone(), &device).unwrap();
+                let like = CausalLm::<Flex>::random(config, 1, &device).unwrap();
+                assert_eq!(model.sites(), like.sites());
+                let is_four_bit = matches!(model.layers[1].mlp_output.weight, FrozenWeight::Nf4(_));
+                assert_eq!(is_four_bit, base_dtype != BaseDtype::F32);
+                let texts: [&[u32]; 1] = [&[3, 4, 5]];
+                let batch = CausalBatch::pad(&texts, 0, Side::Right);
+                let input = CausalInput::new(&batch, model.config(), &device).unwrap();
+                let hidden = model.forward(&input, &Factors::none());
+                let logits = model.logits(hidden.reshape([3, 32])).into_data();
+                let logits = logits.into_vec::<f32>().unwrap();
+                assert_eq!(logits.len(), 150);
+                assert!(
+                    logits
+                        .iter()
+                        .all(|logit| logit.is_finite() && *logit != 0.0)
+                );
+            }
+        }
+    }
+}
