@@ -154,7 +154,7 @@ impl<B: Backend> Factors<B> {
     }
 
     /// True if this pass drops elements of the adapters' input.
-    pub(crate) fn drops(&self) -> bool {
+    pub fn drops(&self) -> bool {
         self.noise.is_some() && self.dropout > 0.0
     }
 

@@ -86,7 +86,9 @@ impl<B: Backend> FrozenLinear<B> {
         let [d_in, d_out] = self.weight.dims();
         Site::new(self.site.clone(), d_in, d_out)
     }
+}
 
+impl<B: VbLoraBackend> FrozenLinear<B> {
     /// The map with its update added into a dense weight: one matrix product, without an adapter. This map keeps every bit, so dropping the
     /// merged map undoes the merge.
     ///
@@ -112,9 +114,7 @@ impl<B: Backend> FrozenLinear<B> {
             ..self.clone()
         }
     }
-}
 
-impl<B: VbLoraBackend> FrozenLinear<B> {
     /// Applies the map and its site's adapter.
     ///
     /// # Shapes

@@ -1,10 +1,15 @@
 //! The operations of [`VbLoraBackend`] that model ports use, on tensors.
 
-use burn::tensor::{Int, Tensor, TensorPrimitive};
+use burn::{
+    backend::Autodiff,
+    tensor::{Int, Tensor, TensorPrimitive, backend::AutodiffBackend},
+};
 
 use crate::{
     Noise, Unpadded,
-    backend::{AdamWStep, AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive},
+    backend::{
+        AdamWStep, AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive, seed,
+    },
 };
 
 pub use crate::backend::{Gate, GeluForm, matmul};
@@ -28,6 +33,18 @@ pub fn join_rows<B: VbLoraBackend>(mut pieces: Vec<Tensor<B, 2>>) -> Tensor<B, 2
     }
     let pieces = pieces.into_iter().map(primitive);
     Tensor::from_primitive(TensorPrimitive::Float(B::join_rows(pieces.collect())))
+}
+
+/// A backward pass that starts from the gradient of a tensor.
+///
+/// # Shapes
+/// - tensor and gradient: the same
+pub fn backward_from<B: VbLoraBackend, const D: usize>(
+    tensor: Tensor<Autodiff<B>, D>,
+    gradient: Tensor<B, D>,
+) -> <Autodiff<B> as AutodiffBackend>::Gradients {
+    let root = Tensor::zeros([1], &tensor.device());
+    seed(root, tensor, gradient).backward()
 }
 
 /// A parameter's value and its moments after a step of AdamW. The results are outside any graph.

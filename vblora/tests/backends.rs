@@ -51,7 +51,8 @@ mod blocks {
 mod nf4 {
     use super::suite::nf4 as tests;
     on_every_backend!(tests: maps_in_4_bits_are_the_maps_of_their_values, a_weight_in_4_bits_decodes_to_its_values,
-        a_weight_in_4_bits_is_held_in_4_bits);
+        a_weight_in_4_bits_is_held_in_4_bits, decoding_is_that_of_plain_operations, products_are_those_of_the_decoded_matrix,
+        no_dense_copy_stays, a_drawn_weight_has_its_deviation);
 }
 
 mod serving {

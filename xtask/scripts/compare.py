@@ -45,19 +45,36 @@ def placed(model, what, dtype):
         d_out, d_in = weight.shape
         quantised = bitsandbytes.nn.Linear4bit(
             d_in, d_out, bias=module.bias is not None, compute_dtype=compute, compress_statistics=True, quant_type="nf4",
+            device="meta",
         )
         quantised.weight = bitsandbytes.nn.Params4bit(weight, requires_grad=False, compress_statistics=True, quant_type="nf4")
         if module.bias is not None:
             quantised.bias = module.bias
+        # Moving to the device quantises; the dense weight goes at once.
+        module.weight = None
+        quantised = quantised.to(DEVICE)
         parent, _, last = name.rpartition(".")
         setattr(model.get_submodule(parent), last, quantised)
-    # Moving to the device quantises. Everything else is in the type of the products, as in a half-precision run.
+    # Everything else is in the type of the products, as in a half-precision run.
     model.to(DEVICE)
     for parameter in model.parameters():
         if not isinstance(parameter, bitsandbytes.nn.Params4bit):
             parameter.data = parameter.data.to(compute)
     model.is_loaded_in_4bit = True
     return model
+
+
+def fresh(model, config, what, dtype):
+    """A model with random weights. A GPU draws them itself, in the type of the products: a CPU would take minutes for a large one."""
+    if DEVICE.type == "cpu":
+        return placed(model(config), what, dtype)
+    torch.set_default_dtype(DTYPES[what.get("compute", dtype)])
+    try:
+        with DEVICE:
+            made = model(config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return placed(made, what, dtype)
 
 
 def is_half(what, dtype):
@@ -117,7 +134,7 @@ class Slab(torch.nn.Module):
 class Training:
     """A training step in the form that was asked for."""
 
-    def __init__(self, model, adapter, task, head, half):
+    def __init__(self, model, adapter, task, head, half, recompute=False):
         self.half, self.slab, self.graph = half, None, None
         if FORM == "graph" and adapter["method"] == "vblora":
             model.requires_grad_(False)
@@ -126,6 +143,9 @@ class Training:
             self.slab, self.model = Slab(model, adapter), model
         else:
             self.model = adapted(model, adapter, task, head)
+        if recompute:
+            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.enable_input_require_grads()
         self.model.train()
         trained = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         of = lambda word: [p for name, p in trained if word in name]
@@ -211,7 +231,7 @@ class Decoder:
 
     def __init__(self, what, dtype):
         config, model = CAUSAL[what["family"]]
-        model = placed(model(config(**what["config"])), what, dtype)
+        model = fresh(model, config(**what["config"]), what, dtype)
         model.config.use_cache = False
         ids = torch.tensor(what["ids"], device=DEVICE).view(what["rows"], -1)
         self.half = is_half(what, dtype)
@@ -219,7 +239,7 @@ class Decoder:
         if what["adapter"] is None:
             self.model = model.eval().requires_grad_(False)
             return
-        self.training = Training(model, what["adapter"], "CAUSAL_LM", None, self.half)
+        self.training = Training(model, what["adapter"], "CAUSAL_LM", None, self.half, what["recompute"])
         self.inputs["labels"] = ids
 
     def run(self):
@@ -235,7 +255,7 @@ class Decode:
 
     def __init__(self, what, dtype):
         config, model = CAUSAL[what["family"]]
-        self.model = placed(model(config(**what["config"])), what, dtype).eval()
+        self.model = fresh(model, config(**what["config"]), what, dtype).eval()
         self.model.generation_config.eos_token_id = None
         self.ids = torch.tensor(what["prompts"], device=DEVICE)
         self.added = what["added"]
@@ -324,6 +344,14 @@ def main():
                 work = request["work"]
                 kinds = {"encoder": Encoder, "decoder": Decoder, "decode": Decode, "compose": Compose, "product": Product}
                 job = kinds[work["what"]["task"]](work["what"], work["dtype"])
+                if DEVICE.type == "cuda":
+                    gc.collect()
+                    torch.cuda.empty_cache()
+                    torch.cuda.reset_peak_memory_stats()
+            elif request["do"] == "allocated":
+                on_device = DEVICE.type == "cuda"
+                say(mib=torch.cuda.max_memory_allocated() / 2**20 if on_device else None)
+                continue
             else:
                 for _ in range(request["repetitions"]):
                     job.run()

@@ -150,7 +150,10 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         let (mut parameters, mut of_factors) = (Gradients::new(), FactorGradients::none());
         let mut collect = |graph: &mut Graph<B>| {
             parameters.collect("head", &self.head, graph);
-            parameters.collect("base", &self.base, graph);
+            // A visit of a frozen base would find nothing, and take long in a deep one.
+            if matches!(self.trained, Trained::Everything) {
+                parameters.collect("base", &self.base, graph);
+            }
             of_factors.collect(&factors, graph);
         };
         let loss = O::backward(self, batch, &factors, share, &mut collect)?;

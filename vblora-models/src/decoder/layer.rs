@@ -104,12 +104,17 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
         attention.chain(mlp).collect()
     }
 
+    /// [`linears`](Self::linears), to change.
+    pub(super) fn linears_mut(&mut self) -> impl Iterator<Item = &mut FrozenLinear<B>> {
+        let attention = self.attention.qkv.iter_mut();
+        let attention = attention.chain([&mut self.attention.output]);
+        let mlp = self.mlp_input.iter_mut().chain([&mut self.mlp_output]);
+        attention.chain(mlp)
+    }
+
     pub(super) fn merged(&self, factors: &Factors<B>) -> Self {
         let mut layer = self.clone();
-        let attention = layer.attention.qkv.iter_mut();
-        let attention = attention.chain([&mut layer.attention.output]);
-        let mlp = layer.mlp_input.iter_mut().chain([&mut layer.mlp_output]);
-        for linear in attention.chain(mlp) {
+        for linear in layer.linears_mut() {
             *linear = linear.merged(factors);
         }
         layer
@@ -124,14 +129,45 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
         cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
-        let [after_attention, after_mlp] = self.settings.places;
+        self.fed(self.attended(x, places, cache, factors), factors)
+    }
+
+    /// The first half of the block: attention, added to its input.
+    ///
+    /// # Shapes
+    /// - input and output: `[n, t, d]`
+    pub(super) fn attended(
+        &self,
+        x: Tensor<B, 3>,
+        places: &Places<B>,
+        cache: Option<&mut LayerCache<B>>,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 3> {
         let normal = normalised(&self.attention_norm, x.clone());
         let attended = self.attention.forward(normal, places, cache, factors);
         let attended = normalised(&self.attention_post_norm, attended);
-        let x = self.add(x, attended, after_attention, factors);
+        self.add(x, attended, self.settings.places[0], factors)
+    }
+
+    /// The second half of the block: the MLP, added to its input.
+    ///
+    /// # Shapes
+    /// - input and output: `[n, t, d]`
+    pub(super) fn fed(&self, x: Tensor<B, 3>, factors: &Factors<B>) -> Tensor<B, 3> {
         let normal = normalised(&self.mlp_norm, x.clone());
         let inner = normalised(&self.mlp_post_norm, self.mlp(normal, factors));
-        self.add(x, inner, after_mlp, factors)
+        self.add(x, inner, self.settings.places[1], factors)
+    }
+
+    /// The values between the maps of the MLP, for each token.
+    pub(super) fn inner_width(&self) -> usize {
+        self.mlp_output.weight.dims()[0]
+    }
+
+    /// True if the second half of the block is a function of each token alone. Dropout depends on a token's place in the batch.
+    pub(super) fn feeds_each_token_alone(&self, factors: &Factors<B>) -> bool {
+        let drops = factors.noise().is_some() && self.settings.residual_dropout > 0.0;
+        !drops && !factors.drops() && !factors.is_multi_adapter()
     }
 
     fn add(

@@ -4,6 +4,7 @@ mod adapted;
 mod attention;
 mod batch;
 mod cached;
+mod drawn;
 mod export;
 mod footprint;
 mod input;

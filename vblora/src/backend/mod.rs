@@ -70,7 +70,16 @@ pub trait VbLoraBackend:
     fn max_tensor_bytes(_device: &Device<Self>) -> Option<usize> {
         None
     }
+
+    /// A meter of the bytes that this thread's tensors take on the device now, without what its allocator keeps for later. `None` if the
+    /// backend does not count them.
+    fn memory_meter(_device: &Device<Self>) -> Option<MemoryMeter> {
+        None
+    }
 }
+
+/// Reads a number of bytes, from any thread. It has none if the device fails.
+pub type MemoryMeter = Box<dyn Fn() -> Option<u64> + Send>;
 
 /// A tensor from its primitive.
 fn float<B: Backend, const D: usize>(tensor: FloatTensor<B>) -> Tensor<B, D> {

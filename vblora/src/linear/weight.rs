@@ -3,7 +3,7 @@
 use burn::{
     module::{
         AutodiffModule, Content, Devices, HasAutodiffModule, Module, ModuleDisplay,
-        ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param, ParamId,
+        ModuleDisplayDefault, ModuleMapper, ModuleVisitor, Param,
     },
     tensor::{
         DType, FloatDType, Tensor, TensorPrimitive,
@@ -12,7 +12,7 @@ use burn::{
 };
 
 use crate::{
-    backend::{HeldWeight, Nf4Weight, primitive},
+    backend::{HeldWeight, Nf4Weight, VbLoraBackend, primitive},
     nf4::Nf4Host,
 };
 
@@ -75,26 +75,23 @@ impl<B: Backend> FrozenWeight<B> {
         }
     }
 
-    /// The weight as a matrix of floats. A dense weight is shared, not copied. One in 4 bits is decoded into its compute dtype, which takes
-    /// eight times its memory in f32.
-    ///
-    /// # Shapes
-    /// - output: `[d_in, d_out]`
-    pub fn dense(&self) -> Tensor<B, 2> {
-        match self {
-            Self::Dense(weight) => weight.val(),
-            Self::Nf4(weight) => {
-                Tensor::from_primitive(TensorPrimitive::Float(weight.dequantised()))
-            }
-        }
-    }
-
     /// The weight as the backend's operations take it.
     pub(super) fn held(&self) -> HeldWeight<B> {
         match self {
             Self::Dense(weight) => HeldWeight::Dense(primitive(weight.val())),
             Self::Nf4(weight) => HeldWeight::Nf4(weight.clone()),
         }
+    }
+}
+
+impl<B: VbLoraBackend> FrozenWeight<B> {
+    /// The weight as a matrix of floats. A dense weight is shared, not copied. One in 4 bits is decoded into its compute dtype, which takes
+    /// eight times its memory in f32.
+    ///
+    /// # Shapes
+    /// - output: `[d_in, d_out]`
+    pub fn dense(&self) -> Tensor<B, 2> {
+        Tensor::from_primitive(TensorPrimitive::Float(self.held().into_dense()))
     }
 }
 
@@ -152,7 +149,10 @@ impl<B: Backend> Module<B> for FrozenWeight<B> {
     fn into_record(self) -> Self::Record {
         match self {
             Self::Dense(weight) => weight.into_record(),
-            Self::Nf4(_) => Param::from_tensor(self.dense()).set_require_grad(false),
+            Self::Nf4(weight) => {
+                let values = TensorPrimitive::Float(weight.dequantised());
+                Param::from_tensor(Tensor::from_primitive(values)).set_require_grad(false)
+            }
         }
     }
 }
@@ -160,16 +160,15 @@ impl<B: Backend> Module<B> for FrozenWeight<B> {
 /// Shows a visitor the tensors of a weight in 4 bits.
 fn visit<B: Backend, V: ModuleVisitor<B>>(weight: &Nf4Weight<B>, visitor: &mut V) {
     let module = FrozenWeight::<B>::NF4_MODULE;
-    let id = || ParamId::from(0);
     let parts = weight.parts();
     for (name, tensor) in parts.ints {
         visitor.enter_module(name, module);
-        visitor.visit_int(&Param::initialized(id(), tensor));
+        visitor.visit_int(&tensor);
         visitor.exit_module(name, module);
     }
     for (name, tensor) in parts.floats {
         visitor.enter_module(name, module);
-        visitor.visit_float(&Param::initialized(id(), tensor));
+        visitor.visit_float(&tensor);
         visitor.exit_module(name, module);
     }
 }

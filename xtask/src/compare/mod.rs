@@ -19,8 +19,7 @@ use vblora_bench::program::say;
 use self::{
     ours::Ours,
     reference::{Form, Reference},
-    report::Report,
-    report::Row,
+    report::{Peaks, Report, Row},
 };
 pub(crate) use self::{
     ours::{compute_dtype, decoder_config, encoder_config, encoder_step},
@@ -34,7 +33,7 @@ pub(crate) struct Arguments {
     /// Python interpreter with torch, transformers and peft (pip install torch transformers peft)
     #[arg(long)]
     python: PathBuf,
-    /// Comma-separated works, for example roberta-base/vblora-all/8x128, with /bf16 or /nf4 (bitsandbytes) behind [default: one list for CPUs, one for GPUs]
+    /// Comma-separated works, for example roberta-base/vblora-all/8x128 or llama-2-7b/lora-all/4x528-recompute, with /bf16 or /nf4 (bitsandbytes) behind [default: one list for CPUs, one for GPUs]
     #[arg(long, value_delimiter = ',', value_name = "WORK,...")]
     only: Vec<Work>,
     /// Backend: flex, ndarray, wgpu or cuda. With cuda the reference also runs on the GPU, otherwise on the CPU
@@ -161,6 +160,7 @@ impl<B: VbLoraBackend> Sides<B> {
         self.ours.time(&mut job, 1)?;
         let first = start.elapsed().as_secs_f64() * 1e3;
         self.ours.time(&mut job, self.warm_up)?;
+        let ours_allocated = self.ours.allocated(&mut job, self.warm_up)?;
         let mut others = Vec::new();
         for (index, (form, reference)) in self.references.iter_mut().enumerate() {
             let ready = reference.prepare(work).and_then(|()| {
@@ -185,7 +185,10 @@ impl<B: VbLoraBackend> Sides<B> {
                 times.push(self.references[*index].1.time(count)? / count as f64);
             }
         }
-        let peaks = [own, self.references[0].1.id()].map(|process| self.peak.mib(process));
+        let peaks = Peaks {
+            of_process: [own, self.references[0].1.id()].map(|process| self.peak.mib(process)),
+            allocated: [ours_allocated, self.references[0].1.allocated()?],
+        };
         let others = others
             .into_iter()
             .map(|(_, form, times)| (form.name(), times))

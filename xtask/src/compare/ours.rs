@@ -1,6 +1,12 @@
 //! Our side of the comparison.
 
-use std::{marker::PhantomData, ops::ControlFlow, time::Instant};
+use std::{
+    marker::PhantomData,
+    ops::ControlFlow,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, anyhow, bail, ensure};
 use burn::{
@@ -30,6 +36,9 @@ use vblora_models::{
 use super::work::{
     ADDED, Decoder, Dtype, Encoder, PROMPT, Pass, Shape, Shapes, Task, Work, prompts,
 };
+
+/// The pause of the thread that looks at the device's memory.
+const BETWEEN_LOOKS: Duration = Duration::from_micros(50);
 
 /// Runs works on one device.
 pub(super) struct Ours<B: VbLoraBackend> {
@@ -105,11 +114,13 @@ impl<B: VbLoraBackend> Ours<B> {
     fn decoder(&mut self, decoder: Decoder, dtype: Dtype) -> Result<CausalLm<B>> {
         let model = match self.decoder.take() {
             Some(model) => model,
-            None => CausalLm::random(
-                decoder_config(decoder, dtype, self.compute),
-                1,
-                &self.device,
-            )?,
+            None => {
+                let config = decoder_config(decoder, dtype, self.compute);
+                match decoder.is_large() {
+                    true => CausalLm::drawn(config, &self.device)?,
+                    false => CausalLm::random(config, 1, &self.device)?,
+                }
+            }
         };
         self.decoder = Some(model.clone());
         Ok(model)
@@ -163,7 +174,8 @@ impl<B: VbLoraBackend> Ours<B> {
         };
         let plan = decoder::targets(targets)?.select(&base.sites())?;
         let adapter: AnyAdapter<Autodiff<B>> = adapter.init(&plan, 1, &self.device)?;
-        let recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
+        let mut recipe = Recipe::builtin(Size::Base, &GlueTask::mrpc())?;
+        recipe.text.recompute = shape.is_recomputed();
         let trained = Trained::Adapter(Box::new(adapter));
         let learner = Learner::new(&base, trained, PhantomData, &recipe, 1, &self.device);
         Ok(Job::CausalStep(Box::new((learner, batch, 0))))
@@ -189,6 +201,32 @@ impl<B: VbLoraBackend> Ours<B> {
         }
         B::sync(&self.device).map_err(|e| anyhow!("the device failed: {e:?}"))?;
         Ok(start.elapsed().as_secs_f64() * 1e3)
+    }
+}
+
+impl<B: VbLoraBackend> Ours<B> {
+    /// The most MiB that the job's tensors take on the device, seen by a thread that looks while the repetitions run. `None` if the backend
+    /// does not count them.
+    pub(super) fn allocated(&self, job: &mut Job<B>, repetitions: usize) -> Result<Option<f64>> {
+        let Some(meter) = B::memory_meter(&self.device) else {
+            return Ok(None);
+        };
+        let is_done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let meter = meter;
+                let mut most = None;
+                while !is_done.load(Ordering::Relaxed) {
+                    most = most.max(meter());
+                    thread::sleep(BETWEEN_LOOKS);
+                }
+                most
+            });
+            let ran = self.time(job, repetitions);
+            is_done.store(true, Ordering::Relaxed);
+            let most = watch.join().map_err(|_| anyhow!("the meter failed"))?;
+            ran.map(|_| most.map(|bytes| bytes as f64 / f64::from(1 << 20)))
+        })
     }
 }
 

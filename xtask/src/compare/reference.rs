@@ -55,6 +55,7 @@ pub(super) struct Reference {
 enum Request {
     Prepare { work: Value },
     Run { repetitions: usize },
+    Allocated,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +63,7 @@ enum Request {
 enum Answer {
     Versions(BTreeMap<String, String>),
     Milliseconds(f64),
+    Mib(Option<f64>),
     Error(String),
 }
 
@@ -114,18 +116,33 @@ impl Reference {
         self.ask(&Request::Prepare { work }).map(|_| ())
     }
 
+    /// The most MiB that torch's tensors took on the device since the work was prepared; `None` on a CPU.
+    pub(super) fn allocated(&mut self) -> Result<Option<f64>> {
+        match self.answer_to(&Request::Allocated)? {
+            Answer::Mib(mib) => Ok(mib),
+            _ => bail!("the Python process did not give its memory"),
+        }
+    }
+
     /// Milliseconds for the repetitions, until the device has finished.
     pub(super) fn time(&mut self, repetitions: usize) -> Result<f64> {
         self.ask(&Request::Run { repetitions })
     }
 
     fn ask(&mut self, request: &Request) -> Result<f64> {
+        match self.answer_to(request)? {
+            Answer::Milliseconds(ms) => Ok(ms),
+            _ => bail!("the Python process did not give its time"),
+        }
+    }
+
+    fn answer_to(&mut self, request: &Request) -> Result<Answer> {
         let line = serde_json::to_string(request)?;
         writeln!(self.requests, "{line}").context("the Python process has ended")?;
         match self.answer()? {
-            Answer::Milliseconds(ms) => Ok(ms),
             Answer::Versions(_) => bail!("the Python process started again"),
             Answer::Error(message) => bail!("in Python: {message}"),
+            answer => Ok(answer),
         }
     }
 
@@ -171,6 +188,7 @@ fn describe(work: Work, compute: Dtype) -> Result<Value> {
                 "config": serde_json::from_str::<Value>(&config.to_json())?,
                 "rows": batch.rows,
                 "ids": ids,
+                "recompute": shape.is_recomputed(),
                 "adapter": decoder.adapter(pass).map(|adapter| causal_adapter(&config, adapter)),
             })
         }

@@ -27,6 +27,9 @@ pub(super) struct Row {
     pub(super) ratio_max: f64,
     pub(super) ours_peak_mb: Option<f64>,
     pub(super) reference_peak_mb: Option<f64>,
+    /// The most MiB that tensors took on the device, without what allocators keep for later. Ours is what a thread saw that looks often.
+    pub(super) ours_allocated_mb: Option<f64>,
+    pub(super) reference_allocated_mb: Option<f64>,
     /// 10^12 floating-point operations per second in the base's products and attention.
     pub(super) ours_tflops: Option<f64>,
     pub(super) reference_tflops: Option<f64>,
@@ -38,6 +41,13 @@ pub(super) struct Row {
     pub(super) ours_first_ms: f64,
 }
 
+/// The most memory that ours and the reference took, in MiB.
+#[derive(Default)]
+pub(super) struct Peaks {
+    pub(super) of_process: [Option<f64>; 2],
+    pub(super) allocated: [Option<f64>; 2],
+}
+
 impl Row {
     /// `pairs` holds milliseconds of one repetition, ours and the reference's; `others` those of the reference's other forms.
     pub(super) fn new(
@@ -45,7 +55,7 @@ impl Row {
         pairs: &[(f64, f64)],
         others: Vec<(&'static str, Vec<f64>)>,
         first: f64,
-        peaks: [Option<f64>; 2],
+        peaks: Peaks,
     ) -> Self {
         let ours_ms = median(pairs.iter().map(|(ours, _)| *ours));
         let reference_ms = median(pairs.iter().map(|(_, theirs)| *theirs));
@@ -63,8 +73,10 @@ impl Row {
             ratio: median(ratios()),
             ratio_min: ratios().fold(f64::INFINITY, f64::min),
             ratio_max: ratios().fold(0.0, f64::max),
-            ours_peak_mb: peaks[0],
-            reference_peak_mb: peaks[1],
+            ours_peak_mb: peaks.of_process[0],
+            reference_peak_mb: peaks.of_process[1],
+            ours_allocated_mb: peaks.allocated[0],
+            reference_allocated_mb: peaks.allocated[1],
             ours_tflops: rate(ours_ms),
             reference_tflops: rate(reference_ms),
             others_ms,
@@ -119,10 +131,10 @@ impl Report {
             (" ours / fastest |", " ---: |")
         };
         out += &format!(
-            "| work | ours, ms | reference, ms | ratio | min to max |{names}{fastest} TFLOP/s | peak, MiB |\n"
+            "| work | ours, ms | reference, ms | ratio | min to max |{names}{fastest} TFLOP/s | peak, MiB | in tensors, MiB |\n"
         );
         let rules = of_forms(&|_| " ---: |".into());
-        out += &format!("| --- | ---: | ---: | ---: | --- |{rules}{rule} --- | --- |\n");
+        out += &format!("| --- | ---: | ---: | ---: | --- |{rules}{rule} --- | --- | --- |\n");
         for row in &self.rows {
             let both = |a: Option<f64>, b: Option<f64>, digits: usize| match (a, b) {
                 (Some(a), Some(b)) => format!("{a:.digits$} / {b:.digits$}"),
@@ -131,7 +143,7 @@ impl Report {
             };
             writeln!(
                 out,
-                "| {} | {} | {} | {:.2} | {:.2} to {:.2} |{} {} | {} |",
+                "| {} | {} | {} | {:.2} | {:.2} to {:.2} |{} {} | {} | {} |",
                 row.work,
                 significant(row.ours_ms),
                 significant(row.reference_ms),
@@ -141,6 +153,7 @@ impl Report {
                 row.others(&forms),
                 both(row.ours_tflops, row.reference_tflops, 1),
                 both(row.ours_peak_mb, row.reference_peak_mb, 0),
+                both(row.ours_allocated_mb, row.reference_allocated_mb, 0),
             )
             .expect("a string takes everything");
         }
@@ -197,7 +210,7 @@ mod tests {
     fn ratios_are_taken_pair_by_pair() {
         let work: Work = "product/1000".parse().unwrap();
         let pairs = [(1.0, 2.0), (4.0, 4.0), (3.0, 12.0)];
-        let row = Row::new(work, &pairs, Vec::new(), 0.0, [None, Some(1.0)]);
+        let row = Row::new(work, &pairs, Vec::new(), 0.0, Peaks::default());
         assert_eq!((row.ours_ms, row.reference_ms), (3.0, 4.0));
         assert_eq!((row.ratio, row.ratio_min, row.ratio_max), (0.5, 0.25, 1.0));
         // 2 * 10^9 operations in 3 ms.
@@ -208,7 +221,7 @@ mod tests {
     fn the_table_says_what_the_adapter_adds() {
         let row = |work: &str, ms: f64| {
             let work: Work = work.parse().unwrap();
-            Row::new(work, &[(ms, 2.0 * ms)], Vec::new(), 0.0, [None, None])
+            Row::new(work, &[(ms, 2.0 * ms)], Vec::new(), 0.0, Peaks::default())
         };
         let report = Report {
             machine: "a machine".into(),
@@ -230,9 +243,9 @@ mod tests {
     fn the_fastest_form_is_beside_the_first() {
         let work: Work = "product/1000".parse().unwrap();
         let others = vec![("graph", vec![1.0, 3.0, 2.0])];
-        let graph = Row::new(work, &[(3.0, 4.0)], others, 0.0, [None, None]);
+        let graph = Row::new(work, &[(3.0, 4.0)], others, 0.0, Peaks::default());
         assert_eq!(graph.ratio_to_fastest, 1.5);
-        let eager = Row::new(work, &[(3.0, 4.0)], Vec::new(), 0.0, [None, None]);
+        let eager = Row::new(work, &[(3.0, 4.0)], Vec::new(), 0.0, Peaks::default());
         assert_eq!(eager.ratio_to_fastest, 0.75);
         let report = Report {
             machine: "a machine".into(),

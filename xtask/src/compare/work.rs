@@ -47,6 +47,8 @@ pub(crate) enum Decoder {
     Gpt2Medium,
     /// TinyLlama's sizes (arXiv 2401.02385).
     Llama1B,
+    Llama2At7B,
+    Llama2At13B,
 }
 
 /// Tokens of every prompt of a decoding work, and tokens that are generated.
@@ -61,16 +63,34 @@ pub(crate) enum Pass {
     /// A training step with a single adapter of rank 1 on the lowest site.
     GradientFlow,
     LoraQv,
+    LoraAll,
     VbLoraQv,
     VbLoraAll,
 }
 
-/// A batch's rows and columns. With padding, rows fill between a quarter and all of the columns.
+/// A batch's rows and columns, and how a step takes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
     rows: usize,
     columns: usize,
-    padded: bool,
+    form: BatchForm,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BatchForm {
+    Plain,
+    /// Rows fill between a quarter and all of the columns.
+    Padded,
+    /// A decoder's blocks are computed again on the way back, "gradient checkpointing".
+    Recomputed,
+}
+
+impl BatchForm {
+    const ALL: [(&'static str, Self); 3] = [
+        ("-padded", Self::Padded),
+        ("-recompute", Self::Recomputed),
+        ("", Self::Plain),
+    ];
 }
 
 /// The linear maps of a model that is not run.
@@ -121,11 +141,18 @@ impl Encoder {
 }
 
 impl Decoder {
-    const ALL: [(&'static str, Self); 3] = [
+    const ALL: [(&'static str, Self); 5] = [
         ("smollm2", Self::SmolLm2),
         ("gpt2-medium", Self::Gpt2Medium),
         ("llama-1.1b", Self::Llama1B),
+        ("llama-2-7b", Self::Llama2At7B),
+        ("llama-2-13b", Self::Llama2At13B),
     ];
+
+    /// True if the device must draw the weights, because the host would take minutes.
+    pub(super) fn is_large(self) -> bool {
+        matches!(self, Self::Llama2At7B | Self::Llama2At13B)
+    }
 
     pub(super) fn config(self) -> DecoderConfig {
         let config = match self {
@@ -140,6 +167,8 @@ impl Decoder {
                 intermediate_size: 5632,
                 ..DecoderConfig::llama_2_7b()
             },
+            Self::Llama2At7B => DecoderConfig::llama_2_7b(),
+            Self::Llama2At13B => DecoderConfig::llama_2_13b(),
         };
         // Speed is measured without dropout. Random weights never end a text.
         DecoderConfig {
@@ -151,10 +180,25 @@ impl Decoder {
         }
     }
 
-    /// The adapter of a pass. A bank vector's length must divide every dimension, and 256 does not for SmolLM2.
+    /// The adapter of a pass. A bank vector's length must divide every dimension, and 256 does not for SmolLM2. The large models have the
+    /// bank and the rank of the paper's table 9.
     pub(crate) fn adapter(self, pass: Pass) -> Option<(AdapterConfig, &'static str)> {
         let length = (self == Self::SmolLm2).then_some(64);
-        pass.adapter_of_length(length)
+        let (adapter, targets) = pass.adapter_of_length(length)?;
+        let rank = match self {
+            Self::Llama2At7B => 4,
+            Self::Llama2At13B => 6,
+            _ => return Some((adapter, targets)),
+        };
+        let adapter = match adapter {
+            AdapterConfig::VbLora(config) => AdapterConfig::VbLora(VbLoraConfig {
+                rank,
+                bank: 2048,
+                ..config
+            }),
+            other => other,
+        };
+        Some((adapter, targets))
     }
 }
 
@@ -166,10 +210,11 @@ pub(super) fn prompts(rows: usize) -> Vec<Vec<u32>> {
 }
 
 impl Pass {
-    const ALL: [(&'static str, Self); 5] = [
+    const ALL: [(&'static str, Self); 6] = [
         ("frozen-forward", Self::FrozenForward),
         ("gradient-flow", Self::GradientFlow),
         ("lora-qv", Self::LoraQv),
+        ("lora-all", Self::LoraAll),
         ("vblora-qv", Self::VbLoraQv),
         ("vblora-all", Self::VbLoraAll),
     ];
@@ -199,6 +244,7 @@ impl Pass {
             Self::FrozenForward => return None,
             Self::GradientFlow => (AdapterConfig::Lora(one), LOWEST_SITE),
             Self::LoraQv => (AdapterConfig::Lora(LoraConfig::default()), "qv"),
+            Self::LoraAll => (AdapterConfig::Lora(LoraConfig::default()), "all"),
             Self::VbLoraQv => (AdapterConfig::VbLora(VbLoraConfig::default()), "qv"),
             Self::VbLoraAll => (AdapterConfig::VbLora(VbLoraConfig::default()), "all"),
         })
@@ -208,7 +254,12 @@ impl Pass {
 impl Shape {
     /// Returns true if rows have padding.
     pub(super) fn is_padded(self) -> bool {
-        self.padded
+        self.form == BatchForm::Padded
+    }
+
+    /// Returns true if blocks are computed again on the way back.
+    pub(super) fn is_recomputed(self) -> bool {
+        self.form == BatchForm::Recomputed
     }
 
     /// Rows without padding.
@@ -216,19 +267,15 @@ impl Shape {
         Self {
             rows,
             columns,
-            padded: false,
+            form: BatchForm::Plain,
         }
     }
 
     /// Rows of random tokens.
     pub(crate) fn batch(self, pad_id: u32) -> PaddedBatch {
-        let Self {
-            rows,
-            columns,
-            padded,
-        } = self;
+        let Self { rows, columns, .. } = self;
         let shortest = columns.div_ceil(4);
-        let length = |row: usize| match padded {
+        let length = |row: usize| match self.is_padded() {
             true if row > 0 => shortest + Key::new(2).below(row as u64, columns - shortest + 1),
             _ => columns,
         };
@@ -303,6 +350,9 @@ impl Work {
                 "llama-1.1b/vblora-all/2x512/bf16",
                 "llama-1.1b/lora-qv/2x512/nf4",
                 "llama-1.1b/vblora-all/2x512/nf4",
+                "llama-2-7b/vblora-all/4x528-recompute/bf16",
+                "llama-2-7b/lora-all/4x528-recompute/nf4",
+                "llama-2-7b/vblora-all/4x528-recompute/nf4",
                 "smollm2/decode/1",
                 "smollm2/decode/8",
                 "llama-1.1b/decode/1",
@@ -374,6 +424,7 @@ fn of_pass(pass: Pass, shape: Shape, [weights, attended]: [usize; 2]) -> f64 {
     // In the backward pass, a frozen map costs one product, and attention costs two for each of its own.
     let per_token = match pass {
         Pass::FrozenForward => products + attention,
+        _ if shape.is_recomputed() => 3.0 * products + 4.0 * attention,
         _ => 2.0 * products + 3.0 * attention,
     };
     per_token * (shape.rows * shape.columns) as f64
@@ -409,8 +460,8 @@ impl fmt::Display for Work {
 
 impl fmt::Display for Shape {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let padding = if self.padded { "-padded" } else { "" };
-        write!(f, "{}x{}{padding}", self.rows, self.columns)
+        let form = name(&BatchForm::ALL, self.form);
+        write!(f, "{}x{}{form}", self.rows, self.columns)
     }
 }
 
@@ -453,6 +504,16 @@ impl FromStr for Work {
                 "expected MODEL/PASS/ROWSxCOLUMNS, MODEL/decode/ROWS, compose/MODEL or product/SIZE, found {text:?}"
             ),
         };
+        let recomputes = |shape: Shape, pass| shape.is_recomputed() && pass == Pass::FrozenForward;
+        match task {
+            Task::Encoder(_, _, shape) if shape.is_recomputed() => {
+                bail!("encoders keep their activations, found {text:?}")
+            }
+            Task::Decoder(_, pass, shape) if recomputes(shape, pass) => {
+                bail!("a forward pass computes nothing again, found {text:?}")
+            }
+            _ => {}
+        }
         if dtype == Dtype::Nf4 && matches!(task, Task::Compose(_) | Task::Product(_)) {
             bail!("{rest} has no base that could be in 4 bits, found {text:?}");
         }
@@ -464,10 +525,9 @@ impl FromStr for Shape {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (sizes, padded) = match text.strip_suffix("-padded") {
-            Some(sizes) => (sizes, true),
-            None => (text, false),
-        };
+        let mut forms = BatchForm::ALL.into_iter();
+        let found = forms.find_map(|(end, form)| Some((text.strip_suffix(end)?, form)));
+        let (sizes, form) = found.unwrap_or((text, BatchForm::Plain));
         let (rows, columns) = sizes
             .split_once('x')
             .with_context(|| format!("expected ROWSxCOLUMNS, found {text:?}"))?;
@@ -475,7 +535,7 @@ impl FromStr for Shape {
         Ok(Self {
             rows,
             columns,
-            padded,
+            form,
         })
     }
 }
@@ -513,6 +573,8 @@ mod tests {
             ("smollm3/decode/1", "gpt2-medium"),
             ("smollm2/decode/0", "from 1 to"),
             ("product/8/nf4", "4 bits"),
+            ("roberta-base/vblora-all/8x128-recompute", "encoders"),
+            ("llama-2-7b/frozen-forward/1x16-recompute", "forward"),
             ("compose/llama-2-7b/nf4", "4 bits"),
         ] {
             let message = name.parse::<Work>().unwrap_err().to_string();

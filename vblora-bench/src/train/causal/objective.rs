@@ -7,7 +7,7 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use serde_json::{Map, json};
-use vblora::{Factors, backend::VbLoraBackend, storage::peft::PeftAdapter};
+use vblora::{Factors, backend::VbLoraBackend, ops::join_rows, storage::peft::PeftAdapter};
 use vblora_models::{
     decoder::{CausalInput, CausalLm},
     save_model,
@@ -28,6 +28,9 @@ use crate::{
 
 /// Number of predicted tokens whose logits are computed at once in an evaluation. With a vocabulary of 50,000 their logits take 50 MB.
 const SCORED: usize = 256;
+
+/// Bytes of the logits that a step with recomputed blocks has at once.
+const LOGIT_BYTES: usize = 64 << 20;
 
 /// The mean negative log-likelihood of the tokens to predict.
 #[derive(Debug)]
@@ -123,14 +126,14 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
             },
         ) = (learner.base(), learner.objective());
         let input = CausalInput::new(&batch.inputs, base.config(), &learner.device)?;
-        let loss = |hidden| {
-            let logits = base.logits(chosen(hidden, &batch.places));
-            token_loss(logits, &batch.targets, *smoothing).mul_scalar(share)
-        };
         if *recompute {
-            return Ok(base.recompute(&input, factors, loss, collect));
+            let vocabulary = base.config().vocab_size;
+            let at_once = (LOGIT_BYTES / (size_of::<f32>() * vocabulary)).max(1);
+            let gradient = |hidden| loss_in_pieces(base, hidden, batch, *smoothing, share, at_once);
+            return Ok(base.recompute_from(&input, factors, gradient, collect));
         }
-        let loss = loss(base.forward(&input, factors));
+        let logits = base.logits(chosen(base.forward(&input, factors), &batch.places));
+        let loss = token_loss(logits, &batch.targets, *smoothing).mul_scalar(share);
         let value = loss.clone().inner();
         collect(&mut loss.backward());
         Ok(value)
@@ -219,6 +222,43 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
     }
 }
 
+/// The loss times `share` and its gradient to the hidden states, with the logits of at most `at_once` tokens in memory.
+///
+/// # Shapes
+/// - hidden and the second output: `[n, t, d]`; the first output: `[1]`
+fn loss_in_pieces<B: VbLoraBackend>(
+    base: &CausalLm<Autodiff<B>>,
+    hidden: Tensor<B, 3>,
+    batch: &TextBatch,
+    smoothing: f64,
+    share: f64,
+    at_once: usize,
+) -> (Tensor<B, 1>, Tensor<B, 3>) {
+    let all = batch.targets.len();
+    let size = all.div_ceil(all.div_ceil(at_once).max(1)).max(1);
+    let pieces = batch.places.chunks(size).zip(batch.targets.chunks(size));
+    let mut value = Tensor::zeros([1], &hidden.device());
+    let grads = pieces.map(|(places, targets)| {
+        let x = Tensor::<Autodiff<B>, 2>::from_inner(chosen(hidden.clone(), places)).require_grad();
+        let loss = token_loss(base.logits(x.clone()), targets, smoothing);
+        let loss = loss.mul_scalar(share * targets.len() as f64 / all as f64);
+        value = value.clone() + loss.clone().inner();
+        let grad = x.grad_remove(&mut loss.backward());
+        grad.unwrap_or_else(|| x.inner().zeros_like())
+    });
+    let mut grads: Vec<_> = grads.collect();
+    let [n, t, d] = hidden.dims();
+    // Tokens without a label take a row of zeros behind those of the labels.
+    grads.push(Tensor::zeros([1, d], &hidden.device()));
+    let mut rows = vec![all as i32; n * t];
+    for (row, &place) in batch.places.iter().enumerate() {
+        rows[place as usize] = row as i32;
+    }
+    let rows = ints(&rows, &hidden.device());
+    let grad = join_rows(grads).select(0, rows);
+    (value, grad.reshape([n, t, d]))
+}
+
 fn one_a_row(texts: Vec<usize>) -> Vec<Vec<usize>> {
     texts.into_iter().map(|text| vec![text]).collect()
 }
@@ -231,4 +271,49 @@ fn chosen<B: Backend>(hidden: Tensor<B, 3>, places: &[i32]) -> Tensor<B, 2> {
     let [n, t, d] = hidden.dims();
     let places = ints(places, &hidden.device());
     hidden.reshape([n * t, d]).select(0, places)
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use burn::{backend::Flex, tensor::Distribution};
+    use vblora_models::DecoderConfig;
+
+    use super::*;
+
+    /// Pieces of the tokens give the loss and the gradient of all of them.
+    #[test]
+    fn a_loss_in_pieces_is_the_loss() {
+        let config = DecoderConfig {
+            vocab_size: 40,
+            hidden_size: 16,
+            num_layers: 1,
+            num_heads: 2,
+            num_kv_heads: 2,
+            head_size: 8,
+            intermediate_size: 24,
+            ..DecoderConfig::llama_2_7b()
+        };
+        let device = Default::default();
+        let model = CausalLm::<Autodiff<Flex>>::random(config, 1, &device).unwrap();
+        let texts = [vec![3, 4, 5, 6, 7], vec![8, 9, 1]].map(|ids: Vec<u32>| (ids, 1));
+        let batch = EncodedTexts::from_tokens(texts, 8).batch(&[vec![0], vec![1]], 0);
+        assert_eq!(batch.targets.len(), 6);
+        let hidden = Tensor::random([2, 5, 16], Distribution::Default, &device);
+        let whole = Tensor::<Autodiff<Flex>, 3>::from_inner(hidden.clone()).require_grad();
+        let logits = model.logits(chosen(whole.clone(), &batch.places));
+        let loss = token_loss(logits, &batch.targets, 0.1).mul_scalar(0.5);
+        let expected = [
+            loss.clone().inner().into_data(),
+            whole.grad(&loss.backward()).unwrap().into_data(),
+        ];
+        for (at_once, is_same) in [(6, true), (4, false), (1, false)] {
+            let (value, grad) = loss_in_pieces(&model, hidden.clone(), &batch, 0.1, 0.5, at_once);
+            for (found, expected) in [value.into_data(), grad.into_data()].iter().zip(&expected) {
+                match is_same {
+                    true => assert_eq!(found, expected),
+                    false => found.assert_approx_eq::<f32>(expected, Default::default()),
+                }
+            }
+        }
+    }
 }

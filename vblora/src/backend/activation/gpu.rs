@@ -6,6 +6,7 @@ use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, tensor::CubeTensor,
 };
+use cubecl::prelude::ArrayArg;
 
 use super::{ActivationOps, Gate, default};
 use crate::backend::gpu::{
@@ -47,8 +48,10 @@ where
         output: FloatTensor<Self>,
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        softmax_backward(&output, &grad)
-            .unwrap_or_else(|| default::row_softmax_backward::<Self>(output, grad))
+        match Rows::of(&[&output, &grad]) {
+            Some(rows) => softmax_backward(&output, grad, &rows),
+            None => default::row_softmax_backward::<Self>(output, grad),
+        }
     }
 
     fn gated(gate: FloatTensor<Self>, up: FloatTensor<Self>, form: Gate) -> FloatTensor<Self> {
@@ -61,12 +64,14 @@ where
         form: Gate,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2] {
-        gated_backward([&gate, &up, &grad], form)
-            .unwrap_or_else(|| default::gated_backward::<Self>(gate, up, form, grad))
+        match Elements::of(&[&gate, &up, &grad]) {
+            Some(elements) => gated_backward([gate, up], &grad, form, elements),
+            None => default::gated_backward::<Self>(gate, up, form, grad),
+        }
     }
 }
 
-/// GELU in either form. Returns `None`, like its gradient and the gated units below, if [`Elements::of`] does.
+/// GELU in either form. Returns `None`, like its gradient and the gated unit below, if [`Elements::of`] does.
 fn gelu<R: CubeRuntime>(x: &CubeTensor<R>, is_tanh: bool) -> Option<CubeTensor<R>> {
     let elements = Elements::of(&[x])?;
     let out = like(x);
@@ -119,27 +124,56 @@ fn gated<R: CubeRuntime>(
     Some(out)
 }
 
+/// The gradients take the places of gate and up, if nothing else needs those.
 fn gated_backward<R: CubeRuntime>(
-    [gate, up, grad]: [&CubeTensor<R>; 3],
+    inputs: [CubeTensor<R>; 2],
+    grad: &CubeTensor<R>,
     form: Gate,
-) -> Option<[CubeTensor<R>; 2]> {
-    let elements = Elements::of(&[gate, up, grad])?;
-    let [d_gate, d_up] = [like(gate), like(up)];
+    elements: Elements,
+) -> [CubeTensor<R>; 2] {
+    let outputs = inputs.each_ref().map(in_place_of);
+    let [gate, up] = inputs.each_ref().map(array);
+    let [d_gate, d_up] = [0, 1].map(|i| output(&outputs[i], &inputs[i], i));
     kernels::gated_backward_of_each::launch(
-        &d_gate.client,
+        &grad.client,
         elements.cubes,
         elements.dim,
-        array(gate),
-        array(up),
+        gate,
+        up,
         array(grad),
-        array(&d_gate),
-        array(&d_up),
+        d_gate,
+        d_up,
         form == Gate::GeluTanh,
     );
-    Some([d_gate, d_up])
+    let mut inputs = inputs.into_iter();
+    outputs.map(|own| {
+        let input = inputs.next().expect("one for each output");
+        own.unwrap_or(input)
+    })
 }
 
-/// Returns `None`, like the function below, if [`Rows::of`] does.
+/// An output of a tensor's shape. `None` if it may take the tensor's place.
+fn in_place_of<R: CubeRuntime>(input: &CubeTensor<R>) -> Option<CubeTensor<R>> {
+    let is_free = input.can_mut() && input.is_contiguous();
+    (!is_free).then(|| like(input))
+}
+
+/// The argument for an output, which is `own` or takes the place of the input numbered `at`.
+fn output<R: CubeRuntime>(
+    own: &Option<CubeTensor<R>>,
+    input: &CubeTensor<R>,
+    at: usize,
+) -> ArrayArg<R> {
+    match own {
+        Some(own) => array(own),
+        None => ArrayArg::Alias {
+            input_pos: at,
+            length: [input.meta.num_elements()],
+        },
+    }
+}
+
+/// Returns `None` if [`Rows::of`] does.
 fn softmax<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
     let rows = Rows::of(&[x])?;
     let out = like(x);
@@ -155,21 +189,23 @@ fn softmax<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
     Some(out)
 }
 
+/// The gradient takes the place of `grad`, if nothing else needs that.
 fn softmax_backward<R: CubeRuntime>(
     y: &CubeTensor<R>,
-    grad: &CubeTensor<R>,
-) -> Option<CubeTensor<R>> {
-    let rows = Rows::of(&[y, grad])?;
-    let out = like(y);
+    grad: CubeTensor<R>,
+    rows: &Rows,
+) -> CubeTensor<R> {
+    let own = in_place_of(&grad);
+    let (input, out) = (array(&grad), output(&own, &grad, 1));
     kernels::row_softmax_backward::launch(
-        &out.client,
+        &y.client,
         rows.cubes(),
         rows.dim(),
         array(y),
-        array(grad),
-        array(&out),
+        input,
+        out,
         rows.count,
         rows.d,
     );
-    Some(out)
+    own.unwrap_or(grad)
 }

@@ -15,9 +15,12 @@ use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
 };
-use cubecl::prelude::{ArrayArg, ComputeClient};
+use cubecl::{
+    prelude::{ArrayArg, ComputeClient},
+    stream_id::StreamId,
+};
 
-use super::VbLoraBackend;
+use super::{MemoryMeter, VbLoraBackend};
 
 /// GPUs through Vulkan, Metal or DX12, without operation fusion.
 #[cfg(feature = "wgpu")]
@@ -45,6 +48,15 @@ where
         R::name(&R::client(device))
             .contains("wgpu")
             .then_some(128 << 20)
+    }
+
+    /// CubeCL counts by streams, and each thread has its own.
+    fn memory_meter(device: &Device<Self>) -> Option<MemoryMeter> {
+        let (client, stream) = (R::client(device), StreamId::current());
+        Some(Box::new(move || {
+            let usage = stream.executes(|| client.memory_usage());
+            usage.ok().map(|usage| usage.bytes_in_use)
+        }))
     }
 }
 

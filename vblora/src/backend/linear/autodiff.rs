@@ -11,12 +11,16 @@ use burn::{
 };
 
 use super::{
-    AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update,
+    AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update,
     default::{self, flat, like},
 };
 use crate::backend::{GeluForm, autodiff::register, float, primitive};
 
 impl<B: LinearOps, C: CheckpointStrategy> LinearOps for Autodiff<B, C> {
+    fn decoded(weight: Nf4Weight<Self>) -> FloatTensor<Self> {
+        Self::from_inner(B::decoded(weight.inner()))
+    }
+
     fn frozen_linear(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
         let map = match frozen::<B, C>(map) {
             Ok(map) => map,

@@ -38,7 +38,7 @@ pub(super) fn product_dtype(held: DType) -> DType {
     }
 }
 
-pub(super) fn frozen_product<B: Backend>(x: FloatTensor<B>, map: FrozenMap<B>) -> FloatTensor<B> {
+pub(super) fn frozen_product<B: LinearOps>(x: FloatTensor<B>, map: FrozenMap<B>) -> FloatTensor<B> {
     let dtype = product_dtype(x.dtype());
     let y = cast::<B>(B::float_matmul(x, map.weight.into_dense()), dtype);
     match map.bias {

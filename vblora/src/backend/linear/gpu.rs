@@ -12,7 +12,7 @@ use burn_cubecl::{
 };
 use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise, prelude::ArrayArg};
 
-use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
+use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update, default, nf4};
 use crate::backend::gpu::{
     MAX_CUBES, PLANES, array,
     cast::cast,
@@ -34,6 +34,10 @@ where
     I: IntElement,
     T: BoolElement,
 {
+    fn decoded(weight: Nf4Weight<Self>) -> FloatTensor<Self> {
+        nf4::decoded(&weight).unwrap_or_else(|| weight.dequantised())
+    }
+
     fn frozen_product(x: FloatTensor<Self>, map: FrozenMap<Self>) -> FloatTensor<Self> {
         let FrozenMap { weight, bias } = map;
         let weight = weight.into_dense();

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, TensorMetadata, backend::Backend, ops::FloatTensor};
 
-use super::Nf4Weight;
+use super::{LinearOps, Nf4Weight};
 
 /// A frozen linear map.
 #[derive(Debug, Clone)]
@@ -49,15 +49,6 @@ impl<B: Backend> HeldWeight<B> {
         }
     }
 
-    /// The weight as a matrix of floats in its dtype. A dense weight is returned unchanged; one in 4 bits is decoded, and should be let go
-    /// after one product.
-    pub fn into_dense(self) -> FloatTensor<B> {
-        match self {
-            Self::Dense(weight) => weight,
-            Self::Nf4(weight) => weight.dequantised(),
-        }
-    }
-
     /// `[d_in, d_out]`
     pub fn dims(&self) -> [usize; 2] {
         match self {
@@ -71,6 +62,17 @@ impl<B: Backend> HeldWeight<B> {
         match self {
             Self::Dense(weight) => weight.dtype(),
             Self::Nf4(weight) => weight.dtype(),
+        }
+    }
+}
+
+impl<B: LinearOps> HeldWeight<B> {
+    /// The weight as a matrix of floats in its dtype. A dense weight is returned unchanged; one in 4 bits is decoded, and should be let go
+    /// after one product.
+    pub fn into_dense(self) -> FloatTensor<B> {
+        match self {
+            Self::Dense(weight) => weight,
+            Self::Nf4(weight) => B::decoded(weight),
         }
     }
 }

@@ -21,6 +21,14 @@ pub use nf4::Nf4Weight;
 
 /// Linear maps whose weight and bias get no gradient.
 pub trait LinearOps: ActivationOps {
+    /// The values of a weight in 4 bits, rounded once to its compute dtype. Not differentiable.
+    ///
+    /// # Shapes
+    /// - output: `[d_in, d_out]`
+    fn decoded(weight: Nf4Weight<Self>) -> FloatTensor<Self> {
+        weight.dequantised()
+    }
+
     /// The product of `x` with a frozen weight of the same dtype, and the bias: `x W + b`. The output of operands in half precision is f32.
     ///
     /// # Shapes

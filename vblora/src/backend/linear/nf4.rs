@@ -1,9 +1,16 @@
 //! A weight in 4 bits on a device, and its plain decoding in tensor operations.
 
-use burn::tensor::{
-    DType, ElementConversion, FloatDType, Int, Tensor, TensorData, TensorMetadata,
-    backend::{AutodiffBackend, Backend},
-    ops::{FloatTensor, IntTensor},
+#[cfg(feature = "gpu")]
+mod gpu;
+mod random;
+
+use burn::{
+    module::{Param, ParamId},
+    tensor::{
+        DType, ElementConversion, FloatDType, Int, Shape, Tensor, TensorData, TensorMetadata,
+        backend::{AutodiffBackend, Backend},
+        ops::{FloatTensor, IntTensor},
+    },
 };
 
 use crate::{
@@ -13,6 +20,9 @@ use crate::{
         lanes::{CODES, LANES, from_lanes, tiles, to_lanes},
     },
 };
+
+#[cfg(feature = "gpu")]
+pub(super) use gpu::decoded;
 
 /// A weight `[d_in, d_out]` in 4 bits, as the device holds it.
 #[derive(Debug, Clone)]
@@ -42,10 +52,10 @@ pub(super) enum DeviceScales<B: Backend> {
     },
 }
 
-/// The tensors of a weight, each with its name.
+/// The tensors of a weight, each with its name. Those that the device does not hold as they are come into being when they are looked at.
 pub(crate) struct Nf4Parts<B: Backend> {
-    pub(crate) ints: Vec<(&'static str, Tensor<B, 1, Int>)>,
-    pub(crate) floats: Vec<(&'static str, Tensor<B, 1>)>,
+    pub(crate) ints: Vec<(&'static str, Param<Tensor<B, 1, Int>>)>,
+    pub(crate) floats: Vec<(&'static str, Param<Tensor<B, 1>>)>,
 }
 
 impl<B: Backend> Nf4Weight<B> {
@@ -97,9 +107,17 @@ impl<B: Backend> Nf4Weight<B> {
     /// Its tensors by name, with the codes in the order of the format, in whole blocks. The offset of the scales comes as a tensor of one
     /// value.
     pub(crate) fn parts(&self) -> Nf4Parts<B> {
-        let int = |tensor: &IntTensor<B>| Tensor::from_primitive(tensor.clone());
-        let of = |tensor: &FloatTensor<B>| float::<B, 1>(tensor.clone());
-        let mut ints = vec![("packed", self.packed())];
+        let id = || ParamId::from(0);
+        let int = |tensor: &IntTensor<B>| {
+            let tensor = Tensor::from_primitive(tensor.clone());
+            Param::initialized(id(), tensor)
+        };
+        let of = |tensor: &FloatTensor<B>| Param::initialized(id(), float(tensor.clone()));
+        let whole = self.clone();
+        let packed = move |_: &B::Device, _| whole.packed();
+        let words = Shape::new([self.packed_bytes().div_ceil(4)]);
+        let packed = Param::uninitialized(id(), packed, self.device(), false, words);
+        let mut ints = vec![("packed", packed)];
         let mut floats = vec![("code", of(&self.code))];
         match &self.scales {
             DeviceScales::Single(absmax) => floats.push(("absmax", of(absmax))),
@@ -110,7 +128,10 @@ impl<B: Backend> Nf4Weight<B> {
                 offset,
             } => {
                 ints.push(("absmax", int(codes)));
-                let offset = Tensor::from_floats([*offset], &self.device());
+                let value = *offset;
+                let offset = move |device: &B::Device, _| Tensor::from_floats([value], device);
+                let one = Shape::new([1]);
+                let offset = Param::uninitialized(id(), offset, self.device(), false, one);
                 let named = [("map", of(map)), ("nested", of(nested)), ("offset", offset)];
                 floats.extend(named);
             }
@@ -160,11 +181,17 @@ impl<B: Backend> Nf4Weight<B> {
         let words = Tensor::<B, 1, Int>::from_primitive(self.words.clone());
         let words: Vec<i32> = words.into_data().iter().collect();
         let bytes = from_lanes(&words, self.shape, self.last);
-        let len = self.blocks() * self.block / 2;
-        Tensor::from_primitive(words_of::<B>(&bytes, len, &self.device()))
+        Tensor::from_primitive(words_of::<B>(&bytes, self.packed_bytes(), &self.device()))
     }
 
-    /// The values, rounded once to the compute dtype. Nothing keeps them.
+    /// Bytes of the codes in whole blocks.
+    fn packed_bytes(&self) -> usize {
+        self.blocks() * self.block / 2
+    }
+
+    /// The values, rounded once to the compute dtype, in plain tensor operations. Nothing keeps them.
+    ///
+    /// [`LinearOps::decoded`](super::LinearOps::decoded) is faster on some backends.
     ///
     /// # Shapes
     /// - output: `[d_in, d_out]`
