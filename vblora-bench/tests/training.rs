@@ -37,12 +37,12 @@ mod causal {
 
 #[cfg(feature = "wgpu")]
 mod launches {
-    use super::suite::launches;
+    use super::{suite::launches, support::launches::are_at_most};
 
     /// A step of two layers with dropout. An H100 takes one product where wgpu takes a product and an update.
     #[test]
     fn a_step_asks_for_few() {
-        launches::are_at_most("launches::of_steps", 260, 155);
+        are_at_most("launches::of_steps", 260, 155);
     }
 
     #[test]

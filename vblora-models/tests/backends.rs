@@ -54,6 +54,36 @@ mod decoders {
         the_inner_model_is_the_model);
 }
 
+/// A launch costs the host more than a small kernel costs the device, so launches limit decoding.
+#[cfg(feature = "wgpu")]
+mod launches {
+    use super::{suite::launches, support::launches::are_at_most};
+
+    /// A token after two layers: five launches a layer, and those of the embedding, the last norm and the head.
+    #[test]
+    fn a_token_asks_for_few() {
+        are_at_most("launches::of_a_token", 13, 2);
+    }
+
+    /// Four more a layer, for the narrow products.
+    #[test]
+    fn a_token_of_an_adapter_asks_for_few() {
+        are_at_most("launches::of_an_adapted_token", 21, 2);
+    }
+
+    #[test]
+    #[ignore = "run by a test above, in a process of its own"]
+    fn of_a_token() {
+        launches::token::<vblora::backend::Wgpu>(false, &Default::default());
+    }
+
+    #[test]
+    #[ignore = "run by a test above, in a process of its own"]
+    fn of_an_adapted_token() {
+        launches::token::<vblora::backend::Wgpu>(true, &Default::default());
+    }
+}
+
 mod generation {
     use super::suite::generation as tests;
     on_every_backend!(tests: rows_are_given_what_they_are_given_alone);

@@ -91,7 +91,7 @@ pub use adapter::{
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};
-pub use linear::{FrozenLinear, FrozenWeight, JoinedMaps, WeightLayout};
+pub use linear::{FrozenLinear, FrozenWeight, JoinedMaps, StepMaps, WeightLayout};
 pub use noise::Noise;
 pub use selection::Selection;
 pub use set::AdapterSet;

@@ -1,6 +1,7 @@
 //! A frozen linear map with a place for an adapter.
 
 mod joined;
+mod step;
 mod weight;
 
 use burn::{
@@ -9,6 +10,7 @@ use burn::{
 };
 
 pub use joined::JoinedMaps;
+pub use step::StepMaps;
 pub use weight::FrozenWeight;
 
 use crate::{

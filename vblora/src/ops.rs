@@ -8,11 +8,12 @@ use burn::{
 use crate::{
     Noise, Unpadded,
     backend::{
-        AdamWStep, AttentionSettings, CausalSettings, FrozenMap, VbLoraBackend, primitive, seed,
+        AdamWStep, AttentionSettings, CausalSettings, FrozenMap, StepPlaces, VbLoraBackend,
+        primitive, seed,
     },
 };
 
-pub use crate::backend::{Gate, GeluForm, matmul};
+pub use crate::backend::{Gate, GeluForm, StepNorm, matmul};
 
 /// The product with a frozen matrix, which may be in half precision.
 ///
@@ -113,6 +114,35 @@ pub fn attention<B: VbLoraBackend>(
     let settings = AttentionSettings::new(heads, dropout, noise, place);
     let (output, _) = B::head_attention(qkv.map(primitive), mask.map(primitive), settings);
     Tensor::from_primitive(TensorPrimitive::Float(output))
+}
+
+/// Causal attention of one token a row over a cache, which the token's key and value are written to. The cache comes back, changed in
+/// place if nothing else holds it.
+///
+/// Queries and keys are turned by the angles, cos and sin. `query_scale` multiplies scores beside `1 / sqrt(size)`.
+///
+/// # Shapes
+/// - qkv: `[n, (heads + 2 kv_heads) size]`; cache: keys and values, `[n, capacity, kv_heads size]`; output: `[n, heads size]`
+/// - angles: `[n, 1, turning / 2]`; first: `[n, 1]`
+pub fn step_attention<B: VbLoraBackend>(
+    qkv: Tensor<B, 2>,
+    cache: [Tensor<B, 3>; 2],
+    angles: Option<[Tensor<B, 3>; 2]>,
+    first: Option<Tensor<B, 2, Int>>,
+    query_scale: f64,
+    settings: CausalSettings,
+) -> (Tensor<B, 2>, [Tensor<B, 3>; 2]) {
+    let places = StepPlaces {
+        angles: angles.map(|angles| angles.map(primitive)),
+        first: first.map(Tensor::into_primitive),
+        query_scale,
+    };
+    let (output, cache) = B::step_attention(primitive(qkv), cache.map(primitive), places, settings);
+    let cache = cache.map(|cache| Tensor::from_primitive(TensorPrimitive::Float(cache)));
+    (
+        Tensor::from_primitive(TensorPrimitive::Float(output)),
+        cache,
+    )
 }
 
 /// [`attention`] of a batch without its padding.

@@ -48,6 +48,11 @@ mod blocks {
     on_every_backend!(tests: attention_of_joined_maps, units_of_joined_maps);
 }
 
+mod steps {
+    use super::suite::steps as tests;
+    on_every_backend!(tests: maps_of_a_step, attention_of_a_step, a_cache_is_written_in_place_if_it_is_free);
+}
+
 mod nf4 {
     use super::suite::nf4 as tests;
     on_every_backend!(tests: maps_in_4_bits_are_the_maps_of_their_values, a_weight_in_4_bits_decodes_to_its_values,

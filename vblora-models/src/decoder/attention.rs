@@ -5,9 +5,9 @@ use burn::{
     tensor::{Tensor, backend::Backend},
 };
 use vblora::{
-    Factors, FrozenLinear, JoinedMaps,
+    Factors, FrozenLinear, JoinedMaps, StepMaps,
     backend::{CausalSettings, VbLoraBackend},
-    ops,
+    ops::{self, StepNorm},
 };
 
 use super::{
@@ -112,6 +112,31 @@ impl<B: VbLoraBackend> Attention<B> {
         let settings = self.causal(places, factors);
         let attended = ops::causal_attention([q, k, v], places.first.clone(), settings);
         self.output.forward(attended, factors)
+    }
+
+    /// True if a step takes this attention: if nothing lies between its maps and the attention but a rotation and a factor.
+    pub(super) fn takes_steps(&self) -> bool {
+        self.qk_norms.is_none()
+    }
+
+    /// What the map after the attention reads, for one token a row of a cache. `norm` comes before the maps.
+    ///
+    /// # Shapes
+    /// - x: `[n, d]`; output: `[n, heads size]`
+    pub(super) fn step(
+        &self,
+        x: Tensor<B, 2>,
+        norm: Option<StepNorm<Tensor<B, 1>>>,
+        places: &Places<B>,
+        cache: &mut LayerCache<B>,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 2> {
+        let [n, _] = x.dims();
+        let qkv = StepMaps::new(&self.qkv, norm, factors, n).joined(x);
+        let angles = self.settings.rotary.map(|at| places.angles[at].clone());
+        let (first, settings) = (places.first.clone(), self.causal(places, factors));
+        let scale = self.settings.query_scale.unwrap_or(1.0);
+        cache.change(|cache| ops::step_attention(qkv, cache, angles, first, scale, settings))
     }
 
     /// Attention as one operation with its three maps. `None` where the backend has none, and where more than a rotation of whole heads lies

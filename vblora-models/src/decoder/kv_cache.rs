@@ -28,6 +28,16 @@ impl<B: Backend> LayerCache<B> {
         self.stored.insert(stored).clone()
     }
 
+    /// Lets a function write to the keys and values.
+    pub(super) fn change<T>(
+        &mut self,
+        by: impl FnOnce([Tensor<B, 3>; 2]) -> (T, [Tensor<B, 3>; 2]),
+    ) -> T {
+        let (output, stored) = by(self.stored.take().expect("put back below"));
+        self.stored = Some(stored);
+        output
+    }
+
     fn dims(&self) -> [usize; 3] {
         let [keys, _] = self.stored.as_ref().expect("put back after each use");
         keys.dims()

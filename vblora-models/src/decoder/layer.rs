@@ -4,7 +4,10 @@ use burn::{
     module::Module,
     tensor::{Tensor, activation, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, JoinedMaps, backend::VbLoraBackend, noise::dropout, ops};
+use vblora::{
+    Factors, FrozenLinear, FrozenWeight, JoinedMaps, StepMaps, backend::VbLoraBackend,
+    noise::dropout, ops,
+};
 
 use super::{
     attention::Attention, input::Places, kv_cache::LayerCache, maps::MapBuilder, sites::BlockMaps,
@@ -126,9 +129,14 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
         &self,
         x: Tensor<B, 3>,
         places: &Places<B>,
-        cache: Option<&mut LayerCache<B>>,
+        mut cache: Option<&mut LayerCache<B>>,
         factors: &Factors<B>,
     ) -> Tensor<B, 3> {
+        if let Some(cache) = cache.as_deref_mut()
+            && let Some(x) = self.step(&x, places, cache, factors)
+        {
+            return x;
+        }
         self.fed(self.attended(x, places, cache, factors), factors)
     }
 
@@ -168,6 +176,90 @@ impl<B: VbLoraBackend> DecoderLayer<B> {
     pub(super) fn feeds_each_token_alone(&self, factors: &Factors<B>) -> bool {
         let drops = factors.noise().is_some() && self.settings.residual_dropout > 0.0;
         !drops && !factors.drops() && !factors.is_multi_adapter()
+    }
+
+    /// [`forward`](Self::forward) of one token a row by coarse operations, which a GPU takes few launches for. `None`, and nothing is
+    /// changed, where the backend or the layer has none.
+    fn step(
+        &self,
+        x: &Tensor<B, 3>,
+        places: &Places<B>,
+        cache: &mut LayerCache<B>,
+        factors: &Factors<B>,
+    ) -> Option<Tensor<B, 3>> {
+        let [n, t, d] = x.dims();
+        let is_dense = |map: &&FrozenLinear<B>| matches!(map.weight, FrozenWeight::Dense(_));
+        let takes_steps = t == 1
+            && B::takes_steps(n)
+            && factors.noise().is_none()
+            && self.attention.takes_steps()
+            && self.linears().iter().all(is_dense);
+        if !takes_steps {
+            return None;
+        }
+        let before = |norm: &Option<FrozenNorm<B>>| norm.as_ref().map(FrozenNorm::of_step);
+        let x = x.clone().reshape([n, d]);
+        let norm = before(&self.attention_norm);
+        let attended = self.attention.step(x.clone(), norm, places, cache, factors);
+        let x = self.step_sum(
+            &self.attention.output,
+            attended,
+            x,
+            &self.attention_post_norm,
+            factors,
+        );
+        let norm = before(&self.mlp_norm);
+        let inner = self.step_mlp(x.clone(), norm, factors);
+        let x = self.step_sum(&self.mlp_output, inner, x, &self.mlp_post_norm, factors);
+        Some(x.reshape([n, t, d]))
+    }
+
+    /// The map of `inner`, normalised if there is a norm for it, added to x.
+    fn step_sum(
+        &self,
+        map: &FrozenLinear<B>,
+        inner: Tensor<B, 2>,
+        x: Tensor<B, 2>,
+        post_norm: &Option<FrozenNorm<B>>,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 2> {
+        let scale = self.settings.residual_scale;
+        let [n, _] = x.dims();
+        let map = StepMaps::new([map], None, factors, n);
+        match post_norm {
+            None => map.added(inner, x, scale),
+            Some(norm) => {
+                let y = norm.forward(map.joined(inner));
+                if scale == 1.0 {
+                    x + y
+                } else {
+                    x + y.mul_scalar(scale)
+                }
+            }
+        }
+    }
+
+    /// What the last map of the MLP reads.
+    fn step_mlp(
+        &self,
+        x: Tensor<B, 2>,
+        norm: Option<ops::StepNorm<Tensor<B, 1>>>,
+        factors: &Factors<B>,
+    ) -> Tensor<B, 2> {
+        let [n, _] = x.dims();
+        let maps = StepMaps::new(&self.mlp_input, norm, factors, n);
+        match self.settings.mlp {
+            Mlp::Plain(Activation::Gelu) => maps.gelu(x, ops::GeluForm::Erf),
+            Mlp::Plain(Activation::GeluTanh) => maps.gelu(x, ops::GeluForm::Tanh),
+            Mlp::Plain(Activation::Relu) => activation::relu(maps.joined(x)),
+            Mlp::Gated(form) if self.mlp_input.len() == 2 => maps.gated(x, form),
+            Mlp::Gated(form) => {
+                let both = maps.joined(x);
+                let width = both.dims()[1] / 2;
+                let [gate, up] = [0, width].map(|start| both.clone().narrow(1, start, width));
+                ops::gated(gate, up, form)
+            }
+        }
     }
 
     fn add(

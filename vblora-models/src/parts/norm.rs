@@ -6,7 +6,7 @@ use burn::{
 };
 use vblora::{
     backend::VbLoraBackend,
-    ops::{invertible_norm, invertible_sum_norm, layer_norm, rms_norm},
+    ops::{StepNorm, invertible_norm, invertible_sum_norm, layer_norm, rms_norm},
 };
 
 use super::build::Builder;
@@ -185,6 +185,24 @@ impl<B: VbLoraBackend> FrozenNorm<B> {
         match self {
             Self::Layer(norm) => norm.forward(x),
             Self::Rms(norm) => norm.forward(x),
+        }
+    }
+
+    /// The normalisation as an operation of a step takes it.
+    pub(crate) fn of_step(&self) -> StepNorm<Tensor<B, 1>> {
+        match self {
+            Self::Layer(norm) => StepNorm {
+                gamma: norm.gamma.val(),
+                beta: norm.beta.as_ref().map(Param::val),
+                is_centred: true,
+                epsilon: norm.epsilon,
+            },
+            Self::Rms(norm) => StepNorm {
+                gamma: norm.gamma.val(),
+                beta: None,
+                is_centred: false,
+                epsilon: norm.epsilon,
+            },
         }
     }
 

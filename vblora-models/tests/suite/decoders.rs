@@ -353,7 +353,9 @@ pub(crate) fn rows_decode_with_adapters_of_their_own<B: VbLoraBackend>(device: &
             text.push(next);
             let expected = last(&model, &text, &row.1, device);
             let found: Vec<f64> = found.iter().map(|&v| f64::from(v)).collect();
-            assert_close(&format!("{family:?}"), &found, &expected, alike(1e-5));
+            // A step on a GPU sums in f32, where reading a text multiplies on tensor cores.
+            let tolerance = products(alike(1e-5));
+            assert_close(&format!("{family:?}"), &found, &expected, tolerance);
             let merged = last(&model.merged(&row.1), &text, &Factors::none(), device);
             assert_close(
                 &format!("{family:?} merged"),

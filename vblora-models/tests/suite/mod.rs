@@ -2,6 +2,8 @@ pub(crate) mod decoders;
 pub(crate) mod encoder;
 pub(crate) mod generation;
 pub(crate) mod heads;
+#[cfg(feature = "wgpu")]
+pub(crate) mod launches;
 pub(crate) mod minilm;
 pub(crate) mod plain;
 pub(crate) mod real_decoders;

@@ -9,4 +9,5 @@ pub(crate) mod recorded;
 pub(crate) mod recorded_baselines;
 pub(crate) mod selection;
 pub(crate) mod serving;
+pub(crate) mod steps;
 pub(crate) mod storage;

@@ -1,8 +1,15 @@
 //! What the test suites of the workspace share: recorded values, a plain f64 reference, and one instantiation per compiled backend.
-#![allow(dead_code, missing_docs, unreachable_pub, clippy::print_stdout)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
 pub mod corrupt;
 pub mod fixtures;
+pub mod launches;
 pub mod models;
 pub mod process;
 pub mod reference;
