@@ -7,6 +7,7 @@
 //! | [`NormOps`] | layer normalisation, normalisation by the root mean square |
 //! | [`ActivationOps`] | GELU, softmax, gated units |
 //! | [`AttentionOps`] | attention of padded, unpadded and causal batches, rotary positions |
+//! | [`PositionOps`] | attention with rotary or relative positions over whole texts |
 //! | [`DropoutOps`] | dropout by a key |
 //! | [`OptimizerOps`] | the update of AdamW |
 //! | [`BlockOps`] | several maps of one input, with attention or a gated unit |
@@ -33,6 +34,7 @@ mod mix;
 mod ndarray;
 mod norm;
 mod optimizer;
+mod positions;
 
 use burn::tensor::{
     Shape, Tensor, TensorMetadata, TensorPrimitive,
@@ -54,6 +56,7 @@ pub use linear::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, 
 pub use mix::MixOps;
 pub use norm::{NormGradients, NormOps};
 pub use optimizer::{AdamWStep, OptimizerOps};
+pub use positions::{PositionOps, RelativeTables, RotarySettings, Texts};
 
 /// Burn's `Backend` with every family of operations that the library adds to it.
 ///
@@ -63,7 +66,15 @@ pub use optimizer::{AdamWStep, OptimizerOps};
 /// Every method has a default body: another backend needs an empty `impl` of each family and of this trait. An override must give the
 /// same indices and masks to the bit, and the same sums to rounding. `tests/suite` holds the shipped backends to that.
 pub trait VbLoraBackend:
-    MixOps + LinearOps + NormOps + ActivationOps + AttentionOps + DropoutOps + BlockOps + OptimizerOps
+    MixOps
+    + LinearOps
+    + NormOps
+    + ActivationOps
+    + AttentionOps
+    + PositionOps
+    + DropoutOps
+    + BlockOps
+    + OptimizerOps
 {
     /// The size in bytes of the largest tensor that is safe on the device. `None` if the backend reports larger ones as errors. Some
     /// backends read back garbage instead.
