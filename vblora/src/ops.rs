@@ -2,14 +2,14 @@
 
 use burn::{
     backend::Autodiff,
-    tensor::{Int, Tensor, TensorPrimitive, backend::AutodiffBackend},
+    tensor::{Int, Tensor, TensorPrimitive, backend::AutodiffBackend, ops::FloatTensor},
 };
 
 use crate::{
     Noise, Unpadded,
     backend::{
-        AdamWStep, AttentionSettings, CausalSettings, FrozenMap, StepPlaces, VbLoraBackend,
-        primitive, seed,
+        AdamWStep, AttentionSettings, CausalSettings, FrozenMap, RelativeTables, RotarySettings,
+        StepPlaces, Texts, VbLoraBackend, primitive, seed,
     },
 };
 
@@ -256,4 +256,70 @@ pub fn causal_attention<B: VbLoraBackend>(
     let first = first.map(Tensor::into_primitive);
     let (output, _) = B::causal_attention(qkv.map(primitive), first, settings);
     Tensor::from_primitive(TensorPrimitive::Float(output))
+}
+
+/// A gated unit of values and gate that lie side by side, `gelu(values) gate`.
+///
+/// # Shapes
+/// - both: `[.., 2 d]`, the values first; output: `[.., d]`
+pub fn gated_halves<B: VbLoraBackend, const D: usize>(
+    both: Tensor<B, D>,
+    form: GeluForm,
+) -> Tensor<B, D> {
+    Tensor::from_primitive(TensorPrimitive::Float(B::gated_halves(
+        primitive(both),
+        form,
+    )))
+}
+
+/// Attention with rotary positions of queries, keys and values that lie side by side. A token sees those at most `reach` places away.
+///
+/// # Shapes
+/// - qkv: `[n, t, 3 d]`, or `[N, 1, 3 d]` for texts without padding; cos, sin: `[.., d / heads / 2]`, as qkv lies; output: `[.., d]`
+pub fn rotary_attention<B: VbLoraBackend>(
+    qkv: Tensor<B, 3>,
+    angles: [Tensor<B, 3>; 2],
+    texts: &Texts<B>,
+    settings: RotarySettings,
+) -> Tensor<B, 3> {
+    let angles = angles.map(|x| flat(x, texts));
+    let (output, _) = B::rotary_attention(flat(qkv, texts), angles, texts, settings);
+    lying(output, texts)
+}
+
+/// Attention with scores of content and of relative positions.
+/// [`PositionOps::disentangled_attention`](crate::backend::PositionOps::disentangled_attention) has the equation.
+///
+/// # Shapes
+/// - q, k, v and output: `[n, t, d]`, or `[N, 1, d]` for texts without padding; the tables: `[1 or n, 2 t - 1, d]`
+pub fn disentangled_attention<B: VbLoraBackend>(
+    qkv: [Tensor<B, 3>; 3],
+    relative: RelativeTables<Tensor<B, 3>>,
+    texts: &Texts<B>,
+    settings: AttentionSettings,
+) -> Tensor<B, 3> {
+    let relative = RelativeTables {
+        of_query: primitive(relative.of_query),
+        of_key: primitive(relative.of_key),
+    };
+    let qkv = qkv.map(|x| flat(x, texts));
+    let (output, _) = B::disentangled_attention(qkv, relative, texts, settings);
+    lying(output, texts)
+}
+
+/// Hidden states as the operations on texts take them.
+fn flat<B: VbLoraBackend>(x: Tensor<B, 3>, texts: &Texts<B>) -> FloatTensor<B> {
+    match texts {
+        Texts::Padded(_) => primitive(x),
+        Texts::Unpadded(_) => primitive(x.squeeze_dim::<2>(1)),
+    }
+}
+
+/// The reverse of [`flat`].
+fn lying<B: VbLoraBackend>(x: FloatTensor<B>, texts: &Texts<B>) -> Tensor<B, 3> {
+    let x = TensorPrimitive::Float(x);
+    match texts {
+        Texts::Padded(_) => Tensor::from_primitive(x),
+        Texts::Unpadded(_) => Tensor::<B, 2>::from_primitive(x).unsqueeze_dim(1),
+    }
 }

@@ -43,6 +43,11 @@ mod decoder_operations {
         rotation_and_its_gradient, causal_attention_and_its_gradients, remembered_keys_are_seen);
 }
 
+mod positions {
+    use super::suite::positions as tests;
+    on_every_backend!(tests: rotary_attention_is_its_parts, disentangled_attention_is_its_parts, units_of_halves_are_their_parts);
+}
+
 mod blocks {
     use super::suite::blocks as tests;
     on_every_backend!(tests: attention_of_joined_maps, units_of_joined_maps);

@@ -1,7 +1,10 @@
 //! A batch of token ids as the encoder takes it.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use vblora::{Factors, MASKED, Unpadded, backend::VbLoraBackend};
+use vblora::{
+    Factors, MASKED, Unpadded,
+    backend::{Texts, VbLoraBackend},
+};
 
 use super::places::Places;
 use crate::{EncoderConfig, PaddedBatch, Positions};
@@ -42,6 +45,15 @@ impl<B: Backend> Padding<B> {
         }
     }
 
+    /// How the texts lie, for operations on them.
+    pub(super) fn texts(&self) -> Texts<B> {
+        match self {
+            Self::None => Texts::Padded(None),
+            Self::Masked(mask) => Texts::Padded(Some(mask.clone().into_primitive().tensor())),
+            Self::LeftOut(unpadded) => Texts::Unpadded(unpadded.clone()),
+        }
+    }
+
     /// Hidden states with every token at its place, and zeros where padding was left out.
     ///
     /// # Shapes
@@ -51,17 +63,6 @@ impl<B: Backend> Padding<B> {
             return x;
         };
         unpadded.padded(x.squeeze_dim(1))
-    }
-
-    /// The reverse of [`padded`](Self::padded).
-    ///
-    /// # Shapes
-    /// - x: `[n, t, d]`; output: as the batch lies
-    pub(super) fn left_out(&self, x: Tensor<B, 3>) -> Tensor<B, 3> {
-        let Self::LeftOut(unpadded) = self else {
-            return x;
-        };
-        unpadded.unpadded(x).unsqueeze_dim(1)
     }
 }
 

@@ -4,12 +4,15 @@ use burn::{
     module::Module,
     tensor::{Tensor, activation, backend::Backend},
 };
-use vblora::{Factors, FrozenLinear, backend::VbLoraBackend, ops::GeluForm};
+use vblora::{
+    Factors, FrozenLinear,
+    backend::VbLoraBackend,
+    ops::{GeluForm, gated_halves},
+};
 
 use super::{
     attention::{Attention, Pass},
     sites::{self, BlockMaps},
-    views::in_order,
 };
 use crate::{
     Activation, EncoderConfig, Result,
@@ -182,10 +185,15 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
 
     /// The gated units of the values and the gate that lie side by side.
     fn units(&self, both: Tensor<B, 3>, factors: &Factors<B>) -> Tensor<B, 3> {
-        let width = both.dims()[2] / 2;
-        let half = |start| in_order(both.clone().narrow(2, start, width));
-        let [values, gate] = [0, width].map(half);
-        let units = self.settings.activation.apply(values) * gate;
+        let units = match self.settings.activation {
+            Activation::Gelu => gated_halves(both, GeluForm::Erf),
+            Activation::GeluTanh => gated_halves(both, GeluForm::Tanh),
+            Activation::Relu => {
+                let width = both.dims()[2] / 2;
+                let [values, gate] = [0, width].map(|start| both.clone().narrow(2, start, width));
+                activation::relu(values) * gate
+            }
+        };
         factors.drop(units, self.settings.hidden_dropout, "mlp")
     }
 
@@ -197,18 +205,12 @@ impl<B: VbLoraBackend> EncoderLayer<B> {
                 return attended;
             }
         }
-        let qkv = match (&self.key, &self.value) {
-            (Some(key), Some(value)) => {
-                [&self.query, key, value].map(|map| map.forward(x.clone(), pass.factors))
-            }
-            _ => {
-                let all = self.query.forward(x, pass.factors);
-                let width = all.dims()[2] / 3;
-                [0, 1, 2].map(|part| all.clone().narrow(2, part * width, width))
-            }
+        let (Some(key), Some(value)) = (&self.key, &self.value) else {
+            let all = self.query.forward(x, pass.factors);
+            return self.settings.attention.joined(all, pass);
         };
-        let relative = pass.relative.as_ref().zip(self.key.as_ref());
-        let relative = relative.map(|(table, key)| {
+        let qkv = [&self.query, key, value].map(|map| map.forward(x.clone(), pass.factors));
+        let relative = pass.relative.as_ref().map(|table| {
             let rows = |map: &FrozenLinear<B>| map.forward(table.rows.clone(), &table.factors);
             [rows(&self.query), rows(key)]
         });

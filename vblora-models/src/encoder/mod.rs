@@ -10,7 +10,6 @@ mod merge;
 mod places;
 mod relative;
 mod sites;
-mod views;
 
 use burn::{
     module::Module,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use vblora::{MASKED, Unpadded};
+use vblora::Unpadded;
 
 use crate::{
     EncoderConfig, EncoderPositions, PaddedBatch, Pooling, RelativeBuckets, RotaryConfig,
@@ -16,10 +16,6 @@ use crate::{
 pub(super) struct Places<B: Backend> {
     /// The angles of global and of local layers, as the batch lies; none without rotary positions.
     pub(super) angles: Vec<Angles<B>>,
-    /// `[n or 1, 1, t, t]`, added to the scores of local layers. `None` if every token sees all tokens there.
-    pub(super) window: Option<Tensor<B, 4>>,
-    /// `[n, 1, 1, t]`, added to the scores of each key where scores are relative; `None` without padding.
-    pub(super) keys: Option<Tensor<B, 4>>,
     pub(super) relative: Option<RelativeRows<B>>,
     /// `[n, t, 1]`: the share of each token in the mean that a head reads.
     pub(super) mean: Option<Tensor<B, 3>>,
@@ -46,8 +42,6 @@ impl<B: Backend> Places<B> {
         let mean = (config.pooling == Pooling::Mean).then(|| shares(batch, device));
         let none = Self {
             angles: Vec::new(),
-            window: None,
-            keys: None,
             relative: None,
             mean,
         };
@@ -55,11 +49,9 @@ impl<B: Backend> Places<B> {
             EncoderPositions::Learned => none,
             EncoderPositions::Rotary(rotary) => Self {
                 angles: angles(batch, config, rotary, unpadded, device),
-                window: window(batch, rotary.reach, device),
                 ..none
             },
             EncoderPositions::Relative(buckets) => Self {
-                keys: hidden_keys(batch, device),
                 relative: Some(RelativeRows::new(*buckets, batch.columns, device)),
                 ..none
             },
@@ -97,35 +89,6 @@ fn angles<B: Backend>(
         rotary.angles(&places, &lengths, t, device)
     };
     rotary.thetas().map(angles).into()
-}
-
-/// What hides padding, and tokens further away than `reach`.
-fn window<B: Backend>(
-    batch: &PaddedBatch,
-    reach: usize,
-    device: &B::Device,
-) -> Option<Tensor<B, 4>> {
-    let t = batch.columns;
-    if t <= reach + 1 {
-        return None;
-    }
-    let row = |i: usize| (0..t).map(move |j| if i.abs_diff(j) > reach { MASKED } else { 0.0 });
-    let values: Vec<f32> = (0..t).flat_map(row).collect();
-    let window = Tensor::from_data(TensorData::new(values, [1, 1, t, t]), device);
-    Some(match hidden_keys(batch, device) {
-        Some(keys) => window + keys,
-        None => window,
-    })
-}
-
-fn hidden_keys<B: Backend>(batch: &PaddedBatch, device: &B::Device) -> Option<Tensor<B, 4>> {
-    let (n, t) = (batch.rows, batch.columns);
-    batch.mask.contains(&0).then(|| {
-        let values = batch.mask.iter();
-        let values = values.map(|&m| if m == 0 { MASKED } else { 0.0 });
-        let values: Vec<f32> = values.collect();
-        Tensor::from_data(TensorData::new(values, [n, 1, 1, t]), device)
-    })
 }
 
 fn shares<B: Backend>(batch: &PaddedBatch, device: &B::Device) -> Tensor<B, 3> {

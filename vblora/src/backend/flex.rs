@@ -19,7 +19,7 @@ use super::{
 impl VbLoraBackend for Flex {}
 
 /// Least number of elements in a run of elementwise work.
-pub(super) const RUN: usize = 1024;
+pub(in crate::backend) const RUN: usize = 1024;
 
 pub(super) fn is_f32(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32)

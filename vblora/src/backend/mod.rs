@@ -7,6 +7,7 @@
 //! | [`NormOps`] | layer normalisation, normalisation by the root mean square |
 //! | [`ActivationOps`] | GELU, softmax, gated units |
 //! | [`AttentionOps`] | attention of padded, unpadded and causal batches, rotary positions |
+//! | [`PositionOps`] | attention with rotary or relative positions over whole texts |
 //! | [`DropoutOps`] | dropout by a key |
 //! | [`OptimizerOps`] | the update of AdamW |
 //! | [`BlockOps`] | several maps of one input, with attention or a gated unit |
@@ -34,6 +35,7 @@ mod mix;
 mod ndarray;
 mod norm;
 mod optimizer;
+mod positions;
 mod step;
 
 use burn::tensor::{
@@ -56,6 +58,7 @@ pub use linear::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, 
 pub use mix::MixOps;
 pub use norm::{NormGradients, NormOps};
 pub use optimizer::{AdamWStep, OptimizerOps};
+pub use positions::{PositionOps, RelativeTables, RotarySettings, Texts};
 pub use step::{StepForm, StepMap, StepNorm, StepOps, StepPlaces};
 
 /// Burn's `Backend` with every family of operations that the library adds to it.
@@ -71,6 +74,7 @@ pub trait VbLoraBackend:
     + NormOps
     + ActivationOps
     + AttentionOps
+    + PositionOps
     + DropoutOps
     + BlockOps
     + StepOps

@@ -2,7 +2,7 @@
 
 use burn::backend::ndarray::NdArray;
 
-use super::{ActivationOps, AttentionOps, LinearOps, NormOps, VbLoraBackend};
+use super::{ActivationOps, AttentionOps, LinearOps, NormOps, PositionOps, VbLoraBackend};
 
 impl VbLoraBackend for NdArray {}
 
@@ -13,3 +13,5 @@ impl NormOps for NdArray {}
 impl ActivationOps for NdArray {}
 
 impl AttentionOps for NdArray {}
+
+impl PositionOps for NdArray {}

@@ -5,6 +5,7 @@ pub(crate) mod blocks;
 pub(crate) mod decoder_operations;
 pub(crate) mod nf4;
 pub(crate) mod operations;
+pub(crate) mod positions;
 pub(crate) mod recorded;
 pub(crate) mod recorded_baselines;
 pub(crate) mod selection;

@@ -63,6 +63,20 @@ impl<B: ActivationOps, C: CheckpointStrategy> ActivationOps for Autodiff<B, C> {
             OpsKind::UnTracked(prep) => prep.finish(B::gated(gate.primitive, up.primitive, form)),
         }
     }
+
+    fn gated_halves(both: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
+        match GatedHalves
+            .prepare::<C>([both.node.clone()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(mut prep) => {
+                let state = (prep.checkpoint(&both), form);
+                prep.finish(state, B::gated_halves(both.primitive, form))
+            }
+            OpsKind::UnTracked(prep) => prep.finish(B::gated_halves(both.primitive, form)),
+        }
+    }
 }
 
 fn gelu<B: ActivationOps, C: CheckpointStrategy>(
@@ -150,5 +164,26 @@ impl<B: ActivationOps> Backward<B, 2> for Gated {
         let found = B::gated_backward(gate, up, form, grad);
         let parents = ops.parents.map(|node| node.map(|node| node.id));
         register::<B, 2>(grads, parents, found.map(Some));
+    }
+}
+
+#[derive(Debug)]
+struct GatedHalves;
+
+impl<B: ActivationOps> Backward<B, 1> for GatedHalves {
+    type State = (NodeId, GeluForm);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        checkpointer: &mut Checkpointer,
+    ) {
+        let (both, form) = ops.state;
+        let both = checkpointer.retrieve_node_output::<FloatTensor<B>>(both);
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            grads.register::<B>(node.id, B::gated_halves_backward(both, form, grad));
+        }
     }
 }

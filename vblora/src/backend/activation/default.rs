@@ -1,9 +1,9 @@
 //! Activations in plain tensor operations.
 
-use burn::tensor::{Tensor, TensorMetadata, activation, backend::Backend, ops::FloatTensor};
+use burn::tensor::{Shape, Tensor, TensorMetadata, activation, backend::Backend, ops::FloatTensor};
 
-use super::Gate;
-use crate::backend::{primitive, rows};
+use super::{ActivationOps, Gate, GeluForm};
+use crate::backend::{float, primitive, rows};
 
 pub(super) fn erf_gelu<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
     B::gelu(x)
@@ -125,4 +125,44 @@ pub(in crate::backend) fn gated_backward<B: Backend>(
     };
     [grad.clone() * up * slope, grad * open]
         .map(|grad| B::float_reshape(primitive(grad), shape.clone()))
+}
+
+/// The values and the gate of rows that hold them side by side, `[n, d]` each.
+fn halves<B: Backend>(both: FloatTensor<B>) -> [FloatTensor<B>; 2] {
+    let both = rows::<B>(both);
+    let d = both.dims()[1] / 2;
+    [0, d].map(|start| primitive(both.clone().narrow(1, start, d)))
+}
+
+/// A shape with another last dimension.
+fn with_width(shape: &Shape, d: usize) -> Shape {
+    let mut dims: Vec<usize> = shape.iter().copied().collect();
+    if let Some(last) = dims.last_mut() {
+        *last = d;
+    }
+    Shape::from(dims)
+}
+
+pub(in crate::backend) fn gated_halves<B: ActivationOps>(
+    both: FloatTensor<B>,
+    form: GeluForm,
+) -> FloatTensor<B> {
+    let shape = both.shape();
+    let [values, gate] = halves::<B>(both);
+    let units = float::<B, 2>(form.apply::<B>(values)) * float::<B, 2>(gate);
+    let d = units.dims()[1];
+    B::float_reshape(primitive(units), with_width(&shape, d))
+}
+
+pub(in crate::backend) fn gated_halves_backward<B: ActivationOps>(
+    both: FloatTensor<B>,
+    form: GeluForm,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let shape = both.shape();
+    let ([values, gate], grad) = (halves::<B>(both), rows::<B>(grad));
+    let open = float::<B, 2>(form.apply::<B>(values.clone()));
+    let d_values = form.backward::<B>(values, primitive(grad.clone() * float(gate)));
+    let all = Tensor::cat(vec![float::<B, 2>(d_values), grad * open], 1);
+    B::float_reshape(primitive(all), shape)
 }

@@ -2,13 +2,13 @@
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
-    tensor::ops::FloatTensor,
+    tensor::{Shape, TensorMetadata, ops::FloatTensor},
 };
 
-use super::{ActivationOps, Gate, default};
+use super::{ActivationOps, Gate, GeluForm, default};
 use crate::backend::{
-    flex::{each, each_row_with, each_with, in_place, is_f32, width},
-    kernels::{erf, exp, largest, over_rows, sum_of},
+    flex::{each, each_row_with, each_with, in_place, is_f32, tensor, width},
+    kernels::{erf, exp, largest, over_rows, sum_of, zeros},
 };
 
 impl ActivationOps for Flex {
@@ -89,6 +89,79 @@ impl ActivationOps for Flex {
             Gate::GeluTanh => gradients(&gate, &up, grad, tanh_gelu_both),
         }
     }
+
+    fn gated_halves(both: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
+        if !is_f32(&[&both]) || width(&both) == 0 {
+            return default::gated_halves::<Self>(both, form);
+        }
+        match form {
+            GeluForm::Erf => halves(&both, gelu),
+            GeluForm::Tanh => halves(&both, |x| tanh_gelu_both(x)[0]),
+        }
+    }
+
+    fn gated_halves_backward(
+        both: FloatTensor<Self>,
+        form: GeluForm,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !is_f32(&[&both, &grad]) || width(&grad) == 0 {
+            return default::gated_halves_backward::<Self>(both, form, grad);
+        }
+        match form {
+            GeluForm::Erf => halves_backward(both, &grad, gelu_both),
+            GeluForm::Tanh => halves_backward(both, &grad, tanh_gelu_both),
+        }
+    }
+}
+
+/// `f(values) gate` of rows that hold both side by side.
+fn halves(both: &FlexTensor, function: impl Fn(f32) -> f32 + Sync) -> FlexTensor {
+    let both = both.to_contiguous();
+    let d = width(&both) / 2;
+    let from = both.storage::<f32>();
+    let mut out = zeros(from.len() / 2);
+    over_rows(&mut out, d, |start, run| {
+        for (from, to) in from[2 * start..]
+            .chunks_exact(2 * d)
+            .zip(run.chunks_exact_mut(d))
+        {
+            let (values, gate) = from.split_at(d);
+            for ((to, value), gate) in to.iter_mut().zip(values).zip(gate) {
+                *to = function(*value) * gate;
+            }
+        }
+    });
+    let mut dims: Vec<usize> = both.shape().iter().copied().collect();
+    if let Some(last) = dims.last_mut() {
+        *last = d;
+    }
+    tensor(out, Shape::from(dims))
+}
+
+/// The gradients of [`halves`] to both, in their place.
+fn halves_backward(
+    both: FlexTensor,
+    grad: &FlexTensor,
+    function: impl Fn(f32) -> [f32; 2] + Sync,
+) -> FlexTensor {
+    let (d, grad) = (width(grad), grad.to_contiguous());
+    let grad = grad.storage::<f32>();
+    in_place(both, |both| {
+        over_rows(both, 2 * d, |start, run| {
+            for (both, grad) in run
+                .chunks_exact_mut(2 * d)
+                .zip(grad[start / 2..].chunks_exact(d))
+            {
+                let (values, gate) = both.split_at_mut(d);
+                for ((value, gate), grad) in values.iter_mut().zip(gate).zip(grad) {
+                    let [open, slope] = function(*value);
+                    *value = grad * *gate * slope;
+                    *gate = grad * open;
+                }
+            }
+        });
+    })
 }
 
 /// `grad up f'(gate)` and `grad f(gate)`.

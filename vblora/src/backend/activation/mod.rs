@@ -67,6 +67,26 @@ pub trait ActivationOps: Backend {
     ) -> [FloatTensor<Self>; 2] {
         default::gated_backward::<Self>(gate, up, form, grad)
     }
+
+    /// A gated unit of values and gate that lie side by side, `gelu(values) gate`.
+    ///
+    /// # Shapes
+    /// - both: `[.., 2 d]`, the values first; output: `[.., d]`
+    fn gated_halves(both: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {
+        default::gated_halves::<Self>(both, form)
+    }
+
+    /// The gradient of [`gated_halves`](Self::gated_halves). Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - both and output: `[.., 2 d]`; grad: `[.., d]`
+    fn gated_halves_backward(
+        both: FloatTensor<Self>,
+        form: GeluForm,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        default::gated_halves_backward::<Self>(both, form, grad)
+    }
 }
 
 /// The formula of GELU.

@@ -58,7 +58,7 @@ fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     x.swap_dims(1, 2).reshape([n, t, heads * size])
 }
 
-pub(super) fn drop_weights<B: DropoutOps>(
+pub(in crate::backend) fn drop_weights<B: DropoutOps>(
     x: Tensor<B, 4>,
     dropout: Option<(u64, f64)>,
 ) -> Tensor<B, 4> {
@@ -78,7 +78,10 @@ fn products(settings: AttentionSettings, scale: f64) -> impl Fn(HeadForm) -> Hea
 }
 
 /// The factor on the scores, `1 / sqrt(d / heads)`.
-fn score_scale<B: Backend>(q: &FloatTensor<B>, settings: AttentionSettings) -> f64 {
+pub(in crate::backend) fn score_scale<B: Backend>(
+    q: &FloatTensor<B>,
+    settings: AttentionSettings,
+) -> f64 {
     let [_, _, d] = q.shape().dims();
     1.0 / ((d / settings.heads) as f64).sqrt()
 }
@@ -159,7 +162,10 @@ fn unpad<B: Backend>(x: FloatTensor<B>, unpadded: &Unpadded) -> FloatTensor<B> {
 }
 
 /// The mask that keeps the padding of an unpadded batch out of every softmax, `[n, columns]`.
-fn padding_mask<B: Backend>(unpadded: &Unpadded, device: &B::Device) -> Tensor<B, 2> {
+pub(in crate::backend) fn padding_mask<B: Backend>(
+    unpadded: &Unpadded,
+    device: &B::Device,
+) -> Tensor<B, 2> {
     let [n, t] = unpadded.shape();
     let lengths = unpadded.lengths().iter();
     let values = lengths

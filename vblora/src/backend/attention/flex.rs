@@ -1,6 +1,6 @@
 //! Attention on flex, without copies of heads or weights of all pairs.
 
-mod unpadded;
+pub(in crate::backend) mod sequences;
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -10,9 +10,11 @@ use burn::{
     },
 };
 
+use sequences::{Sequences, unpadded_ranges};
+
 use super::{
     AttentionOps, AttentionSettings, CausalSettings, default,
-    kernels::{Attention, Visible, attend, attend_backward},
+    kernels::{Attention, Gradients, Visible, attend, attend_backward},
 };
 use crate::{
     Unpadded,
@@ -62,7 +64,9 @@ impl AttentionOps for Flex {
         if !is_f32(&qkv.each_ref()) {
             return default::unpadded_attention::<Self>(qkv, unpadded, settings);
         }
-        unpadded::Inputs::new(qkv, unpadded, settings).forward()
+        let qkv = qkv.map(|x| x.to_contiguous());
+        let (output, saved) = sequences_of(&qkv, unpadded, settings).forward();
+        (tensor(output, qkv[0].shape()), saved)
     }
 
     fn unpadded_attention_backward(
@@ -77,7 +81,11 @@ impl AttentionOps for Flex {
                 qkv, unpadded, saved, settings, grad,
             );
         }
-        unpadded::Inputs::new(qkv, unpadded, settings).backward(&saved, &grad)
+        let qkv = qkv.map(|x| x.to_contiguous());
+        let grad = grad.to_contiguous();
+        let all = sequences_of(&qkv, unpadded, settings);
+        let (found, _) = all.backward(&saved, grad.storage());
+        found.map(|values| tensor(values, grad.shape()))
     }
 
     fn causal_attention(
@@ -128,6 +136,30 @@ impl AttentionOps for Flex {
     }
 }
 
+/// Sequences without padding, of contiguous tensors `[N, d]`.
+fn sequences_of<'a>(
+    qkv: &'a [FlexTensor; 3],
+    unpadded: &Unpadded,
+    settings: AttentionSettings,
+) -> Sequences<'a> {
+    let (ranges, columns) = unpadded_ranges(unpadded);
+    let stride = width(&qkv[0]);
+    let size = stride / settings.heads;
+    Sequences {
+        qkv: qkv.each_ref().map(|x| x.storage()),
+        stride,
+        ranges,
+        columns,
+        heads: settings.heads,
+        size,
+        scale: 1.0 / (size as f32).sqrt(),
+        mask: None,
+        reach: None,
+        relative: None,
+        dropout: settings.dropout.map(|(key, p)| Mask::new(key, p)),
+    }
+}
+
 /// Contiguous inputs of one call.
 struct Inputs {
     qkv: [FlexTensor; 3],
@@ -159,18 +191,22 @@ impl Inputs {
         let [sequences, queries, d] = q.shape().dims::<3>();
         let [_, room, _] = k.shape().dims::<3>();
         let [heads, kv_heads] = self.heads;
+        let size = d / heads;
         Attention {
             q: q.storage(),
             k: k.storage(),
             v: v.storage(),
+            strides: [d, kv_heads * size],
             sequences,
             queries,
             keys: self.keys,
             room,
             heads,
             kv_heads,
-            size: d / heads,
+            size,
+            scale: 1.0 / (size as f32).sqrt(),
             visible,
+            relative: None,
             cap: self.cap,
             dropout: self.dropout.as_ref(),
             place: [0, queries, self.keys],
@@ -201,7 +237,8 @@ impl Inputs {
             self.attention(visible),
             saved.storage(),
             grad.storage(),
-            found.each_mut().map(Vec::as_mut_slice),
+            &mut [],
+            Gradients::Apart(found.each_mut().map(Vec::as_mut_slice)),
         );
         let mut shapes = shapes.into_iter();
         found.map(|values| tensor(values, shapes.next().expect("three")))
@@ -252,7 +289,7 @@ fn visible_causal(first: Option<&FlexTensor>, settings: CausalSettings) -> Visib
 
 /// Turns each head of a token, `[heads, 2 half]`, by the token's angles.
 #[inline(always)]
-fn rotate_row(cos: &[f32], sin: &[f32], values: &mut [f32]) {
+pub(in crate::backend) fn rotate_row(cos: &[f32], sin: &[f32], values: &mut [f32]) {
     let half = cos.len();
     let sin = &sin[..half];
     for head in values.chunks_exact_mut(2 * half) {

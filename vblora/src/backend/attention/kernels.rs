@@ -1,6 +1,8 @@
 //! Softmax attention over blocks of queries, one key head of one sequence at a time. Neither copies of all heads nor the weights of all
 //! pairs are ever in memory. The backward pass computes the same weights again from each row's largest score and sum.
 
+mod relative;
+
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
@@ -16,6 +18,9 @@ use crate::backend::{
     },
 };
 
+pub(in crate::backend) use relative::{Relative, Sizes, Tables};
+use relative::{add_gradients, add_scores};
+
 /// The number of queries in a block, a multiple of a tile's rows.
 const QUERIES: usize = 8 * ROWS;
 
@@ -24,31 +29,42 @@ const QUERIES: usize = 8 * ROWS;
 /// # Shapes
 /// - q: `[n, queries, heads size]`; k, v: `[n, room, kv_heads size]`, of which attention reads the first `keys` columns
 #[derive(Clone, Copy)]
-pub(super) struct Attention<'a> {
-    pub(super) q: &'a [f32],
-    pub(super) k: &'a [f32],
-    pub(super) v: &'a [f32],
-    pub(super) sequences: usize,
-    pub(super) queries: usize,
-    pub(super) keys: usize,
-    pub(super) room: usize,
-    pub(super) heads: usize,
-    pub(super) kv_heads: usize,
-    pub(super) size: usize,
-    pub(super) visible: Visible<'a>,
+pub(in crate::backend) struct Attention<'a> {
+    pub(in crate::backend) q: &'a [f32],
+    pub(in crate::backend) k: &'a [f32],
+    pub(in crate::backend) v: &'a [f32],
+    /// The number of values from one token to the next, in q, and in k and v.
+    pub(in crate::backend) strides: [usize; 2],
+    pub(in crate::backend) sequences: usize,
+    pub(in crate::backend) queries: usize,
+    pub(in crate::backend) keys: usize,
+    pub(in crate::backend) room: usize,
+    pub(in crate::backend) heads: usize,
+    pub(in crate::backend) kv_heads: usize,
+    pub(in crate::backend) size: usize,
+    /// The factor on the scores.
+    pub(in crate::backend) scale: f32,
+    pub(in crate::backend) visible: Visible<'a>,
+    /// Scores of relative positions. Every head then has keys of its own, and there is one sequence.
+    pub(in crate::backend) relative: Option<Relative<'a>>,
     /// The soft cap of scores.
-    pub(super) cap: Option<f32>,
-    pub(super) dropout: Option<&'a Mask>,
+    pub(in crate::backend) cap: Option<f32>,
+    pub(in crate::backend) dropout: Option<&'a Mask>,
     /// The place in the dropout mask `[.., heads, queries, keys]`: the index of the first sequence here, and the numbers of queries and
     /// keys.
-    pub(super) place: [usize; 3],
+    pub(in crate::backend) place: [usize; 3],
 }
 
 /// The keys that a query sees.
 #[derive(Clone, Copy)]
-pub(super) enum Visible<'a> {
+pub(in crate::backend) enum Visible<'a> {
     /// All keys. The mask, `[n, keys]`, is added to their scores.
     Masked(Option<&'a [f32]>),
+    /// The keys at most `reach` places away, with a mask as above. There are as many queries as keys.
+    Near {
+        mask: Option<&'a [f32]>,
+        reach: usize,
+    },
     /// The last `window` keys up to the query's own place, but none before `first`, `[n, queries]`.
     Causal {
         first: Option<&'a [i32]>,
@@ -71,15 +87,15 @@ impl<'a> Attention<'a> {
         }
     }
 
-    fn scale(&self) -> f32 {
-        1.0 / (self.size as f32).sqrt()
-    }
-
     /// The keys that a query of a sequence sees.
     #[inline(always)]
     fn seen(&self, sequence: usize, query: usize) -> Range<usize> {
         match self.visible {
             Visible::Masked(_) => 0..self.keys,
+            Visible::Near { reach, .. } => {
+                let end = query.saturating_add(reach).saturating_add(1);
+                query.saturating_sub(reach)..end.min(self.keys)
+            }
             Visible::Causal { first, window } => {
                 let end = self.keys - self.queries + query + 1;
                 let first = first.map_or(0, |first| first[sequence * self.queries + query]);
@@ -104,23 +120,25 @@ impl<'a> Attention<'a> {
 
     fn mask(&self, sequence: usize) -> Option<&'a [f32]> {
         match self.visible {
-            Visible::Masked(Some(mask)) => Some(&mask[sequence * self.keys..][..self.keys]),
-            _ => None,
+            Visible::Masked(mask) | Visible::Near { mask, .. } => {
+                mask.map(|mask| &mask[sequence * self.keys..][..self.keys])
+            }
+            Visible::Causal { .. } => None,
         }
     }
 
     /// Element `i` of a head's query.
     #[inline(always)]
     fn query(&self, sequence: usize, head: usize, query: usize) -> &'a [f32] {
-        let width = self.heads * self.size;
-        &self.q[(sequence * self.queries + query) * width + head * self.size..][..self.size]
+        let row = sequence * self.queries + query;
+        &self.q[row * self.strides[0] + head * self.size..][..self.size]
     }
 
     /// One key head, of keys or values, of one key.
     #[inline(always)]
     fn key(&self, from: &'a [f32], sequence: usize, head: usize, key: usize) -> &'a [f32] {
-        let width = self.kv_heads * self.size;
-        &from[(sequence * self.room + key) * width + head * self.size..][..self.size]
+        let row = sequence * self.room + key;
+        &from[row * self.strides[1] + head * self.size..][..self.size]
     }
 
     /// A head of keys or values as `[keys, padded size]`.
@@ -154,7 +172,7 @@ impl<'a> Attention<'a> {
 ///
 /// # Shapes
 /// - output: like q; sums: `[n, heads, queries, 2]`
-pub(super) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
+pub(in crate::backend) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
     let group = all.group() * all.queries;
     let mut heads = zeros(output.len());
     if output.is_empty() {
@@ -174,19 +192,26 @@ pub(super) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
                 sums,
             });
         });
-    join_heads(&heads, all.heads, all.queries, all.size, output);
+    join_heads([&heads], all.heads, [all.queries, all.size], output);
 }
 
-/// `[n, heads, t, size] -> [n, t, heads size]`
-fn join_heads(from: &[f32], heads: usize, tokens: usize, size: usize, to: &mut [f32]) {
-    let width = heads * size;
+/// Several `[n, heads, t, size]`, whose second dimensions follow one another, as one `[n, t, all heads size]`.
+fn join_heads<const N: usize>(
+    parts: [&[f32]; N],
+    heads: usize,
+    [tokens, size]: [usize; 2],
+    to: &mut [f32],
+) {
+    let width = N * heads * size;
     over_rows(to, width, |start, run| {
         for (row, to) in run.chunks_exact_mut(width).enumerate() {
             let row = start / width + row;
             let (sequence, token) = (row / tokens, row % tokens);
-            for (head, to) in to.chunks_exact_mut(size).enumerate() {
-                let at = ((sequence * heads + head) * tokens + token) * size;
-                to.copy_from_slice(&from[at..][..size]);
+            for (from, to) in parts.iter().zip(to.chunks_exact_mut(heads * size)) {
+                for (head, to) in to.chunks_exact_mut(size).enumerate() {
+                    let at = ((sequence * heads + head) * tokens + token) * size;
+                    to.copy_from_slice(&from[at..][..size]);
+                }
             }
         }
     });
@@ -214,7 +239,7 @@ impl WithSimd for Forward<'_> {
             sums,
         } = self;
         // A training pass has as many queries as keys. Its backward pass repeats the scores below to the bit.
-        if all.queries * all.group() < ROWS && all.queries < all.keys {
+        if all.queries * all.group() < ROWS && all.queries < all.keys && all.relative.is_none() {
             return few(all, sequence, kv_head, out, sums);
         }
         let (width, t_width) = (padded(all.size), padded(all.keys));
@@ -224,12 +249,14 @@ impl WithSimd for Forward<'_> {
         let mut scores = Aligned::zeros(QUERIES * t_width);
         let mut block = Aligned::zeros(QUERIES * width);
         let (scores, block) = (&mut *scores, &mut *block);
+        let mut scratch = all.scratch();
         for member in 0..all.group() {
             let head = kv_head * all.group() + member;
             for first in (0..all.queries).step_by(QUERIES) {
                 let count = QUERIES.min(all.queries - first);
                 let at = member * all.queries + first;
-                let seen = score_block(simd, &all, [sequence, head, first, count], keys, scores);
+                let place = [sequence, head, first, count];
+                let seen = score_block(simd, &all, place, keys, scores, &mut scratch);
                 for i in 0..count {
                     let row = &mut scores[i * t_width..][..t_width];
                     let own = all.seen(sequence, first + i);
@@ -273,14 +300,15 @@ fn score_block<S: Simd>(
     [sequence, head, first, count]: [usize; 4],
     keys: &[f32],
     scores: &mut [f32],
+    scratch: &mut [f32],
 ) -> Range<usize> {
-    let (t_width, scale) = (padded(all.keys), all.scale());
+    let (t_width, scale) = (padded(all.keys), all.scale);
     let seen = all.seen_by(sequence, first..first + count);
     // The range starts and ends at whole registers.
     let from = seen.start / padded(1) * padded(1);
     let width = padded(seen.end) - from;
-    let base = (sequence * all.queries + first) * all.heads * all.size + head * all.size;
-    let (q, step) = (&all.q[base..], all.heads * all.size);
+    let step = all.strides[0];
+    let q = &all.q[(sequence * all.queries + first) * step + head * all.size..];
     small(
         simd,
         [count, width, all.size],
@@ -289,6 +317,9 @@ fn score_block<S: Simd>(
         (&mut scores[from..], t_width),
         false,
     );
+    if let Some(relative) = &all.relative {
+        add_scores(simd, all, relative, [head, first, count], scores, scratch);
+    }
     if let Some(cap) = all.cap {
         for row in scores.chunks_exact_mut(t_width).take(count) {
             for score in &mut row[from..from + width] {
@@ -326,7 +357,7 @@ fn weigh(row: &mut [f32], own: Range<usize>, block: Range<usize>) -> [f32; 2] {
 /// Attention of a few queries, as in generation. Keys and values are read in place.
 #[inline(always)]
 fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sums: &mut [f32]) {
-    let (size, scale) = (all.size, all.scale());
+    let (size, scale) = (all.size, all.scale);
     let rows = sums.len() / 2;
     let place = |row: usize| (kv_head * all.group() + row / all.queries, row % all.queries);
     let mut scores = vec![0.0; rows * all.keys];
@@ -362,42 +393,71 @@ fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sum
     }
 }
 
-/// Writes the gradients to q, k and v.
+/// Where the gradients to q, k and v go.
+pub(in crate::backend) enum Gradients<'a> {
+    /// dq: `[n, queries, heads size]`; dk, dv: `[n, keys, kv_heads size]`
+    Apart([&'a mut [f32]; 3]),
+    /// `[n, t, 3 heads size]`: those of a token side by side. There are as many queries as keys, and heads have keys of their own.
+    Joined(&'a mut [f32]),
+}
+
+/// Writes the gradients to q, k and v, and adds those to the tables of relative positions.
 ///
 /// # Shapes
-/// - sums: those of [`attend`]; grad and dq: like q; dk, dv: `[n, keys, kv_heads size]`
-pub(super) fn attend_backward(
+/// - sums: those of [`attend`]; grad: `[n, queries, heads size]`
+/// - tables: `[heads]` [`Tables`] if there are relative positions, else empty
+pub(in crate::backend) fn attend_backward(
     all: Attention<'_>,
     sums: &[f32],
     grad: &[f32],
-    [dq, dk, dv]: [&mut [f32]; 3],
+    tables: &mut [f32],
+    out: Gradients<'_>,
 ) {
     let group = all.group() * all.queries;
-    let mut heads = [dq.len(), dk.len(), dv.len()].map(zeros);
-    if dq.is_empty() {
+    let per_key = all.keys * all.size;
+    let key_heads = all.sequences * all.kv_heads;
+    let lengths = [key_heads * group * all.size, key_heads * per_key];
+    let mut heads = [lengths[0], lengths[1], lengths[1]].map(zeros);
+    if lengths.contains(&0) {
         return;
     }
     let [q_heads, k_heads, v_heads] = &mut heads;
-    let per_key = all.keys * all.size;
+    let per_head = all.relative.map_or(0, |relative| relative.sizes.room());
+    let mut each_table: Vec<&mut [f32]> = match per_head {
+        0 => (0..key_heads).map(|_| Default::default()).collect(),
+        _ => tables.chunks_exact_mut(per_head).collect(),
+    };
     q_heads
         .par_chunks_mut(group * all.size)
         .zip(k_heads.par_chunks_mut(per_key))
         .zip(v_heads.par_chunks_mut(per_key))
+        .zip(&mut each_table)
         .enumerate()
         .with_min_len(all.least())
-        .for_each(|(i, ((dq, dk), dv))| {
+        .for_each(|(i, (((dq, dk), dv), tables))| {
             Arch::new().dispatch(Backward {
                 all,
                 sequence: i / all.kv_heads,
                 kv_head: i % all.kv_heads,
                 sums: &sums[2 * i * group..][..2 * group],
                 grad,
+                tables,
                 out: [dq, dk, dv],
             });
         });
-    join_heads(&heads[0], all.heads, all.queries, all.size, dq);
-    join_heads(&heads[1], all.kv_heads, all.keys, all.size, dk);
-    join_heads(&heads[2], all.kv_heads, all.keys, all.size, dv);
+    let of_queries = [all.queries, all.size];
+    let of_keys = [all.keys, all.size];
+    match out {
+        Gradients::Apart([dq, dk, dv]) => {
+            join_heads([&heads[0]], all.heads, of_queries, dq);
+            join_heads([&heads[1]], all.kv_heads, of_keys, dk);
+            join_heads([&heads[2]], all.kv_heads, of_keys, dv);
+        }
+        Gradients::Joined(to) => {
+            let parts = heads.each_ref().map(Vec::as_slice);
+            join_heads(parts, all.heads, of_queries, to);
+        }
+    }
 }
 
 /// The backward pass of the query heads that share one key head.
@@ -407,6 +467,7 @@ struct Backward<'a> {
     kv_head: usize,
     sums: &'a [f32],
     grad: &'a [f32],
+    tables: &'a mut [f32],
     out: [&'a mut [f32]; 3],
 }
 
@@ -421,9 +482,10 @@ impl WithSimd for Backward<'_> {
             kv_head,
             sums,
             grad,
+            tables,
             out: [dq, dk, dv],
         } = self;
-        let (size, scale) = (all.size, all.scale());
+        let (size, scale) = (all.size, all.scale);
         let (width, t_width) = (padded(size), padded(all.keys));
         let turned_keys = all.gather_turned(all.k, sequence, kv_head);
         let turned_values = all.gather_turned(all.v, sequence, kv_head);
@@ -435,6 +497,7 @@ impl WithSimd for Backward<'_> {
         let [q_block, g_block, block] = of_queries.each_mut().map(|values| &mut **values);
         let [d_keys, d_values] = of_keys.each_mut().map(|values| &mut **values);
         let mut slopes = vec![0.0; all.cap.map_or(0, |_| all.keys)];
+        let mut scratch = all.scratch();
         for member in 0..all.group() {
             let head = kv_head * all.group() + member;
             for first in (0..all.queries).step_by(QUERIES) {
@@ -452,7 +515,7 @@ impl WithSimd for Backward<'_> {
                     g[..size].copy_from_slice(&grad[from..][..size]);
                 }
                 let place = [sequence, head, first, count];
-                let seen = score_block(simd, &all, place, &turned_keys, scores);
+                let seen = score_block(simd, &all, place, &turned_keys, scores, &mut scratch);
                 let from = seen.start / padded(1) * padded(1);
                 small(
                     simd,
@@ -495,6 +558,12 @@ impl WithSimd for Backward<'_> {
                     (&mut *block, width),
                     false,
                 );
+                if let Some(relative) = &all.relative {
+                    let inputs = [&*d_scores, &*q_block, &*keys];
+                    let into = [&mut *block, &mut *d_keys, &mut *tables];
+                    let place = [head, first, count];
+                    add_gradients(simd, &all, relative, place, inputs, into, &mut scratch);
+                }
                 for (row, dq) in block
                     .chunks_exact(width)
                     .zip(dq[at * size..][..count * size].chunks_exact_mut(size))

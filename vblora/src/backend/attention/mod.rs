@@ -3,11 +3,11 @@
 mod autodiff;
 pub(super) mod default;
 #[cfg(feature = "flex")]
-mod flex;
+pub(super) mod flex;
 #[cfg(feature = "gpu")]
 mod gpu;
 #[cfg(feature = "flex")]
-mod kernels;
+pub(super) mod kernels;
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
 
@@ -194,7 +194,7 @@ pub struct AttentionSettings {
 
 impl AttentionSettings {
     /// Settings with these heads. With noise, the weights are dropped by the mask of `place`.
-    pub(crate) fn new(heads: usize, dropout: f64, noise: Option<Noise>, place: &str) -> Self {
+    pub fn new(heads: usize, dropout: f64, noise: Option<Noise>, place: &str) -> Self {
         let noise = noise.filter(|_| dropout > 0.0);
         Self {
             heads,

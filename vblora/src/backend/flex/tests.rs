@@ -8,11 +8,11 @@ use burn::{
 use proptest::prelude::*;
 
 use crate::{
-    Unpadded,
+    MASKED, Unpadded,
     backend::{
         ActivationOps, AttentionOps, AttentionSettings, CausalSettings, DropoutOps, FrozenMap,
-        Gate, GeluForm, LinearOps, NormOps, Update, activation, attention, dropout, float, linear,
-        norm, primitive,
+        Gate, GeluForm, LinearOps, NormOps, PositionOps, RelativeTables, RotarySettings, Texts,
+        Update, activation, attention, dropout, float, linear, norm, positions, primitive,
     },
     rng::Key,
 };
@@ -88,6 +88,49 @@ fn update(d_in: usize, rank: usize, d_out: usize, lies: Lies) -> Update<FlexTens
         down: draw("down", [d_in, rank], lies),
         up: draw("up", [rank, d_out], lies),
         scale: 0.75,
+    }
+}
+
+/// The texts of a batch, with their padding or without.
+fn texts(unpadded: &Unpadded, padded: bool) -> Texts<Flex> {
+    if !padded {
+        return Texts::Unpadded(unpadded.clone());
+    }
+    let [_, t] = unpadded.shape();
+    let row = |&length: &usize| (0..t).map(move |j| if j < length { 0.0 } else { MASKED });
+    let hidden: Vec<f32> = unpadded.lengths().iter().flat_map(row).collect();
+    let hidden = TensorData::new(hidden, unpadded.shape());
+    Texts::Padded(Some(FlexTensor::from_data(hidden)))
+}
+
+/// Random values of the tokens of such texts.
+fn as_they_lie(
+    unpadded: &Unpadded,
+    padded: bool,
+    name: &str,
+    width: usize,
+    how: Lies,
+) -> FlexTensor {
+    let [n, t] = unpadded.shape();
+    match padded {
+        true => draw(name, [n, t, width], how),
+        false => draw(name, [unpadded.tokens(), width], how),
+    }
+}
+
+/// The values at tokens alone, `[N, d]`. Those at padding mean nothing.
+fn tokens(unpadded: &Unpadded, padded: bool, x: FlexTensor) -> FlexTensor {
+    match padded {
+        true => primitive(unpadded.unpadded(float::<Flex, 3>(x))),
+        false => x,
+    }
+}
+
+/// Zeros at padding.
+fn without_padding(unpadded: &Unpadded, padded: bool, x: FlexTensor) -> FlexTensor {
+    match padded {
+        true => primitive(unpadded.padded(float::<Flex, 2>(tokens(unpadded, true, x)))),
+        false => x,
     }
 }
 
@@ -257,6 +300,66 @@ proptest! {
             assert_close("gate", &found[0], &expected[0]);
             assert_close("up", &found[1], &expected[1]);
         }
+    }
+
+    #[test]
+    fn halves_are_their_default_body(n in 0_usize..40, d in 1_usize..70, how in lies()) {
+        let (both, grad) = (|| draw("both", [n, 2 * d], how), || draw("grad", [n, d], how));
+        for form in [GeluForm::Erf, GeluForm::Tanh] {
+            let found = Flex::gated_halves(both(), form);
+            assert_close("units", &found, &activation::default::gated_halves::<Flex>(both(), form));
+            let found = Flex::gated_halves_backward(both(), form, grad());
+            let expected = activation::default::gated_halves_backward::<Flex>(both(), form, grad());
+            assert_close("gradient", &found, &expected);
+        }
+    }
+
+    #[test]
+    fn rotary_attention_is_its_default_body(
+        lengths in prop::collection::vec(1_usize..110, 1..4), room in 0_usize..3, heads in 1_usize..4, half in 1_usize..20,
+        how in lies(), drops: bool, windowed: bool, reach in 0_usize..60, padded: bool,
+    ) {
+        let (d, settings) = (heads * 2 * half, RotarySettings {
+            attention: AttentionSettings { heads, dropout: drops.then_some((5, 0.3)) },
+            reach: windowed.then_some(reach),
+        });
+        let unpadded = Unpadded::new(lengths.clone(), lengths.iter().max().unwrap() + room);
+        let texts = texts(&unpadded, padded);
+        let of = |name, width| as_they_lie(&unpadded, padded, name, width, how);
+        let angles = || ["cos", "sin"].map(|name| of(name, half));
+        let (found, saved) = Flex::rotary_attention(of("qkv", 3 * d), angles(), &texts, settings);
+        let (expected, expected_saved) = positions::default::rotary_attention::<Flex>(of("qkv", 3 * d), angles(), &texts, settings);
+        let kept = |x| tokens(&unpadded, padded, x);
+        assert_close("output", &kept(found), &kept(expected));
+        let grad = || without_padding(&unpadded, padded, of("grad", d));
+        let found = Flex::rotary_attention_backward(saved, angles(), &texts, settings, grad());
+        let expected = positions::default::rotary_attention_backward::<Flex>(expected_saved, angles(), &texts, settings, grad());
+        assert_close("gradient", &kept(found), &kept(expected));
+    }
+
+    #[test]
+    fn disentangled_attention_is_its_default_body(
+        lengths in prop::collection::vec(1_usize..110, 1..12), room in 0_usize..3, heads in 1_usize..4, size in 1_usize..40,
+        how in lies(), drops: bool, padded: bool,
+    ) {
+        let (d, settings) = (heads * size, AttentionSettings { heads, dropout: drops.then_some((5, 0.3)) });
+        let unpadded = Unpadded::new(lengths.clone(), lengths.iter().max().unwrap() + room);
+        let texts = texts(&unpadded, padded);
+        let qkv = || ["q", "k", "v"].map(|name| as_they_lie(&unpadded, padded, name, d, how));
+        let table = |name| draw(name, [1, 2 * unpadded.shape()[1] - 1, d], how);
+        let relative = || RelativeTables { of_query: table("of query"), of_key: table("of key") };
+        let (found, saved) = Flex::disentangled_attention(qkv(), relative(), &texts, settings);
+        let (expected, weights) = positions::default::disentangled_attention::<Flex>(qkv(), relative(), &texts, settings);
+        let kept = |x| tokens(&unpadded, padded, x);
+        assert_close("output", &kept(found), &kept(expected));
+        let grad = || without_padding(&unpadded, padded, as_they_lie(&unpadded, padded, "grad", d, how));
+        let (found, of_tables) = Flex::disentangled_attention_backward(qkv(), relative(), saved, &texts, settings, grad());
+        let (expected, expected_tables) = positions::default::disentangled_attention_backward::<Flex>(qkv(), relative(), weights, &texts, settings, grad());
+        for (found, expected) in found.into_iter().zip(expected) {
+            assert_close("gradient", &kept(found), &kept(expected));
+        }
+        assert_close("table of queries", &of_tables.of_query, &expected_tables.of_query);
+        assert_close("table of keys", &of_tables.of_key, &expected_tables.of_key);
     }
 
     #[test]
