@@ -61,10 +61,10 @@ where
         settings: CausalSettings,
     ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
         let (angles, first) = (places.angles.as_ref(), places.first.as_ref());
-        match attend(&qkv, cache, angles, first, places.query_scale, settings) {
-            Ok(found) => found,
-            Err(cache) => default::step_attention::<Self>(qkv, cache, places, settings),
+        if !is_attended(&qkv, &cache, angles, first, settings) {
+            return default::step_attention::<Self>(qkv, cache, places, settings);
         }
+        attend(&qkv, cache, angles, first, places.query_scale, settings)
     }
 }
 
@@ -368,7 +368,29 @@ fn has_room<R: CubeRuntime>(tensor: &CubeTensor<R>) -> bool {
 
 type Cache<R> = [CubeTensor<R>; 2];
 
-/// The output and the cache. Gives the cache back unchanged if the kernel does not take these tensors.
+/// True if the kernel takes these tensors.
+fn is_attended<R: CubeRuntime>(
+    qkv: &CubeTensor<R>,
+    cache: &Cache<R>,
+    angles: Option<&[CubeTensor<R>; 2]>,
+    first: Option<&CubeTensor<R>>,
+    settings: CausalSettings,
+) -> bool {
+    let [_, _, width] = cache[0].meta.shape().dims();
+    let ([n, _], size) = (qkv.meta.shape().dims::<2>(), width / settings.kv_heads);
+    let mut floats = cache
+        .iter()
+        .chain(angles.into_iter().flatten())
+        .chain([qkv]);
+    floats.all(|tensor| tensor.dtype == DType::F32)
+        && (1..=MAX_ROWS).contains(&n)
+        && (1..=UNITS).contains(&size)
+        && settings.dropout.is_none()
+        && first.is_none_or(|first| first.dtype == DType::I32)
+        && has_room(qkv)
+}
+
+/// The output and the cache.
 fn attend<R: CubeRuntime>(
     qkv: &CubeTensor<R>,
     cache: Cache<R>,
@@ -376,22 +398,9 @@ fn attend<R: CubeRuntime>(
     first: Option<&CubeTensor<R>>,
     query_scale: f64,
     settings: CausalSettings,
-) -> Result<(CubeTensor<R>, Cache<R>), Cache<R>> {
+) -> (CubeTensor<R>, Cache<R>) {
     let [_, capacity, width] = cache[0].meta.shape().dims();
     let ([n, _], size) = (qkv.meta.shape().dims::<2>(), width / settings.kv_heads);
-    let is_f32 = cache
-        .iter()
-        .chain(angles.into_iter().flatten())
-        .chain([qkv]);
-    let is_f32 = is_f32.into_iter().all(|tensor| tensor.dtype == DType::F32);
-    let fits = (1..=MAX_ROWS).contains(&n)
-        && (1..=UNITS).contains(&size)
-        && settings.dropout.is_none()
-        && first.is_none_or(|first| first.dtype == DType::I32)
-        && has_room(qkv);
-    if !is_f32 || !fits {
-        return Err(cache);
-    }
     let cache = cache.map(owned);
     let out = empty(qkv, Shape::new([n, settings.heads * size]));
     let turning = angles.map_or(0, |[cos, _]| 2 * cos.meta.shape()[2]);
@@ -419,7 +428,7 @@ fn attend<R: CubeRuntime>(
             has_cap: settings.cap.is_some(),
         },
     );
-    Ok((out, cache))
+    (out, cache)
 }
 
 /// A tensor whose memory lies in order and belongs to nothing else.

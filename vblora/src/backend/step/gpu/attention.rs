@@ -1,6 +1,12 @@
 //! Attention of one query a row over a cache. A cube takes a head of a row. It turns its query and the new key, and the first head of a group
 //! writes the new key and value.
-#![allow(missing_docs, reason = "the macros make launch functions of these")]
+#![allow(
+    missing_docs,
+    clippy::collapsible_if,
+    clippy::len_zero,
+    clippy::manual_is_multiple_of,
+    reason = "the macros make launch functions of these, and know fewer methods than Rust"
+)]
 
 use cubecl::prelude::*;
 

@@ -1,8 +1,9 @@
 //! Products of a few rows with whole matrices. Memory limits them: each weight is read once, in neighbouring pieces, by many cubes at a time.
 #![allow(
     missing_docs,
+    clippy::len_zero,
     clippy::manual_div_ceil,
-    reason = "the macros make launch functions of these"
+    reason = "the macros make launch functions of these, and know fewer methods than Rust"
 )]
 
 use cubecl::prelude::*;
@@ -88,7 +89,8 @@ impl Form {
     }
 }
 
-/// `end(norm(x) W_i + b_i + narrow_i up_i)`. Widths and strides of weights are counted in pieces of V values. Cubes follow one another along the columns of the maps. A unit of a cube has some columns and
+/// `end(norm(x) W_i + b_i + narrow_i up_i)`. Widths and strides of weights are counted in pieces of V values. Cubes follow one another along
+/// the columns of the maps. A unit of a cube has some columns and
 /// every so many-th of their weights.
 #[cube(launch)]
 pub(super) fn maps_of_rows<W: Float, V: Size>(
