@@ -39,12 +39,11 @@ const CASES: [(&[usize], usize, usize, usize); 6] = [
 
 const PLACE: &str = "place";
 
+/// Lengths, a mask, and the ways in which the texts of a case lie.
+type Ways<B> = (Unpadded, Tensor<Ad<B>, 2>, Vec<Texts<Ad<B>>>);
+
 /// The ways in which the texts of a case lie, and their masks.
-fn ways<B: VbLoraBackend>(
-    lengths: &[usize],
-    columns: usize,
-    device: &B::Device,
-) -> (Unpadded, Tensor<Ad<B>, 2>, Vec<Texts<Ad<B>>>) {
+fn ways<B: VbLoraBackend>(lengths: &[usize], columns: usize, device: &B::Device) -> Ways<B> {
     let unpadded = Unpadded::new(lengths.to_vec(), columns);
     let hidden = lengths
         .iter()
