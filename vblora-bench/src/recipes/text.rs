@@ -17,7 +17,8 @@ pub struct TextSettings {
     pub packing: bool,
     /// The share of a target's probability that is spread over the vocabulary, in training only.
     pub label_smoothing: f64,
-    /// True if activations are recomputed in the backward pass. This takes less memory and more time, and gives the same gradients.
+    /// True if activations are recomputed in the backward pass. This takes less memory and more time. The gradients are the same up to the
+    /// order of sums.
     pub recompute: bool,
 }
 

@@ -90,8 +90,7 @@ impl Form {
 }
 
 /// `end(norm(x) W_i + b_i + narrow_i up_i)`. Widths and strides of weights are counted in pieces of V values. Cubes follow one another along
-/// the columns of the maps. A unit of a cube has some columns and
-/// every so many-th of their weights.
+/// the columns of the maps. A unit takes one piece of columns and every `UNITS / lanes`-th row of the weight.
 #[cube(launch)]
 pub(super) fn maps_of_rows<W: Float, V: Size>(
     x: &Array<f32>,
