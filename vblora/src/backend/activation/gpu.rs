@@ -1,6 +1,6 @@
 //! Activations on GPUs in one launch each. Softmax has one plane per row, the others one unit per element.
 
-mod kernels;
+pub(in crate::backend) mod kernels;
 
 use burn::tensor::ops::FloatTensor;
 use burn_cubecl::{

@@ -5,7 +5,7 @@ pub(super) mod default;
 #[cfg(feature = "flex")]
 pub(super) mod flex;
 #[cfg(feature = "gpu")]
-mod gpu;
+pub(super) mod gpu;
 
 use burn::tensor::{TensorMetadata, backend::Backend, ops::FloatTensor};
 

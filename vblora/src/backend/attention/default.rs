@@ -42,7 +42,7 @@ pub(in crate::backend) fn head_product<B: AttentionOps>(
 }
 
 /// `[n, t, d] -> [n, heads, t, d / heads]`
-fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
+pub(in crate::backend) fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
     let [n, t, d] = x.dims();
     if heads == 1 {
         // A swap would leave a dimension of one with a stride of its own. CubeCL's tuned products take that stride for the one between rows
@@ -53,7 +53,7 @@ fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
 }
 
 /// `[n, heads, t, size] -> [n, t, heads size]`
-fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
+pub(in crate::backend) fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
     let [n, heads, t, size] = x.dims();
     x.swap_dims(1, 2).reshape([n, t, heads * size])
 }

@@ -6,7 +6,9 @@ use super::{PositionOps, RelativeTables, RotarySettings, Texts};
 use crate::{
     backend::{
         AttentionOps, AttentionSettings, HeadForm, HeadProduct,
-        attention::default::{drop_weights, head_attention_backward, padding_mask, score_scale},
+        attention::default::{
+            drop_weights, head_attention_backward, join, padding_mask, score_scale, split,
+        },
         float, matmul, primitive,
     },
     unpadded::MASKED,
@@ -124,22 +126,6 @@ pub(in crate::backend) fn rotary_attention_backward<B: PositionOps>(
     let [dq, dk] = [dq, dk].map(|grad| B::rotate_backward(grad, cos.clone(), sin.clone()));
     let all = Tensor::cat([dq, dk, dv].map(float::<B, 3>).into(), 2);
     texts.as_they_lie(primitive(all))
-}
-
-/// `[n, t, heads size] -> [n, heads, t, size]`
-fn split<B: Backend>(x: Tensor<B, 3>, heads: usize) -> Tensor<B, 4> {
-    let [n, t, d] = x.dims();
-    if heads == 1 {
-        // CubeCL's tuned products misread the strides of a swapped dimension of one.
-        return x.reshape([n, 1, t, d]);
-    }
-    x.reshape([n, t, heads, d / heads]).swap_dims(1, 2)
-}
-
-/// `[n, heads, t, size] -> [n, t, heads size]`
-fn join<B: Backend>(x: Tensor<B, 4>) -> Tensor<B, 3> {
-    let [n, heads, t, size] = x.dims();
-    x.swap_dims(1, 2).reshape([n, t, heads * size])
 }
 
 /// The products of tokens with the rows of relative positions, which all texts share or each has its own.

@@ -304,7 +304,15 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
             n,
             d,
             self.epsilon(),
-            self.form,
+            // The kernel reads nothing else of it, so others need not be compiled.
+            Form {
+                rows: 0,
+                lanes: 0,
+                biased: 0,
+                swapped: 0,
+                end: End::Joined,
+                ..self.form
+            },
             self.downs_swapped,
         );
         out

@@ -7,7 +7,7 @@ use crate::backend::gpu::rows::row;
 
 /// `x Phi(x)`, or `x` times the share of tanh.
 #[cube]
-fn gelu(x: f32, #[comptime] is_tanh: bool) -> f32 {
+pub(in crate::backend) fn gelu(x: f32, #[comptime] is_tanh: bool) -> f32 {
     let share = if is_tanh {
         tanh_part(x)
     } else {

@@ -8,6 +8,8 @@
 
 use cubecl::prelude::*;
 
+use crate::backend::activation::gpu::kernels::gelu;
+
 /// Units of a cube.
 pub(super) const UNITS: usize = 256;
 /// The most maps of one launch.
@@ -249,12 +251,11 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
             let value = if comptime!(end == End::Silu) {
                 first / (1.0f32 + (-first).exp()) * last
             } else if comptime!(end == End::GeluUnit) {
-                gelu_tanh(first) * last
+                gelu(first, true) * last
             } else if comptime!(end == End::GeluTanh) {
-                gelu_tanh(first)
+                gelu(first, true)
             } else if comptime!(end == End::Gelu) {
-                let share = Erf::erf(first * comptime!(std::f32::consts::FRAC_1_SQRT_2));
-                0.5f32 * first * (1.0f32 + share)
+                gelu(first, false)
             } else if comptime!(end == End::Added) {
                 added.index(0usize)[at] + scale * first
             } else {
@@ -263,12 +264,6 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
             out[at] = value;
         }
     }
-}
-
-#[cube]
-fn gelu_tanh(x: f32) -> f32 {
-    let inner = 0.797_884_6f32 * x * (1.0f32 + 0.044_715f32 * x * x);
-    0.5f32 * x * (1.0f32 + inner.tanh())
 }
 
 /// The bias and the update of an output of map `i`.
