@@ -1,5 +1,5 @@
 //! Large products. All threads first lay the right-hand side out in panels of one tile's width. Then each thread takes some rows of the
-//! result.
+//! result, and lays out the same rows of the left-hand side.
 
 use std::{cell::Cell, ops::Range};
 
@@ -70,12 +70,19 @@ pub(in crate::backend::linear) fn product(
         };
         let rows_of = |(at, out): (usize, &mut [f32])| {
             let count = out.len() / columns;
+            let mut packed = ROWS_SCRATCH.take();
+            let len = count * inner.min(INNER);
+            if packed.len() < len {
+                packed = Aligned::zeros(len);
+            }
             Arch::new().dispatch(Rows {
                 block: &block,
                 x: &x[at * inner..][..count * inner],
+                packed: &mut packed,
                 first: at,
                 out,
             });
+            ROWS_SCRATCH.set(packed);
         };
         if parallel {
             // One chunk at a time, so that a thread that was held up leaves the rest to the others.
@@ -93,6 +100,9 @@ pub(in crate::backend::linear) fn product(
 thread_local! {
     /// Memory for a laid out right-hand side. A product takes it away while in use, because a waiting thread may start another product.
     static SCRATCH: Cell<Aligned> = Cell::default();
+
+    /// Memory for the rows that a thread has laid out.
+    static ROWS_SCRATCH: Cell<Aligned> = Cell::default();
 }
 
 /// Lays out columns `range` of both right-hand sides in panels.
@@ -182,6 +192,8 @@ struct Block<'a> {
 struct Rows<'a> {
     block: &'a Block<'a>,
     x: &'a [f32],
+    /// Memory for these rows' elements of one depth, laid out tile by tile.
+    packed: &'a mut [f32],
     /// The number of the first row.
     first: usize,
     out: &'a mut [f32],
@@ -207,9 +219,35 @@ impl Rows<'_> {
         // Runs at least once, for the added terms.
         for start in (0..inner.max(1)).step_by(INNER) {
             let depth = start..(start + INNER).min(inner);
+            self.pack(depth.clone());
             for panel in 0..self.block.panels {
                 self.panel::<S, C>(simd, panel, depth.clone());
             }
+        }
+    }
+
+    /// Lays out each tile's rows side by side, so that a tile reads consecutive elements. Rows whose distance is a multiple of 4 KiB would
+    /// drive each other out of the first-level cache.
+    #[inline(always)]
+    fn pack(&mut self, depth: Range<usize>) {
+        let inner = self.block.inner;
+        let mut row = 0;
+        for tile in self.x.chunks(ROWS * inner.max(1)) {
+            let rows = tile.len() / inner;
+            let to = &mut self.packed[row * depth.len()..][..rows * depth.len()];
+            if rows == ROWS {
+                let from: [&[f32]; ROWS] =
+                    std::array::from_fn(|r| &tile[r * inner..][depth.clone()]);
+                for (i, to) in to.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
+                    *to = from.map(|from| from[i]);
+                }
+            } else {
+                for (r, from) in tile.chunks_exact(inner).enumerate() {
+                    let to = to[r..].iter_mut().step_by(rows);
+                    to.zip(&from[depth.clone()]).for_each(|(to, &x)| *to = x);
+                }
+            }
+            row += rows;
         }
     }
 
@@ -249,11 +287,11 @@ impl Rows<'_> {
         } else {
             self.begin::<S, R, C>(simd, row, panel, at..at + len)
         };
-        let rows: [&[f32]; R] =
-            std::array::from_fn(|r| &self.x[(row + r) * inner..][depth.clone()]);
+        let x = self.packed[row * depth.len()..].as_chunks::<R>().0;
+        let x = &x[..depth.len()];
         let (w, _) = S::as_simd_f32s(&block.w[panel * width * inner..][..width * inner]);
-        let w = &w.as_chunks::<C>().0[depth.clone()];
-        accumulate(simd, depth.len(), |r, i| rows[r][i], |i| w[i], &mut sums);
+        let w = &w.as_chunks::<C>().0[depth];
+        accumulate(simd, w.len(), |r, i| x[i][r], |i| w[i], &mut sums);
         for (r, sums) in sums.into_iter().enumerate() {
             store(simd, sums, &mut self.out[(row + r) * columns + at..][..len]);
         }
@@ -326,6 +364,7 @@ mod tests {
         simd.vectorize(Rows {
             block: &block,
             x: &x,
+            packed: &mut vec![f32::NAN; x.len()],
             first: 0,
             out: &mut out,
         });
