@@ -108,7 +108,7 @@ fn memory_is_as_foretold() {
         mib(expected),
         mib(whole),
         mib(recomputed),
-        mib(tokens * (foretold.recomputed_per_token + foretold.block_per_token)),
+        mib(foretold.activations(tokens, true)),
     );
     let ratio = held as f64 / expected as f64;
     assert!((0.75..1.2).contains(&ratio), "{ratio}");

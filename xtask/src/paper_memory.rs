@@ -47,10 +47,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         arguments.base_dtype
     ));
     say(format!(
-        "| model | S | trained | stored | base, GB | adapter, gradients, moments, GB | kept per token, MB | with blocks run twice, MB | scores per token, MB | tokens in {} GB | with blocks run twice |",
+        "| model | S | trained | stored | base, GB | adapter, gradients, moments, GB | kept per token, MB | recomputed, MB | MLPs in pieces, GB | logits per token, MB | tokens in {} GB | recomputed |",
         arguments.gpu
     ));
-    say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+    say("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
     for (name, config, bank, rank) in models() {
         let config = DecoderConfig {
             base_dtype: arguments.base_dtype,
@@ -66,13 +66,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let count = settings.count();
         let memory = Footprint::new(&config, &plan, [rank, count.trained], length);
         let adapter = memory.parameters + memory.gradients + memory.moments;
-        let tokens = |per_token: usize| {
-            let room = arguments.gpu * 1e9 - (memory.base + adapter) as f64;
-            (room / (per_token + memory.logits_per_token) as f64).max(0.0) as usize
-        };
-        let recomputed = memory.recomputed_per_token + memory.block_per_token;
+        let room = (arguments.gpu * 1e9) as usize;
+        let recomputed = memory.recomputed_per_token + memory.attention_per_token;
         say(format!(
-            "| {name} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} |",
+            "| {name} | {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {:.2} | {} | {} |",
             thousands(settings.sub_vectors()),
             thousands(count.trained),
             thousands(count.stored as usize),
@@ -80,10 +77,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             adapter as f64 / 1e9,
             memory.kept_per_token as f64 / 1e6,
             recomputed as f64 / 1e6,
+            (memory.mlp_at_once * memory.mlp_per_token) as f64 / 1e9,
             memory.logits_per_token as f64 / 1e6,
-            thousands(tokens(memory.kept_per_token)),
-            thousands(tokens(recomputed)),
+            thousands(tokens_that_fit(&memory, room, false)),
+            thousands(tokens_that_fit(&memory, room, true)),
         ));
     }
     Ok(())
+}
+
+/// The most tokens of a micro-batch whose training fits in `room` bytes.
+fn tokens_that_fit(memory: &Footprint, room: usize, recompute: bool) -> usize {
+    let fits = |tokens| memory.total(tokens, recompute) <= room;
+    let (mut most, mut step) = (0, 1 << 40);
+    while step > 0 {
+        if fits(most + step) {
+            most += step;
+        }
+        step /= 2;
+    }
+    most
 }

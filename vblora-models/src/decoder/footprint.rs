@@ -2,7 +2,10 @@
 
 use vblora::{Site, SitePlan};
 
-use super::sites::{BlockMaps, qkv_widths};
+use super::{
+    recompute::{INNER_BYTES, LOGIT_BYTES},
+    sites::{BlockMaps, Input, qkv_widths},
+};
 use crate::{DecoderConfig, config::Mlp};
 
 /// Bytes of an f32.
@@ -21,12 +24,18 @@ pub struct Footprint {
     pub moments: usize,
     /// Bytes that the forward pass keeps for the backward pass, per token, in sequences of the given length.
     pub kept_per_token: usize,
-    /// The same where every block is run once more instead of kept.
+    /// With recomputation: the inputs of all blocks, per token.
     pub recomputed_per_token: usize,
-    /// Bytes that one block keeps, once more per token: with recomputation one block at a time.
-    pub block_per_token: usize,
-    /// Scores and their logarithms, per token with a label.
+    /// Bytes that the attention of one block keeps, per token. With recomputation one block has them at a time.
+    pub attention_per_token: usize,
+    /// Bytes that the MLP of one block keeps, per token.
+    pub mlp_per_token: usize,
+    /// With recomputation: the number of tokens whose MLP is computed at once.
+    pub mlp_at_once: usize,
+    /// Logits and their logarithms, per token with a label.
     pub logits_per_token: usize,
+    /// With recomputation: the number of tokens whose logits are computed at once.
+    pub logits_at_once: usize,
 }
 
 impl Footprint {
@@ -39,31 +48,44 @@ impl Footprint {
         length: usize,
     ) -> Self {
         let d = config.hidden_size;
-        let block = F32 * kept_by_block(config, plan, rank, length);
+        let [attention, mlp] = kept_by_block(config, plan, rank, length).map(|values| F32 * values);
         let ends = F32 * 2 * d;
+        let at_once = |bytes: usize, values: usize| (bytes / (F32 * values)).max(1);
         Self {
             base: base(config),
             parameters: F32 * trained,
             gradients: F32 * trained,
             moments: 2 * F32 * trained,
-            kept_per_token: config.num_layers * block + ends,
+            kept_per_token: config.num_layers * (attention + mlp) + ends,
             recomputed_per_token: F32 * d * (config.num_layers + 1) + ends,
-            block_per_token: block,
+            attention_per_token: attention,
+            mlp_per_token: mlp,
+            mlp_at_once: at_once(INNER_BYTES, config.intermediate_size),
             // A cap keeps its own values once more.
             logits_per_token: (2 + usize::from(config.logit_cap.is_some()))
                 * F32
                 * config.vocab_size,
+            logits_at_once: at_once(LOGIT_BYTES, config.vocab_size),
         }
+    }
+
+    /// Activations of a micro-batch of `tokens`, without logits.
+    pub fn activations(&self, tokens: usize, recompute: bool) -> usize {
+        if !recompute {
+            return tokens * self.kept_per_token;
+        }
+        tokens * (self.recomputed_per_token + self.attention_per_token)
+            + tokens.min(self.mlp_at_once) * self.mlp_per_token
     }
 
     /// Everything, for a micro-batch of `tokens`, each with a label.
     pub fn total(&self, tokens: usize, recompute: bool) -> usize {
         let fixed = self.base + self.parameters + self.gradients + self.moments;
-        let per_token = match recompute {
-            true => self.recomputed_per_token + self.block_per_token,
-            false => self.kept_per_token,
+        let labels = match recompute {
+            true => tokens.min(self.logits_at_once),
+            false => tokens,
         };
-        fixed + tokens * (per_token + self.logits_per_token)
+        fixed + self.activations(tokens, recompute) + labels * self.logits_per_token
     }
 }
 
@@ -79,26 +101,66 @@ fn base(config: &DecoderConfig) -> usize {
     of_maps + held.bytes() * of_tables + F32 * rest
 }
 
-/// Values that the backward pass of one block needs, per token. They are the narrow products and the inputs of normalisations, adapted maps
-/// and non-linearities.
-fn kept_by_block(config: &DecoderConfig, plan: &SitePlan, rank: usize, length: usize) -> usize {
+/// Values that the backward passes of a block's attention and of its MLP need, per token. They are the narrow products and the inputs of
+/// normalisations, adapted maps and non-linearities.
+fn kept_by_block(
+    config: &DecoderConfig,
+    plan: &SitePlan,
+    rank: usize,
+    length: usize,
+) -> [usize; 2] {
     let inner = config.intermediate_size;
     let [q, k, v] = qkv_widths(config);
-    let attention = q + k + v + config.num_heads * length;
     let qk_norms = if config.qk_norm.is_some() { q + k } else { 0 };
     let norms = config.layout.block_norms().count() * config.hidden_size + qk_norms;
+    let attention = norms + q + k + v + config.num_heads * length;
     let mlp = match config.mlp {
         Mlp::Plain(_) => inner,
         Mlp::Gated(_) => 2 * inner,
     };
     let maps = BlockMaps::new(config);
     let adapted = plan.sites().iter().filter(|site| site.layer() == Some(0));
-    let narrow = rank * adapted.clone().count();
-    // Maps that read the same values keep them once.
-    let mut inputs: Vec<_> = adapted
-        .map(|site| (maps.input_of(site.role()), site.d_in))
-        .collect();
-    inputs.dedup();
-    let inputs: usize = inputs.iter().map(|(_, values)| values).sum();
-    attention + norms + mlp + inputs + narrow
+    let adapted = adapted.map(|site| (maps.input_of(site.role()), site.d_in));
+    let kept_by = |parts: [Input; 2]| {
+        let mut inputs: Vec<_> = adapted
+            .clone()
+            .filter(|(input, _)| parts.contains(input))
+            .collect();
+        let narrow = rank * inputs.len();
+        // Maps that read the same values keep them once.
+        inputs.dedup();
+        narrow + inputs.iter().map(|(_, values)| values).sum::<usize>()
+    };
+    [
+        attention + kept_by([Input::Attention, Input::Attended]),
+        mlp + kept_by([Input::Mlp, Input::Inner]),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoder::{sites, targets};
+
+    /// Large batches recompute MLPs and logits in pieces: beyond a piece a token adds what its blocks' inputs and one attention take.
+    #[test]
+    fn recomputed_pieces_do_not_grow_with_the_batch() {
+        let config = DecoderConfig::llama_2_7b();
+        let plan = targets("all").unwrap().select(&sites(&config)).unwrap();
+        let memory = Footprint::new(&config, &plan, [4, 0], 528);
+        assert_eq!([memory.mlp_at_once, memory.logits_at_once], [762, 524]);
+        let beyond = memory.total(2_112, true) - memory.total(1_056, true);
+        let each = memory.recomputed_per_token + memory.attention_per_token;
+        assert_eq!(beyond, 1_056 * each);
+        let below = memory.total(500, true) - memory.total(250, true);
+        assert_eq!(
+            below,
+            250 * (each + memory.mlp_per_token + memory.logits_per_token)
+        );
+        let kept = memory.total(500, false) - memory.total(250, false);
+        assert_eq!(
+            kept,
+            250 * (memory.kept_per_token + memory.logits_per_token)
+        );
+    }
 }

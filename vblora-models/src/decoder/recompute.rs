@@ -13,7 +13,10 @@ use super::{CausalInput, CausalLm, DecoderLayer, input::Places, of_layer};
 type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 
 /// The largest matrix between the maps of an MLP, in bytes, that a backward pass makes at once.
-const INNER_BYTES: usize = 32 << 20;
+pub(super) const INNER_BYTES: usize = 32 << 20;
+
+/// Bytes of the logits that a step with recomputed blocks should make at once, in f32.
+pub const LOGIT_BYTES: usize = 64 << 20;
 
 impl<B: VbLoraBackend> CausalLm<Autodiff<B>> {
     /// A forward and a backward pass with gradient checkpointing (arXiv 1604.06174). They keep the input of each block, and run every block
@@ -84,8 +87,8 @@ impl<B: VbLoraBackend> CausalLm<Autodiff<B>> {
 }
 
 impl<B: VbLoraBackend> DecoderLayer<Autodiff<B>> {
-    /// The gradient to the block's input, from that to its output. The MLP runs on as many tokens at a time as have a matrix of
-    /// `inner_bytes` between its maps, if it is a function of each token alone.
+    /// The gradient to the block's input, from that to its output. If the MLP is a function of each token alone, it runs on some tokens at
+    /// a time. Their matrix between its maps has at most `inner_bytes`.
     ///
     /// # Shapes
     /// - x, along and output: `[n, t, d]`

@@ -9,7 +9,7 @@ use burn::{
 use serde_json::{Map, json};
 use vblora::{Factors, backend::VbLoraBackend, ops::join_rows, storage::peft::PeftAdapter};
 use vblora_models::{
-    decoder::{CausalInput, CausalLm},
+    decoder::{CausalInput, CausalLm, LOGIT_BYTES},
     save_model,
 };
 
@@ -28,9 +28,6 @@ use crate::{
 
 /// Number of predicted tokens whose logits are computed at once in an evaluation. With a vocabulary of 50,000 their logits take 50 MB.
 const SCORED: usize = 256;
-
-/// Bytes of the logits that a step with recomputed blocks has at once.
-const LOGIT_BYTES: usize = 64 << 20;
 
 /// The mean negative log-likelihood of the tokens to predict.
 #[derive(Debug)]
