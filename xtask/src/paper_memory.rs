@@ -88,8 +88,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// The most tokens of a micro-batch whose training fits in `room` bytes.
 fn tokens_that_fit(memory: &Footprint, room: usize, recompute: bool) -> usize {
+    // No product of such sizes overflows.
+    let room = room.min(1 << 60);
     let fits = |tokens| memory.total(tokens, recompute) <= room;
-    let (mut most, mut step) = (0, 1 << 40);
+    let mut step = 1;
+    while fits(step) {
+        step *= 2;
+    }
+    let mut most = 0;
     while step > 0 {
         if fits(most + step) {
             most += step;

@@ -3,7 +3,7 @@
 use vblora::{Site, SitePlan};
 
 use super::{
-    recompute::{INNER_BYTES, LOGIT_BYTES},
+    recompute::{INNER_BYTES, logits_at_once},
     sites::{BlockMaps, Input, qkv_widths},
 };
 use crate::{DecoderConfig, config::Mlp};
@@ -50,7 +50,6 @@ impl Footprint {
         let d = config.hidden_size;
         let [attention, mlp] = kept_by_block(config, plan, rank, length).map(|values| F32 * values);
         let ends = F32 * 2 * d;
-        let at_once = |bytes: usize, values: usize| (bytes / (F32 * values)).max(1);
         Self {
             base: base(config),
             parameters: F32 * trained,
@@ -60,12 +59,12 @@ impl Footprint {
             recomputed_per_token: F32 * d * (config.num_layers + 1) + ends,
             attention_per_token: attention,
             mlp_per_token: mlp,
-            mlp_at_once: at_once(INNER_BYTES, config.intermediate_size),
+            mlp_at_once: (INNER_BYTES / (F32 * config.intermediate_size)).max(1),
             // A cap keeps its own values once more.
             logits_per_token: (2 + usize::from(config.logit_cap.is_some()))
                 * F32
                 * config.vocab_size,
-            logits_at_once: at_once(LOGIT_BYTES, config.vocab_size),
+            logits_at_once: logits_at_once(config.vocab_size),
         }
     }
 
@@ -142,7 +141,7 @@ mod tests {
     use super::*;
     use crate::decoder::{sites, targets};
 
-    /// Large batches recompute MLPs and logits in pieces: beyond a piece a token adds what its blocks' inputs and one attention take.
+    /// Large batches recompute MLPs and logits in pieces: beyond a piece a token adds the inputs of all blocks and one attention.
     #[test]
     fn recomputed_pieces_do_not_grow_with_the_batch() {
         let config = DecoderConfig::llama_2_7b();

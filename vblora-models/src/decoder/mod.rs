@@ -27,7 +27,7 @@ pub use cached::CachedLm;
 pub use footprint::Footprint;
 pub use input::CausalInput;
 pub use layer::DecoderLayer;
-pub use recompute::LOGIT_BYTES;
+pub use recompute::logits_at_once;
 pub(crate) use sites::map_values;
 pub use sites::{sites, targets};
 

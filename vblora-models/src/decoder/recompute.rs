@@ -15,8 +15,13 @@ type Gradients<B> = <Autodiff<B> as AutodiffBackend>::Gradients;
 /// The largest matrix between the maps of an MLP, in bytes, that a backward pass makes at once.
 pub(super) const INNER_BYTES: usize = 32 << 20;
 
-/// Bytes of the logits that a step with recomputed blocks should make at once, in f32.
-pub const LOGIT_BYTES: usize = 64 << 20;
+/// Bytes of the logits that a step with recomputed blocks makes at once.
+const LOGIT_BYTES: usize = 64 << 20;
+
+/// The number of tokens whose logits a step with recomputed blocks makes at once, for a vocabulary of this size.
+pub fn logits_at_once(vocabulary: usize) -> usize {
+    (LOGIT_BYTES / (size_of::<f32>() * vocabulary)).max(1)
+}
 
 impl<B: VbLoraBackend> CausalLm<Autodiff<B>> {
     /// A forward and a backward pass with gradient checkpointing (arXiv 1604.06174). They keep the input of each block, and run every block

@@ -9,7 +9,7 @@ use burn::{
 use serde_json::{Map, json};
 use vblora::{Factors, backend::VbLoraBackend, ops::join_rows, storage::peft::PeftAdapter};
 use vblora_models::{
-    decoder::{CausalInput, CausalLm, LOGIT_BYTES},
+    decoder::{CausalInput, CausalLm, logits_at_once},
     save_model,
 };
 
@@ -124,8 +124,7 @@ impl<B: VbLoraBackend> Objective<B> for Causal {
         ) = (learner.base(), learner.objective());
         let input = CausalInput::new(&batch.inputs, base.config(), &learner.device)?;
         if *recompute {
-            let vocabulary = base.config().vocab_size;
-            let at_once = (LOGIT_BYTES / (size_of::<f32>() * vocabulary)).max(1);
+            let at_once = logits_at_once(base.config().vocab_size);
             let gradient = |hidden| loss_in_pieces(base, hidden, batch, *smoothing, share, at_once);
             return Ok(base.recompute_from(&input, factors, gradient, collect));
         }
