@@ -18,16 +18,16 @@ use counting::{Counting, measured};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// A Llama of half a billion parameters: 1 GB in f16.
+/// A Llama of 120 million parameters: 240 MB in f16.
 fn config() -> DecoderConfig {
     DecoderConfig {
-        hidden_size: 1536,
+        hidden_size: 768,
         num_layers: 14,
-        num_heads: 24,
-        num_kv_heads: 8,
+        num_heads: 12,
+        num_kv_heads: 4,
         head_size: 64,
-        intermediate_size: 5632,
-        vocab_size: 32_000,
+        intermediate_size: 2816,
+        vocab_size: 16_000,
         ..DecoderConfig::llama_2_7b()
     }
 }
@@ -94,7 +94,7 @@ fn taken(dir: &Path, dtype: BaseDtype) -> [f64; 2] {
     [held, peak].map(|bytes| bytes as f64 / weights)
 }
 
-/// A gigabyte in four shards, as it lies in the file and from f32 to f16, never takes more than 1.15 times its size in memory, nor does
+/// A model in four shards, as it lies in the file and from f32 to f16, never takes more than 1.15 times its size in memory, nor does
 /// SmolLM2. Once loaded, the weights are all that is held.
 #[test]
 fn loading_holds_the_weights_once() {
