@@ -91,7 +91,8 @@ pub struct Converted {
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
 ///
 /// # Errors
-/// The model is of no family that is read, or is in 4 bits already; a file cannot be read or written; `to` exists; `keep` has a name that no map has.
+/// The model is of no family that is read, or is in 4 bits already. A file cannot be read or written. `to` exists. `keep` has a name that no
+/// map has.
 pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> Result<Converted> {
     let blocks = Blocks::read(from)?;
     let checkpoint = Checkpoint::open(from)?;
@@ -121,8 +122,8 @@ pub fn quantize(from: &ModelFiles, to: &Path, double: bool, keep: &[String]) -> 
 /// One tensor is in memory at a time, and the directory appears whole or not at all.
 ///
 /// # Errors
-/// No tensor is in 4 bits; a map is missing, has another shape than the model's, or is neither in 4 bits nor in floats; a part of a tensor in
-/// 4 bits has no tensor; a file cannot be read or written; `to` exists; a value does not fit the type.
+/// No tensor is in 4 bits. A map is missing, has another shape than the model's, or is neither in 4 bits nor in floats. A part of a tensor in
+/// 4 bits has no tensor. A file cannot be read or written. `to` exists. A value does not fit the type.
 pub fn dequantize(from: &ModelFiles, to: &Path, dtype: Option<DecodedDtype>) -> Result<Converted> {
     let blocks = Blocks::read(from)?;
     let checkpoint = Checkpoint::open(from)?;

@@ -259,7 +259,7 @@ impl TextTokenizer {
     /// first", with the same lengths as transformers' fast tokenizers.
     ///
     /// # Errors
-    /// [`Error::MaxLength`] if the special tokens alone fill `max_length`; [`Error::TokenBeyondVocabulary`] or [`Error::TokenType`] for a
+    /// [`Error::MaxLength`] if the special tokens alone fill `max_length`. [`Error::TokenBeyondVocabulary`] or [`Error::TokenType`] for a
     /// text that becomes what the model does not have, where the model is known.
     pub fn encode_batch(
         &self,

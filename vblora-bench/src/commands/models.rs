@@ -43,8 +43,8 @@ pub fn find(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
     }
 }
 
-/// A directory with a model's files: the one that the user gives, or the files of a bundled model in a temporary one, which goes with the
-/// second value.
+/// A directory with a model's files: the one that the user gives, or a temporary one with the files of a bundled model. The temporary
+/// directory goes with the second value.
 ///
 /// # Errors
 /// It is neither; the files cannot be written.

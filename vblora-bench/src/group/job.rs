@@ -17,7 +17,7 @@ impl Job {
     /// Finds the other processes of this job. `patience` is how long to wait for one of them.
     ///
     /// # Errors
-    /// A launcher has started several processes, and they cannot find each other: the program was built without MPI, or the launcher does
+    /// A launcher has started several processes, and they cannot find each other. The program was built without MPI, or the launcher does
     /// not work with this MPI.
     pub fn open(patience: Duration) -> Result<Self> {
         match launched() {

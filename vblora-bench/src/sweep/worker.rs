@@ -191,7 +191,7 @@ fn run(
 }
 
 /// Repeats `work` while another process uses the run's directory, until `interrupted` is set. The worker of a killed sweep may still be
-/// writing the run's last checkpoint, and several workers may wait for it: only the lock itself tells whose turn it is.
+/// writing the run's last checkpoint, and several workers may wait for it. Only the lock itself tells whose turn it is.
 fn once_free<T>(interrupted: &AtomicBool, work: impl Fn() -> Result<T>) -> Result<T> {
     let mut is_told = false;
     loop {

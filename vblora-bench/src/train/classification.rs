@@ -28,7 +28,8 @@ pub const HEAD_FILE: &str = "head.safetensors";
 /// Tensors by name.
 type Named = Vec<(String, HostTensor)>;
 
-/// A head on the first token, or on what the family makes of all: cross-entropy for classes, binary cross-entropy for sets of classes, squared error for numbers.
+/// A head on the first token, or on what the family makes of all. The loss is cross-entropy for classes, binary cross-entropy for sets of
+/// classes, and squared error for numbers.
 #[derive(Debug)]
 pub struct Classification;
 

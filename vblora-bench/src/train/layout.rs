@@ -196,7 +196,7 @@ impl Layout {
         }
     }
 
-    /// Refuses to go on with a session where a folder has the name of a run and is no run of the session's: it would be written into.
+    /// Refuses to go on with a session where a folder has the name of a run and is no run of the session's. It would be written into.
     ///
     /// # Errors
     /// There is one; the first is named.

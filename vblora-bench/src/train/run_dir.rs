@@ -274,7 +274,7 @@ impl<'a> Claim<'a> {
     /// sessions are removed. `write_config` writes the settings.
     ///
     /// # Errors
-    /// As [`new`](Self::new), for a directory that did not exist then; a file cannot be written or removed; the session to resume has
+    /// As [`new`](Self::new), for a directory that did not exist then. A file cannot be written or removed. The session to resume has
     /// another model, data or backend.
     pub(super) fn enter(
         self,
@@ -645,8 +645,8 @@ impl RunDir {
         }
     }
 
-    /// Writes the parameters trained so far, in files that other tools load: an adapter as a PEFT directory, a base as a model directory,
-    /// and everything else under its Hugging Face names.
+    /// Writes the parameters trained so far, in files that other tools load. An adapter becomes a PEFT directory, and a base a model
+    /// directory. Everything else has its Hugging Face names.
     pub(super) fn save_trained<B: VbLoraBackend, O: Objective<B>>(
         &self,
         run: &Run,

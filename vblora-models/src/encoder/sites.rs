@@ -98,8 +98,8 @@ pub fn sites(config: &EncoderConfig) -> Vec<Site> {
     project.into_iter().chain(blocks).chain(head).collect()
 }
 
-/// The paper's names for targets, `qv` (query and value, or the map that they share) and `all` (every linear map of the encoder), or any
-/// other rule.
+/// One of the paper's names for targets, or any other rule. `qv` is query and value, or the map that they share. `all` is every linear map of
+/// the encoder.
 ///
 /// # Errors
 /// The text is no rule.

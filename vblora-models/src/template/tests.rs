@@ -93,7 +93,7 @@ fn nothing_is_too_deep_for_the_stack() {
     pass_alone("depth");
 }
 
-/// Runs a test in a process of its own, whose computing is that of its templates alone: on a busy machine the clock says nothing of them.
+/// Runs a test in a process of its own, whose computing is that of its templates alone. On a busy machine the clock says nothing of them.
 fn pass_alone(test: &str) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", &format!("template::tests::{test}")]);

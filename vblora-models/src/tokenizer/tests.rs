@@ -209,7 +209,7 @@ fn folder(files: &[(&str, String)]) -> (tempfile::TempDir, ModelFiles) {
     (dir, files)
 }
 
-/// A pad that only the tokenizer has is no misfit; a text that spells it is an error, as is one with a word beyond the vocabulary.
+/// A pad that only the tokenizer has is no misfit. A text that spells it is an error, as is one with a word beyond the vocabulary.
 #[test]
 fn only_tokens_that_come_up_must_fit_the_model() {
     let file = trained().to_string(false).unwrap();

@@ -28,7 +28,7 @@ pub enum SaveDtype {
 ///
 /// # Errors
 /// [`Error::Tensor`] for a name given twice, a shape that does not fit its values, or a value that is not
-/// finite in `dtype`; [`Error::Adapter`] where the system refuses.
+/// finite in `dtype`. [`Error::Adapter`] where the system refuses.
 pub fn save_safetensors(
     path: &Path,
     tensors: &[(&str, &[usize], &[f32])],

@@ -1,6 +1,6 @@
 //! A stream of our own in CubeCL's context.
 //!
-//! CubeCL keeps its streams to itself. A stream beside them is ordered by events of the whole context: it waits for all that the context was
+//! CubeCL keeps its streams to itself. A stream beside them is ordered by events of the whole context. It waits for all that the context was
 //! given before, and all that follows waits for it. So CubeCL may use a buffer again at once after the work was handed over.
 
 use std::{collections::HashMap, ptr};

@@ -20,7 +20,7 @@ pub struct JoinedMaps<B: VbLoraBackend, const N: usize> {
 
 impl<B: VbLoraBackend, const N: usize> JoinedMaps<B, N> {
     /// A map whose site has no pair is joined without an update. Returns `None` if the backend takes maps one by one, or if the pairs do more
-    /// than add their update: if they drop elements of their input, or belong to a multi-adapter batch.
+    /// than add their update. They do more if they drop elements of their input, or belong to a multi-adapter batch.
     pub fn new(linears: [&FrozenLinear<B>; N], factors: &Factors<B>) -> Option<Self> {
         if !B::joins_maps() || factors.drops() || factors.is_multi_adapter() {
             return None;

@@ -47,7 +47,7 @@ const TOOLS: [&str; 4] = ["tool", "function", "function_call", "observation"];
 /// The turns of a row. None if there is nothing to learn: no turn of the assistant, or a turn of user or assistant that is blank.
 ///
 /// # Errors
-/// The row has no turns, or both fields; a turn has an unknown role, no text, or something that is not a text; a turn of the assistant is the
+/// The row has no turns, or both fields. A turn has an unknown role, no text, or something that is not a text. A turn of the assistant is the
 /// first.
 pub(super) fn read(row: &Row<'_>) -> Result<Option<Vec<Message>>> {
     if let Some(field) = given(&row.values, &OF_ROWS) {

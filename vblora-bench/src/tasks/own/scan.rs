@@ -37,7 +37,7 @@ pub struct Given {
 /// Names are sorted by their characters, as Python sorts strings. If all of them are numbers, they are in numeric order.
 ///
 /// # Errors
-/// A file cannot be read or lacks the column; a row has no label, or one that the user did not list; all rows have the same label, or
+/// A file cannot be read or lacks the column. A row has no label, or one that the user did not list. All rows have the same label, or
 /// numbers that single precision does not tell apart.
 pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
     let mut found = Found::default();

@@ -127,8 +127,8 @@ fn score(scores: &Array<f32>, at: usize, cap: f32, #[comptime] has_cap: bool) ->
     score
 }
 
-/// Row `(item heads + head) t + i` has the scores of query i, which sees the keys up to `offset + i`, the last `window` of them, from
-/// `first` on.
+/// Row `(item heads + head) t + i` has the scores of query i. The query sees the last `window` of the keys up to `offset + i`, from `first`
+/// on.
 #[cube(launch)]
 fn causal_row_softmax(
     scores: &Array<f32>,

@@ -1,5 +1,5 @@
-//! Several maps of one input on GPUs: one launch for their narrow products, one for the sums over rows, and their gradients to the input added
-//! up by the products that make them.
+//! Several maps of one input on GPUs: one launch for their narrow products, and one for the sums over rows. The products that make the
+//! gradients to the input also add them up.
 
 mod kernels;
 

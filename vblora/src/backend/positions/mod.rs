@@ -44,8 +44,8 @@ pub trait PositionOps: AttentionOps {
         default::rotary_attention_backward::<Self>(saved, angles, texts, settings, grad)
     }
 
-    /// Attention whose scores are the sum of content with content, of content with position and of position with content (arXiv 2006.03654),
-    /// over the root of three times a head's size. The second output is for the backward pass and is not differentiable.
+    /// Attention whose scores add content with content, content with position and position with content (arXiv 2006.03654). The sum is
+    /// divided by the root of three times a head's size. The second output is for the backward pass and is not differentiable.
     ///
     /// # Shapes
     /// - q, k, v and output: `[.., d]`, as the texts lie; the second output is up to the backend
@@ -99,8 +99,8 @@ pub struct RotarySettings {
 /// The rows of relative positions. A distance is the query's place less the key's, from `1 - t` to `t - 1`.
 #[derive(Debug, Clone)]
 pub struct RelativeTables<T> {
-    /// Through the map of queries, from the smallest distance to the largest.
+    /// Through the map of queries, from the smallest distance to the largest, `[1 or n, 2 t - 1, d]`.
     pub of_query: T,
-    /// Through the map of keys, from the largest distance to the smallest.
+    /// Through the map of keys, from the largest distance to the smallest, `[1 or n, 2 t - 1, d]`.
     pub of_key: T,
 }

@@ -39,8 +39,8 @@ pub trait StepOps: BlockOps + NormOps {
         default::step_maps::<Self>(x, norm, maps, form)
     }
 
-    /// Causal attention of one token a row: queries and keys are turned, key and value are written to the cache at the settings' offset, and
-    /// the query sees the cache up to there. The cache comes back, changed in place if nothing else holds it.
+    /// Causal attention of one token a row. Queries and keys are turned, and key and value are written to the cache at the settings' offset.
+    /// The query sees the cache up to there. The cache comes back, changed in place if nothing else holds it.
     ///
     /// # Shapes
     /// - qkv: `[n, (heads + 2 kv_heads) size]`; cache: keys and values, `[n, capacity, kv_heads size]`; output: `[n, heads size]`

@@ -153,7 +153,7 @@ fn records(lines: &[Line], file: &str) -> Result<Vec<(usize, Vec<String>)>> {
     Ok(records)
 }
 
-/// Refuses a quoted field that the end of the file ends, and one of several lines that goes on after a quote: both take other rows in.
+/// Refuses a quoted field that the end of the file ends, and one of several lines that goes on after a quote. Both take other rows in.
 /// Within one line the reference program takes text after a quote as part of the field.
 fn check_quotes(text: &[u8], delimiter: u8, file: &str, line: impl Fn(u64) -> u64) -> Result<()> {
     let mut quotes = Quotes::new(delimiter);

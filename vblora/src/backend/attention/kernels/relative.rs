@@ -122,12 +122,12 @@ impl<'a> Relative<'a> {
         self.turned.map(|values| &values[head * len..][..len])
     }
 
-    /// The first row of the keys' table that some of these queries need, and of the queries' table that some of these keys need with
-    /// queries from `query` on.
+    /// The first row of the keys' table that `count` queries from `first` on need.
     fn first_of_queries(&self, first: usize, count: usize) -> usize {
         self.sizes.rows / 2 + 1 - first - count
     }
 
+    /// The first row of the queries' table that `count` keys from `first` on need, with queries from `query` on.
     fn first_of_keys(&self, query: usize, first: usize, count: usize) -> usize {
         self.sizes.rows / 2 + query + 1 - first - count
     }
