@@ -80,10 +80,24 @@ const MODELS: Layers = &[
     (&["limits"], "names of what other modules limit"),
 ];
 
+const KERNELS: Layers = &[
+    (&["rng"], "numbers from a key"),
+    (&["loops"], "rows to threads, and functions of one number"),
+    (&["aligned"], "memory for vector registers"),
+    (&["tile"], "sums in registers"),
+    (&["activation"], "functions of elements and rows"),
+    (&["dropout"], "which elements a key drops"),
+    (&["norm"], "normalisations of rows"),
+    (&["rotary"], "heads turned by their place"),
+    (&["mix"], "mixtures of a bank"),
+    (&["nf4"], "weights in 4 bits, on the host"),
+    (&["linear"], "products"),
+    (&["attention"], "attention from whole tensors"),
+];
+
 const VBLORA: Layers = &[
     (&["error"], "what can go wrong, in every room"),
-    (&["rng"], "numbers from a key"),
-    (&["nf4"], "weights in 4 bits, on the host"),
+    (&["nf4"], "weights in 4 bits, by their public names"),
     (&["unpadded"], "batches without padding"),
     (
         &["backend", "noise"],
@@ -117,6 +131,11 @@ fn imports_of_vblora_models_go_one_way() {
 #[test]
 fn imports_of_vblora_go_one_way() {
     hold("vblora", VBLORA);
+}
+
+#[test]
+fn imports_of_its_kernels_go_one_way() {
+    hold("vblora/kernels", KERNELS);
 }
 
 #[test]

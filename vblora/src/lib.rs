@@ -77,7 +77,6 @@ pub mod nf4;
 pub mod noise;
 pub mod ops;
 mod pattern;
-pub mod rng;
 pub mod selection;
 mod set;
 mod site;
@@ -99,3 +98,5 @@ pub use site::{Site, SitePlan, Targets};
 pub use stack::Stack;
 pub use storage::StoredVbLora;
 pub use unpadded::{MASKED, Unpadded};
+#[doc(inline)]
+pub use vblora_kernels::rng;

@@ -11,15 +11,11 @@ use burn::{
     tensor::{DType, Shape, TensorData, TensorMetadata},
 };
 
-use super::{
-    VbLoraBackend,
-    kernels::{over_rows, zeros},
-};
+use vblora_kernels::zeros;
+
+use super::VbLoraBackend;
 
 impl VbLoraBackend for Flex {}
-
-/// Least number of elements in a run of elementwise work.
-pub(in crate::backend) const RUN: usize = 1024;
 
 pub(super) fn is_f32(tensors: &[&FlexTensor]) -> bool {
     tensors.iter().all(|tensor| tensor.dtype() == DType::F32)
@@ -47,65 +43,21 @@ pub(super) fn in_place(x: FlexTensor, change: impl FnOnce(&mut [f32])) -> FlexTe
     x
 }
 
-/// A tensor of the same shape. `body(row of x, row of the result)` writes each of its rows of `d` elements.
-pub(super) fn mapped(
-    x: FlexTensor,
-    d: usize,
-    body: impl Fn(&[f32], &mut [f32]) + Sync,
-) -> FlexTensor {
+/// A tensor of the same shape. `body(elements, elements of the result)` reads and writes all of them in row-major order.
+pub(super) fn mapped(x: FlexTensor, body: impl FnOnce(&[f32], &mut [f32])) -> FlexTensor {
     let x = x.to_contiguous();
     let from = x.storage::<f32>();
     let mut out = zeros(from.len());
-    over_rows(&mut out, d, |start, run| {
-        for (from, to) in from[start..].chunks_exact(d).zip(run.chunks_exact_mut(d)) {
-            body(from, to);
-        }
-    });
+    body(from, &mut out);
     tensor(out, x.shape())
 }
 
-/// Each element becomes `change(value)`.
-pub(super) fn each(values: FlexTensor, change: impl Fn(f32) -> f32 + Sync) -> FlexTensor {
-    in_place(values, |values| {
-        over_rows(values, RUN.min(values.len()), |_, run| {
-            for value in run {
-                *value = change(*value);
-            }
-        });
-    })
-}
-
-/// Each element becomes `change(value, other)`.
-pub(super) fn each_with(
+/// The tensor's elements in row-major order, changed by `change(values, others)`.
+pub(super) fn in_place_with(
     values: FlexTensor,
-    other: &FlexTensor,
-    change: impl Fn(f32, f32) -> f32 + Sync,
+    others: &FlexTensor,
+    change: impl FnOnce(&mut [f32], &[f32]),
 ) -> FlexTensor {
-    let other = other.to_contiguous();
-    let other = other.storage::<f32>();
-    in_place(values, |values| {
-        over_rows(values, RUN.min(values.len()), |start, run| {
-            for (value, &other) in run.iter_mut().zip(&other[start..]) {
-                *value = change(*value, other);
-            }
-        });
-    })
-}
-
-/// Each row of `d` elements is changed by `change(row, other)`.
-pub(super) fn each_row_with(
-    rows: FlexTensor,
-    other: &FlexTensor,
-    d: usize,
-    change: impl Fn(&mut [f32], &[f32]) + Sync,
-) -> FlexTensor {
-    let other = other.to_contiguous();
-    let other = other.storage::<f32>();
-    in_place(rows, |rows| {
-        over_rows(rows, d, |start, run| {
-            for (row, other) in run.chunks_exact_mut(d).zip(other[start..].chunks_exact(d)) {
-                change(row, other);
-            }
-        });
-    })
+    let others = others.to_contiguous();
+    in_place(values, |values| change(values, others.storage::<f32>()))
 }

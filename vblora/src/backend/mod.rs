@@ -27,8 +27,6 @@ mod dropout;
 mod flex;
 #[cfg(feature = "gpu")]
 mod gpu;
-#[cfg(feature = "flex")]
-mod kernels;
 mod linear;
 mod mix;
 #[cfg(feature = "ndarray")]

@@ -1,6 +1,6 @@
 //! Attention on flex, without copies of heads or weights of all pairs.
 
-pub(in crate::backend) mod sequences;
+use std::ops::Range;
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -10,19 +10,16 @@ use burn::{
     },
 };
 
-use sequences::{Sequences, unpadded_ranges};
-
-use super::{
-    AttentionOps, AttentionSettings, CausalSettings, default,
-    kernels::{Attention, Gradients, Visible, attend, attend_backward},
+use vblora_kernels::{
+    attention::{Attention, Gradients, Sequences, Visible, attend, attend_backward},
+    dropout::Mask,
+    rotary, zeros,
 };
+
+use super::{AttentionOps, AttentionSettings, CausalSettings, default};
 use crate::{
     Unpadded,
-    backend::{
-        dropout::mask::Mask,
-        flex::{in_place, is_f32, tensor, width},
-        kernels::{over_rows, zeros},
-    },
+    backend::flex::{in_place, is_f32, tensor, width},
 };
 
 impl AttentionOps for Flex {
@@ -65,8 +62,8 @@ impl AttentionOps for Flex {
             return default::unpadded_attention::<Self>(qkv, unpadded, settings);
         }
         let qkv = qkv.map(|x| x.to_contiguous());
-        let (output, saved) = sequences_of(&qkv, unpadded, settings).forward();
-        (tensor(output, qkv[0].shape()), saved)
+        let [output, sums] = sequences_of(&qkv, unpadded, settings).forward();
+        (tensor(output, qkv[0].shape()), vector(sums))
     }
 
     fn unpadded_attention_backward(
@@ -84,7 +81,7 @@ impl AttentionOps for Flex {
         let qkv = qkv.map(|x| x.to_contiguous());
         let grad = grad.to_contiguous();
         let all = sequences_of(&qkv, unpadded, settings);
-        let (found, _) = all.backward(&saved, grad.storage());
+        let (found, _) = all.backward(saved.storage(), grad.storage());
         found.map(|values| tensor(values, grad.shape()))
     }
 
@@ -125,15 +122,19 @@ impl AttentionOps for Flex {
         }
         let [cos, sin] = [cos, sin].map(|angles| angles.to_contiguous());
         let (cos, sin) = (cos.storage::<f32>(), sin.storage::<f32>());
-        in_place(x, |values| {
-            over_rows(values, d, |start, run| {
-                for (row, values) in run.chunks_exact_mut(d).enumerate() {
-                    let at = (start / d + row) * half;
-                    rotate_row(&cos[at..][..half], &sin[at..][..half], values);
-                }
-            });
-        })
+        in_place(x, |values| rotary::rotate(values, [d, d], [cos, sin], half))
     }
+}
+
+/// The ranges of sequences without padding, and the columns of their batch.
+pub(in crate::backend) fn unpadded_ranges(unpadded: &Unpadded) -> (Vec<Range<usize>>, usize) {
+    (unpadded.ranges().collect(), unpadded.shape()[1])
+}
+
+/// A tensor of one dimension.
+pub(in crate::backend) fn vector(values: Vec<f32>) -> FlexTensor {
+    let len = values.len();
+    tensor(values, Shape::new([len]))
 }
 
 /// Sequences without padding, of contiguous tensors `[N, d]`.
@@ -284,20 +285,5 @@ fn visible_causal(first: Option<&FlexTensor>, settings: CausalSettings) -> Visib
     Visible::Causal {
         first: first.map(|first| first.storage()),
         window: settings.window.unwrap_or(usize::MAX),
-    }
-}
-
-/// Turns each head of a token, `[heads, 2 half]`, by the token's angles.
-#[inline(always)]
-pub(in crate::backend) fn rotate_row(cos: &[f32], sin: &[f32], values: &mut [f32]) {
-    let half = cos.len();
-    let sin = &sin[..half];
-    for head in values.chunks_exact_mut(2 * half) {
-        let (first, second) = head.split_at_mut(half);
-        for i in 0..half {
-            let (a, b) = (first[i], second[i]);
-            first[i] = a * cos[i] - b * sin[i];
-            second[i] = b * cos[i] + a * sin[i];
-        }
     }
 }

@@ -6,8 +6,6 @@ pub(super) mod default;
 pub(super) mod flex;
 #[cfg(feature = "gpu")]
 mod gpu;
-#[cfg(feature = "flex")]
-pub(super) mod kernels;
 
 use burn::tensor::ops::{FloatTensor, IntTensor};
 

@@ -5,13 +5,12 @@ use burn::{
     tensor::{TensorMetadata, ops::FloatTensor},
 };
 
-use super::{DropoutOps, default, mask::Mask};
+use vblora_kernels::dropout::{Mask, drop_out, drop_rows};
+
+use super::{DropoutOps, default};
 use crate::{
     Unpadded,
-    backend::{
-        flex::{RUN, in_place, is_f32, tensor},
-        kernels::over_rows,
-    },
+    backend::flex::{in_place, is_f32, tensor},
 };
 
 impl DropoutOps for Flex {
@@ -20,11 +19,7 @@ impl DropoutOps for Flex {
             return default::dropout::<Self>(x, key, p);
         }
         let mask = Mask::new(key, p);
-        in_place(x, |values| {
-            over_rows(values, RUN.min(values.len()), |start, run| {
-                drop_out(&mask, start, run);
-            });
-        })
+        in_place(x, |values| drop_out(&mask, values))
     }
 
     fn unpadded_dropout(
@@ -42,23 +37,4 @@ impl DropoutOps for Flex {
         drop_rows(&mask, &places, &mut values);
         tensor(values, shape)
     }
-}
-
-/// Multiplies elements `start..` by their values of the mask.
-#[inline(always)]
-pub(in crate::backend) fn drop_out(mask: &Mask, start: usize, values: &mut [f32]) {
-    for (i, value) in values.iter_mut().enumerate() {
-        *value *= mask.value((start + i) as u32);
-    }
-}
-
-/// Multiplies rows by the mask's values of the rows at these places.
-fn drop_rows(mask: &Mask, places: &[usize], values: &mut [f32]) {
-    let d = values.len() / places.len().max(1);
-    over_rows(values, d, |start, run| {
-        let rows = run.chunks_exact_mut(d.max(1));
-        for (row, place) in rows.zip(&places[start / d.max(1)..]) {
-            drop_out(mask, place * d, row);
-        }
-    });
 }

@@ -7,7 +7,9 @@ use burn_cubecl::{
 };
 use cubecl::prelude::*;
 
-use super::{DropoutOps, default, mask::Mask};
+use vblora_kernels::dropout::Mask;
+
+use super::{DropoutOps, default};
 use crate::backend::gpu::{array, elements::Elements, rows::like};
 
 impl<R, F, I, T> DropoutOps for CubeBackend<R, F, I, T>

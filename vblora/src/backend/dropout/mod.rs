@@ -6,7 +6,7 @@ pub(super) mod default;
 pub(super) mod flex;
 #[cfg(feature = "gpu")]
 mod gpu;
-pub(super) mod mask;
+mod mask;
 #[cfg(feature = "ndarray")]
 mod ndarray;
 

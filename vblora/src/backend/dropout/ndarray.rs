@@ -8,7 +8,9 @@ use burn::{
     },
 };
 
-use super::{DropoutOps, mask::Mask};
+use vblora_kernels::dropout::Mask;
+
+use super::DropoutOps;
 
 impl DropoutOps for NdArray {
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {

@@ -6,18 +6,18 @@ use burn::{
     tensor::{DType, Shape, TensorMetadata, ops::FloatTensor},
 };
 
-use super::{
-    AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default,
-    kernels::{
-        Added, FEW_ROWS, Matrix, Quantised, RightHand, input_gradient, input_gradient_through,
-        narrow_product, output_gradients, product,
+use vblora_kernels::{
+    linear::{
+        Added, Matrix, Quantised, input_gradient, input_gradient_through, narrow_product,
+        output_gradients, product, quantised_product,
     },
+    zeros,
 };
+
+use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Update, default};
 use crate::backend::{
     GeluForm,
-    activation::flex::{gelu_both, tanh_gelu_both},
     flex::{is_f32, tensor},
-    kernels::zeros,
 };
 
 impl LinearOps for Flex {
@@ -120,10 +120,7 @@ impl LinearOps for Flex {
         let sizes = [side.rank, d_in];
         let (values, d_narrow) = (h.storage::<f32>(), &side.d_narrow);
         let into = dh.storage_mut::<f32>();
-        let d_down = match form {
-            GeluForm::Erf => input_gradient_through(gelu_both, values, d_narrow, sizes, into),
-            GeluForm::Tanh => input_gradient_through(tanh_gelu_both, values, d_narrow, sizes, into),
-        };
+        let d_down = input_gradient_through(form.curve(), values, d_narrow, sizes, into);
         AdaptedGradients {
             x: Some(dh),
             down: tensor(d_down, Shape::new(sizes)).transpose(0, 1),
@@ -151,13 +148,7 @@ fn multiplied(x: &[f32], rows: usize, w: &Weight<'_>, added: Added<'_>) -> FlexT
     match w {
         Weight::Dense(w) => dense(x, w, added, &mut out),
         Weight::Turned(w) => dense(x, &w.transpose(0, 1), added, &mut out),
-        Weight::Nf4(w) => {
-            let is_plain = added.bias.is_none() && added.narrow.is_none();
-            match w.is_turned && is_plain && rows <= FEW_ROWS {
-                true => few_rows(x, *w, &mut out),
-                false => product(x, *w, added, &mut out),
-            }
-        }
+        Weight::Nf4(w) => quantised_product(x, *w, added, &mut out),
     }
     tensor(out, Shape::new([rows, d_out]))
 }
@@ -172,24 +163,6 @@ fn dense(x: &[f32], w: &FlexTensor, added: Added<'_>, out: &mut [f32]) {
             product(x, Matrix::rows(w.storage(), shape), added, out);
         }
     }
-}
-
-/// The product of a few rows with a transposed weight in 4 bits. With a dense weight it is made of dot products, whose sums have an order of
-/// their own. So the values are laid out here as a dense weight's are.
-fn few_rows(x: &[f32], w: Quantised<'_>, out: &mut [f32]) {
-    let [d_out, d_in] = w.shape;
-    let mut values = vec![0.0; d_out * d_in];
-    let untransposed = Quantised {
-        is_turned: false,
-        ..w
-    };
-    untransposed.pack(0..d_out, d_out, &mut values);
-    let w = Matrix {
-        values: &values,
-        shape: [d_out, d_in],
-        strides: [1, d_out],
-    };
-    product(x, w, Added::default(), out);
 }
 
 /// A weight whose products are computed in f32 here.

@@ -6,8 +6,6 @@ pub(super) mod default;
 mod flex;
 #[cfg(feature = "gpu")]
 pub(super) mod gpu;
-#[cfg(feature = "flex")]
-mod kernels;
 mod map;
 mod nf4;
 

@@ -13,13 +13,12 @@ use burn::{
     },
 };
 
-use crate::{
-    backend::{float, primitive},
-    nf4::{
-        NESTED_BLOCK, Nf4Host, Nf4Scales,
-        lanes::{CODES, LANES, from_lanes, tiles, to_lanes},
-    },
+use vblora_kernels::nf4::{
+    NESTED_BLOCK, Nf4Host, Nf4Scales,
+    lanes::{CODES, LANES, from_lanes, tiles, to_lanes},
 };
+
+use crate::backend::{float, primitive};
 
 #[cfg(feature = "gpu")]
 pub(super) use gpu::decoded;
@@ -31,7 +30,7 @@ pub struct Nf4Weight<B: Backend> {
     shape: [usize; 2],
     block: usize,
     compute: FloatDType,
-    /// The codes, in the order of [`lanes`](crate::nf4::lanes).
+    /// The codes, in the order of [`lanes`](vblora_kernels::nf4::lanes).
     words: IntTensor<B>,
     /// The code that ends an odd number of values in the format.
     last: u8,
@@ -271,9 +270,9 @@ impl<B: AutodiffBackend> Nf4Weight<B> {
 #[cfg(feature = "flex")]
 mod flex {
     use burn::backend::Flex;
+    use vblora_kernels::{linear::Quantised, nf4::ScalesView};
 
     use super::{DeviceScales, Nf4Weight};
-    use crate::{backend::linear::kernels::Quantised, nf4::ScalesView};
 
     // Flex's memory then has the bytes of the words in the order of the format.
     const _: () = assert!(cfg!(target_endian = "little"));

@@ -1,4 +1,4 @@
-//! Selection and mixture on flex, in one pass over the rows.
+//! Selection and mixture on flex.
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
@@ -7,13 +7,10 @@ use burn::{
         ops::{FloatTensor, IntTensor},
     },
 };
-use pulp::Arch;
+use vblora_kernels::mix::{mix, mix_backward, top_k_rows};
 
-use super::{MixOps, default, select::top_k_rows};
-use crate::backend::{
-    flex::{is_f32, tensor},
-    kernels::{over_rows, sum_of},
-};
+use super::{MixOps, default};
+use crate::backend::flex::{is_f32, tensor};
 
 impl MixOps for Flex {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {
@@ -42,12 +39,7 @@ impl MixOps for Flex {
         let (bank, weights) = (bank.storage::<f32>(), weights.storage::<f32>());
         let indices = indices.storage::<i32>();
         let mut out = vec![0.0; s * b];
-        over_rows(&mut out, b, |start, run| {
-            for (row, out) in run.chunks_exact_mut(b).enumerate() {
-                let at = (start / b + row) * k;
-                mix_row(bank, &weights[at..][..k], &indices[at..][..k], out);
-            }
-        });
+        mix(bank, weights, indices, [k, b], &mut out);
         tensor(out, Shape::new([s, b]))
     }
 
@@ -64,7 +56,7 @@ impl MixOps for Flex {
         let [bank, weights, indices, grad] =
             [bank, weights, indices, grad].map(|x| x.to_contiguous());
         let (mut d_bank, mut d_weights) = (vec![0.0; h * b], vec![0.0; s * k]);
-        gradients(
+        mix_backward(
             bank.storage(),
             weights.storage(),
             indices.storage(),
@@ -77,38 +69,4 @@ impl MixOps for Flex {
             tensor(d_weights, Shape::new([s, k])),
         )
     }
-}
-
-/// One sub-vector, `sum_j weights[j] bank[indices[j]]`.
-#[inline(always)]
-fn mix_row(bank: &[f32], weights: &[f32], indices: &[i32], out: &mut [f32]) {
-    let b = out.len();
-    for (&weight, &index) in weights.iter().zip(indices) {
-        for (out, &value) in out.iter_mut().zip(&bank[index as usize * b..][..b]) {
-            *out += weight * value;
-        }
-    }
-}
-
-/// The gradients of all sub-vectors `[S, b]`: to the bank `[h, b]`, added up row after row, and to the weights `[S, k]`.
-fn gradients(
-    bank: &[f32],
-    weights: &[f32],
-    indices: &[i32],
-    grad: &[f32],
-    [k, b]: [usize; 2],
-    [d_bank, d_weights]: [&mut [f32]; 2],
-) {
-    Arch::new().dispatch(|| {
-        for (s, grad) in grad.chunks_exact(b).enumerate() {
-            for at in s * k..(s + 1) * k {
-                let row = indices[at] as usize * b..(indices[at] as usize + 1) * b;
-                let vector = &bank[row.clone()];
-                d_weights[at] = sum_of(b, |i| vector[i] * grad[i]);
-                for (sum, &value) in d_bank[row].iter_mut().zip(grad) {
-                    *sum += weights[at] * value;
-                }
-            }
-        }
-    });
 }

@@ -8,8 +8,6 @@ mod flex;
 mod gpu;
 #[cfg(feature = "ndarray")]
 mod ndarray;
-#[cfg(any(feature = "flex", feature = "ndarray"))]
-mod select;
 
 use burn::tensor::{
     backend::Backend,

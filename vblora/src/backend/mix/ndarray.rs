@@ -8,7 +8,9 @@ use burn::{
     },
 };
 
-use super::{MixOps, default, select::top_k_rows};
+use vblora_kernels::mix::top_k_rows;
+
+use super::{MixOps, default};
 
 impl MixOps for NdArray {
     fn top_k_indices(logits: FloatTensor<Self>, k: usize) -> IntTensor<Self> {

@@ -5,19 +5,17 @@ use burn::{
     tensor::{Shape, TensorMetadata, ops::FloatTensor},
 };
 
+use vblora_kernels::{
+    attention::{Relative, Sequences, Sizes, Tables},
+    dropout::Mask,
+    rotary::rotate,
+};
+
 use super::{PositionOps, RelativeTables, RotarySettings, Texts, default};
 use crate::backend::{
     AttentionSettings,
-    attention::{
-        flex::{
-            rotate_row,
-            sequences::{Sequences, unpadded_ranges},
-        },
-        kernels::{Relative, Sizes, Tables},
-    },
-    dropout::mask::Mask,
+    attention::flex::{unpadded_ranges, vector},
     flex::{in_place, is_f32, tensor, width},
-    kernels::over_rows,
 };
 
 impl PositionOps for Flex {
@@ -37,11 +35,16 @@ impl PositionOps for Flex {
         let d = width(&qkv) / 3;
         let [cos, sin] = angles.map(|x| x.to_contiguous());
         let qkv = in_place(qkv, |values| {
-            turn(values, d, [cos.storage(), sin.storage()], width(&cos));
+            rotate(
+                values,
+                [3 * d, 2 * d],
+                [cos.storage(), sin.storage()],
+                width(&cos),
+            );
         });
         let places = Places::new(&qkv, texts);
-        let (output, sums) = rotary(&qkv, &places, settings).forward();
-        (tensor(output, with_width(&qkv, d)), vec![qkv, sums])
+        let [output, sums] = rotary(&qkv, &places, settings).forward();
+        (tensor(output, with_width(&qkv, d)), vec![qkv, vector(sums)])
     }
 
     fn rotary_attention_backward(
@@ -64,8 +67,13 @@ impl PositionOps for Flex {
         let (d, grad) = (width(&grad), grad.to_contiguous());
         let places = Places::new(&qkv, texts);
         let all = rotary(&qkv, &places, settings);
-        let mut found = all.joined_backward(&sums, grad.storage());
-        turn(&mut found, d, [cos.storage(), &back], width(&cos));
+        let mut found = all.joined_backward(sums.storage(), grad.storage());
+        rotate(
+            &mut found,
+            [3 * d, 2 * d],
+            [cos.storage(), &back],
+            width(&cos),
+        );
         tensor(found, qkv.shape())
     }
 
@@ -84,8 +92,8 @@ impl PositionOps for Flex {
             tables(&relative, settings.heads),
         );
         let all = disentangled(&qkv, &places, tables.view(), settings);
-        let (output, sums) = all.forward();
-        (tensor(output, qkv[0].shape()), sums)
+        let [output, sums] = all.forward();
+        (tensor(output, qkv[0].shape()), vector(sums))
     }
 
     fn disentangled_attention_backward(
@@ -107,7 +115,7 @@ impl PositionOps for Flex {
             tables(&relative, settings.heads),
         );
         let all = disentangled(&qkv, &places, tables.view(), settings);
-        let (found, d_tables) = all.backward(&saved, grad.storage());
+        let (found, d_tables) = all.backward(saved.storage(), grad.storage());
         let shape = relative.of_key.shape();
         let [of_key, of_query] = tables
             .joined(&d_tables)
@@ -115,16 +123,6 @@ impl PositionOps for Flex {
         let found = found.map(|values| tensor(values, grad.shape()));
         (found, RelativeTables { of_query, of_key })
     }
-}
-
-/// Turns queries and keys of tokens whose queries, keys and values lie side by side.
-fn turn(values: &mut [f32], d: usize, [cos, sin]: [&[f32]; 2], half: usize) {
-    over_rows(values, 3 * d, |start, run| {
-        for (row, values) in run.chunks_exact_mut(3 * d).enumerate() {
-            let at = (start / (3 * d) + row) * half;
-            rotate_row(&cos[at..][..half], &sin[at..][..half], &mut values[..2 * d]);
-        }
-    });
 }
 
 /// The shape of a tensor with another last dimension.

@@ -7,14 +7,13 @@ use burn_cubecl::{
 };
 use cubecl::prelude::*;
 
-use super::{DeviceScales, Nf4Weight};
-use crate::{
-    backend::gpu::{MAX_CUBES, array, empty_of},
-    nf4::{
-        NESTED_BLOCK,
-        lanes::{CODES, LANES, tiles},
-    },
+use vblora_kernels::nf4::{
+    NESTED_BLOCK,
+    lanes::{CODES, LANES, tiles},
 };
+
+use super::{DeviceScales, Nf4Weight};
+use crate::backend::gpu::{MAX_CUBES, array, empty_of};
 
 /// Words of a row that a cube decodes, for each row of a tile.
 const WORDS: usize = 16;

@@ -6,15 +6,14 @@ use burn::tensor::{
     ops::{FloatTensor, IntTensor},
 };
 
-use super::{DeviceScales, Nf4Weight, floats};
-use crate::{
-    backend::primitive,
-    nf4::{
-        BLOCK, NESTED_BLOCK, NF4,
-        lanes::{LANES, tiles},
-        scale_map,
-    },
+use vblora_kernels::nf4::{
+    BLOCK, NESTED_BLOCK, NF4,
+    lanes::{LANES, tiles},
+    scale_map,
 };
+
+use super::{DeviceScales, Nf4Weight, floats};
+use crate::backend::primitive;
 
 impl<B: Backend> Nf4Weight<B> {
     /// A weight `[d_in, d_out]` of random codes whose values have about this standard deviation. The device draws it from its own generator:

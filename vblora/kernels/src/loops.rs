@@ -1,29 +1,20 @@
-//! Loops over f32 slices that several families of CPU kernels use.
-//!
-//! Whole rows go to threads. The compiler turns every loop into the vector instructions of the processor at hand. Products and sums are not
-//! contracted, so all processors with the same lanes agree.
-
-mod aligned;
-pub(super) mod tile;
-
-pub(super) use aligned::Aligned;
+//! Loops over f32 slices that several families of kernels use.
 
 use pulp::Arch;
 use rayon::prelude::*;
 
 /// Partial sums kept side by side: two AVX2 registers, or one of AVX-512.
-pub(in crate::backend) const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// The number of elements below which waking another thread costs more than it saves.
-pub(in crate::backend) const PARALLEL_FROM: usize = 1 << 15;
+pub(crate) const PARALLEL_FROM: usize = 1 << 15;
+
+/// The least number of elements in a run of elementwise work.
+pub(crate) const RUN: usize = 1024;
 
 /// Calls `body(start, run)` on runs of whole rows of `out`, where `start` is the run's first element. All threads take part if there is
 /// enough work.
-pub(in crate::backend) fn over_rows(
-    out: &mut [f32],
-    row: usize,
-    body: impl Fn(usize, &mut [f32]) + Sync,
-) {
+pub(crate) fn over_rows(out: &mut [f32], row: usize, body: impl Fn(usize, &mut [f32]) + Sync) {
     let arch = Arch::new();
     let run = run_length(out.len(), row);
     if run >= out.len() {
@@ -34,8 +25,30 @@ pub(in crate::backend) fn over_rows(
         .for_each(|(i, out)| arch.dispatch(|| body(i * run, out)));
 }
 
+/// Each element becomes `change(value)`.
+pub(crate) fn each(values: &mut [f32], change: impl Fn(f32) -> f32 + Sync) {
+    over_rows(values, RUN.min(values.len()), |_, run| {
+        for value in run {
+            *value = change(*value);
+        }
+    });
+}
+
+/// Each element becomes `change(value, other)`.
+pub(crate) fn each_with(
+    values: &mut [f32],
+    others: &[f32],
+    change: impl Fn(f32, f32) -> f32 + Sync,
+) {
+    over_rows(values, RUN.min(values.len()), |start, run| {
+        for (value, &other) in run.iter_mut().zip(&others[start..]) {
+            *value = change(*value, other);
+        }
+    });
+}
+
 /// Elements of a run: two runs for each thread, whole rows.
-pub(in crate::backend) fn run_length(len: usize, row: usize) -> usize {
+pub(crate) fn run_length(len: usize, row: usize) -> usize {
     if len < PARALLEL_FROM {
         return len;
     }
@@ -44,7 +57,7 @@ pub(in crate::backend) fn run_length(len: usize, row: usize) -> usize {
 }
 
 /// `len` zeros, written by all threads. Reused memory must be cleared, and one thread alone would hold up the others.
-pub(in crate::backend) fn zeros(len: usize) -> Vec<f32> {
+pub fn zeros(len: usize) -> Vec<f32> {
     /// Values that are written at once.
     const RUN: usize = 256;
     /// The least number of runs for one thread.
@@ -63,7 +76,7 @@ pub(in crate::backend) fn zeros(len: usize) -> Vec<f32> {
 
 /// `e^x` to rounding; 0 below the smallest normal result, infinity above 2.3e38, NaN for NaN.
 #[inline(always)]
-pub(in crate::backend) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     // Adding this number rounds to an integer, which then lies in the lowest bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = x.clamp(-87.3, 88.37);
@@ -85,7 +98,7 @@ pub(in crate::backend) fn exp(x: f32) -> f32 {
 
 /// The error function within 5e-7: an odd rational function on [-4, 4] (the coefficients are those of Eigen and XLA), constant beyond.
 #[inline(always)]
-pub(in crate::backend) fn erf(x: f32) -> f32 {
+pub(crate) fn erf(x: f32) -> f32 {
     let x = x.clamp(-4.0, 4.0);
     let s = x * x;
     let p = ((((((-2.726_142_4e-10 * s + 2.770_681_4e-8) * s - 2.101_024e-6) * s
@@ -103,7 +116,7 @@ pub(in crate::backend) fn erf(x: f32) -> f32 {
 }
 
 #[inline(always)]
-pub(in crate::backend) fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
     let mut lanes = [0.0_f32; LANES];
     let whole = n - n % LANES;
     for start in (0..whole).step_by(LANES) {
@@ -116,7 +129,7 @@ pub(in crate::backend) fn sum_of(n: usize, term: impl Fn(usize) -> f32) -> f32 {
 }
 
 #[inline(always)]
-pub(in crate::backend) fn largest(row: &[f32]) -> f32 {
+pub(crate) fn largest(row: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
@@ -131,7 +144,7 @@ pub(in crate::backend) fn largest(row: &[f32]) -> f32 {
 }
 
 /// `n` rounded up to whole lanes.
-pub(in crate::backend) fn padded(n: usize) -> usize {
+pub(crate) fn padded(n: usize) -> usize {
     n.next_multiple_of(LANES)
 }
 

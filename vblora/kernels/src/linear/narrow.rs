@@ -4,7 +4,10 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::product::{chunk_rows, split};
-use crate::backend::kernels::tile::{accumulate, load_part, store};
+use crate::{
+    activation::{Curve, gelu_both, silu_both, tanh_gelu_both},
+    tile::{accumulate, load_part, store},
+};
 
 /// The number of elements of wide operands below which one thread does all the work.
 const PARALLEL_FROM: usize = 1 << 16;
@@ -16,13 +19,7 @@ const ROWS: usize = 4;
 ///
 /// # Shapes
 /// - x: `[rows, d]`, turned (the transpose of down): `[r, d]`, out: `[rows, r]`
-pub(in crate::backend::linear) fn narrow_product(
-    x: &[f32],
-    turned: &[f32],
-    d: usize,
-    scale: f32,
-    out: &mut [f32],
-) {
+pub fn narrow_product(x: &[f32], turned: &[f32], d: usize, scale: f32, out: &mut [f32]) {
     if out.is_empty() || d == 0 {
         return out.fill(0.0);
     }
@@ -46,7 +43,7 @@ pub(in crate::backend::linear) fn narrow_product(
 ///
 /// # Shapes
 /// - grad: `[rows, d]`, up: `[r, d]`, narrow: `[rows, r]`; outputs: `[rows, r]` and `[r, d]`
-pub(in crate::backend::linear) fn output_gradients(
+pub fn output_gradients(
     grad: &[f32],
     up: &[f32],
     narrow: &[f32],
@@ -67,23 +64,34 @@ pub(in crate::backend::linear) fn output_gradients(
 ///
 /// # Shapes
 /// - x: `[rows, d]`, d_narrow: `[rows, r]`; output: `[r, d]`
-pub(in crate::backend::linear) fn input_gradient(
-    x: &[f32],
-    d_narrow: &mut [f32],
-    [rank, d]: [usize; 2],
-) -> Vec<f32> {
+pub fn input_gradient(x: &[f32], d_narrow: &mut [f32], [rank, d]: [usize; 2]) -> Vec<f32> {
     summed(d_narrow, rank, rank * d, d, |first, d_narrow, sums| {
         let x = &x[first * d..][..d_narrow.len() / rank * d];
         row_sums(d_narrow, x, rank, sums);
     })
 }
 
-/// [`input_gradient`] at `x = f(h)`, where `f(h)` returns `(f, f')`. The same pass turns the gradient to x in `grad` into the gradient to
+/// [`input_gradient`] at `x = f(h)`. The same pass turns the gradient to x in `grad` into the gradient to
 /// h.
 ///
 /// # Shapes
 /// - h and grad: `[rows, d]`
-pub(in crate::backend::linear) fn input_gradient_through(
+pub fn input_gradient_through(
+    curve: Curve,
+    h: &[f32],
+    d_narrow: &[f32],
+    sizes: [usize; 2],
+    grad: &mut [f32],
+) -> Vec<f32> {
+    match curve {
+        Curve::Gelu => through(gelu_both, h, d_narrow, sizes, grad),
+        Curve::TanhGelu => through(tanh_gelu_both, h, d_narrow, sizes, grad),
+        Curve::Silu => through(silu_both, h, d_narrow, sizes, grad),
+    }
+}
+
+/// [`input_gradient_through`] of a function that returns its value and its slope.
+fn through(
     f: impl Fn(f32) -> [f32; 2] + Sync,
     h: &[f32],
     d_narrow: &[f32],

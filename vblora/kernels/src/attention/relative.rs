@@ -4,22 +4,23 @@
 use pulp::Simd;
 
 use super::{Attention, QUERIES, small};
-use crate::backend::kernels::{Aligned, LANES, over_rows, padded, tile::ROWS, zeros};
+use crate::{Aligned, LANES, over_rows, padded, tile::ROWS, zeros};
 
 /// Queries or keys whose distances are multiplied at once, whole tiles. Few rows need few distances beyond their own.
 const GROUP: usize = 2 * ROWS;
 
 /// The sizes of one head's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::backend) struct Sizes {
+pub struct Sizes {
     /// The number of distances, `2 t - 1`.
-    pub(in crate::backend) rows: usize,
-    pub(in crate::backend) size: usize,
+    pub rows: usize,
+    /// The number of values of a head.
+    pub size: usize,
 }
 
 impl Sizes {
     /// The number of values of both tables, their rows padded.
-    pub(in crate::backend) fn room(self) -> usize {
+    pub fn room(self) -> usize {
         2 * self.rows * padded(self.size)
     }
 
@@ -31,7 +32,7 @@ impl Sizes {
 /// The tables of all heads as the kernels read them: of keys, from the largest distance to the smallest, and of queries in reverse. A
 /// distance is the query's place less the key's.
 #[derive(Debug)]
-pub(in crate::backend) struct Tables {
+pub struct Tables {
     sizes: Sizes,
     /// `[heads, rows, padded size]` each.
     plain: [Aligned; 2],
@@ -40,9 +41,11 @@ pub(in crate::backend) struct Tables {
 }
 
 impl Tables {
+    /// Lays out the tables of keys and of queries.
+    ///
     /// # Shapes
     /// - of_key, of_query: `[rows, heads size]`
-    pub(in crate::backend) fn new(both: [&[f32]; 2], heads: usize, sizes: Sizes) -> Self {
+    pub fn new(both: [&[f32]; 2], heads: usize, sizes: Sizes) -> Self {
         let Sizes { rows, size } = sizes;
         let (width, turned_width) = (padded(size), sizes.turned_width());
         let plain = both.map(|from| {
@@ -76,7 +79,7 @@ impl Tables {
     }
 
     /// What lies as the tables of all heads do, `[heads]` of both tables, as `[rows, heads size]` each.
-    pub(in crate::backend) fn joined(&self, values: &[f32]) -> [Vec<f32>; 2] {
+    pub fn joined(&self, values: &[f32]) -> [Vec<f32>; 2] {
         let Sizes { rows, size } = self.sizes;
         let (width, room) = (padded(size), self.sizes.room());
         let heads = values.len() / room;
@@ -94,7 +97,8 @@ impl Tables {
         })
     }
 
-    pub(in crate::backend) fn view(&self) -> Relative<'_> {
+    /// The tables without their memory.
+    pub fn view(&self) -> Relative<'_> {
         Relative {
             sizes: self.sizes,
             plain: self.plain.each_ref().map(|values| &**values),
@@ -104,9 +108,10 @@ impl Tables {
 }
 
 /// A view of [`Tables`].
-#[derive(Clone, Copy)]
-pub(in crate::backend) struct Relative<'a> {
-    pub(in crate::backend) sizes: Sizes,
+#[derive(Debug, Clone, Copy)]
+pub struct Relative<'a> {
+    /// The sizes of one head's tables.
+    pub sizes: Sizes,
     plain: [&'a [f32]; 2],
     turned: [&'a [f32]; 2],
 }

@@ -28,7 +28,8 @@ impl Nf4Host {
             .zip(packed.par_chunks_mut(RUN * BLOCK / 2))
             .zip(absmax.par_chunks_mut(RUN))
             .for_each(|((values, packed), absmax)| {
-                with_vectors(Run {
+                // All processors give the same bits.
+                pulp::Arch::new().dispatch(Run {
                     values,
                     midpoints: &midpoints,
                     packed,
@@ -57,18 +58,6 @@ struct Run<'a> {
     absmax: &'a mut [f32],
 }
 
-/// Uses the vector instructions of the processor at hand. All processors give the same bits.
-#[cfg(feature = "flex")]
-fn with_vectors(run: Run<'_>) {
-    pulp::Arch::new().dispatch(run);
-}
-
-#[cfg(not(feature = "flex"))]
-fn with_vectors(run: Run<'_>) {
-    run.quantise();
-}
-
-#[cfg(feature = "flex")]
 impl pulp::NullaryFnOnce for Run<'_> {
     type Output = ();
 

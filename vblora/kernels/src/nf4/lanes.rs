@@ -6,18 +6,18 @@
 use rayon::prelude::*;
 
 /// Rows of a tile.
-pub(crate) const LANES: usize = 16;
+pub const LANES: usize = 16;
 
 /// Codes of a word.
-pub(crate) const CODES: usize = 8;
+pub const CODES: usize = 8;
 
 /// The number of tiles, and of words in a row.
-pub(crate) fn tiles([d_out, d_in]: [usize; 2]) -> [usize; 2] {
+pub fn tiles([d_out, d_in]: [usize; 2]) -> [usize; 2] {
     [d_out.div_ceil(LANES), d_in.div_ceil(CODES)]
 }
 
 /// The words of a matrix whose packed bytes are in the order of the format.
-pub(crate) fn to_lanes(packed: &[u8], shape: [usize; 2]) -> Vec<i32> {
+pub fn to_lanes(packed: &[u8], shape: [usize; 2]) -> Vec<i32> {
     let [tiles, in_row] = tiles(shape);
     let mut words = vec![0; tiles * in_row * LANES];
     let tile = |(tile, words): (usize, &mut [i32])| {
@@ -49,7 +49,7 @@ fn read(packed: &[u8], d_in: usize, row: usize, k: usize) -> i32 {
 }
 
 /// The packed bytes of the format. An odd number of values ends with `last`.
-pub(crate) fn from_lanes(words: &[i32], [d_out, d_in]: [usize; 2], last: u8) -> Vec<u8> {
+pub fn from_lanes(words: &[i32], [d_out, d_in]: [usize; 2], last: u8) -> Vec<u8> {
     let [_, in_row] = tiles([d_out, d_in]);
     let code = |at: usize| {
         if at == d_out * d_in {

@@ -8,7 +8,7 @@ const LINE: usize = 16;
 
 /// f32 values that start at a cache line.
 #[derive(Debug, Default)]
-pub(in crate::backend) struct Aligned {
+pub(crate) struct Aligned {
     room: Vec<f32>,
     start: usize,
     len: usize,
@@ -16,7 +16,7 @@ pub(in crate::backend) struct Aligned {
 
 impl Aligned {
     /// `len` zeros.
-    pub(in crate::backend) fn zeros(len: usize) -> Self {
+    pub(crate) fn zeros(len: usize) -> Self {
         let room = vec![0.0; len + LINE - 1];
         // The contract of `align_offset` allows it to fail. The values then start at the first element.
         let start = room.as_ptr().align_offset(4 * LINE);

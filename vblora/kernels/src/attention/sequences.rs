@@ -2,47 +2,39 @@
 
 use std::ops::Range;
 
-use burn::{backend::flex::FlexTensor, tensor::Shape};
 use rayon::prelude::*;
 
-use super::super::kernels::{Attention, Gradients, Relative, Visible, attend, attend_backward};
-use crate::{
-    Unpadded,
-    backend::{
-        dropout::mask::Mask,
-        flex::{RUN, tensor},
-        kernels::{over_rows, zeros},
-    },
-};
+use super::{Attention, Gradients, Relative, Visible, attend, attend_backward};
+use crate::{dropout::Mask, loops::RUN, over_rows, zeros};
 
 /// The number of sequences whose gradients to a table are in memory at once.
 const AT_ONCE: usize = 8;
 
 /// Contiguous inputs of one call, and where its sequences are.
-pub(in crate::backend) struct Sequences<'a> {
+#[derive(Debug)]
+pub struct Sequences<'a> {
     /// Queries, keys and values from the first token on.
-    pub(in crate::backend) qkv: [&'a [f32]; 3],
+    pub qkv: [&'a [f32]; 3],
     /// The number of values from one token to the next.
-    pub(in crate::backend) stride: usize,
+    pub stride: usize,
     /// The tokens of each sequence.
-    pub(in crate::backend) ranges: Vec<Range<usize>>,
+    pub ranges: Vec<Range<usize>>,
     /// Columns of the padded batch.
-    pub(in crate::backend) columns: usize,
-    pub(in crate::backend) heads: usize,
-    pub(in crate::backend) size: usize,
+    pub columns: usize,
+    /// The number of heads, of queries and of keys.
+    pub heads: usize,
+    /// The number of values of a head.
+    pub size: usize,
     /// The factor on the scores.
-    pub(in crate::backend) scale: f32,
+    pub scale: f32,
     /// `[n, columns]`, added to the scores of each key. Every sequence then has all columns.
-    pub(in crate::backend) mask: Option<&'a [f32]>,
+    pub mask: Option<&'a [f32]>,
     /// How far a query sees.
-    pub(in crate::backend) reach: Option<usize>,
-    pub(in crate::backend) relative: Option<Relative<'a>>,
-    pub(in crate::backend) dropout: Option<Mask>,
-}
-
-/// The ranges of sequences without padding, and the columns of their batch.
-pub(in crate::backend) fn unpadded_ranges(unpadded: &Unpadded) -> (Vec<Range<usize>>, usize) {
-    (unpadded.ranges().collect(), unpadded.shape()[1])
+    pub reach: Option<usize>,
+    /// Scores of relative positions.
+    pub relative: Option<Relative<'a>>,
+    /// The dropout of the weights.
+    pub dropout: Option<Mask>,
 }
 
 impl Sequences<'_> {
@@ -90,7 +82,7 @@ impl Sequences<'_> {
     }
 
     /// The output, `[N, heads size]`, and what the backward pass needs.
-    pub(in crate::backend) fn forward(&self) -> (Vec<f32>, FlexTensor) {
+    pub fn forward(&self) -> [Vec<f32>; 2] {
         let (n, d, per_token) = (self.tokens(), self.heads * self.size, 2 * self.heads);
         let (mut output, mut sums) = (zeros(n * d), vec![0.0; n * per_token]);
         self.split(&mut output, d)
@@ -98,15 +90,11 @@ impl Sequences<'_> {
             .zip(self.split(&mut sums, per_token))
             .enumerate()
             .for_each(|(i, (output, sums))| attend(self.sequence(i), output, sums));
-        (output, tensor(sums, Shape::new([n * per_token])))
+        [output, sums]
     }
 
     /// The gradients to queries, keys and values, `[N, heads size]` each, and to the tables of relative positions.
-    pub(in crate::backend) fn backward(
-        &self,
-        saved: &FlexTensor,
-        grad: &[f32],
-    ) -> ([Vec<f32>; 3], Vec<f32>) {
+    pub fn backward(&self, saved: &[f32], grad: &[f32]) -> ([Vec<f32>; 3], Vec<f32>) {
         let d = self.heads * self.size;
         let mut found = [(); 3].map(|()| zeros(self.tokens() * d));
         let [dq, dk, dv] = found.each_mut().map(|all| self.split(all, d));
@@ -117,7 +105,7 @@ impl Sequences<'_> {
     }
 
     /// The gradients to queries, keys and values side by side, `[N, 3 heads size]`.
-    pub(in crate::backend) fn joined_backward(&self, saved: &FlexTensor, grad: &[f32]) -> Vec<f32> {
+    pub fn joined_backward(&self, saved: &[f32], grad: &[f32]) -> Vec<f32> {
         let d = 3 * self.heads * self.size;
         let mut found = zeros(self.tokens() * d);
         let parts = self.split(&mut found, d);
@@ -129,7 +117,7 @@ impl Sequences<'_> {
     /// Writes the gradients of each sequence. Returns those to the tables of all heads, added in the order of the sequences.
     fn write_gradients(
         &self,
-        saved: &FlexTensor,
+        saved: &[f32],
         grad: &[f32],
         mut out: Vec<Gradients<'_>>,
     ) -> Vec<f32> {
@@ -150,7 +138,7 @@ impl Sequences<'_> {
                 .enumerate()
                 .for_each(|(i, (out, tables))| {
                     let range = &self.ranges[first + i];
-                    let sums = &saved.storage()[range.start * per_token..range.end * per_token];
+                    let sums = &saved[range.start * per_token..range.end * per_token];
                     let grad = &grad[range.start * d..range.end * d];
                     attend_backward(self.sequence(first + i), sums, grad, tables, out);
                 });

@@ -19,12 +19,18 @@ pub(super) struct Nf4View<'a> {
 
 /// The scales of a matrix, wherever they lie.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum ScalesView<'a> {
+pub enum ScalesView<'a> {
+    /// One f32 each.
     Single(&'a [f32]),
+    /// One byte each: `map[code] * nested[block / 256] + offset`.
     Double {
+        /// A byte for each block.
         codes: &'a [u8],
+        /// The values of the bytes.
         map: &'a [f32; 256],
+        /// A scale for each 256 blocks.
         nested: &'a [f32],
+        /// Added to every scale.
         offset: f32,
     },
 }
@@ -32,7 +38,7 @@ pub(crate) enum ScalesView<'a> {
 impl ScalesView<'_> {
     /// The scale of one block. The order of the three operations is the format's.
     #[inline(always)]
-    pub(crate) fn get(&self, block: usize) -> f32 {
+    pub fn get(&self, block: usize) -> f32 {
         match *self {
             Self::Single(absmax) => absmax[block],
             Self::Double {
@@ -45,9 +51,8 @@ impl ScalesView<'_> {
     }
 
     /// The scales of runs of values from the one numbered `first` on. A block has `in_block` runs.
-    #[cfg(feature = "flex")]
     #[inline(always)]
-    pub(crate) fn runs<'t>(
+    pub fn runs<'t>(
         &self,
         first: usize,
         in_block: usize,
@@ -129,7 +134,8 @@ impl<'a> Nf4View<'a> {
 }
 
 impl Nf4Scales {
-    pub(crate) fn view(&self) -> ScalesView<'_> {
+    /// A view of the scales.
+    pub fn view(&self) -> ScalesView<'_> {
         match self {
             Self::Single(absmax) => ScalesView::Single(absmax),
             Self::Double {

@@ -210,7 +210,7 @@ fn loaded_scales<V: Sixteen, const C: usize>(v: V, scales: &[[f32; LANES]; C]) -
 mod tests {
     use super::*;
     use crate::{
-        backend::linear::kernels::{Matrix, product},
+        linear::{Matrix, product, quantised_product},
         nf4::{NESTED_BLOCK, NF4, Nf4Host, Nf4Scales, block_count, lanes::to_lanes, scale_map},
         rng::Key,
     };
@@ -307,7 +307,7 @@ mod tests {
                 };
                 for added in [Added::default(), added] {
                     let [mut found, mut expected] = [(); 2].map(|()| vec![f32::NAN; rows * d_out]);
-                    product(&x, quantised(&host, &words), added, &mut found);
+                    quantised_product(&x, quantised(&host, &words), added, &mut found);
                     let dense = Matrix::rows(&values, [d_in, d_out]);
                     product(&x, dense, added, &mut expected);
                     let what = format!("{shape:?} in {} {rows} rows", host.block());
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn every_processor_looks_up_the_same_values() {
-        use crate::backend::linear::kernels::sixteen::Plainly;
+        use crate::linear::sixteen::Plainly;
 
         let (shape, rows) = ([40, 128], 3);
         let host = weight(shape, 64, true, NF4);
@@ -377,7 +377,7 @@ mod tests {
         }
         #[cfg(target_arch = "x86_64")]
         if let Some(v3) = pulp::x86::V3::try_new() {
-            use crate::backend::linear::kernels::sixteen::Call;
+            use crate::linear::sixteen::Call;
 
             let mut expected = vec![0.0; rows * shape[0]];
             let dense = Matrix::rows(&values, [shape[1], shape[0]]);

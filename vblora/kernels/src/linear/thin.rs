@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{narrow::narrow_product, product::Added, right::Matrix};
 
 /// Rows up to which reading takes longer than multiplying.
-pub(in crate::backend::linear) const ROWS: usize = 16;
+pub(super) const ROWS: usize = 16;
 
 /// The most columns whose sums one thread keeps in the first-level cache.
 const STRIP: usize = 512;

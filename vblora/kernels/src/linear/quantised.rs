@@ -18,18 +18,19 @@ pub(super) const RUN: usize = 64;
 
 /// A weight `[d_in, d_out]` in 4 bits, or its transpose.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::backend::linear) struct Quantised<'a> {
+pub struct Quantised<'a> {
     /// `[d_out, d_in]`
-    pub(in crate::backend::linear) shape: [usize; 2],
+    pub shape: [usize; 2],
     /// Values that share a scale, by the rows of the shape.
-    pub(in crate::backend::linear) block: usize,
+    pub block: usize,
     /// The codes, in the order of [`lanes`](crate::nf4::lanes).
-    pub(in crate::backend::linear) words: &'a [i32],
+    pub words: &'a [i32],
     /// The values of the codes.
-    pub(in crate::backend::linear) code: [f32; 16],
-    pub(in crate::backend::linear) scales: ScalesView<'a>,
+    pub code: [f32; 16],
+    /// The scales of the blocks.
+    pub scales: ScalesView<'a>,
     /// True for the transpose, `[d_out, d_in]`.
-    pub(in crate::backend::linear) is_turned: bool,
+    pub is_turned: bool,
 }
 
 impl<'a> Quantised<'a> {

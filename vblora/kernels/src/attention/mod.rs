@@ -2,24 +2,25 @@
 //! pairs are ever in memory. The backward pass computes the same weights again from each row's largest score and sum.
 
 mod relative;
+mod sequences;
 
 use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-use crate::backend::{
-    activation::flex::softmax_row_backward,
-    dropout::{flex::drop_out, mask::Mask},
-    kernels::{
-        Aligned, PARALLEL_FROM, exp, largest, over_rows, padded, sum_of,
-        tile::{ROWS, Sums, accumulate, load, store},
-        zeros,
-    },
+use crate::{
+    Aligned, PARALLEL_FROM,
+    activation::softmax_row_backward,
+    dropout::{Mask, drop_from},
+    exp, largest, over_rows, padded, sum_of,
+    tile::{ROWS, Sums, accumulate, load, store},
+    zeros,
 };
 
-pub(in crate::backend) use relative::{Relative, Sizes, Tables};
+pub use relative::{Relative, Sizes, Tables};
 use relative::{add_gradients, add_scores};
+pub use sequences::Sequences;
 
 /// The number of queries in a block, a multiple of a tile's rows.
 const QUERIES: usize = 8 * ROWS;
@@ -28,46 +29,62 @@ const QUERIES: usize = 8 * ROWS;
 ///
 /// # Shapes
 /// - q: `[n, queries, heads size]`; k, v: `[n, room, kv_heads size]`, of which attention reads the first `keys` columns
-#[derive(Clone, Copy)]
-pub(in crate::backend) struct Attention<'a> {
-    pub(in crate::backend) q: &'a [f32],
-    pub(in crate::backend) k: &'a [f32],
-    pub(in crate::backend) v: &'a [f32],
+#[derive(Debug, Clone, Copy)]
+pub struct Attention<'a> {
+    /// Queries.
+    pub q: &'a [f32],
+    /// Keys.
+    pub k: &'a [f32],
+    /// Values.
+    pub v: &'a [f32],
     /// The number of values from one token to the next, in q, and in k and v.
-    pub(in crate::backend) strides: [usize; 2],
-    pub(in crate::backend) sequences: usize,
-    pub(in crate::backend) queries: usize,
-    pub(in crate::backend) keys: usize,
-    pub(in crate::backend) room: usize,
-    pub(in crate::backend) heads: usize,
-    pub(in crate::backend) kv_heads: usize,
-    pub(in crate::backend) size: usize,
+    pub strides: [usize; 2],
+    /// The number of sequences.
+    pub sequences: usize,
+    /// The number of queries of a sequence.
+    pub queries: usize,
+    /// The number of keys of a sequence that attention reads.
+    pub keys: usize,
+    /// The number of keys of a sequence in memory.
+    pub room: usize,
+    /// The number of query heads.
+    pub heads: usize,
+    /// The number of key heads, which divides that of query heads.
+    pub kv_heads: usize,
+    /// The number of values of a head.
+    pub size: usize,
     /// The factor on the scores.
-    pub(in crate::backend) scale: f32,
-    pub(in crate::backend) visible: Visible<'a>,
+    pub scale: f32,
+    /// The keys that a query sees, and the mask.
+    pub visible: Visible<'a>,
     /// Scores of relative positions. Every head then has keys of its own, and there is one sequence.
-    pub(in crate::backend) relative: Option<Relative<'a>>,
+    pub relative: Option<Relative<'a>>,
     /// The soft cap of scores.
-    pub(in crate::backend) cap: Option<f32>,
-    pub(in crate::backend) dropout: Option<&'a Mask>,
+    pub cap: Option<f32>,
+    /// The dropout of the weights.
+    pub dropout: Option<&'a Mask>,
     /// The place in the dropout mask `[.., heads, queries, keys]`: the index of the first sequence here, and the numbers of queries and
     /// keys.
-    pub(in crate::backend) place: [usize; 3],
+    pub place: [usize; 3],
 }
 
 /// The keys that a query sees.
-#[derive(Clone, Copy)]
-pub(in crate::backend) enum Visible<'a> {
+#[derive(Debug, Clone, Copy)]
+pub enum Visible<'a> {
     /// All keys. The mask, `[n, keys]`, is added to their scores.
     Masked(Option<&'a [f32]>),
     /// The keys at most `reach` places away, with a mask as above. There are as many queries as keys.
     Near {
+        /// `[n, keys]`
         mask: Option<&'a [f32]>,
+        /// The largest distance between a query and a key that it sees.
         reach: usize,
     },
     /// The last `window` keys up to the query's own place, but none before `first`, `[n, queries]`.
     Causal {
+        /// The first key that each query may see.
         first: Option<&'a [i32]>,
+        /// The most keys that a query sees.
         window: usize,
     },
 }
@@ -172,7 +189,7 @@ impl<'a> Attention<'a> {
 ///
 /// # Shapes
 /// - output: like q; sums: `[n, heads, queries, 2]`
-pub(in crate::backend) fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
+pub fn attend(all: Attention<'_>, output: &mut [f32], sums: &mut [f32]) {
     let group = all.group() * all.queries;
     let mut heads = zeros(output.len());
     if output.is_empty() {
@@ -263,7 +280,7 @@ impl WithSimd for Forward<'_> {
                     sums[2 * (at + i)..][..2].copy_from_slice(&weigh(row, own, seen.clone()));
                     if let Some(mask) = all.dropout {
                         let place = all.place(sequence, head, first + i);
-                        drop_out(mask, place + seen.start, &mut row[seen.clone()]);
+                        drop_from(mask, place + seen.start, &mut row[seen.clone()]);
                     }
                 }
                 small(
@@ -378,7 +395,7 @@ fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sum
         sums[2 * row..][..2].copy_from_slice(&found);
         if let Some(mask) = all.dropout {
             let at = all.place(sequence, head, query) + seen.start;
-            drop_out(mask, at, &mut scores[seen.clone()]);
+            drop_from(mask, at, &mut scores[seen.clone()]);
         }
     }
     out.fill(0.0);
@@ -394,7 +411,8 @@ fn few(all: Attention<'_>, sequence: usize, kv_head: usize, out: &mut [f32], sum
 }
 
 /// Where the gradients to q, k and v go.
-pub(in crate::backend) enum Gradients<'a> {
+#[derive(Debug)]
+pub enum Gradients<'a> {
     /// dq: `[n, queries, heads size]`; dk, dv: `[n, keys, kv_heads size]`
     Apart([&'a mut [f32]; 3]),
     /// `[n, t, 3 heads size]`: those of a token side by side. There are as many queries as keys, and heads have keys of their own.
@@ -406,7 +424,7 @@ pub(in crate::backend) enum Gradients<'a> {
 /// # Shapes
 /// - sums: those of [`attend`]; grad: `[n, queries, heads size]`
 /// - tables: `[heads]` [`Tables`] if there are relative positions, else empty
-pub(in crate::backend) fn attend_backward(
+pub fn attend_backward(
     all: Attention<'_>,
     sums: &[f32],
     grad: &[f32],
@@ -541,8 +559,8 @@ impl WithSimd for Backward<'_> {
                     kept.copy_from_slice(row);
                     if let Some(mask) = all.dropout {
                         let place = all.place(sequence, head, first + i) + seen.start;
-                        drop_out(mask, place, kept);
-                        drop_out(mask, place, d_row);
+                        drop_from(mask, place, kept);
+                        drop_from(mask, place, d_row);
                     }
                     softmax_row_backward(row, d_row);
                     // Empty without a cap.

@@ -16,6 +16,7 @@ fn mix(mut z: u64) -> u64 {
 /// The key of a stream of random values: a seed, narrowed by names and numbers.
 ///
 /// ```
+/// # use vblora_kernels as vblora;
 /// use vblora::rng::Key;
 /// let key = Key::new(7).name("encoder.layer.0").index(3);
 /// assert_eq!(key.uniform(4, -1.0, 1.0), key.uniform(8, -1.0, 1.0)[..4]);

@@ -1,12 +1,16 @@
-//! Top-k selection over rows in memory.
+//! Top-k selection over rows, and the mixture of bank vectors.
 
 use std::cmp::Ordering;
+
+use pulp::Arch;
+
+use crate::{over_rows, sum_of};
 
 /// Up to this k, inserting one by one is faster than sorting.
 const FEW: usize = 64;
 
 /// The places of the `k` largest of each row of `h` values, largest first; ties go to the lowest index.
-pub(super) fn top_k_rows(values: &[f32], h: usize, k: usize) -> impl Iterator<Item = usize> {
+pub fn top_k_rows(values: &[f32], h: usize, k: usize) -> impl Iterator<Item = usize> {
     values.chunks_exact(h).flat_map(move |row| match k {
         0..=FEW => inserted(row, k),
         _ => sorted(row, k),
@@ -38,6 +42,53 @@ fn sorted(row: &[f32], k: usize) -> Vec<usize> {
     }
     places.sort_unstable_by(order);
     places
+}
+
+/// The sub-vectors, `out[s] = sum_j weights[s, j] bank[indices[s, j]]`, added to what `out` holds.
+///
+/// # Shapes
+/// - bank: `[h, b]`; weights, indices: `[S, k]`; out: `[S, b]`
+pub fn mix(bank: &[f32], weights: &[f32], indices: &[i32], [k, b]: [usize; 2], out: &mut [f32]) {
+    over_rows(out, b, |start, run| {
+        for (row, out) in run.chunks_exact_mut(b).enumerate() {
+            let at = (start / b + row) * k;
+            mix_row(bank, &weights[at..][..k], &indices[at..][..k], out);
+        }
+    });
+}
+
+/// One sub-vector, `sum_j weights[j] bank[indices[j]]`.
+#[inline(always)]
+fn mix_row(bank: &[f32], weights: &[f32], indices: &[i32], out: &mut [f32]) {
+    let b = out.len();
+    for (&weight, &index) in weights.iter().zip(indices) {
+        for (out, &value) in out.iter_mut().zip(&bank[index as usize * b..][..b]) {
+            *out += weight * value;
+        }
+    }
+}
+
+/// The gradients of all sub-vectors `[S, b]`: to the bank `[h, b]`, added up row after row, and to the weights `[S, k]`.
+pub fn mix_backward(
+    bank: &[f32],
+    weights: &[f32],
+    indices: &[i32],
+    grad: &[f32],
+    [k, b]: [usize; 2],
+    [d_bank, d_weights]: [&mut [f32]; 2],
+) {
+    Arch::new().dispatch(|| {
+        for (s, grad) in grad.chunks_exact(b).enumerate() {
+            for at in s * k..(s + 1) * k {
+                let row = indices[at] as usize * b..(indices[at] as usize + 1) * b;
+                let vector = &bank[row.clone()];
+                d_weights[at] = sum_of(b, |i| vector[i] * grad[i]);
+                for (sum, &value) in d_bank[row].iter_mut().zip(grad) {
+                    *sum += weights[at] * value;
+                }
+            }
+        }
+    });
 }
 
 #[cfg(test)]

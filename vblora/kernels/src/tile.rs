@@ -5,14 +5,14 @@
 use pulp::Simd;
 
 /// Rows of the largest tile.
-pub(in crate::backend) const ROWS: usize = 6;
+pub(crate) const ROWS: usize = 6;
 
 /// The sums of `R` rows by `C` registers.
-pub(in crate::backend) type Sums<S, const R: usize, const C: usize> = [[<S as Simd>::f32s; C]; R];
+pub(crate) type Sums<S, const R: usize, const C: usize> = [[<S as Simd>::f32s; C]; R];
 
 /// Adds `x(r, i) w(i)` over `i < inner` to each row's sums.
 #[inline(always)]
-pub(in crate::backend) fn accumulate<S: Simd, const R: usize, const C: usize>(
+pub(crate) fn accumulate<S: Simd, const R: usize, const C: usize>(
     simd: S,
     inner: usize,
     x: impl Fn(usize, usize) -> f32,
@@ -32,17 +32,14 @@ pub(in crate::backend) fn accumulate<S: Simd, const R: usize, const C: usize>(
 
 /// The first `C` registers of a slice.
 #[inline(always)]
-pub(in crate::backend) fn load<S: Simd, const C: usize>(values: &[f32]) -> [S::f32s; C] {
+pub(crate) fn load<S: Simd, const C: usize>(values: &[f32]) -> [S::f32s; C] {
     let (registers, _) = S::as_simd_f32s(values);
     registers.as_chunks::<C>().0[0]
 }
 
 /// Loads `C` registers from a slice that may be shorter. The rest is zero.
 #[inline(always)]
-pub(in crate::backend) fn load_part<S: Simd, const C: usize>(
-    simd: S,
-    values: &[f32],
-) -> [S::f32s; C] {
+pub(crate) fn load_part<S: Simd, const C: usize>(simd: S, values: &[f32]) -> [S::f32s; C] {
     if values.len() >= C * S::F32_LANES {
         return load::<S, C>(values);
     }
@@ -54,11 +51,7 @@ pub(in crate::backend) fn load_part<S: Simd, const C: usize>(
 
 /// Writes `C` registers to a slice that may be shorter. The rest is dropped.
 #[inline(always)]
-pub(in crate::backend) fn store<S: Simd, const C: usize>(
-    simd: S,
-    sums: [S::f32s; C],
-    to: &mut [f32],
-) {
+pub(crate) fn store<S: Simd, const C: usize>(simd: S, sums: [S::f32s; C], to: &mut [f32]) {
     if to.len() >= C * S::F32_LANES {
         let (registers, _) = S::as_mut_simd_f32s(to);
         registers[..C].copy_from_slice(&sums);

@@ -8,7 +8,7 @@ use super::{product::Added, thin};
 const TURNED: usize = 64;
 
 /// A matrix that a product can lay out in panels.
-pub(in crate::backend::linear) trait RightHand: Copy + Sync {
+pub(super) trait RightHand: Copy + Sync {
     /// `[inner, columns]`
     fn shape(&self) -> [usize; 2];
 
@@ -21,16 +21,18 @@ pub(in crate::backend::linear) trait RightHand: Copy + Sync {
 
 /// A matrix in memory, by its strides: a weight, or its transpose.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::backend::linear) struct Matrix<'a> {
+pub struct Matrix<'a> {
     /// The memory from the matrix's first element on.
-    pub(in crate::backend::linear) values: &'a [f32],
-    pub(in crate::backend::linear) shape: [usize; 2],
-    pub(in crate::backend::linear) strides: [usize; 2],
+    pub values: &'a [f32],
+    /// `[inner, columns]`
+    pub shape: [usize; 2],
+    /// The number of values from one row to the next, and from one column to the next.
+    pub strides: [usize; 2],
 }
 
 impl<'a> Matrix<'a> {
     /// A row-major matrix.
-    pub(in crate::backend::linear) fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
+    pub fn rows(values: &'a [f32], shape: [usize; 2]) -> Self {
         Self {
             values,
             shape,

@@ -8,11 +8,11 @@
 
 mod codebook;
 mod decode;
-pub(crate) mod lanes;
+pub mod lanes;
 mod quantise;
 
 pub use codebook::{NF4, scale_map};
-pub(crate) use decode::ScalesView;
+pub use decode::ScalesView;
 pub use quantise::scale_codes;
 
 /// Values that share a scale, when this library quantises.

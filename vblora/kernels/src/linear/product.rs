@@ -7,7 +7,7 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::right::{Matrix, RightHand};
-use crate::backend::kernels::{
+use crate::{
     Aligned,
     tile::{ROWS, Sums, accumulate, load, load_part, store},
 };
@@ -26,23 +26,18 @@ const PARALLEL_FROM: usize = 1 << 18;
 
 /// The terms that a product adds to `x w`.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::backend::linear) struct Added<'a> {
+pub struct Added<'a> {
     /// A vector that is added to every row, `[columns]`.
-    pub(in crate::backend::linear) bias: Option<&'a [f32]>,
+    pub bias: Option<&'a [f32]>,
     /// Another product of few inner elements, `[rows, r] [r, columns]`.
-    pub(in crate::backend::linear) narrow: Option<(&'a [f32], Matrix<'a>)>,
+    pub narrow: Option<(&'a [f32], Matrix<'a>)>,
 }
 
 /// `out = x w + added`.
 ///
 /// # Shapes
 /// - x: `[rows, inner]`, w: `[inner, columns]`, out: `[rows, columns]`
-pub(in crate::backend::linear) fn product(
-    x: &[f32],
-    w: impl RightHand,
-    added: Added<'_>,
-    out: &mut [f32],
-) {
+pub(super) fn product(x: &[f32], w: impl RightHand, added: Added<'_>, out: &mut [f32]) {
     let [inner, columns] = w.shape();
     if out.is_empty() {
         return;
