@@ -97,6 +97,7 @@ const KERNELS: Layers = &[
 
 const VBLORA: Layers = &[
     (&["error"], "what can go wrong, in every room"),
+    (&["vblora_kernels"], "a crate below, for numbers from a key"),
     (&["nf4"], "weights in 4 bits, by their public names"),
     (&["unpadded"], "batches without padding"),
     (

@@ -13,11 +13,14 @@ use burn_cubecl::{
 use cubecl::prelude::*;
 
 use super::{AttentionOps, CausalSettings, HeadProduct, default};
-use crate::backend::gpu::{
-    array,
-    elements::Elements,
-    product::tensor_core_head_product,
-    rows::{Rows, like, row},
+use crate::backend::{
+    activation::gpu::kernels::capped,
+    gpu::{
+        array,
+        elements::Elements,
+        product::tensor_core_head_product,
+        rows::{Rows, like, row},
+    },
 };
 
 impl<R, F, I, T> AttentionOps for CubeBackend<R, F, I, T>
@@ -118,15 +121,6 @@ fn causal_softmax<R: CubeRuntime>(
     Some(out)
 }
 
-#[cube]
-fn score(scores: &Array<f32>, at: usize, cap: f32, #[comptime] has_cap: bool) -> f32 {
-    let mut score = scores[at];
-    if has_cap {
-        score = (score / cap).tanh() * cap;
-    }
-    score
-}
-
 /// Row `(item heads + head) t + i` has the scores of query i. The query sees the last `window` of the keys up to `offset + i`, from `first`
 /// on.
 #[cube(launch)]
@@ -156,10 +150,10 @@ fn causal_row_softmax(
         begin = begin.max(first[item * t + query] as usize);
     }
     // A query sees its own key.
-    let mut max = score(scores, start + end - 1, cap, has_cap);
+    let mut max = capped(scores[start + end - 1], cap, has_cap);
     let mut j = begin + UNIT_POS_X as usize;
     while j < end {
-        max = max.max(score(scores, start + j, cap, has_cap));
+        max = max.max(capped(scores[start + j], cap, has_cap));
         j += CUBE_DIM_X as usize;
     }
     let max = plane_max(max);
@@ -168,7 +162,7 @@ fn causal_row_softmax(
     while j < all {
         let mut weight = 0.0f32;
         if j >= begin && j < end {
-            weight = (score(scores, start + j, cap, has_cap) - max).exp();
+            weight = (capped(scores[start + j], cap, has_cap) - max).exp();
         }
         out[start + j] = weight;
         sum += weight;

@@ -33,7 +33,30 @@ fn gelu_slope(x: f32, #[comptime] is_tanh: bool) -> f32 {
 /// `tanh(sqrt(2 / pi) (x + 0.044715 x^3))`
 #[cube]
 fn tanh_part(x: f32) -> f32 {
-    (0.797_884_6f32 * x * (1.0f32 + 0.044_715f32 * x * x)).tanh()
+    tanh(0.797_884_6f32 * x * (1.0f32 + 0.044_715f32 * x * x))
+}
+
+/// tanh, which is 1 to rounding beyond 10. There some drivers divide an infinite exponential by another one.
+#[cube]
+fn tanh(x: f32) -> f32 {
+    let mut value = x.tanh();
+    if x > 10.0f32 {
+        value = 1.0f32;
+    }
+    if x < -10.0f32 {
+        value = -1.0f32;
+    }
+    value
+}
+
+/// `cap tanh(score / cap)`, if there is a cap.
+#[cube]
+pub(in crate::backend) fn capped(score: f32, cap: f32, #[comptime] has_cap: bool) -> f32 {
+    if has_cap {
+        tanh(score / cap) * cap
+    } else {
+        score
+    }
 }
 
 #[cube]

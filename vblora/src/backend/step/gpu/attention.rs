@@ -11,6 +11,7 @@
 use cubecl::prelude::*;
 
 use super::kernels::{UNITS, add_up};
+use crate::backend::activation::gpu::kernels::capped;
 
 /// Units that share a key's product: their reads are 32 bytes together.
 const TEAM: usize = 8;
@@ -152,15 +153,6 @@ pub(super) fn attention_of_rows(
             sum += weights[share * size];
         }
         out[(row * heads + head) * size + unit] = attended / sum;
-    }
-}
-
-#[cube]
-fn capped(score: f32, cap: f32, #[comptime] has_cap: bool) -> f32 {
-    if has_cap {
-        (score / cap).tanh() * cap
-    } else {
-        score
     }
 }
 
