@@ -1,6 +1,6 @@
 //! Activations, element by element and row by row, in place.
 
-use crate::{each, each_with, erf, exp, largest, over_rows, sum_of};
+use crate::{each, each_row_with, each_with, erf, exp, largest, over_rows, sum_of};
 
 /// A function of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +80,7 @@ pub fn softmax(values: &mut [f32], d: usize) {
 
 /// The gradient through [`softmax`], from its output `y`.
 pub fn softmax_backward(y: &[f32], d: usize, grad: &mut [f32]) {
-    over_rows(grad, d, |start, run| {
-        for (grad, y) in run.chunks_exact_mut(d).zip(y[start..].chunks_exact(d)) {
-            softmax_row_backward(y, grad);
-        }
-    });
+    each_row_with(grad, y, d, |grad, y| softmax_row_backward(y, grad));
 }
 
 fn halves(both: &[f32], d: usize, out: &mut [f32], function: impl Fn(f32) -> f32 + Sync) {

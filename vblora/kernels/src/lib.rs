@@ -1,4 +1,4 @@
-//! The CPU kernels of [`vblora`](https://docs.rs/vblora): products, attention and other loops over f32 slices.
+//! The CPU kernels of `vblora`: products, attention and other loops over f32 slices.
 //!
 //! The crate knows slices alone, no tensor and no backend. So it is small, and it is compiled optimised even where the library is not. The
 //! library checks every shape before it calls a kernel. A kernel panics on slices that are too short.
@@ -22,5 +22,6 @@ mod tile;
 use aligned::Aligned;
 pub use loops::zeros;
 use loops::{
-    LANES, PARALLEL_FROM, each, each_with, erf, exp, largest, over_rows, padded, run_length, sum_of,
+    LANES, PARALLEL_FROM, each, each_row_with, each_with, erf, exp, largest, over_rows, padded,
+    run_length, sum_of,
 };

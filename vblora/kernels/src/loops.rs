@@ -47,6 +47,21 @@ pub(crate) fn each_with(
     });
 }
 
+/// Each row of `d` elements is changed by `change(row, other row)`.
+pub(crate) fn each_row_with(
+    values: &mut [f32],
+    others: &[f32],
+    d: usize,
+    change: impl Fn(&mut [f32], &[f32]) + Sync,
+) {
+    over_rows(values, d, |start, run| {
+        let others = others[start..].chunks_exact(d);
+        for (row, other) in run.chunks_exact_mut(d).zip(others) {
+            change(row, other);
+        }
+    });
+}
+
 /// Elements of a run: two runs for each thread, whole rows.
 pub(crate) fn run_length(len: usize, row: usize) -> usize {
     if len < PARALLEL_FROM {

@@ -3,28 +3,22 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use crate::{over_rows, run_length, sum_of};
+use crate::{each_row_with, over_rows, run_length, sum_of};
 
 /// Layer normalisation of each row.
 ///
 /// # Shapes
 /// - x, out: `[n, d]`; gamma, beta: `[d]`
 pub fn layer_norm(x: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
-    let d = gamma.len();
-    over_rows(out, d, |start, run| {
-        for (from, to) in x[start..].chunks_exact(d).zip(run.chunks_exact_mut(d)) {
-            norm_row(from, gamma, beta, epsilon, to);
-        }
+    each_row_with(out, x, gamma.len(), |out, x| {
+        norm_row(x, gamma, beta, epsilon, out);
     });
 }
 
 /// The gradient of [`layer_norm`] to x, in place of the output's.
 pub fn layer_norm_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
-    let d = gamma.len();
-    over_rows(grad, d, |start, run| {
-        for (grad, x) in run.chunks_exact_mut(d).zip(x[start..].chunks_exact(d)) {
-            norm_row_backward(x, gamma, epsilon, grad);
-        }
+    each_row_with(grad, x, gamma.len(), |grad, x| {
+        norm_row_backward(x, gamma, epsilon, grad);
     });
 }
 
@@ -52,21 +46,15 @@ pub fn invertible_norm_backward(
 /// # Shapes
 /// - x, out: `[n, d]`; gamma: `[d]`
 pub fn rms_norm(x: &[f32], gamma: &[f32], epsilon: f32, out: &mut [f32]) {
-    let d = gamma.len();
-    over_rows(out, d, |start, run| {
-        for (from, to) in x[start..].chunks_exact(d).zip(run.chunks_exact_mut(d)) {
-            rms_row(from, gamma, epsilon, to);
-        }
+    each_row_with(out, x, gamma.len(), |out, x| {
+        rms_row(x, gamma, epsilon, out);
     });
 }
 
 /// The gradient of [`rms_norm`] to x, in place of the output's.
 pub fn rms_norm_backward(x: &[f32], gamma: &[f32], epsilon: f32, grad: &mut [f32]) {
-    let d = gamma.len();
-    over_rows(grad, d, |start, run| {
-        for (grad, x) in run.chunks_exact_mut(d).zip(x[start..].chunks_exact(d)) {
-            rms_row_backward(x, gamma, epsilon, grad);
-        }
+    each_row_with(grad, x, gamma.len(), |grad, x| {
+        rms_row_backward(x, gamma, epsilon, grad);
     });
 }
 

@@ -27,6 +27,15 @@ pub(super) fn width(x: &FlexTensor) -> usize {
     shape[shape.num_dims() - 1]
 }
 
+/// The shape of a tensor with another last dimension.
+pub(super) fn with_width(x: &FlexTensor, d: usize) -> Shape {
+    let mut dims = x.shape().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = d;
+    }
+    Shape::from(dims)
+}
+
 /// A tensor of these values.
 pub(super) fn tensor(values: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))

@@ -71,8 +71,7 @@ pub fn input_gradient(x: &[f32], d_narrow: &mut [f32], [rank, d]: [usize; 2]) ->
     })
 }
 
-/// [`input_gradient`] at `x = f(h)`. The same pass turns the gradient to x in `grad` into the gradient to
-/// h.
+/// [`input_gradient`] at `x = f(h)`. The same pass turns `grad`, the gradient to x, into the gradient to h.
 ///
 /// # Shapes
 /// - h and grad: `[rows, d]`

@@ -1,16 +1,13 @@
 //! Activations on flex.
 
-use burn::{
-    backend::flex::Flex,
-    tensor::{Shape, TensorMetadata, ops::FloatTensor},
-};
+use burn::{backend::flex::Flex, tensor::ops::FloatTensor};
 use vblora_kernels::{
     activation::{Curve, multiply, softmax, softmax_backward},
     zeros,
 };
 
 use super::{ActivationOps, Gate, GeluForm, default};
-use crate::backend::flex::{in_place, in_place_with, is_f32, tensor, width};
+use crate::backend::flex::{in_place, in_place_with, is_f32, tensor, width, with_width};
 
 impl ActivationOps for Flex {
     fn erf_gelu(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -93,11 +90,7 @@ impl ActivationOps for Flex {
         let from = both.storage::<f32>();
         let mut out = zeros(from.len() / 2);
         form.curve().gate_halves(from, d, &mut out);
-        let mut dims: Vec<usize> = both.shape().iter().copied().collect();
-        if let Some(last) = dims.last_mut() {
-            *last = d;
-        }
-        tensor(out, Shape::from(dims))
+        tensor(out, with_width(&both, d))
     }
 
     fn gated_halves_backward(

@@ -2,7 +2,7 @@
 
 use burn::{
     backend::flex::{Flex, FlexTensor},
-    tensor::{Shape, TensorMetadata, ops::FloatTensor},
+    tensor::{TensorMetadata, ops::FloatTensor},
 };
 
 use vblora_kernels::{
@@ -15,7 +15,7 @@ use super::{PositionOps, RelativeTables, RotarySettings, Texts, default};
 use crate::backend::{
     AttentionSettings,
     attention::flex::{unpadded_ranges, vector},
-    flex::{in_place, is_f32, tensor, width},
+    flex::{in_place, is_f32, tensor, width, with_width},
 };
 
 impl PositionOps for Flex {
@@ -123,15 +123,6 @@ impl PositionOps for Flex {
         let found = found.map(|values| tensor(values, grad.shape()));
         (found, RelativeTables { of_query, of_key })
     }
-}
-
-/// The shape of a tensor with another last dimension.
-fn with_width(x: &FlexTensor, d: usize) -> Shape {
-    let mut dims = x.shape().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = d;
-    }
-    Shape::from(dims)
 }
 
 /// Where the sequences of a batch are, and the mask of their keys.
