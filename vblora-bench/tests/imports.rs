@@ -82,6 +82,7 @@ const MODELS: Layers = &[
 
 const KERNELS: Layers = &[
     (&["rng"], "numbers from a key"),
+    (&["numbers"], "floats as files hold them"),
     (&["loops"], "rows to threads, and functions of one number"),
     (&["aligned"], "memory for vector registers"),
     (&["tile"], "sums in registers"),

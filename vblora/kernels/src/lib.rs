@@ -15,13 +15,14 @@ mod loops;
 pub mod mix;
 pub mod nf4;
 pub mod norm;
+pub mod numbers;
 pub mod rng;
 pub mod rotary;
 mod tile;
 
 use aligned::Aligned;
-pub use loops::zeros;
 use loops::{
     LANES, PARALLEL_FROM, each, each_row_with, each_with, erf, exp, largest, over_rows, padded,
     run_length, sum_of,
 };
+pub use loops::{transposed, zeros};

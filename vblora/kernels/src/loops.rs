@@ -71,6 +71,24 @@ pub(crate) fn run_length(len: usize, row: usize) -> usize {
     rows.div_ceil(2 * rayon::current_num_threads()).max(1) * row
 }
 
+/// A matrix `[rows, columns]` with rows and columns exchanged.
+pub fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    /// Rows and columns of a tile that fits the first-level cache.
+    const TILE: usize = 32;
+    let rows = values.len().checked_div(columns).unwrap_or(0);
+    let mut turned = vec![0.0; rows * columns];
+    for i0 in (0..rows).step_by(TILE) {
+        for j0 in (0..columns).step_by(TILE) {
+            for i in i0..(i0 + TILE).min(rows) {
+                for j in j0..(j0 + TILE).min(columns) {
+                    turned[j * rows + i] = values[i * columns + j];
+                }
+            }
+        }
+    }
+    turned
+}
+
 /// `len` zeros, written by all threads. Reused memory must be cleared, and one thread alone would hold up the others.
 pub fn zeros(len: usize) -> Vec<f32> {
     /// Values that are written at once.
@@ -166,6 +184,19 @@ pub(crate) fn padded(n: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn transposing_moves_every_element() {
+        let (rows, columns) = (37, 70);
+        let matrix: Vec<f32> = (0..rows * columns).map(|i| i as f32).collect();
+        let turned = transposed(&matrix, columns);
+        assert!(
+            (0..rows)
+                .all(|i| { (0..columns).all(|j| turned[j * rows + i] == matrix[i * columns + j]) })
+        );
+        assert_eq!(transposed(&turned, rows), matrix);
+        assert!(transposed(&[], 3).is_empty() && transposed(&[], 0).is_empty());
+    }
 
     #[test]
     fn exp_and_erf_are_right_to_rounding() {

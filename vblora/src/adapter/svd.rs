@@ -1,6 +1,7 @@
 //! The truncated singular value decomposition, on the host in f64.
 
 use nalgebra::{DMatrix, SymmetricEigen};
+use vblora_kernels::transposed;
 
 /// The leading r singular triplets of a weight `[d_in, d_out]`, whose transpose is `U S V^T`.
 #[derive(Debug)]
@@ -66,11 +67,6 @@ pub(super) fn truncated(
         b.extend(u.iter().map(|u| (u * of_u * sign) as f32));
     }
     Ok(Truncated { a, b })
-}
-
-fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-    let column = |j: usize| values.iter().skip(j).step_by(columns).copied();
-    (0..columns).flat_map(column).collect()
 }
 
 /// The products of all pairs of `n` rows.

@@ -1,7 +1,7 @@
 //! Stored values to f32, and back.
 
-use half::{bf16, f16};
 use safetensors::Dtype;
+use vblora_kernels::numbers::{self, Float, first_not_finite};
 
 /// Little-endian values of a tensor as f32.
 ///
@@ -9,18 +9,13 @@ use safetensors::Dtype;
 /// The cause alone. A value that is not finite (or an f64 too large for f32) is an error. Such a weight would turn every output into NaN,
 /// far from the cause.
 pub fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
-    let values: Vec<f32> = match dtype {
-        Dtype::F32 => map(bytes, f32::from_le_bytes),
-        Dtype::F16 => map(bytes, |value| f16::from_le_bytes(value).to_f32()),
-        Dtype::BF16 => map(bytes, |value| bf16::from_le_bytes(value).to_f32()),
-        Dtype::F64 => map(bytes, |value| f64::from_le_bytes(value) as f32),
-        other => {
-            return Err(format!(
-                "type {other} cannot be a weight here; expected F32, F16, BF16 or F64"
-            ));
-        }
+    let Some(float) = float(dtype) else {
+        return Err(format!(
+            "type {dtype} cannot be a weight here; expected F32, F16, BF16 or F64"
+        ));
     };
-    match values.iter().position(|value| !value.is_finite()) {
+    let values = numbers::to_f32(float, bytes);
+    match first_not_finite(&values) {
         None => Ok(values),
         Some(at) => Err(format!("value {at} is not finite: {}", values[at])),
     }
@@ -31,22 +26,12 @@ pub fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
 /// # Errors
 /// The cause alone: another type, a value that is not finite in this one.
 pub fn from_f32(dtype: Dtype, values: &[f32]) -> Result<Vec<u8>, String> {
-    let (bytes, is_finite): (Vec<u8>, fn(f32) -> bool) = match dtype {
-        Dtype::F32 => (unmap(values, f32::to_le_bytes), f32::is_finite),
-        Dtype::F16 => (
-            unmap(values, |value| f16::from_f32(value).to_le_bytes()),
-            |value| f16::from_f32(value).is_finite(),
-        ),
-        Dtype::BF16 => (
-            unmap(values, |value| bf16::from_f32(value).to_le_bytes()),
-            |value| bf16::from_f32(value).is_finite(),
-        ),
-        other => return Err(format!("type {other}; expected F32, F16 or BF16")),
+    let float = match float(dtype) {
+        Some(float) if float != Float::F64 => float,
+        _ => return Err(format!("type {dtype}; expected F32, F16 or BF16")),
     };
-    match values.iter().find(|value| !is_finite(**value)) {
-        None => Ok(bytes),
-        Some(value) => Err(format!("{value} is not finite as {dtype}")),
-    }
+    numbers::from_f32(float, values)
+        .map_err(|at| format!("{} is not finite as {dtype}", values[at]))
 }
 
 /// Little-endian integers of a tensor, none negative, as u32: the types in which top-k indices are found.
@@ -79,8 +64,14 @@ fn map<T, const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> 
     chunks.iter().map(|&chunk| value(chunk)).collect()
 }
 
-fn unmap<const N: usize>(values: &[f32], bytes: impl Fn(f32) -> [u8; N]) -> Vec<u8> {
-    values.iter().flat_map(|&value| bytes(value)).collect()
+fn float(dtype: Dtype) -> Option<Float> {
+    match dtype {
+        Dtype::F16 => Some(Float::F16),
+        Dtype::BF16 => Some(Float::Bf16),
+        Dtype::F32 => Some(Float::F32),
+        Dtype::F64 => Some(Float::F64),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

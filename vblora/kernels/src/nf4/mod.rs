@@ -15,6 +15,8 @@ pub use codebook::{NF4, scale_map};
 pub use decode::ScalesView;
 pub use quantise::scale_codes;
 
+use crate::numbers::first_not_finite;
+
 /// Values that share a scale, when this library quantises.
 pub const BLOCK: usize = 64;
 
@@ -217,7 +219,7 @@ pub fn bytes(values: usize, double: bool) -> usize {
 }
 
 fn finite(part: &str, values: &[f32]) -> Result<(), String> {
-    match values.iter().position(|value| !value.is_finite()) {
+    match first_not_finite(values) {
         None => Ok(()),
         Some(at) => Err(format!("{part}: value {at} is not finite ({})", values[at])),
     }

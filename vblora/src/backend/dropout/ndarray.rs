@@ -8,16 +8,15 @@ use burn::{
     },
 };
 
-use vblora_kernels::dropout::Mask;
+use vblora_kernels::dropout::{Mask, drop_out};
 
 use super::DropoutOps;
 
 impl DropoutOps for NdArray {
     fn dropout(x: FloatTensor<Self>, key: u64, p: f64) -> FloatTensor<Self> {
         let (mask, shape) = (Mask::new(key, p), x.shape());
-        let values: Vec<f32> = (0..shape.num_elements() as u32)
-            .map(|i| mask.value(i))
-            .collect();
+        let mut values = vec![1.0; shape.num_elements()];
+        drop_out(&mask, &mut values);
         Self::float_mul(x, NdArrayTensor::from_data(TensorData::new(values, shape)))
     }
 }
