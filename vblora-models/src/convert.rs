@@ -376,16 +376,32 @@ impl Change {
         }
     }
 
-    /// The tensors in place of one of the file's, of elements of `size` bytes alone. Larger elements come first in a file, so that all are
-    /// aligned.
-    fn parts(&self, checkpoint: &Checkpoint, name: &str, size: usize) -> Result<Vec<Part>> {
-        let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
-        let bits = 8 * size;
+    /// The size of the larger elements among the tensors in place of one of the file's, and the bytes of these tensors. All others of the
+    /// tensors have elements of one byte.
+    fn room(&self, checkpoint: &Checkpoint, name: &str) -> Result<(usize, usize)> {
+        let (_, entry) = checkpoint.find(name).expect("a name of the checkpoint");
         match &self.form {
             Form::Quantised { double } if self.maps.contains_key(name) => {
-                if ![1, 4].contains(&size) {
-                    return Ok(Vec::new());
-                }
+                let values = self.maps[name].iter().product();
+                Ok((4, four_bit::float_bytes(values, *double)))
+            }
+            Form::Decoded { dtype } if checkpoint.is_4_bit(name) => {
+                let (shape, said) = checkpoint.described(name)?;
+                let size = size_of(dtype.map_or(said, DecodedDtype::stored));
+                Ok((size, size * shape.iter().product::<usize>()))
+            }
+            Form::Decoded { .. } if checkpoint.is_part(name) => Ok((1, 0)),
+            Form::Quantised { .. } | Form::Decoded { .. } => {
+                Ok((size_of(entry.dtype), entry.bytes.len()))
+            }
+        }
+    }
+
+    /// The tensors in place of one of the file's.
+    fn parts(&self, checkpoint: &Checkpoint, name: &str) -> Result<Vec<Part>> {
+        let (shard, entry) = checkpoint.find(name).expect("a name of the checkpoint");
+        match &self.form {
+            Form::Quantised { double } if self.maps.contains_key(name) => {
                 let out_in = self.maps[name];
                 let [d_out, d_in] = out_in;
                 let shape = match self.is_conv1d {
@@ -394,15 +410,11 @@ impl Change {
                 };
                 let values = self.turned(checkpoint.values(name, &shape)?);
                 let host = Nf4Host::quantise(&values.values, out_in, *double);
-                let all = four_bit::parts(name, &host, torch_name(entry.dtype)).into_iter();
-                Ok(all.filter(|part| part.dtype.bitsize() == bits).collect())
+                Ok(four_bit::parts(name, &host, torch_name(entry.dtype)))
             }
             Form::Decoded { dtype } if checkpoint.is_4_bit(name) => {
                 let (shape, said) = checkpoint.described(name)?;
                 let stored = dtype.map_or(said, DecodedDtype::stored);
-                if stored.bitsize() != bits {
-                    return Ok(Vec::new());
-                }
                 let values = self.turned(HostTensor {
                     values: checkpoint.read_nf4(name, &shape)?.dequantise(),
                     shape,
@@ -417,19 +429,19 @@ impl Change {
                 }])
             }
             Form::Decoded { .. } if checkpoint.is_part(name) => Ok(Vec::new()),
-            Form::Quantised { .. } | Form::Decoded { .. } => {
-                if entry.dtype.bitsize() != bits {
-                    return Ok(Vec::new());
-                }
-                Ok(vec![Part {
-                    name: name.to_owned(),
-                    dtype: entry.dtype,
-                    shape: entry.shape.clone(),
-                    bytes: shard.bytes(entry)?.into_owned(),
-                }])
-            }
+            Form::Quantised { .. } | Form::Decoded { .. } => Ok(vec![Part {
+                name: name.to_owned(),
+                dtype: entry.dtype,
+                shape: entry.shape.clone(),
+                bytes: shard.bytes(entry)?.into_owned(),
+            }]),
         }
     }
+}
+
+/// Bytes of an element; one for elements of less than a byte.
+fn size_of(dtype: Dtype) -> usize {
+    (dtype.bitsize() / 8).max(1)
 }
 
 fn error(shard: &Shard, tensor: &str, problem: String) -> Error {
@@ -518,12 +530,18 @@ fn io_error(path: &Path, cause: io::Error) -> Error {
     .into()
 }
 
+/// Sizes of elements in the order in which a file has them, so that all are aligned.
+const SIZES: [usize; 4] = [8, 4, 2, 1];
+
 /// A safetensors file that is written tensor by tensor. Room for its header is left in front, and filled at the end.
 struct ShardWriter {
     path: PathBuf,
     out: BufWriter<File>,
     header: Map<String, Value>,
-    bytes: usize,
+    /// Where the first tensor begins in the file.
+    data: usize,
+    /// Where the next tensor of each of [`SIZES`] begins, from the first one.
+    next: [usize; SIZES.len()],
 }
 
 struct Written {
@@ -541,55 +559,69 @@ impl ShardWriter {
         // A map becomes six tensors at most.
         let per_name = |name: &String| 6 * (name.len() + LINE);
         let room = (LINE + names.iter().map(per_name).sum::<usize>()).next_multiple_of(8);
+        let mut next = [0; SIZES.len()];
+        for name in names {
+            let (size, bytes) = change.room(checkpoint, name)?;
+            for (next, other) in next.iter_mut().zip(SIZES) {
+                *next += if size > other { bytes } else { 0 };
+            }
+        }
         let file = File::create_new(path).map_err(|cause| io_error(path, cause))?;
         let mut writer = Self {
             path: path.to_owned(),
             out: BufWriter::new(file),
             // transformers refuses a file without this entry.
             header: Map::from_iter([("__metadata__".to_owned(), json!({"format": "pt"}))]),
-            bytes: 0,
+            data: 8 + room,
+            next,
         };
-        writer.put(&vec![b' '; 8 + room])?;
-        for size in [8, 4, 2, 1] {
-            for name in names {
-                for part in change.parts(checkpoint, name, size)? {
-                    writer.part(part)?;
-                }
+        for name in names {
+            for part in change.parts(checkpoint, name)? {
+                writer.part(part)?;
             }
         }
-        writer.finish(room)
+        assert_eq!(
+            writer.next[..3],
+            [next[1], next[2], next[3]],
+            "room for tensors"
+        );
+        writer.finish()
     }
 
     fn part(&mut self, part: Part) -> Result<()> {
-        let end = self.bytes + part.bytes.len();
+        let size = size_of(part.dtype);
+        let class = SIZES.iter().position(|&other| other == size);
+        let next = &mut self.next[class.expect("a power of two up to 8")];
+        let begin = *next;
+        let end = begin + part.bytes.len();
+        *next = end;
         let dtype = serde_json::to_value(part.dtype).expect("a dtype is a text");
-        let line = json!({
-            "dtype": dtype, "shape": part.shape, "data_offsets": [self.bytes, end],
-        });
+        let line = json!({"dtype": dtype, "shape": part.shape, "data_offsets": [begin, end]});
         self.header.insert(part.name, line);
-        self.bytes = end;
-        self.put(&part.bytes)
+        self.put(self.data + begin, &part.bytes)
     }
 
-    fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        let done = self.out.write_all(bytes);
+    fn put(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
+        let done = self
+            .out
+            .seek(SeekFrom::Start(at as u64))
+            .and_then(|_| self.out.write_all(bytes));
         done.map_err(|cause| io_error(&self.path, cause))
     }
 
-    fn finish(mut self, room: usize) -> Result<Written> {
+    fn finish(mut self) -> Result<Written> {
+        let room = self.data - 8;
         let mut text = serde_json::to_vec(&self.header).expect("texts and numbers");
         assert!(text.len() <= room, "room for the header");
         text.resize(room, b' ');
-        let start = self.out.seek(SeekFrom::Start(0));
-        start.map_err(|cause| io_error(&self.path, cause))?;
-        self.put(&(room as u64).to_le_bytes())?;
-        self.put(&text)?;
+        self.put(0, &(room as u64).to_le_bytes())?;
+        self.put(8, &text)?;
         let flushed = self.out.flush();
         flushed.map_err(|cause| io_error(&self.path, cause))?;
         self.header.remove("__metadata__");
         Ok(Written {
             names: self.header.into_iter().map(|(name, _)| name).collect(),
-            bytes: self.bytes,
+            bytes: self.next[SIZES.len() - 1],
         })
     }
 }

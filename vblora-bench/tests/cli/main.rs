@@ -11,6 +11,7 @@ mod shell;
 mod e2e;
 mod merge;
 mod plan;
+mod quantised;
 mod saved;
 mod sweep;
 mod usage;

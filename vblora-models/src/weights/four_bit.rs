@@ -6,7 +6,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use safetensors::Dtype;
 use serde::{Deserialize, de::IgnoredAny};
 use vblora::{
-    nf4::{NESTED_BLOCK, Nf4Host, Nf4Scales, QUANT_STATE, block_count},
+    nf4::{BLOCK, NESTED_BLOCK, NF4, Nf4Host, Nf4Scales, QUANT_STATE, block_count},
     storage::{Entry, strict_json, to_f32},
 };
 
@@ -97,6 +97,18 @@ pub(crate) struct Part {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
     pub(crate) bytes: Vec<u8>,
+}
+
+/// Bytes of those [`parts`] of a matrix of so many values that are of f32.
+pub(crate) fn float_bytes(values: usize, double: bool) -> usize {
+    const CODE: usize = NF4.len();
+    const NESTED_MAP: usize = 1 << u8::BITS;
+    let blocks = values.div_ceil(BLOCK);
+    let scales = match double {
+        true => NESTED_MAP + blocks.div_ceil(NESTED_BLOCK),
+        false => blocks,
+    };
+    size_of::<f32>() * (CODE + scales)
 }
 
 /// The tensors of a matrix in 4 bits. `dtype` is torch's name of the type that it was quantised from.

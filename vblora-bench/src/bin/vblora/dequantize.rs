@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use vblora_models::{DecodedDtype, ModelFiles, dequantize};
+use vblora_bench::commands::models::find;
+use vblora_models::{DecodedDtype, dequantize};
 
 /// Write a model whose maps are in 4 bits with those maps in floats
 ///
@@ -15,24 +16,27 @@ use vblora_models::{DecodedDtype, ModelFiles, dequantize};
 vblora dequantize path/to/llama-nf4 path/to/llama
 vblora dequantize path/to/llama-nf4 path/to/llama --dtype f32")]
 pub(crate) struct Arguments {
-    /// The model: a directory with config.json and model.safetensors, or with shards and their index
-    from: PathBuf,
+    /// The model: a directory with config.json and model.safetensors, or with shards and their index; or a hub id
+    from: String,
     /// Directory to write; it must not exist
     to: PathBuf,
+    /// Hub revision: a branch, tag or commit
+    #[arg(long)]
+    revision: Option<String>,
     /// Number type of the decoded maps: f32, f16 or bf16 [default: the one that they were quantised from]
     #[arg(long)]
     dtype: Option<DecodedDtype>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
-    let files = ModelFiles::open(&arguments.from)?;
+    let files = find(&arguments.from, arguments.revision.as_deref())?;
     let done = dequantize(&files, &arguments.to, arguments.dtype)?;
     Ok(format!(
         "{} maps in floats; {} bytes of tensors became {}\n{} -> {}",
         done.maps,
         done.before,
         done.after,
-        arguments.from.display(),
+        arguments.from,
         arguments.to.display()
     ))
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use vblora_models::{ModelFiles, quantize};
+use vblora_bench::commands::models::find;
+use vblora_models::quantize;
 
 /// Write a model with its linear maps in 4 bits (NF4)
 ///
@@ -16,10 +17,14 @@ use vblora_models::{ModelFiles, quantize};
 vblora quantize path/to/llama path/to/llama-nf4
 vblora quantize path/to/llama path/to/llama-nf4 --keep down_proj,o_proj")]
 pub(crate) struct Arguments {
-    /// The model: a directory with config.json and model.safetensors, or with shards and their index
-    from: PathBuf,
+    /// The model: a directory with config.json and model.safetensors, or with shards and their index; a hub id; or bundled:roberta,
+    /// bundled:llama
+    from: String,
     /// Directory to write; it must not exist
     to: PathBuf,
+    /// Hub revision: a branch, tag or commit
+    #[arg(long)]
+    revision: Option<String>,
     /// Store the scales in f32 instead of 8 bits: 0.5625 bytes a weight instead of 0.516
     #[arg(long)]
     no_double_quant: bool,
@@ -29,7 +34,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
-    let files = ModelFiles::open(&arguments.from)?;
+    let files = find(&arguments.from, arguments.revision.as_deref())?;
     let double = !arguments.no_double_quant;
     let done = quantize(&files, &arguments.to, double, &arguments.keep)?;
     Ok(format!(
@@ -37,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         done.maps,
         done.before,
         done.after,
-        arguments.from.display(),
+        arguments.from,
         arguments.to.display()
     ))
 }
