@@ -378,21 +378,26 @@ impl Change {
 
     /// The size of the larger elements among the tensors in place of one of the file's, and the bytes of these tensors. All others of the
     /// tensors have elements of one byte.
+    ///
+    /// The count of values is that of the bytes in the file. A shape that says another is an error when the tensor is read.
     fn room(&self, checkpoint: &Checkpoint, name: &str) -> Result<(usize, usize)> {
         let (_, entry) = checkpoint.find(name).expect("a name of the checkpoint");
         match &self.form {
             Form::Quantised { double } if self.maps.contains_key(name) => {
-                let values = self.maps[name].iter().product();
+                let values = entry.shape.iter().product();
                 Ok((4, four_bit::float_bytes(values, *double)))
             }
             Form::Decoded { dtype } if checkpoint.is_4_bit(name) => {
                 let (shape, said) = checkpoint.described(name)?;
-                let size = size_of(dtype.map_or(said, DecodedDtype::stored));
-                Ok((size, size * shape.iter().product::<usize>()))
+                let size = element_size(dtype.map_or(said, DecodedDtype::stored));
+                // Two values share a byte, but for the last one of an odd count.
+                let is_odd = shape.iter().all(|n| n % 2 == 1);
+                let values = (2 * entry.bytes.len()).saturating_sub(usize::from(is_odd));
+                Ok((size, size * values))
             }
             Form::Decoded { .. } if checkpoint.is_part(name) => Ok((1, 0)),
             Form::Quantised { .. } | Form::Decoded { .. } => {
-                Ok((size_of(entry.dtype), entry.bytes.len()))
+                Ok((element_size(entry.dtype), entry.bytes.len()))
             }
         }
     }
@@ -440,7 +445,7 @@ impl Change {
 }
 
 /// Bytes of an element; one for elements of less than a byte.
-fn size_of(dtype: Dtype) -> usize {
+fn element_size(dtype: Dtype) -> usize {
     (dtype.bitsize() / 8).max(1)
 }
 
@@ -581,15 +586,15 @@ impl ShardWriter {
             }
         }
         assert_eq!(
-            writer.next[..3],
-            [next[1], next[2], next[3]],
+            writer.next[..SIZES.len() - 1],
+            next[1..],
             "room for tensors"
         );
         writer.finish()
     }
 
     fn part(&mut self, part: Part) -> Result<()> {
-        let size = size_of(part.dtype);
+        let size = element_size(part.dtype);
         let class = SIZES.iter().position(|&other| other == size);
         let next = &mut self.next[class.expect("a power of two up to 8")];
         let begin = *next;

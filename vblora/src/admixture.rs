@@ -1,6 +1,7 @@
 //! Top-k admixture (paper 3.2, equation 3.3): a sub-vector is a softmax mixture of the k bank vectors with the largest logits.
 
 use burn::tensor::{Int, Tensor, TensorPrimitive};
+use vblora_kernels::numbers::first_not_finite;
 
 use crate::{
     Error, Result,
@@ -78,7 +79,7 @@ pub(crate) fn mix<B: VbLoraBackend>(
 
 /// Refuses NaN and infinities in a row-major `[rows, columns]` tensor.
 pub(crate) fn check_finite(tensor: &str, columns: usize, values: &[f32]) -> Result<()> {
-    match values.iter().position(|v| !v.is_finite()) {
+    match first_not_finite(values) {
         Some(at) => Err(Error::NonFinite {
             tensor: tensor.into(),
             row: at / columns.max(1),
