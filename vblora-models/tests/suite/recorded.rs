@@ -19,10 +19,11 @@ use vblora_models::{
     HostTensor, Labels, ModelFiles, PaddedBatch, loss,
 };
 
+use super::recorded_decoders::assert_within;
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, number, rank_first},
-    products, values,
+    gradients, products, values,
 };
 
 type Ad<B> = Autodiff<B>;
@@ -369,17 +370,6 @@ fn head_tensors(form: HeadForm) -> impl Iterator<Item = String> {
     maps.into_iter().flatten().flat_map(of)
 }
 
-#[track_caller]
-fn assert_within(what: &str, found: &[f64], expected: &[f64], tolerance: f64) {
-    assert_eq!(found.len(), expected.len(), "{what}: number of values");
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        assert!(
-            (f - e).abs() <= tolerance,
-            "{what}[{i}]: expected {e}, found {f}"
-        );
-    }
-}
-
 fn check_case<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
     let adapter = case.adapter(device);
     check_counts(case);
@@ -473,12 +463,7 @@ fn check_output<B: VbLoraBackend>(
 ) -> Tensor<B, 2> {
     let input = EncoderInput::new(&case.batch(), model.config(), device);
     let found = head.forward(model.for_head(&input, factors), None);
-    assert_within(
-        name,
-        &values(found.clone()),
-        case.recorded.get(name),
-        products(1e-4),
-    );
+    assert_within(name, &values(found.clone()), case.recorded.get(name), 1e-4);
     found
 }
 
@@ -518,7 +503,7 @@ fn check_base<B: VbLoraBackend>(case: &Case<B>, device: &B::Device) {
         "base_loss",
         &values(loss(found, &case.labels())),
         case.recorded.get("base_loss"),
-        products(1e-5),
+        1e-5,
     );
 }
 
@@ -547,7 +532,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
             &format!("hidden.{n}"),
             &of_tokens(case, state),
             &of_tokens(case, expected),
-            products(1e-4),
+            1e-4,
         );
     }
     let output = head.forward(read, None);
@@ -555,14 +540,14 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
         "logits",
         &values(output.clone().inner()),
         recorded.get("logits"),
-        products(1e-4),
+        1e-4,
     );
     let loss = loss(output, &case.labels());
     assert_within(
         "loss",
         &values(loss.clone().inner()),
         recorded.get("loss"),
-        products(1e-5),
+        1e-5,
     );
     let mut grads = loss.backward();
     let mut compared = 0;
@@ -586,7 +571,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
             ("bias", values(bias)),
         ] {
             let name = name(part);
-            assert_close(&name, &found, recorded.get(&name), products(1e-4));
+            assert_close(&name, &found, recorded.get(&name), gradients(1e-4));
         }
         compared += 2;
     }
@@ -597,7 +582,7 @@ fn check_gradients<B: VbLoraBackend>(case: &Case<B>, adapter: &VbLora<Ad<B>>, de
         "grad of the bank",
         &bank,
         recorded.get("grad.base_model.vblora_vector_bank"),
-        products(1e-4),
+        gradients(1e-4),
     );
     compared +=
         1 + check_logit_gradients(case, &values(adapter.logits.val().grad(&grads).unwrap()));
@@ -624,7 +609,7 @@ fn check_logit_gradients<B: VbLoraBackend>(case: &Case<B>, found: &[f64]) -> usi
                 &what,
                 &found[span.clone()],
                 &expected[span.clone()],
-                products(1e-4),
+                gradients(1e-4),
             );
             (start, compared) = (span.end, compared + 1);
         }

@@ -32,7 +32,7 @@ const WORKSPACE_BYTES: usize = 32 << 20;
 /// The highest alignment that a kernel asks of its operands.
 const MAX_ALIGNMENT: u64 = 256;
 /// Products of fewer multiplications are over before the hand-over pays.
-const MIN_MULTIPLICATIONS: usize = 1 << 28;
+const MIN_MULTIPLICATIONS: usize = 1 << 23;
 
 /// `out = x weight + bias + narrow factor + added`, sums in f32.
 ///

@@ -10,7 +10,7 @@ use burn::{
     tensor::ops::FloatTensor,
 };
 
-use super::{ActivationOps, Gate, GeluForm, default};
+use super::{ActivationOps, Gate, GeluForm};
 use crate::backend::autodiff::register;
 
 impl<B: ActivationOps, C: CheckpointStrategy> ActivationOps for Autodiff<B, C> {
@@ -140,8 +140,7 @@ impl<B: ActivationOps> Backward<B, 1> for LogSoftmax {
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
-            let grad = default::row_log_softmax_backward::<B>(ops.state, grad);
-            grads.register::<B>(node.id, grad);
+            grads.register::<B>(node.id, B::row_log_softmax_backward(ops.state, grad));
         }
     }
 }

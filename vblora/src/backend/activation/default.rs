@@ -82,6 +82,11 @@ pub(in crate::backend) fn row_softmax_backward<B: Backend>(
     B::float_reshape(primitive(y * (grad - sum)), shape)
 }
 
+pub(super) fn row_log_softmax<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+    let last = x.shape().num_dims() - 1;
+    B::log_softmax(x, last)
+}
+
 /// `g - exp(log y) sum(g)` per row, given the output `log y`.
 pub(super) fn row_log_softmax_backward<B: Backend>(
     output: FloatTensor<B>,

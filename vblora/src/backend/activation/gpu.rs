@@ -1,4 +1,4 @@
-//! Activations on GPUs in one launch each. Softmax has one plane per row, the others one unit per element.
+//! Activations on GPUs in one launch each. Softmax has one plane per row, the others one unit per piece of elements.
 
 pub(in crate::backend) mod kernels;
 
@@ -41,7 +41,7 @@ where
     }
 
     fn row_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        softmax(&x).unwrap_or_else(|| default::row_softmax::<Self>(x))
+        softmax(&x, false).unwrap_or_else(|| default::row_softmax::<Self>(x))
     }
 
     fn row_softmax_backward(
@@ -49,8 +49,22 @@ where
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         match Rows::of(&[&output, &grad]) {
-            Some(rows) => softmax_backward(&output, grad, &rows),
+            Some(rows) => softmax_backward(&output, grad, &rows, false),
             None => default::row_softmax_backward::<Self>(output, grad),
+        }
+    }
+
+    fn row_log_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
+        softmax(&x, true).unwrap_or_else(|| default::row_log_softmax::<Self>(x))
+    }
+
+    fn row_log_softmax_backward(
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match Rows::of(&[&output, &grad]) {
+            Some(rows) => softmax_backward(&output, grad, &rows, true),
+            None => default::row_log_softmax_backward::<Self>(output, grad),
         }
     }
 
@@ -64,16 +78,16 @@ where
         form: Gate,
         grad: FloatTensor<Self>,
     ) -> [FloatTensor<Self>; 2] {
-        match Elements::of(&[&gate, &up, &grad]) {
+        match Elements::in_pieces(&[&gate, &up, &grad]) {
             Some(elements) => gated_backward([gate, up], &grad, form, elements),
             None => default::gated_backward::<Self>(gate, up, form, grad),
         }
     }
 }
 
-/// GELU in either form. Returns `None`, like its gradient and the gated unit below, if [`Elements::of`] does.
+/// GELU in either form. Returns `None`, like its gradient and the gated unit below, if [`Elements::in_pieces`] does.
 fn gelu<R: CubeRuntime>(x: &CubeTensor<R>, is_tanh: bool) -> Option<CubeTensor<R>> {
-    let elements = Elements::of(&[x])?;
+    let elements = Elements::in_pieces(&[x])?;
     let out = like(x);
     kernels::gelu_of_each::launch(
         &out.client,
@@ -82,6 +96,7 @@ fn gelu<R: CubeRuntime>(x: &CubeTensor<R>, is_tanh: bool) -> Option<CubeTensor<R
         array(x),
         array(&out),
         is_tanh,
+        elements.piece,
     );
     Some(out)
 }
@@ -91,7 +106,7 @@ fn gelu_backward<R: CubeRuntime>(
     grad: &CubeTensor<R>,
     is_tanh: bool,
 ) -> Option<CubeTensor<R>> {
-    let elements = Elements::of(&[x, grad])?;
+    let elements = Elements::in_pieces(&[x, grad])?;
     let out = like(x);
     kernels::gelu_backward_of_each::launch(
         &out.client,
@@ -101,6 +116,7 @@ fn gelu_backward<R: CubeRuntime>(
         array(grad),
         array(&out),
         is_tanh,
+        elements.piece,
     );
     Some(out)
 }
@@ -110,7 +126,7 @@ fn gated<R: CubeRuntime>(
     up: &CubeTensor<R>,
     form: Gate,
 ) -> Option<CubeTensor<R>> {
-    let elements = Elements::of(&[gate, up])?;
+    let elements = Elements::in_pieces(&[gate, up])?;
     let out = like(gate);
     kernels::gated_of_each::launch(
         &out.client,
@@ -120,6 +136,7 @@ fn gated<R: CubeRuntime>(
         array(up),
         array(&out),
         form == Gate::GeluTanh,
+        elements.piece,
     );
     Some(out)
 }
@@ -144,6 +161,7 @@ fn gated_backward<R: CubeRuntime>(
         d_gate,
         d_up,
         form == Gate::GeluTanh,
+        elements.piece,
     );
     let mut inputs = inputs.into_iter();
     outputs.map(|own| {
@@ -173,8 +191,8 @@ fn output<R: CubeRuntime>(
     }
 }
 
-/// Returns `None` if [`Rows::of`] does.
-fn softmax<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
+/// Softmax, or its logarithm. Returns `None` if [`Rows::of`] does.
+fn softmax<R: CubeRuntime>(x: &CubeTensor<R>, is_log: bool) -> Option<CubeTensor<R>> {
     let rows = Rows::of(&[x])?;
     let out = like(x);
     kernels::row_softmax::launch(
@@ -184,7 +202,10 @@ fn softmax<R: CubeRuntime>(x: &CubeTensor<R>) -> Option<CubeTensor<R>> {
         array(x),
         array(&out),
         rows.count,
-        rows.d,
+        rows.pieces(),
+        is_log,
+        rows.ahead(),
+        rows.piece,
     );
     Some(out)
 }
@@ -194,10 +215,15 @@ fn softmax_backward<R: CubeRuntime>(
     y: &CubeTensor<R>,
     grad: CubeTensor<R>,
     rows: &Rows,
+    is_log: bool,
 ) -> CubeTensor<R> {
     let own = in_place_of(&grad);
     let (input, out) = (array(&grad), output(&own, &grad, 1));
-    kernels::row_softmax_backward::launch(
+    let launch = match is_log {
+        true => kernels::row_log_softmax_backward::launch,
+        false => kernels::row_softmax_backward::launch,
+    };
+    launch(
         &y.client,
         rows.cubes(),
         rows.dim(),
@@ -205,7 +231,9 @@ fn softmax_backward<R: CubeRuntime>(
         input,
         out,
         rows.count,
-        rows.d,
+        rows.pieces(),
+        rows.ahead(),
+        rows.piece,
     );
     own.unwrap_or(grad)
 }

@@ -7,7 +7,7 @@ pub(super) mod flex;
 #[cfg(feature = "gpu")]
 pub(super) mod gpu;
 
-use burn::tensor::{TensorMetadata, backend::Backend, ops::FloatTensor};
+use burn::tensor::{backend::Backend, ops::FloatTensor};
 
 /// Activations, with backward passes that keep one tensor each.
 pub trait ActivationOps: Backend {
@@ -44,10 +44,18 @@ pub trait ActivationOps: Backend {
         default::row_softmax_backward::<Self>(output, grad)
     }
 
-    /// Log-softmax over the last dimension. Its gradient is `grad - softmax(x) sum(grad)`.
+    /// Log-softmax over the last dimension.
     fn row_log_softmax(x: FloatTensor<Self>) -> FloatTensor<Self> {
-        let last = x.shape().num_dims() - 1;
-        Self::log_softmax(x, last)
+        default::row_log_softmax::<Self>(x)
+    }
+
+    /// The gradient of [`row_log_softmax`](Self::row_log_softmax) given its output: `grad - exp(output) sum(grad)`. Called on the inner
+    /// backend only.
+    fn row_log_softmax_backward(
+        output: FloatTensor<Self>,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        default::row_log_softmax_backward::<Self>(output, grad)
     }
 
     /// A gated unit, `f(gate) up` (arXiv 2002.05202).

@@ -111,12 +111,14 @@ fn causal_softmax<R: CubeRuntime>(
         rows.count,
         heads,
         t,
-        all,
+        rows.pieces(),
         settings.offset,
         settings.window.unwrap_or(all).min(all),
         settings.cap.unwrap_or(1.0) as f32,
         first.is_some(),
         settings.cap.is_some(),
+        rows.ahead(),
+        rows.piece,
     );
     Some(out)
 }
@@ -124,56 +126,96 @@ fn causal_softmax<R: CubeRuntime>(
 /// Row `(item heads + head) t + i` has the scores of query i. The query sees the last `window` of the keys up to `offset + i`, from `first`
 /// on.
 #[cube(launch)]
-fn causal_row_softmax(
-    scores: &Array<f32>,
+fn causal_row_softmax<V: Size>(
+    scores: &Array<Vector<f32, V>>,
     first: &Array<i32>,
-    out: &mut Array<f32>,
+    out: &mut Array<Vector<f32, V>>,
     rows: usize,
     heads: usize,
     t: usize,
-    all: usize,
+    pieces: usize,
     offset: usize,
     window: usize,
     cap: f32,
     #[comptime] has_first: bool,
     #[comptime] has_cap: bool,
+    #[comptime] ahead: usize,
+    #[define(V)] _piece: usize,
 ) {
     let row = row();
     if row >= rows {
         terminate!();
     }
-    let (start, query) = (row * all, row % t);
+    let (start, query) = (row * pieces, row % t);
     let end = offset + query + 1;
     let mut begin = end - window.min(end);
     if has_first {
         let item = row / (heads * t);
         begin = begin.max(first[item * t + query] as usize);
     }
+    let plane = CUBE_DIM_X as usize;
+    // Only pieces with a key that is seen are read.
+    let (from, to) = (begin / V::value(), (end - 1) / V::value() + 1);
     // A query sees its own key.
-    let mut max = capped(scores[start + end - 1], cap, has_cap);
-    let mut j = begin + UNIT_POS_X as usize;
-    while j < end {
-        max = max.max(capped(scores[start + j], cap, has_cap));
-        j += CUBE_DIM_X as usize;
+    let own = scores[start + to - 1];
+    let mut max = capped(own[0], cap, has_cap);
+    #[unroll]
+    for i in 1..V::value() {
+        if (end - 1) % V::value() == i {
+            max = capped(own[i], cap, has_cap);
+        }
+    }
+    let mut j = from + UNIT_POS_X as usize;
+    while j < to {
+        #[unroll]
+        for i in 0..ahead {
+            let at = (j + i * plane).min(to - 1);
+            let piece = scores[start + at];
+            #[unroll]
+            for v in 0..V::value() {
+                let key = at * V::value() + v;
+                let score = capped(piece[v], cap, has_cap);
+                max = max.max(select(key >= begin && key < end, score, max));
+            }
+        }
+        j += ahead * plane;
     }
     let max = plane_max(max);
     let mut sum = 0.0f32;
-    j = UNIT_POS_X as usize;
-    while j < all {
-        let mut weight = 0.0f32;
-        if j >= begin && j < end {
-            weight = (capped(scores[start + j], cap, has_cap) - max).exp();
+    j = from + UNIT_POS_X as usize;
+    while j < to {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            let piece = scores[start + at.min(to - 1)];
+            #[unroll]
+            for v in 0..V::value() {
+                let key = at * V::value() + v;
+                let weight = (capped(piece[v], cap, has_cap) - max).exp();
+                sum += select(key >= begin && key < end, weight, 0.0f32);
+            }
         }
-        out[start + j] = weight;
-        sum += weight;
-        j += CUBE_DIM_X as usize;
+        j += ahead * plane;
     }
-    let sum = plane_sum(sum);
+    let inverse = 1.0f32 / plane_sum(sum);
     j = UNIT_POS_X as usize;
-    while j < all {
-        // Each unit reads what it wrote itself.
-        out[start + j] = out[start + j] / sum;
-        j += CUBE_DIM_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            if at < pieces {
+                let piece = scores[start + at.max(from).min(to - 1)];
+                let mut weights = Vector::<f32, V>::empty();
+                #[unroll]
+                for v in 0..V::value() {
+                    let key = at * V::value() + v;
+                    let weight = (capped(piece[v], cap, has_cap) - max).exp() * inverse;
+                    weights[v] = select(key >= begin && key < end, weight, 0.0f32);
+                }
+                out[start + at] = weights;
+            }
+        }
+        j += ahead * plane;
     }
 }
 

@@ -24,9 +24,9 @@ where
     }
 }
 
-/// Returns `None` if [`Elements::of`] does.
+/// Returns `None` if [`Elements::in_pieces`] does.
 fn dropped<R: CubeRuntime>(x: &CubeTensor<R>, mask: &Mask) -> Option<CubeTensor<R>> {
-    let elements = Elements::of(&[x])?;
+    let elements = Elements::in_pieces(&[x])?;
     let out = like(x);
     drop_out::launch(
         &out.client,
@@ -38,38 +38,46 @@ fn dropped<R: CubeRuntime>(x: &CubeTensor<R>, mask: &Mask) -> Option<CubeTensor<
         mask.rounds.iter().map(|&(_, plus)| plus).collect(),
         mask.threshold,
         mask.keep,
+        elements.piece,
     );
     Some(out)
 }
 
 /// The network of [`Mask`], with the multiplier and the addend of each round.
 #[cube(launch)]
-fn drop_out(
-    x: &Array<f32>,
-    out: &mut Array<f32>,
+fn drop_out<V: Size>(
+    x: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
     multipliers: Sequence<u32>,
     addends: Sequence<u32>,
     threshold: u32,
     keep: f32,
+    #[define(V)] _piece: usize,
 ) {
     let at = ABSOLUTE_POS;
     if at >= out.len() {
         terminate!();
     }
-    let index = u32::cast_from(at);
-    let mut left = index >> 16u32;
-    let mut right = index & 0xffffu32;
+    let x = x[at];
+    let mut y = Vector::<f32, V>::empty();
     #[unroll]
-    for round in 0..multipliers.len() {
-        let mixed = (right * multipliers[round] + addends[round]) >> 11u32;
-        let next = left ^ (mixed & 0xffffu32);
-        left = right;
-        right = next;
+    for i in 0..V::value() {
+        let index = u32::cast_from(at * V::value() + i);
+        let mut left = index >> 16u32;
+        let mut right = index & 0xffffu32;
+        #[unroll]
+        for round in 0..multipliers.len() {
+            let mixed = (right * multipliers[round] + addends[round]) >> 11u32;
+            let next = left ^ (mixed & 0xffffu32);
+            left = right;
+            right = next;
+        }
+        let mut value = x[i] * keep;
+        if right < threshold {
+            // As a product with the mask would have it, a value that is not finite stays so.
+            value = x[i] * 0.0f32;
+        }
+        y[i] = value;
     }
-    let mut value = x[at] * keep;
-    if right < threshold {
-        // As a product with the mask would have it, a value that is not finite stays so.
-        value = x[at] * 0.0f32;
-    }
-    out[at] = value;
+    out[at] = y;
 }

@@ -16,9 +16,9 @@ pub(in crate::backend) fn cast<R: CubeRuntime>(x: CubeTensor<R>, dtype: DType) -
     .unwrap_or_else(|| kernel::cast(x, dtype))
 }
 
-/// Returns `None` if [`Elements::of`] does.
+/// Returns `None` if [`Elements::in_pieces`] does.
 fn rounded<R: CubeRuntime>(x: &CubeTensor<R>, dtype: DType) -> Option<CubeTensor<R>> {
-    let elements = Elements::of(&[x])?;
+    let elements = Elements::in_pieces(&[x])?;
     let out = empty_of(x, x.meta.shape().clone(), dtype);
     round_each::launch(
         &out.client,
@@ -27,15 +27,21 @@ fn rounded<R: CubeRuntime>(x: &CubeTensor<R>, dtype: DType) -> Option<CubeTensor
         array(x),
         array(&out),
         dtype.into(),
+        elements.piece,
     );
     Some(out)
 }
 
 #[cube(launch)]
-fn round_each<Y: Float>(x: &Array<f32>, out: &mut Array<Y>, #[define(Y)] _dtype: StorageType) {
+fn round_each<Y: Float, V: Size>(
+    x: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<Y, V>>,
+    #[define(Y)] _dtype: StorageType,
+    #[define(V)] _piece: usize,
+) {
     let at = ABSOLUTE_POS;
     if at >= out.len() {
         terminate!();
     }
-    out[at] = Y::cast_from(x[at]);
+    out[at] = Vector::cast_from(x[at]);
 }

@@ -25,8 +25,10 @@ const TILE: usize = 128;
 const SHARED_BYTES: usize = 3 * 2 * TILE * 128;
 /// Bytes of one copy, to which tensors are aligned.
 const PIECE_BYTES: usize = 16;
-/// The smallest dimension for which tiles pay.
-const MIN_SIZE: usize = 64;
+/// The fewest columns for which tiles pay.
+const MIN_COLUMNS: usize = 64;
+/// The fewest rows for which they do. With 16 rows of RoBERTa-base, Burn's product takes 55 us on an H100.
+const MIN_ROWS: usize = 16;
 
 /// The term that a product adds to its output: `narrow factor`, in f32.
 ///
@@ -62,8 +64,8 @@ pub(in crate::backend) fn tensor_core_product_onto<R: CubeRuntime>(
 ) -> Option<CubeTensor<R>> {
     let ([rows, inner], [_, columns]) = (x.meta.shape().dims(), weight.meta.shape().dims());
     let element = Element::of(x.dtype)?;
-    let fits = (MIN_SIZE..=TILE * MAX_CUBES).contains(&rows)
-        && columns >= MIN_SIZE
+    let fits = (MIN_ROWS..=TILE * MAX_CUBES).contains(&rows)
+        && columns >= MIN_COLUMNS
         && columns.is_multiple_of(PIECE_BYTES / 2)
         && inner.is_multiple_of(element.depth())
         && [bias, added]

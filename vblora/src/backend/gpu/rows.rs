@@ -5,12 +5,17 @@ use burn::tensor::DType;
 use burn_cubecl::{CubeRuntime, tensor::CubeTensor};
 use cubecl::prelude::*;
 
-use super::{MAX_CUBES, PLANES, empty, fixed_plane};
+use super::{MAX_CUBES, PLANES, elements::piece_of, empty, fixed_plane};
+
+/// The most pieces of a row that a unit asks for before it waits for the first of them.
+const MAX_AHEAD: usize = 8;
 
 /// The rows of some tensors of one shape `[.., d]`, and planes for them.
 pub(in crate::backend) struct Rows {
     pub(in crate::backend) count: usize,
     pub(in crate::backend) d: usize,
+    /// Values that a unit reads at once, a divisor of d.
+    pub(in crate::backend) piece: usize,
     plane: u32,
 }
 
@@ -22,9 +27,12 @@ impl Rows {
         let elements = first.meta.num_elements();
         let is_f32 = tensors.iter().all(|tensor| tensor.dtype == DType::F32);
         (is_f32 && elements > 0).then_some(())?;
+        let wide = tensors.iter().copied();
+        let wide = wide.filter(|tensor| tensor.meta.shape().last() == Some(&d));
         Some(Self {
             count: elements / d,
             d,
+            piece: piece_of(wide),
             plane: fixed_plane(&first.client)?,
         })
     }
@@ -32,6 +40,16 @@ impl Rows {
     /// Planes for as many rows in place of the tensors'.
     pub(in crate::backend) fn with_count(self, count: usize) -> Self {
         Self { count, ..self }
+    }
+
+    /// Pieces of a row.
+    pub(in crate::backend) fn pieces(&self) -> usize {
+        self.d / self.piece
+    }
+
+    /// Pieces that a unit asks for at a time.
+    pub(in crate::backend) fn ahead(&self) -> usize {
+        ahead(self.pieces(), self.plane)
     }
 
     pub(in crate::backend) fn cubes(&self) -> CubeCount {
@@ -45,6 +63,11 @@ impl Rows {
     }
 }
 
+/// The pieces of a row that each unit of a plane asks for before it waits for the first of them.
+pub(in crate::backend) fn ahead(pieces: usize, plane: u32) -> usize {
+    pieces.div_ceil(plane as usize).min(MAX_AHEAD)
+}
+
 /// A tensor of the same shape, its values not yet written.
 pub(in crate::backend) fn like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTensor<R> {
     empty(tensor, tensor.meta.shape().clone())
@@ -54,4 +77,21 @@ pub(in crate::backend) fn like<R: CubeRuntime>(tensor: &CubeTensor<R>) -> CubeTe
 #[cube]
 pub(in crate::backend) fn row() -> usize {
     CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize
+}
+
+/// The sum of a piece's values.
+#[cube]
+pub(in crate::backend) fn total<V: Size>(piece: Vector<f32, V>) -> f32 {
+    let mut sum = piece[0];
+    #[unroll]
+    for i in 1..V::value() {
+        sum += piece[i];
+    }
+    sum
+}
+
+/// A piece of zeros.
+#[cube]
+pub(in crate::backend) fn zeros<V: Size>() -> Vector<f32, V> {
+    Vector::cast_from(0.0f32)
 }

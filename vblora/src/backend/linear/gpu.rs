@@ -1,6 +1,7 @@
 //! Linear maps on GPUs. Products run on tensor cores if the device has them, and a low-rank update has kernels of its own.
 
-pub(in crate::backend) mod kernels;
+mod kernels;
+pub(in crate::backend) mod narrow;
 
 use burn::tensor::{
     DType, Shape, Slice,
@@ -10,22 +11,16 @@ use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     tensor::CubeTensor,
 };
-use cubecl::{CubeCount, CubeDim, calculate_cube_count_elemwise, prelude::ArrayArg};
+use cubecl::{CubeDim, calculate_cube_count_elemwise, prelude::ArrayArg};
 
+use self::narrow::{MAX_RANK, Narrow};
 use super::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update, default, nf4};
 use crate::backend::gpu::{
-    MAX_CUBES, PLANES, array,
+    array,
     cast::cast,
-    empty, fixed_plane,
+    empty,
     product::{RankUpdate, tensor_core_product, tensor_core_product_onto},
 };
-
-/// The highest rank whose sums fit in a unit's registers. A higher one is no longer narrow and is left to matrix products.
-pub(in crate::backend) const MAX_RANK: usize = 16;
-/// Columns of a cube that sums over rows: 32 bytes, the size of one memory access.
-pub(in crate::backend) const SUM_COLUMNS: usize = 8;
-/// The most units of a cube that sums over rows.
-const SUM_UNITS: usize = 512;
 
 impl<R, F, I, T> LinearOps for CubeBackend<R, F, I, T>
 where
@@ -58,11 +53,11 @@ where
         map: FrozenMap<Self>,
         update: Update<FloatTensor<Self>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let Some(plane) = narrow_plane(&x, &update) else {
+        let Some(kernels) = narrow_of(&x, &update) else {
             return default::adapted_linear::<Self>(x, map, update);
         };
         let held = map.weight.dtype();
-        let narrow = narrow_product(x.clone(), update.down, update.scale, plane);
+        let narrow = product(&kernels, &x, &turned(&update.down), update.scale);
         let update = RankUpdate {
             narrow: narrow.clone(),
             factor: update.up,
@@ -81,11 +76,12 @@ where
         [down, up]: [FloatTensor<Self>; 2],
         scales: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
-        let Some(plane) = plane_size(&x, [&down, &up]) else {
-            return default::stacked_linear::<Self>(x, map, [down, up], scales);
-        };
-        let held = map.weight.dtype();
         let columns = scales.meta.shape()[1];
+        let first = Narrow::of(&x, columns.min(MAX_RANK), [&down, &up].into_iter(), 1);
+        if first.is_none() {
+            return default::stacked_linear::<Self>(x, map, [down, up], scales);
+        }
+        let held = map.weight.dtype();
         let of_columns = |tensor: &FloatTensor<Self>, start: usize| {
             let piece = start..columns.min(start + MAX_RANK);
             let rows = tensor.meta.shape()[0];
@@ -93,7 +89,11 @@ where
         };
         let up = Self::float_swap_dims(up, 0, 1);
         let piece = |start: usize| {
-            let narrow = narrow_product(x.clone(), of_columns(&down, start), 1.0, plane);
+            let down = of_columns(&down, start);
+            let rank = down.meta.shape()[1];
+            let kernels = Narrow::of(&x, rank, [&down].into_iter(), 1);
+            let kernels = kernels.expect("they took the first columns");
+            let narrow = product(&kernels, &x, &turned(&down), 1.0);
             let narrow = Self::float_mul(narrow, of_columns(&scales, start));
             let factor = Self::float_swap_dims(of_columns(&up, start), 0, 1);
             RankUpdate {
@@ -115,16 +115,16 @@ where
         grad: FloatTensor<Self>,
         needs_x: bool,
     ) -> AdaptedGradients<FloatTensor<Self>> {
-        let Some(plane) = narrow_plane(&x, &update) else {
+        let Some(kernels) = narrow_of(&x, &update) else {
             return default::adapted_linear_backward::<Self>(
                 x, weight, update, narrow, grad, needs_x,
             );
         };
         let grad = into_contiguous(grad);
-        let up = row_sums(grad.clone(), narrow);
+        let up = row_sums(&kernels, &grad, &narrow);
         let transposed = |tensor| Self::float_swap_dims(tensor, 0, 1);
-        let d_narrow = narrow_product(grad.clone(), transposed(update.up), update.scale, plane);
-        let down = row_sums(x, d_narrow.clone());
+        let d_narrow = product(&kernels, &grad, &update.up, update.scale);
+        let down = row_sums(&kernels, &x, &d_narrow);
         let x = needs_x.then(|| {
             let grad = cast(grad, weight.dtype());
             let map = FrozenMap::dense(transposed(weight.into_dense()), None);
@@ -142,19 +142,44 @@ where
     }
 }
 
-/// [`plane_size`], if the kernels support the rank.
-fn narrow_plane<R: CubeRuntime>(x: &CubeTensor<R>, update: &Update<CubeTensor<R>>) -> Option<u32> {
-    let size = plane_size(x, [&update.down, &update.up])?;
-    (update.down.meta.shape()[1] <= MAX_RANK).then_some(size)
+/// The narrow products of an update. Returns `None` if the kernels do not take these tensors.
+fn narrow_of<R: CubeRuntime>(x: &CubeTensor<R>, update: &Update<CubeTensor<R>>) -> Option<Narrow> {
+    let factors = [&update.down, &update.up];
+    Narrow::of(x, update.up.meta.shape()[0], factors.into_iter(), 1)
 }
 
-/// The device's plane size, if it has one size and the kernels take these tensors.
-fn plane_size<R: CubeRuntime>(x: &CubeTensor<R>, factors: [&CubeTensor<R>; 2]) -> Option<u32> {
-    let size = fixed_plane(&x.client)?;
-    let is_f32 = factors.iter().chain([&x]).all(|t| t.dtype == DType::F32);
-    let rows = x.meta.shape()[0];
-    let is_filled = [x, factors[0]].iter().all(|t| t.meta.num_elements() > 0);
-    (is_f32 && is_filled && rows <= MAX_CUBES * PLANES as usize).then_some(size)
+/// `scale * x factor^T`
+///
+/// # Shapes
+/// - x: `[n, d]`, factor: `[r, d]`; output: `[n, r]`
+fn product<R: CubeRuntime>(
+    kernels: &Narrow,
+    x: &CubeTensor<R>,
+    factor: &CubeTensor<R>,
+    scale: f64,
+) -> CubeTensor<R> {
+    let mut found = kernels.products([(x, factor)].into_iter(), scale);
+    found.next().expect("there is a pair")
+}
+
+/// `narrow^T wide`
+///
+/// # Shapes
+/// - wide: `[n, p]`, narrow: `[n, r]`; output: `[r, p]`
+fn row_sums<R: CubeRuntime>(
+    kernels: &Narrow,
+    wide: &CubeTensor<R>,
+    narrow: &CubeTensor<R>,
+) -> CubeTensor<R> {
+    let mut found = kernels.row_sums([(wide, narrow)].into_iter());
+    found.next().expect("there is a pair")
+}
+
+/// A matrix with its dimensions swapped, not moved.
+pub(in crate::backend) fn turned<R: CubeRuntime>(matrix: &CubeTensor<R>) -> CubeTensor<R> {
+    let mut matrix = matrix.clone();
+    matrix.meta.swap(0, 1);
+    matrix
 }
 
 /// A matrix as an argument and its strides. A transposed one is read in place.
@@ -164,37 +189,6 @@ fn strided<R: CubeRuntime>(matrix: CubeTensor<R>) -> (ArrayArg<R>, [usize; 2]) {
         return (matrix.into_array_arg(), [1, rows]);
     }
     (array(&matrix), [columns, 1])
-}
-
-/// `scale * x factor`
-///
-/// # Shapes
-/// - x: `[n, d]`, factor: `[d, r]`; output: `[n, r]`
-fn narrow_product<R: CubeRuntime>(
-    x: CubeTensor<R>,
-    factor: CubeTensor<R>,
-    scale: f64,
-    plane: u32,
-) -> CubeTensor<R> {
-    let ([n, d], [_, rank]) = (x.meta.shape().dims(), factor.meta.shape().dims());
-    let out = empty(&x, Shape::new([n, rank]));
-    let (factor, strides) = strided(factor);
-    let cubes = CubeCount::new_1d(n.div_ceil(PLANES as usize) as u32);
-    kernels::narrow_product::launch(
-        &out.client,
-        cubes,
-        CubeDim::new_2d(plane, PLANES),
-        array(&x),
-        factor,
-        array(&out),
-        n,
-        d,
-        strides[0],
-        strides[1],
-        scale as f32,
-        rank,
-    );
-    out
 }
 
 /// `x W + b` plus the update and `added`, if there are any, in one kernel if one supports these tensors.
@@ -262,38 +256,4 @@ fn rank_update<R: CubeRuntime>(
         dtype.into(),
     );
     out
-}
-
-/// `narrow^T wide`
-///
-/// # Shapes
-/// - wide: `[n, p]`, narrow: `[n, r]`, r at most [`MAX_RANK`]; output: `[r, p]`
-fn row_sums<R: CubeRuntime>(wide: CubeTensor<R>, narrow: CubeTensor<R>) -> CubeTensor<R> {
-    let ([n, p], [_, rank]) = (wide.meta.shape().dims(), narrow.meta.shape().dims());
-    let out = empty(&wide, Shape::new([rank, p]));
-    let groups = sum_groups(&out, rank);
-    kernels::row_sums::launch(
-        &out.client,
-        CubeCount::new_1d(p.div_ceil(SUM_COLUMNS) as u32),
-        CubeDim::new_2d(SUM_COLUMNS as u32, groups as u32),
-        array(&wide),
-        array(&narrow),
-        array(&out),
-        n,
-        p,
-        rank,
-        SUM_COLUMNS,
-        groups,
-    );
-    out
-}
-
-/// The number of units that share a column's rows.
-pub(in crate::backend) fn sum_groups<R: CubeRuntime>(on: &CubeTensor<R>, rank: usize) -> usize {
-    let hardware = &on.client.properties().hardware;
-    let sums = hardware.max_shared_memory_size / (size_of::<f32>() * rank);
-    let units = SUM_UNITS
-        .min(hardware.max_units_per_cube as usize)
-        .min(sums);
-    (units / SUM_COLUMNS).max(1)
 }

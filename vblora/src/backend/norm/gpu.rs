@@ -126,10 +126,12 @@ fn norm<R: CubeRuntime, const N: usize>(
         array(&out),
         array(&deviations),
         rows.count,
-        rows.d,
+        rows.pieces(),
         epsilon as f32,
         beta.is_some(),
         N > 1,
+        rows.ahead(),
+        rows.piece,
     );
     Some((out, deviations))
 }
@@ -153,9 +155,11 @@ fn norm_backward<R: CubeRuntime>(
         array(grad),
         array(&out),
         rows.count,
-        rows.d,
+        rows.pieces(),
         epsilon as f32,
         is_centred,
+        rows.ahead(),
+        rows.piece,
     );
     Some(out)
 }
@@ -180,7 +184,9 @@ fn invertible_backward<R: CubeRuntime>(
         array(grad),
         array(&out),
         rows.count,
-        rows.d,
+        rows.pieces(),
+        rows.ahead(),
+        rows.piece,
     );
     Some(out)
 }

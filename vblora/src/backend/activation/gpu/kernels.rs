@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use crate::backend::gpu::rows::row;
+use crate::backend::gpu::rows::{row, total, zeros};
 
 /// `x Phi(x)`, or `x` times the share of tanh.
 #[cube]
@@ -65,130 +65,262 @@ fn sigmoid(x: f32) -> f32 {
 }
 
 #[cube(launch)]
-pub(super) fn gelu_of_each(x: &Array<f32>, out: &mut Array<f32>, #[comptime] is_tanh: bool) {
-    let at = ABSOLUTE_POS;
-    if at >= out.len() {
-        terminate!();
-    }
-    out[at] = gelu(x[at], is_tanh);
-}
-
-#[cube(launch)]
-pub(super) fn gelu_backward_of_each(
-    x: &Array<f32>,
-    grad: &Array<f32>,
-    out: &mut Array<f32>,
+pub(super) fn gelu_of_each<V: Size>(
+    x: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
     #[comptime] is_tanh: bool,
+    #[define(V)] _piece: usize,
 ) {
     let at = ABSOLUTE_POS;
     if at >= out.len() {
         terminate!();
     }
-    out[at] = grad[at] * gelu_slope(x[at], is_tanh);
+    let x = x[at];
+    let mut y = Vector::<f32, V>::empty();
+    #[unroll]
+    for i in 0..V::value() {
+        y[i] = gelu(x[i], is_tanh);
+    }
+    out[at] = y;
+}
+
+#[cube(launch)]
+pub(super) fn gelu_backward_of_each<V: Size>(
+    x: &Array<Vector<f32, V>>,
+    grad: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
+    #[comptime] is_tanh: bool,
+    #[define(V)] _piece: usize,
+) {
+    let at = ABSOLUTE_POS;
+    if at >= out.len() {
+        terminate!();
+    }
+    let x = x[at];
+    let mut slope = Vector::<f32, V>::empty();
+    #[unroll]
+    for i in 0..V::value() {
+        slope[i] = gelu_slope(x[i], is_tanh);
+    }
+    out[at] = grad[at] * slope;
 }
 
 /// The gate's function is GELU by tanh, or `x sigmoid(x)`.
 #[cube(launch)]
-pub(super) fn gated_of_each(
-    gate: &Array<f32>,
-    up: &Array<f32>,
-    out: &mut Array<f32>,
+pub(super) fn gated_of_each<V: Size>(
+    gate: &Array<Vector<f32, V>>,
+    up: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
     #[comptime] is_gelu: bool,
+    #[define(V)] _piece: usize,
 ) {
     let at = ABSOLUTE_POS;
     if at >= out.len() {
         terminate!();
     }
     let x = gate[at];
-    let open = if is_gelu {
-        gelu(x, true)
-    } else {
-        x * sigmoid(x)
-    };
+    let mut open = Vector::<f32, V>::empty();
+    #[unroll]
+    for i in 0..V::value() {
+        open[i] = if is_gelu {
+            gelu(x[i], true)
+        } else {
+            x[i] * sigmoid(x[i])
+        };
+    }
     out[at] = open * up[at];
 }
 
 #[cube(launch)]
-pub(super) fn gated_backward_of_each(
-    gate: &Array<f32>,
-    up: &Array<f32>,
-    grad: &Array<f32>,
-    d_gate: &mut Array<f32>,
-    d_up: &mut Array<f32>,
+pub(super) fn gated_backward_of_each<V: Size>(
+    gate: &Array<Vector<f32, V>>,
+    up: &Array<Vector<f32, V>>,
+    grad: &Array<Vector<f32, V>>,
+    d_gate: &mut Array<Vector<f32, V>>,
+    d_up: &mut Array<Vector<f32, V>>,
     #[comptime] is_gelu: bool,
+    #[define(V)] _piece: usize,
 ) {
     let at = ABSOLUTE_POS;
     if at >= d_gate.len() {
         terminate!();
     }
-    let x = gate[at];
-    if is_gelu {
-        d_gate[at] = grad[at] * up[at] * gelu_slope(x, true);
-        d_up[at] = grad[at] * gelu(x, true);
-    } else {
-        let sigmoid = sigmoid(x);
-        let slope = sigmoid * (1.0f32 + x * (1.0f32 - sigmoid));
-        d_gate[at] = grad[at] * up[at] * slope;
-        d_up[at] = grad[at] * x * sigmoid;
+    let (x, up, grad) = (gate[at], up[at], grad[at]);
+    let mut open = Vector::<f32, V>::empty();
+    let mut slope = Vector::<f32, V>::empty();
+    #[unroll]
+    for i in 0..V::value() {
+        let x = x[i];
+        if is_gelu {
+            open[i] = gelu(x, true);
+            slope[i] = gelu_slope(x, true);
+        } else {
+            let sigmoid = sigmoid(x);
+            open[i] = x * sigmoid;
+            slope[i] = sigmoid * (1.0f32 + x * (1.0f32 - sigmoid));
+        }
     }
+    d_gate[at] = grad * up * slope;
+    d_up[at] = grad * open;
 }
 
-#[cube(launch)]
-pub(super) fn row_softmax(x: &Array<f32>, out: &mut Array<f32>, rows: usize, d: usize) {
-    let row = row();
-    if row >= rows {
-        terminate!();
-    }
-    let start = row * d;
-    // The maximum starts at a value of the row, because WGSL has no literal for infinity.
-    let mut max = x[start];
+/// A row's maximum, and the sum of `exp(x - maximum)`.
+#[cube]
+fn sum_of_exponentials<V: Size>(
+    x: &Array<Vector<f32, V>>,
+    start: usize,
+    pieces: usize,
+    #[comptime] ahead: usize,
+) -> (f32, f32) {
+    let plane = CUBE_DIM_X as usize;
+    // The maximum starts at values of the row, because WGSL has no literal for infinity.
+    let mut largest = x[start];
     let mut j = UNIT_POS_X as usize;
-    while j < d {
-        max = max.max(x[start + j]);
-        j += CUBE_DIM_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            largest = largest.max(x[start + (j + i * plane).min(pieces - 1)]);
+        }
+        j += ahead * plane;
+    }
+    let mut max = largest[0];
+    #[unroll]
+    for i in 1..V::value() {
+        max = max.max(largest[i]);
     }
     let max = plane_max(max);
-    let mut sum = 0.0f32;
+    let mut sum = zeros::<V>();
     j = UNIT_POS_X as usize;
-    while j < d {
-        let value = (x[start + j] - max).exp();
-        out[start + j] = value;
-        sum += value;
-        j += CUBE_DIM_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            let value = (x[start + at.min(pieces - 1)] - Vector::cast_from(max)).exp();
+            sum += select(at < pieces, value, zeros::<V>());
+        }
+        j += ahead * plane;
     }
-    let sum = plane_sum(sum);
-    j = UNIT_POS_X as usize;
-    while j < d {
-        // Each unit reads what it wrote itself.
-        out[start + j] = out[start + j] / sum;
-        j += CUBE_DIM_X as usize;
-    }
+    (max, plane_sum(total(sum)))
 }
 
-/// `y (g - sum(g y))`
+/// Softmax, or its logarithm. The exponentials are computed twice, because that takes less time than to write and read them.
 #[cube(launch)]
-pub(super) fn row_softmax_backward(
-    y: &Array<f32>,
-    grad: &Array<f32>,
-    out: &mut Array<f32>,
+pub(super) fn row_softmax<V: Size>(
+    x: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
     rows: usize,
-    d: usize,
+    pieces: usize,
+    #[comptime] is_log: bool,
+    #[comptime] ahead: usize,
+    #[define(V)] _piece: usize,
 ) {
     let row = row();
     if row >= rows {
         terminate!();
     }
-    let start = row * d;
-    let mut along = 0.0f32;
+    let start = row * pieces;
+    let (max, sum) = sum_of_exponentials(x, start, pieces, ahead);
+    let log = Vector::cast_from(sum.ln());
+    let (max, inverse) = (Vector::cast_from(max), Vector::cast_from(1.0f32 / sum));
+    let plane = CUBE_DIM_X as usize;
     let mut j = UNIT_POS_X as usize;
-    while j < d {
-        along += y[start + j] * grad[start + j];
-        j += CUBE_DIM_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            if at < pieces {
+                let value = x[start + at] - max;
+                if is_log {
+                    out[start + at] = value - log;
+                } else {
+                    out[start + at] = value.exp() * inverse;
+                }
+            }
+        }
+        j += ahead * plane;
     }
-    let along = plane_sum(along);
+}
+
+/// `g - exp(y) sum(g)`, given the output y of the logarithm. `out` may be `grad`.
+#[cube(launch)]
+pub(super) fn row_log_softmax_backward<V: Size>(
+    y: &Array<Vector<f32, V>>,
+    grad: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
+    rows: usize,
+    pieces: usize,
+    #[comptime] ahead: usize,
+    #[define(V)] _piece: usize,
+) {
+    let row = row();
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * pieces;
+    let plane = CUBE_DIM_X as usize;
+    let mut sum = zeros::<V>();
+    let mut j = UNIT_POS_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            let value = grad[start + at.min(pieces - 1)];
+            sum += select(at < pieces, value, zeros::<V>());
+        }
+        j += ahead * plane;
+    }
+    let sum = Vector::cast_from(plane_sum(total(sum)));
     j = UNIT_POS_X as usize;
-    while j < d {
-        out[start + j] = y[start + j] * (grad[start + j] - along);
-        j += CUBE_DIM_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            if at < pieces {
+                out[start + at] = grad[start + at] - y[start + at].exp() * sum;
+            }
+        }
+        j += ahead * plane;
+    }
+}
+
+/// `y (g - sum(g y))`. `out` may be `grad`.
+#[cube(launch)]
+pub(super) fn row_softmax_backward<V: Size>(
+    y: &Array<Vector<f32, V>>,
+    grad: &Array<Vector<f32, V>>,
+    out: &mut Array<Vector<f32, V>>,
+    rows: usize,
+    pieces: usize,
+    #[comptime] ahead: usize,
+    #[define(V)] _piece: usize,
+) {
+    let row = row();
+    if row >= rows {
+        terminate!();
+    }
+    let start = row * pieces;
+    let plane = CUBE_DIM_X as usize;
+    let mut along = zeros::<V>();
+    let mut j = UNIT_POS_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            let from = start + at.min(pieces - 1);
+            along += select(at < pieces, y[from] * grad[from], zeros::<V>());
+        }
+        j += ahead * plane;
+    }
+    let along = Vector::cast_from(plane_sum(total(along)));
+    j = UNIT_POS_X as usize;
+    while j < pieces {
+        #[unroll]
+        for i in 0..ahead {
+            let at = j + i * plane;
+            if at < pieces {
+                out[start + at] = y[start + at] * (grad[start + at] - along);
+            }
+        }
+        j += ahead * plane;
     }
 }

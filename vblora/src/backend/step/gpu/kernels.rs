@@ -337,17 +337,19 @@ fn add_products<W: Float, V: Size>(
     let last_row = (n - 1) * d;
     let mut held = Array::<Vector<W, V>>::new(ahead_of_use);
     let mut k = UNIT_POS as usize / lanes;
+    #[unroll]
+    for ahead in 0..ahead_of_use {
+        held[ahead] = weight[(k + ahead * groups).min(d - 1) * stride + piece];
+    }
     while k < d {
-        #[unroll]
-        for ahead in 0..ahead_of_use {
-            let at = (k + ahead * groups).min(d - 1);
-            held[ahead] = weight[at * stride + piece];
-        }
         #[unroll]
         for ahead in 0..ahead_of_use {
             let at = k + ahead * groups;
             let from = at.min(d - 1);
-            let piece = held[ahead];
+            let values = held[ahead];
+            // The next use is a whole round away, so that no read waits for another.
+            let next = at + comptime!(ahead_of_use * groups);
+            held[ahead] = weight[next.min(d - 1) * stride + piece];
             let (gamma, beta) = affine(norm, from);
             // What lies beyond the last value counts for nothing.
             let gamma = select(at < d, gamma, 0.0f32);
@@ -358,7 +360,7 @@ fn add_products<W: Float, V: Size>(
                 let value = (value - means[row]) * inverses[row] * gamma + beta;
                 #[unroll]
                 for i in 0..vector {
-                    sums[comptime!(start + row * vector + i)] += value * f32::cast_from(piece[i]);
+                    sums[comptime!(start + row * vector + i)] += value * f32::cast_from(values[i]);
                 }
             }
         }
