@@ -2,7 +2,7 @@
 # Runs what `cargo xtask gpu-pack` packed, on a Linux machine with an NVIDIA GPU and Python (torch,
 # transformers, peft), without Rust: bash gpu-pack/run.sh [PART...], parts: tests, demo, compare,
 # where, task, sweep; all packed parts if none is named. Logs and JSON go to $OUT (default: gpu-pack/out);
-# $COMPARE holds additional arguments of the comparison.
+# $COMPARE holds additional arguments of the comparison, and $WHERE the works whose kernels are timed.
 set -uo pipefail
 pack=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${OUT:-$pack/out}
@@ -12,6 +12,8 @@ mkdir -p "$out" "$work"
 # Python can always unpack xz; the machine need not have it.
 python3 -c "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')" \
     "$pack/pack.tar.xz" "$work" || exit 1
+
+export WHERE=${WHERE:-roberta-base/vblora-all/32x128}
 
 # CUDA's libraries: those of the toolkit, or else those in Python packages.
 libraries=$(python3 - <<'PYTHON'
@@ -89,19 +91,22 @@ compare() {
     grep -v "^$" "$out/compare.log" | tail -n 60
 }
 
-# Kernels of one training step by name: the difference between a run of 11 repetitions and a run of 1.
+# Kernels of training steps by name, ours and PyTorch's, as CUPTI sees them. $WHERE holds works, separated by commas.
 where() {
-    local name=roberta-base/vblora-all/32x128 repetitions
-    mkdir -p "$work/where"
-    for repetitions in 1 11; do
-        printf '[compilation.cache]\nfile = "%s/kernels"\n[profiling.logger]\nlevel = "medium"\nfile = "%s"\n' \
-            "$work" "$work/where/$repetitions.txt" >"$work/where/cubecl.toml"
-        rm -f "$work/where/$repetitions.txt"
-        (cd "$work/where" && "$work/xtask" compare --backend cuda --python python3 --only "$name" --pairs 1 \
-            --warm-up 1 --repetitions "$repetitions" >"$out/where-$repetitions.log" 2>&1)
+    local include name
+    include=$(python3 -c "import glob, site; print(next(iter(
+        [p for r in site.getsitepackages() for p in glob.glob(r + '/nvidia/*/include')
+         if glob.glob(p + '/cupti.h')] + ['/usr/local/cuda/extras/CUPTI/include'])))")
+    # shellcheck disable=SC2086 # several folders
+    step trace-build cc -O2 -shared -fPIC -I "$include" -I "${CUDA_PATH:-/usr/local/cuda}/include" "$pack/trace.c" \
+        -o "$work/trace.so" "$(find ${LD_LIBRARY_PATH//:/ } -name 'libcupti.so*' | sort | head -n 1)" || return
+    for name in ${WHERE//,/ }; do
+        rm -f "$work"/trace.*[0-9]
+        CUDA_INJECTION64_PATH=$work/trace.so TRACE=$work/trace ./xtask compare --backend cuda \
+            --python python3 --only "$name" --beside graph --pairs 1 --repetitions 5 >"$out/where.log" 2>&1
+        step "where-${name//\//-}" python3 "$pack/trace.py" 5 "$work"/trace.*[0-9]
+        cat "$out/where-${name//\//-}.log"
     done
-    step where python3 "$pack/kernels.py" "$work/where/1.txt" "$work/where/11.txt" 10
-    cat "$out/where.log"
 }
 
 # MiniLM on MRPC, if it was packed.

@@ -20,10 +20,11 @@ const BINARIES: [(&str, &str, &str); 5] = [
     ("xtask", "xtask", "xtask"),
 ];
 
-/// Files next to the archive: the script that runs it, and the script that this one calls.
-const SCRIPTS: [(&str, &str); 2] = [
+/// Files next to the archive: the script that runs it, and those that it uses.
+const SCRIPTS: [(&str, &str); 3] = [
     ("run.sh", include_str!("../scripts/gpu_run.sh")),
-    ("kernels.py", include_str!("../scripts/kernels.py")),
+    ("trace.c", include_str!("../scripts/trace.c")),
+    ("trace.py", include_str!("../scripts/trace.py")),
 ];
 
 /// The maximum size of a pack on a device machine.
