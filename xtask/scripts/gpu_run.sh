@@ -13,8 +13,6 @@ mkdir -p "$out" "$work"
 python3 -c "import sys, tarfile; tarfile.open(sys.argv[1]).extractall(sys.argv[2], filter='data')" \
     "$pack/pack.tar.xz" "$work" || exit 1
 
-export WHERE=${WHERE:-roberta-base/vblora-all/32x128}
-
 # CUDA's libraries: those of the toolkit, or else those in Python packages.
 libraries=$(python3 - <<'PYTHON'
 import glob, os, site
@@ -93,14 +91,14 @@ compare() {
 
 # Kernels of training steps by name, ours and PyTorch's, as CUPTI sees them. $WHERE holds works, separated by commas.
 where() {
-    local include name
+    local include name works=${WHERE:-roberta-base/vblora-all/32x128}
     include=$(python3 -c "import glob, site; print(next(iter(
         [p for r in site.getsitepackages() for p in glob.glob(r + '/nvidia/*/include')
          if glob.glob(p + '/cupti.h')] + ['/usr/local/cuda/extras/CUPTI/include'])))")
     # shellcheck disable=SC2086 # several folders
     step trace-build cc -O2 -shared -fPIC -I "$include" -I "${CUDA_PATH:-/usr/local/cuda}/include" "$pack/trace.c" \
         -o "$work/trace.so" "$(find ${LD_LIBRARY_PATH//:/ } -name 'libcupti.so*' | sort | head -n 1)" || return
-    for name in ${WHERE//,/ }; do
+    for name in ${works//,/ }; do
         rm -f "$work"/trace.*[0-9]
         CUDA_INJECTION64_PATH=$work/trace.so TRACE=$work/trace ./xtask compare --backend cuda \
             --python python3 --only "$name" --beside graph --pairs 1 --repetitions 5 >"$out/where.log" 2>&1

@@ -5,6 +5,8 @@ use std::{
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -37,12 +39,16 @@ impl Form {
     }
 }
 
+/// The time that the process has to end by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 const SCRIPT: &str = include_str!("../../scripts/compare.py");
 
 /// The process. Dropping this value ends it.
 pub(super) struct Reference {
     process: Child,
-    requests: ChildStdin,
+    /// Closed before the process is waited for.
+    requests: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     /// The number type of products with a base in 4 bits.
     compute: Dtype,
@@ -93,7 +99,7 @@ impl Reference {
         };
         let mut reference = Self {
             process,
-            requests,
+            requests: Some(requests),
             answers: BufReader::new(stdout),
             compute: if gpu { Dtype::Bf16 } else { Dtype::F32 },
             versions: BTreeMap::new(),
@@ -138,7 +144,9 @@ impl Reference {
 
     fn answer_to(&mut self, request: &Request) -> Result<Answer> {
         let line = serde_json::to_string(request)?;
-        writeln!(self.requests, "{line}").context("the Python process has ended")?;
+        let requests = self.requests.as_mut();
+        let requests = requests.context("the Python process was asked to end")?;
+        writeln!(requests, "{line}").context("the Python process has ended")?;
         match self.answer()? {
             Answer::Versions(_) => bail!("the Python process started again"),
             Answer::Error(message) => bail!("in Python: {message}"),
@@ -158,6 +166,12 @@ impl Reference {
 
 impl Drop for Reference {
     fn drop(&mut self) {
+        // The script ends with its input, and a profiler in its process then writes what it holds.
+        self.requests = None;
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end && matches!(self.process.try_wait(), Ok(None)) {
+            thread::sleep(Duration::from_millis(10));
+        }
         self.process.kill().ok();
         self.process.wait().ok();
     }

@@ -219,11 +219,7 @@ fn softmax_backward<R: CubeRuntime>(
 ) -> CubeTensor<R> {
     let own = in_place_of(&grad);
     let (input, out) = (array(&grad), output(&own, &grad, 1));
-    let launch = match is_log {
-        true => kernels::row_log_softmax_backward::launch,
-        false => kernels::row_softmax_backward::launch,
-    };
-    launch(
+    kernels::row_softmax_backward::launch(
         &y.client,
         rows.cubes(),
         rows.dim(),
@@ -232,6 +228,7 @@ fn softmax_backward<R: CubeRuntime>(
         out,
         rows.count,
         rows.pieces(),
+        is_log,
         rows.ahead(),
         rows.piece,
     );

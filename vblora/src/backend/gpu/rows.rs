@@ -79,15 +79,15 @@ pub(in crate::backend) fn row() -> usize {
     CUBE_POS * CUBE_DIM_Y as usize + UNIT_POS_Y as usize
 }
 
-/// The sum of a piece's values.
+/// The sum of the values of a plane's pieces.
 #[cube]
-pub(in crate::backend) fn total<V: Size>(piece: Vector<f32, V>) -> f32 {
+pub(in crate::backend) fn plane_total<V: Size>(piece: Vector<f32, V>) -> f32 {
     let mut sum = piece[0];
     #[unroll]
     for i in 1..V::value() {
         sum += piece[i];
     }
-    sum
+    plane_sum(sum)
 }
 
 /// A piece of zeros.

@@ -77,10 +77,10 @@ where
         scales: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         let columns = scales.meta.shape()[1];
-        let first = Narrow::of(&x, columns.min(MAX_RANK), [&down, &up].into_iter(), 1);
-        if first.is_none() {
+        let factors = [&down, &up].into_iter();
+        let Some(kernels) = Narrow::of(&x, columns.min(MAX_RANK), factors, 1) else {
             return default::stacked_linear::<Self>(x, map, [down, up], scales);
-        }
+        };
         let held = map.weight.dtype();
         let of_columns = |tensor: &FloatTensor<Self>, start: usize| {
             let piece = start..columns.min(start + MAX_RANK);
@@ -90,9 +90,7 @@ where
         let up = Self::float_swap_dims(up, 0, 1);
         let piece = |start: usize| {
             let down = of_columns(&down, start);
-            let rank = down.meta.shape()[1];
-            let kernels = Narrow::of(&x, rank, [&down].into_iter(), 1);
-            let kernels = kernels.expect("they took the first columns");
+            let kernels = kernels.with_rank(down.meta.shape()[1]);
             let narrow = product(&kernels, &x, &turned(&down), 1.0);
             let narrow = Self::float_mul(narrow, of_columns(&scales, start));
             let factor = Self::float_swap_dims(of_columns(&up, start), 0, 1);

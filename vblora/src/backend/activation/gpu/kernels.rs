@@ -3,7 +3,7 @@
 
 use cubecl::prelude::*;
 
-use crate::backend::gpu::rows::{row, total, zeros};
+use crate::backend::gpu::rows::{plane_total, row, zeros};
 
 /// `x Phi(x)`, or `x` times the share of tanh.
 #[cube]
@@ -200,7 +200,7 @@ fn sum_of_exponentials<V: Size>(
         }
         j += ahead * plane;
     }
-    (max, plane_sum(total(sum)))
+    (max, plane_total(sum))
 }
 
 /// Softmax, or its logarithm. The exponentials are computed twice, because that takes less time than to write and read them.
@@ -241,49 +241,7 @@ pub(super) fn row_softmax<V: Size>(
     }
 }
 
-/// `g - exp(y) sum(g)`, given the output y of the logarithm. `out` may be `grad`.
-#[cube(launch)]
-pub(super) fn row_log_softmax_backward<V: Size>(
-    y: &Array<Vector<f32, V>>,
-    grad: &Array<Vector<f32, V>>,
-    out: &mut Array<Vector<f32, V>>,
-    rows: usize,
-    pieces: usize,
-    #[comptime] ahead: usize,
-    #[define(V)] _piece: usize,
-) {
-    let row = row();
-    if row >= rows {
-        terminate!();
-    }
-    let start = row * pieces;
-    let plane = CUBE_DIM_X as usize;
-    let mut sum = zeros::<V>();
-    let mut j = UNIT_POS_X as usize;
-    while j < pieces {
-        #[unroll]
-        for i in 0..ahead {
-            let at = j + i * plane;
-            let value = grad[start + at.min(pieces - 1)];
-            sum += select(at < pieces, value, zeros::<V>());
-        }
-        j += ahead * plane;
-    }
-    let sum = Vector::cast_from(plane_sum(total(sum)));
-    j = UNIT_POS_X as usize;
-    while j < pieces {
-        #[unroll]
-        for i in 0..ahead {
-            let at = j + i * plane;
-            if at < pieces {
-                out[start + at] = grad[start + at] - y[start + at].exp() * sum;
-            }
-        }
-        j += ahead * plane;
-    }
-}
-
-/// `y (g - sum(g y))`. `out` may be `grad`.
+/// `y (g - sum(g y))` given the output y, or `g - exp(y) sum(g)` given that of the logarithm. `out` may be `grad`.
 #[cube(launch)]
 pub(super) fn row_softmax_backward<V: Size>(
     y: &Array<Vector<f32, V>>,
@@ -291,6 +249,7 @@ pub(super) fn row_softmax_backward<V: Size>(
     out: &mut Array<Vector<f32, V>>,
     rows: usize,
     pieces: usize,
+    #[comptime] is_log: bool,
     #[comptime] ahead: usize,
     #[define(V)] _piece: usize,
 ) {
@@ -307,18 +266,27 @@ pub(super) fn row_softmax_backward<V: Size>(
         for i in 0..ahead {
             let at = j + i * plane;
             let from = start + at.min(pieces - 1);
-            along += select(at < pieces, y[from] * grad[from], zeros::<V>());
+            let mut value = grad[from];
+            if !is_log {
+                value *= y[from];
+            }
+            along += select(at < pieces, value, zeros::<V>());
         }
         j += ahead * plane;
     }
-    let along = Vector::cast_from(plane_sum(total(along)));
+    let along = Vector::cast_from(plane_total(along));
     j = UNIT_POS_X as usize;
     while j < pieces {
         #[unroll]
         for i in 0..ahead {
             let at = j + i * plane;
             if at < pieces {
-                out[start + at] = y[start + at] * (grad[start + at] - along);
+                let (y, grad) = (y[start + at], grad[start + at]);
+                if is_log {
+                    out[start + at] = grad - y.exp() * along;
+                } else {
+                    out[start + at] = y * (grad - along);
+                }
             }
         }
         j += ahead * plane;

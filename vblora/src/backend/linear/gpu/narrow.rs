@@ -56,6 +56,11 @@ impl Narrow {
         })
     }
 
+    /// For updates of a lower rank in place of the given one.
+    pub(in crate::backend) fn with_rank(&self, rank: usize) -> Self {
+        Self { rank, ..*self }
+    }
+
     /// `scale * x_i factor_i^T` of each pair of an input and a factor.
     ///
     /// # Shapes

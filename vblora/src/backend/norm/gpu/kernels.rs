@@ -6,7 +6,7 @@
 
 use cubecl::prelude::*;
 
-use crate::backend::gpu::rows::{row, total, zeros};
+use crate::backend::gpu::rows::{plane_total, row, zeros};
 
 /// A piece of the row that is normalised.
 #[cube]
@@ -51,7 +51,7 @@ fn moments<V: Size>(
             }
             j += ahead * plane;
         }
-        mean = plane_sum(total(sum)) / n;
+        mean = plane_total(sum) / n;
     }
     let mut squares = zeros::<V>();
     let mut j = UNIT_POS_X as usize;
@@ -65,7 +65,7 @@ fn moments<V: Size>(
         }
         j += ahead * plane;
     }
-    (mean, (plane_sum(total(squares)) / n + epsilon).sqrt())
+    (mean, (plane_total(squares) / n + epsilon).sqrt())
 }
 
 /// The norm of x, or of the sum of x and the residual.
@@ -154,10 +154,10 @@ pub(super) fn row_norm_backward<V: Size>(
         }
         j += ahead * plane;
     }
-    let along = Vector::cast_from(plane_sum(total(along)) / n);
+    let along = Vector::cast_from(plane_total(along) / n);
     let mut mean_grad = zeros::<V>();
     if is_centred {
-        mean_grad = Vector::cast_from(plane_sum(total(sum)) / n);
+        mean_grad = Vector::cast_from(plane_total(sum) / n);
     }
     j = UNIT_POS_X as usize;
     while j < pieces {
@@ -208,8 +208,8 @@ pub(super) fn invertible_norm_backward<V: Size>(
         }
         j += ahead * plane;
     }
-    let mean_grad = Vector::cast_from(plane_sum(total(sum)) / n);
-    let along = Vector::cast_from(plane_sum(total(along)) / n);
+    let mean_grad = Vector::cast_from(plane_total(sum) / n);
+    let along = Vector::cast_from(plane_total(along) / n);
     let inverse = Vector::cast_from(1.0f32 / deviations[row]);
     j = UNIT_POS_X as usize;
     while j < pieces {
