@@ -175,11 +175,11 @@ pub(crate) fn wide_maps_and_their_gradients<B: VbLoraBackend>(device: &B::Device
         );
     }
     // More rows than are summed at a time, and a width that is no whole number of what a GPU's cubes make.
-    let tall = [1100, 128, 76];
+    let tall = [2300, 128, 76];
     wide_map::<B>(DType::F32, products(1e-5), tall, 2, 1.0, true, device);
-    // Widths that no GPU reads in pieces, and few rows, which planes share.
-    for odd in [[70, 131, 75], [3, 261, 130]] {
-        wide_map::<B>(DType::F32, products(1e-5), odd, 4, 1.0, true, device);
+    // Widths that no GPU reads in pieces, few rows, which planes share, and rows that a plane reads in several rounds.
+    for sizes in [[70, 131, 75], [3, 261, 130], [2, 64, 2100]] {
+        wide_map::<B>(DType::F32, products(1e-5), sizes, 4, 1.0, true, device);
     }
     for (dtype, tolerance) in [
         (DType::F32, products(1e-5)),

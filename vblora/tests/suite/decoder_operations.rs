@@ -10,6 +10,7 @@ use vblora::{
     rng::Key,
 };
 
+use super::operations::WIDTHS;
 use crate::support::{
     assert_close, products,
     reference::{Matrix, dot, finite_differences},
@@ -120,23 +121,26 @@ fn tanh_gelu(x: f64) -> f64 {
 }
 
 pub(crate) fn tanh_gelu_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
-    let mut x = draw("x", 5, 33);
-    // Far out, where the approximation is flat.
-    (x.values[0], x.values[1]) = (20.0, -20.0);
-    check::<B, 1>(
-        "tanh GELU",
-        &[x],
-        1e-5,
-        device,
-        |[x]| ops::tanh_gelu(x),
-        |[x]| x.map(tanh_gelu),
-    );
+    for width in WIDTHS {
+        let mut x = draw("x", 5, width);
+        // Far out, where the approximation is flat.
+        (x.values[0], x.values[1]) = (20.0, -20.0);
+        check::<B, 1>(
+            "tanh GELU",
+            &[x],
+            1e-5,
+            device,
+            |[x]| ops::tanh_gelu(x),
+            |[x]| x.map(tanh_gelu),
+        );
+    }
 }
 
 pub(crate) fn gated_units_and_their_gradients<B: VbLoraBackend>(device: &B::Device) {
-    let inputs = [draw("gate", 5, 33), draw("up", 5, 33)];
     let silu = |v: f64| v / (1.0 + (-v).exp());
-    for form in [Gate::Silu, Gate::GeluTanh] {
+    let forms = [Gate::Silu, Gate::GeluTanh].into_iter();
+    for (form, width) in forms.flat_map(|form| WIDTHS.map(|width| (form, width))) {
+        let inputs = [draw("gate", 5, width), draw("up", 5, width)];
         let open = |v| match form {
             Gate::Silu => silu(v),
             Gate::GeluTanh => tanh_gelu(v),
@@ -360,6 +364,9 @@ pub(crate) fn remembered_keys_are_seen<B: VbLoraBackend>(device: &B::Device) {
         (2, 3, Some(3), None),
         (3, 0, None, None),
         (2, 4, Some(3), Some(0.5)),
+        // Eight keys, which GPUs read in pieces.
+        (3, 5, None, None),
+        (2, 6, Some(5), Some(0.5)),
     ] {
         let (n, size, room) = (2, 3, 9);
         let all = offset + t;
