@@ -55,7 +55,7 @@ mod blocks {
 
 mod steps {
     use super::suite::steps as tests;
-    on_every_backend!(tests: maps_of_a_step, attention_of_a_step, a_cache_is_written_in_place_if_it_is_free);
+    on_every_backend!(tests: maps_of_a_step, half_weights_of_a_step, attention_of_a_step, a_cache_is_written_in_place_if_it_is_free);
 }
 
 mod nf4 {

@@ -1,8 +1,11 @@
 //! The operations of a step of decoding, against the same in the operations of other families, which are the plain bodies under autodiff.
 
 use burn::{
-    backend::Autodiff,
-    tensor::{Int, Tensor, TensorData, TensorPrimitive, backend::Backend, ops::FloatTensor},
+    backend::{Autodiff, Flex},
+    tensor::{
+        DType, FloatDType, Int, Tensor, TensorData, TensorPrimitive, backend::Backend,
+        ops::FloatTensor,
+    },
 };
 use vblora::{
     backend::{
@@ -16,6 +19,8 @@ use vblora::{
 use crate::support::{assert_close, products, values};
 
 type Ad<B> = Autodiff<B>;
+/// Plain bodies in f32.
+type Plain = Autodiff<Flex>;
 
 fn draw<B: Backend, const D: usize>(
     name: &str,
@@ -51,7 +56,14 @@ struct Case {
 }
 
 impl Case {
-    fn run<B: StepOps>(&self, device: &B::Device) -> Vec<f64> {
+    /// The outputs, with weights that are rounded to a type and held in one. They are rounded by one backend, so that all hold the same.
+    fn run<B: StepOps>(&self, [rounded, held]: [FloatDType; 2], device: &B::Device) -> Vec<f64> {
+        let weight = |i: usize, width: usize| {
+            let shape = [self.d, width];
+            let weight: Tensor<Flex, 2> = draw(&format!("weight {i}"), shape, &Default::default());
+            let weight = weight.cast(rounded).cast(FloatDType::F32).into_data();
+            primitive(&Tensor::<B, 2>::from_data(weight, device).cast(held))
+        };
         let draw = |name: &str, rows: usize, columns: usize, swapped: bool| {
             let x: Tensor<B, 2> = draw(name, [rows, columns], device);
             match swapped {
@@ -67,7 +79,7 @@ impl Case {
             let rank = self.ranks[i];
             StepMap {
                 map: FrozenMap::dense(
-                    draw(&format!("weight {i}"), self.d, width, false),
+                    weight(i, width),
                     self.biased[i].then(|| row(&format!("bias {i}"), width)),
                 ),
                 update: (rank > 0).then(|| Update {
@@ -103,7 +115,7 @@ impl Case {
     }
 }
 
-pub(crate) fn maps_of_a_step<B: VbLoraBackend>(device: &B::Device) {
+fn cases() -> Vec<Case> {
     let case = Case {
         n: 1,
         d: 40,
@@ -127,7 +139,7 @@ pub(crate) fn maps_of_a_step<B: VbLoraBackend>(device: &B::Device) {
         biased: vec![false, true],
         ..case.clone()
     };
-    let cases = [
+    vec![
         case.clone(),
         Case {
             n: 3,
@@ -203,11 +215,41 @@ pub(crate) fn maps_of_a_step<B: VbLoraBackend>(device: &B::Device) {
             ranks: vec![17],
             ..one
         },
-    ];
-    for case in cases {
-        let found = case.run::<B>(device);
-        let expected = case.run::<Ad<B>>(device);
-        assert_close(&format!("{case:?}"), &found, &expected, products(1e-5));
+    ]
+}
+
+impl Case {
+    /// True if kernels for a step take the case. They are as close as f32 on any backend, where other products may be in TF32.
+    fn is_taken<B: StepOps>(&self) -> bool {
+        B::takes_steps(self.n) && !self.ranks.contains(&17)
+    }
+}
+
+pub(crate) fn maps_of_a_step<B: VbLoraBackend>(device: &B::Device) {
+    for case in cases() {
+        let found = case.run::<B>([FloatDType::F32; 2], device);
+        let expected = case.run::<Plain>([FloatDType::F32; 2], &Default::default());
+        let tolerance = match case.is_taken::<B>() {
+            true => 1e-5,
+            false => products(1e-5),
+        };
+        assert_close(&format!("{case:?}"), &found, &expected, tolerance);
+    }
+}
+
+/// A weight of 16 bits counts as its value where kernels for a step take it. Other operations round the input too.
+pub(crate) fn half_weights_of_a_step<B: VbLoraBackend>(device: &B::Device) {
+    for dtype in [DType::F16, DType::BF16] {
+        if !B::takes_steps(1) || !B::supports_dtype(device, dtype) {
+            println!("skipped: {} has no steps in {dtype:?}", B::name(device));
+            continue;
+        }
+        let half = FloatDType::from(dtype);
+        for case in cases().into_iter().filter(Case::is_taken::<B>) {
+            let found = case.run::<B>([half; 2], device);
+            let expected = case.run::<Plain>([half, FloatDType::F32], &Default::default());
+            assert_close(&format!("{dtype:?} {case:?}"), &found, &expected, 1e-5);
+        }
     }
 }
 

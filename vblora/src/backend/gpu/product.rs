@@ -386,17 +386,26 @@ impl<R: CubeRuntime> Launch<'_, R> {
     }
 }
 
-/// True if the device has the kernel's instructions: those of NVIDIA's compute capability 8.0.
+/// True if the device has the kernel's instructions and memory.
 fn has_instructions<R: CubeRuntime>(client: &ComputeClient<R>, element: Element) -> bool {
-    let properties = client.properties();
-    let has_product = properties.features.matmul.mma.iter().any(|known| {
-        (known.m, known.n, known.k) == (16, 8, element.step())
-            && known.a_type == element.multiplied()
-            && known.cd_type == ElemType::Float(FloatKind::F32).into()
-    });
+    multiplies(client, element)
+        && client.properties().hardware.max_shared_memory_size >= SHARED_BYTES
+}
+
+/// True if tensor cores multiply TF32 by NVIDIA's instruction of 16 x 8 x 8, of compute capability 8.0 and later.
+pub(in crate::backend) fn multiplies_tf32<R: CubeRuntime>(client: &ComputeClient<R>) -> bool {
+    multiplies(client, Element::F32)
+}
+
+/// True if tensor cores multiply these factors by NVIDIA's instructions, of compute capability 8.0 and later.
+fn multiplies<R: CubeRuntime>(client: &ComputeClient<R>, element: Element) -> bool {
+    let mut known = client.properties().features.matmul.mma.iter();
     R::name(client) == "cuda"
-        && has_product
-        && properties.hardware.max_shared_memory_size >= SHARED_BYTES
+        && known.any(|known| {
+            (known.m, known.n, known.k) == (16, 8, element.step())
+                && known.a_type == element.multiplied()
+                && known.cd_type == ElemType::Float(FloatKind::F32).into()
+        })
 }
 
 /// The type of the factors; sums are f32.

@@ -2,6 +2,7 @@
 
 mod attention;
 mod kernels;
+mod tensor_cores;
 
 use burn::tensor::{DType, Shape, ops::FloatTensor};
 use burn_cubecl::{
@@ -13,9 +14,10 @@ use cubecl::prelude::*;
 use super::{StepForm, StepMap, StepNorm, StepOps, StepPlaces, default};
 use crate::backend::{
     CausalSettings, Gate, GeluForm,
-    gpu::{array, empty},
+    gpu::{array, empty, product::multiplies_tf32},
 };
 use kernels::{End, Form, MAX_MAPS, UNITS};
+use tensor_cores::{LANES, TILE_ROWS};
 
 /// The most rows of a step. More have enough work for products on tensor cores.
 const MAX_ROWS: usize = 16;
@@ -78,6 +80,7 @@ struct Maps<'a, R: CubeRuntime> {
     added: Option<(&'a CubeTensor<R>, f64)>,
     /// Values of a weight that a unit reads at once.
     vector: usize,
+    on_tensor_cores: bool,
     /// Width of the output.
     width: usize,
     cubes: usize,
@@ -136,9 +139,15 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
         if widths.contains(&0) || (is_unit && widths[0] != widths[1]) {
             return None;
         }
-        let rows = n.next_power_of_two();
+        let cubes = |columns: usize| -> usize {
+            match is_unit {
+                true => widths[0].div_ceil(columns),
+                false => widths.iter().map(|width| width.div_ceil(columns)).sum(),
+            }
+        };
         let parts = if is_unit { 2 } else { 1 };
-        let vector = vector_size(&weights, dtype, MAX_SUMS / (parts * rows))?;
+        let share = Share::on_tensor_cores(&weights, n, cubes)
+            .or_else(|| Share::on_units(&weights, n, parts, cubes))?;
         let biases = maps.iter().filter_map(|map| map.map.bias.as_ref());
         let mut found = Self {
             x,
@@ -149,16 +158,17 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
                 StepForm::Added { to, scale } => Some((to, *scale)),
                 _ => None,
             },
-            vector,
+            vector: share.vector,
+            on_tensor_cores: share.on_tensor_cores,
             width: if is_unit {
                 widths[0]
             } else {
                 widths.iter().sum()
             },
-            cubes: 0,
+            cubes: cubes(share.lanes * share.vector),
             form: Form {
-                rows,
-                lanes: 2,
+                rows: share.rows,
+                lanes: share.lanes,
                 is_centred: norm.is_some_and(|norm| norm.is_centred),
                 biased: mask(maps, |map| map.map.bias.is_some()),
                 ranks: [0; MAX_MAPS],
@@ -191,20 +201,6 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
                 scales: map.scales.as_ref(),
             });
         }
-        let cubes = |lanes: usize| -> usize {
-            let columns = lanes * vector;
-            match is_unit {
-                true => widths[0].div_ceil(columns),
-                false => widths.iter().map(|width| width.div_ceil(columns)).sum(),
-            }
-        };
-        let lanes = |bytes: usize| (bytes / (vector * dtype.size())).max(1);
-        let [.., narrowest] = PIECES;
-        let busy = PIECES
-            .into_iter()
-            .find(|&bytes| cubes(lanes(bytes)) >= BUSY_CUBES);
-        found.form.lanes = lanes(busy.unwrap_or(narrowest));
-        found.cubes = cubes(found.form.lanes);
         found.is_supported().then_some(found)
     }
 
@@ -259,28 +255,64 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
             Some((to, scale)) => (Some(to), scale),
             None => (None, 1.0),
         };
-        kernels::maps_of_rows::launch(
-            &out.client,
-            CubeCount::new_1d(self.cubes as u32),
-            CubeDim::new_1d(UNITS as u32),
-            array(self.x),
-            self.norm_args(),
-            weights.collect(),
-            widths.collect(),
-            strides.collect(),
-            self.biases.iter().map(|&bias| array(bias)).collect(),
-            narrow.iter().map(array).collect(),
-            ups.collect(),
-            added.into_iter().map(array).collect(),
-            array(&out),
-            n,
-            d,
-            self.epsilon(),
-            scale as f32,
-            self.form,
-            self.weights[0].dtype.into(),
-            self.vector,
-        );
+        let count = CubeCount::new_1d(self.cubes as u32);
+        let dim = CubeDim::new_1d(UNITS as u32);
+        let (x, norm, to) = (array(self.x), self.norm_args(), array(&out));
+        let (widths, strides) = (widths.collect(), strides.collect());
+        let biases = self.biases.iter().map(|&bias| array(bias)).collect();
+        let narrow = narrow.iter().map(array).collect();
+        let (ups, added) = (ups.collect(), added.into_iter().map(array).collect());
+        let (epsilon, scale) = (self.epsilon(), scale as f32);
+        let dtype = self.weights[0].dtype;
+        if self.on_tensor_cores {
+            tensor_cores::maps_on_tensor_cores::launch(
+                &out.client,
+                count,
+                dim,
+                x,
+                norm,
+                weights.collect(),
+                widths,
+                strides,
+                biases,
+                narrow,
+                ups,
+                added,
+                to,
+                n,
+                d,
+                epsilon,
+                scale,
+                self.form,
+                tensor_cores::ahead(self.vector * dtype.size()),
+                dtype != DType::F32,
+                dtype.into(),
+                self.vector,
+            );
+        } else {
+            kernels::maps_of_rows::launch(
+                &out.client,
+                count,
+                dim,
+                x,
+                norm,
+                weights.collect(),
+                widths,
+                strides,
+                biases,
+                narrow,
+                ups,
+                added,
+                to,
+                n,
+                d,
+                epsilon,
+                scale,
+                self.form,
+                dtype.into(),
+                self.vector,
+            );
+        }
         out
     }
 
@@ -319,6 +351,60 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
     }
 }
 
+/// How units share the columns of weights.
+struct Share {
+    /// Values of a weight that a unit reads at once.
+    vector: usize,
+    /// Units side by side.
+    lanes: usize,
+    /// Rows that a cube has sums for.
+    rows: usize,
+    on_tensor_cores: bool,
+}
+
+impl Share {
+    /// Returns `None` if the device has no such tensor cores, one row would leave them idle, or the weights do not lie in even pieces.
+    fn on_tensor_cores<R: CubeRuntime>(
+        weights: &[&CubeTensor<R>],
+        n: usize,
+        cubes: impl Fn(usize) -> usize,
+    ) -> Option<Self> {
+        if n == 1 || !multiplies_tf32(&weights[0].client) {
+            return None;
+        }
+        let [wide, narrow] = [4, 2].map(|most| vector_size(weights, most));
+        let is_busy = |vector: &usize| cubes(LANES * vector) >= BUSY_CUBES;
+        let vector = wide.filter(is_busy).or(narrow)?;
+        vector.is_multiple_of(2).then_some(Self {
+            vector,
+            lanes: LANES,
+            rows: n.next_multiple_of(TILE_ROWS),
+            on_tensor_cores: true,
+        })
+    }
+
+    /// Returns `None` if a piece of the weights does not fit in registers.
+    fn on_units<R: CubeRuntime>(
+        weights: &[&CubeTensor<R>],
+        n: usize,
+        parts: usize,
+        cubes: impl Fn(usize) -> usize,
+    ) -> Option<Self> {
+        let rows = n.next_power_of_two();
+        let most = MAX_SUMS / (parts * rows);
+        let vector = vector_size(weights, most.min(8))?;
+        let lanes = PIECES.map(|bytes| (bytes / (vector * weights[0].dtype.size())).max(1));
+        let is_busy = |&lanes: &usize| cubes(lanes * vector) >= BUSY_CUBES;
+        let [.., narrowest] = lanes;
+        Some(Self {
+            vector,
+            lanes: lanes.into_iter().find(is_busy).unwrap_or(narrowest),
+            rows,
+            on_tensor_cores: false,
+        })
+    }
+}
+
 impl<R: CubeRuntime> Factors<'_, R> {
     fn scale_of_all(&self) -> f32 {
         match self.scales {
@@ -349,12 +435,8 @@ fn as_it_lies<R: CubeRuntime>(matrix: &CubeTensor<R>) -> ArrayArg<R> {
 }
 
 /// The most values, at most `most`, that a unit can read at once from each of these weights.
-fn vector_size<R: CubeRuntime>(
-    weights: &[&CubeTensor<R>],
-    dtype: DType,
-    most: usize,
-) -> Option<usize> {
-    let bytes = dtype.size();
+fn vector_size<R: CubeRuntime>(weights: &[&CubeTensor<R>], most: usize) -> Option<usize> {
+    let bytes = weights[0].dtype.size();
     let fits = |vector: usize| {
         weights.iter().all(|weight| {
             let start = weight.handle.offset_start.unwrap_or(0) as usize;
@@ -365,7 +447,7 @@ fn vector_size<R: CubeRuntime>(
         })
     };
     let mut sizes = weights[0].client.io_optimized_vector_sizes(bytes);
-    sizes.find(|&vector| vector <= most.min(8) && fits(vector))
+    sizes.find(|&vector| vector <= most && fits(vector))
 }
 
 /// True if the device has cubes as large as the kernels', and their shared memory.

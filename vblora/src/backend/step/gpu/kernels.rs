@@ -56,7 +56,7 @@ pub(super) enum End {
 
 impl Form {
     /// Maps whose sums each cube computes for the same columns.
-    fn parts(self) -> usize {
+    pub(super) fn parts(self) -> usize {
         match self.end {
             End::Silu | End::GeluUnit => 2,
             End::Joined | End::Gelu | End::GeluTanh | End::Added => 1,
@@ -247,28 +247,39 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
         }
         if is_output {
             let at = row * total + to + column;
-            let end = comptime!(form.end);
-            let value = if comptime!(end == End::Silu) {
-                first / (1.0f32 + (-first).exp()) * last
-            } else if comptime!(end == End::GeluUnit) {
-                gelu(first, true) * last
-            } else if comptime!(end == End::GeluTanh) {
-                gelu(first, true)
-            } else if comptime!(end == End::Gelu) {
-                gelu(first, false)
-            } else if comptime!(end == End::Added) {
-                added.index(0usize)[at] + scale * first
-            } else {
-                first
-            };
-            out[at] = value;
+            out[at] = ended(first, last, added, at, scale, comptime!(form.end));
         }
+    }
+}
+
+/// What becomes of the sums of both maps of a unit, or of the first one's alone.
+#[cube]
+pub(super) fn ended(
+    first: f32,
+    last: f32,
+    added: &Sequence<Array<f32>>,
+    at: usize,
+    scale: f32,
+    #[comptime] end: End,
+) -> f32 {
+    if comptime!(end == End::Silu) {
+        first / (1.0f32 + (-first).exp()) * last
+    } else if comptime!(end == End::GeluUnit) {
+        gelu(first, true) * last
+    } else if comptime!(end == End::GeluTanh) {
+        gelu(first, true)
+    } else if comptime!(end == End::Gelu) {
+        gelu(first, false)
+    } else if comptime!(end == End::Added) {
+        added.index(0usize)[at] + scale * first
+    } else {
+        first
     }
 }
 
 /// The bias and the update of an output of map `i`.
 #[cube]
-fn offset_of(
+pub(super) fn offset_of(
     biases: &Sequence<Array<f32>>,
     narrow: &Sequence<Array<f32>>,
     ups: &Sequence<Array<f32>>,
