@@ -23,7 +23,7 @@ use super::recorded_decoders::assert_within;
 use crate::support::{
     assert_close,
     fixtures::{Tensors, entries, folder, json, number, rank_first},
-    gradients, products, values,
+    gradients, logit_gradients, products, values,
 };
 
 type Ad<B> = Autodiff<B>;
@@ -609,7 +609,7 @@ fn check_logit_gradients<B: VbLoraBackend>(case: &Case<B>, found: &[f64]) -> usi
                 &what,
                 &found[span.clone()],
                 &expected[span.clone()],
-                gradients(1e-4),
+                logit_gradients(1e-4),
             );
             (start, compared) = (span.end, compared + 1);
         }
