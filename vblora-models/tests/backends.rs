@@ -86,7 +86,7 @@ mod launches {
 
 mod generation {
     use super::suite::generation as tests;
-    on_every_backend!(tests: rows_are_given_what_they_are_given_alone);
+    on_every_backend!(tests: rows_are_given_what_they_are_given_alone, foreseen_steps_change_nothing);
 }
 
 mod recorded_decoders {

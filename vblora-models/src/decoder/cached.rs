@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use burn::tensor::{Tensor, backend::Backend};
+use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
 use vblora::{Factors, backend::VbLoraBackend};
 
 use super::{CausalBatch, CausalInput, CausalLm, Side, kv_cache::KvCache};
@@ -23,6 +23,17 @@ pub struct CachedLm<'a, B: Backend> {
     device: B::Device,
     /// Ends the rows once it is set.
     interrupted: Option<&'a AtomicBool>,
+    /// The number of steps that probably add the likeliest tokens.
+    foreseen: usize,
+    ahead: Option<Ahead<B>>,
+}
+
+/// A step that the device began before anyone had asked for it. Its tokens are in the cache.
+#[derive(Debug)]
+struct Ahead<B: Backend> {
+    /// The likeliest token of each row.
+    tokens: Vec<u32>,
+    logits: Tensor<B, 2>,
 }
 
 impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
@@ -42,6 +53,8 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             capacity: capacity.min(model.config.max_positions),
             device: device.clone(),
             interrupted: None,
+            foreseen: 0,
+            ahead: None,
         }
     }
 
@@ -63,6 +76,7 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
         let config = &self.model.config;
         let width = config.num_kv_heads * config.head_size;
         // Two caches are never alive at once.
+        self.ahead = None;
         self.cache = None;
         self.cache = Some(KvCache::new(
             config.num_layers,
@@ -84,6 +98,16 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
 
     /// Reads tokens after those remembered; gives the logits after the last column.
     fn read(&mut self, batch: &CausalBatch) -> Result<Vec<f32>> {
+        let logits = self.ask(batch, None)?;
+        self.give(logits)
+    }
+
+    /// Asks for the logits after the last column. Tokens that the device knows take the place of the batch's.
+    fn ask(
+        &mut self,
+        batch: &CausalBatch,
+        tokens: Option<Tensor<B, 2, Int>>,
+    ) -> Result<Tensor<B, 2>> {
         let cache = self.cache.as_mut().expect("started");
         let length = cache.filled + batch.columns;
         let padding = cache.starts.iter().min().copied().unwrap_or(0);
@@ -94,28 +118,81 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             });
         }
         let config = &self.model.config;
-        let input = CausalInput::after(cache.filled, batch, config, &self.device)?;
+        let mut input = CausalInput::after(cache.filled, batch, config, &self.device)?;
+        if let Some(tokens) = tokens {
+            input.ids = tokens;
+        }
         let hidden = self.model.run(&input, Some(cache), &self.factors, |_| ());
         cache.filled = length;
         let [n, t, d] = hidden.dims();
-        let logits = self
-            .model
-            .adapted_logits(hidden.narrow(1, t - 1, 1).reshape([n, d]), &self.factors);
-        read_back(logits)
+        let last = hidden.narrow(1, t - 1, 1).reshape([n, d]);
+        Ok(self.model.adapted_logits(last, &self.factors))
+    }
+
+    /// Waits for logits. If another step is foreseen, the device gets it first, with the likeliest tokens.
+    fn give(&mut self, logits: Tensor<B, 2>) -> Result<Vec<f32>> {
+        let cache = self.cache.as_ref().expect("started");
+        let padding = cache.starts.iter().min().copied().unwrap_or(0);
+        let has_room = cache.filled - padding < self.capacity;
+        // Where keys may have to be made again, the host must know the tokens first.
+        let is_known = self.foreseen > 0 && self.texts.is_empty();
+        let (true, true, Some(read_later)) = (is_known, has_room, B::read_later()) else {
+            return read_back(logits);
+        };
+        let [rows, _] = logits.dims();
+        let logits = logits.into_primitive().tensor();
+        let likeliest = B::top_k_indices(logits.clone(), 1);
+        let reading = read_later(logits, likeliest.clone());
+        let batch = self.next_column(&vec![0; rows]);
+        let next = self.ask(&batch, Some(Tensor::from_primitive(likeliest)))?;
+        let [logits, tokens] = reading().map_err(failed)?;
+        let tokens = tokens.convert::<i32>().into_vec::<i32>();
+        let tokens = tokens.map_err(|e| failed(format!("{e:?}")))?;
+        self.ahead = Some(Ahead {
+            tokens: tokens.into_iter().map(|token| token as u32).collect(),
+            logits: next,
+        });
+        values(logits)
+    }
+
+    /// Forgets a step that nobody asked for. The next one writes to the same column of the cache.
+    fn go_back(&mut self) {
+        if self.ahead.take().is_some() {
+            self.cache.as_mut().expect("started").filled -= 1;
+        }
+    }
+
+    /// One more token of each row.
+    fn next_column(&self, tokens: &[u32]) -> CausalBatch {
+        let cache = self.cache.as_ref().expect("started");
+        let starts = cache.starts.iter().map(|&start| start as i64);
+        CausalBatch {
+            ids: tokens.iter().map(|&id| i64::from(id)).collect(),
+            positions: starts
+                .clone()
+                .map(|start| cache.filled as i64 - start)
+                .collect(),
+            first: starts.collect(),
+            rows: tokens.len(),
+            columns: 1,
+        }
     }
 }
 
+fn failed(reason: String) -> Error {
+    Error::from(vblora::Error::DeviceFailed {
+        during: "generating".into(),
+        reason,
+    })
+}
+
 fn read_back<B: VbLoraBackend>(logits: Tensor<B, 2>) -> Result<Vec<f32>> {
-    let failed = |reason: String| {
-        Error::from(vblora::Error::DeviceFailed {
-            during: "generating".into(),
-            reason,
-        })
-    };
-    let data = logits
-        .try_into_data()
-        .map_err(|e| failed(format!("{e:?}")))?;
-    let values = data.convert::<f32>().into_vec();
+    let data = logits.try_into_data();
+    values(data.map_err(|e| failed(format!("{e:?}")))?)
+}
+
+fn values(logits: TensorData) -> Result<Vec<f32>> {
+    let values = logits.convert::<f32>().into_vec();
     values.map_err(|e| failed(format!("{e:?}")))
 }
 
@@ -153,22 +230,20 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
             self.texts = texts;
             return logits;
         }
-        let cache = self.cache.as_ref().expect("started");
-        let starts = cache.starts.iter().map(|&start| start as i64);
-        let batch = CausalBatch {
-            ids: tokens.iter().map(|&id| i64::from(id)).collect(),
-            positions: starts
-                .clone()
-                .map(|start| cache.filled as i64 - start)
-                .collect(),
-            first: starts.collect(),
-            rows: tokens.len(),
-            columns: 1,
-        };
-        self.read(&batch)
+        match self.ahead.take() {
+            Some(ahead) if ahead.tokens == tokens => return self.give(ahead.logits),
+            ahead => self.ahead = ahead,
+        }
+        self.go_back();
+        self.read(&self.next_column(tokens))
+    }
+
+    fn foresee(&mut self, steps: usize) {
+        self.foreseen = steps;
     }
 
     fn keep(&mut self, rows: &[usize]) -> Result<()> {
+        self.go_back();
         let cache = self.cache.as_mut().expect("started");
         // Beams that stay where they are.
         if rows.iter().copied().eq(0..cache.starts.len()) {

@@ -26,6 +26,7 @@ pub(super) fn decode(
 ) -> Result<Vec<Generated>> {
     let mut rows: Vec<Row> = prompts.iter().enumerate().map(Row::new).collect();
     let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
+    model.foresee(steps_to_follow(&rows, stops));
     let mut all_logits = model.start(prompts)?;
     loop {
         let mut staying = Vec::with_capacity(rows.len());
@@ -54,8 +55,21 @@ pub(super) fn decode(
             .filter_map(|row| row.tokens.last())
             .copied()
             .collect();
+        model.foresee(steps_to_follow(&rows, stops));
         all_logits = model.step(&last)?;
     }
+}
+
+/// The steps after the next token until a row reaches its length, if all take their likeliest tokens.
+fn steps_to_follow(rows: &[Row], stops: &Stops<'_>) -> usize {
+    if !matches!(stops.config.decoding, Decoding::Greedy) {
+        return 0;
+    }
+    let left = rows.iter().map(|row| {
+        let new = row.tokens.len() - row.prompt;
+        stops.longest(row.prompt).saturating_sub(new + 1)
+    });
+    left.min().unwrap_or(0)
 }
 
 impl Row {

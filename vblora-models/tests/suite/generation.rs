@@ -4,8 +4,11 @@ use std::ops::ControlFlow;
 
 use vblora::{AdapterSet, Factors, backend::VbLoraBackend, storage::HostAdapter};
 use vblora_models::{
+    DecoderFamily, Result,
     decoder::{CachedLm, CausalLm},
-    generate::{BeamSearch, Decoding, Ended, Generated, GenerationConfig, Sampling, generate},
+    generate::{
+        BeamSearch, Decoding, Ended, Generated, GenerationConfig, NextToken, Sampling, generate,
+    },
 };
 
 use crate::support::products;
@@ -105,5 +108,66 @@ pub(crate) fn rows_are_given_what_they_are_given_alone<B: VbLoraBackend>(device:
     // The cases are cases.
     for end in [Ended::StopToken, Ended::Length, Ended::Capacity] {
         assert!(ends.contains(&end), "{end:?} in {ends:?}");
+    }
+}
+
+/// A model that keeps the logits that it gives, and may hear nothing of what is foreseen.
+struct Heard<'a, B: VbLoraBackend> {
+    model: CachedLm<'a, B>,
+    foresees: bool,
+    logits: Vec<Vec<f32>>,
+}
+
+impl<B: VbLoraBackend> NextToken for Heard<'_, B> {
+    fn vocabulary(&self) -> usize {
+        self.model.vocabulary()
+    }
+
+    fn capacity(&self) -> usize {
+        self.model.capacity()
+    }
+
+    fn start(&mut self, prompts: &[&[u32]]) -> Result<Vec<f32>> {
+        self.logits.push(self.model.start(prompts)?);
+        Ok(self.logits[self.logits.len() - 1].clone())
+    }
+
+    fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.logits.push(self.model.step(tokens)?);
+        Ok(self.logits[self.logits.len() - 1].clone())
+    }
+
+    fn foresee(&mut self, steps: usize) {
+        if self.foresees {
+            self.model.foresee(steps);
+        }
+    }
+
+    fn keep(&mut self, rows: &[usize]) -> Result<()> {
+        self.model.keep(rows)
+    }
+}
+
+/// Steps that a device begins early give the logits of steps that it begins late, to the bit: also where rows end one by one, and where a
+/// setting forbids the likeliest token.
+pub(crate) fn foreseen_steps_change_nothing<B: VbLoraBackend>(device: &B::Device) {
+    for family in [DecoderFamily::Llama, DecoderFamily::Gpt2] {
+        let model = model::<B>(family, device);
+        for no_repeat_ngram_size in [0, 2] {
+            let config = GenerationConfig {
+                no_repeat_ngram_size,
+                ..settings().swap_remove(0)
+            };
+            let [early, late] = [true, false].map(|foresees| {
+                let mut heard = Heard {
+                    model: CachedLm::new(&model, Factors::none(), CAPACITY, device),
+                    foresees,
+                    logits: Vec::new(),
+                };
+                let found = generate(&mut heard, &TEXTS, &config, |_| ControlFlow::Continue(()));
+                (found.unwrap(), heard.logits)
+            });
+            assert_eq!(early, late, "{family:?} {no_repeat_ngram_size}");
+        }
     }
 }

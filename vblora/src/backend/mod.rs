@@ -37,9 +37,9 @@ mod positions;
 mod step;
 
 use burn::tensor::{
-    Shape, Tensor, TensorMetadata, TensorPrimitive,
+    Shape, Tensor, TensorData, TensorMetadata, TensorPrimitive,
     backend::Backend,
-    ops::{Device, FloatTensor},
+    ops::{Device, FloatTensor, IntTensor},
 };
 
 pub use activation::{ActivationOps, Gate, GeluForm};
@@ -89,7 +89,19 @@ pub trait VbLoraBackend:
     fn memory_meter(_device: &Device<Self>) -> Option<MemoryMeter> {
         None
     }
+
+    /// A function that asks for the values of two tensors now, to wait for them later. Work that is asked for in between does not delay them.
+    /// `None` if the host does the device's work itself, so that it gains nothing by asking early.
+    fn read_later() -> Option<ReadLater<Self>> {
+        None
+    }
 }
+
+/// Asks for the values of a float tensor and an int tensor.
+pub type ReadLater<B> = fn(FloatTensor<B>, IntTensor<B>) -> Reading;
+
+/// Waits for the values that were asked for. Without them it says why the device failed.
+pub type Reading = Box<dyn FnOnce() -> Result<[TensorData; 2], String>>;
 
 /// Reads a number of bytes, from any thread. It has none if the device fails.
 pub type MemoryMeter = Box<dyn Fn() -> Option<u64> + Send>;

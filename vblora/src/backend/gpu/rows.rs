@@ -42,6 +42,11 @@ impl Rows {
         Self { count, ..self }
     }
 
+    /// Values of a row that a unit asks for at a time, if it reads them one by one.
+    pub(in crate::backend) fn values_ahead(&self) -> usize {
+        ahead(self.d, self.plane)
+    }
+
     /// Pieces of a row.
     pub(in crate::backend) fn pieces(&self) -> usize {
         self.d / self.piece

@@ -90,6 +90,7 @@ fn top_k<R: CubeRuntime>(logits: &CubeTensor<R>, k: usize) -> Option<CubeTensor<
         rows.count,
         rows.d,
         k,
+        rows.values_ahead(),
     );
     Some(out)
 }
@@ -148,9 +149,17 @@ fn weight_gradient<R: CubeRuntime>(
     Some(out)
 }
 
-/// Places come in order: a larger value first, then a lower index. Each place is the first after the one before.
+/// Places come in order: a larger value first, then a lower index. Each place is the first after the one before. A place that NaN leaves
+/// empty gets the last index.
 #[cube(launch)]
-fn top_k_of_rows(logits: &Array<f32>, out: &mut Array<i32>, rows: usize, h: usize, k: usize) {
+fn top_k_of_rows(
+    logits: &Array<f32>,
+    out: &mut Array<i32>,
+    rows: usize,
+    h: usize,
+    k: usize,
+    #[comptime] ahead: usize,
+) {
     let row = row();
     if row >= rows {
         terminate!();
@@ -164,23 +173,27 @@ fn top_k_of_rows(logits: &Array<f32>, out: &mut Array<i32>, rows: usize, h: usiz
         let mut index = none;
         let mut j = UNIT_POS_X as usize;
         while j < h {
-            let candidate = logits[start + j];
-            let at = u32::cast_from(j);
-            let is_later = last_index == none
-                || candidate < last_value
-                || (candidate == last_value && at > last_index);
-            if is_later && (index == none || candidate > value) {
-                value = candidate;
-                index = at;
+            #[unroll]
+            for i in 0..ahead {
+                let at = j + i * CUBE_DIM_X as usize;
+                let candidate = logits[start + at.min(h - 1)];
+                let place = u32::cast_from(at);
+                let is_later = last_index == none
+                    || candidate < last_value
+                    || (candidate == last_value && place > last_index);
+                if at < h && is_later && (index == none || candidate > value) {
+                    value = candidate;
+                    index = place;
+                }
             }
-            j += CUBE_DIM_X as usize;
+            j += ahead * CUBE_DIM_X as usize;
         }
         // A unit without a candidate takes part with the lowest value there is.
         let best = plane_max(select(index == none, comptime!(f32::MIN), value));
         let is_best = index != none && value == best;
         let found = plane_min(select(is_best, index, none));
         if UNIT_POS_X == 0 {
-            out[row * k + place] = i32::cast_from(found);
+            out[row * k + place] = i32::cast_from(found.min(none - 1));
         }
         last_value = best;
         last_index = found;
