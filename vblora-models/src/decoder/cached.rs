@@ -23,8 +23,8 @@ pub struct CachedLm<'a, B: Backend> {
     device: B::Device,
     /// Ends the rows once it is set.
     interrupted: Option<&'a AtomicBool>,
-    /// The number of steps that probably add the likeliest tokens.
-    foreseen: usize,
+    /// True if another step will follow the next call, and probably add the likeliest tokens.
+    is_followed: bool,
     ahead: Option<Ahead<B>>,
 }
 
@@ -53,7 +53,7 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
             capacity: capacity.min(model.config.max_positions),
             device: device.clone(),
             interrupted: None,
-            foreseen: 0,
+            is_followed: false,
             ahead: None,
         }
     }
@@ -108,35 +108,39 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
         batch: &CausalBatch,
         tokens: Option<Tensor<B, 2, Int>>,
     ) -> Result<Tensor<B, 2>> {
-        let cache = self.cache.as_mut().expect("started");
-        let length = cache.filled + batch.columns;
-        let padding = cache.starts.iter().min().copied().unwrap_or(0);
-        if length - padding > self.capacity {
+        let length = self.longest() + batch.columns;
+        if length > self.capacity {
             return Err(Error::TooLong {
-                length: length - padding,
+                length,
                 limit: self.capacity,
             });
         }
+        let cache = self.cache.as_mut().expect("started");
         let config = &self.model.config;
         let mut input = CausalInput::after(cache.filled, batch, config, &self.device)?;
         if let Some(tokens) = tokens {
             input.ids = tokens;
         }
         let hidden = self.model.run(&input, Some(cache), &self.factors, |_| ());
-        cache.filled = length;
+        cache.filled += batch.columns;
         let [n, t, d] = hidden.dims();
         let last = hidden.narrow(1, t - 1, 1).reshape([n, d]);
         Ok(self.model.adapted_logits(last, &self.factors))
     }
 
-    /// Waits for logits. If another step is foreseen, the device gets it first, with the likeliest tokens.
-    fn give(&mut self, logits: Tensor<B, 2>) -> Result<Vec<f32>> {
+    /// Tokens of the longest row.
+    fn longest(&self) -> usize {
         let cache = self.cache.as_ref().expect("started");
-        let padding = cache.starts.iter().min().copied().unwrap_or(0);
-        let has_room = cache.filled - padding < self.capacity;
+        cache.filled - cache.starts.iter().min().copied().unwrap_or(0)
+    }
+
+    /// Waits for logits. If another step will follow, the device gets it first, with the likeliest tokens.
+    fn give(&mut self, logits: Tensor<B, 2>) -> Result<Vec<f32>> {
         // Where keys may have to be made again, the host must know the tokens first.
-        let is_known = self.foreseen > 0 && self.texts.is_empty();
-        let (true, true, Some(read_later)) = (is_known, has_room, B::read_later()) else {
+        let goes_on = std::mem::take(&mut self.is_followed)
+            && self.texts.is_empty()
+            && self.longest() < self.capacity;
+        let Some(read_later) = B::read_later().filter(|_| goes_on) else {
             return read_back(logits);
         };
         let [rows, _] = logits.dims();
@@ -230,16 +234,15 @@ impl<B: VbLoraBackend> NextToken for CachedLm<'_, B> {
             self.texts = texts;
             return logits;
         }
-        match self.ahead.take() {
-            Some(ahead) if ahead.tokens == tokens => return self.give(ahead.logits),
-            ahead => self.ahead = ahead,
+        if let Some(ahead) = self.ahead.take_if(|ahead| ahead.tokens == tokens) {
+            return self.give(ahead.logits);
         }
         self.go_back();
         self.read(&self.next_column(tokens))
     }
 
-    fn foresee(&mut self, steps: usize) {
-        self.foreseen = steps;
+    fn foresee(&mut self) {
+        self.is_followed = true;
     }
 
     fn keep(&mut self, rows: &[usize]) -> Result<()> {

@@ -47,9 +47,9 @@ pub trait NextToken {
     /// A row is full; a device that failed.
     fn step(&mut self, tokens: &[u32]) -> Result<Vec<f32>>;
 
-    /// Says, before [`start`](Self::start) or [`step`](Self::step), how many steps will follow that probably add each row's likeliest token,
-    /// the first of equals. A model on a GPU can begin the next step while the host looks at this one's logits.
-    fn foresee(&mut self, _steps: usize) {}
+    /// Says that another step will probably follow the next [`start`](Self::start) or [`step`](Self::step), with each row's likeliest token,
+    /// the first of equals. A model on a GPU can begin that step while the host looks at the logits.
+    fn foresee(&mut self) {}
 
     /// Row `i` becomes what row `rows[i]` was: beams that split, change places or end.
     ///

@@ -26,7 +26,9 @@ pub(super) fn decode(
 ) -> Result<Vec<Generated>> {
     let mut rows: Vec<Row> = prompts.iter().enumerate().map(Row::new).collect();
     let mut results: Vec<Option<Generated>> = vec![None; prompts.len()];
-    model.foresee(steps_to_follow(&rows, stops));
+    if another_follows(&rows, stops) {
+        model.foresee();
+    }
     let mut all_logits = model.start(prompts)?;
     loop {
         let mut staying = Vec::with_capacity(rows.len());
@@ -55,21 +57,17 @@ pub(super) fn decode(
             .filter_map(|row| row.tokens.last())
             .copied()
             .collect();
-        model.foresee(steps_to_follow(&rows, stops));
+        if another_follows(&rows, stops) {
+            model.foresee();
+        }
         all_logits = model.step(&last)?;
     }
 }
 
-/// The steps after the next token until a row reaches its length, if all take their likeliest tokens.
-fn steps_to_follow(rows: &[Row], stops: &Stops<'_>) -> usize {
-    if !matches!(stops.config.decoding, Decoding::Greedy) {
-        return 0;
-    }
-    let left = rows.iter().map(|row| {
-        let new = row.tokens.len() - row.prompt;
-        stops.longest(row.prompt).saturating_sub(new + 1)
-    });
-    left.min().unwrap_or(0)
+/// True if every row takes its likeliest token, and none reaches its length with the next one.
+fn another_follows(rows: &[Row], stops: &Stops<'_>) -> bool {
+    let goes_on = |row: &Row| row.tokens.len() - row.prompt + 1 < stops.longest(row.prompt);
+    matches!(stops.config.decoding, Decoding::Greedy) && rows.iter().all(goes_on)
 }
 
 impl Row {

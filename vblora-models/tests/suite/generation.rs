@@ -137,9 +137,9 @@ impl<B: VbLoraBackend> NextToken for Heard<'_, B> {
         Ok(self.logits[self.logits.len() - 1].clone())
     }
 
-    fn foresee(&mut self, steps: usize) {
+    fn foresee(&mut self) {
         if self.foresees {
-            self.model.foresee(steps);
+            self.model.foresee();
         }
     }
 
@@ -148,8 +148,8 @@ impl<B: VbLoraBackend> NextToken for Heard<'_, B> {
     }
 }
 
-/// Steps that a device begins early give the logits of steps that it begins late, to the bit: also where rows end one by one, and where a
-/// setting forbids the likeliest token.
+/// Steps that a device begins early give the logits of steps that it begins late, to the bit. Rows end one by one here, and a setting
+/// forbids likeliest tokens.
 pub(crate) fn foreseen_steps_change_nothing<B: VbLoraBackend>(device: &B::Device) {
     for family in [DecoderFamily::Llama, DecoderFamily::Gpt2] {
         let model = model::<B>(family, device);

@@ -8,26 +8,20 @@ pub(super) mod cache;
 pub(super) mod cast;
 pub(super) mod elements;
 pub(super) mod product;
+mod reading;
 pub(super) mod rows;
 
-use std::{
-    future::poll_fn,
-    task::{Context, Poll, Waker},
-};
-
-use burn::tensor::{Bytes, DType, Shape, TensorData, ops::Device};
+use burn::tensor::{DType, Shape, ops::Device};
 use burn_cubecl::{
     BoolElement, CubeBackend, CubeRuntime, FloatElement, IntElement, kernel::into_contiguous,
     ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
 };
 use cubecl::{
-    future::block_on,
     prelude::{ArrayArg, ComputeClient},
-    server::CopyDescriptor,
     stream_id::StreamId,
 };
 
-use super::{MemoryMeter, ReadLater, Reading, VbLoraBackend};
+use super::{MemoryMeter, ReadLater, VbLoraBackend};
 
 /// GPUs through Vulkan, Metal or DX12, without operation fusion.
 #[cfg(feature = "wgpu")]
@@ -67,52 +61,8 @@ where
     }
 
     fn read_later() -> Option<ReadLater<Self>> {
-        Some(read_later)
+        Some(reading::read_later)
     }
-}
-
-/// See [`VbLoraBackend::read_later`].
-fn read_later<R: CubeRuntime>(floats: CubeTensor<R>, ints: CubeTensor<R>) -> Reading {
-    let client = floats.client.clone();
-    let tensors = [floats, ints].map(into_contiguous);
-    let forms = tensors
-        .each_ref()
-        .map(|tensor| (tensor.meta.shape().clone(), tensor.dtype));
-    let copies = tensors.map(|tensor| {
-        let (shape, strides) = (tensor.meta.shape().clone(), tensor.meta.strides().clone());
-        let bytes = tensor.dtype.size();
-        CopyDescriptor::new(tensor.handle.binding(), shape, strides, bytes)
-    });
-    let mut reading = Box::pin(async move {
-        let copies = client.read_tensor_async(copies.into());
-        after_a_pause().await;
-        copies.await
-    });
-    // Up to the pause: the copies are asked for here, before what follows in the stream.
-    let first = reading
-        .as_mut()
-        .poll(&mut Context::from_waker(Waker::noop()));
-    debug_assert!(first.is_pending());
-    Box::new(move || {
-        let read = block_on(reading).map_err(|error| error.to_string())?;
-        let read: [Bytes; 2] = read
-            .try_into()
-            .map_err(|_| "a tensor is missing".to_owned())?;
-        let mut forms = forms.into_iter();
-        Ok(read.map(|bytes| {
-            let (shape, dtype) = forms.next().expect("as many as were read");
-            TensorData::from_bytes(bytes, shape, dtype)
-        }))
-    })
-}
-
-/// Is ready when it is polled for the second time.
-fn after_a_pause() -> impl Future<Output = ()> {
-    let mut has_paused = false;
-    poll_fn(move |_| match std::mem::replace(&mut has_paused, true) {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
 }
 
 /// The device's plane size, if it has one size.

@@ -19,7 +19,7 @@ use crate::backend::{
 use kernels::{End, Form, MAX_MAPS, UNITS};
 use tensor_cores::{LANES, TILE_ROWS};
 
-/// The most rows of a step. More have enough work for products on tensor cores.
+/// The most rows of a step. More have enough work for the products of a text.
 const MAX_ROWS: usize = 16;
 /// The highest rank of an update whose sums fit in a unit's registers.
 const MAX_RANK: usize = 16;
@@ -80,7 +80,6 @@ struct Maps<'a, R: CubeRuntime> {
     added: Option<(&'a CubeTensor<R>, f64)>,
     /// Values of a weight that a unit reads at once.
     vector: usize,
-    on_tensor_cores: bool,
     /// Width of the output.
     width: usize,
     cubes: usize,
@@ -159,7 +158,6 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
                 _ => None,
             },
             vector: share.vector,
-            on_tensor_cores: share.on_tensor_cores,
             width: if is_unit {
                 widths[0]
             } else {
@@ -177,6 +175,7 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
                         .as_ref()
                         .is_some_and(|update| is_swapped(&update.up))
                 }),
+                on_tensor_cores: share.on_tensor_cores,
                 end,
             },
             downs_swapped: mask(maps, |map| {
@@ -255,64 +254,28 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
             Some((to, scale)) => (Some(to), scale),
             None => (None, 1.0),
         };
-        let count = CubeCount::new_1d(self.cubes as u32);
-        let dim = CubeDim::new_1d(UNITS as u32);
-        let (x, norm, to) = (array(self.x), self.norm_args(), array(&out));
-        let (widths, strides) = (widths.collect(), strides.collect());
-        let biases = self.biases.iter().map(|&bias| array(bias)).collect();
-        let narrow = narrow.iter().map(array).collect();
-        let (ups, added) = (ups.collect(), added.into_iter().map(array).collect());
-        let (epsilon, scale) = (self.epsilon(), scale as f32);
-        let dtype = self.weights[0].dtype;
-        if self.on_tensor_cores {
-            tensor_cores::maps_on_tensor_cores::launch(
-                &out.client,
-                count,
-                dim,
-                x,
-                norm,
-                weights.collect(),
-                widths,
-                strides,
-                biases,
-                narrow,
-                ups,
-                added,
-                to,
-                n,
-                d,
-                epsilon,
-                scale,
-                self.form,
-                tensor_cores::ahead(self.vector * dtype.size()),
-                dtype != DType::F32,
-                dtype.into(),
-                self.vector,
-            );
-        } else {
-            kernels::maps_of_rows::launch(
-                &out.client,
-                count,
-                dim,
-                x,
-                norm,
-                weights.collect(),
-                widths,
-                strides,
-                biases,
-                narrow,
-                ups,
-                added,
-                to,
-                n,
-                d,
-                epsilon,
-                scale,
-                self.form,
-                dtype.into(),
-                self.vector,
-            );
-        }
+        kernels::maps_of_rows::launch(
+            &out.client,
+            CubeCount::new_1d(self.cubes as u32),
+            CubeDim::new_1d(UNITS as u32),
+            array(self.x),
+            self.norm_args(),
+            weights.collect(),
+            widths.collect(),
+            strides.collect(),
+            self.biases.iter().map(|&bias| array(bias)).collect(),
+            narrow.iter().map(array).collect(),
+            ups.collect(),
+            added.into_iter().map(array).collect(),
+            array(&out),
+            n,
+            d,
+            self.epsilon(),
+            scale as f32,
+            self.form,
+            self.weights[0].dtype.into(),
+            self.vector,
+        );
         out
     }
 
@@ -342,6 +305,7 @@ impl<'a, R: CubeRuntime> Maps<'a, R> {
                 lanes: 0,
                 biased: 0,
                 swapped: 0,
+                on_tensor_cores: false,
                 end: End::Joined,
                 ..self.form
             },

@@ -8,10 +8,11 @@
 
 use cubecl::prelude::*;
 
+use super::tensor_cores::{self, PLANE, PLANES, TILE_ROWS, Tile};
 use crate::backend::activation::gpu::kernels::gelu;
 
 /// Units of a cube.
-pub(super) const UNITS: usize = 256;
+pub(super) const UNITS: usize = PLANES * PLANE;
 /// The most maps of one launch.
 pub(super) const MAX_MAPS: usize = 3;
 /// Pieces of a weight that a unit asks for before it waits for the first of them, times its rows.
@@ -34,6 +35,8 @@ pub(super) struct Form {
     pub(super) ranks: [usize; MAX_MAPS],
     /// A bit for each map whose last factor lies with its dimensions swapped.
     pub(super) swapped: u32,
+    /// True if tensor cores multiply.
+    pub(super) on_tensor_cores: bool,
     pub(super) end: End,
 }
 
@@ -56,7 +59,7 @@ pub(super) enum End {
 
 impl Form {
     /// Maps whose sums each cube computes for the same columns.
-    pub(super) fn parts(self) -> usize {
+    fn parts(self) -> usize {
         match self.end {
             End::Silu | End::GeluUnit => 2,
             End::Joined | End::Gelu | End::GeluTanh | End::Added => 1,
@@ -92,7 +95,8 @@ impl Form {
 }
 
 /// `end(norm(x) W_i + b_i + narrow_i up_i)`. Widths and strides of weights are counted in pieces of V values. Cubes follow one another along
-/// the columns of the maps. A unit takes one piece of columns and every `UNITS / lanes`-th row of the weight.
+/// the columns of the maps. A unit takes one piece of columns and every `UNITS / lanes`-th row of the weight. Where tensor cores multiply,
+/// a plane takes all pieces of the cube.
 #[cube(launch)]
 pub(super) fn maps_of_rows<W: Float, V: Size>(
     x: &Array<f32>,
@@ -118,38 +122,17 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
     let lanes = comptime!(form.lanes);
     let parts = comptime!(form.parts());
     let columns = comptime!(lanes * vector);
-    let together = comptime!(rows.min((SHARED_SUMS / vector).max(1)).min(UNITS / columns));
+    let on_tensor_cores = comptime!(form.on_tensor_cores);
+    let together = comptime!(match on_tensor_cores {
+        true => TILE_ROWS,
+        false => rows.min((SHARED_SUMS / vector).max(1)).min(UNITS / columns),
+    });
     let unit = UNIT_POS as usize;
-    let lane = unit % lanes;
-    let mut shared = SharedMemory::<f32>::new(comptime!(UNITS * rows.max(together * vector)));
+    let mut shared = SharedMemory::<f32>::new(comptime!(match on_tensor_cores {
+        true => PLANES * TILE_ROWS * columns,
+        false => UNITS * rows.max(together * vector),
+    }));
 
-    let mut means = Array::<f32>::new(rows);
-    let mut inverses = Array::<f32>::new(rows);
-    #[unroll]
-    for row in 0..rows {
-        means[row] = 0.0f32;
-        inverses[row] = 1.0f32;
-    }
-    if comptime!(norm.len() > 0) {
-        moments(
-            x,
-            &mut shared,
-            &mut means,
-            &mut inverses,
-            0usize,
-            n,
-            d,
-            epsilon,
-            rows,
-            comptime!(form.is_centred),
-        );
-    }
-
-    let mut sums = Array::<f32>::new(comptime!(parts * rows * vector));
-    #[unroll]
-    for i in 0..comptime!(parts * rows * vector) {
-        sums[i] = 0.0f32;
-    }
     // The map of this cube, its width and the number of its first column in the output.
     let mut map = 0usize;
     let mut width = 0usize;
@@ -160,27 +143,10 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
     #[unroll]
     for i in 0..weights.len() {
         let pieces = *widths.index(i);
-        let stride = *strides.index(i);
         let is_part = comptime!(parts > 1);
         if is_part {
             width = pieces * vector;
             total = width;
-            let piece = (CUBE_POS * lanes + lane).min(pieces - 1);
-            add_products::<W, V>(
-                weights.index(i),
-                x,
-                norm,
-                &means,
-                &inverses,
-                &mut sums,
-                piece,
-                stride,
-                n,
-                d,
-                comptime!(i * rows * vector),
-                rows,
-                lanes,
-            );
         } else {
             let blocks = (pieces + comptime!(lanes - 1)) / lanes;
             if CUBE_POS >= cubes && CUBE_POS < cubes + blocks {
@@ -188,7 +154,77 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
                 width = pieces * vector;
                 to = total;
                 block = CUBE_POS - cubes;
-                let piece = (block * lanes + lane).min(pieces - 1);
+            }
+            cubes += blocks;
+            total += pieces * vector;
+        }
+    }
+    // Units beyond the last piece compute it again, for nothing.
+    let pieces = width / vector;
+
+    // Units have sums of rows, or tensor cores have tiles.
+    let mut tiles = Sequence::<Tile>::new();
+    let mut sums = Array::<f32>::new(comptime!(match on_tensor_cores {
+        true => 1,
+        false => parts * rows * vector,
+    }));
+    if on_tensor_cores {
+        let piece = (block * lanes + tensor_cores::lane()).min(pieces - 1);
+        tensor_cores::clear(&mut tiles, comptime!(parts * rows / TILE_ROWS * vector / 2));
+        let mut means = Array::<f32>::new(comptime!(rows / TILE_ROWS));
+        let mut inverses = Array::<f32>::new(comptime!(rows / TILE_ROWS));
+        #[unroll]
+        for i in 0..weights.len() {
+            if i >= map && i < map + parts {
+                tensor_cores::add_products::<W, V>(
+                    weights.index(i),
+                    x,
+                    norm,
+                    &mut means,
+                    &mut inverses,
+                    &mut shared,
+                    &mut tiles,
+                    piece,
+                    *strides.index(i),
+                    n,
+                    d,
+                    epsilon,
+                    comptime!(if parts > 1 { i } else { 0 }),
+                    rows,
+                    comptime!(form.is_centred),
+                );
+            }
+        }
+    } else {
+        let piece = (block * lanes + unit % lanes).min(pieces - 1);
+        let mut means = Array::<f32>::new(rows);
+        let mut inverses = Array::<f32>::new(rows);
+        #[unroll]
+        for row in 0..rows {
+            means[row] = 0.0f32;
+            inverses[row] = 1.0f32;
+        }
+        if comptime!(norm.len() > 0) {
+            moments(
+                x,
+                &mut shared,
+                &mut means,
+                &mut inverses,
+                0usize,
+                n,
+                d,
+                epsilon,
+                rows,
+                comptime!(form.is_centred),
+            );
+        }
+        #[unroll]
+        for i in 0..comptime!(parts * rows * vector) {
+            sums[i] = 0.0f32;
+        }
+        #[unroll]
+        for i in 0..weights.len() {
+            if i >= map && i < map + parts {
                 add_products::<W, V>(
                     weights.index(i),
                     x,
@@ -197,16 +233,14 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
                     &inverses,
                     &mut sums,
                     piece,
-                    stride,
+                    *strides.index(i),
                     n,
                     d,
-                    0usize,
+                    comptime!(if parts > 1 { i * rows * vector } else { 0 }),
                     rows,
                     lanes,
                 );
             }
-            cubes += blocks;
-            total += pieces * vector;
         }
     }
 
@@ -222,21 +256,25 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
         let mut last = 0.0f32;
         #[unroll]
         for part in 0..parts {
-            #[unroll]
-            for i in 0..values {
-                shared[i * UNITS + unit] =
-                    sums[comptime!((part * rows + chunk * together) * vector + i)];
-            }
-            add_up(&mut shared, values, lanes);
-            if is_output {
-                let mut y = shared[sum_at];
-                let of = map + part;
+            if on_tensor_cores {
+                let start = comptime!((part * rows / TILE_ROWS + chunk) * vector / 2);
+                tensor_cores::lay_out(&tiles, &mut shared, start, vector);
+            } else {
                 #[unroll]
-                for i in 0..weights.len() {
-                    if of == i {
-                        y += offset_of(biases, narrow, ups, row, column, width, n, i, form);
-                    }
+                for i in 0..values {
+                    shared[i * UNITS + unit] =
+                        sums[comptime!((part * rows + chunk * together) * vector + i)];
                 }
+                add_up(&mut shared, values, lanes);
+            }
+            if is_output {
+                let product = if on_tensor_cores {
+                    tensor_cores::sum_of_planes(&shared, columns)
+                } else {
+                    shared[sum_at]
+                };
+                let of = map + part;
+                let y = product + offset_of(biases, narrow, ups, of, row, column, width, n, form);
                 if comptime!(part == 0) {
                     first = y;
                 } else {
@@ -254,7 +292,7 @@ pub(super) fn maps_of_rows<W: Float, V: Size>(
 
 /// What becomes of the sums of both maps of a unit, or of the first one's alone.
 #[cube]
-pub(super) fn ended(
+fn ended(
     first: f32,
     last: f32,
     added: &Sequence<Array<f32>>,
@@ -277,35 +315,40 @@ pub(super) fn ended(
     }
 }
 
-/// The bias and the update of an output of map `i`.
+/// The bias and the update of an output of a map.
 #[cube]
-pub(super) fn offset_of(
+fn offset_of(
     biases: &Sequence<Array<f32>>,
     narrow: &Sequence<Array<f32>>,
     ups: &Sequence<Array<f32>>,
+    map: usize,
     row: usize,
     column: usize,
     width: usize,
     n: usize,
-    #[comptime] i: usize,
     #[comptime] form: Form,
 ) -> f32 {
     let mut y = 0.0f32;
-    if comptime!(form.has_bias(i)) {
-        y += biases.index(comptime!(form.bias(i)))[column];
-    }
-    let rank = comptime!(form.ranks[i]);
-    if comptime!(rank > 0) {
-        let up = ups.index(comptime!(form.factor(i)));
-        let start = n * comptime!(form.narrow_before(i)) + row * rank;
-        #[unroll]
-        for rho in 0..rank {
-            let at = if comptime!(form.is_swapped(i)) {
-                column * rank + rho
-            } else {
-                rho * width + column
-            };
-            y += narrow.index(0usize)[start + rho] * up[at];
+    #[unroll]
+    for i in 0..MAX_MAPS {
+        if map == i {
+            if comptime!(form.has_bias(i)) {
+                y += biases.index(comptime!(form.bias(i)))[column];
+            }
+            let rank = comptime!(form.ranks[i]);
+            if comptime!(rank > 0) {
+                let up = ups.index(comptime!(form.factor(i)));
+                let start = n * comptime!(form.narrow_before(i)) + row * rank;
+                #[unroll]
+                for rho in 0..rank {
+                    let at = if comptime!(form.is_swapped(i)) {
+                        column * rank + rho
+                    } else {
+                        rho * width + column
+                    };
+                    y += narrow.index(0usize)[start + rho] * up[at];
+                }
+            }
         }
     }
     y

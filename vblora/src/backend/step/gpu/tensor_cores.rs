@@ -1,4 +1,4 @@
-//! [`maps_of_rows`](super::kernels::maps_of_rows) of several rows on tensor cores.
+//! Products of several rows with a map on tensor cores.
 //!
 //! Tensor cores multiply factors of 11 bits (TF32), and cut off the bits below. Each f32 is split into two of them, and three of their four
 //! products are added up. So results are about as close as those of f32. A weight of 16 bits is one factor.
@@ -11,16 +11,14 @@
 
 use cubecl::{cmma::MmaDefinition, prelude::*, tf32 as Tf32};
 
-use super::kernels::{Form, UNITS, ended, offset_of};
-
 /// Rows of a batch that one instruction multiplies.
 pub(super) const TILE_ROWS: usize = 8;
 /// Pieces of a weight's row that a plane reads side by side.
 pub(super) const LANES: usize = 8;
 /// Units of a plane.
-const PLANE: usize = 32;
+pub(super) const PLANE: usize = 32;
 /// Planes of a cube. They share the inner dimension.
-const PLANES: usize = UNITS / PLANE;
+pub(super) const PLANES: usize = 8;
 /// Values of the inner dimension that all planes of a cube multiply at a time, 8 each.
 const ROUND: usize = 8 * PLANES;
 /// Bytes of a weight that a unit asks for before it waits for the first of them.
@@ -28,209 +26,98 @@ const BYTES_AHEAD: usize = 128;
 
 /// What one unit holds of an instruction's operands. The instruction's m are the columns of a weight, its n the rows of the batch.
 type Factors = Array<Vector<Tf32, Const<1>>>;
-/// What one unit holds of an instruction's output.
-type Sums = Array<Vector<f32, Const<2>>>;
+/// What one unit holds of an instruction's output: two neighbouring rows of one column, and of the next one.
+pub(super) type Tile = Array<Vector<f32, Const<2>>>;
 
 /// Instructions whose weights a unit asks for before it waits for the first of them.
-pub(super) fn ahead(bytes_of_piece: usize) -> usize {
+fn ahead(bytes_of_piece: usize) -> usize {
     (BYTES_AHEAD / (2 * bytes_of_piece)).clamp(2, 8)
 }
 
-/// The same as [`maps_of_rows`](super::kernels::maps_of_rows), for pieces of an even number of values. Each plane multiplies [`LANES`] pieces
-/// of columns with a share of the inner dimension.
-#[cube(launch)]
-pub(super) fn maps_on_tensor_cores<W: Float, V: Size>(
-    x: &Array<f32>,
-    norm: &Sequence<Array<f32>>,
-    weights: &Sequence<Array<Vector<W, V>>>,
-    widths: &Sequence<usize>,
-    strides: &Sequence<usize>,
-    biases: &Sequence<Array<f32>>,
-    narrow: &Sequence<Array<f32>>,
-    ups: &Sequence<Array<f32>>,
-    added: &Sequence<Array<f32>>,
-    out: &mut Array<f32>,
-    n: usize,
-    d: usize,
-    epsilon: f32,
-    scale: f32,
-    #[comptime] form: Form,
-    #[comptime] ahead: usize,
-    #[comptime] is_exact: bool,
-    #[define(W)] _dtype: StorageType,
-    #[define(V)] _vector: usize,
-) {
-    let vector = V::value();
-    let parts = comptime!(form.parts());
-    let tiles = comptime!(form.rows / TILE_ROWS);
-    let pairs = comptime!(vector / 2);
-    let columns = comptime!(LANES * vector);
-    let unit = UNIT_POS as usize;
-    let lane = unit % PLANE;
-    let mut shared = SharedMemory::<f32>::new(comptime!(PLANES * TILE_ROWS * columns));
+/// The piece of a unit among those that its plane reads side by side.
+#[cube]
+pub(super) fn lane() -> usize {
+    UNIT_POS as usize % PLANE / 4
+}
 
-    let mut sums = Sequence::<Sums>::new();
+/// Adds tiles of zeros.
+#[cube]
+pub(super) fn clear(tiles: &mut Sequence<Tile>, #[comptime] count: usize) {
     #[unroll]
-    for _ in 0..comptime!(parts * tiles * pairs) {
-        let mut zeros = Sums::new(2usize);
+    for _ in 0..count {
+        let mut zeros = Tile::new(2usize);
         zeros[0] = Vector::new(0.0f32);
         zeros[1] = Vector::new(0.0f32);
-        sums.push(zeros);
-    }
-    let mut means = Array::<f32>::new(tiles);
-    let mut inverses = Array::<f32>::new(tiles);
-    #[unroll]
-    for tile in 0..tiles {
-        means[tile] = 0.0f32;
-        inverses[tile] = 1.0f32;
-    }
-    // The map of this cube, its width and the number of its first column in the output.
-    let mut map = 0usize;
-    let mut width = 0usize;
-    let mut to = 0usize;
-    let mut total = 0usize;
-    let mut block = CUBE_POS;
-    let mut cubes = 0usize;
-    #[unroll]
-    for i in 0..weights.len() {
-        let pieces = *widths.index(i);
-        let stride = *strides.index(i);
-        let is_part = comptime!(parts > 1);
-        if is_part {
-            width = pieces * vector;
-            total = width;
-            let piece = (CUBE_POS * LANES + lane / 4).min(pieces - 1);
-            add_products::<W, V>(
-                weights.index(i),
-                x,
-                norm,
-                &mut means,
-                &mut inverses,
-                &mut shared,
-                &mut sums,
-                piece,
-                stride,
-                n,
-                d,
-                epsilon,
-                i,
-                form,
-                ahead,
-                is_exact,
-            );
-        } else {
-            let blocks = (pieces + comptime!(LANES - 1)) / LANES;
-            if CUBE_POS >= cubes && CUBE_POS < cubes + blocks {
-                map = i.runtime();
-                width = pieces * vector;
-                to = total;
-                block = CUBE_POS - cubes;
-                let piece = (block * LANES + lane / 4).min(pieces - 1);
-                add_products::<W, V>(
-                    weights.index(i),
-                    x,
-                    norm,
-                    &mut means,
-                    &mut inverses,
-                    &mut shared,
-                    &mut sums,
-                    piece,
-                    stride,
-                    n,
-                    d,
-                    epsilon,
-                    0usize,
-                    form,
-                    ahead,
-                    is_exact,
-                );
-            }
-            cubes += blocks;
-            total += pieces * vector;
-        }
-    }
-
-    // A unit for each output of a tile.
-    let row_of_tile = unit / columns;
-    let column = block * columns + unit % columns;
-    #[unroll]
-    for tile in 0..tiles {
-        let row = comptime!(tile * TILE_ROWS) + row_of_tile;
-        let is_output = row_of_tile < TILE_ROWS && row < n && column < width;
-        let mut first = 0.0f32;
-        let mut last = 0.0f32;
-        #[unroll]
-        for part in 0..parts {
-            let at = unit / PLANE * TILE_ROWS + 2 * (lane % 4);
-            #[unroll]
-            for pair in 0..pairs {
-                let of_pair = sums.index(comptime!((part * tiles + tile) * pairs + pair));
-                let from = at * columns + lane / 4 * vector + 2 * pair;
-                #[unroll]
-                for i in 0..2usize {
-                    let neighbours = of_pair[i];
-                    shared[from + i] = neighbours[0];
-                    shared[from + columns + i] = neighbours[1];
-                }
-            }
-            sync_cube();
-            if is_output {
-                let mut y = 0.0f32;
-                #[unroll]
-                for plane in 0..PLANES {
-                    y += shared[comptime!(plane * TILE_ROWS * columns) + unit];
-                }
-                let of = map + part;
-                #[unroll]
-                for i in 0..weights.len() {
-                    if of == i {
-                        y += offset_of(biases, narrow, ups, row, column, width, n, i, form);
-                    }
-                }
-                if comptime!(part == 0) {
-                    first = y;
-                } else {
-                    last = y;
-                }
-            }
-            sync_cube();
-        }
-        if is_output {
-            let at = row * total + to + column;
-            out[at] = ended(first, last, added, at, scale, comptime!(form.end));
-        }
+        tiles.push(zeros);
     }
 }
 
-/// Adds a unit's share of the products with a piece of columns to the sums of a part. Before the first part it finds the means of rows and
+/// Lays out the tiles of [`TILE_ROWS`] rows from `start`, each plane's row by row. A tile has two neighbouring columns of each lane.
+#[cube]
+pub(super) fn lay_out(
+    tiles: &Sequence<Tile>,
+    shared: &mut SharedMemory<f32>,
+    #[comptime] start: usize,
+    #[comptime] vector: usize,
+) {
+    let columns = comptime!(LANES * vector);
+    let row = UNIT_POS as usize / PLANE * TILE_ROWS + 2 * (UNIT_POS as usize % 4);
+    #[unroll]
+    for pair in 0..comptime!(vector / 2) {
+        let tile = tiles.index(comptime!(start + pair));
+        let at = row * columns + lane() * vector + 2 * pair;
+        #[unroll]
+        for i in 0..2usize {
+            let neighbours = tile[i];
+            shared[at + i] = neighbours[0];
+            shared[at + columns + i] = neighbours[1];
+        }
+    }
+    sync_cube();
+}
+
+/// The sum over planes of the unit's place in what was laid out.
+#[cube]
+pub(super) fn sum_of_planes(shared: &SharedMemory<f32>, #[comptime] columns: usize) -> f32 {
+    let mut sum = 0.0f32;
+    #[unroll]
+    for plane in 0..PLANES {
+        sum += shared[comptime!(plane * TILE_ROWS * columns) + UNIT_POS as usize];
+    }
+    sum
+}
+
+/// Adds a unit's share of the products with a piece of columns to the tiles of a part. Before the first part it finds the means of rows and
 /// what divides them.
 #[cube]
-fn add_products<W: Float, V: Size>(
+pub(super) fn add_products<W: Float, V: Size>(
     weight: &Array<Vector<W, V>>,
     x: &Array<f32>,
     norm: &Sequence<Array<f32>>,
     means: &mut Array<f32>,
     inverses: &mut Array<f32>,
     shared: &mut SharedMemory<f32>,
-    sums: &mut Sequence<Sums>,
+    sums: &mut Sequence<Tile>,
     piece: usize,
     stride: usize,
     n: usize,
     d: usize,
     epsilon: f32,
     #[comptime] part: usize,
-    #[comptime] form: Form,
-    #[comptime] ahead: usize,
-    #[comptime] is_exact: bool,
+    #[comptime] rows: usize,
+    #[comptime] is_centred: bool,
 ) {
     let vector = V::value();
-    let tiles = comptime!(form.rows / TILE_ROWS);
+    let bytes = W::type_size();
+    let ahead = comptime!(ahead(vector * bytes));
+    // A value of 16 bits is one factor.
+    let is_exact = comptime!(bytes < 4);
+    let tiles = comptime!(rows / TILE_ROWS);
     let pairs = comptime!(vector / 2);
-    let lane = UNIT_POS as usize % PLANE;
     let last_row = (n - 1) * d;
     // The inner places that a unit reads follow one another. Instructions see them at distances of 4, in both operands.
     let mut start = UNIT_POS as usize / PLANE * 8;
-    let of_unit = 2 * (lane % 4);
+    let of_unit = 2 * (UNIT_POS as usize % 4);
     let has_norm = comptime!(norm.len() > 0);
     let mut held = Array::<Vector<W, V>>::new(comptime!(2 * ahead));
     let mut held_x = Array::<f32>::new(comptime!(2 * ahead * tiles));
@@ -241,7 +128,7 @@ fn add_products<W: Float, V: Size>(
         held[i] = weight[k * stride + piece];
         #[unroll]
         for tile in 0..tiles {
-            let row = comptime!(tile * TILE_ROWS) + lane / 4;
+            let row = comptime!(tile * TILE_ROWS) + lane();
             held_x[comptime!(i * tiles + tile)] = x[(row * d).min(last_row) + k];
         }
         if has_norm {
@@ -249,12 +136,12 @@ fn add_products<W: Float, V: Size>(
         }
     }
     if comptime!(has_norm && part == 0) {
-        moments(x, shared, n, d, epsilon, form.rows, form.is_centred);
+        moments(x, shared, n, d, epsilon, rows, is_centred);
         #[unroll]
         for tile in 0..tiles {
-            let row = comptime!(tile * TILE_ROWS) + lane / 4;
+            let row = comptime!(tile * TILE_ROWS) + lane();
             means[tile] = shared[row];
-            inverses[tile] = shared[form.rows + row];
+            inverses[tile] = shared[rows + row];
         }
         sync_cube();
     }
@@ -285,7 +172,7 @@ fn add_products<W: Float, V: Size>(
                 held[of_step] = weight[next * stride + piece];
                 #[unroll]
                 for tile in 0..tiles {
-                    let row = comptime!(tile * TILE_ROWS) + lane / 4;
+                    let row = comptime!(tile * TILE_ROWS) + lane();
                     let mut value = held_x[comptime!(of_step * tiles + tile)];
                     held_x[comptime!(of_step * tiles + tile)] = x[(row * d).min(last_row) + next];
                     if has_norm {
