@@ -68,14 +68,14 @@ fn optimizer(criterion: &mut Criterion) {
         let mut trained = adapter();
         for seed in 0..STEPS_BEFORE {
             let grads = gradients(&trained, seed);
-            optimizer.begin_step();
+            optimizer.begin_step(None);
             trained = optimizer.apply("adapter", trained, &grads, rule);
         }
         let grads = gradients(&trained, STEPS_BEFORE);
         let mut trained = Some(trained);
         group.bench_function(name, |b| {
             b.iter(|| {
-                optimizer.begin_step();
+                optimizer.begin_step(None);
                 let before = trained.take().expect("put back below");
                 trained = Some(optimizer.apply("adapter", before, &grads, rule));
             })

@@ -6,7 +6,12 @@ use burn::{
     tensor::{Int, Tensor, TensorData},
 };
 use serde::{Deserialize, Serialize};
-use vblora::{Factors, Noise, backend::VbLoraBackend, ops::log_softmax, rng::Key};
+use vblora::{
+    Factors, Noise,
+    backend::{Clip, VbLoraBackend},
+    ops::log_softmax,
+    rng::Key,
+};
 use vblora_models::{
     Encoded, Encoder, EncoderConfig, EncoderInput, HostTensor, LmHead, PaddedBatch, pad,
 };
@@ -127,7 +132,7 @@ impl<B: VbLoraBackend> Pretrainer<B> {
         report.then(|| scalar(shown))
     }
 
-    fn update(&mut self, step: usize, mut grads: Gradients<B>) {
+    fn update(&mut self, step: usize, grads: Gradients<B>) {
         let PretrainSettings {
             steps,
             warmup,
@@ -142,22 +147,17 @@ impl<B: VbLoraBackend> Pretrainer<B> {
             total_steps: steps,
         };
         let lr = lr * schedule.factor(step + 1);
-        // Computed on the device, so that no step waits for it: min(1, clip / norm).
-        if let Some(norm) = grads.squared_norm() {
-            grads.scale_by(
-                norm.sqrt()
-                    .add_scalar(1e-6)
-                    .recip()
-                    .mul_scalar(clip_norm)
-                    .clamp_max(1.0),
-            );
-        }
         let rule = |_: &str, rank: usize| Rule {
             lr,
             decay: if rank > 1 { weight_decay } else { 0.0 },
             selected: None,
         };
-        self.optimizer.begin_step();
+        // The norm stays on the device, so that no step waits for it.
+        let norm = grads.squared_norm().map(Tensor::sqrt);
+        self.optimizer.begin_step(norm.map(|norm| Clip {
+            norm,
+            limit: clip_norm,
+        }));
         self.model = self
             .optimizer
             .apply("model", self.model.clone(), &grads, rule);

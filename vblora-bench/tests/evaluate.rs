@@ -37,7 +37,7 @@ fn questions(dir: &Path) {
     fs::write(dir.join("test.jsonl"), (0..9).map(row).collect::<String>()).unwrap();
 }
 
-const ASK: &str = "evaluate gsm8k --model bundled:llama --data test.jsonl --out a.jsonl --prompt question --max-tokens 6 --limit 3 --batch 2";
+const ASK: &str = "evaluate gsm8k --model bundled:llama --data test.jsonl --out a.jsonl --prompt question --max-new-tokens 6 --limit 3 --batch 2";
 
 #[test]
 fn answers_are_written_resumed_and_scored_again_without_a_model() {
@@ -87,7 +87,7 @@ fn answers_are_written_resumed_and_scored_again_without_a_model() {
 }
 
 const WRITE: &str =
-    "evaluate e2e --model bundled:llama --data t.csv --out e.jsonl --beams 2 --max-tokens 9";
+    "evaluate e2e --model bundled:llama --data t.csv --out e.jsonl --beams 2 --max-new-tokens 9";
 
 #[test]
 fn texts_for_meaning_representations_get_the_scores_of_the_same_outputs() {
@@ -175,7 +175,7 @@ fn wrong_uses_are_one_clear_line() {
     .unwrap();
     for (line, says) in [
         (
-            ASK.replace("--max-tokens 6", "--max-tokens 7"),
+            ASK.replace("--max-new-tokens 6", "--max-new-tokens 7"),
             "their max_new_tokens is 6, now it is 7",
         ),
         (

@@ -14,12 +14,13 @@ mod recorded {
 mod learner {
     use super::suite::learner as tests;
     on_every_backend!(tests: frozen_weights_stay_to_the_bit, micro_batches_equal_one_batch, weighted_micro_batches_equal_one_batch,
-        micro_batches_of_any_order_make_the_same_step, a_missing_micro_batch_is_no_step, a_bad_step_changes_nothing, each_method_trains_what_it_says, dropout_is_on_in_training_and_repeats, selections_draw_by_seed_and_step, a_gate_opens_first);
+        micro_batches_of_any_order_make_the_same_step, a_step_begun_early_is_the_same_step, a_missing_micro_batch_is_no_step, a_bad_step_changes_nothing, each_method_trains_what_it_says, dropout_is_on_in_training_and_repeats, selections_draw_by_seed_and_step, a_gate_opens_first);
 }
 
 mod optimizer {
     use super::suite::optimizer as tests;
-    on_every_backend!(tests: touched_elements_are_updated_as_if_all_were, parameters_are_updated_together_as_one_by_one);
+    on_every_backend!(tests: touched_elements_are_updated_as_if_all_were, parameters_are_updated_together_as_one_by_one,
+        a_device_clips_as_the_host_does);
 }
 
 mod resume {

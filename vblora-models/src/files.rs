@@ -195,6 +195,14 @@ impl ModelFiles {
         format!("{}/{name}", place.trim_end_matches('/'))
     }
 
+    /// The directory that the files are in; `None` for a bundled model.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.source {
+            Source::Directory(dir) => Some(dir),
+            Source::Embedded { .. } => None,
+        }
+    }
+
     /// The directory, or the label of a bundled model, for messages.
     pub fn place(&self) -> String {
         match &self.source {

@@ -8,8 +8,8 @@ use burn::{
 use crate::{
     Noise, Unpadded,
     backend::{
-        AdamWStep, AttentionSettings, CausalSettings, FrozenMap, RelativeTables, RotarySettings,
-        StepPlaces, Texts, VbLoraBackend, primitive, seed,
+        AdamWStep, AttentionSettings, CausalSettings, Clip, FrozenMap, RelativeTables,
+        RotarySettings, StepPlaces, Texts, VbLoraBackend, primitive, seed,
     },
 };
 
@@ -51,15 +51,20 @@ pub fn backward_from<B: VbLoraBackend, const D: usize>(
 /// A parameter's value and its moments after a step of AdamW. The results are outside any graph.
 ///
 /// # Shapes
-/// - all the same
+/// - all the same, but `[1]` for the norm of the clipping
 pub fn adamw<B: VbLoraBackend, const D: usize>(
     value: Tensor<B, D>,
     grad: Tensor<B, D>,
     moments: Option<[Tensor<B, D>; 2]>,
     step: AdamWStep,
+    clip: Option<Clip<Tensor<B, 1>>>,
 ) -> (Tensor<B, D>, [Tensor<B, D>; 2]) {
     let moments = moments.map(|moments| moments.map(primitive));
-    let (value, moments) = B::adamw(primitive(value), primitive(grad), moments, step);
+    let clip = clip.map(|Clip { norm, limit }| Clip {
+        norm: primitive(norm),
+        limit,
+    });
+    let (value, moments) = B::adamw(primitive(value), primitive(grad), moments, step, clip);
     let tensor = |x| Tensor::from_primitive(TensorPrimitive::Float(x));
     (tensor(value), moments.map(tensor))
 }

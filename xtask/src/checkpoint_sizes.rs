@@ -191,7 +191,7 @@ fn llama_7b(steps: usize) -> Result<String> {
         let mut graph = (slab * gradient).sum().backward();
         let mut grads = Gradients::new();
         grads.collect("adapter", &adapter, &mut graph);
-        optimizer.begin_step();
+        optimizer.begin_step(None);
         adapter = optimizer.apply("adapter", adapter, &grads, rule);
         bar.inc(1);
     }

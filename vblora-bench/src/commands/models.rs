@@ -1,6 +1,6 @@
 //! Models by the name that a user gives: bundled models, directories and hub ids.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use tempfile::TempDir;
 use vblora_models::{ModelFiles, SIDE_FILES, resolve};
@@ -43,23 +43,20 @@ pub fn find(model: &str, revision: Option<&str>) -> Result<ModelFiles> {
     }
 }
 
-/// A directory with a model's files: the one that the user gives, or a temporary one with the files of a bundled model. The temporary
+/// A directory with a model's files: the user's, the hub's in its cache, or a temporary one with the files of a bundled model. The temporary
 /// directory goes with the second value.
 ///
 /// # Errors
-/// It is neither; the files cannot be written.
-pub fn directory(model: &Path) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
-    let bundled = model.to_str().filter(|name| is_bundled(name));
-    let Some(name) = bundled else {
-        anyhow::ensure!(
-            model.is_dir(),
-            "{}: no such directory; the weights are read from one. The hub's files lie in \
-             ~/.cache/huggingface/hub/models--OWNER--NAME/snapshots/COMMIT",
-            model.display()
-        );
-        return Ok((model.to_owned(), None));
-    };
-    let (files, dir) = (find(name, None)?, TempDir::new()?);
+/// As [`find`]; the files of a bundled model cannot be written.
+pub fn directory(
+    model: &str,
+    revision: Option<&str>,
+) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
+    let files = find(model, revision)?;
+    if let Some(dir) = files.directory() {
+        return Ok((dir.to_owned(), None));
+    }
+    let dir = TempDir::new()?;
     let known = SIDE_FILES
         .iter()
         .chain(&["config.json", "model.safetensors"]);

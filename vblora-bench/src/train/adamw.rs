@@ -9,7 +9,7 @@ use burn::{
 };
 use derive_new::new;
 use vblora::{
-    backend::{AdamWStep, VbLoraBackend},
+    backend::{AdamWStep, Clip, VbLoraBackend},
     ops,
 };
 
@@ -33,11 +33,14 @@ pub struct Rule {
 
 /// AdamW (Loshchilov and Hutter 2019) with torch's order of operations. Scalars, including bias corrections, are f64. Burn's AdamW computes
 /// them in f32 and deviates by 4e-6 after 20 steps.
-#[derive(Debug, new)]
+#[derive(Debug, Clone, new)]
 pub struct AdamW<B: VbLoraBackend> {
     settings: AdamSettings,
     #[new(default)]
     step: i32,
+    /// How this step's gradients are clipped.
+    #[new(default)]
+    clip: Option<Clip<Tensor<B, 1>>>,
     /// Moments of parameters that are updated alone.
     #[new(default)]
     moments: BTreeMap<String, Moments<B>>,
@@ -110,9 +113,10 @@ impl<B: VbLoraBackend> AdamW<B> {
         self.groups.clear();
     }
 
-    /// Starts an optimizer step. Then call [`apply`](Self::apply) once for each module.
-    pub fn begin_step(&mut self) {
+    /// Starts an optimizer step, with gradients that are still to be clipped, if any. Then call [`apply`](Self::apply) once for each module.
+    pub fn begin_step(&mut self, clip: Option<Clip<Tensor<B, 1>>>) {
         self.step += 1;
+        self.clip = clip;
     }
 
     /// Updates the parameters of `module` that have a gradient. `rule(path, number of dimensions)` gives their rule.
@@ -225,7 +229,7 @@ impl<B: VbLoraBackend> AdamW<B> {
         rule: Rule,
         known: Option<[Tensor<B, 1>; 2]>,
     ) -> (Tensor<B, 1>, [Tensor<B, 1>; 2]) {
-        ops::adamw(value, grad, known, self.numbers(rule))
+        ops::adamw(value, grad, known, self.numbers(rule), self.clip.clone())
     }
 
     /// The numbers of this step. They are computed in f64.
@@ -254,7 +258,8 @@ impl<B: VbLoraBackend> AdamW<B> {
         let (turned, moments) = {
             let (grad, [first, second]) = (known.read(grad), known.moments.clone());
             let zeros = first.zeros_like();
-            ops::adamw(zeros, grad, Some([first, second]), self.numbers(rule))
+            let moments = Some([first, second]);
+            ops::adamw(zeros, grad, moments, self.numbers(rule), self.clip.clone())
         };
         known.moments = moments;
         let step = turned.neg();

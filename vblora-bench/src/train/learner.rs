@@ -29,7 +29,7 @@ use crate::{
 const MANY_LOGITS: usize = 1 << 22;
 
 /// The part that is trained in addition to the head.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Trained<B: VbLoraBackend> {
     /// An adapter on the frozen base.
     Adapter(Box<AnyAdapter<Autodiff<B>>>),

@@ -102,13 +102,6 @@ impl<B: VbLoraBackend> Gradients<B> {
         self.factor *= factor;
     }
 
-    /// Multiplies every gradient by a number on the device, `[1]`.
-    pub fn scale_by(&mut self, factor: Tensor<B, 1>) {
-        for grad in self.of.values_mut() {
-            *grad = grad.clone() * factor.clone();
-        }
-    }
-
     /// The gradient of a parameter.
     pub fn get(&self, path: &str) -> Option<Tensor<B, 1>> {
         let grad = self.of.get(path)?.clone();

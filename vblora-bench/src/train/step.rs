@@ -1,14 +1,21 @@
 //! One optimizer step in three parts: compose the factors, compute the gradients of each micro-batch, finish.
 //!
+//! A GPU gets the next step's first two parts before the host has seen this step's loss ([`Learner::finish_then`]), so it never waits for
+//! the host to begin.
+//!
 //! The second part is a function of the step's factors, a batch and its noise, so several machines can share the micro-batches of a step.
 //! [`StepSum`] adds gradients in the order of the micro-batches' numbers. The result therefore has the same bits as on one machine.
 
 use std::collections::BTreeMap;
 
-use burn::{backend::Autodiff, tensor::Tensor};
+use burn::{
+    backend::Autodiff,
+    tensor::{Tensor, TensorData},
+};
 use vblora::{
     AnyAdapter, Composition, FactorGradients, Factors, Noise, ParameterGroup,
-    backend::VbLoraBackend, noise::step_key,
+    backend::{Clip, VbLoraBackend},
+    noise::step_key,
 };
 
 use super::{
@@ -18,7 +25,7 @@ use super::{
     parameters::Gradients,
 };
 use crate::{
-    Result,
+    Error, Result,
     recipes::{LearningRates, WeightDecay},
 };
 
@@ -104,15 +111,24 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// learning rates multiplied by `factor`. A step whose loss or gradients are not finite changes nothing.
     ///
     /// # Errors
-    /// A site of the adapter got no gradient; a batch does not fit the model.
+    /// A site of the adapter got no gradient; a batch does not fit the model; the device fails.
     pub fn step(&mut self, step: usize, batches: &[O::Batch], factor: f64) -> Result<StepReport> {
+        let sum = self.gradients(step, batches)?;
+        self.finish(sum, factor)
+    }
+
+    /// The first two parts of a step. They are a function of the arguments and the current parameters.
+    ///
+    /// # Errors
+    /// A batch does not fit the model.
+    pub fn gradients(&self, step: usize, batches: &[O::Batch]) -> Result<StepSum<B>> {
         let mut sum = self.compose(step);
         let factors = sum.factors();
         for (number, (batch, share)) in batches.iter().zip(shares::<B, O>(batches)).enumerate() {
             let noise = Noise::new(self.seed, step as u64, number as u64);
             sum.add(number, self.micro_batch(&factors, batch, noise, share)?);
         }
-        self.finish(sum, factor)
+        Ok(sum)
     }
 
     /// The first part of a step: composes the adapter's factors once for all micro-batches. Random draws of the selection are a function of
@@ -168,58 +184,104 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
     /// the parameters. Nothing is updated if the loss or a gradient is not finite.
     ///
     /// # Errors
-    /// A site of the adapter got no gradient.
+    /// A site of the adapter got no gradient; the device fails.
     ///
     /// # Panics
     /// A micro-batch with a lower number than an added one is missing.
     pub fn finish(&mut self, sum: StepSum<B>, factor: f64) -> Result<StepReport> {
+        Ok(self.finish_then(sum, factor, |_| ())?.0)
+    }
+
+    /// [`finish`](Self::finish), then other work with the updated parameters. On a GPU that work is asked for before the host waits for the
+    /// report. Its result is returned only if the step was taken.
+    ///
+    /// # Errors
+    /// As [`finish`](Self::finish).
+    ///
+    /// # Panics
+    /// As [`finish`](Self::finish).
+    pub fn finish_then<T>(
+        &mut self,
+        sum: StepSum<B>,
+        factor: f64,
+        next: impl FnOnce(&Self) -> T,
+    ) -> Result<(StepReport, Option<T>)> {
         let StepSum {
             composition,
             loss,
             mut parameters,
-            next,
+            next: missing,
             waiting,
         } = sum;
-        assert!(waiting.is_empty(), "micro-batch {next} is missing");
+        assert!(waiting.is_empty(), "micro-batch {missing} is missing");
         if let (Trained::Adapter(adapter), Some(composition)) = (&self.trained, composition) {
             parameters.collect("adapter", &**adapter, &mut composition.push_back()?);
         }
-        let report = read(loss, parameters.squared_norm());
+        let norm = parameters.squared_norm();
+        let norm = norm.map_or_else(|| Tensor::zeros([1], &loss.device()), Tensor::sqrt);
+        let both = Tensor::cat(vec![loss, norm.clone()], 0);
+        let clips = self.clip_norm > 0.0;
+        let Some(read_later) = B::read_later().filter(|_| self.is_small()) else {
+            let report = report(both.try_into_data().map_err(|e| failed(format!("{e:?}")))?)?;
+            if !report.is_finite() {
+                return Ok((report, None));
+            }
+            // torch.nn.utils.clip_grad_norm_
+            if clips && report.norm > self.clip_norm {
+                parameters.scale(self.clip_norm / (report.norm + 1e-6));
+            }
+            self.update(&parameters, None, factor);
+            return Ok((report, Some(next(self))));
+        };
+        let reading = read_later(vec![both.into_primitive().tensor()], Vec::new());
+        let clip = clips.then_some(Clip {
+            norm,
+            limit: self.clip_norm,
+        });
+        let before = (
+            self.optimizer.clone(),
+            self.head.clone(),
+            self.trained.clone(),
+        );
+        self.update(&parameters, clip, factor);
+        let next = next(self);
+        let [both] = <[TensorData; 1]>::try_from(reading().map_err(failed)?)
+            .map_err(|_| failed("a tensor is missing".into()))?;
+        let report = report(both)?;
         if report.is_finite() {
-            self.update(parameters, report.norm, factor);
+            return Ok((report, Some(next)));
         }
-        Ok(report)
+        (self.optimizer, self.head, self.trained) = before;
+        Ok((report, None))
     }
 
-    fn update(&mut self, mut grads: Gradients<B>, norm: f64, factor: f64) {
-        // torch.nn.utils.clip_grad_norm_
-        if self.clip_norm > 0.0 && norm > self.clip_norm {
-            grads.scale(self.clip_norm / (norm + 1e-6));
-        }
+    /// True if the trained parameters are few, so that their earlier values can stay until the report has come.
+    fn is_small(&self) -> bool {
+        !matches!(self.trained, Trained::Everything)
+    }
+
+    /// `clip` is for gradients that the host has not clipped.
+    fn update(&mut self, grads: &Gradients<B>, clip: Option<Clip<Tensor<B, 1>>>, factor: f64) {
         let rules = Rules {
             lr: self.lr,
             decay: self.decay,
             factor,
             selected: self.selected(),
         };
-        self.optimizer.begin_step();
+        self.optimizer.begin_step(clip);
         let head = |_: &str, rank: usize| rules.of(Part::Head, rank);
-        self.head = self
-            .optimizer
-            .apply("head", self.head.clone(), &grads, head);
+        self.head = self.optimizer.apply("head", self.head.clone(), grads, head);
         match &mut self.trained {
             Trained::Adapter(adapter) => {
                 let groups = &self.groups;
                 let rule = |path: &str, rank| rules.of(Part::Adapter(groups[path]), rank);
                 **adapter = self
                     .optimizer
-                    .apply("adapter", (**adapter).clone(), &grads, rule);
+                    .apply("adapter", (**adapter).clone(), grads, rule);
             }
             Trained::Everything => {
                 let rule = |_: &str, rank: usize| rules.of(Part::Base, rank);
-                self.base = self
-                    .optimizer
-                    .apply("base", self.base.clone(), &grads, rule);
+                self.base = self.optimizer.apply("base", self.base.clone(), grads, rule);
             }
             Trained::HeadOnly => {}
         }
@@ -286,16 +348,19 @@ impl Rules {
     }
 }
 
-/// Reads loss and norm from the device in one transfer.
-fn read<B: VbLoraBackend>(loss: Tensor<B, 1>, squared_norm: Option<Tensor<B, 1>>) -> StepReport {
-    let norm = squared_norm.map_or_else(|| Tensor::zeros([1], &loss.device()), Tensor::sqrt);
-    let both: Vec<f32> = Tensor::cat(vec![loss, norm], 0)
-        .into_data()
-        .convert::<f32>()
-        .into_vec()
-        .expect("converted to f32");
-    StepReport {
+/// The report of loss and norm, `[2]`.
+fn report(both: TensorData) -> Result<StepReport> {
+    let both = both.convert::<f32>().into_vec::<f32>();
+    let both = both.map_err(|e| failed(format!("{e:?}")))?;
+    Ok(StepReport {
         loss: f64::from(both[0]),
         norm: f64::from(both[1]),
-    }
+    })
+}
+
+fn failed(reason: String) -> Error {
+    Error::from(vblora::Error::DeviceFailed {
+        during: "training".into(),
+        reason,
+    })
 }

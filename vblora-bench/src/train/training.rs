@@ -18,6 +18,7 @@ use super::{
     ranks::Leader,
     run::{Prepared, Run},
     run_dir::RunDir,
+    step::StepSum,
 };
 use crate::{
     Error, Result,
@@ -26,6 +27,12 @@ use crate::{
     schedule::Schedule,
     tasks::Evaluation,
 };
+
+/// A step's micro-batches, and the sum of their gradients.
+struct Begun<B: VbLoraBackend, O: Objective<B>> {
+    batches: Vec<O::Batch>,
+    sum: StepSum<B>,
+}
 
 pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     run: Run,
@@ -40,6 +47,8 @@ pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     recorder: Option<Recorder>,
     /// Deals micro-batches out, if there are other ranks.
     leader: Option<Leader<'a>>,
+    /// The next step, if a GPU has got it already.
+    ahead: Option<Result<Begun<B, O>>>,
     /// The time when this process started the run, and the seconds of earlier processes.
     started: (Instant, f64),
 }
@@ -102,6 +111,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             checkpoints,
             recorder,
             leader: None,
+            ahead: None,
         })
     }
 
@@ -135,15 +145,20 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let done = self.progress.result.steps as usize - (epoch - 1) * self.length.steps_per_epoch;
         let micro_batches = O::epoch(train, recipe, self.run.seed, epoch);
         let mut micro_batches = micro_batches.skip(done * recipe.accumulation);
-        while micro_batches.len() > 0 {
+        let mut next_rows = || -> Option<Vec<O::Rows>> {
             let rows: Vec<_> = micro_batches.by_ref().take(recipe.accumulation).collect();
+            (!rows.is_empty()).then_some(rows)
+        };
+        let mut next = next_rows();
+        while let Some(rows) = next {
+            next = next_rows();
             if let Some(stop) = self.end() {
                 return Ok(Some(stop));
             }
             if interrupted.load(Ordering::Relaxed) || self.is_another_interrupted() {
                 return Ok(self.checkpoint()?.or(Some(Stop::Interrupted)));
             }
-            let stop = match self.step(&rows)? {
+            let stop = match self.step(&rows, next.as_deref())? {
                 None => self.evaluate_and_save()?,
                 stop => stop,
             };
@@ -185,18 +200,39 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         self.leader.as_ref().is_some_and(Leader::is_interrupted)
     }
 
-    fn step(&mut self, rows: &[O::Rows]) -> Result<Option<Stop>> {
+    /// Takes a step over these rows. A GPU also begins the step over the next ones.
+    fn step(&mut self, rows: &[O::Rows], next: Option<&[O::Rows]>) -> Result<Option<Stop>> {
         let Prepared { recipe, train, .. } = self.prepared;
         let step = self.progress.result.steps as usize;
         let started = Instant::now();
-        let base = self.learner.base();
-        let batches = rows.iter().map(|rows| O::batch(train, rows, base));
-        let batches: Vec<O::Batch> = batches.collect::<Result<_>>()?;
+        let batches = |learner: &Learner<B, O>, rows: &[O::Rows]| -> Result<Vec<O::Batch>> {
+            let base = learner.base();
+            rows.iter()
+                .map(|rows| O::batch(train, rows, base))
+                .collect()
+        };
+        let begin = |learner: &Learner<B, O>, step: usize, rows: &[O::Rows]| {
+            let batches = batches(learner, rows)?;
+            let sum = learner.gradients(step, &batches)?;
+            Ok(Begun { batches, sum })
+        };
         let factor = self.schedule.factor(step);
         let learner = &mut self.learner;
-        let report = match &mut self.leader {
-            None => learner.step(step, &batches, factor)?,
-            Some(leader) => leader.step(learner, step, &batches, factor)?,
+        let (batches, report) = match &mut self.leader {
+            None => {
+                let begun = self.ahead.take();
+                let Begun { batches, sum } = begun.unwrap_or_else(|| begin(learner, step, rows))?;
+                let next = next.filter(|_| B::read_later().is_some());
+                let next = |learner: &_| next.map(|rows| begin(learner, step + 1, rows));
+                let (report, ahead) = learner.finish_then(sum, factor, next)?;
+                self.ahead = ahead.flatten();
+                (batches, report)
+            }
+            Some(leader) => {
+                let batches = batches(learner, rows)?;
+                let report = leader.step(learner, step, &batches, factor)?;
+                (batches, report)
+            }
         };
         let has_head = self.prepared.summary.head > 0;
         let rates = self.run.rates(recipe, has_head, factor);

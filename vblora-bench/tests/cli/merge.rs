@@ -1,10 +1,10 @@
 //! `vblora merge`. The library's tests check the computed values.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use super::{adapter, directory, vblora};
+use super::{adapter, directory, shell, vblora};
 
 /// A base of zeros, so that the merged weights are the update.
 fn base(dir: &Path, prefix: &str, head: bool) {
@@ -67,13 +67,56 @@ fn directories_and_compact_files_are_merged() {
     assert_eq!(first_value(&merged, "classifier.weight"), 0.0);
 }
 
+/// The cache is that of huggingface_hub, and offline nothing but the cache is looked at.
+#[test]
+fn the_base_may_be_a_hub_id_at_a_revision() {
+    const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+    let dir = tempfile::tempdir().unwrap();
+    directory(dir.path());
+    base(dir.path(), "net.", true);
+    let repository = dir.path().join("cache/models--me--base");
+    for folder in ["refs", "snapshots"] {
+        std::fs::create_dir_all(repository.join(folder)).unwrap();
+    }
+    std::fs::write(repository.join("refs/v1"), COMMIT).unwrap();
+    let snapshot = repository.join("snapshots").join(COMMIT);
+    std::fs::rename(dir.path().join("base"), &snapshot).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::write(snapshot.join(file), "{}").unwrap();
+    }
+    let merge = |arguments: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_vblora"));
+        command.env("HF_HUB_OFFLINE", "1");
+        command.env("HF_HUB_CACHE", dir.path().join("cache"));
+        let arguments = arguments.split_whitespace();
+        shell::seen(
+            command
+                .current_dir(dir.path())
+                .args(arguments)
+                .output()
+                .unwrap(),
+        )
+    };
+    let (status, out, error) = merge("merge me/base net merged --revision v1");
+    assert_eq!(status, 0, "{error}");
+    assert!(out.contains("me/base + net -> merged"), "{out}");
+    let merged = dir.path().join("merged/model.safetensors");
+    assert_eq!(first_value(&merged, "classifier.weight"), 0.5);
+    let (status, _, error) = merge("merge me/base net other");
+    assert_eq!(status, 1);
+    assert!(
+        error.contains("me/base") && error.contains("HF_HUB_OFFLINE"),
+        "{error}"
+    );
+}
+
 #[test]
 fn what_cannot_be_merged_is_one_line_and_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     directory(dir.path());
     base(dir.path(), "other.", false);
     for (arguments, status, reason) in [
-        ("merge absent net merged", 1, "absent"),
+        ("merge ./absent net merged", 1, "absent"),
         ("merge base absent merged", 1, "absent"),
         ("merge base net base", 1, "--overwrite"),
         ("merge base net base --overwrite", 1, "the base itself"),

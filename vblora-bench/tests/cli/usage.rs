@@ -296,7 +296,8 @@ fn an_adapter_of_conversations_asks_for_their_form() {
     assert!(out.contains("chat.jsonl: one in 20 is held out"), "{out}");
     let counts = "19 conversations to train on, 1 to evaluate on\n";
     assert!(error.contains(counts), "{error}");
-    let generate = "generate --model model --adapter run/vblora-seed1 --prompt x --max-tokens 1";
+    let generate =
+        "generate --model model --adapter run/vblora-seed1 --prompt x --max-new-tokens 1";
     let note = "note: this adapter was trained on conversations: --chat gives";
     for (flag, count) in [("", 1), ("--chat", 0)] {
         let (status, _, error) = vblora(dir.path(), &format!("{generate} {flag}"));

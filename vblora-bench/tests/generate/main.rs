@@ -244,7 +244,7 @@ fn what_cannot_be_done_is_said() {
         ),
         (&["--prompt", ""], "text 0 is empty"),
         (
-            &["--prompt", "a", "--max-tokens", "0"],
+            &["--prompt", "a", "--max-new-tokens", "0"],
             "max_new_tokens must be at least 1, found 0",
         ),
         (

@@ -51,7 +51,7 @@ impl Folder {
     }
 
     fn text(&self, flags: &[&str]) -> String {
-        self.run(&[&["--prompt", "a b c", "--max-tokens", "9"], flags].concat())
+        self.run(&[&["--prompt", "a b c", "--max-new-tokens", "9"], flags].concat())
     }
 
     fn adapted(&self, name: &str) -> String {
@@ -112,7 +112,7 @@ fn saved_tensors_without_a_place_are_refused_by_name() {
         "a",
         "--adapter",
         &folder.path("saved"),
-        "--max-tokens",
+        "--max-new-tokens",
         "3",
     ];
     let head = of(&mut base, HEAD).clone();

@@ -43,7 +43,7 @@ impl Bench {
 fn a_model_answers_is_judged_and_shown() {
     let bench = Bench::new();
     let answer =
-        "answer --model bundled:llama --template raw --model-id tiny --max-tokens 6 --out .";
+        "answer --model bundled:llama --template raw --model-id tiny --max-new-tokens 6 --out .";
     let (status, out, errors) = bench.run(&format!("{answer} --limit 1"));
     assert_eq!(status, 0, "{errors}");
     assert!(

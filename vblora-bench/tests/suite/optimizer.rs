@@ -5,7 +5,11 @@ use burn::{
     module::{Module, Param},
     tensor::{Tensor, TensorData, backend::Backend},
 };
-use vblora::{Adapter, Site, Targets, VbLora, VbLoraConfig, backend::VbLoraBackend, rng::Key};
+use vblora::{
+    Adapter, Site, Targets, VbLora, VbLoraConfig,
+    backend::{Clip, VbLoraBackend},
+    rng::Key,
+};
 use vblora_bench::{
     recipes::AdamSettings,
     train::{AdamW, Gradients, Rule},
@@ -50,7 +54,7 @@ fn step<B: VbLoraBackend>(
     let mut graph = (slab * gradient).sum().backward();
     let mut grads = Gradients::new();
     grads.collect("adapter", &adapter, &mut graph);
-    optimizer.begin_step();
+    optimizer.begin_step(None);
     optimizer.apply("adapter", adapter, &grads, |path, _| Rule {
         lr: 0.5,
         decay: 0.0,
@@ -122,6 +126,7 @@ impl<B: VbLoraBackend> Small<Autodiff<B>> {
         self,
         step: usize,
         optimizer: &mut AdamW<B>,
+        clip: impl Fn(&mut Gradients<B>) -> Option<Clip<Tensor<B, 1>>>,
         is_updated: impl Fn(usize) -> bool,
     ) -> Self {
         let has_gradient = |i: usize| is_updated(i) && (step % 3 != 1 || i.is_multiple_of(2));
@@ -135,15 +140,13 @@ impl<B: VbLoraBackend> Small<Autodiff<B>> {
                 .then(|| (value * Tensor::from_data(gradient, &parameter.device())).sum())
         });
         let Some(loss) = terms.flatten().reduce(|a, b| a + b) else {
-            optimizer.begin_step();
+            optimizer.begin_step(None);
             return self;
         };
         let mut graph = loss.backward();
         let mut grads = Gradients::new();
         grads.collect("small", &self, &mut graph);
-        // As clipping does.
-        grads.scale(0.5);
-        optimizer.begin_step();
+        optimizer.begin_step(clip(&mut grads));
         optimizer.apply("small", self, &grads, |path, _| Rule {
             lr: 0.1,
             decay: if path.ends_with('3') { 0.2 } else { 0.1 },
@@ -152,18 +155,24 @@ impl<B: VbLoraBackend> Small<Autodiff<B>> {
     }
 }
 
+/// Clipping by the host.
+fn halved<B: VbLoraBackend>(grads: &mut Gradients<B>) -> Option<Clip<Tensor<B, 1>>> {
+    grads.scale(0.5);
+    None
+}
+
 /// This also holds if a step has gradients only for some of them. The others keep their moments.
 pub(crate) fn parameters_are_updated_together_as_one_by_one<B: VbLoraBackend>(device: &B::Device) {
     const TOGETHER: usize = 7;
     let mut optimizer = AdamW::<B>::new(AdamSettings::default());
     let together = (0..TOGETHER).fold(Small::new(device), |small, step| {
-        small.step(step, &mut optimizer, |_| true)
+        small.step(step, &mut optimizer, halved, |_| true)
     });
     let (_, moments) = optimizer.state();
     for i in 0..4 {
         let mut alone = AdamW::<B>::new(AdamSettings::default());
         let small = (0..TOGETHER).fold(Small::new(device), |small, step| {
-            small.step(step, &mut alone, |j| j == i)
+            small.step(step, &mut alone, halved, |j| j == i)
         });
         let path = format!("small.all.{i}");
         let (_, of_one) = alone.state();
@@ -183,5 +192,34 @@ pub(crate) fn parameters_are_updated_together_as_one_by_one<B: VbLoraBackend>(de
                 assert_close(&path, &found, &expected, 1e-5);
             }
         }
+    }
+}
+
+/// With gradients of both kinds of norms: above the limit, and below it.
+pub(crate) fn a_device_clips_as_the_host_does<B: VbLoraBackend>(device: &B::Device) {
+    for limit in [0.5, 100.0] {
+        let [there, here] = [true, false].map(|is_device| {
+            let clip = |grads: &mut Gradients<B>| {
+                let norm = grads.squared_norm()?.sqrt();
+                if is_device {
+                    return Some(Clip { norm, limit });
+                }
+                let norm = f64::from(host_tensor(norm).values[0]);
+                grads.scale((limit / (norm + 1e-6)).min(1.0));
+                None
+            };
+            let mut optimizer = AdamW::<B>::new(AdamSettings::default());
+            let small = (0..5).fold(Small::new(device), |small, step| {
+                small.step(step, &mut optimizer, clip, |_| true)
+            });
+            let of_small = small.all.iter().map(|parameter| parameter.val().inner());
+            let values = of_small.map(|value| host_tensor(value).values);
+            let (_, moments) = optimizer.state();
+            let moments = moments.values().flat_map(|moments| moments.to_whole());
+            let moments = moments.map(|moment| host_tensor(moment).values);
+            let all = values.chain(moments).flatten();
+            all.map(f64::from).collect::<Vec<_>>()
+        });
+        assert_close("values and moments", &there, &here, 1e-6);
     }
 }

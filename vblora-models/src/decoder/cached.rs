@@ -146,10 +146,11 @@ impl<'a, B: VbLoraBackend> CachedLm<'a, B> {
         let [rows, _] = logits.dims();
         let logits = logits.into_primitive().tensor();
         let likeliest = B::top_k_indices(logits.clone(), 1);
-        let reading = read_later(logits, likeliest.clone());
+        let reading = read_later(vec![logits], vec![likeliest.clone()]);
         let batch = self.next_column(&vec![0; rows]);
         let next = self.ask(&batch, Some(Tensor::from_primitive(likeliest)))?;
-        let [logits, tokens] = reading().map_err(failed)?;
+        let [logits, tokens] = <[TensorData; 2]>::try_from(reading().map_err(failed)?)
+            .expect("as many as were asked for");
         let tokens = tokens.convert::<i32>().into_vec::<i32>();
         let tokens = tokens.map_err(|e| failed(format!("{e:?}")))?;
         self.ahead = Some(Ahead {

@@ -4,6 +4,7 @@ use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     str::FromStr,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use burn::tensor::Tensor;
@@ -165,9 +166,7 @@ fn wgpu_device(index: usize) -> burn::backend::wgpu::WgpuDevice {
 /// Computes a sum whose value is known. Missing drivers and devices show as panics inside the backends, so those are caught here, before
 /// any work is done.
 fn probe<B: VbLoraBackend>(device: &B::Device) -> Result<(), String> {
-    let hook = std::panic::take_hook();
-    std::panic::set_hook(Box::new(|_| {}));
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
+    let outcome = first_panic(|| {
         let sum = Tensor::<B, 1>::from_floats([1.0, 2.0, 4.0], device)
             .sum()
             .try_into_data();
@@ -175,20 +174,30 @@ fn probe<B: VbLoraBackend>(device: &B::Device) -> Result<(), String> {
         sum.map_err(|e| format!("{e:?}"))?
             .to_vec::<f32>()
             .map_err(|e| format!("{e:?}"))
-    }));
-    std::panic::set_hook(hook);
+    });
     match outcome {
         Ok(Ok(sum)) if sum == [7.0] => Ok(()),
         Ok(Ok(sum)) => Err(format!("the device is broken: 1 + 2 + 4 gave {sum:?}")),
         Ok(Err(reason)) => Err(first_line(&reason)),
-        Err(panic) => Err(first_line(
-            panic
-                .downcast_ref::<String>()
-                .map(String::as_str)
-                .or_else(|| panic.downcast_ref::<&str>().copied())
-                .unwrap_or("the backend could not start"),
-        )),
+        Err(reason) => Err(first_line(&reason)),
     }
+}
+
+/// Runs `work`. If it panics, the error is the first panic's message. A backend works on a thread of its own. When that thread panics, the
+/// caller only learns that the thread is gone, and panics second.
+fn first_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    let first = Arc::new(Mutex::new(None));
+    let hook = std::panic::take_hook();
+    let seen = first.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        let message = panic.payload_as_str().map(str::to_owned);
+        let mut first = seen.lock().unwrap_or_else(PoisonError::into_inner);
+        *first = first.take().or(message);
+    }));
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    std::panic::set_hook(hook);
+    let mut first = first.lock().unwrap_or_else(PoisonError::into_inner);
+    outcome.map_err(|_| first.take().unwrap_or("the backend could not start".into()))
 }
 
 fn first_line(text: &str) -> String {
@@ -232,6 +241,17 @@ mod tests {
         fn run<B: VbLoraBackend>(self, device: B::Device) -> String {
             B::name(&device)
         }
+    }
+
+    /// Without a driver CUDA fails on a thread of its own.
+    #[test]
+    fn the_first_panic_is_the_reason() {
+        let fails = || {
+            let gone = std::thread::spawn(|| panic!("no driver")).join();
+            gone.map_err(|_| ()).unwrap()
+        };
+        assert_eq!(first_panic(fails), Err("no driver".into()));
+        assert_eq!(first_panic(|| 7), Ok(7));
     }
 
     #[cfg(feature = "flex")]

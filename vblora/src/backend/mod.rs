@@ -55,7 +55,7 @@ pub use gpu::Wgpu;
 pub use linear::{AdaptedGradients, FrozenMap, HeldWeight, LinearOps, Nf4Weight, Update};
 pub use mix::MixOps;
 pub use norm::{NormGradients, NormOps};
-pub use optimizer::{AdamWStep, OptimizerOps};
+pub use optimizer::{AdamWStep, Clip, OptimizerOps};
 pub use positions::{PositionOps, RelativeTables, RotarySettings, Texts};
 pub use step::{StepForm, StepMap, StepNorm, StepOps, StepPlaces};
 
@@ -90,18 +90,18 @@ pub trait VbLoraBackend:
         None
     }
 
-    /// A function that asks for the values of two tensors now, to wait for them later. Work that is asked for in between does not delay them.
+    /// A function that asks for the values of tensors now, to wait for them later. Work that is asked for in between does not delay them.
     /// `None` if the host does the device's work itself, so that it gains nothing by asking early.
     fn read_later() -> Option<ReadLater<Self>> {
         None
     }
 }
 
-/// Asks for the values of a float tensor and an int tensor.
-pub type ReadLater<B> = fn(FloatTensor<B>, IntTensor<B>) -> Reading;
+/// Asks for the values of float tensors and int tensors.
+pub type ReadLater<B> = fn(Vec<FloatTensor<B>>, Vec<IntTensor<B>>) -> Reading;
 
-/// Waits for the values that were asked for. Without them it says why the device failed.
-pub type Reading = Box<dyn FnOnce() -> Result<[TensorData; 2], String>>;
+/// Waits for the values that were asked for, in their order, floats first. Without them it says why the device failed.
+pub type Reading = Box<dyn FnOnce() -> Result<Vec<TensorData>, String>>;
 
 /// Reads a number of bytes, from any thread. It has none if the device fails.
 pub type MemoryMeter = Box<dyn Fn() -> Option<u64> + Send>;

@@ -21,8 +21,8 @@ use vblora_bench::{
     recipes::{Recipe, Size},
     tasks::Task as GlueTask,
     train::{
-        LabelledBatch, Learner, Trained,
-        causal::{Causal, EncodedTexts, TextBatch},
+        Classification, LabelledBatch, Learner, Objective, StepSum, Trained,
+        causal::{Causal, EncodedTexts},
     },
 };
 use vblora_models::{
@@ -54,9 +54,9 @@ pub(super) struct Ours<B: VbLoraBackend> {
 /// A work that is ready to run.
 pub(super) enum Job<B: VbLoraBackend> {
     Forward(Box<(FrozenEncoder<B>, EncoderInput<B>)>),
-    Step(Box<(Learner<B>, LabelledBatch, usize)>),
+    Step(Box<Steps<B, Classification>>),
     Score(Box<(CausalLm<B>, CausalInput<B>)>),
-    CausalStep(Box<(Learner<B, Causal>, TextBatch, usize)>),
+    CausalStep(Box<Steps<B, Causal>>),
     Decode(Box<CausalLm<B>>, Vec<Vec<u32>>, B::Device),
     Compose(Box<Composing<B>>),
     Product([Tensor<B, 2>; 2]),
@@ -149,7 +149,7 @@ impl<B: VbLoraBackend> Ours<B> {
         }
         let adapter = encoder.adapter(pass);
         let (learner, batch) = encoder_step(&base, adapter, inputs, &self.device)?;
-        Ok(Job::Step(Box::new((learner, batch, 0))))
+        Ok(Job::Step(Box::new(Steps::new(learner, batch))))
     }
 
     fn decoder_pass(
@@ -178,7 +178,7 @@ impl<B: VbLoraBackend> Ours<B> {
         recipe.text.recompute = shape.is_recomputed();
         let trained = Trained::Adapter(Box::new(adapter));
         let learner = Learner::new(&base, trained, PhantomData, &recipe, 1, &self.device);
-        Ok(Job::CausalStep(Box::new((learner, batch, 0))))
+        Ok(Job::CausalStep(Box::new(Steps::new(learner, batch))))
     }
 
     fn product(&self, n: usize, dtype: Dtype) -> Result<Job<B>> {
@@ -234,27 +234,55 @@ impl<B: VbLoraBackend> Job<B> {
     fn run(&mut self) -> Result<()> {
         match self {
             Self::Forward(job) => drop(job.0.forward(&job.1, &Factors::none())),
-            Self::Step(job) => {
-                let (learner, batch, step) = &mut **job;
-                *step += 1;
-                let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
-                ensure!(report.is_finite(), "step {step}: {report:?}");
-            }
+            Self::Step(job) => job.run()?,
             Self::Score(job) => {
                 let hidden = job.0.forward(&job.1, &Factors::none());
                 let [n, t, d] = hidden.dims();
                 drop(job.0.logits(hidden.reshape([n * t, d])));
             }
-            Self::CausalStep(job) => {
-                let (learner, batch, step) = &mut **job;
-                *step += 1;
-                let report = learner.step(*step, std::slice::from_ref(batch), 1.0)?;
-                ensure!(report.is_finite(), "step {step}: {report:?}");
-            }
+            Self::CausalStep(job) => job.run()?,
             Self::Decode(model, prompts, device) => decode(model, prompts, device)?,
             Self::Compose(job) => job.run()?,
             Self::Product([a, b]) => drop(frozen_product(a.clone(), b.clone())),
         }
+        Ok(())
+    }
+}
+
+/// Training steps over one batch, begun early as in a training.
+pub(super) struct Steps<B: VbLoraBackend, O: Objective<B>> {
+    learner: Learner<B, O>,
+    batch: [O::Batch; 1],
+    /// The number of the next step, and its gradients if a GPU has begun it.
+    next: (usize, Option<StepSum<B>>),
+}
+
+impl<B: VbLoraBackend, O: Objective<B>> Steps<B, O> {
+    fn new(learner: Learner<B, O>, batch: O::Batch) -> Self {
+        Self {
+            learner,
+            batch: [batch],
+            next: (1, None),
+        }
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let Self {
+            learner,
+            batch,
+            next,
+        } = self;
+        let (step, begun) = (next.0, next.1.take());
+        let sum = match begun {
+            Some(sum) => sum,
+            None => learner.gradients(step, batch)?,
+        };
+        let begins = B::read_later().is_some();
+        let (report, begun) = learner.finish_then(sum, 1.0, |learner| {
+            begins.then(|| learner.gradients(step + 1, batch))
+        })?;
+        ensure!(report.is_finite(), "step {step}: {report:?}");
+        *next = (step + 1, begun.flatten().transpose()?);
         Ok(())
     }
 }

@@ -33,6 +33,9 @@ pub(crate) struct Place {
     /// The base model. Only VeRA needs it: its files do not store the input dimensions of the linear maps
     #[arg(long, value_name = "DIR|HUB_ID|FILE")]
     pub(crate) model: Option<PathBuf>,
+    /// The revision of a base from the hub.
+    #[arg(skip)]
+    pub(crate) revision: Option<String>,
 }
 
 /// An adapter and the form in which it was stored.
@@ -76,7 +79,8 @@ impl Place {
         let found = PeftDirectory::open(&self.path)?;
         let adapter = match (&found.config().method, &self.model) {
             (PeftMethod::Vera(_), Some(model)) => {
-                found.bind(&ModelConfig::find(model, None)?.sites())?
+                let config = ModelConfig::find(model, self.revision.as_deref())?;
+                found.bind(&config.sites())?
             }
             (PeftMethod::Vera(_), None) => {
                 let reason = "the method is VeRA, whose files lack the input dimensions of the linear maps; give --model";

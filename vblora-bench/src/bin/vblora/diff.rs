@@ -98,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
             bank_file: None,
             prefix: arguments.prefix.clone(),
             model: arguments.model.clone(),
+            revision: None,
         };
         place.open().map(|opened| opened.adapter)
     };

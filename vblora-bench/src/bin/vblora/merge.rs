@@ -21,12 +21,15 @@ use crate::adapter::{Place, json, wrong};
 vblora merge path/to/roberta-base path/to/vblora-seed1 merged
 vblora merge path/to/llama path/to/small.safetensors merged --overwrite")]
 pub(crate) struct Arguments {
-    /// The base model: a directory with model.safetensors, or with shards and their index; or bundled:roberta, bundled:llama
-    base: PathBuf,
+    /// The base model: a directory with model.safetensors, or with shards and their index; a hub id; or bundled:roberta, bundled:llama
+    base: String,
     #[command(flatten)]
     place: Place,
     /// Directory to write
     to: PathBuf,
+    /// Hub revision of the base: a branch, tag or commit
+    #[arg(long)]
+    revision: Option<String>,
     /// The base stores its weights as [d_in, d_out]. Used only if the base has no config.json with a model_type
     #[arg(long)]
     fan_in_fan_out: bool,
@@ -52,8 +55,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
                 .place
                 .model
                 .clone()
-                .unwrap_or(arguments.base.clone()),
+                .unwrap_or(PathBuf::from(&arguments.base)),
         ),
+        revision: arguments.revision.clone(),
         ..arguments.place.clone()
     };
     let found = place.open()?.adapter;
@@ -67,7 +71,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     };
     let (base, to) = (&arguments.base, &arguments.to);
     // The files of a bundled model are there as long as the second value.
-    let (dir, _bundled) = directory(base)?;
+    let (dir, _bundled) = directory(base, arguments.revision.as_deref())?;
     let whole = whole(&arguments.place.path, &adapter, &ModelFiles::open(&dir)?)?;
     let (class, whole) = whole.unzip();
     let merged = merge_as(&dir, &adapter, whole.as_ref(), to, arguments.overwrite)?;
@@ -89,6 +93,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     if !merged.left_out.is_empty() {
         text += &format!("left out: {}\n", merged.left_out.join(", "));
     }
-    let [base, adapter, to] = [base, &arguments.place.path, to].map(|path| path.display());
+    let [adapter, to] = [&arguments.place.path, to].map(|path| path.display());
     Ok(text + &format!("{base} + {adapter} -> {to}"))
 }

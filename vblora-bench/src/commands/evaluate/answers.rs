@@ -40,7 +40,7 @@ pub(super) const WITH_MODEL: [&str; 11] = [
     "out",
     "overwrite",
     "limit",
-    "max_tokens",
+    "max_new_tokens",
     "batch",
 ];
 
@@ -65,8 +65,8 @@ pub(super) struct AnswerArguments {
     #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
     limit: Option<usize>,
     /// Maximum number of tokens of an answer [default: as the authors allow]
-    #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
-    max_tokens: Option<usize>,
+    #[arg(long, alias = "max-tokens", value_name = "N", requires = "model", help_heading = ANSWERS)]
+    max_new_tokens: Option<usize>,
     /// Prompts in a batch [default: 16]
     #[arg(long, value_name = "N", requires = "model", help_heading = ANSWERS)]
     batch: Option<usize>,
@@ -145,7 +145,7 @@ impl AnswerArguments {
         let settings = Evaluation {
             data: data.display().to_string(),
             limit: self.limit,
-            max_new_tokens: self.max_tokens,
+            max_new_tokens: self.max_new_tokens,
             batch: self.batch,
             ..settings.clone()
         };

@@ -59,8 +59,8 @@ pub struct Arguments {
     #[arg(long, value_name = "TEXT", requires = "chat", help_heading = PROMPT)]
     pub(super) system: Option<String>,
     /// Maximum number of tokens to generate [default: the model's generation_config.json, or 128]
-    #[arg(long, value_name = "N", help_heading = END)]
-    pub(super) max_tokens: Option<usize>,
+    #[arg(long, alias = "max-tokens", value_name = "N", help_heading = END)]
+    pub(super) max_new_tokens: Option<usize>,
     /// Stop before this text; repeat for several
     #[arg(long = "stop", value_name = "TEXT", help_heading = END)]
     pub(super) stop_strings: Vec<String>,
@@ -107,7 +107,7 @@ impl Arguments {
         let decoding = self.decoding(&defaults);
         let mut config = defaults.config;
         config.decoding = decoding;
-        if let Some(most) = self.max_tokens {
+        if let Some(most) = self.max_new_tokens {
             (config.max_new_tokens, config.max_total_tokens) = (most, None);
         }
         config

@@ -12,9 +12,16 @@ use cubecl::{future::block_on, server::CopyDescriptor};
 use crate::backend::Reading;
 
 /// See [`VbLoraBackend::read_later`](crate::backend::VbLoraBackend::read_later).
-pub(super) fn read_later<R: CubeRuntime>(floats: CubeTensor<R>, ints: CubeTensor<R>) -> Reading {
-    let client = floats.client.clone();
-    let tensors = [floats, ints].into_iter().map(into_contiguous);
+///
+/// # Panics
+/// Nothing is asked for.
+pub(super) fn read_later<R: CubeRuntime>(
+    floats: Vec<CubeTensor<R>>,
+    ints: Vec<CubeTensor<R>>,
+) -> Reading {
+    let tensors: Vec<_> = floats.into_iter().chain(ints).collect();
+    let client = tensors[0].client.clone();
+    let tensors = tensors.into_iter().map(into_contiguous);
     let (forms, copies): (Vec<_>, Vec<_>) = tensors
         .map(|tensor| {
             let (shape, strides) = (tensor.meta.shape().clone(), tensor.meta.strides().clone());
@@ -36,10 +43,9 @@ pub(super) fn read_later<R: CubeRuntime>(floats: CubeTensor<R>, ints: CubeTensor
     Box::new(move || {
         let read = block_on(reading).map_err(|error| error.to_string())?;
         let values = forms.into_iter().zip(read);
-        let values: Vec<_> = values
-            .map(|((shape, dtype), bytes)| TensorData::from_bytes(bytes, shape, dtype))
-            .collect();
-        <[TensorData; 2]>::try_from(values).map_err(|_| "a tensor is missing".to_owned())
+        let values =
+            values.map(|((shape, dtype), bytes)| TensorData::from_bytes(bytes, shape, dtype));
+        Ok(values.collect())
     })
 }
 

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, TensorMetadata, backend::Backend, ops::FloatTensor};
 
-use super::AdamWStep;
+use super::{AdamWStep, CLIP_EPSILON, Clip};
 use crate::backend::{float, primitive};
 
 pub(super) fn adamw<B: Backend>(
@@ -10,11 +10,19 @@ pub(super) fn adamw<B: Backend>(
     grad: FloatTensor<B>,
     moments: Option<[FloatTensor<B>; 2]>,
     step: AdamWStep,
+    clip: Option<Clip<FloatTensor<B>>>,
 ) -> (FloatTensor<B>, [FloatTensor<B>; 2]) {
     let shape = value.shape();
     let flat =
         |x: FloatTensor<B>| float::<B, 1>(B::float_reshape(x, [shape.num_elements()].into()));
     let (value, grad) = (flat(value), flat(grad));
+    let grad = match clip {
+        Some(Clip { norm, limit }) => {
+            let norm = float::<B, 1>(norm).add_scalar(CLIP_EPSILON);
+            grad * norm.recip().mul_scalar(limit).clamp_max(1.0)
+        }
+        None => grad,
+    };
     let [beta1, beta2] = step.betas;
     let squared = grad.clone().square();
     let [first, second] = match moments {

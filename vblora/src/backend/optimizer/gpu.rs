@@ -7,7 +7,7 @@ use burn_cubecl::{
 };
 use cubecl::prelude::*;
 
-use super::{AdamWStep, OptimizerOps, default};
+use super::{AdamWStep, CLIP_EPSILON, Clip, OptimizerOps, default};
 use crate::backend::gpu::{array, elements::Elements, rows::like};
 
 impl<R, F, I, T> OptimizerOps for CubeBackend<R, F, I, T>
@@ -22,9 +22,10 @@ where
         grad: FloatTensor<Self>,
         moments: Option<[FloatTensor<Self>; 2]>,
         step: AdamWStep,
+        clip: Option<Clip<FloatTensor<Self>>>,
     ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
-        updated(&value, &grad, moments.as_ref(), step)
-            .unwrap_or_else(|| default::adamw::<Self>(value, grad, moments, step))
+        updated(&value, &grad, moments.as_ref(), step, clip.as_ref())
+            .unwrap_or_else(|| default::adamw::<Self>(value, grad, moments, step, clip))
     }
 }
 
@@ -34,10 +35,12 @@ fn updated<R: CubeRuntime>(
     grad: &CubeTensor<R>,
     moments: Option<&[CubeTensor<R>; 2]>,
     step: AdamWStep,
+    clip: Option<&Clip<CubeTensor<R>>>,
 ) -> Option<(CubeTensor<R>, [CubeTensor<R>; 2])> {
-    // The launch needs arrays in the moments' places. Without moments the kernel does not read them.
+    // The launch needs arrays in all places. The kernel does not read those of moments or of a norm that are absent.
     let [first, second] = moments.map_or([grad, grad], |moments| moments.each_ref());
-    let elements = Elements::of(&[value, grad, first, second])?;
+    let norm = clip.map_or(grad, |clip| &clip.norm);
+    let elements = Elements::of(&[value, grad, first, second, norm])?;
     let [out, new_first, new_second] = [like(value), like(value), like(value)];
     let [beta1, beta2] = step.betas;
     adamw_of_each::launch(
@@ -48,6 +51,7 @@ fn updated<R: CubeRuntime>(
         array(grad),
         array(first),
         array(second),
+        array(norm),
         array(&out),
         array(&new_first),
         array(&new_second),
@@ -59,7 +63,10 @@ fn updated<R: CubeRuntime>(
         step.rate as f32,
         step.correction as f32,
         step.shrink as f32,
+        clip.map_or(0.0, |clip| clip.limit) as f32,
+        CLIP_EPSILON as f32,
         moments.is_some(),
+        clip.is_some(),
     );
     Some((out, [new_first, new_second]))
 }
@@ -70,6 +77,7 @@ fn adamw_of_each(
     grad: &Array<f32>,
     first: &Array<f32>,
     second: &Array<f32>,
+    norm: &Array<f32>,
     out: &mut Array<f32>,
     new_first: &mut Array<f32>,
     new_second: &mut Array<f32>,
@@ -81,13 +89,19 @@ fn adamw_of_each(
     rate: f32,
     correction: f32,
     shrink: f32,
+    limit: f32,
+    clip_epsilon: f32,
     #[comptime] has_moments: bool,
+    #[comptime] clips: bool,
 ) {
     let at = ABSOLUTE_POS;
     if at >= out.len() {
         terminate!();
     }
-    let g = grad[at];
+    let mut g = grad[at];
+    if clips {
+        g *= (limit / (norm[0] + clip_epsilon)).min(1.0);
+    }
     let mut m = g * rest1;
     let mut v = g * g * rest2;
     if has_moments {

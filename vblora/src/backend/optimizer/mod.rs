@@ -14,14 +14,15 @@ pub trait OptimizerOps: Backend {
     /// A parameter's value and its moments after a step of AdamW. Called on the inner backend only.
     ///
     /// # Shapes
-    /// - all the same
+    /// - all the same, but `[1]` for the norm of the clipping
     fn adamw(
         value: FloatTensor<Self>,
         grad: FloatTensor<Self>,
         moments: Option<[FloatTensor<Self>; 2]>,
         step: AdamWStep,
+        clip: Option<Clip<FloatTensor<Self>>>,
     ) -> (FloatTensor<Self>, [FloatTensor<Self>; 2]) {
-        default::adamw::<Self>(value, grad, moments, step)
+        default::adamw::<Self>(value, grad, moments, step, clip)
     }
 }
 
@@ -40,6 +41,19 @@ pub struct AdamWStep {
     /// The factor of weight decay on the value; 1 without decay.
     pub shrink: f64,
 }
+
+/// Clipping of gradients by a joint norm that only the device knows: all are multiplied by `min(1, limit / (norm + 1e-6))`, as
+/// `torch.nn.utils.clip_grad_norm_` does.
+#[derive(Debug, Clone)]
+pub struct Clip<T> {
+    /// The joint norm of all gradients before clipping, `[1]`.
+    pub norm: T,
+    /// The largest norm after it.
+    pub limit: f64,
+}
+
+/// What `torch.nn.utils.clip_grad_norm_` adds to the norm.
+const CLIP_EPSILON: f64 = 1e-6;
 
 impl<B: OptimizerOps, C: CheckpointStrategy> OptimizerOps for Autodiff<B, C> {}
 

@@ -60,8 +60,8 @@ pub(super) struct Arguments {
     #[arg(long, value_name = "NAME", help_heading = ANSWERS)]
     template: Option<TemplateName>,
     /// Maximum number of tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 1024, help_heading = ANSWERS)]
-    max_tokens: usize,
+    #[arg(long, alias = "max-tokens", value_name = "N", default_value_t = 1024, help_heading = ANSWERS)]
+    max_new_tokens: usize,
     /// Seed of the draws; the same seed gives the same answers
     #[arg(long, default_value_t = 0, help_heading = ANSWERS)]
     seed: u64,
@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
         model_id: &arguments.model_id,
         template: &template,
         defaults: GenerationDefaults::from_files(model.files(), model.tokenizer())?,
-        max_new_tokens: arguments.max_tokens,
+        max_new_tokens: arguments.max_new_tokens,
         seed: arguments.seed,
         batch: arguments.batch,
         limit: arguments.limit.unwrap_or(questions.all.len()),
