@@ -186,6 +186,9 @@ fn probe<B: VbLoraBackend>(device: &B::Device) -> Result<(), String> {
 /// Runs `work`. If it panics, the error is the first panic's message. A backend works on a thread of its own. When that thread panics, the
 /// caller only learns that the thread is gone, and panics second.
 fn first_panic<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    // The process has one hook.
+    static HOOK: Mutex<()> = Mutex::new(());
+    let _alone = HOOK.lock().unwrap_or_else(PoisonError::into_inner);
     let first = Arc::new(Mutex::new(None));
     let hook = std::panic::take_hook();
     let seen = first.clone();
