@@ -221,7 +221,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         let norm = norm.map_or_else(|| Tensor::zeros([1], &loss.device()), Tensor::sqrt);
         let both = Tensor::cat(vec![loss, norm.clone()], 0);
         let clips = self.clip_norm > 0.0;
-        let Some(read_later) = B::read_later().filter(|_| self.is_small()) else {
+        let Some(read_later) = B::read_later().filter(|_| self.begins_early()) else {
             let report = report(both.try_into_data().map_err(|e| failed(format!("{e:?}")))?)?;
             if !report.is_finite() {
                 return Ok((report, None));
@@ -230,7 +230,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             if clips && report.norm > self.clip_norm {
                 parameters.scale(self.clip_norm / (report.norm + 1e-6));
             }
-            self.update(&parameters, None, factor);
+            self.update(parameters, None, factor);
             return Ok((report, Some(next(self))));
         };
         let reading = read_later(vec![both.into_primitive().tensor()], Vec::new());
@@ -243,7 +243,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             self.head.clone(),
             self.trained.clone(),
         );
-        self.update(&parameters, clip, factor);
+        self.update(parameters, clip, factor);
         let next = next(self);
         let [both] = <[TensorData; 1]>::try_from(reading().map_err(failed)?)
             .map_err(|_| failed("a tensor is missing".into()))?;
@@ -255,13 +255,14 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         Ok((report, None))
     }
 
-    /// True if the trained parameters are few, so that their earlier values can stay until the report has come.
-    fn is_small(&self) -> bool {
-        !matches!(self.trained, Trained::Everything)
+    /// True if the next step gains from being begun in [`finish_then`](Self::finish_then): on a GPU, with few trained parameters, whose
+    /// earlier values stay until the report has come.
+    pub fn begins_early(&self) -> bool {
+        B::read_later().is_some() && !matches!(self.trained, Trained::Everything)
     }
 
     /// `clip` is for gradients that the host has not clipped.
-    fn update(&mut self, grads: &Gradients<B>, clip: Option<Clip<Tensor<B, 1>>>, factor: f64) {
+    fn update(&mut self, grads: Gradients<B>, clip: Option<Clip<Tensor<B, 1>>>, factor: f64) {
         let rules = Rules {
             lr: self.lr,
             decay: self.decay,
@@ -270,18 +271,22 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         };
         self.optimizer.begin_step(clip);
         let head = |_: &str, rank: usize| rules.of(Part::Head, rank);
-        self.head = self.optimizer.apply("head", self.head.clone(), grads, head);
+        self.head = self
+            .optimizer
+            .apply("head", self.head.clone(), &grads, head);
         match &mut self.trained {
             Trained::Adapter(adapter) => {
                 let groups = &self.groups;
                 let rule = |path: &str, rank| rules.of(Part::Adapter(groups[path]), rank);
                 **adapter = self
                     .optimizer
-                    .apply("adapter", (**adapter).clone(), grads, rule);
+                    .apply("adapter", (**adapter).clone(), &grads, rule);
             }
             Trained::Everything => {
                 let rule = |_: &str, rank: usize| rules.of(Part::Base, rank);
-                self.base = self.optimizer.apply("base", self.base.clone(), grads, rule);
+                self.base = self
+                    .optimizer
+                    .apply("base", self.base.clone(), &grads, rule);
             }
             Trained::HeadOnly => {}
         }

@@ -222,7 +222,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
             None => {
                 let begun = self.ahead.take();
                 let Begun { batches, sum } = begun.unwrap_or_else(|| begin(learner, step, rows))?;
-                let next = next.filter(|_| B::read_later().is_some());
+                let next = next.filter(|_| learner.begins_early());
                 let next = |learner: &_| next.map(|rows| begin(learner, step + 1, rows));
                 let (report, ahead) = learner.finish_then(sum, factor, next)?;
                 self.ahead = ahead.flatten();

@@ -277,8 +277,8 @@ impl<B: VbLoraBackend, O: Objective<B>> Steps<B, O> {
             Some(sum) => sum,
             None => learner.gradients(step, batch)?,
         };
-        let begins = B::read_later().is_some();
         let (report, begun) = learner.finish_then(sum, 1.0, |learner| {
+            let begins = learner.begins_early();
             begins.then(|| learner.gradients(step + 1, batch))
         })?;
         ensure!(report.is_finite(), "step {step}: {report:?}");
