@@ -281,8 +281,8 @@ fn a_whole_model_needs_no_adapter(dir: &Path) {
     fail(dir, line, &["--adapter", "bundled:roberta"]);
     fail(
         dir,
-        "merge owner/name run/vblora-seed1 none",
-        &["owner/name: no such directory", "snapshots"],
+        "merge ./absent run/vblora-seed1 none",
+        &["no such directory: ./absent"],
     );
 }
 

@@ -4,7 +4,7 @@
 use std::ops::{Deref, DerefMut};
 
 /// The number of values in a cache line of 64 bytes.
-const LINE: usize = 16;
+pub(crate) const LINE: usize = 16;
 
 /// f32 values that start at a cache line.
 #[derive(Debug, Default)]

@@ -16,11 +16,12 @@ pub mod mix;
 pub mod nf4;
 pub mod norm;
 pub mod numbers;
+mod prefetch;
 pub mod rng;
 pub mod rotary;
 mod tile;
 
-use aligned::Aligned;
+use aligned::{Aligned, LINE};
 use loops::{
     LANES, PARALLEL_FROM, each, each_row_with, each_with, erf, exp, largest, over_rows, padded,
     run_length, sum_of,

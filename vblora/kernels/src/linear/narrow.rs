@@ -15,6 +15,9 @@ const PARALLEL_FROM: usize = 1 << 16;
 /// Rows of one call of a row kernel.
 const ROWS: usize = 4;
 
+/// The most rows that one thread takes at once. Gradients are added chunk by chunk, so another number gives other bits.
+const CHUNK: usize = 120;
+
 /// `out = scale x down`.
 ///
 /// # Shapes
@@ -33,7 +36,7 @@ pub fn narrow_product(x: &[f32], turned: &[f32], d: usize, scale: f32, out: &mut
     if x.len() < PARALLEL_FROM {
         body((0, out));
     } else {
-        split(out, rank, chunk_rows(rows))
+        split(out, rank, chunk_rows(rows, CHUNK))
             .into_par_iter()
             .for_each(body);
     }
@@ -139,7 +142,7 @@ fn summed(
         body(0, out, &mut total);
         return total;
     }
-    let step = chunk_rows(rows);
+    let step = chunk_rows(rows, CHUNK);
     let mut sums = vec![0.0; rows.div_ceil(step) * width];
     split(out, row, step)
         .into_par_iter()

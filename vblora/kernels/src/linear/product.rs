@@ -1,5 +1,5 @@
 //! Large products. All threads first lay the right-hand side out in panels of one tile's width. Then each thread takes some rows of the
-//! result, and lays out the same rows of the left-hand side.
+//! result, and lays out the same rows of the left-hand side. While a tile is computed, the processor fetches what later tiles read and write.
 
 use std::{cell::Cell, ops::Range};
 
@@ -9,6 +9,7 @@ use rayon::prelude::*;
 use super::right::{Matrix, RightHand};
 use crate::{
     Aligned,
+    prefetch::{Level, prefetch},
     tile::{ROWS, Sums, accumulate, load, load_part, store},
 };
 
@@ -18,8 +19,15 @@ const INNER: usize = 768;
 /// Elements of the right-hand side that are laid out at once.
 const PACKED: usize = 3 << 20;
 
-/// The most rows that one thread takes at once.
-const CHUNK: usize = 120;
+/// The most rows that one thread takes at once, 43 tiles. They reuse each panel from the second-level cache, so a panel comes from memory
+/// once for all of them.
+const CHUNK: usize = 258;
+
+/// The least depth of a tile that fetches memory ahead.
+const FETCHING_FROM: usize = 256;
+
+/// The least number of tiles among which the next panel is divided.
+const FETCHING_TILES: usize = 8;
 
 /// Products with fewer multiplications are left to one thread.
 const PARALLEL_FROM: usize = 1 << 18;
@@ -81,7 +89,7 @@ pub(super) fn product(x: &[f32], w: impl RightHand, added: Added<'_>, out: &mut 
         };
         if parallel {
             // One chunk at a time, so that a thread that was held up leaves the rest to the others.
-            split(out, columns, chunk_rows(rows))
+            split(out, columns, chunk_rows(rows, CHUNK))
                 .into_par_iter()
                 .with_max_len(1)
                 .for_each(rows_of);
@@ -137,10 +145,10 @@ fn pack_panels(matrix: impl RightHand, start: usize, width: usize, parallel: boo
     }
 }
 
-/// Rows of a chunk. Every thread gets the same number of chunks, and the chunks have nearly the same number of tiles.
-pub(super) fn chunk_rows(rows: usize) -> usize {
+/// Rows of a chunk of at most `most` rows. Every thread gets the same number of chunks, and the chunks have nearly the same number of tiles.
+pub(super) fn chunk_rows(rows: usize, most: usize) -> usize {
     let threads = rayon::current_num_threads();
-    let chunks = rows.div_ceil(CHUNK * threads).max(2) * threads;
+    let chunks = rows.div_ceil(most * threads).max(2) * threads;
     rows.div_ceil(chunks).next_multiple_of(ROWS)
 }
 
@@ -251,6 +259,7 @@ impl Rows<'_> {
         let rows = self.out.len() / self.block.columns;
         let mut row = 0;
         while row + ROWS <= rows {
+            self.fetch_ahead(row, panel, C * S::F32_LANES, depth.clone());
             self.tile::<S, ROWS, C>(simd, row, panel, depth.clone());
             row += ROWS;
         }
@@ -262,6 +271,29 @@ impl Rows<'_> {
             5 => self.tile::<S, 5, C>(simd, row, panel, depth),
             _ => {}
         }
+    }
+
+    /// Asks for the lines of the tile's result, and for this tile's share of the next panel. Short tiles have no time for it.
+    #[inline(always)]
+    fn fetch_ahead(&self, row: usize, panel: usize, width: usize, depth: Range<usize>) {
+        let block = self.block;
+        if depth.len() < FETCHING_FROM {
+            return;
+        }
+        let at = block.range.start + panel * width;
+        let len = width.min(block.range.end - at);
+        for r in row..row + ROWS {
+            prefetch(&self.out[r * block.columns + at..][..len], Level::ToWrite);
+        }
+        let tiles = self.out.len() / block.columns / ROWS;
+        if panel + 1 == block.panels || tiles < FETCHING_TILES {
+            return;
+        }
+        let share = (depth.len() * width).div_ceil(tiles);
+        let first = (depth.start * width + row / ROWS * share).min(depth.end * width);
+        let end = (first + share).min(depth.end * width);
+        let next = &block.w[(panel + 1) * width * block.inner..];
+        prefetch(&next[first..end], Level::Second);
     }
 
     #[inline(always)]
