@@ -85,6 +85,7 @@ const KERNELS: Layers = &[
     (&["numbers"], "floats as files hold them"),
     (&["loops"], "rows to threads, and functions of one number"),
     (&["aligned"], "memory for vector registers"),
+    (&["prefetch"], "hints to the processor"),
     (&["tile"], "sums in registers"),
     (&["activation"], "functions of elements and rows"),
     (&["dropout"], "which elements a key drops"),

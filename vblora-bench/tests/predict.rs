@@ -274,8 +274,23 @@ fn a_whole_model_needs_no_adapter(dir: &Path) {
     let line = "predict --model merged --adapter run/vblora-seed1 --data dev.csv";
     let (status, _, warned) = vblora(dir, line, "");
     assert_eq!(status, 0, "{warned}");
-    for word in ["run/vblora-seed1", "another base than merged"] {
-        assert!(warned.contains(word), "{word:?} in {warned}");
+    let is_warned = |said: &str| {
+        for word in ["run/vblora-seed1", "another base than merged"] {
+            assert!(said.contains(word), "{word:?} in {said}");
+        }
+    };
+    is_warned(&warned);
+    let base = "merge bundled:roberta run/vblora-seed1 again";
+    let (status, _, quiet) = vblora(dir, base, "");
+    assert_eq!(status, 0, "{quiet}");
+    assert!(!quiet.contains("another base"), "{quiet}");
+    for line in [
+        "merge merged run/vblora-seed1 twice",
+        "merge merged run/vblora-seed1/compact.safetensors thrice --prefix roberta.",
+    ] {
+        let (status, _, warned) = vblora(dir, line, "");
+        assert_eq!(status, 0, "{warned}");
+        is_warned(&warned);
     }
     let line = "predict --model bundled:roberta --data dev.csv";
     fail(dir, line, &["--adapter", "bundled:roberta"]);
@@ -284,6 +299,55 @@ fn a_whole_model_needs_no_adapter(dir: &Path) {
         "merge ./absent run/vblora-seed1 none",
         &["no such directory: ./absent"],
     );
+}
+
+/// Texts with a single `"`, which GLUE's files do not quote.
+#[test]
+fn an_adapter_of_a_glue_task_reads_its_form_without_quotes() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\n";
+    let mut csv = "#1 String,#2 String,Quality\n".to_owned();
+    let (mut pairs, mut sentences) = (header.to_owned(), String::new());
+    for i in 0..12 {
+        let class = i % 2;
+        pairs += &format!("{class}\t{i}\t{i}\tHe said {i} .\t\" It is {i} .\n");
+        sentences += &format!("x\t{class}\t\t\" It is {i} .\n");
+        csv += &format!("He said {i} .,\"\"\" It is {i} .\",{class}\n");
+    }
+    let put = |name: &str, text: &str| std::fs::write(dir.join(name), text).unwrap();
+    for (task, text) in [("mrpc", &pairs), ("demo", &sentences)] {
+        std::fs::create_dir_all(dir.join("glue").join(task)).unwrap();
+        put(&format!("glue/{task}/train.tsv"), text);
+        put(&format!("glue/{task}/dev.tsv"), text);
+        let line = format!(
+            "train --model bundled:roberta --data glue --task {task} --method head --seeds 1 --epochs 1 --out {task} --quiet"
+        );
+        succeed(dir, &line, "");
+    }
+    put("test.tsv", &pairs.replace("Quality", "index"));
+    put("demo-test.tsv", "index\tsentence\n0\t\" It is 1 .\n");
+    put("dev.csv", &csv);
+    let run = |command: &str, task: &str, data: &str| {
+        format!("{command} --model bundled:roberta --adapter {task}/head-seed1 --data {data}")
+    };
+    let predict = |task: &str, data: &str| succeed(dir, &run("predict", task, data), "");
+    let found = predict("mrpc", "glue/mrpc/dev.tsv");
+    assert_eq!(found.lines().count(), 13, "{found}");
+    assert_eq!(predict("mrpc", "test.tsv"), found);
+    let found = predict("demo", "glue/demo/dev.tsv");
+    assert_eq!(found.lines().count(), 13, "{found}");
+    assert_eq!(predict("demo", "demo-test.tsv").lines().count(), 2);
+    // A table of the task's columns has the same scores; one without them needs flags.
+    let evaluate = |data: &str| succeed(dir, &run("evaluate", "mrpc", data), "");
+    assert_eq!(evaluate("dev.csv"), evaluate("glue/mrpc/dev.tsv"));
+    fail(
+        dir,
+        &run("evaluate", "demo", "dev.csv"),
+        &["dev.csv: expected --text and --label", ".tsv", "task demo"],
+    );
+    let line = run("evaluate", "demo", "dev.csv") + " --text '#2 String' --label Quality";
+    assert!(succeed(dir, &line, "").contains("12 rows"));
 }
 
 /// The largest difference of the probabilities in two files.

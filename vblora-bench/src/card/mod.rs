@@ -247,9 +247,11 @@ impl Card<'_> {
         let command = ["vblora", "train"].into_iter();
         let command = command.chain(shown.iter().map(String::as_str)).map(shell);
         let command = command.collect::<Vec<_>>().join(" ");
-        let threads = self
-            .threads
-            .map_or(String::new(), |threads| format!(" with {threads} threads"));
+        let threads = match self.threads {
+            None => String::new(),
+            Some(1) => " with 1 thread".into(),
+            Some(threads) => format!(" with {threads} threads"),
+        };
         let note = match shown.iter().eq(words) {
             true => "",
             false => " Absolute paths are shortened to their last names.",

@@ -36,13 +36,14 @@ pub fn why_none(dir: &Path) -> Option<String> {
     if has(peft::CONFIG) {
         return None;
     }
+    // A fully trained model may have its head in a file of its own.
+    if has("model.safetensors") {
+        return Some("no adapter: it is a whole model, in model.safetensors".into());
+    }
     if has(HEAD_FILE) {
         return Some(format!(
             "no adapter: the run trained the head alone, which is in {HEAD_FILE}"
         ));
-    }
-    if has("model.safetensors") {
-        return Some("no adapter: it is a whole model, in model.safetensors".into());
     }
     is_session(dir).then(|| {
         let runs = folders(dir, |folder| folder.join(peft::CONFIG).is_file());

@@ -84,6 +84,22 @@ impl ClassifierArguments {
         }
     }
 
+    /// The format of the data, if --format or the file's extension tells it.
+    fn known_format(&self) -> Option<Format> {
+        match self.data == Path::new("-") {
+            true => self.format.map(|_| self.stdin()),
+            false => Format::of(&self.data.extension()?.to_string_lossy()),
+        }
+    }
+
+    /// Returns true for a GLUE task's TSV, which has no quotes. A flag with a column asks for a table. Data whose format nothing tells are
+    /// of the kind `unknown`.
+    pub(super) fn is_glue(&self, task: &Task, unknown: Option<Format>) -> bool {
+        let has_columns = self.text.is_some() || self.text_pair.is_some();
+        let is_tsv = matches!(self.known_format().or(unknown), Some(Format::Tsv));
+        task.is_known() && is_tsv && !has_columns
+    }
+
     /// The columns: the flags, and those of training for flags that are not given.
     pub(super) fn columns(&self, task: &Task, label: Option<&str>) -> Result<Columns<String>> {
         let trained = task.named().ok().map(|(columns, _)| columns);

@@ -12,8 +12,9 @@ use vblora::storage::write_atomically;
 
 use super::{apart::check_apart, classifier::ClassifierArguments};
 use crate::{
-    predict::{Form, check, encode, open, outcomes, read},
+    predict::{Form, Rows, check, encode, open, outcomes, read},
     program::{complain, is_closed_pipe, listen},
+    tasks::Task,
 };
 
 const EXAMPLES: &str = "\
@@ -57,9 +58,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let (files, found) = classifier.open()?;
     let task = &found.settings.task;
     check(task, form)?;
-    let columns = classifier.columns(task, None)?;
-    let table = open(&classifier.data, classifier.stdin())?;
-    let rows = read(&table, &columns.first, columns.second.as_deref())?;
+    let rows = read_rows(classifier, task)?;
     let Some(outputs) = classifier.outputs(&files, &found, &rows)? else {
         return Ok(ExitCode::FAILURE);
     };
@@ -72,6 +71,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The rows: a GLUE task's TSV without quotes, if no flag names a column, and any other file as a table.
+fn read_rows(classifier: &ClassifierArguments, task: &Task) -> Result<Rows> {
+    if classifier.is_glue(task, None) {
+        return Ok(Rows::of_glue(&classifier.data, task)?);
+    }
+    let columns = classifier.columns(task, None)?;
+    let table = open(&classifier.data, classifier.stdin())?;
+    Ok(read(&table, &columns.first, columns.second.as_deref())?)
 }
 
 /// A closed pipe is no error: `vblora predict .. | head`.

@@ -219,7 +219,18 @@ fn share(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
 /// Makes the runs of these arguments.
 fn make(arguments: &Arguments, place: Place) -> Result<ExitCode> {
     let mut spec = Spec::find(&arguments.sweep)?;
-    for assignment in &arguments.set {
+    let key = |assignment: &str| {
+        let (key, _) = assignment.split_once('=').unwrap_or((assignment, ""));
+        key.trim().to_owned()
+    };
+    for (i, assignment) in arguments.set.iter().enumerate() {
+        let key_here = key(assignment);
+        ensure!(
+            arguments.set[..i]
+                .iter()
+                .all(|other| key(other) != key_here),
+            "--set {key_here}: expected each key once, found it twice; a list of values makes a run for each"
+        );
         spec.set(assignment)?;
     }
     let plan = Plan::new(&spec, &arguments.places(&spec)?)?;
@@ -230,16 +241,18 @@ fn make(arguments: &Arguments, place: Place) -> Result<ExitCode> {
     for damaged in store.damaged() {
         complain(format!("skipped a damaged result: {damaged}"));
     }
+    let budget = Budget {
+        runs: arguments.runs.or(spec.budget.runs),
+        hours: arguments.hours.or(spec.budget.hours),
+    };
+    budget.check()?;
     if arguments.dry_run {
         return dry_run(arguments, &plan, &store);
     }
     let interrupted = listen().context(NOT_LISTENING)?;
     let campaign = Campaign {
         plan: &plan,
-        budget: Budget {
-            runs: arguments.runs.or(spec.budget.runs),
-            hours: arguments.hours.or(spec.budget.hours),
-        },
+        budget,
         devices: arguments.workers(),
         processors: place.processors()?,
         program: std::env::current_exe().context("cannot find the path of this program")?,
@@ -275,7 +288,7 @@ fn dry_run(arguments: &Arguments, plan: &Plan, store: &Store) -> Result<ExitCode
     say(format!(
         "{} of {} runs left: about {} with {workers} at a time, by a few steps on {device}.",
         seconds.len(),
-        plan.runs.len(),
+        plan.share(store).len(),
         duration(total)
     ));
     Ok(ExitCode::SUCCESS)

@@ -81,7 +81,7 @@ impl Classifier {
         }
         config.base_dtype = settings.held_as(config.base_dtype)?;
         if !is_whole {
-            compare_base(dir, files)?;
+            compare_base(dir, files, &files.place())?;
         }
         Ok(Self {
             place,
@@ -99,16 +99,19 @@ impl Classifier {
 }
 
 /// Warns of a base with other files than the run was trained on, if the run's session says which. Such a base may hold the adapter already.
-fn compare_base(dir: &Path, files: &ModelFiles) -> Result<()> {
+/// `dir` is the run's, and `base` is the name of the base in the warning.
+///
+/// # Errors
+/// A file of the base cannot be read.
+pub fn compare_base(dir: &Path, files: &ModelFiles, base: &str) -> Result<()> {
     let Some(recorded) = dir.parent().and_then(RunDir::model) else {
         return Ok(());
     };
     let found = model_hash(files)?;
     if found != recorded {
         tracing::warn!(
-            "{} was trained on another base than {}: SHA-256 of the model's files {recorded}, found {found}",
-            dir.display(),
-            files.place()
+            "{} was trained on another base than {base}: SHA-256 of the model's files {recorded}, found {found}",
+            dir.display()
         );
     }
     Ok(())

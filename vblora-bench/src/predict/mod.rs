@@ -8,7 +8,7 @@ mod run;
 mod whole;
 mod write;
 
-pub use classifier::Classifier;
+pub use classifier::{Classifier, compare_base};
 pub use head::with_head_beside;
 pub use outcome::{Outcome, outcomes};
 pub use read::{Rows, open, read, read_glue, read_labelled};

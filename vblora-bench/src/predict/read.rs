@@ -7,7 +7,7 @@ use crate::{
     tasks::{
         Columns, Label, Task,
         own::Reader,
-        read_split_file,
+        read_sentences, read_split_file,
         table::{Format, Table},
     },
 };
@@ -21,6 +21,18 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Reads the texts of a file in the form of a GLUE task, whose TSV has no quotes. Labels may be missing, as in a test split.
+    ///
+    /// # Errors
+    /// The file cannot be read or lacks a column; a row has another number of fields. The error names file and row.
+    pub fn of_glue(file: &Path, task: &Task) -> Result<Self> {
+        let mut rows = Self::default();
+        for (first, second) in read_sentences(stream(file), task)? {
+            rows.add(first, second);
+        }
+        Ok(rows)
+    }
+
     /// The number of rows.
     pub fn len(&self) -> usize {
         self.texts.len()
@@ -66,6 +78,14 @@ pub fn open(data: &Path, stdin: Format) -> Result<Table> {
 const STDIN: &str = "-";
 const STREAM: &str = "/dev/stdin";
 
+/// The file, or standard input's name in the file system.
+fn stream(file: &Path) -> &Path {
+    match file == Path::new(STDIN) {
+        true => Path::new(STREAM),
+        false => file,
+    }
+}
+
 /// Reads texts. A missing text is an empty one.
 ///
 /// # Errors
@@ -110,11 +130,7 @@ pub fn read_labelled(table: &Table, task: &Task) -> Result<(Rows, Vec<Label>)> {
 /// # Errors
 /// As [`read_split_file`].
 pub fn read_glue(file: &Path, task: &Task) -> Result<(Rows, Vec<Label>)> {
-    let file = match file == Path::new(STDIN) {
-        true => Path::new(STREAM),
-        false => file,
-    };
-    let split = read_split_file(file, task)?;
+    let split = read_split_file(stream(file), task)?;
     let (mut rows, mut labels) = (Rows::default(), Vec::new());
     for example in split.examples {
         rows.add(example.a, example.b);

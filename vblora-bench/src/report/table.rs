@@ -6,6 +6,9 @@ use serde::Serialize;
 
 use super::as_markdown;
 
+/// The widest column, in characters. The formatter takes no wider one.
+const WIDEST: usize = u16::MAX as usize;
+
 /// The alignment of a cell in its column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -48,11 +51,12 @@ impl Table {
         self.rows.push(cells);
     }
 
-    /// The width of each column in characters, at least three for the rule below the header.
+    /// The width of each column in characters, at least three for the rule below the header. Longer cells than [`WIDEST`] stand out.
     fn widths(&self) -> Vec<usize> {
         let width = |(i, (name, _)): (usize, &(String, Align))| {
             let cells = self.rows.iter().map(|row| row[i].chars().count());
-            cells.chain([name.chars().count(), 3]).max().unwrap_or(3)
+            let width = cells.chain([name.chars().count()]).max().unwrap_or(0);
+            width.clamp(3, WIDEST)
         };
         self.columns.iter().enumerate().map(width).collect()
     }
@@ -87,6 +91,14 @@ impl fmt::Display for Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_may_be_wider_than_any_column() {
+        let mut table = Table::new([("class", Align::Left), ("n", Align::Right)]);
+        let wide = "a".repeat(WIDEST + 9);
+        table.row([&*wide, "7"]);
+        assert!(table.to_string().ends_with(&format!("| {wide} |   7 |\n")));
+    }
 
     #[test]
     fn columns_line_up() {

@@ -105,20 +105,20 @@ impl Plan {
         })
     }
 
-    /// The runs of the store's share, or all.
-    pub(super) fn share<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
-        let Some(shard) = store.shard() else {
-            return self.runs.iter().collect();
-        };
-        let own = shard.of(self.runs.iter().map(|run| run.id.as_str()));
+    /// The runs of the store's share, or all. A run that stands in several tables comes once.
+    pub fn share<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
+        let shard = store.shard();
+        let own = shard.map(|shard| shard.of(self.runs.iter().map(|run| run.id.as_str())));
+        let is_ours = |id: &str| own.as_ref().is_none_or(|own| own.contains(id));
+        let mut seen = HashSet::new();
         let runs = self.runs.iter();
-        runs.filter(|run| own.contains(run.id.as_str())).collect()
+        runs.filter(|run| is_ours(&run.id) && seen.insert(&run.id))
+            .collect()
     }
 
-    /// The runs of the store's share that remain, each once.
+    /// The runs of the store's share that remain.
     pub fn left<'a>(&'a self, store: &Store) -> Vec<&'a PlannedRun> {
-        let mut seen = HashSet::new();
-        let is_left = |run: &&PlannedRun| !store.is_done(&run.id) && seen.insert(run.id.clone());
+        let is_left = |run: &&PlannedRun| !store.is_done(&run.id);
         self.share(store).into_iter().filter(is_left).collect()
     }
 }

@@ -45,9 +45,11 @@ pub struct Budget {
 }
 
 impl Budget {
+    /// Refuses limits that are no limits.
+    ///
     /// # Errors
     /// The hours are negative or not a number.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         match self.hours {
             Some(hours) if hours.is_nan() || hours < 0.0 => Err(Error::Setting {
                 setting: "hours".into(),
@@ -152,17 +154,23 @@ impl Spec {
     /// Sets a key of every run and overrides the file. The form is `KEY=VALUE` with a TOML value; a list is an axis.
     ///
     /// # Errors
-    /// The text has no `=`.
+    /// The text has no `=`; the list is empty.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
-        let (key, value) = assignment.split_once('=').ok_or_else(|| Error::Setting {
+        let error = |expected: &str| Error::Setting {
             setting: "set".into(),
-            expected: "KEY=VALUE".into(),
+            expected: expected.into(),
             found: assignment.into(),
-        })?;
+        };
+        let (key, value) = assignment
+            .split_once('=')
+            .ok_or_else(|| error("KEY=VALUE"))?;
         let parsed = toml::from_str::<Table>(&format!("value = {value}")).ok();
         let value = parsed.and_then(|mut table| table.remove("value"));
         let value = value.unwrap_or_else(|| Value::String(assignment[key.len() + 1..].into()));
         let axis = Axis::new(key.trim(), 0, value);
+        if axis.values.is_empty() {
+            return Err(error("at least one value"));
+        }
         self.base.retain(|known| known.key != axis.key);
         for block in &mut self.blocks {
             block.axes.retain(|known| known.key != axis.key);

@@ -22,5 +22,6 @@ pub use example::{Example, Label, Split, SplitName};
 pub(crate) use place::counted;
 pub(crate) use score::check_scores;
 pub use score::{Predictions, evaluate, score};
+pub(crate) use split::read_sentences;
 pub use split::{check_splits, parse_split, read_split, read_split_file};
 pub use task::{Columns, Fields, Kind, Target, Task, Written};

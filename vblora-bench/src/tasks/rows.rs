@@ -10,6 +10,9 @@ use super::{
 };
 use crate::{Error, Result};
 
+/// The sentence of a row, or its pair of sentences.
+pub(super) type Sentences = (String, Option<String>);
+
 /// The way in which the rows of a file become examples.
 struct Reader<'a> {
     file: &'a str,
@@ -38,18 +41,7 @@ pub(super) fn parse(text: &str, file: &str, task: &Task) -> Result<Vec<Example>>
     let Kind::Labelled { fields, target } = &task.kind else {
         return Err(row_error(file, 1, "a task with labels", task.to_string()));
     };
-    let empty = || Error::EmptySplit {
-        file: file.to_string(),
-    };
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() {
-        return Err(empty());
-    }
-    let lines = text
-        .split('\n')
-        .map(|line| line.strip_suffix('\r').unwrap_or(line));
-    let mut lines = (1..).zip(lines);
+    let mut lines = numbered(text, file)?;
     let (columns, count) = match fields {
         Fields::Placed { columns, count } => (columns.clone(), *count),
         Fields::Named(names) => {
@@ -68,9 +60,88 @@ pub(super) fn parse(text: &str, file: &str, task: &Task) -> Result<Vec<Example>>
         .collect();
     let examples = examples?;
     match examples.is_empty() {
-        true => Err(empty()),
+        true => Err(empty(file)),
         false => Ok(examples),
     }
+}
+
+/// The texts of every row, whose labels may be missing, as in a test split. An empty sentence is taken.
+pub(super) fn parse_sentences(text: &str, file: &str, task: &Task) -> Result<Vec<Sentences>> {
+    let Kind::Labelled { fields, .. } = &task.kind else {
+        return Err(row_error(file, 1, "a task with labels", task.to_string()));
+    };
+    let mut lines = numbered(text, file)?.peekable();
+    let header = lines.peek().map_or("", |(_, line)| *line);
+    let has_test_header = header.split('\t').map(str::trim).eq(TEST_HEADER);
+    let (first, second, count) = match fields {
+        Fields::Placed { columns, count } if !has_test_header => {
+            (columns.first, columns.second, *count)
+        }
+        Fields::Placed { .. } => (1, None, TEST_HEADER.len()),
+        Fields::Named(names) => {
+            let second = names.second.as_ref();
+            let second = second.map(|name| find_column(header, name, file));
+            let first = find_column(header, &names.first, file)?;
+            (first, second.transpose()?, header.split('\t').count())
+        }
+    };
+    if has_test_header || matches!(fields, Fields::Named(_)) {
+        lines.next();
+    }
+    lines
+        .map(|(number, line)| {
+            let fields = split_fields(line, count, file, number)?;
+            let sentence = |column: usize| fields[column].trim().to_string();
+            Ok((sentence(first), second.map(sentence)))
+        })
+        .collect()
+}
+
+/// The first line of a test split whose task has files without a header.
+const TEST_HEADER: [&str; 2] = ["index", "sentence"];
+
+fn empty(file: &str) -> Error {
+    Error::EmptySplit {
+        file: file.to_string(),
+    }
+}
+
+/// The lines of a text and their numbers, at least one line.
+fn numbered<'a>(text: &'a str, file: &str) -> Result<impl Iterator<Item = (usize, &'a str)>> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() {
+        return Err(empty(file));
+    }
+    let lines = text.split('\n');
+    Ok((1..).zip(lines.map(|line| line.strip_suffix('\r').unwrap_or(line))))
+}
+
+/// The fields of a line, as many as expected.
+fn split_fields<'a>(
+    line: &'a str,
+    count: usize,
+    file: &str,
+    number: usize,
+) -> Result<Vec<&'a str>> {
+    let fields: Vec<&str> = line.split('\t').collect();
+    if fields.len() != count {
+        let expected = format!("{count} tab-separated fields");
+        let found = format!("{}: {}", fields.len(), shown(line));
+        return Err(row_error(file, number, &expected, found));
+    }
+    Ok(fields)
+}
+
+/// The index of the column of this name in a header.
+fn find_column(header: &str, column: &str, file: &str) -> Result<usize> {
+    let mut fields = header.split('\t').map(str::trim);
+    let found = fields.position(|field| field == column);
+    found.ok_or_else(|| Error::MissingColumn {
+        file: file.to_string(),
+        column: column.to_owned(),
+        found: shown(header),
+    })
 }
 
 /// The indices of the columns that a header names, and the number of fields of a row.
@@ -79,34 +150,19 @@ fn find_columns(
     names: &Columns<String>,
     file: &str,
 ) -> Result<(Columns<usize>, usize)> {
-    let fields: Vec<&str> = header.split('\t').map(str::trim).collect();
-    let find = |column: &String| {
-        fields
-            .iter()
-            .position(|field| field == column)
-            .ok_or_else(|| Error::MissingColumn {
-                file: file.to_string(),
-                column: column.clone(),
-                found: shown(header),
-            })
-    };
+    let find = |column: &String| find_column(header, column, file);
     let second = names.second.as_ref().map(find).transpose()?;
     let columns = Columns {
         first: find(&names.first)?,
         second,
         label: find(&names.label)?,
     };
-    Ok((columns, fields.len()))
+    Ok((columns, header.split('\t').count()))
 }
 
 impl Reader<'_> {
     fn example(&self, line: &str, number: usize) -> Result<Example> {
-        let fields: Vec<&str> = line.split('\t').collect();
-        if fields.len() != self.count {
-            let expected = format!("{} tab-separated fields", self.count);
-            let found = format!("{}: {}", fields.len(), shown(line));
-            return Err(row_error(self.file, number, &expected, found));
-        }
+        let fields = split_fields(line, self.count, self.file, number)?;
         let sentence = |column: usize| match fields[column].trim() {
             "" => {
                 let found = format!("nothing in field {}", column + 1);
@@ -269,6 +325,52 @@ mod tests {
             let split = parse_split("gj04\t0\t*\tThey drank the pub.\n", "x", &task).unwrap();
             assert_eq!(split.examples[0].a, "They drank the pub.");
             assert_eq!(split.examples[0].label, Label::Class(0));
+        }
+    }
+
+    #[test]
+    fn sentences_are_read_without_quotes_and_without_labels() {
+        let read = |text: &str, task: &Task| parse_sentences(text, "here.tsv", task);
+        let pair = |a: &str, b: &str| (a.to_owned(), Some(b.to_owned()));
+        let one = |a: &str| (a.to_owned(), None);
+        let dev = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String\r\n1\t3\t4\tone\t\" two .\r\n";
+        let test = "\u{feff}index\t#1 ID\t#2 ID\t#1 String\t#2 String\n0\t3\t4\tone\t\" two .";
+        for text in [dev, test] {
+            assert_eq!(
+                read(text, &Task::mrpc()).unwrap(),
+                [pair("one", "\" two .")]
+            );
+        }
+        let test = "index\tsentence\n0\t\"Two.\n1\t \n";
+        for task in [Task::cola(), Task::sst2()] {
+            assert_eq!(read(test, &task).unwrap(), [one("\"Two."), one("")]);
+        }
+        let dev = "gj04\t0\t*\tThey drank the pub.\n";
+        assert_eq!(
+            read(dev, &Task::demo()).unwrap(),
+            [one("They drank the pub.")]
+        );
+        assert!(read("index\tsentence\n", &Task::sst2()).unwrap().is_empty());
+        for (text, task, expected) in [
+            (
+                "index\tsentence\n0\n",
+                Task::cola(),
+                "here.tsv, line 2: expected 2 tab-separated fields, found 1: \"0\"",
+            ),
+            (
+                "sentence,label\na,1\n",
+                Task::demo(),
+                "here.tsv, line 1: expected 4 tab-separated fields, found 1",
+            ),
+            (
+                "text\na\n",
+                Task::sst2(),
+                "here.tsv: no column \"sentence\"",
+            ),
+            ("\n", Task::sst2(), "here.tsv: the split is empty"),
+        ] {
+            let error = read(text, &task).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
         }
     }
 

@@ -34,6 +34,17 @@ pub fn read_split_file(file: &Path, task: &Task) -> Result<Split> {
     Ok(Split { examples, source })
 }
 
+/// Reads the sentences of one file in the task's TSV form, of which labels are not read. A test split has none; if the task's other files
+/// have no header, the test split has the columns `index` and `sentence`, as CoLA's.
+///
+/// # Errors
+/// The file cannot be read; the text is not UTF-8 or empty; a column is missing from the header; a row has another number of fields.
+pub(crate) fn read_sentences(file: &Path, task: &Task) -> Result<Vec<(String, Option<String>)>> {
+    let bytes = read_input(file, MAX_DATA_BYTES).map_err(|e| Error::read(file, e))?;
+    let shown = file.display().to_string();
+    rows::parse_sentences(rows::utf8(&bytes, &shown)?, &shown, task)
+}
+
 /// Finds the files of both splits in GLUE's layout, and reads neither.
 ///
 /// # Errors

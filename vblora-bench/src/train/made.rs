@@ -32,6 +32,21 @@ impl Made {
         }
     }
 
+    /// The threads of this session and of the one that continues it here, if they are others: then the last bits are others too.
+    pub(super) fn other_threads(&self, here: &Self) -> Option<String> {
+        let shown = |made: &Self| {
+            let products = made.matmul_threads.as_ref();
+            let products = products.map(|threads| format!(" MATMUL_NUM_THREADS={threads}"));
+            let threads = made.threads;
+            format!(
+                "RAYON_NUM_THREADS={threads}{}",
+                products.unwrap_or_default()
+            )
+        };
+        let (there, here) = (shown(self), shown(here));
+        (there != here).then(|| format!("{there}, and goes on with {here}"))
+    }
+
     /// Reads what made the session in a directory; `None` if an earlier version did, which did not record it.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use vblora_models::{BaseDtype, ModelFiles};
 
 use super::{
     checkpoint::{self, CheckpointSettings},
-    identity::{DATA, Identity},
+    identity::{DATA, Identity, has_fixed_sums},
     layout::{self, CARD, CHECKPOINTS, CONFIG, CURVES, LOG, Layout, RESULTS, TABLE, TENSORBOARD},
     learner::{Learner, Trained},
     made::Made,
@@ -469,6 +469,16 @@ impl RunDir {
         if session.exists() {
             let there = SessionIdentity::read(&session)?;
             here.check(&there, &session)?;
+            let made = [&there, here].map(|session| session.made.as_ref());
+            if let [Some(there), Some(now)] = made
+                && has_fixed_sums(&here.identity.backend)
+                && let Some(threads) = there.other_threads(now)
+            {
+                tracing::warn!(
+                    "{} was begun with {threads}: its last bits will be others than without the interruption",
+                    self.path.display()
+                );
+            }
             return Ok(Some(there));
         }
         // A directory of an earlier version: its checkpoints, if any are left, have the identity.
@@ -632,6 +642,23 @@ impl RunDir {
     /// The folder of a run's adapter.
     pub(super) fn of(&self, run: &Run) -> PathBuf {
         self.path.join(run.file_name())
+    }
+
+    /// Says that a finished run's files are gone. The best adapter is in no checkpoint, so the run would have to begin again.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub(super) fn warn_of_loss(&self, run: &Run, past: &RunResult) -> Result<()> {
+        let folder = self.of(run);
+        let is_lost = !folder.is_dir() || layout::trained_files(&folder)?.is_empty();
+        if past.stop.is_finished() && is_lost {
+            tracing::warn!(
+                "{} has finished, but {} has none of its files; only training in another --out makes them again",
+                run.label(),
+                folder.display()
+            );
+        }
+        Ok(())
     }
 
     /// Removes what an earlier process has saved of a run that starts from its first step again.

@@ -10,7 +10,7 @@ use vblora_models::{BaseDtype, ModelFiles};
 
 use super::{
     checkpoint::CheckpointSettings,
-    identity::Identity,
+    identity::{Identity, has_fixed_sums},
     length::Length,
     log::StepLog,
     made::Made,
@@ -257,7 +257,10 @@ impl<S: Source> Session<S> {
         };
         for (i, run) in runs.iter().enumerate() {
             let has_ended = |run: &RunResult| run.stop != Stop::Interrupted;
-            if reached[i].as_ref().is_some_and(has_ended) {
+            if let Some(past) = reached[i].as_ref().filter(|run| has_ended(run)) {
+                if let Some(dir) = &dir {
+                    dir.warn_of_loss(run, past)?;
+                }
                 continue;
             }
             if interrupted.load(Ordering::Relaxed) {
@@ -534,11 +537,6 @@ impl<S: Source> Session<S> {
             splits,
         })
     }
-}
-
-/// True for backends on CPUs. Sums of a GPU have no fixed order, even on one device.
-fn has_fixed_sums(backend: &str) -> bool {
-    ["flex", "ndarray"].contains(&backend)
 }
 
 /// The ranks of a run on this device. They add early where nothing is lost by it.

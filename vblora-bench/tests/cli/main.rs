@@ -22,6 +22,7 @@ use std::{path::Path, process::Command};
 
 use vblora::{
     Site, StoredVbLora,
+    count::thousands,
     storage::{
         Bank, HostAdapter, HostLora, HostTensor, HostVbLora, Precision,
         peft::{PeftAdapter, PeftDirectory},
@@ -116,6 +117,12 @@ fn every_form_turns_into_the_others() {
     run("convert topk told --form compact --prefix net. --without-modules --recipe recipe");
     run("convert told again --form compact --weight-precision 8bits");
     let out = run("inspect again");
+    let size = std::fs::metadata(dir.path().join("again")).unwrap().len();
+    let stored = format!(
+        "stored: bank in 32 bits, weights in 8 bits; {} bytes",
+        thousands(size as usize)
+    );
+    assert!(out.contains(&stored), "{stored:?} in {out}");
     assert!(
         out.contains("recipe: epochs = 3\n  recipe: lr = 0.01\n"),
         "{out}"
@@ -208,6 +215,8 @@ fn what_cannot_be_done_is_one_line_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     directory(dir.path());
     assert_eq!(vblora(dir.path(), "convert net topk --form peft-topk").0, 0);
+    let whole = "convert net whole --form compact --without-modules";
+    assert_eq!(vblora(dir.path(), whole).0, 0);
     let before = std::fs::read(dir.path().join("topk/adapter_model.safetensors")).unwrap();
     for (arguments, status, reason) in [
         ("inspect absent", 1, "absent"),
@@ -217,6 +226,11 @@ fn what_cannot_be_done_is_one_line_and_changes_nothing() {
         ("convert topk full --form peft-full", 1, "no logits"),
         ("convert net small --form compact", 1, "--without-modules"),
         ("convert net small --form nonsense", 2, "peft-topk"),
+        (
+            "convert whole lora --form peft-lora --prefix net.",
+            1,
+            "found \"net.\", with which all",
+        ),
         ("inspect", 2, "PATH"),
     ] {
         let (found, _, error) = vblora(dir.path(), arguments);
@@ -227,7 +241,9 @@ fn what_cannot_be_done_is_one_line_and_changes_nothing() {
             "{error}"
         );
     }
-    assert!(!dir.path().join("small").exists() && !dir.path().join("full").exists());
+    for absent in ["small", "full", "lora"] {
+        assert!(!dir.path().join(absent).exists(), "{absent}");
+    }
     let after = std::fs::read(dir.path().join("topk/adapter_model.safetensors")).unwrap();
     assert_eq!(before, after);
 }

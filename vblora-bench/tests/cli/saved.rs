@@ -125,3 +125,48 @@ fn an_adapter_is_not_converted_onto_itself() {
         before
     );
 }
+
+#[test]
+fn labels_come_along_and_files_of_another_adapter_are_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    write(&at("one"), &[]);
+    write(&at("other"), &[]);
+    std::fs::write(at("one/classifier.json"), "labels").unwrap();
+    std::fs::write(at("one/config.json"), "model").unwrap();
+    let convert = |from: &str, to: &str| {
+        let command = format!("convert {from} {to} --form peft-lora --overwrite");
+        let (status, _, error) = vblora(dir.path(), &command);
+        (status, error)
+    };
+    let read = |name: &str| std::fs::read_to_string(at(name)).unwrap();
+    for labels in ["labels", "other labels"] {
+        std::fs::write(at("one/classifier.json"), labels).unwrap();
+        let (status, error) = convert("one", "new");
+        assert_eq!(status, 0, "{error}");
+        assert_eq!(read("new/classifier.json"), labels);
+        assert_eq!(read("new/config.json"), "model");
+    }
+    let refused = |from: &str, name: &str| {
+        let (status, error) = convert(from, "new");
+        assert_eq!(status, 1, "{error}");
+        for part in ["new: expected", &format!("found {name};")] {
+            assert!(error.contains(part), "{part:?} in {error}");
+        }
+    };
+    let before = std::fs::read(at("new/adapter_model.safetensors")).unwrap();
+    refused("other", "classifier.json");
+    for name in ["README.md", "head.safetensors", "compact.safetensors"] {
+        std::fs::write(at("new").join(name), "x").unwrap();
+        refused("one", name);
+        std::fs::remove_file(at("new").join(name)).unwrap();
+    }
+    std::fs::write(at("new/notes.txt"), "mine").unwrap();
+    assert_eq!(convert("one", "new").0, 0);
+    assert_eq!(read("new/notes.txt"), "mine");
+    let after = std::fs::read(at("new/adapter_model.safetensors")).unwrap();
+    assert_eq!(before, after);
+    // Without a target nothing is beside it, and nothing comes.
+    assert_eq!(convert("other", "bare").0, 0);
+    assert!(!at("bare/classifier.json").exists());
+}

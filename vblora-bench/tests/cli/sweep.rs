@@ -61,6 +61,20 @@ fn a_sweep_starts_its_own_workers_and_its_report_is_made() {
     assert!(error.contains("out"), "{error}");
 }
 
+#[test]
+fn a_setting_without_a_value_or_set_twice_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    for (set, expected) in [
+        ("--set epochs=[]", "expected at least one value"),
+        ("--set epochs=1 --set epochs=2", "expected each key once"),
+    ] {
+        let (status, _, error) = vblora(dir.path(), &format!("sweep s.toml --out out {set}"));
+        assert_eq!(status, 1, "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
+
 /// Two processes make a run each in one directory, and their results are read together.
 #[test]
 fn shares_of_a_sweep_are_reported_together() {

@@ -153,6 +153,7 @@ fn a_directory_without_an_adapter_says_what_it_is() {
     for (folder, file) in [
         ("out/head-seed1", "head.safetensors"),
         ("out/full-seed1", "model.safetensors"),
+        ("out/full-seed1", "head.safetensors"),
         ("out", "config.toml"),
         ("empty", "config.toml"),
     ] {

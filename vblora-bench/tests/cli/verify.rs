@@ -124,6 +124,26 @@ fn a_table_of_another_name_is_repeated_and_a_session_goes_on_by_its_recorded_fla
     assert_eq!(status, 0, "{error}");
     assert!(out.contains("| vblora |"), "{out}");
 
+    // A lost adapter, other threads and a directory without a session are named.
+    std::fs::rename(at("run/vblora-seed1"), at("moved")).unwrap();
+    let session = std::fs::read_to_string(at("run/session.json")).unwrap();
+    let other = session.replacen("\"threads\": ", "\"threads\": 9", 1);
+    std::fs::write(at("run/session.json"), other).unwrap();
+    let (status, _, error) = vblora(dir.path(), "train --resume --out run");
+    assert_eq!(status, 0, "{error}");
+    for part in [
+        "run/vblora-seed1 has none of its files",
+        "begun with RAYON_NUM_THREADS=9",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    std::fs::rename(at("moved"), at("run/vblora-seed1")).unwrap();
+    std::fs::write(at("run/session.json"), session).unwrap();
+    let (status, _, error) = vblora(dir.path(), "train --resume --out rnu");
+    assert_eq!(status, 1, "{error}");
+    assert!(error.contains("rnu: no session to continue"), "{error}");
+    assert!(!at("rnu").exists());
+
     // The recipe has the task and the weights. Only rows are read again.
     std::fs::rename(at("a.csv"), at("b.csv")).unwrap();
     std::fs::remove_file(at("weights.toml")).unwrap();

@@ -307,6 +307,30 @@ fn rows_that_are_no_conversation_of_texts_are_named() {
             "expected weight 1",
         ),
         (
+            turn(json!({"role": "user", "content": "a", "name": "Bob"})),
+            "line 1: expected no field but \"role\", \"content\" and \"weight\" in turn 1 of field \"messages\", found a field \"name\"",
+        ),
+        (
+            turn(json!({"role": "assistant", "content": "a", "train": false})),
+            "in turn 1 of field \"messages\", found a field \"train\"",
+        ),
+        (
+            turn(json!({"from": "gpt", "value": "a", "mask_history": true})),
+            "expected no field but \"from\", \"value\" and \"weight\" in turn 1 of field \"messages\", found a field \"mask_history\"",
+        ),
+        (
+            format!("{good}\n{}", good.replacen('{', "{\"train\": false, ", 1)),
+            "line 2: expected no field that chooses what is learned, as each answer is learned, found a field \"train\"",
+        ),
+        (
+            good.replacen('{', "{\"mask_history\": true, ", 1),
+            "line 1: expected no field that chooses what is learned, as each answer is learned, found a field \"mask_history\"",
+        ),
+        (
+            good.replacen('{', "{\"weight\": 0, ", 1),
+            "line 1: expected weight 1, as each answer is learned, found 0",
+        ),
+        (
             turn(json!(3)),
             "expected an object in turn 1 of field \"messages\", found 3",
         ),
@@ -354,6 +378,10 @@ fn rows_that_are_no_conversation_of_texts_are_named() {
         let error = read(&rows, &files).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}\nnot\n{expected}");
     }
+    // What says nothing new, and what describes a row.
+    let more = "{\"weight\": 1.0, \"train\": null, \"id\": 7, \"source\": \"x\", ";
+    let described = read(&good.replacen('{', more, 1), &files).unwrap();
+    assert_eq!(described.texts, read(&good, &files).unwrap().texts);
     // Nothing to learn in a row among others: left out and counted.
     let blank = row(&[("user", "a"), ("assistant", " \n")]);
     let rows = [good.as_str(), &row(&[]), &row(&[("user", "a")]), &blank].join("\n");

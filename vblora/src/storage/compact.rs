@@ -81,8 +81,15 @@ pub struct Bank {
     values: Vec<f32>,
 }
 
+/// The version in a file's metadata. Another version may have other entries.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
 /// The file's metadata.
 #[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Description {
     format: u32,
     /// SHA-256 over the bank's two dimensions as u64, then its values as f32, little-endian.
@@ -532,13 +539,48 @@ fn describe(file: &TensorFile) -> Result<Description> {
             "no metadata entry {KEY:?}: not a compact VB-LoRA file"
         ))
     })?;
-    let description: Description = strict_json::from_slice(text.as_bytes())
-        .map_err(|e| file.error(format!("metadata {KEY:?}: {e}")))?;
+    let read = strict_json::from_slice(text.as_bytes());
+    if read.is_err()
+        && let Ok(Version { format }) = strict_json::from_slice(text.as_bytes())
+        && format != FORMAT
+    {
+        return Err(file.error(format!(
+            "format {format}, this program reads format {FORMAT}"
+        )));
+    }
+    let description: Description =
+        read.map_err(|e: String| file.error(format!("metadata {KEY:?}: {e}")))?;
     if description.format != FORMAT {
         return Err(file.error(format!(
             "format {}, this program reads format {FORMAT}",
             description.format
         )));
     }
+    check_tensors(file, &description)?;
     Ok(description)
+}
+
+/// Refuses a tensor that a file with these settings does not have.
+fn check_tensors(file: &TensorFile, description: &Description) -> Result<()> {
+    let mut expected = vec!["bank"];
+    if file.dtype("bank") == Some(Dtype::I8) {
+        expected.push("bank_scale");
+    }
+    if let Some(settings) = &description.settings {
+        expected.push("weights");
+        if settings.config().selection != Selection::SelectAll {
+            expected.push("indices");
+        }
+        if settings.config().gate {
+            expected.push("gate");
+        }
+    }
+    let mut names = file.names();
+    match names.find(|name| !expected.contains(name)) {
+        None => Ok(()),
+        Some(name) => Err(file.error(format!(
+            "expected the tensors {} alone by its settings, found {name:?}",
+            expected.join(", ")
+        ))),
+    }
 }

@@ -95,6 +95,21 @@ fn compact_files_that_lie_about_sizes_are_refused_by_name() {
         ),
         (r#"\"name\":\"a.one"#, &long, "over the limit of"),
         (r#""weights":"#, r#""bank":"#, "key \"bank\" is given twice"),
+        (
+            r#""weights":"#,
+            r#""gate":{"dtype":"F32","shape":[0],"data_offsets":[0,0]},"weights":"#,
+            "expected the tensors bank, weights, indices alone by its settings, found \"gate\"",
+        ),
+        (
+            r#"\"bank_sha256\""#,
+            r#"\"alpha\":5,\"bank_sha256\""#,
+            "unknown field `alpha`",
+        ),
+        (
+            r#"\"format\":2"#,
+            r#"\"format\":3,\"alpha\":5"#,
+            "format 3, this program reads",
+        ),
     ] {
         let path = compact(dir.path(), from, to);
         let error = StoredVbLora::load(&path).unwrap_err().to_string();

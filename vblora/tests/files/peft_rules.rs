@@ -153,3 +153,46 @@ fn tensors_of_modules_that_no_rule_picks_are_refused() {
         );
     }
 }
+
+#[test]
+fn the_end_of_a_text_is_pythons_and_other_patterns_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = ["m.layers.0.q", "m.layers.1.q"];
+    let tensors: Vec<_> = names.iter().flat_map(|name| factors(name, 2)).collect();
+    let read_with = |key: &str, value: &Value, tensors: &[Named]| {
+        let mut config = lora_config("q");
+        config[key] = value.clone();
+        // layers_pattern counts only beside it.
+        config["layers_to_transform"] = match key {
+            "layers_pattern" => json!([0]),
+            _ => Value::Null,
+        };
+        directory(dir.path(), &config, tensors);
+        read(dir.path())
+    };
+    for (key, pattern) in [
+        ("target_modules", r".*layers\.1\..*q\Z"),
+        ("exclude_modules", r".*\.layers\.0\..*\Z"),
+    ] {
+        let error = read_with(key, &json!(pattern), &tensors).unwrap_err();
+        assert!(error.contains("m.layers.0.q.lora_A"), "{pattern}: {error}");
+        read_with(key, &json!(pattern), &tensors[2..]).unwrap();
+    }
+    for (key, pattern) in [
+        ("target_modules", "zzz("),
+        // A backslash and a letter.
+        ("target_modules", r"q\\Z("),
+        ("exclude_modules", "[q"),
+        ("layers_pattern", "layers("),
+        ("modules_to_save", "q("),
+    ] {
+        let value = match key {
+            "modules_to_save" => json!([pattern]),
+            _ => json!(pattern),
+        };
+        let error = read_with(key, &value, &tensors).unwrap_err();
+        for part in ["adapter_config.json", key, &format!("{pattern:?}")] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+    }
+}

@@ -9,17 +9,37 @@ use vblora::{
     count::thousands,
     limits::check_disk,
     storage::{
-        HostAdapter, Loss, MAX_RECIPE_BYTES, Precision, Precisions, peft::PeftAdapter, read_text,
-        write_to,
+        HostAdapter, Loss, MAX_CONFIG_BYTES, MAX_RECIPE_BYTES, Precision, Precisions,
+        peft::PeftAdapter, read_file, read_text, write_to,
     },
 };
+use vblora_bench::train::{HEAD_FILE, HEAD_SETTINGS};
 
 use crate::adapter::{Opened, Place, wrong};
 
+/// The model's configuration beside an adapter, with the labels for other tools.
+const MODEL_CONFIG: &str = "config.json";
+
+/// Files that belong to one adapter or model.
+const OWN_FILES: [&str; 7] = [
+    HEAD_SETTINGS,
+    MODEL_CONFIG,
+    "README.md",
+    HEAD_FILE,
+    "compact.safetensors",
+    "codes.safetensors",
+    "model.safetensors",
+];
+
+/// A file's name and content.
+type Named = (String, Vec<u8>);
+
 /// Write an adapter in another form; the original stays
+///
+/// From directory to directory, a classifier's labels and settings (classifier.json, config.json) come along.
 #[derive(Args)]
 #[command(before_help = "\
-vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --without-modules
+vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --prefix roberta. --without-modules
 vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -94,8 +114,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         return Err(wrong(to, "is the adapter itself, which stays unchanged").into());
     }
     let found = arguments.place.open()?;
+    check_prefix(&arguments.place, &found.adapter)?;
+    let beside = match arguments.form {
+        Form::Compact => Vec::new(),
+        _ => {
+            let files = files_beside(from)?;
+            check_others(to, &files)?;
+            files
+        }
+    };
     let written = write_to(to, arguments.overwrite, |place| {
-        write(&found, arguments, place)
+        write(&found, &beside, arguments, place)
     })?;
     let lost = written.map_or(String::new(), |loss| {
         format!(
@@ -111,8 +140,58 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     ))
 }
 
+/// Refuses a prefix that the names of a compact file have already. The names of a directory have lost it.
+fn check_prefix(place: &Place, found: &PeftAdapter) -> vblora::Result<()> {
+    let prefix = place.prefix.as_str();
+    let mut sites = found.adapter.plan().sites().iter();
+    let is_added = !prefix.is_empty() && !place.path.is_dir();
+    match is_added && sites.all(|site| site.name.starts_with(prefix)) {
+        true => Err(wrong(
+            &place.path,
+            format!(
+                "expected a --prefix that its names of linear maps lack, found {prefix:?}, with which all of them begin"
+            ),
+        )),
+        false => Ok(()),
+    }
+}
+
+/// The files of an adapter's directory that hold in any form of it. A compact file has none.
+fn files_beside(adapter: &Path) -> vblora::Result<Vec<Named>> {
+    let mut found = Vec::new();
+    for name in [HEAD_SETTINGS, MODEL_CONFIG] {
+        let path = adapter.join(name);
+        if adapter.is_dir() && path.is_file() {
+            let bytes =
+                read_file(&path, MAX_CONFIG_BYTES).map_err(|cause| Error::Io { path, cause })?;
+            found.push((name.to_owned(), bytes));
+        }
+    }
+    Ok(found)
+}
+
+/// Refuses a directory with files that would then lie beside an adapter which they do not describe.
+fn check_others(to: &Path, beside: &[Named]) -> vblora::Result<()> {
+    let is_written = |name: &str| beside.iter().any(|(written, _)| written == name);
+    let mut others = OWN_FILES.into_iter().filter(|name| !is_written(name));
+    match others.find(|name| to.join(name).exists()) {
+        None => Ok(()),
+        Some(name) => Err(wrong(
+            to,
+            format!(
+                "expected a directory without files of another adapter or model, found {name}; name a new directory"
+            ),
+        )),
+    }
+}
+
 /// Writes the adapter in the form asked for. For a compact file, returns its loss of precision.
-fn write(opened: &Opened, arguments: &Arguments, to: &Path) -> vblora::Result<Option<Loss>> {
+fn write(
+    opened: &Opened,
+    beside: &[Named],
+    arguments: &Arguments,
+    to: &Path,
+) -> vblora::Result<Option<Loss>> {
     let (from, found) = (&arguments.place.path, &opened.adapter);
     let stored = || {
         let stored = found.adapter.store();
@@ -146,7 +225,7 @@ fn write(opened: &Opened, arguments: &Arguments, to: &Path) -> vblora::Result<Op
         adapter,
         ..found.clone()
     };
-    adapter.write(to).map(|()| None)
+    adapter.write_with(to, beside).map(|()| None)
 }
 
 fn compact(stored: &StoredVbLora, to: &Path, arguments: &Arguments) -> vblora::Result<Loss> {

@@ -1,14 +1,14 @@
 //! `vblora inspect`: shows the content of an adapter's file or directory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 use clap::Args;
 use serde::Serialize;
 use vblora::{
     AdapterConfig, Site, StoredVbLora,
-    count::{Count, lora},
-    storage::{HostAdapter, sites_sha256},
+    count::{Count, lora, thousands},
+    storage::{HostAdapter, TensorFile, sites_sha256},
 };
 
 use crate::adapter::{Place, config, json};
@@ -36,6 +36,9 @@ struct Report<'a> {
     /// `[rank, scale]` of each site, if rank_pattern or alpha_pattern make them differ.
     patterned: Option<&'a [(usize, f64)]>,
     count: Count,
+    /// Absent for a directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored: Option<Stored>,
     bank: Option<BankUse>,
     saved: Vec<(&'a str, &'a [usize])>,
     /// The file of the saved tensors, if it is another than the adapter's.
@@ -44,6 +47,15 @@ struct Report<'a> {
     base_model: Option<&'a str>,
     base_sha256: String,
     recipe: Option<&'a str>,
+}
+
+/// The numbers of a compact file as it stores them.
+#[derive(Serialize)]
+struct Stored {
+    bank_bits: usize,
+    weight_bits: usize,
+    /// All bytes of the file, and of that of the bank if it is another.
+    bytes: u64,
 }
 
 /// The use of the bank by the codes.
@@ -69,6 +81,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
         count: match &opened.patterned {
             Some(own) => patterned_count(plan.sites(), own),
             None => method.count(plan)?,
+        },
+        stored: match arguments.place.path.is_dir() {
+            true => None,
+            false => Some(Stored::of(&arguments.place)?),
         },
         patterned: opened.patterned.as_deref(),
         sites: plan.sites(),
@@ -98,6 +114,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
             .trim_end()
             .to_owned(),
     ];
+    lines.extend(report.stored.as_ref().map(|stored| {
+        let bytes = thousands(stored.bytes as usize);
+        format!(
+            "  stored: bank in {} bits, weights in {} bits; {bytes} bytes with names and settings",
+            stored.bank_bits, stored.weight_bits
+        )
+    }));
     lines.extend(report.patterned.map(by_rank));
     lines.extend(report.bank.as_ref().map(|bank| {
         format!(
@@ -146,6 +169,24 @@ fn by_rank(own: &[(usize, f64)]) -> String {
         "  by rank_pattern and alpha_pattern: {}; read as one rank and scale",
         groups.collect::<Vec<_>>().join("; ")
     )
+}
+
+impl Stored {
+    fn of(place: &Place) -> Result<Self> {
+        let bank = place.bank_file.as_ref().unwrap_or(&place.path);
+        let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        Ok(Self {
+            bank_bits: bits(bank, "bank")?,
+            weight_bits: bits(&place.path, "weights")?,
+            bytes: size(&place.path) + place.bank_file.as_deref().map_or(0, size),
+        })
+    }
+}
+
+/// The bits of each number of a tensor.
+fn bits(path: &Path, tensor: &str) -> Result<usize> {
+    let file = TensorFile::read(path)?;
+    Ok(file.dtype(tensor).map_or(0, |dtype| dtype.bitsize()))
 }
 
 impl BankUse {

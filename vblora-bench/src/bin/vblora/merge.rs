@@ -1,11 +1,14 @@
 //! `vblora merge`: adds an adapter into the weights of its base.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
 use vblora::storage::{merge_as, peft::PeftAdapter};
-use vblora_bench::{commands::models::directory, predict::whole};
+use vblora_bench::{
+    commands::models::directory,
+    predict::{compare_base, whole},
+};
 use vblora_models::ModelFiles;
 
 use crate::adapter::{Place, json, wrong};
@@ -44,6 +47,14 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
+/// The directory of the run that an adapter's directory or file belongs to, if training wrote it.
+fn run_of(adapter: &Path) -> &Path {
+    match adapter.parent() {
+        Some(folder) if adapter.is_file() => folder,
+        _ => adapter,
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let real = |path: &PathBuf| path.canonicalize().ok();
     if real(&arguments.to).is_some() && real(&arguments.to) == real(&arguments.place.path) {
@@ -72,7 +83,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let (base, to) = (&arguments.base, &arguments.to);
     // The files of a bundled model are there as long as the second value.
     let (dir, _bundled) = directory(base, arguments.revision.as_deref())?;
-    let whole = whole(&arguments.place.path, &adapter, &ModelFiles::open(&dir)?)?;
+    let files = ModelFiles::open(&dir)?;
+    let whole = whole(&arguments.place.path, &adapter, &files)?;
+    compare_base(run_of(&arguments.place.path), &files, base)?;
     let (class, whole) = whole.unzip();
     let merged = merge_as(&dir, &adapter, whole.as_ref(), to, arguments.overwrite)?;
     if arguments.json {

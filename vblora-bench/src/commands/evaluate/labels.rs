@@ -11,7 +11,7 @@ use crate::{
     predict::{Rows, open, read_glue, read_labelled},
     program::{listen, say},
     report::{by_class_tables, scores_table},
-    tasks::{Fields, Kind, Label, Task, evaluate},
+    tasks::{Fields, Kind, Label, Task, evaluate, table::Format},
     train::predictions,
 };
 
@@ -98,12 +98,17 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 impl Arguments {
-    /// The rows and labels: in GLUE's form if training read that and no flag names a column, and as a table otherwise.
+    /// The rows and labels: in GLUE's form if training read that, no flag names a column and the file is no other kind of table, and as a
+    /// table otherwise.
     fn read(&self, classifier: &ClassifierArguments, task: &Task) -> Result<(Rows, Vec<Label>)> {
-        let names = [&classifier.text, &classifier.text_pair, &self.label];
-        if task.is_known() && names.iter().all(|name| name.is_none()) {
+        if self.label.is_none() && classifier.is_glue(task, Some(Format::Tsv)) {
             return Ok(read_glue(&classifier.data, task)?);
         }
+        ensure!(
+            classifier.text.is_some() || task.named().is_ok() || !task.is_known(),
+            "{}: expected --text and --label with the columns of this table, or a .tsv file in the form of task {task}",
+            classifier.data.display()
+        );
         let columns = classifier.columns(task, self.label.as_deref())?;
         let mut task = task.clone();
         if let Kind::Labelled { fields, .. } = &mut task.kind {

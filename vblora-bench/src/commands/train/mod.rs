@@ -11,7 +11,7 @@ pub(super) mod repeat;
 mod schedule;
 mod table;
 
-use std::{process::ExitCode, sync::atomic::AtomicBool};
+use std::{borrow::Cow, process::ExitCode, sync::atomic::AtomicBool};
 
 use anyhow::{Context, Result};
 use vblora_models::ModelFiles;
@@ -25,7 +25,7 @@ use crate::{
     program::{command_line, listen, say},
     recipes::Recipe,
     report::draw,
-    results::{Results, RunResult, best_run},
+    results::{Results, RunResult, Stop, best_run},
     train::{CheckpointSettings, Method, Output, Ranks, Session, Source},
 };
 use kind::Kind;
@@ -130,6 +130,13 @@ impl Arguments {
         let files = ["table.md".to_owned(), "curves.svg".into()];
         let all: Vec<_> = files.into_iter().chain(runs).collect();
         say(format!("Written to {}: {}", out.display(), all.join(", ")));
+        if results.runs.iter().any(|run| run.stop == Stop::Interrupted) {
+            let dir = out.display().to_string();
+            let dir = shlex::try_quote(&dir).unwrap_or(Cow::Borrowed(&dir));
+            say(format!(
+                "The interrupted run has a checkpoint. Go on with: vblora train --resume --out {dir}"
+            ));
+        }
         let best = best_run(&results.runs).map(RunResult::file_name);
         if let Some(best) = best.filter(is_there) {
             say(format!("Best: {}", out.join(best).display()));

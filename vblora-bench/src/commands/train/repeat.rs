@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use clap::{Args, Command, FromArgMatches};
 
 use super::{
@@ -15,7 +15,7 @@ use crate::{
     Error,
     commands::models,
     program,
-    train::{CheckpointSettings, Made, Method},
+    train::{CheckpointSettings, Made, Method, RunDir},
 };
 
 /// The subcommand's own name among the program's arguments.
@@ -117,6 +117,9 @@ impl Arguments {
     }
 
     /// The arguments of the session to continue, if this command says no more than where it is.
+    ///
+    /// # Errors
+    /// There is no session; this version does not take its arguments.
     pub(super) fn continued(&self) -> Result<Option<Self>> {
         let OutputArguments {
             out,
@@ -130,6 +133,12 @@ impl Arguments {
             return Ok(None);
         };
         let Some(words) = first_command(out) else {
+            // An earlier version did not record its arguments.
+            ensure!(
+                RunDir::holds_session(out),
+                "{}: no session to continue: expected config.toml, found none",
+                out.display()
+            );
             return Ok(None);
         };
         let mut arguments = Self::recorded(&words)?;

@@ -64,7 +64,7 @@ pub(super) struct TableArguments {
     /// File to evaluate on [default: dev or validation in the directory --data, or --hold-out]
     #[arg(long, value_name = "FILE", requires = "text")]
     pub(super) dev: Option<PathBuf>,
-    /// Share of the rows to evaluate on instead of training, the same in each class (not with --multi-label) [default: 0.1 without a dev file]
+    /// Share of the rows to evaluate on instead of training; without --multi-label the same in each class [default: 0.1 without a dev file]
     #[arg(
         long,
         value_name = "SHARE",

@@ -21,18 +21,10 @@ const OF_ROWS: [&str; 8] = [
     "documents",
     "chat_template_kwargs",
 ];
-/// Fields of a turn that change what the model reads. They are refused rather than left out.
-const OF_TURNS: [&str; 9] = [
-    "tool_calls",
-    "tool_call_id",
-    "function_call",
-    "tools",
-    "images",
-    "audio",
-    "videos",
-    "reasoning_content",
-    "thinking",
-];
+/// Fields of a row with which other trainers choose the answers that are learned. They are refused rather than left out.
+const OF_TRAINING: [&str; 2] = ["train", "mask_history"];
+/// The weight of a row or a turn.
+const WEIGHT: &str = "weight";
 /// Roles by their names in both forms.
 const ROLES: [(&str, &str); 5] = [
     ("system", "system"),
@@ -47,14 +39,23 @@ const TOOLS: [&str; 4] = ["tool", "function", "function_call", "observation"];
 /// The turns of a row. None if there is nothing to learn: no turn of the assistant, or a turn of user or assistant that is blank.
 ///
 /// # Errors
-/// The row has no turns, or both fields. A turn has an unknown role, no text, or something that is not a text. A turn of the assistant is the
-/// first.
+/// The row has no turns, or both fields, or a field that changes what the model reads or learns. A turn has an unknown role, no text, something
+/// that is not a text, or another field: a chat template could write it. A turn of the assistant is the first.
 pub(super) fn read(row: &Row<'_>) -> Result<Option<Vec<Message>>> {
     if let Some(field) = given(&row.values, &OF_ROWS) {
         return Err(row.error(
             "a conversation of texts alone",
             format!("a field \"{field}\""),
         ));
+    }
+    if let Some(field) = given(&row.values, &OF_TRAINING) {
+        return Err(row.error(
+            "no field that chooses what is learned, as each answer is learned",
+            format!("a field \"{field}\""),
+        ));
+    }
+    if let Some(weight) = other_weight(&row.values) {
+        return Err(row.error(EACH, found(Some(weight))));
     }
     let (field, turns) = turns(row)?;
     let mut messages = Vec::with_capacity(turns.len() + 1);
@@ -118,13 +119,18 @@ fn message(turn: &Value, wrong: impl Fn(&str, String) -> crate::Error) -> Result
     let Value::Object(turn) = turn else {
         return Err(wrong("an object", shown(&turn.to_string())));
     };
-    if let Some(field) = given(turn, &OF_TURNS) {
-        return Err(wrong("a text alone", format!("a field \"{field}\"")));
-    }
     let [role, content] = match turn.contains_key("from") && !turn.contains_key("role") {
         true => ["from", "value"],
         false => ["role", "content"],
     };
+    let is_other = |name: &&String| ![role, content, WEIGHT].contains(&name.as_str());
+    let mut others = turn.keys().filter(is_other);
+    if let Some(other) = others.find(|name| is_given(turn.get(*name))) {
+        return Err(wrong(
+            &format!("no field but \"{role}\", \"{content}\" and \"{WEIGHT}\""),
+            format!("a field \"{}\"", shown(other)),
+        ));
+    }
     let said = match turn.get(role) {
         Some(Value::String(said)) => said.as_str(),
         other => return Err(wrong(&format!("text as \"{role}\""), found(other))),
@@ -140,9 +146,8 @@ fn message(turn: &Value, wrong: impl Fn(&str, String) -> crate::Error) -> Result
         ));
     };
     // SlimOrca's weights: what people and systems say counts for nothing anyway.
-    let weight = turn.get("weight").filter(|weight| !weight.is_null());
-    if *role == "assistant" && weight.is_some_and(|weight| weight.as_f64() != Some(1.0)) {
-        return Err(wrong("weight 1, as each answer is learned", found(weight)));
+    if let Some(weight) = other_weight(turn).filter(|_| *role == "assistant") {
+        return Err(wrong(EACH, found(Some(weight))));
     }
     let text = text(turn.get(content), |expected, found| {
         wrong(&format!("{expected} as \"{content}\""), found)
@@ -170,14 +175,28 @@ fn text(content: Option<&Value>, wrong: impl Fn(&str, String) -> crate::Error) -
 
 /// The first of these fields that is there and not empty.
 fn given(object: &Map<String, Value>, fields: &[&'static str]) -> Option<&'static str> {
-    let has = |field: &&&str| match object.get(**field) {
+    let mut fields = fields.iter().copied();
+    fields.find(|field| is_given(object.get(*field)))
+}
+
+/// Returns true if the value is there and not empty.
+fn is_given(value: Option<&Value>) -> bool {
+    match value {
         None | Some(Value::Null) => false,
         Some(Value::Array(list)) => !list.is_empty(),
         Some(Value::Object(fields)) => !fields.is_empty(),
         Some(Value::String(text)) => !text.is_empty(),
         Some(Value::Bool(_) | Value::Number(_)) => true,
-    };
-    fields.iter().find(has).copied()
+    }
+}
+
+/// The only weight, for messages.
+const EACH: &str = "weight 1, as each answer is learned";
+
+/// The weight of a row or a turn, if it has one other than 1.
+fn other_weight(object: &Map<String, Value>) -> Option<&Value> {
+    let weight = object.get(WEIGHT).filter(|weight| !weight.is_null());
+    weight.filter(|weight| weight.as_f64() != Some(1.0))
 }
 
 fn found(value: Option<&Value>) -> String {

@@ -1,5 +1,6 @@
 //! Texts that a causal model learns from: prompts and their responses, conversations, and whole documents.
 
+mod blocks;
 mod chat;
 mod conversation;
 mod e2e;

@@ -36,7 +36,7 @@ pub(super) fn class(table: &Table, place: Place, cell: &Cell) -> Result<String> 
             let expected = "one label, or --multi-label for lists of labels";
             Err(table.error(place, expected, cell.shown()))
         }
-        Cell::Missing | Cell::Other(_) => Err(refuse()),
+        Cell::Missing | Cell::Rounded(_) | Cell::Other(_) => Err(refuse()),
     }
 }
 
@@ -57,7 +57,16 @@ pub(super) fn set(
                 .map(ToOwned::to_owned)
                 .collect())
         }
-        (Cell::Text(_) | Cell::Integer(_) | Cell::Float(_) | Cell::Bool(_) | Cell::Other(_), _) => {
+        (Cell::Rounded(_), Some(_)) => Err(table.error(place, "a label", cell.shown())),
+        (
+            Cell::Text(_)
+            | Cell::Integer(_)
+            | Cell::Float(_)
+            | Cell::Rounded(_)
+            | Cell::Bool(_)
+            | Cell::Other(_),
+            _,
+        ) => {
             let expected = "a list of labels, or text and --label-separator";
             Err(table.error(place, expected, cell.shown()))
         }

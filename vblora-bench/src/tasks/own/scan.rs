@@ -1,12 +1,12 @@
 //! The labels that a training column has.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::label::{Labelling, class, is_null, number, set};
 use crate::tasks::{
     Target, Written,
-    table::{Place, Table},
+    table::{Cell, Place, Table},
 };
 use crate::{Error, Result};
 
@@ -37,8 +37,8 @@ pub struct Given {
 /// Names are sorted by their characters, as Python sorts strings. If all of them are numbers, they are in numeric order.
 ///
 /// # Errors
-/// A file cannot be read or lacks the column. A row has no label, or one that the user did not list. All rows have the same label, or
-/// numbers that single precision does not tell apart.
+/// A file cannot be read or lacks the column. A row has no label, one that the user did not list, or one that differs from another by blanks
+/// at its ends. All rows have the same label, or numbers that single precision does not tell apart.
 pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
     let mut found = Found::default();
     let texts = given.texts.iter().map(String::as_str);
@@ -51,9 +51,19 @@ pub fn scan(files: &[PathBuf], given: &Given) -> Result<Target> {
             found.rows += 1;
             let (place, cell) = (row.place, &row.cells[0]);
             match &given.labelling {
-                Labelling::Class => found.add(&table, place, class(&table, place, cell)?, given),
+                Labelling::Class => {
+                    let name = class(&table, place, cell)?;
+                    found.compare_spelling(&table, place, cell, &name)?;
+                    found.add(&table, place, name, given)
+                }
                 Labelling::Set { separator } => {
                     let names = set(&table, place, cell, separator.as_deref())?;
+                    if let Cell::List(items) = cell {
+                        let mut pairs = items.iter().zip(&names);
+                        pairs.try_for_each(|(item, name)| {
+                            found.compare_spelling(&table, place, item, name)
+                        })?;
+                    }
                     found.compare(&names);
                     let mut names = names.into_iter();
                     names.try_for_each(|name| found.add(&table, place, name, given))
@@ -105,6 +115,8 @@ struct Found {
     rows: usize,
     /// The number of rows by class name.
     counts: BTreeMap<String, usize>,
+    /// The text that stands for each class in the files, with the blanks at its ends.
+    spellings: HashMap<String, String>,
     /// The first set of names, sorted, and whether every row has it.
     set: Option<(Vec<String>, bool)>,
     range: Option<Range>,
@@ -176,6 +188,28 @@ impl Found {
         }
         self.counts.insert(name, 1);
         Ok(())
+    }
+
+    /// Refuses two texts for one class. Blanks at their ends are all that they can differ by.
+    fn compare_spelling(
+        &mut self,
+        table: &Table,
+        place: Place,
+        cell: &Cell,
+        name: &str,
+    ) -> Result<()> {
+        let text = cell.text().unwrap_or_default();
+        match self.spellings.get(name) {
+            Some(first) if *first == *text => Ok(()),
+            Some(first) => {
+                let expected = format!("one spelling of the label {name:?}");
+                Err(table.error(place, expected, format!("{text:?} after {first:?}")))
+            }
+            None => {
+                self.spellings.insert(name.to_owned(), text.into_owned());
+                Ok(())
+            }
+        }
     }
 
     /// Notes whether every row has the same set of names. Nothing is left to compare after the first other one.

@@ -68,7 +68,7 @@ fn names_are_sorted_and_numbers_are_in_numeric_order() {
     );
     assert_eq!(names("x,y\na,10\na,9\na,nine\n"), ["10", "9", "nine"]);
     // Blanks at the ends are not part of a name.
-    assert_eq!(names("x,y\na, b\na,b \na,c\n"), ["b", "c"]);
+    assert_eq!(names("x,y\na, b\na, b\na,c \n"), ["b", "c"]);
 }
 
 #[test]
@@ -242,6 +242,84 @@ fn wrong_labels_are_named_with_their_row() {
         error,
         "a.jsonl, line 1: expected a text, found the list [1]"
     );
+}
+
+#[test]
+fn json_numbers_beyond_64_bits_are_refused_as_labels_and_texts_and_taken_as_numbers() {
+    let rows = |x: &str, y: [&str; 2]| {
+        format!(
+            "{{\"x\":\"a\",\"y\":{}}}\n{{\"x\":{x},\"y\":{}}}\n",
+            y[0], y[1]
+        )
+    };
+    let large = "123456789012345678901";
+    let found =
+        "found a number of more than 64 bits, about 1.2345678901234568e20; quotes keep its digits";
+    let labels = rows("1", ["1", large]);
+    assert_eq!(
+        message("a.jsonl", &labels, Labelling::Class),
+        format!("a.jsonl, line 2: expected a label, {found}")
+    );
+    let lists = rows("1", ["[1]", &format!("[{large}]")]);
+    let set = Labelling::Set { separator: None };
+    assert_eq!(
+        message("a.jsonl", &lists, set),
+        format!("a.jsonl, line 2: expected a label, {found}")
+    );
+    let texts = rows(large, ["1", "2"]);
+    assert_eq!(
+        message("a.jsonl", &texts, Labelling::Class),
+        format!("a.jsonl, line 2: expected a text, {found}")
+    );
+    let texts = rows("-9223372036854775809", ["1", "2"]);
+    let error = message("a.jsonl", &texts, Labelling::Class);
+    assert!(
+        error.contains("line 2: expected a text, found a number"),
+        "{error}"
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let largest = [u64::MAX.to_string(), i64::MIN.to_string()];
+    let file = put(
+        dir.path(),
+        "a.jsonl",
+        &rows(&largest[0], [&largest[0], &largest[1]]),
+    );
+    let (task, splits) = read(&file, &given(Labelling::Class)).unwrap();
+    assert_eq!(task.classes(), [largest[1].as_str(), &largest[0]]);
+    assert_eq!(splits.train.texts(1).0, largest[0]);
+    let file = put(dir.path(), "b.jsonl", &rows("1", ["0.5", large]));
+    let (_, splits) = read(&file, &given(Labelling::Number)).unwrap();
+    assert_eq!(
+        splits.train.labels()[1],
+        Label::Value(large.parse::<f64>().unwrap() as f32)
+    );
+}
+
+#[test]
+fn labels_that_differ_by_blanks_at_their_ends_are_refused() {
+    for (name, text, expected) in [
+        (
+            "a.csv",
+            "x,y\na,b\na, b\na,c\n",
+            "a.csv, line 3: expected one spelling of the label \"b\", found \" b\" after \"b\"",
+        ),
+        (
+            "a.csv",
+            "x,y\na, b\na,b \na,c\n",
+            "a.csv, line 3: expected one spelling of the label \"b\", found \"b \" after \" b\"",
+        ),
+        (
+            "a.jsonl",
+            "{\"x\":\"a\",\"y\":\"b\"}\n{\"x\":\"a\",\"y\":\"b\\n\"}\n",
+            "a.jsonl, line 2: expected one spelling of the label \"b\", found \"b\\n\" after \"b\"",
+        ),
+    ] {
+        assert_eq!(message(name, text, Labelling::Class), expected);
+    }
+    let lists = "{\"x\":\"a\",\"y\":[\"b\",\"c\"]}\n{\"x\":\"a\",\"y\":[\" c\"]}\n";
+    let set = Labelling::Set { separator: None };
+    let error = message("a.jsonl", lists, set);
+    assert!(error.ends_with("found \" c\" after \"c\""), "{error}");
 }
 
 #[test]

@@ -18,6 +18,8 @@ pub enum Cell {
     Integer(i128),
     /// Another number, or one that is not finite.
     Float(f64),
+    /// A number of JSON beyond 64 bits, whose last digits are lost.
+    Rounded(f64),
     /// True or false.
     Bool(bool),
     /// A list.
@@ -27,14 +29,15 @@ pub enum Cell {
 }
 
 impl Cell {
-    /// The value as text: numbers as Python prints them, `true` and `false`. `None` for missing values, lists and other kinds.
+    /// The value as text: numbers as Python prints them, `true` and `false`. `None` for missing values, rounded numbers, lists and
+    /// other kinds.
     pub fn text(&self) -> Option<Cow<'_, str>> {
         match self {
             Self::Text(text) => Some(text.into()),
             Self::Integer(number) => Some(number.to_string().into()),
             Self::Float(number) => Some(format!("{number:?}").into()),
             Self::Bool(value) => Some(value.to_string().into()),
-            Self::Missing | Self::List(_) | Self::Other(_) => None,
+            Self::Missing | Self::Rounded(_) | Self::List(_) | Self::Other(_) => None,
         }
     }
 
@@ -43,7 +46,7 @@ impl Cell {
         match self {
             Self::Text(text) => text.trim().parse().ok(),
             Self::Integer(number) => Some(*number as f64),
-            Self::Float(number) => Some(*number),
+            Self::Float(number) | Self::Rounded(number) => Some(*number),
             Self::Missing | Self::Bool(_) | Self::List(_) | Self::Other(_) => None,
         }
     }
@@ -56,6 +59,9 @@ impl Cell {
             Self::Text(text) => format!("{:?}", shown(text, SHOWN)),
             Self::Integer(number) => number.to_string(),
             Self::Float(number) => format!("{number:?}"),
+            Self::Rounded(number) => {
+                format!("a number of more than 64 bits, about {number:e}; quotes keep its digits")
+            }
             Self::Bool(value) => value.to_string(),
             Self::List(items) => {
                 let items: Vec<String> = items.iter().take(SHOWN).map(Self::shown).collect();

@@ -253,6 +253,18 @@ fn cell(value: Value) -> Cell {
 fn numeric(number: &Number) -> Cell {
     match number.as_i128() {
         Some(whole) => Cell::Integer(whole),
-        None => Cell::Float(number.as_f64().unwrap_or(f64::NAN)),
+        None => {
+            let value = number.as_f64().unwrap_or(f64::NAN);
+            match is_rounded(value) {
+                true => Cell::Rounded(value),
+                false => Cell::Float(value),
+            }
+        }
     }
+}
+
+/// Returns true if the JSON number may be a whole one that does not fit 64 bits. The parser has rounded it, and its digits are lost.
+pub(in crate::tasks) fn is_rounded(number: f64) -> bool {
+    // As floats the two are 2^64 and -2^63. The parser keeps whole numbers between them.
+    number >= u64::MAX as f64 || number <= i64::MIN as f64
 }

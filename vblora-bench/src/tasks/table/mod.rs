@@ -22,6 +22,7 @@ pub use format::Format;
 pub use super::place::Place;
 use super::place::{in_line, shown};
 use crate::{Error, Result};
+pub(in crate::tasks) use json::is_rounded;
 pub(crate) use quotes::{Fault, Quotes};
 pub(in crate::tasks) use separated::{Failed, Records};
 

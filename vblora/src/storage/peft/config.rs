@@ -55,10 +55,10 @@ impl PeftConfig {
     }
 
     /// Returns whether PEFT puts the adapter on the module of this name. The rules are `target_modules`, `exclude_modules`,
-    /// `modules_to_save`, `layers_to_transform` and `layers_pattern`. Returns `None` if PEFT chooses by the model's class, or by a pattern
-    /// that this library cannot follow.
+    /// `modules_to_save`, `layers_to_transform` and `layers_pattern`. Returns `None` if PEFT chooses by the model's class, or if a pattern
+    /// takes too many steps.
     pub fn picks(&self, module: &str) -> Option<bool> {
-        self.rules.compile()?.picks(module).ok()
+        self.rules.compile().ok().flatten()?.picks(module).ok()
     }
 
     fn parse(text: &[u8]) -> Result<Self, String> {
@@ -74,6 +74,8 @@ impl PeftConfig {
         };
         fields::check(&method, &fields)?;
         let is_lora = method == "LORA";
+        let rules = Rules::of(&fields, is_lora)?;
+        rules.compile()?;
         let order = match is_lora {
             true => Order::of(text),
             false => Order::default(),
@@ -88,7 +90,7 @@ impl PeftConfig {
             task_type: fields::text(&fields, "task_type")?,
             base_model: fields::text(&fields, "base_model_name_or_path")?,
             fan_in_fan_out: flag(&fields, "fan_in_fan_out")?,
-            rules: Rules::of(&fields, is_lora)?,
+            rules,
             patterns: Patterns::of(&fields, order)?,
         })
     }

@@ -193,7 +193,7 @@ pub(super) fn shown(value: &Value) -> String {
     shown_text(&value.to_string())
 }
 
-fn shown_text(text: &str) -> String {
+pub(super) fn shown_text(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((at, _)) => format!("{}...", &text[..at]),
         None => text.to_owned(),

@@ -224,14 +224,15 @@ impl PeftDirectory {
     }
 
     /// Compares tensors and rules. PEFT would start with untrained values where tensors are missing, and leave out tensors of modules that
-    /// its rules do not pick. Rules that this library cannot follow are not compared: the tensors decide.
+    /// its rules do not pick. If PEFT chooses by the model's class, nothing is compared: the tensors decide.
     fn check_rules(&self, model: impl Iterator<Item = String>) -> Result<()> {
-        let Some(rules) = self.config.rules.compile() else {
+        let blame = |reason: String| self.file.error(reason);
+        let Some(rules) = self.config.rules.compile().map_err(blame)? else {
             return Ok(());
         };
-        let picks = |name: &str| rules.picks(name).ok();
+        let picks = |name: &str| rules.picks(name).map_err(|error| blame(error.to_string()));
         for module in &self.sites {
-            if picks(&module.name) == Some(false) {
+            if !picks(&module.name)? {
                 return Err(self.file.error(format!(
                     "tensor {:?} is of a module that target_modules, exclude_modules, modules_to_save and layers_to_transform do not \
                      pick: PEFT leaves it out",
@@ -240,7 +241,7 @@ impl PeftDirectory {
             }
         }
         for name in model {
-            if !self.has(&name) && picks(&name) == Some(true) {
+            if !self.has(&name) && picks(&name)? {
                 return Err(self.file.error(format!(
                     "no tensor {:?}, though target_modules picks this module",
                     self.tensor(&name, self.form[0])

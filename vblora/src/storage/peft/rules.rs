@@ -8,8 +8,8 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::fields::{Fields, shown, size_of, texts};
-use crate::{LoraConfig, Result, pattern::Pattern, site::has_suffix, storage::strict_json};
+use super::fields::{Fields, shown, shown_text, size_of, texts};
+use crate::{Error, LoraConfig, Result, pattern::Pattern, site::has_suffix, storage::strict_json};
 
 /// More patterns are refused: each of them is matched with each module. EVA writes one per module, a few thousand at most.
 const MAX_PATTERNS: usize = 10_000;
@@ -73,38 +73,48 @@ impl Rules {
         })
     }
 
-    /// Compiles the rules. Returns `None` if PEFT chooses by the model's class, or if this library cannot follow a pattern.
-    pub(super) fn compile(&self) -> Option<Picker> {
-        self.try_compile().ok().flatten()
-    }
-
-    fn try_compile(&self) -> Result<Option<Picker>> {
-        let Some(targets) = &self.targets else {
-            return Ok(None);
-        };
+    /// Compiles the rules. Returns `None` if PEFT chooses by the model's class.
+    ///
+    /// # Errors
+    /// This library cannot follow a pattern. The text names the field, the pattern and the cause.
+    pub(super) fn compile(&self) -> Result<Option<Picker>, String> {
         let excluded = match &self.excluded {
             // An empty text or list excludes nothing.
             Some(Names::Pattern(pattern)) if pattern.is_empty() => None,
-            Some(names) => Some(Matcher::of(names)?),
+            Some(names) => Some(Matcher::of("exclude_modules", names)?),
             None => None,
         };
-        let saved = self.saved.iter();
-        let saved = saved.map(|name| Pattern::beginning(&format!(r"(^|.*\.){name}($|\..*)")));
-        let patterns = self.layers_pattern.iter();
-        let mut layer: Vec<_> = patterns
-            .map(|part| Pattern::beginning(&format!(r"(?:^|.*?\.){part}\.(?P<idx>\d+)\.")))
-            .collect::<Result<_>>()?;
-        if layer.is_empty() {
-            // The layer is the first numeric part of a name with at least two parts before it.
-            layer.push(Pattern::beginning(r".*?\.[^.]*\.(?P<idx>\d+)\.")?);
-        }
+        let saved = self.saved.iter().map(|name| {
+            compile("modules_to_save", name, |name| {
+                Pattern::beginning(&format!(r"(^|.*\.){name}($|\..*)"))
+            })
+        });
+        let saved = saved.collect::<Result<Vec<_>, String>>()?;
+        let layer = self.layer_patterns()?;
+        let Some(targets) = &self.targets else {
+            return Ok(None);
+        };
         Ok(Some(Picker {
-            targets: Matcher::of(targets)?,
+            targets: Matcher::of("target_modules", targets)?,
             excluded,
-            saved: saved.collect::<Result<_>>()?,
+            saved,
             layers: self.layers.clone(),
             layer,
         }))
+    }
+
+    fn layer_patterns(&self) -> Result<Vec<Pattern>, String> {
+        if self.layers_pattern.is_empty() {
+            // The layer is the first numeric part of a name with at least two parts before it.
+            let pattern = Pattern::beginning(r".*?\.[^.]*\.(?P<idx>\d+)\.");
+            return Ok(vec![pattern.map_err(|error| error.to_string())?]);
+        }
+        let patterns = self.layers_pattern.iter().map(|part| {
+            compile("layers_pattern", part, |part| {
+                Pattern::beginning(&format!(r"(?:^|.*?\.){part}\.(?P<idx>\d+)\."))
+            })
+        });
+        patterns.collect()
     }
 }
 
@@ -164,9 +174,9 @@ enum Matcher {
 }
 
 impl Matcher {
-    fn of(names: &Names) -> Result<Self> {
+    fn of(field: &str, names: &Names) -> Result<Self, String> {
         Ok(match names {
-            Names::Pattern(pattern) => Self::Pattern(Pattern::whole(pattern)?),
+            Names::Pattern(pattern) => Self::Pattern(compile(field, pattern, Pattern::whole)?),
             Names::List(list) => Self::List(list.clone()),
             Names::Linear => Self::Linear,
         })
@@ -180,6 +190,35 @@ impl Matcher {
             Self::Linear => Ok(!has_suffix(name, "lm_head")),
         }
     }
+}
+
+/// Compiles the pattern of a field.
+fn compile(
+    field: &str,
+    given: &str,
+    compile: impl Fn(&str) -> Result<Pattern>,
+) -> Result<Pattern, String> {
+    compile(&as_here(given)).map_err(|error| {
+        let reason = match error {
+            Error::Pattern { reason, .. } => reason,
+            other => other.to_string(),
+        };
+        format!(
+            "{field}: expected names or a regular expression that this library can follow, found {:?}: {reason}",
+            shown_text(given)
+        )
+    })
+}
+
+/// A pattern with Python's `\Z`, the very end of a text, as `\z`.
+fn as_here(pattern: &str) -> String {
+    let mut is_escaped = false;
+    let letters = pattern.chars().map(|letter| {
+        let is_end = is_escaped && letter == 'Z';
+        is_escaped = letter == '\\' && !is_escaped;
+        if is_end { 'z' } else { letter }
+    });
+    letters.collect()
 }
 
 fn names(fields: &Fields, key: &str) -> Result<Option<Names>, String> {
@@ -331,7 +370,7 @@ fn entries<T>(
 fn first_matches<T: Copy>(patterns: &[(String, T)], modules: &[&str]) -> Result<Vec<Option<T>>> {
     let mut found = vec![None; modules.len()];
     for (name, value) in patterns {
-        let pattern = Pattern::beginning(&format!(r"(.*\.)?({name})$"))?;
+        let pattern = Pattern::beginning(&format!(r"(.*\.)?({})$", as_here(name)))?;
         for (module, found) in modules.iter().zip(&mut found) {
             if found.is_none() && pattern.matches(module)? {
                 *found = Some(*value);

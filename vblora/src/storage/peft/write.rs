@@ -33,6 +33,14 @@ impl PeftAdapter {
     /// `modules_to_save` names a module without tensors. A VB-LoRA has a gate, for which PEFT has no place. An older adapter is then still
     /// there.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        self.write_with(dir, &[])
+    }
+
+    /// As [`write`](Self::write), with files that belong to the adapter, by their names. They appear together with it.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_with(&self, dir: &Path, beside: &[(String, Vec<u8>)]) -> Result<()> {
         self.check_gate()?;
         let stored = self.tensors();
         self.check_readable(&stored)
@@ -55,6 +63,9 @@ impl PeftAdapter {
             })?;
         let write = |dir: &Path| {
             write_tensors(&dir.join(TENSORS), &stored, ("format", "pt"))?;
+            for (name, bytes) in beside {
+                write_atomically(&dir.join(name), bytes)?;
+            }
             write_atomically(&dir.join(CONFIG), config.as_bytes())
         };
         let is_there = std::fs::symlink_metadata(dir).is_ok();
