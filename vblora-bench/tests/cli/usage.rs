@@ -227,6 +227,8 @@ fn a_first_mistake_of_training_says_which_flag_is_missing() {
     ] {
         std::fs::write(at("run").join(name), "").unwrap();
     }
+    std::fs::create_dir(at("tables")).unwrap();
+    std::fs::copy(at("a.csv"), at("tables/train.csv")).unwrap();
     let table = "train --data a.csv --text message --label topic --plan";
     let used = "--model bundled:roberta --adapter run --data a.csv";
     for (arguments, reason) in [
@@ -237,6 +239,10 @@ fn a_first_mistake_of_training_says_which_flag_is_missing() {
         (
             "train --data chat.jsonl --method vblora".into(),
             "conversations need --model with a causal model, for example bundled:llama",
+        ),
+        (
+            "train --data tables".into(),
+            "tables/train.csv: a table needs --text COLUMN and --label COLUMN",
         ),
         ("train --data text.txt".into(), "documents need --model"),
         (

@@ -67,7 +67,12 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
             );
         }
         (None, Some(dir)) => {
-            check_splits(dir, &recipe.task)?;
+            let names_no_task =
+                arguments.encoder.task.is_none() && arguments.optimisation.recipe.is_none();
+            check_splits(dir, &recipe.task).map_err(|error| match table::first_in(dir) {
+                Some(file) if names_no_task => table::without_columns(&file),
+                _ => error.into(),
+            })?;
             DataSource::Directory(dir.to_owned())
         }
         // Another primary metric makes no other task.
@@ -80,7 +85,10 @@ fn session(arguments: &Arguments, files: ModelFiles) -> Result<Session> {
 }
 
 fn needs_directory(task: &Task) -> String {
-    format!("task {task} needs --data DIR with {task}/train.tsv and dev.tsv")
+    match task.is_known() {
+        true => format!("task {task} needs --data DIR with {task}/train.tsv and dev.tsv"),
+        false => format!("task {task} needs --data FILE|DIR with the table of its rows"),
+    }
 }
 
 /// The recipe file, or the built-in recipe for a model of this width; flags override keys.

@@ -274,6 +274,11 @@ fn check_names(names: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// The first training file of a directory of tables, if it is one.
+pub(super) fn first_in(dir: &Path) -> Option<PathBuf> {
+    find(dir).ok()?.train.into_iter().next()
+}
+
 /// The error for a file of data without the flags that say what is in it.
 pub(super) fn without_columns(file: &Path) -> anyhow::Error {
     let place = file.display();
