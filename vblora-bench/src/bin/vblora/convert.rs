@@ -39,7 +39,7 @@ type Named = (String, Vec<u8>);
 /// From directory to directory, a classifier's labels and settings (classifier.json, config.json) come along.
 #[derive(Args)]
 #[command(before_help = "\
-vblora convert runs/mrpc/vblora-seed1 small.safetensors --form compact --prefix roberta. --without-modules
+vblora convert run/vblora-seed1 small.safetensors --form compact --prefix roberta. --without-modules
 vblora convert small.safetensors lora --form peft-lora --prefix roberta.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
