@@ -13,6 +13,7 @@ use crate::{
     metrics::Metric,
     recipes::Recipe,
     results::{EpochScores, RunResult},
+    tasks::counted,
 };
 
 pub(crate) use base::Base;
@@ -247,11 +248,9 @@ impl Card<'_> {
         let command = ["vblora", "train"].into_iter();
         let command = command.chain(shown.iter().map(String::as_str)).map(shell);
         let command = command.collect::<Vec<_>>().join(" ");
-        let threads = match self.threads {
-            None => String::new(),
-            Some(1) => " with 1 thread".into(),
-            Some(threads) => format!(" with {threads} threads"),
-        };
+        let threads = self.threads.map_or(String::new(), |threads| {
+            format!(" with {}", counted(threads, "thread", "threads"))
+        });
         let note = match shown.iter().eq(words) {
             true => "",
             false => " Absolute paths are shortened to their last names.",

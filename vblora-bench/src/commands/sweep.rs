@@ -1,7 +1,7 @@
 //! `vblora sweep`: plans, runs and records the runs of a sweep file.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
@@ -219,19 +219,14 @@ fn share(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
 /// Makes the runs of these arguments.
 fn make(arguments: &Arguments, place: Place) -> Result<ExitCode> {
     let mut spec = Spec::find(&arguments.sweep)?;
-    let key = |assignment: &str| {
-        let (key, _) = assignment.split_once('=').unwrap_or((assignment, ""));
-        key.trim().to_owned()
-    };
-    for (i, assignment) in arguments.set.iter().enumerate() {
-        let key_here = key(assignment);
+    let mut keys = HashSet::new();
+    for assignment in &arguments.set {
+        let key = spec.set(assignment)?;
         ensure!(
-            arguments.set[..i]
-                .iter()
-                .all(|other| key(other) != key_here),
-            "--set {key_here}: expected each key once, found it twice; a list of values makes a run for each"
+            !keys.contains(&key),
+            "--set {key}: expected each key once, found it twice; a list of values makes a run for each"
         );
-        spec.set(assignment)?;
+        keys.insert(key);
     }
     let plan = Plan::new(&spec, &arguments.places(&spec)?)?;
     let mut store = Store::open(&arguments.out)?.with_shard(arguments.shard);
@@ -245,8 +240,8 @@ fn make(arguments: &Arguments, place: Place) -> Result<ExitCode> {
         runs: arguments.runs.or(spec.budget.runs),
         hours: arguments.hours.or(spec.budget.hours),
     };
-    budget.check()?;
     if arguments.dry_run {
+        budget.check()?;
         return dry_run(arguments, &plan, &store);
     }
     let interrupted = listen().context(NOT_LISTENING)?;

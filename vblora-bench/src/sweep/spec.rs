@@ -151,11 +151,11 @@ impl Spec {
         Ok(())
     }
 
-    /// Sets a key of every run and overrides the file. The form is `KEY=VALUE` with a TOML value; a list is an axis.
+    /// Sets a key of every run and overrides the file, and returns the key. The form is `KEY=VALUE` with a TOML value; a list is an axis.
     ///
     /// # Errors
     /// The text has no `=`; the list is empty.
-    pub fn set(&mut self, assignment: &str) -> Result<()> {
+    pub fn set(&mut self, assignment: &str) -> Result<String> {
         let error = |expected: &str| Error::Setting {
             setting: "set".into(),
             expected: expected.into(),
@@ -176,7 +176,7 @@ impl Spec {
             block.axes.retain(|known| known.key != axis.key);
         }
         self.base.push(axis);
-        Ok(())
+        Ok(key.trim().to_owned())
     }
 
     /// The names of models and data that the sweep uses, in order.

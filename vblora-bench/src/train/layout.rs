@@ -41,8 +41,8 @@ pub(super) const CHECKPOINTS: &str = "checkpoints";
 /// The files of a session. Training of causal models adds its answers.
 const FILES: [&str; 6] = [RESULTS, TABLE, CURVES, LOG, "answers.json", CONFIG];
 
-/// The files of a run's folder: adapter and head, or a fully trained model. Such a model also has the base's [`SIDE_FILES`].
-const RUN_FILES: [&str; 9] = [
+/// The files of a run's folder: adapter and head, or a fully trained model. Such a model also has the base's side files.
+pub const RUN_FILES: [&str; 9] = [
     CARD,
     peft::CONFIG,
     peft::TENSORS,

@@ -39,6 +39,7 @@ pub use data::{EncodedSplit, LabelledBatch};
 pub use entry::{run_causal, run_encoder, run_encoder_with};
 pub use head_settings::{FILE as HEAD_SETTINGS, HeadSettings};
 pub use identity::Identity;
+pub use layout::RUN_FILES;
 pub use learner::{Learner, Trained};
 pub use learner_state::LearnerState;
 pub(crate) use length::check_steps;

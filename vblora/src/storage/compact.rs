@@ -539,23 +539,20 @@ fn describe(file: &TensorFile) -> Result<Description> {
             "no metadata entry {KEY:?}: not a compact VB-LoRA file"
         ))
     })?;
-    let read = strict_json::from_slice(text.as_bytes());
-    if read.is_err()
-        && let Ok(Version { format }) = strict_json::from_slice(text.as_bytes())
-        && format != FORMAT
-    {
+    let read: Result<Description, String> = strict_json::from_slice(text.as_bytes());
+    let format = match &read {
+        Ok(description) => description.format,
+        Err(_) => {
+            let version = strict_json::from_slice(text.as_bytes());
+            version.map_or(FORMAT, |version: Version| version.format)
+        }
+    };
+    if format != FORMAT {
         return Err(file.error(format!(
             "format {format}, this program reads format {FORMAT}"
         )));
     }
-    let description: Description =
-        read.map_err(|e: String| file.error(format!("metadata {KEY:?}: {e}")))?;
-    if description.format != FORMAT {
-        return Err(file.error(format!(
-            "format {}, this program reads format {FORMAT}",
-            description.format
-        )));
-    }
+    let description = read.map_err(|e| file.error(format!("metadata {KEY:?}: {e}")))?;
     check_tensors(file, &description)?;
     Ok(description)
 }

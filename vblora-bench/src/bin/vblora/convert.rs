@@ -10,26 +10,16 @@ use vblora::{
     limits::check_disk,
     storage::{
         HostAdapter, Loss, MAX_CONFIG_BYTES, MAX_RECIPE_BYTES, Precision, Precisions,
-        peft::PeftAdapter, read_file, read_text, write_to,
+        peft::{self, PeftAdapter},
+        read_file, read_text, write_to,
     },
 };
-use vblora_bench::train::{HEAD_FILE, HEAD_SETTINGS};
+use vblora_bench::train::{HEAD_SETTINGS, RUN_FILES};
 
 use crate::adapter::{Opened, Place, wrong};
 
 /// The model's configuration beside an adapter, with the labels for other tools.
 const MODEL_CONFIG: &str = "config.json";
-
-/// Files that belong to one adapter or model.
-const OWN_FILES: [&str; 7] = [
-    HEAD_SETTINGS,
-    MODEL_CONFIG,
-    "README.md",
-    HEAD_FILE,
-    "compact.safetensors",
-    "codes.safetensors",
-    "model.safetensors",
-];
 
 /// A file's name and content.
 type Named = (String, Vec<u8>);
@@ -172,9 +162,10 @@ fn files_beside(adapter: &Path) -> vblora::Result<Vec<Named>> {
 
 /// Refuses a directory with files that would then lie beside an adapter which they do not describe.
 fn check_others(to: &Path, beside: &[Named]) -> vblora::Result<()> {
-    let is_written = |name: &str| beside.iter().any(|(written, _)| written == name);
-    let mut others = OWN_FILES.into_iter().filter(|name| !is_written(name));
-    match others.find(|name| to.join(name).exists()) {
+    let names = beside.iter().map(|(name, _)| name.as_str());
+    let written: Vec<&str> = names.chain([peft::CONFIG, peft::TENSORS]).collect();
+    let is_other = |name: &&str| !written.contains(name) && to.join(name).exists();
+    match RUN_FILES.into_iter().find(is_other) {
         None => Ok(()),
         Some(name) => Err(wrong(
             to,

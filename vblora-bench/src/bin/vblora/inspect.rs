@@ -173,20 +173,20 @@ fn by_rank(own: &[(usize, f64)]) -> String {
 
 impl Stored {
     fn of(place: &Place) -> Result<Self> {
-        let bank = place.bank_file.as_ref().unwrap_or(&place.path);
+        let own = TensorFile::read(&place.path)?;
+        let bank = place.bank_file.as_ref().map(|path| TensorFile::read(path));
+        let bank = bank.transpose()?;
+        let bits = |file: &TensorFile, tensor: &str| {
+            let dtype = file.dtype(tensor);
+            dtype.map_or(0, |dtype| dtype.bitsize())
+        };
         let size = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
         Ok(Self {
-            bank_bits: bits(bank, "bank")?,
-            weight_bits: bits(&place.path, "weights")?,
+            bank_bits: bits(bank.as_ref().unwrap_or(&own), "bank"),
+            weight_bits: bits(&own, "weights"),
             bytes: size(&place.path) + place.bank_file.as_deref().map_or(0, size),
         })
     }
-}
-
-/// The bits of each number of a tensor.
-fn bits(path: &Path, tensor: &str) -> Result<usize> {
-    let file = TensorFile::read(path)?;
-    Ok(file.dtype(tensor).map_or(0, |dtype| dtype.bitsize()))
 }
 
 impl BankUse {

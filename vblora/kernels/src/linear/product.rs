@@ -437,6 +437,27 @@ mod tests {
         }
     }
 
+    /// Enough rows that tiles fetch the next panel, at both depths and with rows beyond the last tile. One row alone fetches nothing.
+    #[test]
+    fn fetching_ahead_changes_no_bit() {
+        let inner = INNER + FETCHING_FROM + 1;
+        let w = Key::new(2).normal(inner * COLUMNS, 1.0);
+        let w = Matrix::rows(&w, [inner, COLUMNS]);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.expect("a thread");
+        // A thread takes two chunks.
+        for rows in [2 * FETCHING_TILES * ROWS, 2 * FETCHING_TILES * ROWS + 7] {
+            let x = Key::new(3).normal(rows * inner, 1.0);
+            let mut out = vec![f32::NAN; rows * COLUMNS];
+            pool.install(|| product(&x, w, Added::default(), &mut out));
+            let mut alone = [f32::NAN; COLUMNS];
+            for (x, out) in x.chunks(inner).zip(out.chunks(COLUMNS)) {
+                product(x, w, Added::default(), &mut alone);
+                assert_eq!(out, alone);
+            }
+        }
+    }
+
     /// Guards against gross regressions. It uses one thread, because a busy machine may keep a second one from running.
     #[test]
     fn a_product_takes_a_fraction_of_a_plain_loop() {
