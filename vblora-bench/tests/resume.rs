@@ -35,15 +35,20 @@ fn backends() -> impl Iterator<Item = BackendKind> {
         .filter(|backend| backend.is_compiled())
 }
 
-/// Several times slower than the other backend, so it gets fewer cases.
+/// Several times slower than the other backend, so it gets fewer cases, of fewer rows.
 fn is_slow(backend: BackendKind) -> bool {
     backend == BackendKind::NdArray
 }
 
+/// A file in the session's directory: there are few rows, in batches of few.
+const FEW: &str = "few";
+
 /// The first rows of the bundled task in a directory of GLUE's layout.
 fn data(dir: &Path) {
+    let rows = if dir.join(FEW).exists() { 21 } else { 168 };
+    let dir = &dir.join("data");
     std::fs::create_dir_all(dir.join("demo")).unwrap();
-    for (name, rows) in [(SplitName::Train, 168), (SplitName::Dev, 24)] {
+    for (name, rows) in [(SplitName::Train, rows), (SplitName::Dev, 24)] {
         let split = demo::split(name).unwrap();
         let line = |e: &vblora_bench::tasks::Example| {
             let Label::Class(class) = e.label else {
@@ -69,6 +74,9 @@ fn session(dir: &Path) -> Session {
     (recipe.epochs, recipe.batch, recipe.accumulation) = (2, 32, 2);
     recipe.max_length = 16;
     (recipe.base_dropout, recipe.lora.dropout) = (Some(0.1), 0.1);
+    if dir.join(FEW).exists() {
+        recipe.batch = 4;
+    }
     if let Ok(selection) = std::fs::read_to_string(dir.join(SELECTION)) {
         let selection = selection.parse().unwrap();
         (recipe.vblora.selection, recipe.vblora.gate) = (selection, true);
@@ -155,19 +163,28 @@ fn uninterrupted(backend: BackendKind) -> (tempfile::TempDir, Outcome) {
 
 /// As [`uninterrupted`], with a file that sets more.
 fn uninterrupted_with(backend: BackendKind, file: Option<&str>) -> (tempfile::TempDir, Outcome) {
-    let dir = directory(file);
+    uninterrupted_in(directory(backend, file), backend)
+}
+
+fn uninterrupted_in(dir: tempfile::TempDir, backend: BackendKind) -> (tempfile::TempDir, Outcome) {
     finish(dir.path(), backend);
     let outcome = outcome(dir.path());
     (dir, outcome)
 }
 
-/// A directory with data, and an empty file of this name.
-fn directory(file: Option<&str>) -> tempfile::TempDir {
+/// A directory with data, few for a slow backend, and an empty file of this name.
+fn directory(backend: BackendKind, file: Option<&str>) -> tempfile::TempDir {
+    let few = is_slow(backend).then_some(FEW);
+    directory_with(few.into_iter().chain(file))
+}
+
+/// A directory with data, and empty files of these names.
+fn directory_with<'a>(files: impl IntoIterator<Item = &'a str>) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    data(&dir.path().join("data"));
-    if let Some(file) = file {
+    for file in files {
         std::fs::write(dir.path().join(file), "").unwrap();
     }
+    data(dir.path());
     dir
 }
 
@@ -270,8 +287,9 @@ fn set(dir: &Path, run: &str, step: u64) -> PathBuf {
 #[test]
 fn two_processes_make_the_same_files_to_the_bit() {
     for backend in backends() {
-        let (_first, first) = uninterrupted(backend);
-        let (_second, second) = uninterrupted(backend);
+        // With all rows, so that several threads share the work.
+        let [(_first, first), (_second, second)] =
+            [(); 2].map(|()| uninterrupted_in(directory_with([]), backend));
         assert_same(&second, &first, backend.name());
         for file in [
             "log.jsonl",
@@ -383,7 +401,7 @@ fn a_session_that_stops_early_goes_on_from_any_step_and_ends_the_same_to_the_bit
 fn a_session_whose_selection_draws_goes_on_and_ends_the_same_to_the_bit() {
     let backend = backends().next().unwrap();
     let whole = tempfile::tempdir().unwrap();
-    data(&whole.path().join("data"));
+    data(whole.path());
     std::fs::write(whole.path().join(SELECTION), "noisy-topk").unwrap();
     finish(whole.path(), backend);
     let expected = outcome(whole.path());
@@ -420,7 +438,7 @@ fn killed_again_and_again(file: Option<&str>) {
         let start = Instant::now();
         let (_whole, expected) = uninterrupted_with(backend, file);
         let usual = start.elapsed().as_millis() as usize;
-        let dir = directory(file);
+        let dir = directory(backend, file);
         let mut killed_on_the_way = 0;
         let attempts = if is_slow(backend) { 3 } else { 6 };
         for attempt in 0..attempts {
@@ -449,8 +467,7 @@ fn killed_again_and_again(file: Option<&str>) {
 fn an_interrupted_session_leaves_a_checkpoint_and_goes_on() {
     for backend in backends() {
         let (_whole, expected) = uninterrupted(backend);
-        let dir = tempfile::tempdir().unwrap();
-        data(&dir.path().join("data"));
+        let dir = directory(backend, None);
         let interrupted = AtomicBool::new(false);
         let reached = std::thread::scope(|scope| {
             let first = set(dir.path(), "vblora-seed1", 1);
@@ -563,7 +580,7 @@ fn what_was_made_otherwise_is_not_gone_on_with() {
 fn only_the_last_checkpoints_and_the_best_stay() {
     let backend = backends().next().unwrap();
     let dir = tempfile::tempdir().unwrap();
-    data(&dir.path().join("data"));
+    data(dir.path());
     let mut session = session(dir.path());
     session.methods = vec![Method::Head];
     session.recipe.epochs = 4;
@@ -593,7 +610,7 @@ fn a_checkpoint_with_all_logits_says_why() {
     let backend = backends().next().unwrap();
     let size = |decay: f64| {
         let dir = tempfile::tempdir().unwrap();
-        data(&dir.path().join("data"));
+        data(dir.path());
         let mut session = session(dir.path());
         session.methods = vec![Method::VbLora];
         (session.recipe.epochs, session.recipe.weight_decay.logits) = (1, decay);

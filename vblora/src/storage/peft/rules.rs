@@ -104,6 +104,10 @@ impl Rules {
     }
 
     fn layer_patterns(&self) -> Result<Vec<Pattern>, String> {
+        if self.layers.is_empty() && self.layers_pattern.is_empty() {
+            // All layers count, so none is looked for.
+            return Ok(Vec::new());
+        }
         if self.layers_pattern.is_empty() {
             // The layer is the first numeric part of a name with at least two parts before it.
             let pattern = Pattern::beginning(r".*?\.[^.]*\.(?P<idx>\d+)\.");
