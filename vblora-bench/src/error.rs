@@ -171,10 +171,10 @@ pub enum Error {
         /// The parser's or serializer's message.
         cause: serde_json::Error,
     },
-    /// A program that a metric needs is missing or fails.
+    /// A program or library that a task needs is missing or fails.
     #[error("{program}: {reason}")]
     Program {
-        /// The metric.
+        /// What it is for: a metric, MPI, the device.
         program: &'static str,
         /// The reason, with the program's own words.
         reason: String,

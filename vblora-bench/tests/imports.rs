@@ -93,6 +93,7 @@ const KERNELS: Layers = &[
     (&["rotary"], "heads turned by their place"),
     (&["mix"], "mixtures of a bank"),
     (&["nf4"], "weights in 4 bits, on the host"),
+    (&["svd"], "singular vectors of a weight"),
     (&["linear"], "products"),
     (&["attention"], "attention from whole tensors"),
 ];

@@ -289,3 +289,59 @@ fn ranks_take_their_shares_of_a_sweep() {
     assert_eq!(lines("results-2-of-2.jsonl"), 2);
     assert_eq!(lines("results.csv"), 1 + 4);
 }
+
+/// Predictions and scores are those of one process, to the byte. A rank with other rows is named, and standard input has one reader.
+#[test]
+fn ranks_share_predictions() {
+    if !is_there() {
+        return;
+    }
+    let dir = directory();
+    let run = |size: usize, words: &str| {
+        let mut command = program(dir.path(), size);
+        command.args(words.split_whitespace());
+        command.output().unwrap()
+    };
+    let done = |size: usize, words: &str| {
+        let output = run(size, words);
+        assert!(output.status.success(), "{}", said(&output));
+        output.stdout
+    };
+    done(0, TRAIN);
+    let of_run = "--model bundled:roberta --adapter run/vblora-seed1";
+    let rows: Vec<String> = (0..70)
+        .map(|row| format!("a text of {}row {row}", "long ".repeat(row % 7)))
+        .collect();
+    fs::write(
+        dir.path().join("new.csv"),
+        format!("text\n{}\n", rows.join("\n")),
+    )
+    .unwrap();
+    let predict = format!("predict {of_run} --data new.csv --text text");
+    let alone = done(0, &predict);
+    assert_eq!(alone.iter().filter(|&&byte| byte == b'\n').count(), 71);
+    for size in [2, 3] {
+        assert!(done(size, &predict) == alone, "{size} ranks");
+    }
+    let evaluate = format!("evaluate {of_run} --data data/demo/train.tsv --json");
+    assert_eq!(done(2, &evaluate), done(0, &evaluate));
+
+    let refused = run(2, &format!("predict {of_run} --data - --text text"));
+    assert!(!refused.status.success());
+    assert!(
+        said(&refused).contains("--data: expected a file that every rank can read"),
+        "{}",
+        said(&refused)
+    );
+    fs::write(dir.path().join("other.csv"), "text\nanother\n").unwrap();
+    let mut command = program(dir.path(), 1);
+    command.args(predict.split_whitespace());
+    command.args([":", "-n", "1", env!("CARGO_BIN_EXE_vblora")]);
+    command.args(predict.replace("new.csv", "other.csv").split_whitespace());
+    let refused = command.output().unwrap();
+    assert!(
+        said(&refused).contains("rank 1 cannot work with rank 0: its data is SHA-256"),
+        "{}",
+        said(&refused)
+    );
+}

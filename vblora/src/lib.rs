@@ -86,7 +86,7 @@ mod unpadded;
 
 pub use adapter::{
     Adapter, AdapterConfig, AnyAdapter, BaseWeights, Composition, FactorGradients, MethodConfig,
-    ParameterGroup, leaf_factors, methods::*,
+    ParameterGroup, leaf_factors, methods::*, slab_gradients,
 };
 pub use error::{Error, Result};
 pub use factors::{Factors, LowRank};

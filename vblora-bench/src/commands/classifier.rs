@@ -5,11 +5,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use vblora_models::ModelFiles;
 
-use super::{adapter, device::DeviceArguments, models, progress};
+use super::{
+    adapter,
+    device::DeviceArguments,
+    models, progress,
+    ranks::{RankArguments, Seat},
+};
 use crate::{
-    predict::{Classifier, Form, Rows, run},
+    group::Job,
+    predict::{Classifier, Form, Rows, Terms, agree, join, run},
     program::{complain, is_interrupted},
     tasks::{Columns, Task, table::Format},
+    train::Turns,
 };
 
 const MODEL: &str = "Model and adapter";
@@ -40,18 +47,49 @@ pub(super) struct ClassifierArguments {
     #[arg(long, value_enum, value_name = "FORMAT", hide_possible_values = true, help_heading = DATA)]
     format: Option<Form>,
     #[command(flatten)]
-    pub(super) device: DeviceArguments,
+    device: DeviceArguments,
+    #[command(flatten)]
+    ranks: RankArguments,
+}
+
+/// The outputs of a head for rows, as this process has them.
+pub(super) enum Outputs {
+    /// Those for every row.
+    All(Vec<Vec<f32>>),
+    /// Rank 0 has them.
+    Elsewhere,
+    /// A signal ended the work.
+    Interrupted,
 }
 
 impl ClassifierArguments {
+    /// The processes that share the work.
+    ///
+    /// # Errors
+    /// Those that a launcher has started do not find each other.
+    pub(super) fn job(&self) -> Result<Job> {
+        Ok(Job::open(self.ranks.patience())?)
+    }
+
+    /// This process's part in the work.
+    ///
+    /// # Errors
+    /// Devices and ranks do not fit together; several ranks are to read standard input.
+    pub(super) fn seat<'a>(&self, job: &'a Job) -> Result<Seat<'a>> {
+        ensure!(
+            job.group().place().size == 1 || self.data != Path::new("-"),
+            "--data: expected a file that every rank can read, found - (standard input)"
+        );
+        self.ranks.seat(&self.device, job)
+    }
+
     /// The base's files and the trained head.
     pub(super) fn open(&self) -> Result<(ModelFiles, Classifier)> {
         if let Some(adapter) = &self.adapter {
             adapter::check_run(adapter)?;
         }
         let files = models::find(&self.model, self.revision.as_deref())?;
-        let model = Path::new(&self.model);
-        let dir = self.adapter.as_deref().unwrap_or(model);
+        let dir = self.dir();
         ensure!(
             self.adapter.is_some() || dir.is_dir(),
             "--adapter: expected the directory of a trained head, since {} is no directory that could hold one",
@@ -59,6 +97,12 @@ impl ClassifierArguments {
         );
         let classifier = Classifier::open(dir, &files)?;
         Ok((files, classifier))
+    }
+
+    /// The directory of the trained head.
+    fn dir(&self) -> &Path {
+        let model = Path::new(&self.model);
+        self.adapter.as_deref().unwrap_or(model)
     }
 
     /// The format of standard input and standard output.
@@ -132,31 +176,47 @@ impl ClassifierArguments {
         })
     }
 
-    /// The head's outputs for every row, with progress on standard error; `None` after a signal.
+    /// The head's outputs for every row, with progress on standard error.
+    ///
+    /// # Errors
+    /// As [`run`]; a rank differs from rank 0 or does not answer.
     pub(super) fn outputs(
         &self,
         files: &ModelFiles,
         classifier: &Classifier,
         rows: &Rows,
-    ) -> Result<Option<Vec<Vec<f32>>>> {
-        let bar = progress::bar(rows.len() as u64, "predict");
+        (job, seat): (&Job, Seat<'_>),
+    ) -> Result<Outputs> {
+        let (device, texts) = (seat.device, rows.texts());
+        let (group, patience) = (job.group(), job.patience());
+        let turns = Turns {
+            rank: seat.ranks.rank(),
+            size: seat.ranks.size(),
+        };
+        if turns.size > 1 {
+            agree(group, &Terms::new(files, self.dir(), &texts)?, patience)?;
+        }
+        let bar = progress::bar(rows.len().div_ceil(turns.size) as u64, "predict");
         let mut go_on = |rows: usize| {
             bar.inc(rows as u64);
             !is_interrupted()
         };
-        let (device, texts) = (&self.device, rows.texts());
         let done = run(
             device.backend,
-            device.device,
+            device.index,
             classifier,
             files,
             &texts,
+            turns,
             &mut go_on,
         );
         bar.finish_and_clear();
         let Some((outputs, cut)) = done? else {
             complain("interrupted: nothing is written");
-            return Ok(None);
+            return Ok(Outputs::Interrupted);
+        };
+        let Some(outputs) = join(group, outputs, patience)? else {
+            return Ok(Outputs::Elsewhere);
         };
         for (count, what) in [
             (
@@ -169,6 +229,6 @@ impl ClassifierArguments {
                 complain(format!("note: {count} of {} rows {what}", rows.len()));
             }
         }
-        Ok(Some(outputs))
+        Ok(Outputs::All(outputs))
     }
 }

@@ -12,6 +12,7 @@ pub mod models;
 pub mod predict;
 pub mod progress;
 mod rank;
+mod ranks;
 pub mod report;
 pub mod sweep;
 pub mod train;

@@ -10,8 +10,12 @@ use anyhow::{Context, Result};
 use clap::Args;
 use vblora::storage::write_atomically;
 
-use super::{apart::check_apart, classifier::ClassifierArguments};
+use super::{
+    apart::check_apart,
+    classifier::{ClassifierArguments, Outputs},
+};
 use crate::{
+    group::Job,
     predict::{Form, Rows, check, encode, open, outcomes, read},
     program::{complain, is_closed_pipe, listen},
     tasks::Task,
@@ -25,6 +29,8 @@ const LONG: &str = "\
 Predict labels and probabilities for the rows of a file
 
 The rows keep their order. The file of predictions has a row for each of them: the label, and the probability of each class. A regression has the value.
+
+mpirun -n 4 vblora predict shares the rows among four processes.
 
 cat new.csv | vblora predict --model roberta-base --adapter run/vblora-seed1 --data - --text review > predictions.csv";
 
@@ -44,8 +50,15 @@ pub struct Arguments {
 /// # Errors
 /// Model, adapter and data do not fit together; a file cannot be read or written; the device does not work.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
-    listen().context("cannot listen for Ctrl-C")?;
+    let job = arguments.classifier.job()?;
+    let outcome = predict(arguments, &job);
+    job.end(outcome)
+}
+
+fn predict(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
     let Arguments { classifier, out } = arguments;
+    let seat = classifier.seat(job)?;
+    listen().context("cannot listen for Ctrl-C")?;
     let to_stdout = out == Path::new("-");
     classifier.check_format(to_stdout)?;
     let form = match to_stdout {
@@ -59,8 +72,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     let task = &found.settings.task;
     check(task, form)?;
     let rows = read_rows(classifier, task)?;
-    let Some(outputs) = classifier.outputs(&files, &found, &rows)? else {
-        return Ok(ExitCode::FAILURE);
+    let outputs = match classifier.outputs(&files, &found, &rows, (job, seat))? {
+        Outputs::All(outputs) => outputs,
+        Outputs::Elsewhere => return Ok(ExitCode::SUCCESS),
+        Outputs::Interrupted => return Ok(ExitCode::FAILURE),
     };
     let bytes = encode(task, &outcomes(task, &outputs), form)?;
     match to_stdout {

@@ -1,4 +1,4 @@
-//! The flags of training over several ranks, and this process's part in it.
+//! The flags of work over several ranks, and this process's part in it.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use clap::Args;
 use rayon::ThreadPoolBuilder;
 use vblora::backend::BackendKind;
 
-use super::arguments::Arguments;
+use super::device::DeviceArguments;
 use crate::{
     group::{Job, Place, is_launched, processors},
     program::say_nothing,
@@ -68,23 +68,21 @@ impl RankArguments {
             }
         }
     }
-}
 
-impl Arguments {
-    /// The backend of every rank.
-    pub(in crate::commands) fn backend(&self) -> BackendKind {
-        let first = self.ranks.devices.first();
-        first.map_or(self.device.backend, |device| device.backend)
+    /// The backend of every rank. `named` is the device of a process by itself.
+    pub(super) fn backend(&self, named: &DeviceArguments) -> BackendKind {
+        let first = self.devices.first();
+        first.map_or(named.backend, |device| device.backend)
     }
 
     /// Finds this process's device and threads. Ranks other than 0 print nothing but errors from here on.
-    pub(super) fn seat<'a>(&self, job: &'a Job) -> Result<Seat<'a>> {
+    pub(super) fn seat<'a>(&self, named: &DeviceArguments, job: &'a Job) -> Result<Seat<'a>> {
         let place = job.group().place();
-        let is_gpu = is_gpu(self.backend());
+        let is_gpu = is_gpu(self.backend(named));
         if place.rank > 0 {
             say_nothing();
         }
-        let device = match self.ranks.device(place)? {
+        let device = match self.device(place)? {
             Some(device) => device,
             None => {
                 ensure!(
@@ -93,8 +91,8 @@ impl Arguments {
                     place.local_size
                 );
                 Device {
-                    backend: self.device.backend,
-                    index: self.device.device,
+                    backend: named.backend,
+                    index: named.device,
                 }
             }
         };

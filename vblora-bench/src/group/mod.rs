@@ -5,7 +5,9 @@
 
 mod job;
 mod launcher;
+mod message;
 mod processors;
+mod program;
 #[cfg(test)]
 mod threads;
 #[cfg(feature = "mpi")]
@@ -15,7 +17,9 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 pub use job::Job;
 pub use launcher::{is_launched, require_alone};
+pub(crate) use message::{head, message};
 pub use processors::processors;
+pub(crate) use program::program_hash;
 #[cfg(test)]
 pub(crate) use threads::Threads;
 

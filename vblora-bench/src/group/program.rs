@@ -22,7 +22,7 @@ const PIECE: u64 = 1 << 22;
 ///
 /// # Errors
 /// The file cannot be read.
-pub(in crate::train) fn program_hash() -> Result<String> {
+pub(crate) fn program_hash() -> Result<String> {
     static HASH: OnceLock<String> = OnceLock::new();
     if let Some(hash) = HASH.get() {
         return Ok(hash.clone());

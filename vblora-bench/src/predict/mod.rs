@@ -5,6 +5,7 @@ mod head;
 mod outcome;
 mod read;
 mod run;
+mod together;
 mod whole;
 mod write;
 
@@ -13,5 +14,6 @@ pub use head::with_head_beside;
 pub use outcome::{Outcome, outcomes};
 pub use read::{Rows, open, read, read_glue, read_labelled};
 pub use run::{Text, run};
+pub use together::{Terms, agree, join};
 pub use whole::whole;
 pub use write::{Form, check, encode};

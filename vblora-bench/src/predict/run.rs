@@ -8,7 +8,10 @@ use vblora::{
 use vblora_models::{ClassificationHead, Encoded, Encoder, ModelFiles, TextTokenizer};
 
 use super::classifier::Classifier;
-use crate::{Result, train::outputs};
+use crate::{
+    Result,
+    train::{Turns, outputs},
+};
 
 /// The number of texts that are encoded and sorted by length at a time. It bounds the memory that tokens take.
 const CHUNK: usize = 1 << 16;
@@ -17,7 +20,8 @@ const CHUNK: usize = 1 << 16;
 pub type Text<'a> = (&'a str, Option<&'a str>);
 
 /// The outputs of the head for each text, in the order of the texts, and the number of texts that were cut. `go_on` is called with the
-/// number of new rows after each batch; once it returns false the work ends, and there are no outputs.
+/// number of new rows after each batch; once it returns false the work ends, and there are no outputs. The texts that are not of `turns` have
+/// empty outputs.
 ///
 /// # Errors
 /// The base cannot be loaded; the head does not fit it; the tokenizer refuses a text; an output is not finite; the device does not work.
@@ -27,12 +31,14 @@ pub fn run(
     classifier: &Classifier,
     files: &ModelFiles,
     texts: &[Text<'_>],
+    turns: Turns,
     go_on: &mut (dyn FnMut(usize) -> bool + Send),
 ) -> Result<Option<(Vec<Vec<f32>>, u64)>> {
     let job = Job {
         classifier,
         files,
         texts,
+        turns,
         go_on,
     };
     backend.dispatch(device, job)?
@@ -42,6 +48,7 @@ struct Job<'a> {
     classifier: &'a Classifier,
     files: &'a ModelFiles,
     texts: &'a [Text<'a>],
+    turns: Turns,
     go_on: &'a mut (dyn FnMut(usize) -> bool + Send),
 }
 
@@ -77,7 +84,7 @@ impl BackendJob for Job<'_> {
                 &head,
                 &factors,
                 &encoded,
-                (batch, first),
+                (batch, first, self.turns),
                 &device,
                 self.go_on,
             )? {

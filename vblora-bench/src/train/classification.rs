@@ -273,7 +273,8 @@ fn batch_loss<B: VbLoraBackend>(
 /// The outputs of the head for each text, in the order of the texts, without dropout. Batches have texts of similar length. `go_on` is
 /// called with the rows of each batch; once it returns false the work ends, and there are no outputs.
 ///
-/// `batch` is the number of rows of a batch, and `first` the number of texts before these, for messages.
+/// `batch` is the number of rows of a batch, and `first` the number of texts before these, for messages. Only the batches of `turns` are
+/// computed. The other texts have no outputs.
 ///
 /// # Errors
 /// An output is not finite; the error names the text's number.
@@ -282,12 +283,14 @@ pub fn outputs<B: VbLoraBackend>(
     head: &ClassificationHead<B>,
     factors: &Factors<B>,
     texts: &[Encoded],
-    (batch, first): (usize, usize),
+    (batch, first, turns): (usize, usize, Turns),
     device: &B::Device,
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Option<Vec<Vec<f32>>>> {
     let mut all: Vec<Vec<f32>> = vec![Vec::new(); texts.len()];
-    for rows in order::by_length(&lengths(texts), batch) {
+    let batches = order::by_length(&lengths(texts), batch);
+    let own = batches.into_iter().enumerate();
+    for (_, rows) in own.filter(|(number, _)| turns.has(*number)) {
         let values = logits(base, head, factors, (texts, &rows), device);
         let count = rows.len();
         for (row, logits) in rows.into_iter().zip(values.chunks(values.len() / count)) {
@@ -342,7 +345,7 @@ fn outputs_of_split<B: VbLoraBackend>(
 ) -> Result<Vec<Vec<f32>>> {
     let mut all = Vec::with_capacity(split.len());
     for chunk in split.chunks() {
-        let (texts, batch) = (chunk?, (batch, all.len()));
+        let (texts, batch) = (chunk?, (batch, all.len(), Turns::ALL));
         let go_on = &mut |_| true;
         let some = outputs(base, head, factors, &texts, batch, device, go_on)?;
         all.extend(some.unwrap_or_default());

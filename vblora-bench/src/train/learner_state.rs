@@ -114,17 +114,20 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         values.flat_map(|(_, values)| values).collect()
     }
 
-    /// Gives the head other values, as many as [`head_values`](Self::head_values) has.
-    pub(super) fn set_head(&mut self, values: &[f32]) {
-        let (mut rest, device) = (values, &self.device);
+    /// The same on the device, a tensor for each parameter.
+    pub(super) fn head_tensors(&self) -> Vec<Tensor<B, 1>> {
+        let mut found = Vec::new();
+        let _ = update("head", self.head.clone(), |_, _, value| {
+            found.push(value);
+            None
+        });
+        found
+    }
+
+    /// Gives each of the head's parameters other values, as many as it has, in their order.
+    pub(super) fn set_head(&mut self, mut next: impl FnMut(usize) -> Tensor<B, 1>) {
         self.head = update("head", self.head.clone(), |_, shape, _| {
-            let size = shape.iter().product();
-            let (own, later) = rest.split_at(size);
-            rest = later;
-            Some(Tensor::from_data(
-                TensorData::new(own.to_vec(), [size]),
-                device,
-            ))
+            Some(next(shape.iter().product()))
         });
     }
 

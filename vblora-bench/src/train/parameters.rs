@@ -61,6 +61,12 @@ impl<B: VbLoraBackend> Gradients<B> {
         Self { of, factor: 1.0 }
     }
 
+    /// The number of elements of each gradient, by path.
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (&str, usize)> {
+        let of = self.of.iter();
+        of.map(|(path, grad)| (path.as_str(), grad.dims()[0]))
+    }
+
     /// The gradients by path; they are unscaled.
     pub(super) fn into_tensors(self) -> BTreeMap<String, Tensor<B, 1>> {
         debug_assert!(self.factor == 1.0);

@@ -112,7 +112,7 @@ impl Run {
         prepared: &Prepared<B, O>,
         log: &mut StepLog,
         dir: Option<&RunDir>,
-        leader: Option<Leader<'_>>,
+        leader: Option<Leader<'_, B>>,
         interrupted: &AtomicBool,
     ) -> Result<RunResult> {
         let learner = self.learner(prepared)?;

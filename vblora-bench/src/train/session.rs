@@ -18,7 +18,7 @@ use super::{
     model_hash::model_hash,
     objective::Objective,
     output::Output,
-    ranks::{Leader, Ranks, Terms, agree, instructions, program_hash, serve},
+    ranks::{Leader, Ranks, Terms, agree, instructions, open, serve},
     run::{Prepared, Run},
     run_dir::{Claim, Permissions, RunDir, SessionIdentity},
     source::{DataSource, Loaded, ModelSummary, Source, Survey},
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     Error, Result,
     directory::DirLock,
+    group::program_hash,
     program::complain,
     recipes::Recipe,
     results::{Results, RunResult, Stop},
@@ -248,6 +249,7 @@ impl<S: Source> Session<S> {
         let mut log = log.counting(steps).with_events(events);
         // The order is that of methods and seeds, even if some runs ended earlier.
         let ranks = dealt::<B>(ranks, device);
+        let exchange = open::<B>(ranks, device)?;
         let runs: Vec<Run> = self.runs().collect();
         let past_of = |run: &Run| past.iter().find(|past| run.is_of(past)).cloned();
         let mut reached: Vec<Option<RunResult>> = runs.iter().map(past_of).collect();
@@ -266,7 +268,9 @@ impl<S: Source> Session<S> {
             if interrupted.load(Ordering::Relaxed) {
                 break;
             }
-            let leader = (ranks.size() > 1).then(|| Leader::start(ranks, i, interrupted));
+            let exchange = exchange.as_deref();
+            let start = || Leader::start(ranks, exchange, i, interrupted);
+            let leader = (ranks.size() > 1).then(start);
             let leader = leader.transpose()?;
             let dir = dir.as_ref();
             let result = run.train_with(&prepared, &mut log, dir, leader, interrupted)?;
@@ -301,7 +305,8 @@ impl<S: Source> Session<S> {
         agree(ranks, &self.terms::<B>(&prepared)?)?;
         let runs: Vec<Run> = self.runs().collect();
         let ranks = dealt::<B>(ranks, device);
-        serve(&prepared, &runs, ranks, interrupted)?;
+        let exchange = open::<B>(ranks, device)?;
+        serve(&prepared, &runs, ranks, exchange.as_deref(), interrupted)?;
         Ok(Ended {
             results: Results::new(&self.command, B::name(device), Vec::new()),
             base: prepared.base,

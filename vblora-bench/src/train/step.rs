@@ -16,6 +16,7 @@ use vblora::{
     AnyAdapter, Composition, FactorGradients, Factors, Noise, ParameterGroup,
     backend::{Clip, VbLoraBackend},
     noise::step_key,
+    slab_gradients,
 };
 
 use super::{
@@ -65,13 +66,42 @@ pub struct StepSum<B: VbLoraBackend> {
     composition: Option<Composition<B, AnyAdapter<Autodiff<B>>>>,
     loss: Tensor<B, 1>,
     parameters: Gradients<B>,
+    /// The summed gradients of the composed slabs, if they were added elsewhere.
+    slabs: Option<Vec<Tensor<B, 2>>>,
     /// The number of the micro-batch to add next.
     next: usize,
     /// Micro-batches that arrived before their turn.
     waiting: BTreeMap<usize, MicroGradients<B>>,
 }
 
+/// The loss and the gradients of some of a step's micro-batches, added up. Those of factors lie in the adapter's slabs.
+#[derive(Debug)]
+pub(super) struct SlabGradients<B: VbLoraBackend> {
+    pub(super) loss: Tensor<B, 1>,
+    pub(super) parameters: Gradients<B>,
+    pub(super) slabs: Vec<Tensor<B, 2>>,
+}
+
+impl<B: VbLoraBackend> SlabGradients<B> {
+    /// Adds a later micro-batch.
+    pub(super) fn add(&mut self, later: Self) {
+        self.loss = self.loss.clone() + later.loss;
+        self.parameters.add(later.parameters);
+        for (sum, grad) in self.slabs.iter_mut().zip(later.slabs) {
+            *sum = sum.clone() + grad;
+        }
+    }
+}
+
 impl<B: VbLoraBackend> StepSum<B> {
+    /// Takes the gradients of all micro-batches, which were added elsewhere. None were added here.
+    pub(super) fn set(&mut self, all: SlabGradients<B>) {
+        debug_assert!(self.next == 0, "micro-batches were added twice");
+        self.loss = all.loss;
+        self.parameters = all.parameters;
+        self.slabs = Some(all.slabs);
+    }
+
     /// The step's factors, each as a leaf tensor; empty without an adapter.
     pub fn factors(&self) -> Factors<Autodiff<B>> {
         let composition = self.composition.as_ref();
@@ -145,6 +175,7 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             composition,
             loss: Tensor::zeros([1], &self.device),
             parameters: Gradients::new(),
+            slabs: None,
             next: 0,
             waiting: BTreeMap::new(),
         }
@@ -180,6 +211,22 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
         })
     }
 
+    /// The gradients of a micro-batch, those of factors in the adapter's slabs.
+    ///
+    /// # Errors
+    /// A site of the adapter got no gradient.
+    pub(super) fn in_slabs(&self, micro: MicroGradients<B>) -> Result<SlabGradients<B>> {
+        let slabs = match &self.trained {
+            Trained::Adapter(adapter) => slab_gradients(&**adapter, micro.factors)?,
+            Trained::HeadOnly | Trained::Everything => Vec::new(),
+        };
+        Ok(SlabGradients {
+            loss: micro.loss,
+            parameters: micro.parameters,
+            slabs,
+        })
+    }
+
     /// The third part: propagates the factors' gradients back through the composition, clips all gradients by their joint norm, and updates
     /// the parameters. Nothing is updated if the loss or a gradient is not finite.
     ///
@@ -210,12 +257,17 @@ impl<B: VbLoraBackend, O: Objective<B>> Learner<B, O> {
             composition,
             loss,
             mut parameters,
+            slabs,
             next: missing,
             waiting,
         } = sum;
         assert!(waiting.is_empty(), "micro-batch {missing} is missing");
         if let (Trained::Adapter(adapter), Some(composition)) = (&self.trained, composition) {
-            parameters.collect("adapter", &**adapter, &mut composition.push_back()?);
+            let mut pushed = match slabs {
+                Some(slabs) => composition.push_slabs(slabs),
+                None => composition.push_back()?,
+            };
+            parameters.collect("adapter", &**adapter, &mut pushed);
         }
         let norm = parameters.squared_norm();
         let norm = norm.map_or_else(|| Tensor::zeros([1], &loss.device()), Tensor::sqrt);

@@ -15,7 +15,7 @@ use super::{
     length::Length,
     log::StepLog,
     objective::Objective,
-    ranks::Leader,
+    ranks::{Communication, Leader},
     run::{Prepared, Run},
     run_dir::RunDir,
     step::StepSum,
@@ -32,6 +32,35 @@ use crate::{
 struct Begun<B: VbLoraBackend, O: Objective<B>> {
     batches: Vec<O::Batch>,
     sum: StepSum<B>,
+    /// With other ranks, if there are any.
+    communication: Option<Communication>,
+}
+
+impl<B: VbLoraBackend, O: Objective<B>> Begun<B, O> {
+    /// Computes the gradients of step number `step` over these rows.
+    fn new(
+        learner: &Learner<B, O>,
+        leader: Option<&mut Leader<'_, B>>,
+        train: &O::Split,
+        step: usize,
+        rows: &[O::Rows],
+    ) -> Result<Self> {
+        let base = learner.base();
+        let batches = rows.iter().map(|rows| O::batch(train, rows, base));
+        let batches = batches.collect::<Result<Vec<_>>>()?;
+        let (sum, communication) = match leader {
+            None => (learner.gradients(step, &batches)?, None),
+            Some(leader) => {
+                let (sum, communication) = leader.gradients(learner, step, &batches)?;
+                (sum, Some(communication))
+            }
+        };
+        Ok(Self {
+            batches,
+            sum,
+            communication,
+        })
+    }
 }
 
 pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
@@ -46,7 +75,7 @@ pub(super) struct Training<'a, B: VbLoraBackend, O: Objective<B>> {
     checkpoints: Option<RunCheckpoints>,
     recorder: Option<Recorder>,
     /// Deals micro-batches out, if there are other ranks.
-    leader: Option<Leader<'a>>,
+    leader: Option<Leader<'a, B>>,
     /// The next step, if a GPU has got it already.
     ahead: Option<Result<Begun<B, O>>>,
     /// The time when this process started the run, and the seconds of earlier processes.
@@ -116,7 +145,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
     }
 
     /// The same run by other ranks too.
-    pub(super) fn with(self, leader: Option<Leader<'a>>) -> Self {
+    pub(super) fn with(self, leader: Option<Leader<'a, B>>) -> Self {
         Self { leader, ..self }
     }
 
@@ -205,40 +234,29 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Training<'a, B, O> {
         let Prepared { recipe, train, .. } = self.prepared;
         let step = self.progress.result.steps as usize;
         let started = Instant::now();
-        let batches = |learner: &Learner<B, O>, rows: &[O::Rows]| -> Result<Vec<O::Batch>> {
-            let base = learner.base();
-            rows.iter()
-                .map(|rows| O::batch(train, rows, base))
-                .collect()
-        };
-        let begin = |learner: &Learner<B, O>, step: usize, rows: &[O::Rows]| {
-            let batches = batches(learner, rows)?;
-            let sum = learner.gradients(step, &batches)?;
-            Ok(Begun { batches, sum })
-        };
+        let (learner, leader) = (&mut self.learner, &mut self.leader);
+        let begun = self.ahead.take();
+        let begun =
+            begun.unwrap_or_else(|| Begun::new(learner, leader.as_mut(), train, step, rows));
+        let Begun {
+            batches,
+            sum,
+            communication,
+        } = begun?;
         let factor = self.schedule.factor(step);
-        let learner = &mut self.learner;
-        let (batches, report) = match &mut self.leader {
-            None => {
-                let begun = self.ahead.take();
-                let Begun { batches, sum } = begun.unwrap_or_else(|| begin(learner, step, rows))?;
-                let next = next.filter(|_| learner.begins_early());
-                let next = |learner: &_| next.map(|rows| begin(learner, step + 1, rows));
-                let (report, ahead) = learner.finish_then(sum, factor, next)?;
-                self.ahead = ahead.flatten();
-                (batches, report)
-            }
-            Some(leader) => {
-                let batches = batches(learner, rows)?;
-                let report = leader.step(learner, step, &batches, factor)?;
-                (batches, report)
-            }
+        let next = next.filter(|_| learner.begins_early());
+        let next = |learner: &_| {
+            next.map(|rows| Begun::new(learner, leader.as_mut(), train, step + 1, rows))
         };
+        let (report, ahead) = learner.finish_then(sum, factor, next)?;
+        self.ahead = ahead.flatten();
+        if let Some(leader) = leader {
+            leader.check()?;
+        }
         let has_head = self.prepared.summary.head > 0;
         let rates = self.run.rates(recipe, has_head, factor);
         self.log.step(&self.run, step, report, rates)?;
-        if let Some(leader) = &mut self.leader {
-            let communication = leader.take_communication();
+        if let Some(communication) = communication {
             self.log.communication(&self.run, step, communication)?;
         }
         if !report.is_finite() {

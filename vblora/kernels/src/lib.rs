@@ -19,6 +19,7 @@ pub mod numbers;
 mod prefetch;
 pub mod rng;
 pub mod rotary;
+pub mod svd;
 mod tile;
 
 use aligned::{Aligned, LINE};

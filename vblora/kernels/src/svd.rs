@@ -1,15 +1,16 @@
-//! The truncated singular value decomposition, on the host in f64.
+//! The truncated singular value decomposition in f64.
 
 use nalgebra::{DMatrix, SymmetricEigen};
-use vblora_kernels::transposed;
+
+use crate::transposed;
 
 /// The leading r singular triplets of a weight `[d_in, d_out]`, whose transpose is `U S V^T`.
 #[derive(Debug)]
-pub(super) struct Truncated {
+pub struct Truncated {
     /// `S V^T`, `[r, d_in]` row-major.
-    pub(super) a: Vec<f32>,
+    pub a: Vec<f32>,
     /// `U^T`, `[r, d_out]` row-major; the entry of largest magnitude of each row is positive.
-    pub(super) b: Vec<f32>,
+    pub b: Vec<f32>,
 }
 
 /// Decomposes a finite weight `[d_in, d_out]`, row-major.
@@ -19,7 +20,7 @@ pub(super) struct Truncated {
 ///
 /// # Errors
 /// The weight's rank if it is below `rank`.
-pub(super) fn truncated(
+pub fn truncated(
     weight: &[f32],
     [d_in, d_out]: [usize; 2],
     rank: usize,

@@ -3,7 +3,7 @@
 //! CubeCL keeps its streams to itself. A stream beside them is ordered by events of the whole context. It waits for all that the context was
 //! given before, and all that follows waits for it. So CubeCL may use a buffer again at once after the work was handed over.
 
-use std::{collections::HashMap, ptr};
+use std::ptr;
 
 use cudarc::driver::{DriverError, sys};
 
@@ -74,22 +74,4 @@ pub(crate) fn has_context_events() -> bool {
     // SAFETY: the pointer is valid for writes. The driver is loaded: CubeCL uses it.
     let found = unsafe { sys::cuDriverGetVersion(&raw mut version) };
     found.result().is_ok() && version >= FIRST_DRIVER
-}
-
-/// Values made once for each context. A context that failed is not tried again.
-pub(crate) struct ByContext<T>(HashMap<usize, Option<T>>);
-
-impl<T> ByContext<T> {
-    pub(crate) fn new() -> Self {
-        Self(HashMap::new())
-    }
-
-    pub(crate) fn get_or_make<E>(
-        &mut self,
-        context: sys::CUcontext,
-        make: impl FnOnce() -> Result<T, E>,
-    ) -> Option<&mut T> {
-        let known = self.0.entry(context.addr()).or_insert_with(|| make().ok());
-        known.as_mut()
-    }
 }

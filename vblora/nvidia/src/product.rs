@@ -20,10 +20,13 @@ use cudarc::{
             cublasLtMatmulPreferenceAttributes_t as Preference, cudaDataType as Type,
         },
     },
-    driver::{DriverError, sys::CUdeviceptr},
+    driver::{
+        DriverError,
+        sys::{CUcontext, CUdeviceptr},
+    },
 };
 
-use crate::lane::{ByContext, Lane, current_context, has_context_events};
+use crate::lane::{Lane, current_context, has_context_events};
 
 type Server = <CudaRuntime as Runtime>::Server;
 
@@ -262,6 +265,24 @@ struct Plan {
     kernel: sys::cublasLtMatmulAlgo_t,
 }
 
+/// Values made once for each context. A context that failed is not tried again.
+struct ByContext<T>(HashMap<usize, Option<T>>);
+
+impl<T> ByContext<T> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    fn get_or_make<E>(
+        &mut self,
+        context: CUcontext,
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Option<&mut T> {
+        let known = self.0.entry(context.addr()).or_insert_with(|| make().ok());
+        known.as_mut()
+    }
+}
+
 /// The library in one context.
 struct Library {
     lane: Lane,
@@ -277,7 +298,7 @@ thread_local! {
 }
 
 impl Library {
-    fn new(context: cudarc::driver::sys::CUcontext) -> Result<Self, Failure> {
+    fn new(context: CUcontext) -> Result<Self, Failure> {
         let mut workspace = 0;
         // SAFETY: the pointer is valid for writes, and the context is current on this thread.
         unsafe { cudarc::driver::sys::cuMemAlloc_v2(&raw mut workspace, WORKSPACE_BYTES) }

@@ -93,29 +93,65 @@ impl<B: VbLoraBackend, A: Adapter<Autodiff<B>>> Composition<B, A> {
     /// # Errors
     /// A site got no gradient from any micro-batch.
     pub fn push_back(mut self) -> Result<Gradients<B>> {
-        let mut pieces: Vec<Vec<(usize, Tensor<B, 2>)>> =
-            self.slabs.iter().map(|_| Vec::new()).collect();
-        for (name, spans) in &self.sites {
-            let [down, up] = self
-                .grads
-                .sums
-                .remove(name)
-                .ok_or_else(|| Error::NoGradient { site: name.clone() })?;
-            for (span, grad) in [(&spans.down, down.transpose()), (&spans.up, up)] {
-                let [_, columns] = self.slabs[span.slab].dims();
-                pieces[span.slab].push((span.rows.start, grad.reshape([span.rows.len(), columns])));
-            }
-        }
+        let grads = std::mem::replace(&mut self.grads, FactorGradients::none());
+        let names = self.sites.iter().map(|(name, _)| name.as_str());
+        let spans = self.sites.iter().map(|(_, spans)| spans);
+        let grads = joined(names.zip(spans), grads)?;
+        Ok(self.push_slabs(grads))
+    }
+
+    /// Pushes these gradients of the slabs through the composition, in place of those that were collected.
+    ///
+    /// # Shapes
+    /// - grads: those of [`slabs`](Self::slabs)
+    pub fn push_slabs(self, grads: Vec<Tensor<B, 2>>) -> Gradients<B> {
         let first = self.slabs.first();
         let first = first.expect("a plan is never empty, so there is a slab");
         let mut root = Tensor::zeros([1], &first.device());
-        for (slab, mut pieces) in self.slabs.into_iter().zip(pieces) {
-            pieces.sort_by_key(|(row, _)| *row);
-            let grad = join_rows(pieces.into_iter().map(|(_, grad)| grad).collect());
+        for (slab, grad) in self.slabs.into_iter().zip(grads) {
             root = seed(root, slab, grad);
         }
-        Ok(root.backward())
+        root.backward()
     }
+}
+
+/// The gradients of an adapter's slabs: those of its factors, at the factors' places.
+///
+/// # Shapes
+/// - output: those of [`Adapter::slabs`]
+///
+/// # Errors
+/// A site has no gradient.
+pub fn slab_gradients<B: VbLoraBackend, A: Adapter<Autodiff<B>>>(
+    adapter: &A,
+    grads: FactorGradients<B>,
+) -> Result<Vec<Tensor<B, 2>>> {
+    let names = adapter.plan().sites().iter().map(|site| site.name.as_str());
+    let spans = adapter.spans();
+    joined(names.zip(&spans), grads)
+}
+
+/// The factors' gradients as those of the slabs in which they lie.
+fn joined<'a, B: VbLoraBackend>(
+    sites: impl Iterator<Item = (&'a str, &'a SiteSpans)>,
+    mut grads: FactorGradients<B>,
+) -> Result<Vec<Tensor<B, 2>>> {
+    let mut slabs: BTreeMap<usize, Vec<(usize, Tensor<B, 2>)>> = BTreeMap::new();
+    for (name, spans) in sites {
+        let found = grads.sums.remove(name);
+        let [down, up] = found.ok_or_else(|| Error::NoGradient { site: name.into() })?;
+        for (span, grad) in [(&spans.down, down.transpose()), (&spans.up, up)] {
+            let rows = span.rows.len();
+            let columns = grad.shape().num_elements() / rows;
+            let pieces = slabs.entry(span.slab).or_default();
+            pieces.push((span.rows.start, grad.reshape([rows, columns])));
+        }
+    }
+    let slabs = slabs.into_values().map(|mut pieces| {
+        pieces.sort_by_key(|(row, _)| *row);
+        join_rows(pieces.into_iter().map(|(_, grad)| grad).collect())
+    });
+    Ok(slabs.collect())
 }
 
 /// The factors in composed slabs, each as a leaf tensor. `adapter` says where they lie and how they act; its own values are not used.
@@ -171,6 +207,12 @@ impl<B: VbLoraBackend> FactorGradients<B> {
         for (site, grads) in later.sums {
             self.add_site(site, grads);
         }
+    }
+
+    /// The shapes of the gradients down and up, by site.
+    pub fn shapes(&self) -> impl Iterator<Item = (&str, [[usize; 2]; 2])> {
+        let sums = self.sums.iter();
+        sums.map(|(site, grads)| (site.as_str(), grads.each_ref().map(Tensor::dims)))
     }
 
     /// The gradients by site: down `[d_in, r]`, up `[r, d_out]`.

@@ -8,10 +8,10 @@ use burn::{
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use vblora_kernels::svd::{Truncated, truncated};
 
 use super::{
     Adapter, MethodConfig, SiteSpans,
-    svd::{Truncated, truncated},
     values::{check_per_site, parameter},
 };
 use crate::{

@@ -8,7 +8,6 @@ mod config;
 mod groups;
 mod mixture;
 mod slab;
-mod svd;
 mod values;
 
 mod lora;
@@ -51,7 +50,7 @@ use burn::{
     tensor::Tensor,
 };
 
-pub use composition::{Composition, FactorGradients, leaf_factors};
+pub use composition::{Composition, FactorGradients, leaf_factors, slab_gradients};
 pub use config::{AdapterConfig, AnyAdapter};
 pub use groups::ParameterGroup;
 pub use lora_xs::{BaseWeights, LoraXsValues};

@@ -23,6 +23,7 @@ mod autodiff;
 mod block;
 mod choice;
 mod dropout;
+mod exchange;
 #[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "gpu")]
@@ -48,6 +49,7 @@ pub(crate) use autodiff::seed;
 pub use block::{BlockOps, JoinedGradients, SelfAttention, Updates};
 pub use choice::{BackendJob, BackendKind, DEFAULT_BACKEND};
 pub use dropout::DropoutOps;
+pub use exchange::{Exchange, Exchanges, Join, Joined};
 #[cfg(feature = "cuda")]
 pub use gpu::Cuda;
 #[cfg(feature = "wgpu")]
@@ -93,6 +95,11 @@ pub trait VbLoraBackend:
     /// A function that asks for the values of tensors now, to wait for them later. Work that is asked for in between does not delay them.
     /// `None` if the host does the device's work itself, so that it gains nothing by asking early.
     fn read_later() -> Option<ReadLater<Self>> {
+        None
+    }
+
+    /// How several processes with devices like this one exchange tensors without their hosts. `None` if they cannot.
+    fn exchanges(_device: &Device<Self>) -> Option<Exchanges<Self>> {
         None
     }
 }

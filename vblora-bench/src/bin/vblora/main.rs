@@ -76,7 +76,11 @@ const USAGE: u8 = 2;
 impl Command {
     /// Returns true if several processes share its work, or if it is of a process that one of these has started.
     fn knows_ranks(&self) -> bool {
-        matches!(self, Self::Train(_) | Self::Sweep(_) | Self::SweepWorker(_))
+        match self {
+            Self::Evaluate(arguments) => arguments.is_shared(),
+            Self::Predict(_) | Self::Train(_) | Self::Sweep(_) | Self::SweepWorker(_) => true,
+            _ => false,
+        }
     }
 }
 
@@ -86,7 +90,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         && let Err(error) = require_alone(&format!("vblora {name}"))
     {
         complain(format!(
-            "error: {error}. vblora train and sweep share theirs"
+            "error: {error}. vblora train, sweep, predict and evaluate (of a trained head) share theirs"
         ));
         return Ok(ExitCode::from(USAGE));
     }

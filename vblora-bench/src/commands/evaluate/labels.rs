@@ -7,7 +7,8 @@ use clap::{ArgMatches, Args, Command, FromArgMatches};
 use serde_json::json;
 
 use crate::{
-    commands::classifier::ClassifierArguments,
+    commands::classifier::{ClassifierArguments, Outputs},
+    group::Job,
     predict::{Rows, open, read_glue, read_labelled},
     program::{listen, say},
     report::{by_class_tables, scores_table},
@@ -62,6 +63,13 @@ impl FromArgMatches for Unless {
 /// # Errors
 /// Model, adapter and data do not fit together; a label is not one of training's; the device does not work.
 pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let job = arguments.classifier.job()?;
+    let outcome = score(arguments, &job);
+    job.end(outcome)
+}
+
+fn score(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
+    let seat = arguments.classifier.seat(job)?;
     listen().context("cannot listen for Ctrl-C")?;
     let Arguments {
         classifier, json, ..
@@ -75,8 +83,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
         "{}: expected at least one row, found none",
         classifier.data.display()
     );
-    let Some(outputs) = classifier.outputs(&files, &found, &rows)? else {
-        return Ok(ExitCode::FAILURE);
+    let outputs = match classifier.outputs(&files, &found, &rows, (job, seat))? {
+        Outputs::All(outputs) => outputs,
+        Outputs::Elsewhere => return Ok(ExitCode::SUCCESS),
+        Outputs::Interrupted => return Ok(ExitCode::FAILURE),
     };
     let found = evaluate(task, &predictions(task, &outputs), &labels)?;
     if *json {

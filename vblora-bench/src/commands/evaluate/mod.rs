@@ -43,6 +43,13 @@ enum Task {
     Mtbench(mtbench::Arguments),
 }
 
+impl Arguments {
+    /// Returns true if several processes share the work: that of a trained head.
+    pub fn is_shared(&self) -> bool {
+        self.task.is_none()
+    }
+}
+
 /// Runs the evaluation of a task.
 ///
 /// # Errors

@@ -6,9 +6,9 @@ use clap::Args;
 use vblora::Selection;
 use vblora_models::BaseDtype;
 
-use super::{ranks::RankArguments, schedule::ScheduleArguments, table::TableArguments};
+use super::{schedule::ScheduleArguments, table::TableArguments};
 use crate::{
-    commands::device::DeviceArguments,
+    commands::{device::DeviceArguments, ranks::RankArguments},
     recipes::TooLong,
     tasks::{Task, causal::Format},
     train::{CheckpointSettings, Method},

@@ -9,11 +9,10 @@ use super::{
     Work,
     answers::{AnswerSettings, Answered},
     arguments::Arguments,
-    ranks::Seat,
     recipe::set_rank,
 };
 use crate::{
-    commands::models,
+    commands::{models, ranks::Seat},
     demo,
     directory::is_same,
     program::say,

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use anyhow::{Result, anyhow, bail};
 use vblora_models::{EncoderConfig, ModelFiles};
 
-use super::{Work, arguments::Arguments, ranks::Seat, recipe::set_rank, table};
+use super::{Work, arguments::Arguments, recipe::set_rank, table};
 use crate::{
+    commands::ranks::Seat,
     program::say,
     recipes::{Recipe, Size},
     report::summary_table,

@@ -5,7 +5,6 @@ mod arguments;
 mod causal;
 mod encoder;
 mod kind;
-mod ranks;
 mod recipe;
 pub(super) mod repeat;
 mod schedule;
@@ -14,6 +13,7 @@ mod table;
 use std::{borrow::Cow, process::ExitCode, sync::atomic::AtomicBool};
 
 use anyhow::{Context, Result};
+use vblora::backend::BackendKind;
 use vblora_models::ModelFiles;
 
 pub use arguments::Arguments;
@@ -47,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
 }
 
 fn train(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
-    let seat = arguments.seat(job)?;
+    let seat = arguments.ranks.seat(&arguments.device, job)?;
     // One rank says what all would do.
     if arguments.output.plan && !seat.ranks.leads() {
         return Ok(ExitCode::SUCCESS);
@@ -77,6 +77,11 @@ impl Arguments {
     pub fn with_default_model(mut self, model: &str) -> Self {
         self.model.model.get_or_insert_with(|| model.into());
         self
+    }
+
+    /// The backend of every rank.
+    pub(in crate::commands) fn backend(&self) -> BackendKind {
+        self.ranks.backend(&self.device)
     }
 
     /// The methods to compare.

@@ -2,12 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Ranks,
-    message::{head, message},
-};
+use super::Ranks;
 use crate::{
     Error, Result,
+    group::{head, message},
     recipes::{Difference, Recipe, first_difference},
     train::identity::Identity,
 };

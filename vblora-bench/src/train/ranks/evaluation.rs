@@ -8,11 +8,11 @@ use vblora_models::host_tensor;
 
 use super::{
     fold::{Pieces, check_len, upload},
-    message::{Order, Report, SiteShape, message},
+    message::{Order, Report, SiteShape},
 };
 use crate::{
     Error, Result,
-    group::Message,
+    group::{Message, message},
     train::{objective::BatchOutputs, parameters::join},
 };
 
@@ -151,8 +151,7 @@ mod tests {
         for (count, ranks) in [(0, 3), (1, 3), (2, 3), (7, 3), (6, 3), (5, 1)] {
             let sent = dealt(count, ranks).into_iter().map(|(rank, own)| {
                 let message = report(own).unwrap();
-                let Report::Outputs(batches) = super::super::message::head(rank, &message).unwrap()
-                else {
+                let Report::Outputs(batches) = crate::group::head(rank, &message).unwrap() else {
                     panic!("outputs")
                 };
                 (rank, reported(rank, batches, &message.values).unwrap())

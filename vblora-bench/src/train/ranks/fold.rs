@@ -26,19 +26,10 @@ pub(super) struct Flat<B: VbLoraBackend> {
 impl<B: VbLoraBackend> Flat<B> {
     /// Lays the gradients of a micro-batch out one after another.
     pub(super) fn of(micro: MicroGradients<B>) -> Self {
-        let mut layout = Layout {
-            parameters: Vec::new(),
-            sites: Vec::new(),
-        };
+        let layout = Layout::of(&micro);
         let mut pieces = vec![micro.loss];
-        for (path, grad) in micro.parameters.into_tensors() {
-            layout.parameters.push((path, grad.dims()[0]));
-            pieces.push(grad);
-        }
-        for (site, factors) in micro.factors.into_sites() {
-            layout
-                .sites
-                .push((site, factors.each_ref().map(Tensor::dims)));
+        pieces.extend(micro.parameters.into_tensors().into_values());
+        for factors in micro.factors.into_sites().into_values() {
             pieces.extend(factors.map(|grad| {
                 let size = grad.shape().num_elements();
                 grad.reshape([size])
@@ -143,14 +134,8 @@ pub(super) trait Summand: Sized {
     /// # Errors
     /// They are of different tensors.
     fn plus(self, other: Self, from: usize) -> Result<Self> {
-        match self.layout() == other.layout() {
-            true => Ok(self.added(other)),
-            false => Err(Error::RankMessage {
-                rank: from,
-                expected: "gradients of the tensors that other micro-batches have".into(),
-                found: "gradients of other tensors".into(),
-            }),
-        }
+        self.layout().check(other.layout(), from)?;
+        Ok(self.added(other))
     }
 }
 

@@ -1,8 +1,9 @@
 //! What ranks say to each other.
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
+use vblora::backend::VbLoraBackend;
 
-use crate::{Error, Result, group::Message};
+use crate::{Error, Result, train::step::MicroGradients};
 
 /// What rank 0 asks of the others.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,62 +74,40 @@ pub(super) struct Layout {
 }
 
 impl Layout {
+    /// The layout of a micro-batch's gradients.
+    pub(super) fn of<B: VbLoraBackend>(micro: &MicroGradients<B>) -> Self {
+        let parameters = micro.parameters.sizes();
+        let sites = micro.factors.shapes();
+        Self {
+            parameters: parameters
+                .map(|(path, size)| (path.to_owned(), size))
+                .collect(),
+            sites: sites
+                .map(|(site, shapes)| (site.to_owned(), shapes))
+                .collect(),
+        }
+    }
+
+    /// Compares with the layout of rank `from`.
+    ///
+    /// # Errors
+    /// They differ.
+    pub(super) fn check(&self, other: &Self, from: usize) -> Result<()> {
+        match self == other {
+            true => Ok(()),
+            false => Err(Error::RankMessage {
+                rank: from,
+                expected: "gradients of the tensors that other micro-batches have".into(),
+                found: "gradients of other tensors".into(),
+            }),
+        }
+    }
+
     /// The number of values, the loss included.
     pub(super) fn len(&self) -> usize {
         let parameters = self.parameters.iter().map(|(_, size)| *size);
         let factors = self.sites.iter().flat_map(|(_, shapes)| shapes);
         let factors = factors.map(|[rows, columns]| rows * columns);
         1 + parameters.chain(factors).sum::<usize>()
-    }
-}
-
-/// The most values of a message. MPI counts them in 32 bits with a sign.
-const MAX_VALUES: usize = i32::MAX as usize;
-
-fn check_count(values: usize) -> Result<()> {
-    match values <= MAX_VALUES {
-        true => Ok(()),
-        false => Err(Error::Setting {
-            setting: "ranks".into(),
-            expected: format!("at most {MAX_VALUES} values in the factors and the head of a step"),
-            found: format!("{values} (fewer sites or a lower rank have fewer)"),
-        }),
-    }
-}
-
-/// A message with this head.
-///
-/// # Errors
-/// There are more values than a message can have.
-pub(super) fn message<T: Serialize>(head: &T, values: Vec<f32>) -> Result<Message> {
-    check_count(values.len())?;
-    let head = serde_json::to_vec(head).map_err(|cause| Error::Json {
-        file: "of a message to another rank".into(),
-        cause,
-    })?;
-    Ok(Message { head, values })
-}
-
-/// The head of a message from a rank.
-pub(super) fn head<T: DeserializeOwned>(from: usize, message: &Message) -> Result<T> {
-    serde_json::from_slice(&message.head).map_err(|cause| Error::RankMessage {
-        rank: from,
-        expected: "a message of this version".into(),
-        found: cause.to_string(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_that_mpi_cannot_count_is_refused() {
-        check_count(MAX_VALUES).unwrap();
-        let error = check_count(MAX_VALUES + 1).unwrap_err().to_string();
-        assert!(
-            error.contains("setting ranks: expected at most 2147483647"),
-            "{error}"
-        );
     }
 }

@@ -3,15 +3,18 @@
 //! Rank 0 leads. It owns adapter, head, optimizer, files and evaluation. In each step it composes the factors and sends them with the head's
 //! values. Each rank computes the gradients of whole micro-batches: rank r of n takes the numbers r, r + n, and so on. Data order, dropout
 //! and noise are functions of seed, step and number, so it does not matter which rank computes a micro-batch. Rank 0 adds the gradients in
-//! the order of the numbers, as one rank does, and finishes the step. On GPUs, whose sums have no fixed order, each rank sends one sum.
+//! the order of the numbers, as one rank does, and finishes the step. On GPUs, whose sums have no fixed order, each rank sends one sum; where
+//! all can, from device to device.
 //! The batches of an evaluation are dealt out in the same way.
 
 mod agreement;
 mod evaluation;
+mod exchange;
 mod fold;
+#[cfg(all(test, feature = "flex"))]
+mod hub;
 mod leader;
 mod message;
-mod program;
 mod sums;
 #[cfg(all(test, feature = "flex"))]
 mod tests;
@@ -20,8 +23,8 @@ mod worker;
 use std::time::Duration;
 
 pub(super) use agreement::{Terms, agree, instructions};
+pub(super) use exchange::open;
 pub(super) use leader::{Communication, Leader};
-pub(super) use program::program_hash;
 pub(super) use worker::serve;
 
 use crate::{
@@ -51,6 +54,8 @@ pub struct Ranks<'a> {
     sending: Sending,
     /// How long to wait for another rank.
     patience: Duration,
+    #[cfg(all(test, feature = "flex"))]
+    hub: Option<&'a hub::Hub>,
 }
 
 impl Ranks<'static> {
@@ -67,6 +72,8 @@ impl<'a> Ranks<'a> {
             group,
             sending: Sending::EachMicroBatch,
             patience,
+            #[cfg(all(test, feature = "flex"))]
+            hub: None,
         }
     }
 

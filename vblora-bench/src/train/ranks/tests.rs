@@ -15,7 +15,7 @@ use std::{
 use vblora::backend::BackendKind;
 use vblora_models::{BaseDtype, ModelFiles};
 
-use super::{Ranks, shared};
+use super::{Ranks, hub::Hub, shared};
 use crate::{
     Error, Result, demo,
     group::{Group, Message, Place, Threads},
@@ -241,6 +241,52 @@ fn causal_models_leave_the_same_files_by_one_and_three_ranks() {
     }
 }
 
+/// The results of rank 0 of three, each of which adds its micro-batches before it sends them: through the hub, or in messages.
+fn adding_early(session: &Session, uses_hub: bool) -> Results {
+    let (group, hub) = (Threads::group(3), Hub::group(3));
+    thread::scope(|scope| {
+        let seats = group.iter().zip(&hub).map(|(seat, hub)| {
+            scope.spawn(move || {
+                let ranks = Ranks {
+                    hub: uses_hub.then_some(hub),
+                    ..Ranks::new(seat, PATIENCE).adding_early()
+                };
+                let here = AtomicBool::new(false);
+                run_with(BackendKind::Flex, 0, session, &here, ranks)
+            })
+        });
+        let seats: Vec<_> = seats.collect();
+        let mut all = seats.into_iter().map(|seat| seat.join().unwrap().unwrap());
+        all.next().unwrap()
+    })
+}
+
+/// Values that go from device to device are those of messages. The last step has fewer micro-batches than ranks, and goes in messages.
+#[test]
+fn an_exchange_leaves_the_files_of_messages() {
+    let dir = tempfile::tempdir().unwrap();
+    data(dir.path(), 26);
+    let methods = [Method::VbLora, Method::Head, Method::Lora];
+    for (out, uses_hub) in [("messages", false), ("exchange", true)] {
+        let results = adding_early(&encoder(dir.path(), out, &methods), uses_hub);
+        assert_eq!(results.runs.len(), methods.len());
+        assert!(results.runs.iter().all(|run| run.stop == Stop::Completed));
+    }
+    let [exchange, messages] = ["exchange", "messages"].map(|out| dir.path().join(out));
+    assert_same(&exchange, &messages);
+    let bytes = |out: &Path| -> u64 {
+        let log = fs::read_to_string(out.join("log.jsonl")).unwrap();
+        let lines = log.lines().filter(|line| line.contains("communication"));
+        let values = lines.map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        values.map(|line| line["bytes"].as_u64().unwrap()).sum()
+    };
+    let [through, carried] = [bytes(&exchange), bytes(&messages)];
+    assert!(
+        through.abs_diff(carried) < carried / 100,
+        "{through} {carried}"
+    );
+}
+
 /// The sums of ranks, as GPUs send them, are those of one rank up to rounding.
 #[test]
 fn ranks_that_add_early_train_as_one_does() {
@@ -248,26 +294,7 @@ fn ranks_that_add_early_train_as_one_does() {
     data(dir.path(), 26);
     let methods = [Method::VbLora];
     let alone = together(&encoder(dir.path(), "1", &methods), 1);
-    let session = encoder(dir.path(), "3", &methods);
-    let group = Threads::group(3);
-    let results = thread::scope(|scope| {
-        let seats = group.iter().map(|seat| {
-            let session = &session;
-            scope.spawn(move || {
-                let ranks = Ranks::new(seat, PATIENCE).adding_early();
-                run_with(
-                    BackendKind::Flex,
-                    0,
-                    session,
-                    &AtomicBool::new(false),
-                    ranks,
-                )
-            })
-        });
-        let seats: Vec<_> = seats.collect();
-        let mut all = seats.into_iter().map(|seat| seat.join().unwrap().unwrap());
-        all.next().unwrap()
-    });
+    let results = adding_early(&encoder(dir.path(), "3", &methods), false);
     let losses = |results: &Results| -> Vec<f64> {
         let epochs = results.runs[0].epochs.iter();
         epochs.map(|epoch| epoch.train_loss).collect()

@@ -2,21 +2,27 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vblora::{Noise, backend::VbLoraBackend};
+use burn::tensor::Tensor;
+use vblora::{
+    Noise,
+    backend::{Exchange, VbLoraBackend},
+};
 use vblora_models::host_tensor;
 
 use super::{
     Ranks, Sending, evaluation,
+    exchange::{self, Values},
     fold::{Flat, Pieces, Summand, check_len, upload},
-    message::{self, Order, Part, Report, SiteShape, head},
+    message::{Layout, Order, Part, Report, SiteShape},
 };
 use crate::{
     Error, Result,
-    group::Message,
+    group::{Message, head, message},
     train::{
         learner::Learner,
         objective::Objective,
         run::{Prepared, Run},
+        step::SlabGradients,
     },
 };
 
@@ -28,11 +34,13 @@ pub(in crate::train) fn serve<B: VbLoraBackend, O: Objective<B>>(
     prepared: &Prepared<B, O>,
     runs: &[Run],
     ranks: Ranks<'_>,
+    exchange: Option<&dyn Exchange<B>>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let mut worker = Worker {
         prepared,
         ranks,
+        exchange,
         interrupted,
         current: None,
     };
@@ -56,6 +64,8 @@ pub(in crate::train) fn serve<B: VbLoraBackend, O: Objective<B>>(
 struct Worker<'a, B: VbLoraBackend, O: Objective<B>> {
     prepared: &'a Prepared<B, O>,
     ranks: Ranks<'a>,
+    /// The way from device to device, if there is one.
+    exchange: Option<&'a dyn Exchange<B>>,
     interrupted: &'a AtomicBool,
     current: Option<Current<'a, B, O>>,
 }
@@ -64,8 +74,8 @@ struct Worker<'a, B: VbLoraBackend, O: Objective<B>> {
 struct Current<'a, B: VbLoraBackend, O: Objective<B>> {
     seed: u64,
     learner: Learner<B, O>,
-    /// The number of the head's values.
-    head: usize,
+    /// The number of values of each of the head's parameters.
+    head: Vec<usize>,
     epoch: Option<Epoch<'a, O::Rows>>,
 }
 
@@ -122,7 +132,7 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
                 let learner = run.learner(self.prepared)?;
                 self.current = Some(Current {
                     seed: run.seed,
-                    head: learner.head_values().len(),
+                    head: learner.head_tensors().iter().map(|t| t.dims()[0]).collect(),
                     learner,
                     epoch: None,
                 });
@@ -151,10 +161,11 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
         } = *self;
         let Prepared { dev, recipe, .. } = prepared;
         let current = self.current("an evaluation")?;
+        let count = current.head.iter().sum();
         let learner = &mut current.learner;
         let device = learner.device.clone();
-        let (factors, of_head) = evaluation::ordered(shapes, current.head, &order.values, &device)?;
-        learner.set_head(of_head);
+        let (factors, of_head) = evaluation::ordered(shapes, count, &order.values, &device)?;
+        set_head(learner, of_head);
         let outputs = learner.outputs(&factors, dev, recipe, ranks.turns())?;
         ranks.group.report(evaluation::report(outputs)?);
         Ok(())
@@ -180,9 +191,12 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
         let Self {
             prepared,
             ranks,
+            exchange,
             interrupted,
             ..
         } = *self;
+        // As rank 0 decides.
+        let exchange = exchange.filter(|_| shares.len() >= ranks.size());
         let current = self.current(&format!("step {step}"))?;
         let rows = current.rows(prepared, step);
         if rows.len() != shares.len() {
@@ -194,57 +208,123 @@ impl<'a, B: VbLoraBackend, O: Objective<B>> Worker<'a, B, O> {
         }
         let learner = &mut current.learner;
         let composed: usize = slabs.iter().map(|[rows, columns]| rows * columns).sum();
-        check_len(0, composed + current.head, &order.values)?;
-        let (of_slabs, of_head) = order.values.split_at(composed);
-        learner.set_head(of_head);
-        let factors = {
-            let mut pieces = Pieces::new(upload(of_slabs.to_vec(), &learner.device));
-            let slabs = slabs.iter().map(|&shape| pieces.matrix(shape));
-            learner.factors_of(&slabs.collect::<Vec<_>>())
+        let factors = match exchange {
+            Some(exchange) => {
+                let device = &learner.device;
+                let slabs = slabs.iter().map(|&shape| Tensor::empty(shape, device));
+                let head = current
+                    .head
+                    .iter()
+                    .map(|&size| Tensor::empty([size], device));
+                let values = Values {
+                    slabs: slabs.collect(),
+                    flat: head.collect(),
+                };
+                let Values { slabs, flat } = values.broadcast(exchange);
+                let mut of_head = flat.into_iter();
+                learner.set_head(|_| of_head.next().expect("one for each parameter"));
+                learner.factors_of(&slabs)
+            }
+            None => {
+                check_len(
+                    0,
+                    composed + current.head.iter().sum::<usize>(),
+                    &order.values,
+                )?;
+                let (of_slabs, of_head) = order.values.split_at(composed);
+                set_head(learner, of_head);
+                let mut pieces = Pieces::new(upload(of_slabs.to_vec(), &learner.device));
+                let slabs = slabs.iter().map(|&shape| pieces.matrix(shape));
+                learner.factors_of(&slabs.collect::<Vec<_>>())
+            }
         };
         let (rank, size) = (ranks.rank(), ranks.size());
-        let mut sum: Option<(usize, Flat<B>)> = None;
+        let mut sums = match exchange {
+            Some(_) => Sums::InSlabs(None),
+            None => Sums::Flat(None),
+        };
         for number in (rank..rows.len()).step_by(size) {
             let batch = O::batch(&prepared.train, &rows[number], learner.base())?;
             let noise = Noise::new(current.seed, step as u64, number as u64);
             let micro = learner.micro_batch(&factors, &batch, noise, shares[number])?;
-            let flat = Flat::of(micro);
-            match (ranks.sending, sum.take()) {
-                (Sending::EachMicroBatch, _) => report(ranks, step, number, flat, interrupted)?,
-                (Sending::OneSum, None) => sum = Some((number, flat)),
-                (Sending::OneSum, Some((first, earlier))) => {
-                    sum = Some((first, earlier.plus(flat, rank)?));
+            match &mut sums {
+                Sums::InSlabs(sum) => {
+                    let layout = Layout::of(&micro);
+                    let micro = learner.in_slabs(micro)?;
+                    match sum {
+                        None => *sum = Some((number, layout, micro)),
+                        Some((.., sum)) => sum.add(micro),
+                    }
+                }
+                Sums::Flat(sum) => {
+                    let flat = Flat::of(micro);
+                    match (ranks.sending, sum.take()) {
+                        (Sending::EachMicroBatch, _) => {
+                            let values = host_tensor(flat.values).values;
+                            report(ranks, step, (number, flat.layout), values, interrupted)?;
+                        }
+                        (Sending::OneSum, None) => *sum = Some((number, flat)),
+                        (Sending::OneSum, Some((first, earlier))) => {
+                            *sum = Some((first, earlier.plus(flat, rank)?));
+                        }
+                    }
                 }
             }
         }
-        if let Some((first, sum)) = sum {
-            report(ranks, step, first, sum, interrupted)?;
+        match (sums, exchange) {
+            (Sums::Flat(Some((first, Flat { layout, values }))), _) => {
+                let values = host_tensor(values).values;
+                report(ranks, step, (first, layout), values, interrupted)?;
+            }
+            (Sums::InSlabs(Some((first, layout, sum))), Some(exchange)) => {
+                exchange::sum(exchange, sum);
+                exchange::check(exchange)?;
+                report(ranks, step, (first, layout), Vec::new(), interrupted)?;
+            }
+            _ => {}
         }
         // The reports of a rank with work say so as well.
         if rank >= rows.len() && interrupted.load(Ordering::Relaxed) {
-            let report = message::message(&Report::Interrupted, Vec::new())?;
+            let report = message(&Report::Interrupted, Vec::new())?;
             ranks.group.report(report);
         }
         Ok(())
     }
 }
 
-/// Sends gradients of micro-batch `number`, or of that one and later ones.
-fn report<B: VbLoraBackend>(
+/// The sum of this rank's micro-batches, and the number of the first.
+enum Sums<B: VbLoraBackend> {
+    /// For messages.
+    Flat(Option<(usize, Flat<B>)>),
+    /// For an exchange.
+    InSlabs(Option<(usize, Layout, SlabGradients<B>)>),
+}
+
+/// Gives the head these values, a buffer for each parameter.
+fn set_head<B: VbLoraBackend, O: Objective<B>>(learner: &mut Learner<B, O>, values: &[f32]) {
+    let (mut rest, device) = (values, learner.device.clone());
+    learner.set_head(|size| {
+        let (own, later) = rest.split_at(size);
+        rest = later;
+        upload(own.to_vec(), &device)
+    });
+}
+
+/// Sends gradients of micro-batch `number`, or of that one and later ones, with their layout.
+fn report(
     ranks: Ranks<'_>,
     step: usize,
-    number: usize,
-    flat: Flat<B>,
+    (number, layout): (usize, Layout),
+    values: Vec<f32>,
     interrupted: &AtomicBool,
 ) -> Result<()> {
     let part = Part {
         step,
         number,
         interrupted: interrupted.load(Ordering::Relaxed),
-        layout: flat.layout,
+        layout,
     };
-    let values = host_tensor(flat.values).values;
     let report = Report::Gradients(part);
-    ranks.group.report(message::message(&report, values)?);
+    ranks.group.report(message(&report, values)?);
     Ok(())
 }

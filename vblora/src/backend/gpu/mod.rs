@@ -7,6 +7,8 @@
 pub(super) mod cache;
 pub(super) mod cast;
 pub(super) mod elements;
+#[cfg(feature = "cuda")]
+mod exchange;
 pub(super) mod product;
 mod reading;
 pub(super) mod rows;
@@ -62,6 +64,11 @@ where
 
     fn read_later() -> Option<ReadLater<Self>> {
         Some(reading::read_later)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn exchanges(device: &Device<Self>) -> Option<super::Exchanges<Self>> {
+        exchange::exchanges(device)
     }
 }
 

@@ -351,7 +351,7 @@ impl<R: CubeRuntime> Launch<'_, R> {
         let count = CubeCount::new_3d(across, down, (items * heads) as u32);
         #[cfg(feature = "cublaslt")]
         if let Some(product) = product {
-            vblora_cublaslt::submit(&out.device, product, Box::new(kernel), count, arguments);
+            vblora_nvidia::submit(&out.device, product, Box::new(kernel), count, arguments);
             return out;
         }
         out.client.launch(Box::new(kernel), count, arguments);
@@ -360,17 +360,17 @@ impl<R: CubeRuntime> Launch<'_, R> {
 
     /// The same product in the library's terms, if the library is there and the hand-over pays.
     #[cfg(feature = "cublaslt")]
-    fn in_library(&self) -> Option<vblora_cublaslt::Product> {
+    fn in_library(&self) -> Option<vblora_nvidia::Product> {
         let is_one_matrix = self.batch == [1, 1] && self.scale == 1.0;
         let strides =
             |update: &RankUpdate<R>| [0, 1].map(|d| update.factor.meta.strides()[d] as u64);
         let has_rows = self
             .update
             .is_none_or(|update| strides(update).contains(&1));
-        if !is_one_matrix || self.x.is_transposed || !has_rows || !vblora_cublaslt::is_present() {
+        if !is_one_matrix || self.x.is_transposed || !has_rows || !vblora_nvidia::is_present() {
             return None;
         }
-        let product = vblora_cublaslt::Product {
+        let product = vblora_nvidia::Product {
             element: self.element.in_library(),
             sizes: self.sizes,
             x_row: self.x.layout.row,
@@ -437,11 +437,11 @@ impl Element {
     }
 
     #[cfg(feature = "cublaslt")]
-    fn in_library(self) -> vblora_cublaslt::Element {
+    fn in_library(self) -> vblora_nvidia::Element {
         match self {
-            Self::F32 => vblora_cublaslt::Element::F32,
-            Self::Bf16 => vblora_cublaslt::Element::Bf16,
-            Self::F16 => vblora_cublaslt::Element::F16,
+            Self::F32 => vblora_nvidia::Element::F32,
+            Self::Bf16 => vblora_nvidia::Element::Bf16,
+            Self::F16 => vblora_nvidia::Element::F16,
         }
     }
 

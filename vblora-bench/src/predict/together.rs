@@ -1,0 +1,256 @@
+//! Predictions by several ranks: each computes every n-th batch, and rank 0 joins the outputs.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use vblora::storage::{peft, sha256_hex};
+use vblora_models::ModelFiles;
+
+use super::run::Text;
+use crate::{
+    Error, Result,
+    group::{Group, head, message, program_hash},
+    train::{HEAD_FILE, HEAD_SETTINGS, model_hash},
+};
+
+/// SHA-256 of everything that outputs depend on, by part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms(BTreeMap<String, String>);
+
+impl Terms {
+    /// The terms of this rank: its program, its base, the adapter and head in `dir`, and the texts.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn new(files: &ModelFiles, dir: &Path, texts: &[Text<'_>]) -> Result<Self> {
+        let mut parts = BTreeMap::from([
+            ("program".to_owned(), program_hash()?),
+            ("set of model files".to_owned(), model_hash(files)?),
+        ]);
+        for name in [peft::CONFIG, peft::TENSORS, HEAD_FILE, HEAD_SETTINGS] {
+            let path = dir.join(name);
+            if path.is_file() {
+                let bytes = std::fs::read(&path).map_err(|cause| Error::read(&path, cause))?;
+                parts.insert(name.to_owned(), sha256_hex([bytes]));
+            }
+        }
+        // Every text after its length, so that no two lists are alike.
+        let pieces = texts.iter().flat_map(|(first, second)| {
+            let length = |text: &str| (text.len() as u64).to_le_bytes().to_vec();
+            let second = second.map(|text| [length(text), text.into()].concat());
+            [
+                [length(first), (*first).into()].concat(),
+                second.unwrap_or_default(),
+            ]
+        });
+        parts.insert("data".to_owned(), sha256_hex(pieces));
+        Ok(Self(parts))
+    }
+
+    /// The first part in which another rank differs, with both values.
+    fn difference(&self, other: &Self) -> Option<(String, String, String)> {
+        let names = self.0.keys().chain(other.0.keys());
+        let shown = |hash: Option<&String>| {
+            hash.map_or_else(|| "missing".to_owned(), |hash| format!("SHA-256 {hash}"))
+        };
+        names
+            .map(|name| (name, self.0.get(name), other.0.get(name)))
+            .find(|(_, ours, theirs)| ours != theirs)
+            .map(|(name, ours, theirs)| (name.clone(), shown(ours), shown(theirs)))
+    }
+}
+
+/// Rank 0 compares the terms of all ranks with its own. The others send theirs.
+///
+/// # Errors
+/// A rank differs, or does not answer.
+pub fn agree(group: &dyn Group, terms: &Terms, patience: Duration) -> Result<()> {
+    if group.place().rank > 0 {
+        group.report(message(terms, Vec::new())?);
+        return Ok(());
+    }
+    each(group, patience, "before the first batch", |from, found| {
+        let theirs: Terms = head(from, &found)?;
+        match terms.difference(&theirs) {
+            None => Ok(()),
+            Some((part, expected, found)) => Err(Error::OtherRank {
+                rank: from,
+                part,
+                expected,
+                found,
+            }),
+        }
+    })
+}
+
+/// The outputs of all ranks for every text, on rank 0. The others send theirs, and have none then. A text of another rank has empty outputs.
+///
+/// # Errors
+/// A rank does not answer, or sends outputs that are not its own.
+pub fn join(
+    group: &dyn Group,
+    mut outputs: Vec<Vec<f32>>,
+    patience: Duration,
+) -> Result<Option<Vec<Vec<f32>>>> {
+    if group.place().rank > 0 {
+        let rows: Vec<usize> = (0..outputs.len())
+            .filter(|&row| !outputs[row].is_empty())
+            .collect();
+        group.report(message(&rows, outputs.concat())?);
+        return Ok(None);
+    }
+    each(group, patience, "for its predictions", |from, found| {
+        let rows: Vec<usize> = head(from, &found)?;
+        let unfit = |found: String| Error::RankMessage {
+            rank: from,
+            expected: "outputs of its own texts".into(),
+            found,
+        };
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let width = found.values.len() / rows.len();
+        if width == 0 || found.values.len() != width * rows.len() {
+            let (values, rows) = (found.values.len(), rows.len());
+            return Err(unfit(format!("{values} values for {rows} texts")));
+        }
+        for (row, values) in rows.into_iter().zip(found.values.chunks(width)) {
+            match outputs.get_mut(row) {
+                Some(place) if place.is_empty() => *place = values.to_vec(),
+                _ => return Err(unfit(format!("those of text {}", row + 1))),
+            }
+        }
+        Ok(())
+    })?;
+    match outputs.iter().position(Vec::is_empty) {
+        None => Ok(Some(outputs)),
+        Some(row) => Err(Error::RankMessage {
+            rank: 0,
+            expected: "outputs for every text".into(),
+            found: format!("none for text {} of any rank", row + 1),
+        }),
+    }
+}
+
+/// Hears one message of every other rank.
+fn each(
+    group: &dyn Group,
+    patience: Duration,
+    during: &str,
+    mut hear: impl FnMut(usize, crate::group::Message) -> Result<()>,
+) -> Result<()> {
+    let mut missing: Vec<usize> = (1..group.place().size).collect();
+    while !missing.is_empty() {
+        let Some((from, found)) = group.receive(patience) else {
+            let names: Vec<_> = missing.iter().map(|rank| format!("rank {rank}")).collect();
+            return Err(Error::SilentRank {
+                ranks: names.join(", "),
+                during: during.to_owned(),
+                seconds: patience.as_secs(),
+            });
+        };
+        missing.retain(|&rank| rank != from);
+        hear(from, std::sync::Arc::unwrap_or_clone(found))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::group::Threads;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn terms(data: &str) -> Terms {
+        let parts = [("program", "a"), ("data", data)];
+        Terms(
+            parts
+                .map(|(name, hash)| (name.to_owned(), hash.to_owned()))
+                .into(),
+        )
+    }
+
+    /// The outputs of three ranks for seven texts, joined by rank 0. Rank r has the texts r, r + 3, and so on, save those that `edit` takes.
+    fn joined(edit: impl Fn(usize, &mut Vec<Vec<f32>>) + Sync) -> Result<Option<Vec<Vec<f32>>>> {
+        let group = Threads::group(3);
+        thread::scope(|scope| {
+            let ranks = group.iter().enumerate().map(|(rank, seat)| {
+                let edit = &edit;
+                scope.spawn(move || {
+                    let own = |row: usize| match row % 3 == rank {
+                        true => vec![row as f32, 0.5],
+                        false => Vec::new(),
+                    };
+                    let mut outputs: Vec<_> = (0..7).map(own).collect();
+                    edit(rank, &mut outputs);
+                    join(seat, outputs, PATIENCE)
+                })
+            });
+            let ranks: Vec<_> = ranks.collect();
+            let mut all = ranks.into_iter().map(|rank| rank.join().unwrap());
+            let first = all.next().unwrap();
+            assert!(all.all(|other| other.unwrap().is_none()));
+            first
+        })
+    }
+
+    #[test]
+    fn every_text_gets_the_outputs_of_its_rank() {
+        let expected: Vec<_> = (0..7).map(|row| vec![row as f32, 0.5]).collect();
+        assert_eq!(joined(|_, _| ()).unwrap().unwrap(), expected);
+        let error = joined(|rank, outputs| {
+            if rank == 1 {
+                outputs[4].clear();
+            }
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("none for text 5 of any rank"), "{error}");
+        let error = joined(|rank, outputs| {
+            if rank == 2 {
+                outputs[0] = vec![0.0, 0.0];
+            }
+        });
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("rank 2 sent those of text 1"), "{error}");
+    }
+
+    #[test]
+    fn other_data_of_a_rank_are_named() {
+        let compared = |theirs: &str| {
+            let group = Threads::group(2);
+            agree(&group[1], &terms(theirs), PATIENCE).unwrap();
+            agree(&group[0], &terms("b"), PATIENCE)
+        };
+        compared("b").unwrap();
+        let error = compared("c").unwrap_err().to_string();
+        assert!(
+            error.contains("rank 1 cannot work with rank 0: its data is SHA-256 c"),
+            "{error}"
+        );
+        let files = crate::demo::model_files();
+        let dir = tempfile::tempdir().unwrap();
+        let of = |texts: &[Text<'_>]| Terms::new(&files, dir.path(), texts).unwrap();
+        assert_ne!(of(&[("ab", None)]), of(&[("a", None), ("b", None)]));
+        assert_eq!(of(&[("ab", Some("c"))]), of(&[("ab", Some("c"))]));
+        std::fs::write(dir.path().join(HEAD_SETTINGS), "{}").unwrap();
+        let before = of(&[]);
+        std::fs::write(dir.path().join(HEAD_SETTINGS), "{ }").unwrap();
+        let (part, ..) = before.difference(&of(&[])).unwrap();
+        assert_eq!(part, HEAD_SETTINGS);
+    }
+
+    #[test]
+    fn a_silent_rank_is_named() {
+        let group = Threads::group(3);
+        let patience = Duration::from_millis(10);
+        agree(&group[2], &terms("b"), patience).unwrap();
+        let error = agree(&group[0], &terms("b"), patience).unwrap_err();
+        assert!(
+            error.to_string().contains("no answer from rank 1 "),
+            "{error}"
+        );
+    }
+}
