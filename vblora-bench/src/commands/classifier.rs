@@ -194,7 +194,11 @@ impl ClassifierArguments {
             size: seat.ranks.size(),
         };
         if turns.size > 1 {
-            agree(group, &Terms::new(files, self.dir(), &texts)?, patience)?;
+            agree(
+                group,
+                &Terms::new(device.backend, files, self.dir(), &texts)?,
+                patience,
+            )?;
         }
         let bar = progress::bar(rows.len().div_ceil(turns.size) as u64, "predict");
         let mut go_on = |rows: usize| {

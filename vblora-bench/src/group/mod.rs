@@ -3,6 +3,7 @@
 //! [`Solo`] is a job of one process. With the feature `mpi`, a program that MPI's launcher has started as several processes finds the others
 //! through [`Job::open`]. Nothing here knows what the messages say.
 
+mod hear;
 mod job;
 mod launcher;
 mod message;
@@ -15,6 +16,7 @@ mod world;
 
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
+pub(crate) use hear::{hear_each, names, silent};
 pub use job::Job;
 pub use launcher::{is_launched, require_alone};
 pub(crate) use message::{head, message};

@@ -3,61 +3,70 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use vblora::storage::{peft, sha256_hex};
+use vblora::{
+    backend::BackendKind,
+    storage::{peft, sha256_hex},
+};
 use vblora_models::ModelFiles;
 
 use super::run::Text;
 use crate::{
     Error, Result,
-    group::{Group, head, message, program_hash},
+    group::{Group, head, hear_each, message, program_hash},
     train::{HEAD_FILE, HEAD_SETTINGS, model_hash},
 };
 
-/// SHA-256 of everything that outputs depend on, by part.
+/// Everything that outputs depend on, by part: the backend, and SHA-256 of the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms(BTreeMap<String, String>);
 
 impl Terms {
-    /// The terms of this rank: its program, its base, the adapter and head in `dir`, and the texts.
+    /// The terms of this rank: its program, its backend, its base, the adapter and head in `dir`, and the texts.
     ///
     /// # Errors
     /// A file cannot be read.
-    pub fn new(files: &ModelFiles, dir: &Path, texts: &[Text<'_>]) -> Result<Self> {
+    pub fn new(
+        backend: BackendKind,
+        files: &ModelFiles,
+        dir: &Path,
+        texts: &[Text<'_>],
+    ) -> Result<Self> {
         let mut parts = BTreeMap::from([
-            ("program".to_owned(), program_hash()?),
-            ("set of model files".to_owned(), model_hash(files)?),
+            ("backend".to_owned(), backend.to_string()),
+            ("program".to_owned(), hash(program_hash()?)),
+            ("set of model files".to_owned(), hash(model_hash(files)?)),
         ]);
         for name in [peft::CONFIG, peft::TENSORS, HEAD_FILE, HEAD_SETTINGS] {
             let path = dir.join(name);
             if path.is_file() {
                 let bytes = std::fs::read(&path).map_err(|cause| Error::read(&path, cause))?;
-                parts.insert(name.to_owned(), sha256_hex([bytes]));
+                parts.insert(name.to_owned(), hash(sha256_hex([bytes])));
             }
         }
-        // Every text after its length, so that no two lists are alike.
+        // Every text after its length, and a second one after a mark, so that no two lists are alike.
         let pieces = texts.iter().flat_map(|(first, second)| {
-            let length = |text: &str| (text.len() as u64).to_le_bytes().to_vec();
-            let second = second.map(|text| [length(text), text.into()].concat());
-            [
-                [length(first), (*first).into()].concat(),
-                second.unwrap_or_default(),
-            ]
+            let sized = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+            let second = second.map_or_else(|| vec![0], |text| [vec![1], sized(text)].concat());
+            [sized(first), second]
         });
-        parts.insert("data".to_owned(), sha256_hex(pieces));
+        parts.insert("data".to_owned(), hash(sha256_hex(pieces)));
         Ok(Self(parts))
     }
 
     /// The first part in which another rank differs, with both values.
     fn difference(&self, other: &Self) -> Option<(String, String, String)> {
         let names = self.0.keys().chain(other.0.keys());
-        let shown = |hash: Option<&String>| {
-            hash.map_or_else(|| "missing".to_owned(), |hash| format!("SHA-256 {hash}"))
-        };
+        let shown = |part: Option<&String>| part.map_or("missing", |part| part).to_owned();
         names
             .map(|name| (name, self.0.get(name), other.0.get(name)))
             .find(|(_, ours, theirs)| ours != theirs)
             .map(|(name, ours, theirs)| (name.clone(), shown(ours), shown(theirs)))
     }
+}
+
+/// A hash as errors show it.
+fn hash(hash: String) -> String {
+    format!("SHA-256 {hash}")
 }
 
 /// Rank 0 compares the terms of all ranks with its own. The others send theirs.
@@ -69,7 +78,7 @@ pub fn agree(group: &dyn Group, terms: &Terms, patience: Duration) -> Result<()>
         group.report(message(terms, Vec::new())?);
         return Ok(());
     }
-    each(group, patience, "before the first batch", |from, found| {
+    hear_each(group, patience, "before the first batch", |from, found| {
         let theirs: Terms = head(from, &found)?;
         match terms.difference(&theirs) {
             None => Ok(()),
@@ -99,7 +108,7 @@ pub fn join(
         group.report(message(&rows, outputs.concat())?);
         return Ok(None);
     }
-    each(group, patience, "for its predictions", |from, found| {
+    hear_each(group, patience, "for its predictions", |from, found| {
         let rows: Vec<usize> = head(from, &found)?;
         let unfit = |found: String| Error::RankMessage {
             rank: from,
@@ -132,29 +141,6 @@ pub fn join(
     }
 }
 
-/// Hears one message of every other rank.
-fn each(
-    group: &dyn Group,
-    patience: Duration,
-    during: &str,
-    mut hear: impl FnMut(usize, crate::group::Message) -> Result<()>,
-) -> Result<()> {
-    let mut missing: Vec<usize> = (1..group.place().size).collect();
-    while !missing.is_empty() {
-        let Some((from, found)) = group.receive(patience) else {
-            let names: Vec<_> = missing.iter().map(|rank| format!("rank {rank}")).collect();
-            return Err(Error::SilentRank {
-                ranks: names.join(", "),
-                during: during.to_owned(),
-                seconds: patience.as_secs(),
-            });
-        };
-        missing.retain(|&rank| rank != from);
-        hear(from, std::sync::Arc::unwrap_or_clone(found))?;
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use std::thread;
@@ -165,12 +151,8 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(20);
 
     fn terms(data: &str) -> Terms {
-        let parts = [("program", "a"), ("data", data)];
-        Terms(
-            parts
-                .map(|(name, hash)| (name.to_owned(), hash.to_owned()))
-                .into(),
-        )
+        let parts = [("program", hash("a".into())), ("data", hash(data.into()))];
+        Terms(parts.map(|(name, hash)| (name.to_owned(), hash)).into())
     }
 
     /// The outputs of three ranks for seven texts, joined by rank 0. Rank r has the texts r, r + 3, and so on, save those that `edit` takes.
@@ -232,7 +214,12 @@ mod tests {
         );
         let files = crate::demo::model_files();
         let dir = tempfile::tempdir().unwrap();
-        let of = |texts: &[Text<'_>]| Terms::new(&files, dir.path(), texts).unwrap();
+        let on =
+            |backend, texts: &[Text<'_>]| Terms::new(backend, &files, dir.path(), texts).unwrap();
+        let of = |texts: &[Text<'_>]| on(BackendKind::Flex, texts);
+        let (part, ..) = of(&[]).difference(&on(BackendKind::NdArray, &[])).unwrap();
+        assert_eq!(part, "backend");
+        assert_ne!(of(&[("a", Some("b"))]), of(&[("a", None), ("b", None)]));
         assert_ne!(of(&[("ab", None)]), of(&[("a", None), ("b", None)]));
         assert_eq!(of(&[("ab", Some("c"))]), of(&[("ab", Some("c"))]));
         std::fs::write(dir.path().join(HEAD_SETTINGS), "{}").unwrap();

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Ranks;
 use crate::{
     Error, Result,
-    group::{head, message},
+    group::{head, hear_each, message},
     recipes::{Difference, Recipe, first_difference},
     train::identity::Identity,
 };
@@ -88,12 +88,8 @@ pub(in crate::train) fn agree(ranks: Ranks<'_>, terms: &Terms) -> Result<()> {
         ranks.group.report(message(terms, Vec::new())?);
         return Ok(());
     }
-    let mut missing: Vec<usize> = (1..ranks.size()).collect();
-    while !missing.is_empty() {
-        let Some((from, found)) = ranks.group.receive(ranks.patience) else {
-            return Err(ranks.silent(&missing, "before the first step".into()));
-        };
-        missing.retain(|&rank| rank != from);
+    let during = "before the first step";
+    hear_each(ranks.group, ranks.patience, during, |from, found| {
         let theirs: Terms = head(from, &found)?;
         if theirs.instructions != terms.instructions {
             let named = |of: &Terms| of.instructions.clone().unwrap_or_default();
@@ -102,14 +98,14 @@ pub(in crate::train) fn agree(ranks: Ranks<'_>, terms: &Terms) -> Result<()> {
                 "rank {from} computes with {theirs} and rank 0 with {ours}: the result will not have the bits of one rank"
             );
         }
-        if let Some((part, expected, found)) = terms.difference(&theirs)? {
-            return Err(Error::OtherRank {
+        match terms.difference(&theirs)? {
+            None => Ok(()),
+            Some((part, expected, found)) => Err(Error::OtherRank {
                 rank: from,
                 part,
                 expected,
                 found,
-            });
+            }),
         }
-    }
-    Ok(())
+    })
 }

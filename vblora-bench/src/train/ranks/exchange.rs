@@ -9,7 +9,7 @@ use vblora::backend::{Exchange, Exchanges, VbLoraBackend};
 use super::{Ranks, Sending};
 use crate::{
     Error, Result,
-    group::{head, message},
+    group::{head, hear_each, message},
     train::{parameters::Gradients, step::SlabGradients},
 };
 
@@ -91,15 +91,11 @@ fn stage(
         return verdict(ranks);
     }
     let mut refused = own.err().map(|reason| (0, reason));
-    let mut missing: Vec<usize> = (1..ranks.size()).collect();
-    while !missing.is_empty() {
-        let Some((from, found)) = ranks.group.receive(ranks.patience) else {
-            return Err(ranks.silent(&missing, DURING.into()));
-        };
+    hear_each(ranks.group, ranks.patience, DURING, |from, found| {
         let Answer(reason) = head(from, &found)?;
-        missing.retain(|&rank| rank != from);
-        refused = refused.or(reason.map(|reason| (from, reason)));
-    }
+        refused = refused.take().or(reason.map(|reason| (from, reason)));
+        Ok(())
+    })?;
     let words = match refused {
         None => words().map_err(|reason| (0, reason)),
         Some(refused) => Err(refused),

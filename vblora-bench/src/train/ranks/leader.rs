@@ -21,12 +21,11 @@ use super::{
     exchange::{self, Values},
     fold::Flat,
     message::{Layout, Order, Part, Report},
-    names,
     sums::Sums,
 };
 use crate::{
     Error, Result,
-    group::{Message, head, message},
+    group::{Message, head, message, names, silent},
     recipes::Recipe,
     tasks::Evaluation,
     train::{
@@ -321,7 +320,10 @@ impl<'a, B: VbLoraBackend> Leader<'a, B> {
                 return Ok(found);
             }
             if left.is_zero() {
-                return Err(self.ranks.silent(missing, during.to_owned()));
+                let Ranks {
+                    group, patience, ..
+                } = self.ranks;
+                return Err(silent(group, missing, patience, during.to_owned()));
             }
             // A launcher sends this signal when a rank has died. The user then learns which, and in which step.
             if !was_interrupted && self.here.load(Ordering::Relaxed) {

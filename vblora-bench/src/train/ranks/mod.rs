@@ -28,15 +28,11 @@ pub(super) use leader::{Communication, Leader};
 pub(super) use worker::serve;
 
 use crate::{
-    Error,
     group::{Group, Job, Solo},
     recipes::Recipe,
     tasks::counted,
     train::objective::Turns,
 };
-
-/// How long a rank that does not do its work may take to say that its process lives.
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// What a rank sends of the gradients of its micro-batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,33 +114,6 @@ impl<'a> Ranks<'a> {
     pub fn rank(&self) -> usize {
         self.group.place().rank
     }
-}
-
-impl Ranks<'_> {
-    /// The error of ranks that have not answered. Of several, those are named whose processes do not even live: others may wait for a message
-    /// that one of these should have passed on.
-    fn silent(&self, missing: &[usize], during: String) -> Error {
-        let lifeless = match missing {
-            [_] => Vec::new(),
-            several => self.group.lifeless(several, ANSWER.min(self.patience)),
-        };
-        let ranks = if lifeless.is_empty() {
-            missing
-        } else {
-            &lifeless
-        };
-        Error::SilentRank {
-            ranks: names(ranks),
-            during,
-            seconds: self.patience.as_secs(),
-        }
-    }
-}
-
-/// Ranks in a message.
-fn names(ranks: &[usize]) -> String {
-    let names: Vec<_> = ranks.iter().map(|rank| format!("rank {rank}")).collect();
-    names.join(", ")
 }
 
 /// See [`Ranks::line`].
