@@ -163,8 +163,8 @@ pub enum Error {
         /// The tasks that the file has.
         available: String,
     },
-    /// A `results.json` does not parse, or cannot be written as JSON.
-    #[error("results {file}: {cause}")]
+    /// A file does not parse as JSON, or cannot be written as JSON.
+    #[error("{file}: {cause}")]
     Json {
         /// The file.
         file: String,

@@ -100,7 +100,90 @@ fn a_trained_head_predicts_and_is_evaluated_as_in_its_run() {
     evaluation_is_that_of_the_run(dir);
     predictions_keep_the_order_of_their_rows(dir);
     a_whole_model_needs_no_adapter(dir);
+    a_cut_names_the_models_positions(dir);
+    settings_that_disagree_are_refused(dir);
     what_does_not_fit_is_refused(dir);
+}
+
+/// The file of a run's adapter with this text replaced, while `check` runs.
+fn replaced(dir: &Path, file: &str, [from, to]: [&str; 2], check: impl FnOnce()) {
+    let path = dir.join("run/vblora-seed1").join(file);
+    let before = std::fs::read_to_string(&path).unwrap();
+    let after = before.replacen(from, to, 1);
+    assert_ne!(before, after, "{from}");
+    std::fs::write(&path, after).unwrap();
+    check();
+    std::fs::write(&path, before).unwrap();
+}
+
+/// The bundled model has positions for 64 tokens.
+fn a_cut_names_the_models_positions(dir: &Path) {
+    let text = format!("review\n{}\nShort.\n", "a long row ".repeat(60));
+    let line = format!("predict {SHARED} --data - --text review");
+    let (status, _, said) = vblora(dir, &line, &text);
+    assert_eq!(status, 0, "{said}");
+    let settings = std::fs::read_to_string(dir.join("run/vblora-seed1/classifier.json")).unwrap();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
+    let trained = settings["max_length"].as_u64().unwrap();
+    assert!(trained <= 64, "{trained}");
+    let note = format!("note: 1 of 2 rows were cut to {trained} tokens\n");
+    assert!(said.contains(&note), "{said}");
+    let key = format!("\"max_length\": {trained}");
+    replaced(
+        dir,
+        "classifier.json",
+        [&key, "\"max_length\": 500"],
+        || {
+            let (status, _, said) = vblora(dir, &line, &text);
+            assert_eq!(status, 0, "{said}");
+            let note = "note: 1 of 2 rows were cut to 64 tokens, for which the model has positions; the head's max_length is 500\n";
+            assert!(said.contains(note), "{said}");
+        },
+    );
+}
+
+/// Labels stand in classifier.json and in transformers' config.json.
+fn settings_that_disagree_are_refused(dir: &Path) {
+    let line = format!("predict {SHARED} --data dev.csv");
+    let places = [
+        "run/vblora-seed1/config.json",
+        "run/vblora-seed1/classifier.json",
+    ];
+    for (change, words) in [
+        (["\"0\": \"", "\"0\": \"not "], ["id2label", "0: "]),
+        (
+            ["\"0\":", "\"3\": \"more\", \"0\":"],
+            ["id2label", "4 labels"],
+        ),
+        (
+            ["single_label_classification", "multi_label_classification"],
+            ["problem_type", "single_label_classification"],
+        ),
+    ] {
+        replaced(dir, "config.json", change, || {
+            fail(dir, &line, &[&places[..], &words].concat());
+        });
+    }
+    // A file without them says nothing.
+    for change in [["\"id2label\"", "\"labels\""], ["problem_type", "problem"]] {
+        replaced(dir, "config.json", change, || {
+            succeed(dir, &line, "");
+        });
+    }
+    for (to, found) in [
+        ("-1", "found -1"),
+        ("2", "found 2"),
+        ("\"x\"", "found \"x\""),
+    ] {
+        let path = dir.join("run/vblora-seed1/classifier.json");
+        let settings: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+        let key = format!("\"max_length\": {}", settings["max_length"]);
+        let change = [&*key, &format!("\"max_length\": {to}")];
+        replaced(dir, "classifier.json", change, || {
+            let expected = "setting run/vblora-seed1/classifier.json: max_length: expected a whole number from 4 to";
+            fail(dir, &line, &[expected, found]);
+        });
+    }
 }
 
 fn evaluation_is_that_of_the_run(dir: &Path) {

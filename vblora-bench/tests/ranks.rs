@@ -345,3 +345,68 @@ fn ranks_share_predictions() {
         said(&refused)
     );
 }
+
+/// Answers and scores are those of one process, to the byte. Other questions of a rank are named, and a file is scored by one process.
+#[test]
+fn ranks_share_the_answers_to_questions() {
+    if !is_there() {
+        return;
+    }
+    let dir = directory();
+    let problems: Vec<String> = (0..7)
+        .map(|row| {
+            format!(
+                r#"{{"question": "What is {row} {}and 2?", "answer": "Sum.\n#### {}"}}"#,
+                "and 0 ".repeat(row % 3),
+                row + 2
+            )
+        })
+        .collect();
+    fs::write(dir.path().join("test.jsonl"), problems.join("\n")).unwrap();
+    let words = |out: &str| {
+        format!(
+            "evaluate gsm8k --model bundled:llama --data test.jsonl --out {out} --batch 2 --max-new-tokens 6"
+        )
+    };
+    let run = |size: usize, words: &str| {
+        let mut command = program(dir.path(), size);
+        command.args(words.split_whitespace());
+        command.output().unwrap()
+    };
+    let answers = |out: &str| fs::read(dir.path().join(out)).unwrap();
+    let alone = run(0, &words("alone.jsonl"));
+    assert!(alone.status.success(), "{}", said(&alone));
+    for size in [2, 3] {
+        let out = format!("by-{size}.jsonl");
+        let shared = run(size, &words(&out));
+        assert!(shared.status.success(), "{}", said(&shared));
+        assert!(answers(&out) == answers("alone.jsonl"), "{size} ranks");
+        assert!(shared.stdout == alone.stdout, "{}", said(&shared));
+    }
+    // A file with some of the answers is finished, by the questions that are left.
+    let whole = String::from_utf8(answers("by-2.jsonl")).unwrap();
+    let some: Vec<&str> = whole.lines().skip(3).collect();
+    fs::write(dir.path().join("by-2.jsonl"), some.join("\n") + "\n").unwrap();
+    let finished = run(2, &words("by-2.jsonl"));
+    assert!(
+        said(&finished).contains("4 of 7 answered"),
+        "{}",
+        said(&finished)
+    );
+    assert_eq!(whole.into_bytes(), answers("by-2.jsonl"));
+
+    fs::write(dir.path().join("other.jsonl"), problems[1..].join("\n")).unwrap();
+    let mut command = program(dir.path(), 1);
+    command.args(words("refused.jsonl").split_whitespace());
+    command.args([":", "-n", "1", env!("CARGO_BIN_EXE_vblora")]);
+    let other = words("refused.jsonl").replace("test.jsonl", "other.jsonl");
+    command.args(other.split_whitespace());
+    let refused = said(&command.output().unwrap());
+    assert!(
+        refused.contains("rank 1 cannot work with rank 0: its all_questions is 6"),
+        "{refused}"
+    );
+    assert!(!dir.path().join("refused.jsonl").exists());
+    let refused = said(&run(2, "evaluate gsm8k --score by-2.jsonl"));
+    assert!(refused.contains("share theirs"), "{refused}");
+}

@@ -12,8 +12,8 @@ use super::{
     ranks::{RankArguments, Seat},
 };
 use crate::{
-    group::Job,
-    predict::{Classifier, Form, Rows, Terms, agree, join, run},
+    group::{Job, agree},
+    predict::{Classifier, Form, Rows, join, run, terms},
     program::{complain, is_interrupted},
     tasks::{Columns, Task, table::Format},
     train::Turns,
@@ -196,7 +196,7 @@ impl ClassifierArguments {
         if turns.size > 1 {
             agree(
                 group,
-                &Terms::new(device.backend, files, self.dir(), &texts)?,
+                &terms(device.backend, files, self.dir(), &texts)?,
                 patience,
             )?;
         }
@@ -222,11 +222,15 @@ impl ClassifierArguments {
         let Some(outputs) = join(group, outputs, patience)? else {
             return Ok(Outputs::Elsewhere);
         };
+        let (most, recorded) = (classifier.max_length(), classifier.settings.max_length);
+        let why = match most < recorded {
+            true => {
+                format!(", for which the model has positions; the head's max_length is {recorded}")
+            }
+            false => String::new(),
+        };
         for (count, what) in [
-            (
-                cut,
-                format!("were cut to {} tokens", classifier.max_length()),
-            ),
+            (cut, format!("were cut to {most} tokens{why}")),
             (rows.empty as u64, "have an empty text".into()),
         ] {
             if count > 0 {

@@ -1,18 +1,16 @@
 //! The end of a command that several processes share.
 
-use std::process::ExitCode;
-
 use anyhow::{Error, Result};
 
 use crate::{group::Job, program::complain};
 
 impl Job {
     /// Leaves the job with the outcome of this process. An error of one rank ends all.
-    pub(super) fn end(self, outcome: Result<ExitCode>) -> Result<ExitCode> {
+    pub(super) fn end<T>(self, outcome: Result<T>) -> Result<T> {
         match outcome {
-            Ok(code) => {
+            Ok(done) => {
                 self.close()?;
-                Ok(code)
+                Ok(done)
             }
             Err(error) if self.group().place().size > 1 => {
                 complain(said(&error, self.group().place().rank));

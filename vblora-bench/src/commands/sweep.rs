@@ -16,7 +16,7 @@ use crate::{
     commands::progress,
     group::{Job, Message, Place},
     program::{complain, listen, say, say_nothing},
-    report::{draw, human_bytes, plan_table},
+    report::{check_published, draw, human_bytes, plan_table},
     results::RunResult,
     sweep::{
         Budget, Campaign, Device, News, Outcome, Plan, Record, Shard, Spec, Store, duration,
@@ -219,6 +219,7 @@ fn share(arguments: &Arguments, job: &Job) -> Result<ExitCode> {
 /// Makes the runs of these arguments.
 fn make(arguments: &Arguments, place: Place) -> Result<ExitCode> {
     let mut spec = Spec::find(&arguments.sweep)?;
+    check_published(&spec.tables).with_context(|| arguments.sweep.clone())?;
     let mut keys = HashSet::new();
     for assignment in &arguments.set {
         let key = spec.set(assignment)?;

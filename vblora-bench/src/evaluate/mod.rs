@@ -12,6 +12,7 @@ mod model;
 pub mod mtbench;
 mod respond;
 mod tally;
+mod together;
 mod trained;
 
 pub use answer::{Answer, Question, StopReason};
@@ -21,6 +22,7 @@ pub(crate) use file::{check_origin, origin_path};
 pub use generated::output;
 pub use model::{AnswerJob, AnsweringModel};
 pub(crate) use respond::encoded;
-pub use respond::{Asking, Keep, Responder};
+pub use respond::{Asking, Keep, KeepAnswers, Responder};
 pub use tally::{Score, Tally, named};
+pub use together::{Keeper, deal};
 pub use trained::Trained;

@@ -17,10 +17,14 @@ use vblora_models::{
 
 use super::{
     answer::Question,
-    file::{AnswerFile, Origin},
-    respond::{Asking, Responder},
+    file::Origin,
+    respond::{Asking, KeepAnswers, Responder},
 };
-use crate::{Error, Result, limits::MAX_DATA_BYTES, train::model_hash};
+use crate::{
+    Error, Result,
+    limits::MAX_DATA_BYTES,
+    train::{Turns, model_hash},
+};
 
 /// A causal model and perhaps an adapter, checked against each other and not yet on a device.
 #[derive(Debug)]
@@ -158,19 +162,19 @@ pub(super) fn adapter_hash(path: &Path) -> Result<String> {
     Ok(sha256_hex(bytes.collect::<Result<Vec<_>>>()?))
 }
 
-/// Questions for a model, as work for a backend. The answers that the file lacks are made.
+/// Questions for a model, as work for a backend.
 #[expect(missing_debug_implementations, reason = "it has a callback")]
 pub struct AnswerJob<'a> {
     /// The model.
     pub model: AnsweringModel,
     /// The questions.
-    pub questions: &'a [Question],
+    pub questions: &'a [&'a Question],
     /// The settings for answers.
     pub asking: &'a Asking,
-    /// The file of answers.
-    pub file: &'a mut AnswerFile,
-    /// Hears the number of answers in the file.
-    pub hear: &'a mut (dyn FnMut(usize) + Send),
+    /// The batches of this process.
+    pub turns: Turns,
+    /// Takes the answers of each batch.
+    pub keep: &'a mut KeepAnswers<'a>,
     /// Set when the work must end.
     pub interrupted: &'a AtomicBool,
 }
@@ -183,8 +187,8 @@ impl BackendJob for AnswerJob<'_> {
         loaded.responder(&device).answer(
             self.questions,
             self.asking,
-            self.file,
-            self.hear,
+            self.turns,
+            self.keep,
             self.interrupted,
         )
     }

@@ -12,11 +12,8 @@ use vblora_models::{
     generate::{GeneratedText, GenerationConfig, generate_text},
 };
 
-use super::{
-    answer::{Answer, Question, StopReason},
-    file::AnswerFile,
-};
-use crate::{Error, Result};
+use super::answer::{Answer, Question, StopReason};
+use crate::{Error, Result, train::Turns};
 
 /// A model in memory, in its own number type, with an adapter or without one.
 #[derive(Debug)]
@@ -43,28 +40,27 @@ pub struct Asking {
 /// Takes a batch: the indices of its prompts, and their texts.
 pub type Keep<'a> = dyn FnMut(&[usize], Vec<GeneratedText>) -> Result<()> + 'a;
 
+/// Takes the answers of a batch.
+pub type KeepAnswers<'a> = dyn FnMut(Vec<Answer>) -> Result<()> + Send + 'a;
+
 impl<B: VbLoraBackend> Responder<'_, B> {
-    /// Answers the questions that the file does not have yet. Each batch is appended to the file when it ends. After `interrupted` is set,
-    /// the answers that have ended are kept and the others are asked again by the next call.
-    ///
-    /// `hear` is told the number of answers in the file.
+    /// Answers the questions of this process's batches. `keep` gets the answers of each batch when it ends. After `interrupted` is set, the
+    /// answers that have ended are kept and the others are missing.
     ///
     /// # Errors
-    /// A prompt is empty or leaves no room for an answer; the error names the question. The file cannot be written; the device failed.
+    /// A prompt is empty or leaves no room for an answer; the error names the question. The device failed; `keep` fails.
     pub fn answer(
         &self,
-        questions: &[Question],
+        questions: &[&Question],
         asking: &Asking,
-        file: &mut AnswerFile,
-        hear: &mut dyn FnMut(usize),
+        turns: Turns,
+        keep: &mut KeepAnswers<'_>,
         interrupted: &AtomicBool,
     ) -> Result<()> {
-        let left: Vec<&Question> = questions.iter().filter(|q| !file.has(&q.id)).collect();
-        let prompts = encoded(&left, self.tokenizer, self.model.config())?;
-        hear(file.count());
+        let prompts = encoded(questions, self.tokenizer, self.model.config())?;
         let mut keep = |rows: &[usize], texts: Vec<GeneratedText>| {
             let answers = rows.iter().zip(texts).filter_map(|(&row, text)| {
-                let question = left[row];
+                let question = questions[row];
                 Some(Answer {
                     id: question.id.clone(),
                     prompt: question.prompt.clone(),
@@ -74,14 +70,12 @@ impl<B: VbLoraBackend> Responder<'_, B> {
                     stop: StopReason::of(text.ended)?,
                 })
             });
-            file.append(answers.collect())?;
-            hear(file.count());
-            Ok(())
+            keep(answers.collect())
         };
-        self.respond(&prompts, asking, &mut keep, interrupted)
+        self.respond(&prompts, asking, turns, &mut keep, interrupted)
     }
 
-    /// Continues encoded prompts in batches of similar length, the longest first. `keep` gets the indices of a batch's prompts with their
+    /// Continues encoded prompts in batches of similar length, the longest first, those of this process's turns. `keep` gets the indices of a batch's prompts with their
     /// texts. After `interrupted` is set, the rows of the current batch are broken off and no further batch is started.
     ///
     /// # Errors
@@ -90,12 +84,14 @@ impl<B: VbLoraBackend> Responder<'_, B> {
         &self,
         prompts: &[Vec<u32>],
         asking: &Asking,
+        turns: Turns,
         keep: &mut Keep<'_>,
         interrupted: &AtomicBool,
     ) -> Result<()> {
         let mut order: Vec<usize> = (0..prompts.len()).collect();
         order.sort_by_key(|&row| std::cmp::Reverse(prompts[row].len()));
-        for rows in order.chunks(asking.batch.max(1)) {
+        let batches = order.chunks(asking.batch.max(1)).enumerate();
+        for (_, rows) in batches.filter(|&(number, _)| turns.has(number)) {
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(());
             }

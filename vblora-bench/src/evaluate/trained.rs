@@ -20,7 +20,7 @@ use super::{
 use crate::{
     Error, Result,
     results::{RunResult, Stop},
-    train::{Session, causal::TextSource, model_hash},
+    train::{Session, Turns, causal::TextSource, model_hash},
 };
 
 /// The benchmarks of a session's runs.
@@ -146,10 +146,14 @@ impl<B: VbLoraBackend> Trained<'_, B> {
             Err(Error::OtherAnswers { .. }) => AnswerFile::open(path, &questions, &origin, true)?,
             opened => opened?,
         };
-        let mut hear = |count: usize| {
+        let left: Vec<_> = questions.iter().filter(|q| !file.has(&q.id)).collect();
+        let mut keep = |answers| {
+            file.append(answers)?;
+            let count = file.count();
             tracing::info!("{benchmark}: {count} of {} answered", questions.len());
+            Ok(())
         };
-        responder.answer(&questions, &asking, &mut file, &mut hear, self.interrupted)?;
+        responder.answer(&left, &asking, Turns::ALL, &mut keep, self.interrupted)?;
         file.finish(&questions)
     }
 }

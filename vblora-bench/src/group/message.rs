@@ -28,7 +28,7 @@ fn check_count(values: usize) -> Result<()> {
 pub(crate) fn message<T: Serialize>(head: &T, values: Vec<f32>) -> Result<Message> {
     check_count(values.len())?;
     let head = serde_json::to_vec(head).map_err(|cause| Error::Json {
-        file: "of a message to another rank".into(),
+        file: "a message to another rank".into(),
         cause,
     })?;
     Ok(Message { head, values })

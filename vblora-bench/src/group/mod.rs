@@ -1,7 +1,7 @@
 //! Processes that do one job together. Each has a number, its rank; rank 0 leads.
 //!
 //! [`Solo`] is a job of one process. With the feature `mpi`, a program that MPI's launcher has started as several processes finds the others
-//! through [`Job::open`]. Nothing here knows what the messages say.
+//! through [`Job::open`]. [`Terms`] are what ranks compare before they share work. Nothing here knows what other messages say.
 
 mod hear;
 mod job;
@@ -9,6 +9,7 @@ mod launcher;
 mod message;
 mod processors;
 mod program;
+mod terms;
 #[cfg(test)]
 mod threads;
 #[cfg(feature = "mpi")]
@@ -22,6 +23,7 @@ pub use launcher::{is_launched, require_alone};
 pub(crate) use message::{head, message};
 pub use processors::processors;
 pub(crate) use program::program_hash;
+pub use terms::{Terms, agree};
 #[cfg(test)]
 pub(crate) use threads::Threads;
 

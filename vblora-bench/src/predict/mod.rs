@@ -14,6 +14,6 @@ pub use head::with_head_beside;
 pub use outcome::{Outcome, outcomes};
 pub use read::{Rows, open, read, read_glue, read_labelled};
 pub use run::{Text, run};
-pub use together::{Terms, agree, join};
+pub use together::{join, terms};
 pub use whole::whole;
 pub use write::{Form, check, encode};

@@ -1,95 +1,44 @@
 //! Predictions by several ranks: each computes every n-th batch, and rank 0 joins the outputs.
 
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
-use serde::{Deserialize, Serialize};
-use vblora::{
-    backend::BackendKind,
-    storage::{peft, sha256_hex},
-};
+use vblora::{backend::BackendKind, storage::peft};
 use vblora_models::ModelFiles;
 
 use super::run::Text;
 use crate::{
     Error, Result,
-    group::{Group, head, hear_each, message, program_hash},
+    group::{Group, Terms, head, hear_each, message},
     train::{HEAD_FILE, HEAD_SETTINGS, model_hash},
 };
 
-/// Everything that outputs depend on, by part: the backend, and SHA-256 of the others.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terms(BTreeMap<String, String>);
-
-impl Terms {
-    /// The terms of this rank: its program, its backend, its base, the adapter and head in `dir`, and the texts.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn new(
-        backend: BackendKind,
-        files: &ModelFiles,
-        dir: &Path,
-        texts: &[Text<'_>],
-    ) -> Result<Self> {
-        let mut parts = BTreeMap::from([
-            ("backend".to_owned(), backend.to_string()),
-            ("program".to_owned(), hash(program_hash()?)),
-            ("set of model files".to_owned(), hash(model_hash(files)?)),
-        ]);
-        for name in [peft::CONFIG, peft::TENSORS, HEAD_FILE, HEAD_SETTINGS] {
-            let path = dir.join(name);
-            if path.is_file() {
-                let bytes = std::fs::read(&path).map_err(|cause| Error::read(&path, cause))?;
-                parts.insert(name.to_owned(), hash(sha256_hex([bytes])));
-            }
-        }
-        // Every text after its length, and a second one after a mark, so that no two lists are alike.
-        let pieces = texts.iter().flat_map(|(first, second)| {
-            let sized = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
-            let second = second.map_or_else(|| vec![0], |text| [vec![1], sized(text)].concat());
-            [sized(first), second]
-        });
-        parts.insert("data".to_owned(), hash(sha256_hex(pieces)));
-        Ok(Self(parts))
-    }
-
-    /// The first part in which another rank differs, with both values.
-    fn difference(&self, other: &Self) -> Option<(String, String, String)> {
-        let names = self.0.keys().chain(other.0.keys());
-        let shown = |part: Option<&String>| part.map_or("missing", |part| part).to_owned();
-        names
-            .map(|name| (name, self.0.get(name), other.0.get(name)))
-            .find(|(_, ours, theirs)| ours != theirs)
-            .map(|(name, ours, theirs)| (name.clone(), shown(ours), shown(theirs)))
-    }
-}
-
-/// A hash as errors show it.
-fn hash(hash: String) -> String {
-    format!("SHA-256 {hash}")
-}
-
-/// Rank 0 compares the terms of all ranks with its own. The others send theirs.
+/// The terms of this rank: its program, its backend, its base, the adapter and head in `dir`, and the texts.
 ///
 /// # Errors
-/// A rank differs, or does not answer.
-pub fn agree(group: &dyn Group, terms: &Terms, patience: Duration) -> Result<()> {
-    if group.place().rank > 0 {
-        group.report(message(terms, Vec::new())?);
-        return Ok(());
-    }
-    hear_each(group, patience, "before the first batch", |from, found| {
-        let theirs: Terms = head(from, &found)?;
-        match terms.difference(&theirs) {
-            None => Ok(()),
-            Some((part, expected, found)) => Err(Error::OtherRank {
-                rank: from,
-                part,
-                expected,
-                found,
-            }),
+/// A file cannot be read.
+pub fn terms(
+    backend: BackendKind,
+    files: &ModelFiles,
+    dir: &Path,
+    texts: &[Text<'_>],
+) -> Result<Terms> {
+    let mut terms = Terms::new(backend)?;
+    terms.set("set of model files", model_hash(files)?);
+    for name in [peft::CONFIG, peft::TENSORS, HEAD_FILE, HEAD_SETTINGS] {
+        let path = dir.join(name);
+        if path.is_file() {
+            let bytes = std::fs::read(&path).map_err(|cause| Error::read(&path, cause))?;
+            terms.set_hash(name, [bytes]);
         }
-    })
+    }
+    // Every text after its length, and a second one after a mark, so that no two lists are alike.
+    let pieces = texts.iter().flat_map(|(first, second)| {
+        let sized = |text: &str| [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat();
+        let second = second.map_or_else(|| vec![0], |text| [vec![1], sized(text)].concat());
+        [sized(first), second]
+    });
+    terms.set_hash("data", pieces);
+    Ok(terms)
 }
 
 /// The outputs of all ranks for every text, on rank 0. The others send theirs, and have none then. A text of another rank has empty outputs.
@@ -150,11 +99,6 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
-    fn terms(data: &str) -> Terms {
-        let parts = [("program", hash("a".into())), ("data", hash(data.into()))];
-        Terms(parts.map(|(name, hash)| (name.to_owned(), hash)).into())
-    }
-
     /// The outputs of three ranks for seven texts, joined by rank 0. Rank r has the texts r, r + 3, and so on, save those that `edit` takes.
     fn joined(edit: impl Fn(usize, &mut Vec<Vec<f32>>) + Sync) -> Result<Option<Vec<Vec<f32>>>> {
         let group = Threads::group(3);
@@ -200,22 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn other_data_of_a_rank_are_named() {
-        let compared = |theirs: &str| {
-            let group = Threads::group(2);
-            agree(&group[1], &terms(theirs), PATIENCE).unwrap();
-            agree(&group[0], &terms("b"), PATIENCE)
-        };
-        compared("b").unwrap();
-        let error = compared("c").unwrap_err().to_string();
-        assert!(
-            error.contains("rank 1 cannot work with rank 0: its data is SHA-256 c"),
-            "{error}"
-        );
+    fn terms_tell_backends_texts_and_files_apart() {
         let files = crate::demo::model_files();
         let dir = tempfile::tempdir().unwrap();
-        let on =
-            |backend, texts: &[Text<'_>]| Terms::new(backend, &files, dir.path(), texts).unwrap();
+        let on = |backend, texts: &[Text<'_>]| terms(backend, &files, dir.path(), texts).unwrap();
         let of = |texts: &[Text<'_>]| on(BackendKind::Flex, texts);
         let (part, ..) = of(&[]).difference(&on(BackendKind::NdArray, &[])).unwrap();
         assert_eq!(part, "backend");
@@ -227,17 +159,5 @@ mod tests {
         std::fs::write(dir.path().join(HEAD_SETTINGS), "{ }").unwrap();
         let (part, ..) = before.difference(&of(&[])).unwrap();
         assert_eq!(part, HEAD_SETTINGS);
-    }
-
-    #[test]
-    fn a_silent_rank_is_named() {
-        let group = Threads::group(3);
-        let patience = Duration::from_millis(10);
-        agree(&group[2], &terms("b"), patience).unwrap();
-        let error = agree(&group[0], &terms("b"), patience).unwrap_err();
-        assert!(
-            error.to_string().contains("no answer from rank 1 "),
-            "{error}"
-        );
     }
 }

@@ -14,7 +14,7 @@ pub use curve::curves_svg;
 pub use escape::{as_markdown, as_paragraph, picture};
 pub use numbers::human_bytes;
 pub use summary::summary_table;
-pub use sweep::{Figure, Page, plan_table, sweep_report};
+pub use sweep::{Figure, Page, check_published, plan_table, sweep_report};
 pub use table::{Align, Table};
 pub(crate) use template::html;
 

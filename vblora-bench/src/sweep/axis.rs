@@ -5,10 +5,19 @@ use std::collections::BTreeMap;
 use clap::ValueEnum;
 use toml::{Table, Value};
 
-use crate::{Error, Result, recipes::Recipe, train::Method};
+use crate::{
+    Error, Result,
+    evaluate::{Benchmark, Evaluation},
+    recipes::{Recipe, Size},
+    tasks::Task,
+    train::Method,
+};
+
+/// The recipe that a run starts from. It is no value of the run, which has all keys of the recipe instead.
+const RECIPE: &str = "recipe";
 
 /// The keys of a run that are not part of its recipe.
-pub(super) const RUN_KEYS: [&str; 6] = ["recipe", "model", "data", "task", "method", "seed"];
+pub(super) const RUN_KEYS: [&str; 6] = [RECIPE, "model", "data", "task", "method", "seed"];
 
 /// The keys of a run on texts that are not part of its recipe, beside those of benchmarks.
 pub(super) const TEXT_KEYS: [&str; 4] = ["format", "held_out", "rows", "held_out_rows"];
@@ -136,20 +145,80 @@ pub(super) fn set(
     set.map_err(|error| {
         let message = format!("\"{key}\": {}", one_line(&error));
         match message.contains("unknown field") && !key.contains('.') {
-            true => format!("{message}; or one of {}", own_names()),
+            true => {
+                let names: Vec<_> = own().collect();
+                format!("{message}; or one of {}", names.join(", "))
+            }
             false => message,
         }
     })
 }
 
 /// The keys of a sweep file that are not recipe keys.
-fn own_names() -> String {
+fn own() -> impl Iterator<Item = &'static str> {
     let short = SHORT.iter().map(|(short, _)| *short).chain(["r"]);
-    RUN_KEYS
-        .into_iter()
-        .chain(short)
-        .collect::<Vec<_>>()
-        .join(", ")
+    RUN_KEYS.into_iter().chain(short)
+}
+
+/// Refuses a key of a table's rows or columns under which no run has a value.
+///
+/// # Errors
+/// There is no such key. The message has the known names.
+pub(super) fn check_table_key(key: &str) -> std::result::Result<(), String> {
+    if key != RECIPE && own().chain(TEXT_KEYS).any(|known| known == key) {
+        return Ok(());
+    }
+    if let Some(setting) = key.strip_prefix(EVALUATE) {
+        return check_benchmark_key(setting).map_err(|problem| format!("\"{key}\": {problem}"));
+    }
+    let recipe = Recipe::builtin(Size::Demo, &Task::demo()).map_err(|error| error.to_string())?;
+    let mut leaves = BTreeMap::new();
+    flatten(&table(&recipe), "", &mut leaves);
+    let below = format!("{key}.");
+    let below = leaves.keys().filter(|leaf| leaf.starts_with(&below));
+    let below: Vec<_> = below.map(String::as_str).collect();
+    if !below.is_empty() {
+        return Err(format!(
+            "\"{key}\" is a table, expected one of its keys: {}",
+            below.join(", ")
+        ));
+    }
+    let known: Vec<_> = own()
+        .filter(|key| *key != RECIPE)
+        .chain(TEXT_KEYS)
+        .collect();
+    let known = format!("{}, {EVALUATE}BENCHMARK.KEY", known.join(", "));
+    let mut methods = Method::value_variants().iter();
+    match leaves.contains_key(key) {
+        true if methods.any(|method| takes(*method, key)) => return Ok(()),
+        true => {
+            return Err(format!(
+                "no run has a value of \"{key}\", expected one of {known}, or a key of the recipe"
+            ));
+        }
+        false => {}
+    }
+    // A key that this recipe has no value of is known if its reader knows it.
+    match set(&recipe, key, &Value::Boolean(true)) {
+        Err(problem) if problem.contains("unknown field") || problem.contains("not a table") => {
+            let problem = problem.split("; or one of ").next().unwrap_or_default();
+            Err(format!("{problem}; or one of {known}"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks a benchmark and its setting, such as `gsm8k.limit`.
+fn check_benchmark_key(key: &str) -> std::result::Result<(), String> {
+    let (name, setting) = key.split_once('.').unwrap_or((key, ""));
+    name.parse::<Benchmark>()
+        .map_err(|error| error.to_string())?;
+    let table = Table::from_iter([(setting.to_owned(), Value::Boolean(true))]);
+    let read: std::result::Result<Evaluation, _> = Value::Table(table).try_into();
+    match read.map_err(|error| one_line(&error)) {
+        Err(problem) if problem.contains("unknown field") => Err(problem),
+        _ => Ok(()),
+    }
 }
 
 /// An error of the TOML reader without its line breaks.
@@ -188,7 +257,6 @@ fn flatten(table: &Table, prefix: &str, leaves: &mut BTreeMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{recipes::Size, tasks::Task};
 
     fn demo() -> Recipe {
         Recipe::builtin(Size::Demo, &Task::demo()).unwrap()
@@ -229,6 +297,58 @@ mod tests {
             "{error}"
         );
         assert!(refused("epochs.x", Value::Integer(1)).contains("not a table"));
+    }
+
+    #[test]
+    fn a_table_has_keys_that_runs_have() {
+        for key in [
+            "method",
+            "model",
+            "data",
+            "task",
+            "seed",
+            "k",
+            "h",
+            "b",
+            "r",
+            "selection",
+            "targets",
+            "lr.bank",
+            "lr.adapter",
+            "vblora.topk",
+            "class_weights",
+            "text.packing",
+            "format",
+            "rows",
+            "held_out",
+            "evaluate.gsm8k.limit",
+            "epochs",
+        ] {
+            check_table_key(key).unwrap();
+        }
+        for (key, words) in [
+            ("methods", "unknown field `methods`"),
+            ("kk", "k, h, b, selection, r, format, held_out"),
+            ("recipe", "; or one of model, data, task, method, seed, k"),
+            ("vblora.top_k", "`topk`"),
+            ("lr.banks", "`bank`"),
+            ("lr", "lr.bank, "),
+            (
+                "seeds",
+                "expected one of model, data, task, method, seed, k",
+            ),
+            ("epochs.x", "not a table"),
+            ("evaluate.gsm.limit", "gsm8k"),
+            ("evaluate.gsm8k.limits", "`limit`"),
+            ("evaluate.gsm8k", "`limit`"),
+            ("", "unknown field"),
+        ] {
+            let error = check_table_key(key).unwrap_err();
+            assert!(
+                error.contains(key) && error.contains(words),
+                "{key}: {error}"
+            );
+        }
     }
 
     #[test]

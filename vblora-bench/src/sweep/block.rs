@@ -6,7 +6,10 @@ use toml::{
     de::{DeTable, DeValue, ValueDeserializer},
 };
 
-use super::{axis::one_line, spec::line_of};
+use super::{
+    axis::{check_table_key, one_line},
+    spec::line_of,
+};
 use crate::{Error, Result};
 
 /// A key with the values that it takes one after another.
@@ -81,6 +84,35 @@ impl Source<'_> {
             return Err(self.error(1, "no runs, expected at least one [[grid]] or [[run]]"));
         }
         Ok((base, blocks))
+    }
+
+    /// Refuses rows and columns of `[tables]` that are no key of any run.
+    ///
+    /// # Errors
+    /// There is no such key; the message has the known names.
+    pub(super) fn check_keys_of_tables(&self, document: &DeTable<'_>) -> Result<()> {
+        let tables = document.get("tables").map(Spanned::get_ref);
+        let tables = tables.and_then(DeValue::as_table).into_iter().flatten();
+        for (name, table) in tables {
+            for part in ["rows", "columns"] {
+                let value = table.get_ref().get(part);
+                let keys = match value.map(Spanned::get_ref) {
+                    Some(DeValue::Array(keys)) => keys.iter().collect(),
+                    _ => value.into_iter().collect::<Vec<_>>(),
+                };
+                for key in keys {
+                    let DeValue::String(text) = key.get_ref() else {
+                        continue;
+                    };
+                    check_table_key(text).map_err(|problem| {
+                        let line = line_of(self.text, key.span().start);
+                        let name = name.get_ref();
+                        self.error(line, format!("[tables.{name}]: {part}: {problem}"))
+                    })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn block(&self, kind: &str, block: &Spanned<DeValue<'_>>) -> Result<Block> {

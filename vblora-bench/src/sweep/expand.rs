@@ -478,6 +478,18 @@ seed = 9
             ("table = \"t\"", "table = \"u\"", 18, "[tables]: t"),
             ("columns = \"k\"", "column = \"k\"", 12, "`columns`"),
             (
+                "columns = \"k\"",
+                "columns = \"kk\"",
+                12,
+                "[tables.t]: columns: \"kk\"",
+            ),
+            (
+                "rows = [\"method\"]",
+                "rows = [\"seed\", \"metod\"]",
+                11,
+                "method, seed, k, h",
+            ),
+            (
                 "about = \"a test\"",
                 "about = \"a test\"\nx = 1",
                 2,

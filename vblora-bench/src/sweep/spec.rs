@@ -122,6 +122,7 @@ impl Spec {
         let frame: Frame = toml::from_str(text).map_err(|error| located(file, text, &error))?;
         let document = DeTable::parse(text).map_err(|error| located(file, text, &error))?;
         let source = super::block::Source { file, text };
+        source.check_keys_of_tables(document.get_ref())?;
         let (base, blocks) = source.read(document.get_ref())?;
         let spec = Self {
             name: name.into(),

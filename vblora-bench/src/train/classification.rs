@@ -221,20 +221,33 @@ fn whole(names: &ClassifierNames, base: Named, head: &Named) -> Named {
     base.chain(written(names, head)).collect()
 }
 
+/// The kind of a head that gives a number.
+const REGRESSION: &str = "regression";
+
 /// The head's settings in the `config.json` of such a model.
 fn settings(of: &ClassifierNames, recipe: &Recipe) -> Map<String, Value> {
-    let classes = || recipe.task.classes().iter().map(String::as_str).collect();
-    let (names, problem) = match recipe.task.target() {
-        Some(Target::Classes { .. }) => (classes(), "single_label_classification"),
-        Some(Target::Sets { .. }) => (classes(), "multi_label_classification"),
-        Some(Target::Number { .. }) | None => (vec!["LABEL_0"], "regression"),
+    let names: Vec<&str> = match recipe.task.target() {
+        Some(Target::Classes { .. } | Target::Sets { .. }) => {
+            recipe.task.classes().iter().map(String::as_str).collect()
+        }
+        Some(Target::Number { .. }) | None => vec!["LABEL_0"],
     };
+    let problem = recipe.task.target().map_or(REGRESSION, problem_type);
     let mut settings = class_settings(of.class, &names);
     settings.extend([
         (of.dropout.into(), json!(recipe.head.dropout)),
         ("problem_type".into(), problem.into()),
     ]);
     settings
+}
+
+/// The kind of a head in transformers' `config.json`.
+pub(super) fn problem_type(target: &Target) -> &'static str {
+    match target {
+        Target::Classes { .. } => "single_label_classification",
+        Target::Sets { .. } => "multi_label_classification",
+        Target::Number { .. } => REGRESSION,
+    }
 }
 
 /// The settings in the `config.json` of transformers' class that hold for any head: the class, and the names of its outputs.

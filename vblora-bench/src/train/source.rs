@@ -189,6 +189,16 @@ impl DataSource {
     }
 }
 
+/// Says that a recipe asks for longer texts than the model takes. `found` is the model's most tokens.
+pub(super) fn over_positions(recipe: &Recipe, found: usize) -> Option<String> {
+    let asked = recipe.max_length;
+    (asked > found).then(|| {
+        format!(
+            "max_length is {asked}, but the model has positions for {found} tokens: {found} is taken in its place"
+        )
+    })
+}
+
 /// Says how many inputs were cut.
 fn cut(train: &EncodedSplit, dev: &EncodedSplit, max_length: usize) -> Option<String> {
     let shown = |split: &EncodedSplit| match split.is_estimate() {
@@ -265,7 +275,9 @@ impl Source for DataSource {
         if let Some(weights) = &recipe.class_weights {
             weights.resolve(classes, &counts)?;
         }
-        notes.extend(other_dropout(&config(recipe, files)?, recipe));
+        let config = config(recipe, files)?;
+        notes.extend(over_positions(recipe, config.usable_positions()));
+        notes.extend(other_dropout(&config, recipe));
         Ok(Survey {
             rows,
             batches: rows[0].div_ceil(recipe.batch),
@@ -288,6 +300,7 @@ impl Source for DataSource {
         // Sentences longer than the position table are cut to it. The results count them.
         let max_length = recipe.max_length.min(config.usable_positions());
         let (train, dev, mut notes) = self.encode(recipe, &tokenizer, max_length)?;
+        notes.extend(over_positions(recipe, config.usable_positions()));
         notes.extend(cut(&train, &dev, max_length));
         notes.extend(other_dropout(&config, recipe));
         let train = weighted(train, recipe)?;

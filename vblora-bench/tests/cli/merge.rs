@@ -4,6 +4,11 @@ use std::{path::Path, process::Command};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
+use vblora::{
+    LoraConfig, Site, Targets,
+    storage::{HostAdapter, HostLora, peft::PeftAdapter},
+};
+
 use super::{adapter, directory, shell, vblora};
 
 /// A base of zeros, so that the merged weights are the update.
@@ -49,7 +54,7 @@ fn directories_and_compact_files_are_merged() {
     let merged = dir.path().join("merged/model.safetensors");
     assert_eq!(first_value(&merged, "classifier.weight"), 0.5);
     let update = first_value(&merged, "net.a.one.weight");
-    let lora = vblora::storage::HostAdapter::VbLora(adapter()).to_lora();
+    let lora = HostAdapter::VbLora(adapter()).to_lora();
     let (a, b) = (&lora.a()[0], &lora.b()[0]);
     let expected: f32 = (0..3).map(|r| a[r * 8] * b[r * 12]).sum();
     assert!(update != 0.0 && (update - expected).abs() < 1e-6);
@@ -148,4 +153,36 @@ fn what_cannot_be_merged_is_one_line_and_leaves_nothing() {
     let merge = "merge base small merged --prefix other.";
     assert_eq!(vblora(dir.path(), merge).0, 0);
     assert!(dir.path().join("merged").exists());
+}
+
+/// The files of a bundled model lie in a temporary directory while it is merged into.
+#[test]
+fn a_bundled_base_has_its_name_in_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    directory(dir.path());
+    for base in ["bundled:roberta", "bundled:llama"] {
+        let (status, _, error) = vblora(dir.path(), &format!("merge {base} net merged"));
+        assert_eq!(status, 1, "{error}");
+        let expected = format!("error: {base}: no tensor \"net.a.one.weight\"");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+    // A tensor of the base that is in a file.
+    let site = Site::new("encoder.layer.0.attention.self.query", 256, 256);
+    let plan = Targets::all_linear().select(&[site]).unwrap();
+    let config = LoraConfig {
+        rank: 1,
+        alpha: 1e30,
+        ..Default::default()
+    };
+    let ones = || vec![vec![1.0; 256]];
+    let lora = HostLora::new(config.check(&plan).unwrap(), ones(), ones()).unwrap();
+    let lora = PeftAdapter::new(HostAdapter::Lora(lora));
+    lora.write(&dir.path().join("large")).unwrap();
+    let (status, _, error) = vblora(dir.path(), "merge bundled:roberta large merged");
+    assert_eq!(status, 1, "{error}");
+    let expected = "error: bundled:roberta/model.safetensors: tensor";
+    assert!(
+        error.starts_with(expected) && error.contains("not finite"),
+        "{error}"
+    );
 }

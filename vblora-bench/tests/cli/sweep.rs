@@ -75,6 +75,49 @@ fn a_setting_without_a_value_or_set_twice_is_refused() {
     }
 }
 
+/// Its report would be refused after all runs.
+#[test]
+fn a_table_of_unknown_keys_is_refused_before_any_run() {
+    let dir = tempfile::tempdir().unwrap();
+    files(dir.path());
+    for (from, to, parts) in [
+        (
+            "rows = [\"method\"]",
+            "rows = [\"metod\"]",
+            [
+                "s.toml, line 12: [tables.methods]: rows: \"metod\"",
+                "model, data, task, method",
+            ],
+        ),
+        (
+            "columns = \"task\"",
+            "columns = \"lr.bamk\"",
+            [
+                "s.toml, line 13: [tables.methods]: columns: \"lr.bamk\"",
+                "`bank`",
+            ],
+        ),
+        (
+            "columns = \"task\"",
+            "columns = \"task\"\npaper = \"tabel5\"",
+            ["s.toml: ", "\"tabel5\""],
+        ),
+        (
+            "columns = \"task\"",
+            "columns = \"task\"\npaper = \"table5\"",
+            ["s.toml: ", "paper = \"table5\""],
+        ),
+    ] {
+        std::fs::write(dir.path().join("s.toml"), SWEEP.replace(from, to)).unwrap();
+        let (status, _, error) = vblora(dir.path(), "sweep s.toml --out out --place little=data");
+        assert_eq!(status, 1, "{error}");
+        for part in parts {
+            assert!(error.contains(part), "{part:?} in {error}");
+        }
+        assert!(!dir.path().join("out").exists(), "{error}");
+    }
+}
+
 /// Two processes make a run each in one directory, and their results are read together.
 #[test]
 fn shares_of_a_sweep_are_reported_together() {

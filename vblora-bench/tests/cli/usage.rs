@@ -303,6 +303,24 @@ fn an_adapter_of_conversations_asks_for_their_form() {
     assert!(out.contains("chat.jsonl: one in 20 is held out"), "{out}");
     let counts = "19 conversations to train on, 1 to evaluate on\n";
     assert!(error.contains(counts), "{error}");
+    // What was detected is recorded like what is given, and MT-Bench asks in that form.
+    for name in ["results.json", "session.json"] {
+        let text = std::fs::read_to_string(at("run").join(name)).unwrap();
+        let recorded = text.replace("\",\n", " ").replace(['"', '\n'], "");
+        let words: Vec<_> = recorded.split_whitespace().collect();
+        let is_there = words
+            .windows(2)
+            .any(|pair| pair[0] == "--format" && pair[1].starts_with("chat"));
+        assert!(is_there, "{text}");
+    }
+    let question = r#"{"question_id": 1, "category": "math", "turns": ["1?", "2?"]}"#;
+    std::fs::write(at("question.jsonl"), question).unwrap();
+    let answer = "evaluate mtbench answer --model model --adapter run/vblora-seed1 --model-id m --max-new-tokens 2 --out .";
+    let (status, out, error) = vblora(dir.path(), answer);
+    assert_eq!(status, 0, "{error}");
+    assert!(out.contains("answered with template chat: "), "{out}");
+    let settings = std::fs::read_to_string(at("model_answer/m.json")).unwrap();
+    assert!(settings.contains("\"chat\""), "{settings}");
     let generate =
         "generate --model model --adapter run/vblora-seed1 --prompt x --max-new-tokens 1";
     let note = "note: this adapter was trained on conversations: --chat gives";
@@ -310,6 +328,26 @@ fn an_adapter_of_conversations_asks_for_their_form() {
         let (status, _, error) = vblora(dir.path(), &format!("{generate} {flag}"));
         assert_eq!(status, 0, "{error}");
         assert_eq!(error.matches(note).count(), count, "{error}");
+    }
+}
+
+/// A maximum length beyond the model's positions is said with both numbers.
+#[test]
+fn a_length_that_the_model_has_no_positions_for_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    for (model, most, found) in [("bundled:roberta", 64, 65), ("bundled:llama", 256, 1000)] {
+        let train = |length: usize| {
+            let line =
+                format!("train --model {model} --method vblora --plan --max-length {length}");
+            let (status, _, error) = vblora(dir.path(), &line);
+            assert_eq!(status, 0, "{error}");
+            error
+        };
+        let error = train(found);
+        let note = format!("max_length is {found}, but the model has positions for {most} tokens");
+        assert_eq!(error.matches(&note).count(), 1, "{error}");
+        let error = train(most);
+        assert!(!error.contains("max_length"), "{error}");
     }
 }
 

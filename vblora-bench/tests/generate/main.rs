@@ -3,7 +3,7 @@
 
 mod saved;
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
 use anyhow::Result;
 use clap::Parser;
@@ -231,6 +231,52 @@ fn the_models_files_say_what_no_flag_does() {
         json!({"max_new_tokens": 8, "suppress_tokens": [id, 900], "eos_token_id": [15, 900, -1]}),
     );
     assert!(!of(&[]).contains(first));
+}
+
+/// A rule of the model's files that a flag of another name replaces is named on standard error, and so is a seed without draws.
+#[test]
+fn what_the_flags_set_aside_is_named() {
+    let folder = Folder::new();
+    let said = |flags: &str| {
+        let model = folder.path("");
+        let done = Command::new(env!("CARGO_BIN_EXE_vblora"))
+            .args(["generate", "--model", &model, "--prompt", "a b"])
+            .args(["--max-tokens", "2"])
+            .args(flags.split_whitespace())
+            .output()
+            .unwrap();
+        let errors = String::from_utf8(done.stderr).unwrap();
+        assert!(done.status.success(), "{errors}");
+        errors
+    };
+    let replaced =
+        "note: generation_config.json: num_beams is 3, but --top-k 2, --top-p 0.5 replaces it";
+    let greedy = "note: generation_config.json: num_beams is 3, but --temperature 0 replaces it";
+    let drawn = "note: generation_config.json: do_sample is true, but --beams 2 replaces it";
+    let seed = "note: --seed 1 changes nothing: no token is drawn";
+    for (file, flags, note) in [
+        (
+            json!({"num_beams": 3}),
+            "--top-k 2 --top-p 0.5",
+            Some(replaced),
+        ),
+        (json!({"num_beams": 3}), "--temperature 0", Some(greedy)),
+        (json!({"num_beams": 3}), "--seed 1", Some(seed)),
+        (json!({"do_sample": true}), "--beams 2", Some(drawn)),
+        // What the flag's own name says is no news.
+        (json!({"num_beams": 3}), "", None),
+        (json!({"num_beams": 3}), "--beams 2", None),
+        (json!({"do_sample": true}), "--temperature 0", None),
+        (json!({"do_sample": true}), "--top-k 2 --seed 1", None),
+        (json!({}), "--top-k 2 --seed 1", None),
+    ] {
+        folder.put("generation_config.json", file.clone());
+        let errors = said(flags);
+        match note {
+            Some(note) => assert!(errors.contains(note), "{file} {flags}: {errors}"),
+            None => assert!(!errors.contains("note:"), "{file} {flags}: {errors}"),
+        }
+    }
 }
 
 #[test]

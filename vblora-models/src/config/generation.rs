@@ -58,16 +58,20 @@ impl GenerationDefaults {
     /// [`Error::Json`](crate::Error::Json) or [`Error::Config`](crate::Error::Config) for a file or field of another form. The same for a
     /// field that is not implemented and would change text that is generated without draws.
     pub fn from_files(files: &ModelFiles, tokenizer: &TextTokenizer) -> Result<Self> {
-        let name = match files.contains(GENERATION) {
-            true => GENERATION,
-            false => FILE,
-        };
-        let mut defaults = read(files, name, |fields| {
+        let mut defaults = read(files, Self::file(files), |fields| {
             check_others(fields)?;
             Self::read(fields, tokenizer)
         })?;
         defaults.config.stop_tokens = super::stop_tokens(files, tokenizer)?;
         Ok(defaults)
+    }
+
+    /// The file that has these settings: `generation_config.json`, or else `config.json`.
+    pub fn file(files: &ModelFiles) -> &'static str {
+        match files.contains(GENERATION) {
+            true => GENERATION,
+            false => FILE,
+        }
     }
 
     fn read(fields: &Fields<'_>, tokenizer: &TextTokenizer) -> Result<Self> {

@@ -246,7 +246,12 @@ fn an_adapters_directory_of_traps_is_refused_by_name() {
         (
             "\"num_vectors\": 9",
             "\"num_vectors\": 2147483648",
-            "expected shape [2147483648, 4]",
+            "adapter_config.json: num_vectors: expected at most",
+        ),
+        (
+            "\"num_vectors\": 9",
+            "\"num_vectors\": 16777216",
+            "expected shape [16777216, 4]",
         ),
     ] {
         assert!(text.contains(from), "{text}");

@@ -90,7 +90,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         && let Err(error) = require_alone(&format!("vblora {name}"))
     {
         complain(format!(
-            "error: {error}. vblora train, sweep, predict and evaluate (of a trained head) share theirs"
+            "error: {error}. vblora train, sweep, predict and evaluate (of a trained head, or with e2e, gsm8k or math and a model) share theirs"
         ));
         return Ok(ExitCode::from(USAGE));
     }

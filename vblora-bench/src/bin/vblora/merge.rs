@@ -4,7 +4,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use vblora::storage::{merge_as, peft::PeftAdapter};
+use vblora::{
+    Error,
+    storage::{merge_as, peft::PeftAdapter},
+};
 use vblora_bench::{
     commands::models::directory,
     predict::{compare_base, whole},
@@ -55,6 +58,26 @@ fn run_of(adapter: &Path) -> &Path {
     }
 }
 
+/// The error with a bundled model's name in place of the temporary directory of its files.
+fn named(error: Error, place: &Path, base: &str) -> Error {
+    let name = |path: PathBuf| match path.strip_prefix(place) {
+        Ok(rest) if rest.as_os_str().is_empty() => base.into(),
+        Ok(rest) => Path::new(base).join(rest),
+        Err(_) => path,
+    };
+    match error {
+        Error::Format { path, reason } => Error::Format {
+            path: name(path),
+            reason,
+        },
+        Error::Io { path, cause } => Error::Io {
+            path: name(path),
+            cause,
+        },
+        other => other,
+    }
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     let real = |path: &PathBuf| path.canonicalize().ok();
     if real(&arguments.to).is_some() && real(&arguments.to) == real(&arguments.place.path) {
@@ -82,12 +105,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<String> {
     };
     let (base, to) = (&arguments.base, &arguments.to);
     // The files of a bundled model are there as long as the second value.
-    let (dir, _bundled) = directory(base, arguments.revision.as_deref())?;
+    let (dir, bundled) = directory(base, arguments.revision.as_deref())?;
     let files = ModelFiles::open(&dir)?;
     let whole = whole(&arguments.place.path, &adapter, &files)?;
     compare_base(run_of(&arguments.place.path), &files, base)?;
     let (class, whole) = whole.unzip();
-    let merged = merge_as(&dir, &adapter, whole.as_ref(), to, arguments.overwrite)?;
+    let merged = merge_as(&dir, &adapter, whole.as_ref(), to, arguments.overwrite);
+    let merged = merged.map_err(|error| match &bundled {
+        Some(place) => named(error, place.path(), base),
+        None => error,
+    })?;
     if arguments.json {
         return json(&merged);
     }

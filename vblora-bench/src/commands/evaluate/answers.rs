@@ -15,13 +15,17 @@ use crate::{
         apart::{Named, check_apart},
         device::DeviceArguments,
         progress,
+        ranks::{RankArguments, Seat},
     },
     evaluate::{
-        Answer, AnswerFile, AnswerJob, AnsweringModel, Asking, Benchmark, Evaluation, Question,
-        Score, asked, encoded, note, origin_path, question_counts, read_answers, recorded_note,
+        Answer, AnswerFile, AnswerJob, AnsweringModel, Asking, Benchmark, Evaluation, Keeper,
+        Origin, Question, Score, asked, deal, encoded, note, origin_path, question_counts,
+        read_answers, recorded_note,
     },
+    group::{Job, Terms, agree},
     program::{complain, listen},
     report::{Align, Table},
+    train::Turns,
 };
 
 // Headings of the help.
@@ -75,6 +79,18 @@ pub(super) struct AnswerArguments {
     score: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
+    #[command(flatten)]
+    ranks: RankArguments,
+}
+
+/// The scores of answers, as this process has them.
+pub(super) enum Found {
+    /// The scores, with the answers.
+    Scored(Scored),
+    /// Rank 0 has them.
+    Elsewhere,
+    /// A signal ended the work: the file keeps what was answered.
+    Interrupted,
 }
 
 /// Answers with their scores, and a note if they are a part of the questions.
@@ -106,12 +122,13 @@ impl AnswerArguments {
         check_apart(&written, &read.concat())
     }
 
-    /// Answers the questions and scores the answers, or scores a file. `None` after a signal: the file keeps what was answered.
-    pub(super) fn scored(
-        &self,
-        benchmark: Benchmark,
-        settings: &Evaluation,
-    ) -> Result<Option<Scored>> {
+    /// Returns true if several processes share the work: a model's answers.
+    pub(super) fn is_shared(&self) -> bool {
+        self.model.is_some()
+    }
+
+    /// Answers the questions and scores the answers, or scores a file.
+    pub(super) fn scored(&self, benchmark: Benchmark, settings: &Evaluation) -> Result<Found> {
         let (answers, subset) = match (&self.score, &self.model, &self.data, &self.out) {
             (Some(file), ..) => {
                 let answers = read_answers(file, benchmark)?;
@@ -119,29 +136,34 @@ impl AnswerArguments {
                 (answers, note)
             }
             (None, Some(model), Some(data), Some(out)) => {
-                match self.answered(benchmark, settings, model, data, out)? {
+                let job = Job::open(self.ranks.patience())?;
+                let rank = job.group().place().rank;
+                let answered = self.answered(benchmark, settings, (model, data, out), &job);
+                match job.end(answered)? {
                     Some(answered) => answered,
-                    None => return Ok(None),
+                    None if rank > 0 => return Ok(Found::Elsewhere),
+                    None => return Ok(Found::Interrupted),
                 }
             }
             _ => bail!("expected --model, --data and --out to answer, or --score FILE"),
         };
         let scores = settings.score(benchmark, &answers)?;
-        Ok(Some(Scored {
+        Ok(Found::Scored(Scored {
             answers,
             scores,
             subset,
         }))
     }
 
+    /// The answers, with a note if they are a part; `None` on ranks other than 0, and after a signal.
     fn answered(
         &self,
         benchmark: Benchmark,
         settings: &Evaluation,
-        model: &str,
-        data: &Path,
-        out: &Path,
+        (model, data, out): (&str, &Path, &Path),
+        job: &Job,
     ) -> Result<Option<(Vec<Answer>, Option<String>)>> {
+        let seat = self.ranks.seat(&self.device, job)?;
         let settings = Evaluation {
             data: data.display().to_string(),
             limit: self.limit,
@@ -163,8 +185,17 @@ impl AnswerArguments {
             model.tokenizer(),
             model.config(),
         )?;
+        if seat.ranks.size() > 1 {
+            let terms = terms(seat, &origin, &asking, &questions)?;
+            agree(job.group(), &terms, job.patience())?;
+        }
+        if seat.ranks.rank() > 0 {
+            self.ask(model, &questions, &asking, None, (job, seat), interrupted)?;
+            return Ok(None);
+        }
         let mut file = AnswerFile::open(out, &questions, &origin, self.overwrite)?;
-        self.ask(model, &questions, &asking, &mut file, interrupted)?;
+        let to = Some(&mut file);
+        self.ask(model, &questions, &asking, to, (job, seat), interrupted)?;
         let count = file.count();
         let Some(answers) = file.finish(&questions)? else {
             let left = questions.len() - count;
@@ -177,35 +208,65 @@ impl AnswerArguments {
         Ok(Some((answers, subset)))
     }
 
+    /// Answers this process's share of the questions that are left. Rank 0 brings the answers of all ranks into the file.
     fn ask(
         &self,
         model: AnsweringModel,
         questions: &[Question],
         asking: &Asking,
-        file: &mut AnswerFile,
+        file: Option<&mut AnswerFile>,
+        (job, seat): (&Job, Seat<'_>),
         interrupted: &AtomicBool,
     ) -> Result<()> {
-        if file.count() == questions.len() {
+        let (group, patience) = (job.group(), job.patience());
+        let left = deal(group, questions, file.as_deref(), patience)?;
+        if left.is_empty() {
             return Ok(());
         }
+        let left: Vec<&Question> = left.iter().map(|&row| &questions[row]).collect();
         let bar = progress::bar(questions.len() as u64, "answers");
         let mut hear = |count: usize| match bar.is_hidden() {
             true => complain(format!("{count} of {} answered", questions.len())),
             false => bar.set_position(count as u64),
         };
-        let job = AnswerJob {
+        hear(questions.len() - left.len());
+        let to = file.map(|file| (file, &mut hear as &mut (dyn FnMut(usize) + Send)));
+        let mut keeper = Keeper::new(group, patience, interrupted, to, &left);
+        let work = AnswerJob {
             model,
-            questions,
+            questions: &left,
             asking,
-            file,
-            hear: &mut hear,
+            turns: Turns {
+                rank: seat.ranks.rank(),
+                size: seat.ranks.size(),
+            },
+            keep: &mut |answers| keeper.keep(answers),
             interrupted,
         };
-        let device = &self.device;
-        let done = device.backend.dispatch(device.device, job)?;
+        seat.device.backend.dispatch(seat.device.index, work)??;
+        keeper.finish()?;
         bar.finish_and_clear();
-        Ok(done?)
+        Ok(())
     }
+}
+
+/// What ranks agree on before they share questions.
+fn terms(
+    seat: Seat<'_>,
+    origin: &Origin,
+    asking: &Asking,
+    questions: &[Question],
+) -> Result<Terms> {
+    let mut terms = Terms::new(seat.device.backend)?;
+    for (part, value) in origin {
+        terms.set(part, value.clone());
+    }
+    // Batches are dealt out by their number.
+    terms.set("batch", asking.batch.to_string());
+    let questions = questions.iter();
+    let parts = questions.map(|q| serde_json::to_vec(&(&q.id, &q.prompt, &q.references)));
+    terms.set_hash("set of questions", parts.collect::<Result<Vec<_>, _>>()?);
+    Ok(terms)
 }
 
 fn named<'a>(flag: &'a str, path: Option<&'a Path>) -> Vec<Named<'a>> {

@@ -1,13 +1,19 @@
 //! `vblora evaluate e2e`: scores outputs with the metrics of the E2E NLG challenge.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Result, ensure};
 use clap::Args;
 use serde_json::{Map, Value, json};
 use vblora::storage::write_atomically;
 
-use super::{answers::WITH_MODEL, generated::GeneratedArguments};
+use super::{
+    answers::{Found, WITH_MODEL},
+    generated::GeneratedArguments,
+};
 use crate::{
     commands::apart::check_apart,
     evaluate::e2e::{Corpus, E2eScores, HOW_TO_GET_METEOR, JavaMetrics, References, Scored},
@@ -55,6 +61,13 @@ pub(super) struct Arguments {
     generated: GeneratedArguments,
 }
 
+impl Arguments {
+    /// Returns true if several processes share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        self.generated.is_shared()
+    }
+}
+
 /// The names of the scores in tables and JSON.
 const COLUMNS: [&str; 5] = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
 
@@ -62,7 +75,7 @@ const COLUMNS: [&str; 5] = ["BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"];
 ///
 /// # Errors
 /// A file cannot be read, or does not fit the references. A Java program fails. The file of segments cannot be written.
-pub(super) fn run(arguments: &Arguments) -> Result<()> {
+pub(super) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let Some(refs) = &arguments.refs else {
         return generated(arguments);
     };
@@ -108,14 +121,16 @@ pub(super) fn run(arguments: &Arguments) -> Result<()> {
             complain(HOW_TO_GET_METEOR);
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the scores of a model's texts, or of a file of answers.
-fn generated(arguments: &Arguments) -> Result<()> {
+fn generated(arguments: &Arguments) -> Result<ExitCode> {
     let java = arguments.java_metrics.as_deref();
-    let Some(found) = arguments.generated.run(java)? else {
-        return Ok(());
+    let found = match arguments.generated.run(java)? {
+        Found::Scored(found) => found,
+        Found::Elsewhere => return Ok(ExitCode::SUCCESS),
+        Found::Interrupted => return Ok(ExitCode::FAILURE),
     };
     let file = arguments.generated.file();
     let values = found.scores.iter().map(|score| score.value);
@@ -125,7 +140,7 @@ fn generated(arguments: &Arguments) -> Result<()> {
         all.insert("outputs".into(), found.answers.len().into());
         all.insert("subset".into(), json!(found.subset));
         say(serde_json::to_string_pretty(&all)?);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     say([header(), row(file, values)].join("\n"));
     if let Some(subset) = &found.subset {
@@ -134,7 +149,7 @@ fn generated(arguments: &Arguments) -> Result<()> {
     if java.is_none() {
         complain(HOW_TO_GET_METEOR);
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The table of `measure_scores.py -t -H`.

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use vblora::storage::write_atomically;
 
-use super::answers::{ANSWERS, AnswerArguments, SCORES, Scored};
+use super::answers::{ANSWERS, AnswerArguments, Found, SCORES};
 use crate::evaluate::{Benchmark, Evaluation, output};
 
 /// The flags that score texts which are there.
@@ -51,8 +51,13 @@ pub(super) struct GeneratedArguments {
 }
 
 impl GeneratedArguments {
-    /// Answers and scores. `None` after a signal.
-    pub(super) fn run(&self, java: Option<&Path>) -> Result<Option<Scored>> {
+    /// Returns true if several processes share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        self.answers.is_shared()
+    }
+
+    /// Answers and scores.
+    pub(super) fn run(&self, java: Option<&Path>) -> Result<Found> {
         self.answers.check_apart(self.export.as_deref())?;
         let settings = Evaluation {
             beams: self.beams,
@@ -61,14 +66,12 @@ impl GeneratedArguments {
             java_metrics: java.map(|dir| dir.display().to_string()),
             ..Evaluation::default()
         };
-        let Some(scored) = self.answers.scored(Benchmark::E2e, &settings)? else {
-            return Ok(None);
-        };
-        if let Some(file) = &self.export {
+        let found = self.answers.scored(Benchmark::E2e, &settings)?;
+        if let (Found::Scored(scored), Some(file)) = (&found, &self.export) {
             let lines = scored.answers.iter().map(|answer| output(answer) + "\n");
             write_atomically(file, lines.collect::<String>().as_bytes())?;
         }
-        Ok(Some(scored))
+        Ok(found)
     }
 
     /// The file of answers.

@@ -1,13 +1,16 @@
 //! `vblora evaluate gsm8k` and `vblora evaluate math`: answers to problems, and several scorers side by side.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 use vblora::storage::write_atomically;
 
-use super::answers::{ANSWERS, AnswerArguments, SCORES, Scored};
+use super::answers::{ANSWERS, AnswerArguments, Found, SCORES, Scored};
 use crate::{
     Error,
     evaluate::{
@@ -64,23 +67,39 @@ struct CommonArguments {
     export: Option<PathBuf>,
 }
 
-pub(super) fn gsm8k(arguments: &Gsm8kArguments) -> Result<()> {
+impl Gsm8kArguments {
+    /// Returns true if several processes share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        self.common.answers.is_shared()
+    }
+}
+
+impl MathArguments {
+    /// Returns true if several processes share the work.
+    pub(super) fn is_shared(&self) -> bool {
+        self.common.answers.is_shared()
+    }
+}
+
+pub(super) fn gsm8k(arguments: &Gsm8kArguments) -> Result<ExitCode> {
     run(&arguments.common, Benchmark::Gsm8k, &GSM8K)
 }
 
-pub(super) fn math(arguments: &MathArguments) -> Result<()> {
+pub(super) fn math(arguments: &MathArguments) -> Result<ExitCode> {
     run(&arguments.common, Benchmark::Math, &MATH)
 }
 
-fn run(arguments: &CommonArguments, benchmark: Benchmark, scorers: &[Scorer]) -> Result<()> {
+fn run(arguments: &CommonArguments, benchmark: Benchmark, scorers: &[Scorer]) -> Result<ExitCode> {
     let headline = headline(arguments, scorers)?;
     arguments.answers.check_apart(arguments.export.as_deref())?;
     let settings = Evaluation {
         prompt: arguments.prompt,
         ..Evaluation::default()
     };
-    let Some(mut scored) = arguments.answers.scored(benchmark, &settings)? else {
-        return Ok(());
+    let mut scored = match arguments.answers.scored(benchmark, &settings)? {
+        Found::Scored(scored) => scored,
+        Found::Elsewhere => return Ok(ExitCode::SUCCESS),
+        Found::Interrupted => return Ok(ExitCode::FAILURE),
     };
     scored.scores.sort_by_key(|score| score.name != headline);
     if let Some(file) = &arguments.export {
@@ -90,7 +109,7 @@ fn run(arguments: &CommonArguments, benchmark: Benchmark, scorers: &[Scorer]) ->
     for scorer in scorers {
         say(format!("{}: {}", scorer.name, scorer.about));
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn headline(arguments: &CommonArguments, scorers: &[Scorer]) -> Result<&'static str> {

@@ -44,9 +44,15 @@ enum Task {
 }
 
 impl Arguments {
-    /// Returns true if several processes share the work: that of a trained head.
+    /// Returns true if several processes share the work: that of a trained head, or a model's answers to questions.
     pub fn is_shared(&self) -> bool {
-        self.task.is_none()
+        match &self.task {
+            None => true,
+            Some(Task::E2e(arguments)) => arguments.is_shared(),
+            Some(Task::Gsm8k(arguments)) => arguments.is_shared(),
+            Some(Task::Math(arguments)) => arguments.is_shared(),
+            Some(Task::Mtbench(_)) => false,
+        }
     }
 }
 
@@ -56,13 +62,15 @@ impl Arguments {
 /// The error of the task's own subcommand.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     match (&arguments.task, &arguments.labels.0) {
-        (Some(Task::E2e(arguments)), _) => e2e::run(arguments)?,
-        (Some(Task::Gsm8k(arguments)), _) => mathematics::gsm8k(arguments)?,
-        (Some(Task::Math(arguments)), _) => mathematics::math(arguments)?,
-        (Some(Task::Mtbench(arguments)), _) => mtbench::run(arguments)?,
-        (None, Some(arguments)) => return labels::run(arguments),
+        (Some(Task::E2e(arguments)), _) => e2e::run(arguments),
+        (Some(Task::Gsm8k(arguments)), _) => mathematics::gsm8k(arguments),
+        (Some(Task::Math(arguments)), _) => mathematics::math(arguments),
+        (Some(Task::Mtbench(arguments)), _) => {
+            mtbench::run(arguments)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        (None, Some(arguments)) => labels::run(arguments),
         // The parser makes one or the other.
         (None, None) => bail!("expected a task, or --model, --adapter and --data"),
     }
-    Ok(ExitCode::SUCCESS)
 }

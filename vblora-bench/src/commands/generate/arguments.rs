@@ -73,9 +73,9 @@ pub struct Arguments {
     /// Sample from the most likely tokens that together have probability P
     #[arg(long, value_name = "P", conflicts_with = "beams", help_heading = CHOICE)]
     pub(super) top_p: Option<f64>,
-    /// Seed of the sampling; the same seed gives the same text
-    #[arg(long, default_value_t = 0, conflicts_with = "beams", help_heading = CHOICE)]
-    pub(super) seed: u64,
+    /// Seed of the sampling; the same seed gives the same text [default: 0]
+    #[arg(long, value_name = "SEED", conflicts_with = "beams", help_heading = CHOICE)]
+    pub(super) seed: Option<u64>,
     /// Use beam search with N beams
     #[arg(long, value_name = "N", help_heading = CHOICE)]
     pub(super) beams: Option<usize>,
@@ -120,6 +120,35 @@ impl Arguments {
         config
     }
 
+    /// What the flags set aside without naming it: a rule of the model's `file`, or a seed that nothing is drawn with. In words, for the
+    /// user.
+    pub(super) fn set_aside(&self, defaults: &GenerationDefaults, file: &str) -> Vec<String> {
+        let draws = [
+            self.temperature
+                .map(|value| format!("--temperature {value}")),
+            self.top_k.map(|value| format!("--top-k {value}")),
+            self.top_p.map(|value| format!("--top-p {value}")),
+        ];
+        let draws: Vec<String> = draws.into_iter().flatten().collect();
+        let rule = match (&defaults.config.decoding, self.beams) {
+            (Decoding::Sample(_), Some(beams)) => Some(format!(
+                "{file}: do_sample is true, but --beams {beams} replaces it: no token is drawn"
+            )),
+            (Decoding::Beam(search), None) if !draws.is_empty() => Some(format!(
+                "{file}: num_beams is {}, but {} replaces it: there is no beam search (--beams {0} asks for it)",
+                search.beams,
+                draws.join(", ")
+            )),
+            _ => None,
+        };
+        let is_drawn = matches!(self.decoding(defaults), Decoding::Sample(_));
+        let seed = self.seed.filter(|_| !is_drawn);
+        let seed = seed.map(|seed| {
+            format!("--seed {seed} changes nothing: no token is drawn (--temperature T draws)")
+        });
+        rule.into_iter().chain(seed).collect()
+    }
+
     fn decoding(&self, defaults: &GenerationDefaults) -> Decoding {
         let GenerationDefaults {
             config,
@@ -141,7 +170,7 @@ impl Arguments {
                 temperature: temperature.unwrap_or(sampling.temperature),
                 top_k: self.top_k.unwrap_or(sampling.top_k),
                 top_p: self.top_p.unwrap_or(sampling.top_p),
-                seed: self.seed,
+                seed: self.seed.unwrap_or_default(),
                 ..sampling.clone()
             }),
         }

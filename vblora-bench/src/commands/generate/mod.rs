@@ -68,7 +68,11 @@ pub fn write(arguments: &Arguments, out: &mut (dyn Write + Send)) -> Result<()> 
     };
     let tokenizer = TextTokenizer::from_files(&files)?.for_decoder(&model)?;
     let prompts = prompts(arguments, &files, &tokenizer)?;
-    let config = arguments.generation(GenerationDefaults::from_files(&files, &tokenizer)?);
+    let defaults = GenerationDefaults::from_files(&files, &tokenizer)?;
+    for note in arguments.set_aside(&defaults, GenerationDefaults::file(&files)) {
+        complain(format!("note: {note}"));
+    }
+    let config = arguments.generation(defaults);
     config.check(model.vocab_size)?;
     let (adapter, saved) = adapter.unzip();
     let job = Job {

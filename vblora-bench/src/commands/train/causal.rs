@@ -32,8 +32,9 @@ const METHODS: [Method; 2] = [Method::Lora, Method::VbLora];
 const HELD_OUT: usize = 20;
 
 pub(super) fn run(arguments: &Arguments, files: ModelFiles, seat: Seat<'_>) -> Result<ExitCode> {
-    let (train, held_out) = texts(arguments, &files)?;
+    let (format, train, held_out) = texts(arguments, &files)?;
     let mut session = session(arguments, files, train, &held_out)?;
+    record_format(&mut session, format.and_then(|format| format.name()));
     session.quiet |= !seat.ranks.leads();
     let Work::Run(interrupted) = arguments.announce(&session, seat.ranks)? else {
         return Ok(ExitCode::SUCCESS);
@@ -78,8 +79,27 @@ fn session(
     Ok(arguments.session(recipe, methods, files, data))
 }
 
-/// The training texts and the held-out texts.
-fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
+/// Adds the format of the texts to the recorded command and arguments, unless they say it. A detected format is then recorded like a given
+/// one, and so is that of a session that goes on.
+fn record_format(session: &mut Session<TextSource>, name: Option<String>) {
+    let Some(name) = name else { return };
+    let is_named = |word: &str| {
+        let flags = ["--format", "--template"].into_iter();
+        let mut rests = flags.filter_map(|flag| word.strip_prefix(flag));
+        rests.any(|rest| rest.is_empty() || rest.starts_with('='))
+    };
+    if !session.command.split_whitespace().any(is_named) {
+        session.command += &format!(" --format {name}");
+    }
+    if let Some(Output { arguments, .. }) = &mut session.out
+        && !arguments.iter().any(|word| is_named(word))
+    {
+        arguments.extend(["--format".into(), name]);
+    }
+}
+
+/// The training texts and the held-out texts, with their format. The bundled ones have none.
+fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Option<Format>, Texts, Texts)> {
     let causal = &arguments.causal;
     let is_empty = causal.rows == Some(0) || causal.held_out_rows == Some(0);
     ensure!(!is_empty, "0 rows leave nothing to train or score on");
@@ -88,7 +108,11 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
             is_bundled(arguments),
             "a causal model needs --data FILE with prompts and responses, conversations, or documents"
         );
-        return Ok((demo::texts(SplitName::Train)?, demo::texts(SplitName::Dev)?));
+        return Ok((
+            None,
+            demo::texts(SplitName::Train)?,
+            demo::texts(SplitName::Dev)?,
+        ));
     };
     if let Some(held_out) = &causal.held_out {
         ensure!(
@@ -98,7 +122,7 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
         );
     }
     let (format, train) = training_texts(arguments, data, files)?;
-    Ok(match &causal.held_out {
+    let (train, held_out) = match &causal.held_out {
         Some(held_out) => (train, format.texts(&TextFile::read(held_out)?, files)?),
         None => {
             let parts = train.hold_out(HELD_OUT)?;
@@ -110,7 +134,8 @@ fn texts(arguments: &Arguments, files: &ModelFiles) -> Result<(Texts, Texts)> {
             }
             parts
         }
-    })
+    };
+    Ok((Some(format), train, held_out))
 }
 
 /// The format of the training texts, and these texts. The file is read once, because it may be a stream.

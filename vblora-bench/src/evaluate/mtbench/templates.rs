@@ -9,7 +9,7 @@ use super::{CONVERSATIONS, Conversation};
 use crate::{
     Error, Result,
     results::Results,
-    tasks::causal::{Form, Text, TextTemplate, parse_texts},
+    tasks::causal::{Form, Format, Text, TextTemplate, parse_texts},
 };
 
 /// The name of the form of training, and of the model's chat template.
@@ -60,6 +60,15 @@ impl std::str::FromStr for TemplateName {
                 expected: names(),
             }),
         }
+    }
+}
+
+/// The error for a form of training in which an instruction is no part of the prompt.
+fn without_instruction(found: String) -> Error {
+    Error::Setting {
+        setting: "template".into(),
+        expected: format!("a form with an instruction; choose one of {}", names()),
+        found,
     }
 }
 
@@ -122,8 +131,15 @@ impl Template {
                 Form::Template(TextTemplate::read(Path::new(&value))?),
                 "template",
             ),
-            _ if value == CHAT => return Self::chat(files),
-            _ => (value.parse()?, "format"),
+            _ => match value.parse()? {
+                Format::Chat => return Self::chat(files),
+                Format::Text(_) => {
+                    return Err(without_instruction(format!(
+                        "format {value}, which has none"
+                    )));
+                }
+                Format::Rows(form) => (form, "format"),
+            },
         };
         let name = format!("{name} {value}");
         let template = Self::Training { name, form };
@@ -134,15 +150,11 @@ impl Template {
     /// Refuses a form in which an instruction is no part of the prompt.
     fn check(&self) -> Result<()> {
         let probe = "Is this a question?";
-        let wrong = |found: String| Error::Setting {
-            setting: "template".into(),
-            expected: format!("a form with an instruction; choose one of {}", names()),
-            found,
-        };
         if let Self::Training { name, form } = self {
-            let text = text(form, name, probe, "x").map_err(|e| wrong(e.to_string()))?;
+            let text =
+                text(form, name, probe, "x").map_err(|e| without_instruction(e.to_string()))?;
             if !text.prompt.contains(probe) {
-                return Err(wrong(format!("{name}, which has none")));
+                return Err(without_instruction(format!("{name}, which has none")));
             }
         }
         Ok(())
@@ -350,6 +362,7 @@ mod tests {
             ("vblora train --format e2e", "a form with an instruction"),
             ("vblora train --format completion:output", "which has none"),
             ("vblora train --format chat", "has no chat template"),
+            ("vblora train --format text:text", "which has none"),
         ] {
             let error = trained_by(command).unwrap_err().to_string();
             assert!(

@@ -11,7 +11,7 @@ mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 pub use page::{Figure, Page};
 pub use plan::plan_table;
@@ -65,6 +65,15 @@ pub fn sweep_report(dir: &Path) -> Result<Page> {
     page.add_figures("Scores against stored parameters", scores::figures(all)?);
     page.blocks.extend(problems(&plans, &store));
     Ok(page)
+}
+
+/// Refuses tables that compare with a published one that is not there or has other rows and columns.
+///
+/// # Errors
+/// The first such table, with the known names or keys.
+pub fn check_published(tables: &BTreeMap<String, Layout>) -> Result<()> {
+    let mut tables = tables.values();
+    tables.try_for_each(|layout| Published::find(layout).map(drop))
 }
 
 const INTRODUCTION: &str = "Scores on dev, shares and correlations times 100 and losses as they are: the median over seeds of each run's best epoch ± the sample standard deviation; the best of \

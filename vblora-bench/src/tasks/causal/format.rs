@@ -60,6 +60,16 @@ impl Format {
         })
     }
 
+    /// The name that [`FromStr`] reads. A format of a template has none.
+    pub fn name(&self) -> Option<String> {
+        match self {
+            Self::Chat => Some("chat".into()),
+            Self::Text(field) => Some(format!("text:{field}")),
+            Self::Rows(Form::Template(_) | Form::Chat(_)) => None,
+            Self::Rows(form) => Some(form.to_string()),
+        }
+    }
+
     /// The format in words.
     pub fn describe(&self) -> String {
         match self {

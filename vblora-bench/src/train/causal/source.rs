@@ -14,7 +14,7 @@ use crate::{
         causal::{Layout, Texts},
         counted,
     },
-    train::{DataName, Loaded, ModelSummary, Source, Survey},
+    train::{DataName, Loaded, ModelSummary, Source, Survey, source::over_positions},
 };
 
 /// Texts to train on, and held-out texts.
@@ -130,10 +130,13 @@ impl Source for TextSource {
         let train = encoding.encode(&self.train)?;
         let dev = encoding.encode(&self.held_out)?;
         let seed = recipe.seeds.first().copied().unwrap_or_default();
+        let over = over_positions(recipe, config.max_positions).into_iter();
         Ok(Survey {
             rows: [train.len(), dev.len()],
             batches: epoch(&train, recipe, seed, 1).len(),
-            notes: notes(&train, &dev, encoding.max_length),
+            notes: over
+                .chain(notes(&train, &dev, encoding.max_length))
+                .collect(),
         })
     }
 
@@ -152,7 +155,10 @@ impl Source for TextSource {
         let encoding = encoding(recipe, &config, &tokenizer)?;
         let train = encoding.encode(&self.train)?;
         let dev = encoding.encode(&self.held_out)?;
-        let notes = notes(&train, &dev, encoding.max_length);
+        let over = over_positions(recipe, config.max_positions).into_iter();
+        let notes = over
+            .chain(notes(&train, &dev, encoding.max_length))
+            .collect();
         let (base, _) = CausalLm::load_with(config, files, device)?;
         Ok(Loaded {
             base,

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Error, LoraConfig, Result, VbLoraConfig, VeraConfig,
+    adapter::MethodConfig,
     storage::{
         HostAdapter,
         files::{MAX_CONFIG_BYTES, read_file},
@@ -182,9 +183,26 @@ fn vera_json(config: &VeraConfig) -> Value {
     })
 }
 
+/// Settings that can work; the error has PEFT's name of the one that cannot.
+fn checked<C: MethodConfig>(config: C, names: &[(&str, &str)]) -> Result<C, String> {
+    match config.check_values() {
+        Ok(()) => Ok(config),
+        Err(Error::Setting {
+            setting,
+            expected,
+            found,
+        }) => {
+            let theirs = names.iter().find(|(own, _)| *own == setting);
+            let name = theirs.map_or(setting, |(_, theirs)| theirs);
+            Err(format!("{name}: expected {expected}, found {found}"))
+        }
+        Err(other) => Err(other.to_string()),
+    }
+}
+
 fn vblora(fields: &Fields) -> Result<VbLoraConfig, String> {
     let default = VbLoraConfig::default();
-    Ok(VbLoraConfig {
+    let config = VbLoraConfig {
         bank: size(fields, "num_vectors", 256)?,
         vector_length: size(fields, "vector_length", 256)?,
         rank: size(fields, "r", 4)?,
@@ -192,25 +210,39 @@ fn vblora(fields: &Fields) -> Result<VbLoraConfig, String> {
         bank_bound: real(fields, "init_vector_bank_bound", default.bank_bound)?,
         logits_std: real(fields, "init_logits_std", default.logits_std)?,
         ..default
-    })
+    };
+    let names = [
+        ("bank", "num_vectors"),
+        ("rank", "r"),
+        ("bank_bound", "init_vector_bank_bound"),
+        ("logits_std", "init_logits_std"),
+    ];
+    checked(config, &names)
 }
 
 fn lora(fields: &Fields) -> Result<LoraConfig, String> {
-    Ok(LoraConfig {
+    let config = LoraConfig {
         rank: size(fields, "r", 8)?,
         alpha: real(fields, "lora_alpha", 8.0)?,
         dropout: real(fields, "lora_dropout", 0.0)?,
         rslora: flag(fields, "use_rslora")?,
-    })
+    };
+    let names = [
+        ("rank", "r"),
+        ("alpha", "lora_alpha"),
+        ("dropout", "lora_dropout"),
+    ];
+    checked(config, &names)
 }
 
 fn vera(fields: &Fields) -> Result<VeraConfig, String> {
     let default = VeraConfig::default();
-    Ok(VeraConfig {
+    let config = VeraConfig {
         rank: size(fields, "r", 256)?,
         d_init: real(fields, "d_initial", default.d_init)?,
         projection_seed: seed(fields)?,
-    })
+    };
+    checked(config, &[("rank", "r"), ("d_init", "d_initial")])
 }
 
 /// The seed of the random matrices. The directory holds the matrices, because torch alone could draw them again. Torch counts a negative

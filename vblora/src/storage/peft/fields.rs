@@ -223,9 +223,17 @@ pub(super) fn size_of(value: &Value) -> Option<usize> {
 pub(super) fn real(fields: &Fields, key: &str, default: f64) -> Result<f64, String> {
     match fields.get(key) {
         None => Ok(default),
-        Some(value) => value
-            .as_f64()
-            .ok_or_else(|| format!("{key}: expected a number, found {}", shown(value))),
+        Some(value) => real_of(value)
+            .map_err(|expected| format!("{key}: expected {expected}, found {}", shown(value))),
+    }
+}
+
+/// The value as a number that f32 has, or what was expected.
+pub(super) fn real_of(value: &Value) -> Result<f64, &'static str> {
+    let number = value.as_f64().ok_or("a number")?;
+    match (number as f32).is_finite() {
+        true => Ok(number),
+        false => Err("a number of at most 3.4e38"),
     }
 }
 

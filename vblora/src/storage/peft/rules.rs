@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::Value;
 
-use super::fields::{Fields, shown, shown_text, size_of, texts};
+use super::fields::{Fields, real_of, shown, shown_text, size_of, texts};
 use crate::{Error, LoraConfig, Result, pattern::Pattern, site::has_suffix, storage::strict_json};
 
 /// More patterns are refused: each of them is matched with each module. EVA writes one per module, a few thousand at most.
@@ -310,9 +310,7 @@ impl Patterns {
             ranks: entries(fields, "rank_pattern", order.rank_pattern, |value| {
                 size_of(value).ok_or("a whole number from 1")
             })?,
-            alphas: entries(fields, "alpha_pattern", order.alpha_pattern, |value| {
-                value.as_f64().ok_or("a number")
-            })?,
+            alphas: entries(fields, "alpha_pattern", order.alpha_pattern, real_of)?,
         })
     }
 
