@@ -87,7 +87,7 @@ const KERNELS: Layers = &[
     (&["aligned"], "memory for vector registers"),
     (&["prefetch"], "hints to the processor"),
     (&["tile"], "sums in registers"),
-    (&["activation"], "functions of elements and rows"),
+    (&["activation", "loss"], "functions of elements and rows"),
     (&["dropout"], "which elements a key drops"),
     (&["norm"], "normalisations of rows"),
     (&["rotary"], "heads turned by their place"),

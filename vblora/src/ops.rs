@@ -84,6 +84,20 @@ pub fn log_softmax<B: VbLoraBackend, const D: usize>(x: Tensor<B, D>) -> Tensor<
     Tensor::from_primitive(TensorPrimitive::Float(B::row_log_softmax(primitive(x))))
 }
 
+/// The cross entropy of each row's target, as torch's `CrossEntropyLoss` without reduction. A share of `smoothing` of each target's
+/// probability is spread evenly over the classes.
+///
+/// # Shapes
+/// - logits: `[rows, classes]`, targets: `[rows]`; output: `[rows]`
+pub fn cross_entropy<B: VbLoraBackend>(
+    logits: Tensor<B, 2>,
+    targets: Tensor<B, 1, Int>,
+    smoothing: f64,
+) -> Tensor<B, 1> {
+    let losses = B::cross_entropy(primitive(logits), targets.into_primitive(), smoothing);
+    Tensor::from_primitive(TensorPrimitive::Float(losses))
+}
+
 /// Layer normalisation over the last dimension.
 ///
 /// # Shapes

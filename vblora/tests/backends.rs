@@ -33,7 +33,7 @@ mod baselines {
 mod operations {
     use super::suite::operations as tests;
     on_every_backend!(tests: dropout_masks_are_the_same_everywhere, gelu_and_its_gradient, softmax_and_its_gradient,
-        log_softmax_and_its_gradient,
+        log_softmax_and_its_gradient, cross_entropy_and_its_gradient,
         layer_norm_and_its_gradients, a_norm_goes_back_from_its_output, a_norm_of_a_sum_is_of_both_inputs, rows_of_any_width_and_number, rows_are_joined, attention_is_its_parts);
 }
 

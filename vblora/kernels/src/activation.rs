@@ -1,6 +1,6 @@
 //! Activations, element by element and row by row, in place.
 
-use crate::{each, each_row_with, each_with, erf, exp, largest, over_rows, sum_of};
+use crate::{each, each_pair_with, each_row_with, each_with, erf, exp, largest, over_rows, sum_of};
 
 /// A function of one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,15 @@ impl Curve {
         }
     }
 
+    /// The gradients of `f(gate) up`: that to gate is written, and that to up takes the place of `grad`. All have one length.
+    pub fn gate_backward(self, gate: &[f32], up: &[f32], grad: &mut [f32], d_gate: &mut [f32]) {
+        match self {
+            Self::Gelu => gate_backward(gate, up, grad, d_gate, gelu_both),
+            Self::TanhGelu => gate_backward(gate, up, grad, d_gate, tanh_gelu_both),
+            Self::Silu => gate_backward(gate, up, grad, d_gate, silu_both),
+        }
+    }
+
     /// `f(values) gate` of rows that hold both side by side.
     ///
     /// # Shapes
@@ -66,9 +75,17 @@ impl Curve {
     }
 }
 
-/// `values <- values others`
-pub fn multiply(values: &mut [f32], others: &[f32]) {
-    each_with(values, others, |value, other| value * other);
+fn gate_backward(
+    gate: &[f32],
+    up: &[f32],
+    grad: &mut [f32],
+    d_gate: &mut [f32],
+    function: impl Fn(f32) -> [f32; 2] + Sync,
+) {
+    each_pair_with(grad, d_gate, [gate, up], |grad, _, [gate, up]| {
+        let [open, slope] = function(gate);
+        [grad * open, grad * up * slope]
+    });
 }
 
 /// The softmax of each row of `d` values.

@@ -12,6 +12,7 @@ pub mod attention;
 pub mod dropout;
 pub mod linear;
 mod loops;
+pub mod loss;
 pub mod mix;
 pub mod nf4;
 pub mod norm;
@@ -24,7 +25,7 @@ mod tile;
 
 use aligned::{Aligned, LINE};
 use loops::{
-    LANES, PARALLEL_FROM, each, each_row_with, each_with, erf, exp, largest, over_rows, padded,
-    run_length, sum_of,
+    LANES, PARALLEL_FROM, each, each_pair_with, each_row_with, each_with, erf, exp, largest,
+    over_rows, padded, run_length, sum_of,
 };
 pub use loops::{transposed, zeros};

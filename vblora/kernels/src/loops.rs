@@ -47,6 +47,32 @@ pub(crate) fn each_with(
     });
 }
 
+/// Two elements become `change(first, second, others)`.
+pub(crate) fn each_pair_with(
+    first: &mut [f32],
+    second: &mut [f32],
+    others: [&[f32]; 2],
+    change: impl Fn(f32, f32, [f32; 2]) -> [f32; 2] + Sync,
+) {
+    let body = |first: &mut [f32], second: &mut [f32], a: &[f32], b: &[f32]| {
+        Arch::new().dispatch(|| {
+            let pairs = first.iter_mut().zip(second.iter_mut());
+            for ((first, second), (&a, &b)) in pairs.zip(a.iter().zip(b)) {
+                [*first, *second] = change(*first, *second, [a, b]);
+            }
+        });
+    };
+    let run = run_length(first.len(), RUN.min(first.len()));
+    let [a, b] = others;
+    if run >= first.len() {
+        return body(first, second, a, b);
+    }
+    let pairs = first.par_chunks_mut(run).zip(second.par_chunks_mut(run));
+    pairs
+        .zip(a.par_chunks(run).zip(b.par_chunks(run)))
+        .for_each(|((first, second), (a, b))| body(first, second, a, b));
+}
+
 /// Each row of `d` elements is changed by `change(row, other row)`.
 pub(crate) fn each_row_with(
     values: &mut [f32],

@@ -1,6 +1,9 @@
 //! Dropout masks, and the operations with a backward of their own, against f64.
 
-use burn::{backend::Autodiff, tensor::Tensor};
+use burn::{
+    backend::Autodiff,
+    tensor::{Tensor, TensorData},
+};
 use vblora::{Noise, backend::VbLoraBackend, ops, rng::Key};
 
 use crate::support::{
@@ -121,6 +124,30 @@ pub(crate) fn log_softmax_and_its_gradient<B: VbLoraBackend>(device: &B::Device)
             });
             Matrix::new(m.rows, m.columns, rows.collect())
         });
+    }
+}
+
+pub(crate) fn cross_entropy_and_its_gradient<B: VbLoraBackend>(device: &B::Device) {
+    for (rows, classes) in [(70, 5), (7, 36), (2, 1100)] {
+        let (x, _) = sample(rows, classes);
+        let (_, grad) = sample(rows, 1);
+        let targets: Vec<i32> = (0..rows).map(|row| (row * 5 % classes) as i32).collect();
+        for smoothing in [0.0, 0.1] {
+            let operation = |x: Tensor<Ad<B>, 2>| {
+                let targets = TensorData::new(targets.clone(), [rows]);
+                let targets = Tensor::from_data(targets, &x.device());
+                ops::cross_entropy(x, targets, smoothing).unsqueeze_dim(1)
+            };
+            check::<B>(device, &x, &grad, operation, |m| {
+                let loss = |row: usize| {
+                    let norm = m.row(row).iter().map(|v| v.exp()).sum::<f64>().ln();
+                    let mean = m.row(row).iter().sum::<f64>() / classes as f64 - norm;
+                    let hit = m.row(row)[targets[row] as usize] - norm;
+                    -(1.0 - smoothing) * hit - smoothing * mean
+                };
+                Matrix::new(rows, 1, (0..rows).map(loss).collect())
+            });
+        }
     }
 }
 

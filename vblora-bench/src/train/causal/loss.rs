@@ -1,7 +1,7 @@
 //! The loss of predicted tokens.
 
 use burn::tensor::{Int, Tensor, TensorData, backend::Backend};
-use vblora::{backend::VbLoraBackend, ops::log_softmax};
+use vblora::{backend::VbLoraBackend, ops::cross_entropy};
 
 /// The mean negative log-likelihood of the targets, with label smoothing as in torch's `CrossEntropyLoss`. A share of `smoothing` of each
 /// target's probability is spread evenly over the vocabulary.
@@ -13,14 +13,8 @@ pub fn token_loss<B: VbLoraBackend>(
     targets: &[i32],
     smoothing: f64,
 ) -> Tensor<B, 1> {
-    let device = logits.device();
-    let log = log_softmax(logits);
-    let targets = ints::<B>(targets, &device).unsqueeze_dim(1);
-    let nll = log.clone().gather(1, targets).mean().neg();
-    match smoothing {
-        0.0 => nll,
-        share => nll.mul_scalar(1.0 - share) - log.mean().mul_scalar(share),
-    }
+    let targets = ints::<B>(targets, &logits.device());
+    cross_entropy(logits, targets, smoothing).mean()
 }
 
 /// Indices on the device.

@@ -7,6 +7,7 @@ mod right;
 mod sixteen;
 mod thin;
 mod thin_codes;
+mod turn;
 
 pub use narrow::{input_gradient, input_gradient_through, narrow_product, output_gradients};
 pub use product::Added;
@@ -41,7 +42,7 @@ fn decoded_product(x: &[f32], w: Quantised<'_>, out: &mut [f32]) {
         is_turned: false,
         ..w
     };
-    untransposed.pack(0..d_out, d_out, &mut values);
+    untransposed.pack_panel(0, d_out, &mut values);
     let w = Matrix {
         values: &values,
         shape: [d_out, d_in],

@@ -19,6 +19,9 @@ const INNER: usize = 768;
 /// Elements of the right-hand side that are laid out at once.
 const PACKED: usize = 3 << 20;
 
+/// Columns that are laid out at once: four cache lines of a row.
+const AT_ONCE: usize = 64;
+
 /// The most rows that one thread takes at once, 43 tiles. They reuse each panel from the second-level cache, so a panel comes from memory
 /// once for all of them.
 const CHUNK: usize = 258;
@@ -132,16 +135,33 @@ fn lay_out<'p>(
 
 /// Lays out a matrix's columns from `start` on as panels of one width, as many as `to` has room for.
 fn pack_panels(matrix: impl RightHand, start: usize, width: usize, parallel: bool, to: &mut [f32]) {
-    let size = width * matrix.shape()[0];
-    let panel = |(i, to): (usize, &mut [f32])| {
-        let at = start + i * width;
-        Arch::new().dispatch(|| matrix.pack(at..at + width, width, to));
-    };
+    let [inner, _] = matrix.shape();
+    let size = width * inner;
     if size == 0 {
-    } else if parallel {
-        to.par_chunks_mut(size).enumerate().for_each(panel);
+        return;
+    }
+    let group = (AT_ONCE / width).max(1) * size;
+    let rows = match parallel {
+        true => matrix.rows_at_once(to.len().div_ceil(group)),
+        false => inner,
+    };
+    let mut parts = Vec::new();
+    for (i, to) in to.chunks_mut(group).enumerate() {
+        let column = start + i * group / inner;
+        let panels = to.chunks_exact_mut(size);
+        let mut panels: Vec<_> = panels.map(|to| to.chunks_mut(rows * width)).collect();
+        for row in (0..inner).step_by(rows) {
+            let to: Vec<_> = panels.iter_mut().filter_map(Iterator::next).collect();
+            parts.push(([row, column], to));
+        }
+    }
+    let pack = |(from, mut to): ([usize; 2], Vec<&mut [f32]>)| {
+        Arch::new().dispatch(|| matrix.pack(from, width, &mut to));
+    };
+    if parallel {
+        parts.into_par_iter().for_each(pack);
     } else {
-        to.chunks_mut(size).enumerate().for_each(panel);
+        parts.into_iter().for_each(pack);
     }
 }
 

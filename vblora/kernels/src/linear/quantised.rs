@@ -71,7 +71,7 @@ impl<'a> Quantised<'a> {
         code * self.scales.get((row * self.shape[1] + i) / self.block)
     }
 
-    /// [`pack`](RightHand::pack) of any weight.
+    /// [`pack_panel`](Self::pack_panel) of any weight.
     fn pack_values(&self, range: Range<usize>, width: usize, to: &mut [f32]) {
         let columns = range.len().min(self.shape()[1] - range.start);
         for (i, to) in to.chunks_exact_mut(width).enumerate() {
@@ -99,17 +99,31 @@ impl RightHand for Quantised<'_> {
         thin_codes::product(x, self, added, out)
     }
 
-    fn pack(self, range: Range<usize>, width: usize, to: &mut [f32]) {
+    /// All: a panel is decoded whole.
+    fn rows_at_once(self, _: usize) -> usize {
+        self.shape()[0]
+    }
+
+    fn pack(self, [_, start]: [usize; 2], width: usize, to: &mut [&mut [f32]]) {
+        for (panel, to) in to.iter_mut().enumerate() {
+            self.pack_panel(start + panel * width, width, to);
+        }
+    }
+}
+
+impl Quantised<'_> {
+    /// Writes the columns from `start` on as one panel, with its rows side by side. Columns that the matrix does not have are zero.
+    pub(super) fn pack_panel(self, start: usize, width: usize, to: &mut [f32]) {
         let whole = match self.is_turned {
             true => RUN.is_multiple_of(width) && width.is_multiple_of(CODES),
             false => width.is_multiple_of(LANES),
         };
-        if !self.has_runs() || !whole || !range.start.is_multiple_of(width) {
-            return self.pack_values(range, width, to);
+        if !self.has_runs() || !whole || !start.is_multiple_of(width) {
+            return self.pack_values(start..start + width, width, to);
         }
         dispatch(Panel {
             w: self,
-            start: range.start,
+            start,
             width,
             to,
         });
@@ -213,7 +227,7 @@ mod tests {
                 let [inner, columns] = w.shape();
                 for start in (0..columns).step_by(width) {
                     let mut panel = vec![f32::NAN; inner * width];
-                    w.pack(start..start + width, width, &mut panel);
+                    w.pack_panel(start, width, &mut panel);
                     let mut others = vec![panel];
                     #[cfg(target_arch = "x86_64")]
                     if let Some(v3) = pulp::x86::V3::try_new()

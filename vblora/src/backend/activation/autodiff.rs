@@ -7,7 +7,7 @@ use burn::{
         grads::Gradients,
         ops::{Backward, Ops, OpsKind},
     },
-    tensor::ops::FloatTensor,
+    tensor::ops::{FloatTensor, IntTensor},
 };
 
 use super::{ActivationOps, Gate, GeluForm};
@@ -47,6 +47,27 @@ impl<B: ActivationOps, C: CheckpointStrategy> ActivationOps for Autodiff<B, C> {
                 prep.finish(output.clone(), output)
             }
             OpsKind::UnTracked(prep) => prep.finish(B::row_log_softmax(x.primitive)),
+        }
+    }
+
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f64,
+    ) -> FloatTensor<Self> {
+        match CrossEntropy
+            .prepare::<C>([logits.node.clone()])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => {
+                let [losses, kept] =
+                    B::cross_entropy_forward(logits.primitive, targets.clone(), smoothing);
+                prep.finish((kept, targets, smoothing), losses)
+            }
+            OpsKind::UnTracked(prep) => {
+                prep.finish(B::cross_entropy(logits.primitive, targets, smoothing))
+            }
         }
     }
 
@@ -141,6 +162,22 @@ impl<B: ActivationOps> Backward<B, 1> for LogSoftmax {
         let grad = grads.consume::<B>(&ops.node);
         if let [Some(node)] = ops.parents {
             grads.register::<B>(node.id, B::row_log_softmax_backward(ops.state, grad));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct CrossEntropy;
+
+impl<B: ActivationOps> Backward<B, 1> for CrossEntropy {
+    type State = (FloatTensor<B>, IntTensor<B>, f64);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let (kept, targets, smoothing) = ops.state;
+        let grad = grads.consume::<B>(&ops.node);
+        if let [Some(node)] = ops.parents {
+            let found = B::cross_entropy_backward(kept, targets, smoothing, grad);
+            grads.register::<B>(node.id, found);
         }
     }
 }

@@ -1,6 +1,10 @@
 //! Activations in plain tensor operations.
 
-use burn::tensor::{Shape, Tensor, TensorMetadata, activation, backend::Backend, ops::FloatTensor};
+use burn::tensor::{
+    IndexingUpdateOp, Int, Shape, Tensor, TensorMetadata, activation,
+    backend::Backend,
+    ops::{FloatTensor, IntTensor},
+};
 
 use super::{ActivationOps, Gate, GeluForm};
 use crate::backend::{float, primitive, rows};
@@ -96,6 +100,45 @@ pub(super) fn row_log_softmax_backward<B: Backend>(
     let (output, grad) = (rows::<B>(output), rows::<B>(grad));
     let sum = grad.clone().sum_dim(1);
     B::float_reshape(primitive(grad - output.exp() * sum), shape)
+}
+
+/// The losses, and the log-probabilities.
+pub(in crate::backend) fn cross_entropy<B: ActivationOps>(
+    logits: FloatTensor<B>,
+    targets: IntTensor<B>,
+    smoothing: f64,
+) -> [FloatTensor<B>; 2] {
+    let log = B::row_log_softmax(logits);
+    let rows = float::<B, 2>(log.clone());
+    let targets = Tensor::<B, 1, Int>::from_primitive(targets).unsqueeze_dim(1);
+    let hit = rows.clone().gather(1, targets).neg();
+    let losses = match smoothing {
+        0.0 => hit,
+        share => hit.mul_scalar(1.0 - share) - rows.mean_dim(1).mul_scalar(share),
+    };
+    [primitive(losses.squeeze_dim::<1>(1)), log]
+}
+
+/// The gradient to the logits, from the log-probabilities.
+pub(in crate::backend) fn cross_entropy_backward<B: ActivationOps>(
+    log: FloatTensor<B>,
+    targets: IntTensor<B>,
+    smoothing: f64,
+    grad: FloatTensor<B>,
+) -> FloatTensor<B> {
+    let grad = float::<B, 1>(grad).unsqueeze_dim::<2>(1);
+    let [rows, classes] = log.shape().dims::<2>();
+    let even = match smoothing {
+        0.0 => Tensor::zeros([rows, classes], &grad.device()),
+        share => grad
+            .clone()
+            .mul_scalar(-share / classes as f64)
+            .expand([rows, classes]),
+    };
+    let targets = Tensor::<B, 1, Int>::from_primitive(targets).unsqueeze_dim(1);
+    let hit = grad.mul_scalar(smoothing - 1.0);
+    let to_log = even.scatter(1, targets, hit, IndexingUpdateOp::Add);
+    B::row_log_softmax_backward(log, primitive(to_log))
 }
 
 pub(in crate::backend) fn gated<B: Backend>(

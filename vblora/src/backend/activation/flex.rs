@@ -1,8 +1,15 @@
 //! Activations on flex.
 
-use burn::{backend::flex::Flex, tensor::ops::FloatTensor};
+use burn::{
+    backend::flex::Flex,
+    tensor::{
+        DType, Shape, TensorMetadata,
+        ops::{FloatTensor, IntTensor},
+    },
+};
 use vblora_kernels::{
-    activation::{Curve, multiply, softmax, softmax_backward},
+    activation::{Curve, softmax, softmax_backward},
+    loss::{cross_entropy, cross_entropy_backward},
     zeros,
 };
 
@@ -73,12 +80,47 @@ impl ActivationOps for Flex {
         if !is_f32(&[&gate, &up, &grad]) {
             return default::gated_backward::<Self>(gate, up, form, grad);
         }
-        let curve = form.curve();
-        let d_gate = in_place_with(grad.clone(), &up, multiply);
-        [
-            in_place_with(d_gate, &gate, |grad, gate| curve.backward(gate, grad)),
-            in_place_with(grad, &gate, |grad, gate| curve.gate(gate, grad)),
-        ]
+        let [gate, up] = [gate, up].map(|x| x.to_contiguous());
+        let (values, shape) = (gate.storage::<f32>(), gate.shape());
+        let mut d_gate = zeros(values.len());
+        let d_up = in_place_with(grad, &up, |grad, up| {
+            form.curve().gate_backward(values, up, grad, &mut d_gate);
+        });
+        [tensor(d_gate, shape), d_up]
+    }
+
+    fn cross_entropy_forward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f64,
+    ) -> [FloatTensor<Self>; 2] {
+        if !is_f32(&[&logits]) || targets.dtype() != DType::I32 {
+            return default::cross_entropy::<Self>(logits, targets, smoothing);
+        }
+        let (classes, targets) = (width(&logits), targets.to_contiguous());
+        let targets = targets.storage::<i32>();
+        let mut losses = vec![0.0; targets.len()];
+        let probabilities = in_place(logits, |logits| {
+            cross_entropy(logits, classes, targets, smoothing as f32, &mut losses);
+        });
+        let shape = Shape::new([losses.len()]);
+        [tensor(losses, shape), probabilities]
+    }
+
+    fn cross_entropy_backward(
+        kept: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        if !is_f32(&[&kept, &grad]) || targets.dtype() != DType::I32 {
+            return default::cross_entropy_backward::<Self>(kept, targets, smoothing, grad);
+        }
+        let (classes, targets) = (width(&kept), targets.to_contiguous());
+        let targets = targets.storage::<i32>();
+        in_place_with(kept, &grad, |kept, grad| {
+            cross_entropy_backward(kept, classes, targets, smoothing as f32, grad);
+        })
     }
 
     fn gated_halves(both: FloatTensor<Self>, form: GeluForm) -> FloatTensor<Self> {

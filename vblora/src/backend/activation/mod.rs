@@ -1,4 +1,4 @@
-//! GELU in two forms, softmax over rows, gated units.
+//! GELU in two forms, softmax and cross entropy over rows, gated units.
 
 mod autodiff;
 pub(super) mod default;
@@ -7,7 +7,10 @@ pub(super) mod flex;
 #[cfg(feature = "gpu")]
 pub(super) mod gpu;
 
-use burn::tensor::{backend::Backend, ops::FloatTensor};
+use burn::tensor::{
+    backend::Backend,
+    ops::{FloatTensor, IntTensor},
+};
 
 /// Activations, with backward passes that keep one tensor each.
 pub trait ActivationOps: Backend {
@@ -56,6 +59,43 @@ pub trait ActivationOps: Backend {
         grad: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         default::row_log_softmax_backward::<Self>(output, grad)
+    }
+
+    /// The cross entropy of each row's target, with label smoothing as in torch: a share of `smoothing` of the target's probability is spread
+    /// evenly over all classes.
+    ///
+    /// # Shapes
+    /// - logits: `[rows, classes]`, targets: `[rows]`; output: `[rows]`
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f64,
+    ) -> FloatTensor<Self> {
+        let [losses, _] = Self::cross_entropy_forward(logits, targets, smoothing);
+        losses
+    }
+
+    /// The output of [`cross_entropy`](Self::cross_entropy), and `[rows, classes]` that its backward pass takes: log-probabilities, or what
+    /// the backend has in their place. Called on the inner backend only.
+    fn cross_entropy_forward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f64,
+    ) -> [FloatTensor<Self>; 2] {
+        default::cross_entropy::<Self>(logits, targets, smoothing)
+    }
+
+    /// The gradient of [`cross_entropy`](Self::cross_entropy) to the logits. Called on the inner backend only.
+    ///
+    /// # Shapes
+    /// - kept and output: `[rows, classes]`, targets and grad: `[rows]`
+    fn cross_entropy_backward(
+        kept: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        smoothing: f64,
+        grad: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        default::cross_entropy_backward::<Self>(kept, targets, smoothing, grad)
     }
 
     /// A gated unit, `f(gate) up` (arXiv 2002.05202).

@@ -303,6 +303,21 @@ proptest! {
     }
 
     #[test]
+    fn cross_entropy_is_its_default_body(n in 1_usize..40, d in 1_usize..70, how in lies(), smoothing in 0.0_f64..1.0) {
+        let (logits, grad) = (|| draw("logits", [n, d], how), || vector("grad", n));
+        let targets = || {
+            let targets: Vec<i32> = (0..n).map(|row| (row * 5 % d) as i32).collect();
+            FlexTensor::from_data(TensorData::new(targets, Shape::new([n])))
+        };
+        let [found, kept] = Flex::cross_entropy_forward(logits(), targets(), smoothing);
+        let [expected, log] = activation::default::cross_entropy::<Flex>(logits(), targets(), smoothing);
+        assert_close("loss", &found, &expected);
+        let found = Flex::cross_entropy_backward(kept, targets(), smoothing, grad());
+        let expected = activation::default::cross_entropy_backward::<Flex>(log, targets(), smoothing, grad());
+        assert_close("gradient", &found, &expected);
+    }
+
+    #[test]
     fn halves_are_their_default_body(n in 0_usize..40, d in 1_usize..70, how in lies()) {
         let (both, grad) = (|| draw("both", [n, 2 * d], how), || draw("grad", [n, d], how));
         for form in [GeluForm::Erf, GeluForm::Tanh] {
