@@ -319,11 +319,11 @@ fn entry(path: &Path, line: usize, expected: &str, found: &str) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::evaluate::StopReason;
 
-    fn questions(count: usize) -> Vec<Question> {
+    pub(in crate::evaluate) fn questions(count: usize) -> Vec<Question> {
         let question = |i: usize| Question {
             id: format!("q-{i}"),
             prompt: format!("{i}?"),
@@ -332,7 +332,7 @@ mod tests {
         (0..count).map(question).collect()
     }
 
-    fn answer(question: &Question) -> Answer {
+    pub(in crate::evaluate) fn answer(question: &Question) -> Answer {
         Answer {
             id: question.id.clone(),
             prompt: question.prompt.clone(),

@@ -200,31 +200,14 @@ mod tests {
 
     use super::*;
     use crate::{
-        evaluate::{Origin, StopReason},
+        evaluate::{
+            Origin,
+            file::tests::{answer, questions},
+        },
         group::{Place, Threads},
     };
 
     const PATIENCE: Duration = Duration::from_secs(20);
-
-    fn questions(count: usize) -> Vec<Question> {
-        let question = |row| Question {
-            id: format!("q-{row}"),
-            prompt: "?".into(),
-            references: vec!["!".into()],
-        };
-        (0..count).map(question).collect()
-    }
-
-    fn answer(question: &Question) -> Answer {
-        Answer {
-            id: question.id.clone(),
-            prompt: question.prompt.clone(),
-            references: question.references.clone(),
-            answer: "an answer".into(),
-            tokens: 2,
-            stop: StopReason::Length,
-        }
-    }
 
     type ToFile<'a> = (&'a mut AnswerFile, &'a mut (dyn FnMut(usize) + Send));
 

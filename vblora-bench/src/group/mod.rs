@@ -23,6 +23,7 @@ pub use launcher::{is_launched, require_alone};
 pub(crate) use message::{head, message};
 pub use processors::processors;
 pub(crate) use program::program_hash;
+pub(crate) use terms::same;
 pub use terms::{Terms, agree};
 #[cfg(test)]
 pub(crate) use threads::Threads;

@@ -67,16 +67,21 @@ pub fn agree(group: &dyn Group, terms: &Terms, patience: Duration) -> Result<()>
     }
     hear_each(group, patience, "before the first batch", |from, found| {
         let theirs: Terms = head(from, &found)?;
-        match terms.difference(&theirs) {
-            None => Ok(()),
-            Some((part, expected, found)) => Err(Error::OtherRank {
-                rank: from,
-                part,
-                expected,
-                found,
-            }),
-        }
+        same(from, terms.difference(&theirs))
     })
+}
+
+/// Refuses a rank that differs: in this part, with the value of rank 0 and its own.
+pub(crate) fn same(rank: usize, difference: Option<(String, String, String)>) -> Result<()> {
+    match difference {
+        None => Ok(()),
+        Some((part, expected, found)) => Err(Error::OtherRank {
+            rank,
+            part,
+            expected,
+            found,
+        }),
+    }
 }
 
 #[cfg(test)]

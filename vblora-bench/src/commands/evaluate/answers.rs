@@ -229,7 +229,9 @@ impl AnswerArguments {
             true => complain(format!("{count} of {} answered", questions.len())),
             false => bar.set_position(count as u64),
         };
-        hear(questions.len() - left.len());
+        if seat.ranks.rank() == 0 {
+            hear(questions.len() - left.len());
+        }
         let to = file.map(|file| (file, &mut hear as &mut (dyn FnMut(usize) + Send)));
         let mut keeper = Keeper::new(group, patience, interrupted, to, &left);
         let work = AnswerJob {

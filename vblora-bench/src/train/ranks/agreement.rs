@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Ranks;
 use crate::{
-    Error, Result,
-    group::{head, hear_each, message},
+    Result,
+    group::{head, hear_each, message, same},
     recipes::{Difference, Recipe, first_difference},
     train::identity::Identity,
 };
@@ -98,14 +98,6 @@ pub(in crate::train) fn agree(ranks: Ranks<'_>, terms: &Terms) -> Result<()> {
                 "rank {from} computes with {theirs} and rank 0 with {ours}: the result will not have the bits of one rank"
             );
         }
-        match terms.difference(&theirs)? {
-            None => Ok(()),
-            Some((part, expected, found)) => Err(Error::OtherRank {
-                rank: from,
-                part,
-                expected,
-                found,
-            }),
-        }
+        same(from, terms.difference(&theirs)?)
     })
 }

@@ -73,13 +73,10 @@ impl RightHand for Matrix<'_> {
             return copy(from, self.strides[0], columns, width, to);
         }
         for (panel, to) in to.iter_mut().enumerate() {
-            let first = (panel * width).min(columns);
+            let first = panel * width;
             let columns = (columns - first).min(width);
             if columns < width {
                 to.fill(0.0);
-            }
-            if columns == 0 {
-                continue;
             }
             let from = &from[first * self.strides[1]..];
             if self.strides[0] == 1 {
